@@ -1,0 +1,81 @@
+"""How the weights of a plain SAM become those of a SAMed model while transformers loads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import Chunk, ConversionOps, WeightConverter, WeightRenaming
+
+__all__ = ["PLAIN_SAM_PREFIX", "InterpolatePositions", "interpolate_positions", "register_sam_conversion"]
+
+# Where the decoder's label-dependent parts of a plain SAM go: to no parameter of the model.
+PLAIN_SAM_PREFIX = "plain_sam."
+
+
+def interpolate_positions(table: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """A table of positions for another image size, by bilinear interpolation as SAMed does it.
+
+    Args:
+        table: the absolute embedding `(1, height, width, channels)` or a relative one `(2 · size - 1, head_dim)`.
+        shape: the shape it shall have; the channels are the table's.
+
+    Returns:
+        Tensor of that shape, dtype of `table`; `table` itself where the shapes are equal.
+    """
+    if table.shape == shape:
+        return table
+    if table.ndim != len(shape) or table.shape[-1] != shape[-1]:
+        raise ValueError(f"A table of positions of shape {tuple(table.shape)} can't become one of {tuple(shape)}.")
+    if table.ndim == 4:
+        channels_first = table.float().permute(0, 3, 1, 2)
+        resized = F.interpolate(channels_first, size=shape[1:3], mode="bilinear", align_corners=False)
+        return resized.permute(0, 2, 3, 1).to(table.dtype).contiguous()
+    resized = F.interpolate(table.float()[None, None], size=tuple(shape), mode="bilinear", align_corners=False)
+    return resized[0, 0].to(table.dtype).contiguous()
+
+
+class InterpolatePositions(ConversionOps):
+    """Fits a table of positions to the model's own image size; with equal sizes, as on saving, nothing changes."""
+
+    def convert(
+        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
+    ) -> dict[str, torch.Tensor]:
+        """Interpolate the one tensor of `input_dict` to the shape of the parameter `full_layer_name` of `model`."""
+        value = next(iter(input_dict.values()))
+        table = value[0] if isinstance(value, list) else value
+        shape = kwargs["model"].get_parameter(kwargs["full_layer_name"]).shape
+        return {target_patterns[0]: interpolate_positions(table, shape)}
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        """Itself: a saved table keeps the model's size."""
+        return self
+
+
+def register_sam_conversion(class_name: str) -> None:
+    """Tell transformers how a model class called `class_name` loads a plain SAM, and saves in SAM's layout.
+
+    The fused qkv is split in three, positions are interpolated, and mask tokens, hypernetworks and IoU head, which start
+    fresh in SAMed even where their shapes fit, are left out. Those of a SAMed model carry the prefix "sam.".
+    """
+    positions = ("pos_embed", "rel_pos_h", "rel_pos_w")
+    register_checkpoint_conversion_mapping(
+        class_name,
+        [
+            WeightRenaming(
+                r"^mask_decoder\.(mask_tokens|output_hypernetworks_mlps|iou_prediction_head)\.",
+                rf"{PLAIN_SAM_PREFIX}\1.",
+            ),
+            # The escaped dots matter on saving: "self_attn.q_proj" of the decoder must not match.
+            WeightConverter(
+                r"\.attn\.qkv",
+                [r"\.attn\.q_proj", r"\.attn\.k_proj", r"\.attn\.v_proj"],
+                operations=[Chunk(dim=0)],
+            ),
+            *(WeightConverter(rf"\.{name}", rf"\.{name}", operations=[InterpolatePositions()]) for name in positions),
+        ],
+        overwrite=True,
+    )

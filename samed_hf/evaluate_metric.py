@@ -1,0 +1,139 @@
+"""Dice and HD95 as an `evaluate.Metric`, apart from `samed_hf.metrics` because importing evaluate takes seconds."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+
+from samed_hf.metrics import score_case, summarize
+
+__all__ = ["SamedMetric"]
+
+_DESCRIPTION = """Dice and the 95th percentile of the Hausdorff distance (HD95) of segmented cases, per class and on
+average, under a protocol that says what an empty mask scores."""
+
+_INPUTS = """
+Args:
+    predictions (`list` of integer label maps): one map of shape `(height, width)` or `(x, y, z)` for each case.
+    references (`list` of integer label maps): the maps to compare with, each of the shape of its prediction.
+    id2label (`dict[int, str]` or `int`): names of the classes, class 0 being the background, or their number.
+    protocol (`str`): `"strict"` (default) or `"samed"`, the reference implementation's convention.
+    spacing (`list`, *optional*): size of a voxel in mm along each array axis, for all cases or a list for each case.
+        Without it distances are in voxels.
+    cases (`list[str]`, *optional*): names of the cases, in the order they were added. Default: "0", "1", ….
+Returns:
+    `dict` with "protocol", "mean", "per_class" and "per_case"; `None` where a score is undefined.
+"""
+
+_CITATION = """@article{zhang2023customized,
+  title={Customized Segment Anything Model for Medical Image Segmentation},
+  author={Zhang, Kaidong and Liu, Dong},
+  journal={arXiv preprint arXiv:2304.13785},
+  year={2023}
+}"""
+
+
+class SamedMetric(evaluate.Metric):
+    """`evaluate.Metric` over whole cases, each an integer label map; cases may differ in shape.
+
+    Example:
+
+    ```py
+    >>> metric = SamedMetric()
+    >>> metric.compute(predictions=[[[0, 1], [0, 1]]], references=[[[0, 1], [0, 0]]], id2label=2)["mean"]["dice"]
+    0.6666666666666666
+    ```
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        # A map travels as the bytes of a .npy file: nested lists would come back from Arrow as one Python object for
+        # each voxel, gigabytes for a few volumes, and fix the number of axes.
+        features = {"predictions": datasets.Value("large_binary"), "references": datasets.Value("large_binary")}
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_INPUTS,
+            features=datasets.Features(features),
+            reference_urls=["https://arxiv.org/abs/2304.13785"],
+        )
+
+    def add_batch(self, *, predictions: Any = None, references: Any = None) -> None:
+        """Add several cases.
+
+        Raises:
+            ValueError: If the numbers of maps differ, or a prediction and its reference are not alike.
+        """
+        if predictions is None or references is None:
+            raise ValueError("predictions or references is missing, expected a list of label maps for each.")
+        if len(predictions) != len(references):
+            raise ValueError(
+                f"predictions holds {len(predictions)} label maps and references {len(references)}, expected one "
+                "prediction for each reference; a single case is passed as a list of one map."
+            )
+        pairs = [_encoded_pair(*pair) for pair in zip(predictions, references, strict=True)]
+        super().add_batch(predictions=[pair[0] for pair in pairs], references=[pair[1] for pair in pairs])
+
+    def add(self, *, prediction: Any = None, reference: Any = None) -> None:
+        """Add one case.
+
+        Raises:
+            ValueError: If the prediction and its reference are not alike.
+        """
+        encoded_prediction, encoded_reference = _encoded_pair(prediction, reference)
+        super().add(prediction=encoded_prediction, reference=encoded_reference)
+
+    def _compute(
+        self,
+        predictions: Sequence[bytes],
+        references: Sequence[bytes],
+        id2label: Mapping[int, str] | int,
+        protocol: str = "strict",
+        spacing: Sequence[float] | Sequence[Sequence[float]] | None = None,
+        cases: Sequence[str] | None = None,
+    ) -> dict[str, Any]:
+        names = [str(index) for index in range(len(predictions))] if cases is None else list(cases)
+        if len(names) != len(predictions) or len(set(names)) < len(names):
+            raise ValueError(f"cases is {names}, expected {len(predictions)} different names, one for each label map.")
+        one_for_all = spacing is None or all(np.ndim(value) == 0 for value in spacing)
+        spacings = [spacing] * len(names) if one_for_all else list(spacing)
+        if len(spacings) != len(names):
+            raise ValueError(f"spacing holds {len(spacings)} entries, expected one spacing, or one for each case.")
+        scores = {
+            name: score_case(_decode(prediction), _decode(reference), id2label, protocol, case_spacing)
+            for name, prediction, reference, case_spacing in zip(names, predictions, references, spacings, strict=True)
+        }
+        return summarize(scores, protocol)
+
+
+def _encoded_pair(prediction: Any, reference: Any) -> tuple[bytes, bytes]:
+    """Both label maps as bytes; checked here, so that a wrong map is refused when added and not when all is done."""
+    prediction, reference = np.asarray(prediction), np.asarray(reference)
+    for name, array in (("predictions", prediction), ("references", reference)):
+        if array.ndim not in (2, 3) or not (np.issubdtype(array.dtype, np.integer) or array.dtype == bool):
+            raise ValueError(
+                f"{name} holds a map of shape {array.shape} and dtype {array.dtype}, expected a list of integer label "
+                "maps with two or three axes; a single case is passed as a list of one map."
+            )
+    if prediction.shape != reference.shape:
+        raise ValueError(
+            f"predictions holds a map of shape {prediction.shape} and references one of shape {reference.shape} for "
+            "the same case, expected the same; bring the prediction back to the grid of the reference."
+        )
+    return _encode(prediction), _encode(reference)
+
+
+def _encode(array: np.ndarray) -> bytes:
+    if array.size and array.min() >= 0 and array.max() <= np.iinfo(np.uint8).max:
+        array = array.astype(np.uint8, copy=False)
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _decode(data: bytes) -> np.ndarray:
+    return np.load(io.BytesIO(data), allow_pickle=False)

@@ -1,0 +1,168 @@
+"""From an image to `pixel_values`, and from logits to a segmentation at the image's own size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from transformers import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
+
+from .transforms import spline_zoom, window_intensity
+
+__all__ = ["SamedImageProcessor"]
+
+
+class SamedImageProcessor(BaseImageProcessor):
+    r"""Makes what a SAMed model reads: intensities in [0, 1], zoomed to the model's size, three equal channels.
+
+    Args:
+        image_size (`int`, defaults to 512):
+            Height and width of `pixel_values` in pixels.
+        intensity_window (`tuple[float, float]`, *optional*, defaults to (-125, 275)):
+            Bounds in the unit of the scan (HU for CT) that become 0 and 1. `None`: the slice's own 0.5 and 99.5
+            percentiles are the bounds. 8-bit pictures are divided by 255 whatever the window is.
+        input_size (`int`, *optional*):
+            Side in pixels to which a slice is zoomed first, as the model's training slices were (224 in SAMed).
+        slice_axis (`int`, defaults to 2):
+            The axis of a scan's array `(x, y, z)` along which slices are cut; 2 is axial in a scan of that order.
+    """
+
+    model_input_names = ["pixel_values"]  # noqa: RUF012 - transformers reads it as a plain class attribute
+
+    def __init__(
+        self,
+        image_size: int = 512,
+        intensity_window: Sequence[float] | None = (-125.0, 275.0),
+        input_size: int | None = None,
+        slice_axis: int = 2,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if image_size <= 0 or (input_size is not None and input_size <= 1):
+            raise ValueError(f"image_size is {image_size}, input_size {input_size}: expected positive sizes in pixels.")
+        if slice_axis not in (0, 1, 2):
+            raise ValueError(f"slice_axis is {slice_axis}: expected 0, 1 or 2, an axis of the array (x, y, z).")
+        if intensity_window is not None:
+            window_intensity(np.zeros(1), intensity_window)  # refuses bounds that are no window
+        self.image_size = image_size
+        self.intensity_window = None if intensity_window is None else [float(bound) for bound in intensity_window]
+        self.input_size = input_size
+        self.slice_axis = slice_axis
+
+    def preprocess(
+        self, images: Any, *, rescaled: bool = False, return_tensors: str | None = "pt", **kwargs: Any
+    ) -> BatchFeature:
+        """Prepare pictures or slices for the model.
+
+        Args:
+            images: one image or a list: a PIL image, or an array or tensor of shape `(height, width)`, `(height,
+                width, 3)` or `(3, height, width)`. uint8 is read as a picture (0 to 255); any other dtype as
+                intensities in the window's unit.
+            rescaled: the intensities are in [0, 1] already (as in the Synapse layout): no window.
+            return_tensors: "pt" for a tensor, "np" for an array.
+
+        Returns:
+            `pixel_values` of shape `(batch_size, 3, image_size, image_size)`, float32. A cubic spline overshoots at
+            edges, so values can lie slightly outside [0, 1].
+
+        Raises:
+            ValueError: a shape that is no image, or NaN or infinite intensities.
+        """
+        batch = images if isinstance(images, list | tuple) else [images]
+        pixel_values = np.stack([self._prepare(image, rescaled) for image in batch])
+        return BatchFeature({"pixel_values": pixel_values}, tensor_type=return_tensors)
+
+    def _prepare(self, image: Any, rescaled: bool) -> np.ndarray:
+        array = self.normalize_intensity(_to_array(image), rescaled=rescaled)
+        return self.resize_slices(array) if array.ndim == 3 else np.repeat(self.resize_slices(array[None]), 3, axis=0)
+
+    def normalize_intensity(self, image: np.ndarray, *, rescaled: bool = False) -> np.ndarray:
+        """Intensities of any array as float32 in [0, 1]; see [`preprocess`] for how its dtype is read."""
+        if image.dtype == np.uint8:
+            return image.astype(np.float32) / 255.0
+        if not np.isfinite(image).all():
+            raise ValueError(
+                f"images holds {np.count_nonzero(~np.isfinite(image))} NaN or infinite values: expected finite "
+                "intensities; replace them, e.g. by the background's, first."
+            )
+        if rescaled:
+            return image.astype(np.float32)
+        window = self.intensity_window
+        if window is None:
+            low, high = np.percentile(image, (0.5, 99.5))
+            window = (low, high if high > low else low + 1.0)
+        return window_intensity(image, window)
+
+    def resize_slices(self, slices: np.ndarray, input_size: int | None = None) -> np.ndarray:
+        """Zoom slices `(..., height, width)` to `(..., image_size, image_size)` float32 by cubic spline.
+
+        They pass `input_size` (or else the processor's own) on the way, so that they have the training slices' detail.
+        """
+        input_size = input_size or self.input_size
+        if input_size is not None:
+            slices = spline_zoom(slices, (input_size, input_size))
+        return spline_zoom(slices, (self.image_size, self.image_size)).astype(np.float32)
+
+    def post_process_semantic_segmentation(
+        self, outputs: Any, target_sizes: Sequence[tuple[int, int]] | None = None
+    ) -> list[torch.Tensor]:
+        """The class of every pixel.
+
+        Args:
+            outputs: the model's output, with `logits` of shape `(batch_size, num_labels, height, width)`.
+            target_sizes: the height and width of each image's segmentation in pixels, e.g. those of the images.
+                Without it the segmentations have the model's input size.
+
+        Returns:
+            One int64 tensor `(height, width)` for each image, values in [0, num_labels).
+
+        Raises:
+            ValueError: as many target sizes as images are needed.
+        """
+        logits = outputs.logits
+        if target_sizes is None:
+            target_sizes = [(self.image_size, self.image_size)] * len(logits)
+        if len(target_sizes) != len(logits):
+            raise ValueError(
+                f"target_sizes has {len(target_sizes)} entries for {len(logits)} images: expected one for each image."
+            )
+        masks = upsample_logits(logits, self.image_size)
+        sizes = [(int(size[0]), int(size[1])) for size in target_sizes]
+        return [resize_logits(mask[None], size)[0].argmax(dim=0) for mask, size in zip(masks, sizes, strict=True)]
+
+
+def upsample_logits(logits: torch.Tensor, image_size: int) -> torch.Tensor:
+    """Low-resolution logits `(batch_size, num_labels, S/4, S/4)` at the input's size S, bilinear, as SAMed does."""
+    return F.interpolate(logits.float(), size=(image_size, image_size), mode="bilinear", align_corners=False)
+
+
+def resize_logits(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Logits at the input's size brought onto the image's own pixels.
+
+    The zooms of the image map corner pixel to corner pixel, so the way back does.
+    """
+    if tuple(logits.shape[-2:]) == tuple(size):
+        return logits
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
+
+
+def _to_array(image: Any) -> np.ndarray:
+    """The image as an array `(height, width)` or `(3, height, width)`."""
+    if isinstance(image, Image.Image):
+        image = image if image.mode in ("L", "RGB", "F", "I", "I;16") else image.convert("RGB")
+    array = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
+    if array.ndim == 3 and array.shape[0] != 3 and array.shape[-1] == 3:
+        array = np.moveaxis(array, -1, 0)
+    if array.ndim == 3 and 1 in (array.shape[0], array.shape[-1]):
+        array = array.squeeze(0 if array.shape[0] == 1 else -1)
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[0] != 3) or min(array.shape[-2:]) < 2:
+        raise ValueError(
+            f"images holds an array of shape {array.shape}: expected (height, width), (height, width, 3) or "
+            "(3, height, width), at least 2 pixels each way."
+        )
+    return array

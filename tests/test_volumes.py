@@ -1,0 +1,402 @@
+import gzip
+import struct
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from samed_hf.volumes import Volume, case_name, find_volumes, read_volume, write_labels, write_volume
+
+SHAPE = (4, 5, 3)
+SUFFIXES = [".nii", ".nii.gz"]
+
+
+def oblique_affine(spacing=(0.8, 0.7, 3.0)):
+    """Voxels turned by 20° about z and 10° about x, the first axis running to the left."""
+    a, b = np.deg2rad(20), np.deg2rad(10)
+    about_z = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
+    about_x = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
+    affine = np.eye(4)
+    affine[:3, :3] = about_z @ about_x @ np.diag([-spacing[0], spacing[1], spacing[2]])
+    affine[:3, 3] = (120.5, -80.25, -900.0)
+    return affine
+
+
+def save_scan(path, array, affine=None, *, sform_code=1, qform_code=1, scaling=None, image_class=nib.Nifti1Image):
+    """Write a scan as a scanner's software would, by nibabel alone."""
+    affine = oblique_affine() if affine is None else affine
+    image = image_class(array, affine, dtype=array.dtype)
+    image.set_sform(affine, code=sform_code)
+    image.set_qform(affine, code=qform_code)
+    image.header.set_xyzt_units("mm", "sec")
+    image.header["cal_min"], image.header["cal_max"] = -125, 275
+    if scaling is not None:
+        image.header.set_slope_inter(*scaling)
+    nib.save(image, path)
+    return path
+
+
+def int_scan(shape=SHAPE, dtype=np.int16):
+    return np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+
+
+def geometry(path):
+    header = nib.load(path).header
+    return (
+        int(header["sform_code"]),
+        int(header["qform_code"]),
+        header.get_xyzt_units(),
+        header.get_sform().tolist(),
+        header.get_qform().tolist(),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------- geometry
+
+
+def test_spacing_is_the_length_of_the_columns():
+    volume = Volume(np.zeros(SHAPE), oblique_affine((0.8, 0.7, 3.0)))
+    assert volume.spacing == pytest.approx((0.8, 0.7, 3.0), abs=1e-12)
+    assert volume.affine.dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    ("array", "affine", "words"),
+    [
+        (np.zeros((4, 5)), np.eye(4), "expected three axes"),
+        (np.zeros(SHAPE), np.eye(3), "expected an invertible"),
+        (np.zeros(SHAPE), np.diag([1, 1, 0, 1]), "expected an invertible"),
+        (np.zeros(SHAPE), np.diag([1, 1, np.nan, 1]), "expected an invertible"),
+    ],
+)
+def test_volume_refuses_a_broken_geometry(array, affine, words):
+    with pytest.raises(ValueError, match=words):
+        Volume(array, affine)
+
+
+# ----------------------------------------------------------------------------------------------------------- reading
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32])
+def test_read_keeps_integers(tmp_path, suffix, dtype):
+    volume = read_volume(save_scan(tmp_path / f"scan{suffix}", int_scan(dtype=dtype)))
+    assert volume.array.dtype == dtype
+    np.testing.assert_array_equal(volume.array, int_scan())
+    np.testing.assert_allclose(volume.affine, oblique_affine(), atol=1e-4)
+    assert volume.path == tmp_path / f"scan{suffix}"
+
+
+def test_read_applies_the_scaling(tmp_path):
+    path = save_scan(tmp_path / "scan.nii.gz", int_scan())
+    image = nib.load(path)
+    raw = bytearray(image.to_bytes())
+    raw[112:120] = struct.pack("<ff", 2.0, -1024.0)  # scl_slope and scl_inter
+    path.write_bytes(gzip.compress(bytes(raw)))
+    volume = read_volume(path)
+    assert volume.array.dtype == np.float32
+    np.testing.assert_array_equal(volume.array, int_scan() * 2.0 - 1024.0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_read_makes_floats_single(tmp_path, dtype):
+    array = (int_scan() / 3).astype(dtype)
+    volume = read_volume(save_scan(tmp_path / "scan.nii", array))
+    assert volume.array.dtype == np.float32
+    np.testing.assert_array_equal(volume.array, array.astype(np.float32))
+
+
+def test_read_big_endian_and_nifti2(tmp_path):
+    header = nib.Nifti1Header(endianness=">")
+    header.set_data_dtype(">i2")
+    nib.save(nib.Nifti1Image(int_scan(), oblique_affine(), header), tmp_path / "big.nii")
+    save_scan(tmp_path / "two.nii.gz", int_scan(), image_class=nib.Nifti2Image)
+    for name in ("big.nii", "two.nii.gz"):
+        volume = read_volume(tmp_path / name)
+        assert volume.array.dtype == np.dtype(np.int16)
+        np.testing.assert_array_equal(volume.array, int_scan())
+        write_volume(tmp_path / f"again_{name}", volume)
+        again = nib.load(tmp_path / f"again_{name}")
+        assert type(again) is type(nib.load(tmp_path / name))
+        np.testing.assert_array_equal(np.asanyarray(again.dataobj), int_scan())
+
+
+def test_read_squeezes_one_frame_and_labels_are_3d(tmp_path):
+    scan = read_volume(save_scan(tmp_path / "scan.nii.gz", int_scan((*SHAPE, 1))))
+    assert scan.array.shape == SHAPE
+    write_labels(tmp_path / "labels.nii.gz", np.ones(SHAPE, np.int64), scan)
+    assert nib.load(tmp_path / "labels.nii.gz").shape == SHAPE
+    assert geometry(tmp_path / "labels.nii.gz") == geometry(tmp_path / "scan.nii.gz")
+
+
+def test_read_converts_metres_and_writes_them_back(tmp_path):
+    affine = oblique_affine()
+    affine[:3] /= 1000
+    path = save_scan(tmp_path / "scan.nii", int_scan(), affine)
+    image = nib.load(path)
+    image.header.set_xyzt_units("meter")
+    nib.save(image, path)
+    volume = read_volume(path)
+    assert volume.spacing == pytest.approx((0.8, 0.7, 3.0), rel=1e-5)
+    write_labels(tmp_path / "labels.nii", np.zeros(SHAPE, np.uint8), volume)
+    assert geometry(tmp_path / "labels.nii") == geometry(path)
+
+
+# ----------------------------------------------------------------------------------------------------------- writing
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(("sform_code", "qform_code"), [(1, 1), (2, 1), (4, 0), (0, 1), (3, 2)])
+def test_round_trip_keeps_the_geometry(tmp_path, suffix, sform_code, qform_code):
+    path = save_scan(tmp_path / f"scan{suffix}", int_scan(), sform_code=sform_code, qform_code=qform_code)
+    volume = read_volume(path)
+    write_volume(tmp_path / f"again{suffix}", volume)
+    write_labels(tmp_path / f"labels{suffix}", np.ones(SHAPE, np.uint8), volume)
+    for name in ("again", "labels"):
+        assert geometry(tmp_path / f"{name}{suffix}") == geometry(path)
+    again = read_volume(tmp_path / f"again{suffix}")
+    assert again.array.dtype == np.int16
+    np.testing.assert_array_equal(again.array, volume.array)
+    np.testing.assert_array_equal(again.affine, volume.affine)
+
+
+def test_round_trip_keeps_a_qform_that_differs_from_the_sform(tmp_path):
+    path = save_scan(tmp_path / "scan.nii.gz", int_scan())
+    image = nib.load(path)
+    image.set_sform(oblique_affine() @ np.diag([1, 1, 1, 1]) + np.eye(4, k=3) * 7, code="mni")
+    nib.save(image, path)
+    volume = read_volume(path)
+    np.testing.assert_array_equal(volume.affine, image.header.get_sform())
+    write_labels(tmp_path / "labels.nii.gz", np.ones(SHAPE, np.uint8), volume)
+    assert geometry(tmp_path / "labels.nii.gz") == geometry(path)
+
+
+def test_write_without_codes_keeps_them_out(tmp_path):
+    path = save_scan(tmp_path / "scan.nii", int_scan(), sform_code=0, qform_code=0)
+    write_labels(tmp_path / "labels.nii", np.ones(SHAPE, np.uint8), read_volume(path))
+    assert geometry(tmp_path / "labels.nii") == geometry(path)
+    np.testing.assert_array_equal(nib.load(tmp_path / "labels.nii").affine, nib.load(path).affine)
+
+
+@pytest.mark.parametrize(
+    ("array", "stored"),
+    [
+        (int_scan() / 7, np.float64),
+        ((int_scan() / 7).astype(np.float32), np.float32),
+        ((int_scan() / 7).astype(np.float16), np.float32),
+        (int_scan(dtype=np.int64), np.int32),
+        (int_scan() > 5, np.uint8),
+    ],
+)
+def test_write_without_a_header(tmp_path, array, stored):
+    write_volume(tmp_path / "scan.nii.gz", Volume(array, oblique_affine()))
+    image = nib.load(tmp_path / "scan.nii.gz")
+    assert image.get_data_dtype() == stored
+    assert image.header.get_xyzt_units()[0] == "mm"
+    np.testing.assert_allclose(image.affine, oblique_affine(), atol=1e-4)
+    np.testing.assert_allclose(image.header.get_qform(), oblique_affine(), atol=1e-3)
+    np.testing.assert_array_equal(image.get_fdata(), array.astype(np.float64))
+
+
+def test_write_on_another_grid_moves_both_matrices(tmp_path):
+    scan = read_volume(save_scan(tmp_path / "scan.nii", int_scan(), sform_code=4, qform_code=2))
+    affine = oblique_affine((1.6, 1.4, 3.0))
+    write_volume(tmp_path / "half.nii", Volume(int_scan()[::2, ::2], affine, scan.header))
+    header = nib.load(tmp_path / "half.nii").header
+    assert (int(header["sform_code"]), int(header["qform_code"])) == (4, 2)
+    np.testing.assert_allclose(header.get_sform(), affine, atol=1e-4)
+    np.testing.assert_allclose(header.get_qform(), affine, atol=1e-3)
+    assert header.get_zooms() == pytest.approx((1.6, 1.4, 3.0))
+
+
+@pytest.mark.parametrize(
+    ("highest", "stored"), [(0, np.uint8), (8, np.uint8), (255, np.uint8), (256, np.uint16), (65535, np.uint16)]
+)
+def test_write_labels_types_and_header(tmp_path, highest, stored):
+    scan = read_volume(save_scan(tmp_path / "scan.nii.gz", int_scan().astype(np.float32)))
+    labels = np.zeros(SHAPE, np.int64)
+    labels[1, 2, 0] = highest
+    write_labels(tmp_path / "labels.nii.gz", labels, scan)
+    raw = gzip.decompress((tmp_path / "labels.nii.gz").read_bytes())
+    assert struct.unpack("<ff", raw[112:120]) == (1.0, 0.0)  # scl_slope and scl_inter
+    assert struct.unpack("<ff", raw[124:132]) == (highest, 0.0)  # cal_max and cal_min
+    written = read_volume(tmp_path / "labels.nii.gz")
+    assert written.array.dtype == stored
+    np.testing.assert_array_equal(written.array, labels)
+    np.testing.assert_array_equal(written.affine, scan.affine)
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.zeros((3, 5, 4), np.uint8), r"shape \(3, 5, 4\), expected \(4, 5, 3\)"),
+        (np.zeros(SHAPE, np.float32), "dtype float32, expected integers"),
+        (np.full(SHAPE, -1), "from -1 to -1"),
+        (np.full(SHAPE, 65536), "to 65536"),
+    ],
+)
+def test_write_labels_refuses(tmp_path, array, words):
+    with pytest.raises(ValueError, match=words):
+        write_labels(tmp_path / "labels.nii.gz", array, Volume(np.zeros(SHAPE), np.eye(4)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_write_refuses_other_suffixes_folders_and_types(tmp_path):
+    volume = Volume(int_scan(), np.eye(4))
+    with pytest.raises(ValueError, match=r"expected \.nii or \.nii\.gz"):
+        write_volume(tmp_path / "scan.mha", volume)
+    with pytest.raises(FileNotFoundError, match="does not exist, expected a folder"):
+        write_volume(tmp_path / "missing" / "scan.nii", volume)
+    with pytest.raises(ValueError, match="complex128"):
+        write_volume(tmp_path / "scan.nii", Volume(np.zeros(SHAPE, complex), np.eye(4)))
+    with pytest.raises(ValueError, match="expected 32-bit integers"):
+        write_volume(tmp_path / "scan.nii", Volume(np.full(SHAPE, 2**40), np.eye(4)))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, suffix):
+    path = tmp_path / f"scan{suffix}"
+    write_volume(path, Volume(int_scan(), np.eye(4)))
+    before = path.read_bytes()
+
+    def half_a_file(image, filename):
+        filename.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(nib, "save", half_a_file)
+    with pytest.raises(OSError, match="no space left"):
+        write_volume(path, Volume(int_scan() + 1, np.eye(4)))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# ------------------------------------------------------------------------------------------------------------ errors
+
+
+def test_read_names_a_missing_file_and_other_suffixes(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.nii does not exist"):
+        read_volume(tmp_path / "nowhere.nii")
+    (tmp_path / "scan.dcm").write_bytes(b"DICM")
+    with pytest.raises(ValueError, match=r"scan\.dcm is no NIfTI file by its name"):
+        read_volume(tmp_path / "scan.dcm")
+    (tmp_path / "folder.nii").mkdir()
+    with pytest.raises(ValueError, match="is a folder"):
+        read_volume(tmp_path / "folder.nii")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("kept", [0.0, 0.001, 0.05, 0.5, 0.99, 0.99999])
+def test_read_refuses_a_truncated_file(tmp_path, suffix, kept):
+    noise = np.random.default_rng(0).integers(-1000, 1000, (30, 30, 20)).astype(np.int16)
+    path = save_scan(tmp_path / f"scan{suffix}", noise)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * kept)])
+    with pytest.raises(ValueError, match=rf"scan{suffix} cannot be read as NIfTI") as caught:
+        read_volume(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_read_refuses_flipped_bits_in_a_compressed_file(tmp_path):
+    noise = np.random.default_rng(0).integers(-1000, 1000, (30, 30, 20)).astype(np.int16)
+    data = bytearray(save_scan(tmp_path / "scan.nii.gz", noise).read_bytes())
+    for position in range(len(data) // 2, len(data), len(data) // 20):
+        damaged = data.copy()
+        damaged[position] ^= 0x10
+        (tmp_path / "scan.nii.gz").write_bytes(damaged)
+        with pytest.raises(ValueError, match="cannot be read as NIfTI"):
+            read_volume(tmp_path / "scan.nii.gz")
+
+
+@pytest.mark.parametrize("length", [0, 3, 100, 348, 2000])
+def test_read_refuses_what_is_no_nifti(tmp_path, length):
+    junk = np.random.default_rng(length).bytes(length)
+    (tmp_path / "plain.nii").write_bytes(junk)
+    (tmp_path / "zipped.nii.gz").write_bytes(gzip.compress(junk))
+    (tmp_path / "not_zipped.nii.gz").write_bytes(junk)
+    for name in ("plain.nii", "zipped.nii.gz", "not_zipped.nii.gz"):
+        with pytest.raises(ValueError, match=f"{name} cannot be read as NIfTI"):
+            read_volume(tmp_path / name)
+
+
+def test_read_refuses_damaged_headers_in_one_line(tmp_path):
+    """Whatever the damage, the caller sees a ValueError that names the file, or a volume."""
+    data = save_scan(tmp_path / "scan.nii", int_scan()).read_bytes()
+    rng = np.random.default_rng(0)
+    path = tmp_path / "damaged.nii"
+    for _ in range(300):
+        damaged = bytearray(data)
+        for position in rng.integers(0, 348, 3):
+            damaged[position] = rng.integers(256)
+        # The sizes stay: a damaged one may ask for more memory than there is.
+        damaged[40:56] = data[40:56]
+        path.write_bytes(damaged)
+        try:
+            read_volume(path)
+        except ValueError as error:
+            assert str(path) in str(error)
+            assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("shape", [(*SHAPE, 2), (*SHAPE, 1, 3), (4, 5)])
+def test_read_refuses_other_numbers_of_frames(tmp_path, shape):
+    path = save_scan(tmp_path / "scan.nii.gz", int_scan(shape))
+    with pytest.raises(ValueError, match="expected one 3-D volume"):
+        read_volume(path)
+
+
+def test_read_refuses_colours_and_complex_numbers(tmp_path):
+    nib.save(nib.Nifti1Image(np.zeros(SHAPE, np.complex64), np.eye(4)), tmp_path / "complex.nii")
+    colours = np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nib.save(nib.Nifti1Image(colours, np.eye(4)), tmp_path / "rgb.nii")
+    for name in ("complex.nii", "rgb.nii"):
+        with pytest.raises(ValueError, match="expected real numbers"):
+            read_volume(tmp_path / name)
+
+
+def test_read_counts_voxels_that_are_not_finite(tmp_path):
+    array = int_scan(dtype=np.float32)
+    array[0, 0, :2] = np.nan
+    array[1, 1, 1] = np.inf
+    with pytest.raises(ValueError, match="NaN or infinity in 3 of 60 voxels"):
+        read_volume(save_scan(tmp_path / "scan.nii.gz", array))
+
+
+def test_read_refuses_an_affine_without_an_inverse(tmp_path):
+    path = save_scan(tmp_path / "scan.nii", int_scan())
+    raw = bytearray(path.read_bytes())
+    raw[312:328] = raw[296:312]  # srow_y becomes a copy of srow_x
+    path.write_bytes(raw)
+    with pytest.raises(ValueError, match=r"scan\.nii: affine is .*, expected an invertible"):
+        read_volume(path)
+
+
+# ------------------------------------------------------------------------------------------------------- file names
+
+
+def test_find_volumes(tmp_path):
+    for name in ("b.nii.gz", "a.nii", "C.NII.GZ", "notes.txt", "._a.nii", "sub/d.nii"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    in_folder = [tmp_path / name for name in ("C.NII.GZ", "a.nii", "b.nii.gz")]
+    assert find_volumes([tmp_path]) == in_folder
+    assert find_volumes(str(tmp_path)) == in_folder
+    assert find_volumes([tmp_path / "sub" / "d.nii", str(tmp_path), tmp_path / "a.nii"]) == [
+        *in_folder,
+        tmp_path / "sub" / "d.nii",
+    ]
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        find_volumes([tmp_path / "nowhere"])
+    with pytest.raises(ValueError, match=r"notes\.txt is no NIfTI file"):
+        find_volumes([tmp_path / "notes.txt"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="empty holds no"):
+        find_volumes([tmp_path / "empty"])
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("x/img0001.nii.gz", "img0001"), ("img.0001.nii", "img.0001"), ("A.NII.GZ", "A"), ("case0001", "case0001")],
+)
+def test_case_name(path, name):
+    assert case_name(path) == name
