@@ -53,6 +53,8 @@ def binary_dice(prediction: np.ndarray, label: np.ndarray) -> float:
         ValueError: If the shapes differ or are not 2-D or 3-D.
     """
     prediction, label = _mask_pair(prediction, label)
+    if not (prediction.any() or label.any()):
+        return 1.0  # medpy means to say so too, but with numpy 2 its 0 / 0 is NaN
     return float(binary.dc(prediction, label))
 
 
@@ -75,7 +77,7 @@ def binary_hd95(prediction: np.ndarray, label: np.ndarray, spacing: Sequence[flo
     empty = [name for name, mask in (("prediction", prediction), ("label", label)) if not mask.any()]
     if empty:
         raise ValueError(
-            f"HD95 is undefined: {' and '.join(empty)} has no voxel set, expected at least one in each mask. "
+            f"HD95 is undefined: no voxel is set in {' and '.join(empty)}, expected at least one in each mask. "
             "Use score_pair, whose protocol says what an empty mask scores."
         )
     # medpy's distance transforms run over the whole array, though only the surfaces' own surroundings matter.

@@ -163,7 +163,7 @@ def test_round_trip_keeps_the_geometry(tmp_path, suffix, sform_code, qform_code)
 def test_round_trip_keeps_a_qform_that_differs_from_the_sform(tmp_path):
     path = save_scan(tmp_path / "scan.nii.gz", int_scan())
     image = nib.load(path)
-    image.set_sform(oblique_affine() @ np.diag([1, 1, 1, 1]) + np.eye(4, k=3) * 7, code="mni")
+    image.set_sform(oblique_affine() + 7 * np.eye(4, k=3), code="mni")
     nib.save(image, path)
     volume = read_volume(path)
     np.testing.assert_array_equal(volume.affine, image.header.get_sform())
@@ -319,6 +319,13 @@ def test_read_refuses_what_is_no_nifti(tmp_path, length):
             read_volume(tmp_path / name)
 
 
+def error_of_reading(path):
+    try:
+        read_volume(path)
+    except ValueError as error:
+        return error
+
+
 def test_read_refuses_damaged_headers_in_one_line(tmp_path):
     """Whatever the damage, the caller sees a ValueError that names the file, or a volume."""
     data = save_scan(tmp_path / "scan.nii", int_scan()).read_bytes()
@@ -331,11 +338,8 @@ def test_read_refuses_damaged_headers_in_one_line(tmp_path):
         # The sizes stay: a damaged one may ask for more memory than there is.
         damaged[40:56] = data[40:56]
         path.write_bytes(damaged)
-        try:
-            read_volume(path)
-        except ValueError as error:
-            assert str(path) in str(error)
-            assert "\n" not in str(error)
+        error = error_of_reading(path)
+        assert error is None or (str(path) in str(error) and "\n" not in str(error))
 
 
 @pytest.mark.parametrize("shape", [(*SHAPE, 2), (*SHAPE, 1, 3), (4, 5)])

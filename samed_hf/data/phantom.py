@@ -114,7 +114,8 @@ def phantom_patient(
     """
     if np.any(np.asarray(seed) < 0):
         raise ValueError(f"seed must be a non-negative integer or a sequence of them, got {seed!r}")
-    if len(shape) != 3 or any(int(n) != n or n < least for n, least in zip(shape, (8, 48, 48), strict=True)):
+    sizes = np.asarray(shape)
+    if sizes.shape != (3,) or sizes.dtype.kind != "i" or np.any(sizes < (8, 48, 48)):
         raise ValueError(f"shape must be three integers (slices, x, y) of at least (8, 48, 48), got {shape!r}")
     rng = np.random.default_rng(seed)
     grid = _warped_grid(rng, shape)
@@ -333,7 +334,8 @@ def _draw_organs(rng: np.random.Generator, grid: _Grid, tissue: np.ndarray) -> N
     if not missing[0]:
         _paint(grid, tissue, "gallbladder", gallbladder, rim=0.8)
     for side, height, gone in (("right", -36, missing[1]), ("left", -22, missing[2])):
-        _draw_kidney(rng, grid, tissue, side, height, bool(gone))
+        if not gone:
+            _draw_kidney(rng, grid, tissue, side, height)
     soft = ["fat", "belly fat", "muscle", "lung", "bowel", "bowel gas", *_ORGANS]
     cava = _chain([(-22, -24, -130, 11), (-25, -22, 0, 11), (-22, -8, 90, 13)])
     _paint(grid, tissue, "vein", _vary(rng, cava, shift=2, tilt=0.02), soft)
@@ -344,9 +346,9 @@ def _draw_organs(rng: np.random.Generator, grid: _Grid, tissue: np.ndarray) -> N
 def _draw_liver(rng: np.random.Generator, grid: _Grid, tissue: np.ndarray) -> None:
     """Draw the liver: a wedge from the large right lobe to the left lobe's thin tip, with its veins."""
     lobes = [
-        (-82, -4, 30, 60, 68, 58),
-        (-96, -8, -24, 36, 50, 44),
-        (-32, 30, 38, 46, 42, 40),
+        (-82, -4, 28, 62, 70, 62),
+        (-96, -6, -24, 40, 54, 46),
+        (-32, 30, 38, 48, 44, 42),
         (16, 48, 44, 42, 28, 32),
         (58, 54, 52, 30, 17, 20),
     ]
@@ -370,9 +372,7 @@ def _draw_stomach(rng: np.random.Generator, grid: _Grid, tissue: np.ndarray) -> 
         _paint(grid, tissue, "stomach gas", stomach * _LUMEN, over=["stomach"], cuts=_behind(level))
 
 
-def _draw_kidney(
-    rng: np.random.Generator, grid: _Grid, tissue: np.ndarray, side: str, height: float, gone: bool
-) -> None:
+def _draw_kidney(rng: np.random.Generator, grid: _Grid, tissue: np.ndarray, side: str, height: float) -> None:
     """Draw one kidney: a bean with the upper pole toward the spine, medulla inside, the hilum cut in the middle."""
     sign = -1 if side == "right" else 1
     bean = [
@@ -380,10 +380,8 @@ def _draw_kidney(
         (sign * 65, -46, height, 24, 25, 30),
         (sign * 69, -42, height - 26, 22, 23, 26),
     ]
-    kidney = _vary(rng, [*bean, (sign * 40, -30, height, 20, 15, 20)], size=0.07)
-    if gone:
-        return
-    _paint(grid, tissue, f"{side} kidney", kidney[:3], cuts=kidney[3:], rim=0.35)
+    kidney = _vary(rng, [*bean, (sign * 40, -30, height, 20, 15, 20)], size=0.05)
+    _paint(grid, tissue, f"{side} kidney", kidney[:3], cuts=kidney[3:], rim=0.45)
     medulla = kidney[:3] * [1, 1, 1, 0.6, 0.6, 0.75]
     _paint(grid, tissue, f"{side} medulla", medulla, over=[f"{side} kidney"])
 

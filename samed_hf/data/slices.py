@@ -1,0 +1,124 @@
+"""Training samples from slices, reproducible item by item, and the order in which a run visits them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from ..image_processing_samed import SamedImageProcessor
+from ..transforms import Augmentation, augment, nearest_zoom
+from .synapse import check_label_values, read_slice
+
+__all__ = ["EpochBatchSampler", "SliceDataset"]
+
+
+class SliceDataset(Dataset):
+    """Slices as the model trains on them.
+
+    The key of an item is `(epoch, index)`: its augmentation depends on the seed, the epoch and the index alone, so every
+    worker and every process makes the same sample, and each epoch another one.
+
+    Args:
+        paths: the slices' `.npz` files, images in [0, 1].
+        processor: zooms the images.
+        num_labels: label values are in [0, num_labels).
+        augmentation: how slices vary; `None` leaves them as they are.
+        seed: of the augmentation.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        processor: SamedImageProcessor,
+        num_labels: int,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.paths = list(paths)
+        self.processor = processor
+        self.num_labels = num_labels
+        self.augmentation = augmentation
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """How many slices there are."""
+        return len(self.paths)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
+        """`pixel_values` (3, S, S) float32 and `labels` (S / 4, S / 4) int64 of slice `index` in `epoch`.
+
+        The labels are zoomed to S and on to S / 4, each by order 0, as SAMed does.
+
+        Raises:
+            ValueError: a damaged file, or a label value that has no name; the file is named.
+        """
+        epoch, index = key
+        image, label = read_slice(self.paths[index])
+        check_label_values(self.paths[index], label, self.num_labels)
+        if self.augmentation is not None:
+            generator = np.random.default_rng((self.seed, epoch, index))
+            image, label = augment(image, label, self.augmentation, generator)
+        size = self.processor.image_size
+        pixels = self.processor.resize_slices(image[None])
+        labels = nearest_zoom(nearest_zoom(label, (size, size)), (size // 4, size // 4))
+        return {
+            "pixel_values": torch.from_numpy(np.repeat(pixels, 3, axis=0)),
+            "labels": torch.from_numpy(np.ascontiguousarray(labels)),
+        }
+
+
+class EpochBatchSampler(Sampler):
+    """The batches of one process through a whole run, epoch after epoch, from any batch on.
+
+    Every epoch is a new permutation of all samples, made from the seed and the epoch's number, cut into global batches
+    of `batch_size · num_processes`, of which each process takes its share. The last batch of an epoch can be smaller;
+    with several processes it is filled up from the epoch's start, so that the shares are equal.
+
+    Args:
+        num_samples: how many samples there are.
+        batch_size: samples of one batch of one process.
+        num_batches: how many batches the whole run has.
+        seed: of the permutations.
+        process_index, num_processes: which share this is.
+        start: the first batches of the run to leave out, done before an interruption.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        num_batches: int,
+        *,
+        seed: int = 0,
+        process_index: int = 0,
+        num_processes: int = 1,
+        start: int = 0,
+    ) -> None:
+        self.num_samples, self.batch_size, self.num_batches = num_samples, batch_size, num_batches
+        self.seed, self.process_index, self.num_processes, self.start = seed, process_index, num_processes, start
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of one process in one epoch."""
+        return -(-self.num_samples // (self.batch_size * self.num_processes))
+
+    def __len__(self) -> int:
+        """Batches that are left of the run."""
+        return max(0, self.num_batches - self.start)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Lists of `(epoch, index)`."""
+        epoch, order = -1, np.empty(0, dtype=np.int64)
+        for batch in range(self.start, self.num_batches):
+            if batch // self.batches_per_epoch != epoch:
+                epoch = batch // self.batches_per_epoch
+                order = np.random.default_rng((self.seed, epoch)).permutation(self.num_samples)
+                order = np.concatenate([order, order[: -self.num_samples % self.num_processes]])
+            size = self.batch_size * self.num_processes
+            first = batch % self.batches_per_epoch * size
+            share = order[first : first + size][self.process_index :: self.num_processes]
+            yield [(epoch, int(index)) for index in share]

@@ -1,0 +1,275 @@
+"""The Synapse layout of TransUNet and SAMed: slices to train on, whole volumes to score.
+
+    DIR/train_npz/case0005_slice000.npz   image (height, width) float32 in [0, 1], label (height, width)
+    DIR/test_vol_h5/case0001.npy.h5       image and label (slices, height, width)
+    DIR/lists_Synapse/train.txt           names of slices, one a line
+    DIR/lists_Synapse/test_vol.txt        names of cases, one a line
+    DIR/lists_Synapse/labels.json         optional: {"0": "background", "1": "spleen", …}
+
+Files written here also hold the spacing in mm and the affine of their volume; files of others needn't.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+__all__ = [
+    "SYNAPSE_LABELS",
+    "SynapseCase",
+    "SynapseData",
+    "case_of_slice",
+    "read_slice",
+    "write_case",
+    "write_lists",
+    "write_slice",
+]
+
+SYNAPSE_LABELS: dict[int, str] = {
+    0: "background",
+    1: "spleen",
+    2: "right kidney",
+    3: "left kidney",
+    4: "gallbladder",
+    5: "liver",
+    6: "stomach",
+    7: "aorta",
+    8: "pancreas",
+}
+
+_LISTS = ("lists_Synapse", "lists/lists_Synapse")
+_SLICE_NAME = re.compile(r"^(?P<case>.+)_slice(?P<index>\d+)$")
+
+
+@dataclass(frozen=True)
+class SynapseCase:
+    """One patient's volume.
+
+    Attributes:
+        name: e.g. "case0001".
+        image: of shape `(slices, height, width)`, float32 in [0, 1].
+        label: of the same shape, integer; 0 is background.
+        spacing: mm along `(slices, height, width)`; `None` where the file doesn't say.
+    """
+
+    name: str
+    image: np.ndarray
+    label: np.ndarray
+    spacing: tuple[float, float, float] | None = None
+
+
+class SynapseData:
+    """A folder in the Synapse layout; files are read when asked for.
+
+    Attributes:
+        root: the folder.
+        train_slices: names of the slices to train on, as `train.txt` lists them.
+        test_cases: names of the volumes to score, as `test_vol.txt` lists them.
+        id2label: name of each label value.
+
+    Raises:
+        FileNotFoundError: no such folder, a list is missing, or a list names a file that isn't there.
+        ValueError: a list is empty or names a slice that isn't called CASE_sliceNNN.
+    """
+
+    def __init__(self, root: str | os.PathLike) -> None:
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise FileNotFoundError(
+                f"data_dir {str(root)!r} is no folder: expected one with train_npz, test_vol_h5 and lists_Synapse; "
+                "`samed-hf prepare synapse` makes it from raw scans."
+            )
+        lists = next((self.root / name for name in _LISTS if (self.root / name).is_dir()), None)
+        if lists is None:
+            raise FileNotFoundError(
+                f"data_dir {str(root)!r} has no folder lists_Synapse with train.txt and test_vol.txt: it isn't in the "
+                "Synapse layout; `samed-hf prepare synapse` makes it from raw scans."
+            )
+        self.train_slices = _read_list(lists / "train.txt")
+        self.test_cases = _read_list(lists / "test_vol.txt")
+        self.id2label = _read_labels(lists / "labels.json")
+        for name in self.train_slices:
+            case_of_slice(name)
+        _require(lists / "train.txt", {name: self.slice_path(name) for name in self.train_slices})
+        _require(lists / "test_vol.txt", {name: self.case_path(name) for name in self.test_cases})
+
+    def slice_path(self, name: str) -> Path:
+        """Where the slice of this name lies."""
+        return self.root / "train_npz" / f"{name}.npz"
+
+    def case_path(self, name: str) -> Path:
+        """Where the volume of this name lies."""
+        return self.root / "test_vol_h5" / f"{name}.npy.h5"
+
+    def slices_by_case(self) -> dict[str, list[str]]:
+        """The training slices of each case, cases and slices in order."""
+        cases: dict[str, list[str]] = {}
+        for name in sorted(self.train_slices):
+            cases.setdefault(case_of_slice(name), []).append(name)
+        return cases
+
+    def read_train_case(self, name: str) -> SynapseCase:
+        """The training slices of one case as a volume.
+
+        Raises:
+            ValueError: its slices differ in size.
+        """
+        pairs = [read_slice(self.slice_path(slice_name)) for slice_name in self.slices_by_case()[name]]
+        if len({image.shape for image, _ in pairs}) > 1:
+            raise ValueError(f"The training slices of {name} differ in size: expected one size for each case.")
+        return SynapseCase(name, np.stack([image for image, _ in pairs]), np.stack([label for _, label in pairs]))
+
+    def read_test_case(self, name: str) -> SynapseCase:
+        """Read one volume to score.
+
+        Raises:
+            ValueError: a damaged file, image and label of different shapes, NaN, or a label value without a name.
+        """
+        path = self.case_path(name)
+        try:
+            with h5py.File(path, "r") as file:
+                image, label = file["image"][...], file["label"][...]
+                spacing = file.attrs.get("spacing")
+        except (OSError, KeyError) as error:
+            raise ValueError(
+                f"{path} can't be read: expected an HDF5 file with image and label ({str(error).splitlines()[0]})."
+            ) from error
+        image, label = _checked(path, image, label, 3)
+        self.check_values(path, label)
+        return SynapseCase(name, image, label, None if spacing is None else tuple(float(mm) for mm in spacing))
+
+    def test_volumes(self) -> Iterator[SynapseCase]:
+        """The volumes to score, one at a time."""
+        return (self.read_test_case(name) for name in self.test_cases)
+
+    def check_values(self, path: Path, label: np.ndarray) -> None:
+        """Refuse label values that have no name.
+
+        Raises:
+            ValueError: naming file and value.
+        """
+        check_label_values(path, label, len(self.id2label))
+
+
+def check_label_values(path: Path, label: np.ndarray, num_labels: int) -> None:
+    """Refuse label values outside [0, num_labels), naming the file and the value."""
+    low, high = (int(label.min()), int(label.max())) if label.size else (0, 0)
+    if low < 0 or high >= num_labels:
+        raise ValueError(
+            f"{path} holds the label value {high if high >= num_labels else low}: expected values from 0 to "
+            f"{num_labels - 1} for {num_labels} labels, the background counted. Name more labels or mend the file."
+        )
+
+
+def case_of_slice(name: str) -> str:
+    """The case a slice belongs to: "case0005" of "case0005_slice012"."""
+    match = _SLICE_NAME.match(name)
+    if match is None:
+        raise ValueError(f"The list names a slice {name!r}: expected CASE_sliceNNN, e.g. case0005_slice012.")
+    return match["case"]
+
+
+def read_slice(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
+    """Read one training slice.
+
+    Returns:
+        Image `(height, width)` float32 and label `(height, width)` int64.
+
+    Raises:
+        ValueError: a damaged file, image and label of different shapes, or NaN in the image.
+    """
+    path = Path(path)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            image, label = file["image"], file["label"]
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} can't be read: expected an .npz file with image and label ({error}).") from error
+    return _checked(path, image, label, 2)
+
+
+def write_slice(folder: str | os.PathLike, name: str, image: np.ndarray, label: np.ndarray) -> None:
+    """Write `image` and `label`, both `(height, width)`, as the training slice `name` of a Synapse folder."""
+    path = Path(folder) / "train_npz" / f"{name}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".tmp")
+    with aside.open("wb") as file:
+        np.savez_compressed(file, image=image.astype(np.float32), label=label.astype(np.uint8))
+    os.replace(aside, path)
+
+
+def write_case(folder: str | os.PathLike, case: SynapseCase) -> None:
+    """Write a volume to score into a Synapse folder."""
+    path = Path(folder) / "test_vol_h5" / f"{case.name}.npy.h5"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".tmp")
+    with h5py.File(aside, "w") as file:
+        file.create_dataset("image", data=case.image.astype(np.float32), compression="gzip", compression_opts=1)
+        file.create_dataset("label", data=case.label.astype(np.uint8), compression="gzip", compression_opts=1)
+        if case.spacing is not None:
+            file.attrs["spacing"] = case.spacing
+    os.replace(aside, path)
+
+
+def write_lists(
+    folder: str | os.PathLike, train_slices: Sequence[str], test_cases: Sequence[str], id2label: Mapping[int, str]
+) -> None:
+    """Write the lists of a Synapse folder; last, so that a folder with lists is whole."""
+    lists = Path(folder) / "lists_Synapse"
+    lists.mkdir(parents=True, exist_ok=True)
+    contents = {
+        "labels.json": json.dumps({str(index): name for index, name in id2label.items()}, indent=2),
+        "test_vol.txt": "\n".join(test_cases),
+        "train.txt": "\n".join(train_slices),
+    }
+    for name, content in contents.items():
+        aside = lists / f"{name}.tmp"
+        aside.write_text(f"{content}\n", encoding="utf-8")
+        os.replace(aside, lists / name)
+
+
+def _read_list(path: Path) -> list[str]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: expected a text file with one name a line.")
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _read_labels(path: Path) -> dict[int, str]:
+    if not path.is_file():
+        return dict(SYNAPSE_LABELS)
+    try:
+        return {int(index): str(name) for index, name in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f'{path} can\'t be read: expected {{"0": "background", "1": …}} ({error}).') from error
+
+
+def _require(listing: Path, paths: Mapping[str, Path]) -> None:
+    missing = [name for name, path in paths.items() if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{listing} names {missing[0]!r}, but {paths[missing[0]]} isn't there"
+            f"{f' (nor are {len(missing) - 1} others)' if len(missing) > 1 else ''}: add the file or take its line out."
+        )
+
+
+def _checked(path: Path, image: np.ndarray, label: np.ndarray, ndim: int) -> tuple[np.ndarray, np.ndarray]:
+    if image.ndim != ndim or image.shape != label.shape or 0 in image.shape:
+        raise ValueError(
+            f"{path} holds an image of shape {image.shape} and a label of shape {label.shape}: expected the same "
+            f"shape with {ndim} dimensions."
+        )
+    image = image.astype(np.float32)
+    if not np.isfinite(image).all():
+        raise ValueError(
+            f"{path} holds {np.count_nonzero(~np.isfinite(image))} NaN or infinite intensities: expected finite ones; "
+            "mend the file or take it out of its list."
+        )
+    return image, label.astype(np.int64)
