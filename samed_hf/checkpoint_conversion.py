@@ -58,8 +58,8 @@ class InterpolatePositions(ConversionOps):
 def register_sam_conversion(class_name: str) -> None:
     """Tell transformers how a model class called `class_name` loads a plain SAM, and saves in SAM's layout.
 
-    The fused qkv is split in three, positions are interpolated, and mask tokens, hypernetworks and IoU head, which start
-    fresh in SAMed even where their shapes fit, are left out. Those of a SAMed model carry the prefix "sam.".
+    The fused qkv is split in three, positions are interpolated, and mask tokens, hypernetworks and IoU head, which
+    start fresh in SAMed even where their shapes fit, are left out. Those of a SAMed model carry the prefix "sam.".
     """
     positions = ("pos_embed", "rel_pos_h", "rel_pos_w")
     register_checkpoint_conversion_mapping(

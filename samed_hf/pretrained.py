@@ -108,7 +108,7 @@ class SamedPreTrainedModel(SamPreTrainedModel):
         except OSError as error:
             raise FileNotFoundError(
                 f"The adapter {str(place)!r} needs the base model {str(base)!r}, which can't be found as a folder "
-                "or on the Hub. Give its place with base_model_name_or_path, or mend that entry of adapter_config.json. "
+                "or on the Hub. Give its place with base_model_name_or_path, or mend it in adapter_config.json. "
                 f"({str(error).splitlines()[0]})"
             ) from error
 

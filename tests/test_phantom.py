@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from samed_hf.data.phantom import PHANTOM_LABELS, phantom_affine, phantom_patient
+from samed_hf.data.phantom import phantom_affine, phantom_patient
+from samed_hf.data.synapse import SYNAPSE_LABELS
 
-CODES = {name: code for code, name in PHANTOM_LABELS.items()}
+CODES = {name: code for code, name in SYNAPSE_LABELS.items()}
 ALWAYS = {"spleen", "liver", "stomach", "aorta", "pancreas"}
 
 
@@ -59,10 +60,10 @@ def test_rectangular_shape_keeps_the_field_of_view():
 
 
 def test_presence_of_organs(small_labels):
-    present = [{PHANTOM_LABELS[code] for code in np.unique(label)} for label in small_labels]
+    present = [{SYNAPSE_LABELS[code] for code in np.unique(label)} for label in small_labels]
     assert all(names >= ALWAYS for names in present)
     assert 1 <= sum("gallbladder" not in names for names in present) <= 10
-    assert sum(len(names) == len(PHANTOM_LABELS) for names in present) > len(present) / 2
+    assert sum(len(names) == len(SYNAPSE_LABELS) for names in present) > len(present) / 2
 
 
 def test_organs_lie_where_they_belong(patients):
@@ -127,7 +128,7 @@ def test_each_organ_is_in_one_piece(patients):
             parts, count = ndimage.label(label == code)
             if count:
                 sizes = np.bincount(parts.ravel())[1:]
-                assert sizes.max() >= 0.9 * sizes.sum(), PHANTOM_LABELS[code]
+                assert sizes.max() >= 0.9 * sizes.sum(), SYNAPSE_LABELS[code]
 
 
 def test_affine_is_ras_with_x_toward_the_left():

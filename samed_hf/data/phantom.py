@@ -7,6 +7,8 @@ middle of the scan; random numbers for the anatomy are drawn before anything dep
 is one patient at every resolution.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,19 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import interpolate, ndimage
 
-__all__ = ["PHANTOM_LABELS", "phantom_affine", "phantom_patient"]
-
-PHANTOM_LABELS: dict[int, str] = {
-    0: "background",
-    1: "spleen",
-    2: "right kidney",
-    3: "left kidney",
-    4: "gallbladder",
-    5: "liver",
-    6: "stomach",
-    7: "aorta",
-    8: "pancreas",
-}
+__all__ = ["phantom_affine", "phantom_patient"]
 
 
 class _Tissue(NamedTuple):
@@ -105,7 +95,7 @@ def phantom_patient(
 
     Returns:
         The image of shape `(slices, x, y)`, int16 in HU from -1024 to 1500; the label map of the same shape, uint8
-        with the keys of `PHANTOM_LABELS`; and the spacing in mm along `(slice, x, y)`. Slices rise toward the head,
+        with the keys of `SYNAPSE_LABELS`; and the spacing in mm along `(slice, x, y)`. Slices rise toward the head,
         x runs toward the patient's left, y toward anterior: `image[k].T[::-1]` is what a radiologist looks at, and
         `np.transpose(image, (1, 2, 0))` goes with `phantom_affine(spacing)` into a NIfTI file.
 

@@ -19,8 +19,8 @@ __all__ = ["EpochBatchSampler", "SliceDataset"]
 class SliceDataset(Dataset):
     """Slices as the model trains on them.
 
-    The key of an item is `(epoch, index)`: its augmentation depends on the seed, the epoch and the index alone, so every
-    worker and every process makes the same sample, and each epoch another one.
+    The key of an item is `(epoch, index)`: its augmentation depends on the seed, the epoch and the index alone, so
+    every worker and every process makes the same sample, and each epoch another one.
 
     Args:
         paths: the slices' `.npz` files, images in [0, 1].

@@ -1,0 +1,174 @@
+"""Making folders in the Synapse layout: from raw BTCV scans, or from the phantom's synthetic patients."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from ..transforms import nearest_zoom, spline_zoom, window_intensity
+from ..volumes import case_name, find_volumes, read_volume
+from .phantom import phantom_patient
+from .synapse import SYNAPSE_LABELS, SynapseCase, write_case, write_lists, write_slice
+
+__all__ = ["BTCV_TO_SYNAPSE", "CT_WINDOW", "SYNAPSE_TEST_CASES", "prepare_phantom", "prepare_synapse"]
+
+CT_WINDOW = (-125.0, 275.0)
+"""The intensity window of SAMed in HU."""
+
+BTCV_TO_SYNAPSE = {1: 1, 2: 2, 3: 3, 4: 4, 6: 5, 7: 6, 8: 7, 11: 8}
+"""Which of BTCV's 13 organs become which of Synapse's 8; the others become background."""
+
+SYNAPSE_TEST_CASES = (1, 2, 3, 4, 8, 22, 25, 29, 32, 35, 36, 38)
+"""TransUNet's 12 test cases; the other 18 of BTCV's training scans train."""
+
+
+def prepare_synapse(
+    raw: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    train_size: int | None = 224,
+    report: Callable[[str], None] = print,
+) -> Path:
+    """Turn raw BTCV scans into a folder in the Synapse layout.
+
+    The intensities are clipped to [-125, 275] HU and scaled to [0, 1], the eight organs renumbered and the volumes
+    transposed to `(slice, x, y)`. TransUNet's test cases become volumes, all others training slices.
+
+    Args:
+        raw: BTCV's `RawData/Training` with `img/imgNNNN.nii.gz` and `label/labelNNNN.nii.gz`.
+        output: the folder to make; it must not exist, or be empty.
+        train_size: side in pixels to which training slices are zoomed, image by cubic spline and label by order 0.
+            SAMed's are 224; `None` keeps the scan's own size.
+        report: told about each case.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileNotFoundError: no such folder, no scan in it, or a scan without label.
+        ValueError: a damaged scan, a label of another shape than its image, or an output that isn't empty.
+    """
+    pairs = _btcv_pairs(Path(raw))
+    with _made_aside(Path(output)) as folder:
+        slices: list[str] = []
+        tests: list[str] = []
+        for number, (image_path, label_path) in pairs.items():
+            case = _read_btcv(f"case{number:04d}", image_path, label_path)
+            if number in SYNAPSE_TEST_CASES:
+                write_case(folder, case)
+                tests.append(case.name)
+            else:
+                slices += _write_slices(folder, case, train_size)
+            role = "test volume" if number in SYNAPSE_TEST_CASES else "training slices"
+            report(f"{case.name}: {len(case.image)} slices of {case.image.shape[1]}×{case.image.shape[2]}, {role}")
+        write_lists(folder, slices, tests, SYNAPSE_LABELS)
+    report(f"{len(slices)} training slices and {len(tests)} test volumes in {output}")
+    return Path(output)
+
+
+def prepare_phantom(
+    output: str | os.PathLike,
+    *,
+    num_train: int = 20,
+    num_test: int = 6,
+    seed: int = 0,
+    shape: tuple[int, int, int] = (24, 160, 160),
+) -> Path:
+    """Write synthetic CT-like patients in the Synapse layout; the same seed writes the same.
+
+    Args:
+        output: the folder to make; it must not exist, or be empty.
+        num_train: patients cut into training slices.
+        num_test: patients kept as volumes.
+        seed: of the patients.
+        shape: slices, width and height of each patient.
+
+    Raises:
+        ValueError: an output that isn't empty.
+    """
+    with _made_aside(Path(output)) as folder:
+        slices: list[str] = []
+        tests: list[str] = []
+        for index in range(num_train + num_test):
+            image, label, spacing = phantom_patient((seed, index), shape)
+            case = SynapseCase(f"phantom{index:04d}", window_intensity(image, CT_WINDOW), label, spacing)
+            if index < num_train:
+                slices += _write_slices(folder, case, None)
+            else:
+                write_case(folder, case)
+                tests.append(case.name)
+        write_lists(folder, slices, tests, SYNAPSE_LABELS)
+    return Path(output)
+
+
+def _btcv_pairs(raw: Path) -> dict[int, tuple[Path, Path]]:
+    """Image and label of each case by its number."""
+    if not (raw / "img").is_dir() or not (raw / "label").is_dir():
+        raise FileNotFoundError(
+            f"{raw} has no folders img and label: expected BTCV's RawData/Training with img/imgNNNN.nii.gz and "
+            "label/labelNNNN.nii.gz."
+        )
+    pairs = {}
+    labels = {case_name(path): path for path in find_volumes(raw / "label")}
+    for path in find_volumes(raw / "img"):
+        digits = case_name(path).removeprefix("img")
+        if not digits.isdigit():
+            raise ValueError(f"{path} isn't named imgNNNN.nii.gz: rename it, or keep it elsewhere.")
+        if f"label{digits}" not in labels:
+            raise FileNotFoundError(f"{path} has no label: expected {raw / 'label' / f'label{digits}.nii.gz'}.")
+        pairs[int(digits)] = (path, labels[f"label{digits}"])
+    if not pairs:
+        raise FileNotFoundError(f"{raw / 'img'} holds no scan: expected img0001.nii.gz and so on.")
+    return pairs
+
+
+def _read_btcv(name: str, image_path: Path, label_path: Path) -> SynapseCase:
+    image, label = read_volume(image_path), read_volume(label_path)
+    if image.array.shape != label.array.shape:
+        raise ValueError(
+            f"{image_path} has the shape {image.array.shape} but {label_path} {label.array.shape}: expected an image "
+            "and a label on one grid."
+        )
+    organs = np.zeros(label.array.shape, dtype=np.uint8)
+    for value, target in BTCV_TO_SYNAPSE.items():
+        organs[label.array == value] = target
+    first, second, along = image.spacing
+    return SynapseCase(
+        name,
+        np.transpose(window_intensity(image.array, CT_WINDOW), (2, 0, 1)),
+        np.transpose(organs, (2, 0, 1)),
+        (along, first, second),
+    )
+
+
+def _write_slices(folder: Path, case: SynapseCase, size: int | None) -> list[str]:
+    names = [f"{case.name}_slice{index:03d}" for index in range(len(case.image))]
+    image, label = case.image, case.label
+    if size is not None:
+        image, label = spline_zoom(image, (size, size)), nearest_zoom(label, (size, size))
+    for name, one_image, one_label in zip(names, image, label, strict=True):
+        write_slice(folder, name, one_image, one_label)
+    return names
+
+
+@contextmanager
+def _made_aside(output: Path) -> Iterator[Path]:
+    """A temporary folder beside `output` that takes its place when the body has succeeded."""
+    if output.is_file() or (output.is_dir() and any(output.iterdir())):
+        raise ValueError(f"output {str(output)!r} exists and isn't an empty folder: choose another, or remove it.")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    try:
+        yield aside
+        aside.chmod(0o755)
+        if output.is_dir():
+            output.rmdir()
+        aside.rename(output)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

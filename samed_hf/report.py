@@ -1,0 +1,156 @@
+"""What a person looks at: the table of scores, overlays of truth and prediction, the training curve."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from .files import write_bytes
+
+__all__ = ["draw_curve", "draw_overlay", "format_scores", "label_colors"]
+
+
+def format_scores(metrics: Mapping[str, Any]) -> str:
+    """The scores of each label and their mean as a table in plain text; "-" where nothing is defined."""
+    unit = metrics.get("distance_unit", "voxel")
+    width = max(len("label"), *(len(name) for name in metrics["per_class"]))
+    head = f"{'label':<{width}}  {'DSC':>6}  {f'HD95 ({unit})':>12}  {'cases':>5}"
+    lines = [head, "-" * len(head)]
+    for name, row in metrics["per_class"].items():
+        note = f"  (no HD95 in {row['hd95_undefined']})" if row.get("hd95_undefined") else ""
+        lines.append(f"{name:<{width}}  {_dice(row)}  {_hd95(row)}  {row.get('cases', ''):>5}{note}")
+    lines += ["-" * len(head), f"{'mean':<{width}}  {_dice(metrics['mean'])}  {_hd95(metrics['mean'])}"]
+    lines.append(f"protocol {metrics['protocol']}, {len(metrics['per_case'])} cases; DSC from 0 to 1")
+    return "\n".join(lines)
+
+
+def _dice(row: Mapping[str, float | None]) -> str:
+    return f"{'-':>6}" if row["dice"] is None else f"{row['dice']:>6.4f}"
+
+
+def _hd95(row: Mapping[str, float | None]) -> str:
+    return f"{'-':>12}" if row["hd95"] is None else f"{row['hd95']:>12.2f}"
+
+
+def label_colors(num_labels: int) -> np.ndarray:
+    """One RGB colour for each label, of shape `(num_labels, 3)`, floats in [0, 1]; the background is black."""
+    palette = matplotlib.colormaps["tab10" if num_labels <= 11 else "gist_ncar"]
+    count = 10 if num_labels <= 11 else num_labels
+    colors = [palette(index % count if num_labels <= 11 else index / count)[:3] for index in range(num_labels - 1)]
+    return np.array([(0.0, 0.0, 0.0), *colors])
+
+
+def draw_overlay(
+    path: str | os.PathLike,
+    image: np.ndarray,
+    label: np.ndarray,
+    prediction: np.ndarray,
+    id2label: Mapping[int, str],
+    *,
+    title: str = "",
+    spacing: Sequence[float] | None = None,
+    slices: Sequence[int] | None = None,
+) -> None:
+    """Draw image, truth and prediction of a few slices, one row each, as a PNG.
+
+    Args:
+        path: the PNG file.
+        image: of shape `(slices, x, y)`, in [0, 1].
+        label: truth, the same shape.
+        prediction: the same shape.
+        id2label: names for the legend.
+        title: line above.
+        spacing: mm along the three axes, for the right proportions.
+        slices: which slices; defaults to three spread over those with most labels.
+    """
+    slices = slices or _telling_slices(label)
+    colors = label_colors(len(id2label))
+    figure = Figure(figsize=(9.6, 3.25 * len(slices) + 1.1), facecolor="white")
+    axes = figure.subplots(len(slices), 3, squeeze=False)
+    for row, index in zip(axes, slices, strict=True):
+        gray = np.clip(_upright(image[index]), 0, 1)
+        aspect = 1.0 if spacing is None else spacing[2] / spacing[1]
+        for axis, name, mask in zip(row, ("image", "truth", "prediction"), (None, label, prediction), strict=True):
+            picture = np.repeat(gray[..., None], 3, axis=2)
+            if mask is not None:
+                picture = _blend(picture, _upright(mask[index]), colors)
+            axis.imshow(picture, aspect=aspect, interpolation="nearest")
+            axis.set_title(f"{name}, slice {index}" if mask is None else name, fontsize=10)
+            axis.set_axis_off()
+    present = np.union1d(np.unique(label[list(slices)]), np.unique(prediction[list(slices)]))
+    patches = [Patch(color=colors[value], label=id2label[int(value)]) for value in present if value]
+    if patches:
+        figure.legend(handles=patches, loc="lower center", ncols=min(4, len(patches)), frameon=False, fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
+    _save(figure, path)
+
+
+def draw_curve(path: str | os.PathLike, rows: Sequence[Mapping[str, float]], *, title: str = "") -> None:
+    """Draw the losses and the learning rate of a run as a PNG.
+
+    Args:
+        path: the PNG file.
+        rows: one for each optimizer step with "step", "loss", "cross_entropy", "dice", "learning_rate", and
+            "validation_dice" where there was a validation.
+        title: line above.
+    """
+    figure = Figure(figsize=(8, 4.5), facecolor="white")
+    axis = figure.subplots()
+    steps = [row["step"] for row in rows]
+    for key, name in (("loss", "loss"), ("cross_entropy", "cross-entropy"), ("dice", "Dice loss")):
+        line = axis.plot(steps, [row[key] for row in rows], alpha=0.25, linewidth=0.8)[0]
+        axis.plot(steps, _smooth([row[key] for row in rows]), color=line.get_color(), label=name)
+    validated = [row for row in rows if row.get("validation_dice") is not None]
+    if validated:
+        values = [row["validation_dice"] for row in validated]
+        axis.plot([row["step"] for row in validated], values, "ko-", markersize=4, label="validation DSC")
+    axis.set(xlabel="optimizer step", ylabel="loss, DSC", ylim=(0, None), title=title)
+    axis.grid(alpha=0.3)
+    rate = axis.twinx()
+    rate.plot(steps, [row["learning_rate"] for row in rows], color="gray", linestyle=":", label="learning rate")
+    rate.set(ylabel="learning rate", ylim=(0, None))
+    handles = [*axis.get_legend_handles_labels()[0], *rate.get_legend_handles_labels()[0]]
+    axis.legend(handles=handles, loc="upper right", fontsize=9)
+    figure.tight_layout()
+    _save(figure, path)
+
+
+def _upright(array: np.ndarray) -> np.ndarray:
+    """A slice `(x, y)` as rows from the front of the body to its back: how radiologists look at it."""
+    return array.T[::-1]
+
+
+def _blend(picture: np.ndarray, mask: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    painted = 0.5 * picture + 0.5 * colors[mask]
+    return np.where((mask > 0)[..., None], painted, picture)
+
+
+def _telling_slices(label: np.ndarray, count: int = 3) -> list[int]:
+    """Slices spread over the labelled range, each the one with most labels of its third."""
+    variety = np.array([len(np.unique(one)) + (one > 0).mean() for one in label])
+    labelled = np.flatnonzero((label > 0).any(axis=(1, 2)))
+    candidates = labelled if len(labelled) >= count else np.arange(len(label))
+    parts = np.array_split(candidates, min(count, len(candidates)))
+    return [int(part[np.argmax(variety[part])]) for part in parts]
+
+
+def _smooth(values: Sequence[float], share: float = 0.05) -> np.ndarray:
+    """Running mean over a share of the run."""
+    window = max(1, int(len(values) * share))
+    padded = np.concatenate([np.full(window - 1, values[0]), values])
+    return np.convolve(padded, np.ones(window) / window, mode="valid")
+
+
+def _save(figure: Figure, path: str | os.PathLike) -> None:
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110)
+    write_bytes(Path(path), content.getvalue())

@@ -1,0 +1,128 @@
+"""The settings of a training run, as command-line flags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from .adapter import VARIANTS
+
+__all__ = ["TrainingArguments"]
+
+
+def _flag(default, help_text: str):
+    return field(default=default, metadata={"help": help_text})
+
+
+@dataclass
+class TrainingArguments:
+    """Settings of a SAMed training run; the defaults are the paper's where a pretrained SAM is given.
+
+    Raises:
+        ValueError: a value out of its range; every bad one is named.
+    """
+
+    model_name_or_path: str | None = _flag(
+        None, "A plain SAM, folder or Hub id, e.g. facebook/sam-vit-base. Without it: a small SAM of random weights."
+    )
+    data_dir: str | None = _flag(
+        None, "Folder in the Synapse layout (train_npz, test_vol_h5, lists_Synapse). Without it: a synthetic phantom."
+    )
+    output_dir: str = _flag("outputs/samed", "Where the adapter, scores, pictures and checkpoints go.")
+    image_size: int | None = _flag(None, "Model input in pixels, a multiple of 16 [512; 256 for the random SAM].")
+    rank: int = _flag(4, "Rank of the LoRA matrices.")
+    variant: str = _flag("samed", "samed, or samed_s: LoRA on the mask decoder's transformer too.")
+    augmentation: str = _flag("default", "default: rotation; samed: the paper's, with mirroring; none.")
+    per_device_train_batch_size: int | None = _flag(None, "Slices per process and step [12; 8 for the random SAM].")
+    gradient_accumulation_steps: int = _flag(1, "Batches per optimizer step.")
+    learning_rate: float = _flag(0.005, "Base learning rate.")
+    weight_decay: float = _flag(0.1, "Weight decay of AdamW.")
+    lr_warmup_steps: int | None = _flag(None, "Optimizer steps of warmup [250, at most a tenth of the run].")
+    lr_power: float = _flag(0.9, "Exponent of the learning rate's decay.")
+    num_train_epochs: float | None = _flag(None, "Epochs over which the learning rate decays [200; 8 on the phantom].")
+    stop_after_epochs: float | None = _flag(None, "Epochs actually trained [160 of 200, else num_train_epochs].")
+    max_train_steps: int | None = _flag(None, "Optimizer steps to train instead of epochs.")
+    max_grad_norm: float | None = _flag(None, "Clip the gradient's norm to this.")
+    mixed_precision: str | None = _flag(None, "no, fp16 or bf16 [Accelerate's configuration].")
+    gradient_checkpointing: bool = _flag(False, "Recompute the encoder's activations: less memory, slower.")
+    resume_from_checkpoint: str | None = _flag(None, "A checkpoint folder, or latest.")
+    checkpointing_steps: int | None = _flag(None, "Optimizer steps between checkpoints [one epoch; 0: none].")
+    checkpoints_total_limit: int | None = _flag(2, "Checkpoints to keep.")
+    num_validation_cases: int | None = _flag(None, "Training cases held out to watch [a tenth; 0: none].")
+    eval_steps: int | None = _flag(None, "Optimizer steps between validations [a quarter of the run].")
+    protocol: str = _flag("strict", "Protocol of the final scores: strict or samed.")
+    dataloader_num_workers: int = _flag(0, "Worker processes that prepare samples.")
+    report_to: str = _flag("tensorboard", "Tracker of Accelerate (tensorboard, wandb, trackio, …), or none.")
+    seed: int = _flag(0, "Seed of weights, order and augmentation: the same seed gives the same run.")
+    push_to_hub: bool = _flag(False, "Upload the adapter when the training has ended.")
+    hub_model_id: str | None = _flag(None, "Repository to push to [the name of output_dir].")
+
+    def __post_init__(self) -> None:
+        """Name every bad value at once."""
+        problems = [
+            f"{name} is {getattr(self, name)}: expected a number of at least {least}"
+            for name, least in _LEAST.items()
+            if getattr(self, name) is not None and not getattr(self, name) >= least
+        ]
+        problems += [
+            f"{name} is {getattr(self, name)!r}: expected {', '.join(map(repr, choices))}"
+            for name, choices in _CHOICES.items()
+            if getattr(self, name) is not None and getattr(self, name) not in choices
+        ]
+        if self.image_size is not None and (self.image_size <= 0 or self.image_size % 16):
+            problems.append(f"image_size is {self.image_size}: expected a positive multiple of 16, e.g. 256 or 512")
+        if Path(self.output_dir).is_file():
+            problems.append(f"output_dir {self.output_dir!r} is a file: expected a folder")
+        if problems:
+            raise ValueError("; ".join(problems) + ".")
+
+    @property
+    def uses_random_sam(self) -> bool:
+        """Whether there is no pretrained model, so that a small one of random weights is made."""
+        return self.model_name_or_path is None
+
+    @property
+    def uses_phantom(self) -> bool:
+        """Whether there is no data, so that synthetic patients are made."""
+        return self.data_dir is None
+
+    def fill_defaults(self) -> None:
+        """Give the settings that depend on others their values."""
+        small = self.uses_random_sam
+        self.image_size = self.image_size or (256 if small else 512)
+        self.per_device_train_batch_size = self.per_device_train_batch_size or (8 if small else 12)
+        if self.stop_after_epochs is None and self.num_train_epochs is None and not self.uses_phantom:
+            self.stop_after_epochs = 160.0
+        if self.num_train_epochs is None:
+            self.num_train_epochs = 8.0 if self.uses_phantom else 200.0
+        self.stop_after_epochs = self.stop_after_epochs or self.num_train_epochs
+
+    def to_dict(self) -> dict:
+        """The settings by name, for the run's files."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
+
+_LEAST = {
+    "rank": 1,
+    "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 0,
+    "weight_decay": 0,
+    "lr_warmup_steps": 0,
+    "lr_power": 0,
+    "num_train_epochs": 0.01,
+    "stop_after_epochs": 0.01,
+    "max_train_steps": 1,
+    "checkpointing_steps": 0,
+    "checkpoints_total_limit": 1,
+    "num_validation_cases": 0,
+    "eval_steps": 1,
+    "dataloader_num_workers": 0,
+    "seed": 0,
+}
+_CHOICES = {
+    "variant": tuple(VARIANTS),
+    "augmentation": ("default", "samed", "none"),
+    "mixed_precision": ("no", "fp16", "bf16"),
+    "protocol": ("strict", "samed"),
+}
