@@ -66,7 +66,7 @@ def convert_sam(
         ValueError: the file is no checkpoint or holds pickled code; tensors are missing, unknown or misshapen, each
             named; or an option doesn't fit.
     """
-    folder = _output_folder(output_dir)
+    folder = _output_folder(output_dir, other_kind="adapter_config.json")
     tensors = read_checkpoint(checkpoint)
     if not any(key.startswith("image_encoder.") for key in tensors):
         kind = "a SAMed checkpoint, which convert_samed converts" if is_samed(tensors) else "of another model"
@@ -114,11 +114,9 @@ def convert_samed(
         ValueError: the file is no checkpoint or holds pickled code; tensors are missing, unknown or misshapen, each
             named; the base is another than that of the checkpoint; or the number of labels differs.
     """
-    folder = _output_folder(output_dir)
+    folder = _output_folder(output_dir, other_kind="model*.safetensors")
     if Path(base).is_file():
         raise ValueError(f"base is the file {str(base)!r}: expected a folder or Hub id; convert_sam makes the folder.")
-    if Path(base).is_dir() and Path(base).resolve() == folder:
-        raise ValueError(f"output_dir is the base {str(base)!r}: expected another folder, the adapter's own.")
     tensors = read_checkpoint(checkpoint)
     if not is_samed(tensors):
         whole = any(key.startswith("image_encoder.") for key in tensors)
@@ -262,10 +260,15 @@ def _variant_of(model: SamedForSemanticSegmentation, adapter: _Path) -> str:
     return variant
 
 
-def _output_folder(output_dir: _Path) -> Path:
+def _output_folder(output_dir: _Path, other_kind: str) -> Path:
     folder = Path(output_dir).resolve()
     if folder.is_file():
         raise ValueError(f"output_dir is the file {str(output_dir)!r}: expected a folder.")
+    others = [file.name for file in folder.glob(other_kind)]
+    if others:
+        raise ValueError(
+            f"output_dir {str(output_dir)!r} holds a model of another kind ({others[0]}): expected a folder of its own."
+        )
     return folder
 
 

@@ -244,6 +244,11 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
         """The patch embedding."""
         return self.sam.get_input_embeddings()
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' data type; the positional matrix, a model's first parameter, is always in float32."""
+        return self.sam.vision_encoder.patch_embed.projection.weight.dtype
+
     def forward(
         self,
         pixel_values: torch.FloatTensor | None = None,
@@ -274,7 +279,7 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
         if image_embeddings is None:
             wanted = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
             encoded = self.sam.vision_encoder(
-                pixel_values.to(self._input_dtype()), **{key: value for key, value in wanted.items() if value}
+                pixel_values.to(self.dtype), **{key: value for key, value in wanted.items() if value}
             )
             image_embeddings = encoded.last_hidden_state
         _, dense = self.sam.prompt_encoder(None, None, None, None)
@@ -291,12 +296,9 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
             output.loss, output.cross_entropy, output.dice = segmentation_loss(logits, labels, self.config.dice_weight)
         return output if return_dict is not False else output.to_tuple()
 
-    def _input_dtype(self) -> torch.dtype:
-        return self.sam.vision_encoder.patch_embed.projection.weight.dtype
-
     def get_image_embeddings(self, pixel_values: torch.FloatTensor) -> torch.FloatTensor:
         """The encoder's output for `pixel_values`, of shape `(batch_size, output_channels, S / 16, S / 16)`."""
-        return self.sam.vision_encoder(pixel_values.to(self._input_dtype())).last_hidden_state
+        return self.sam.vision_encoder(pixel_values.to(self.dtype)).last_hidden_state
 
     @staticmethod
     def to_low_resolution(labels: torch.LongTensor, size: int) -> torch.LongTensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -25,15 +26,11 @@ def read_checkpoint(path: str | os.PathLike) -> _Tensors:
     if Path(path).is_dir() or not Path(path).exists():
         raise FileNotFoundError(f"checkpoint {str(path)!r}: expected a .pth file, and there is none of this name.")
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch remarks about such files is said below
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        found = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
-        reason = (
-            f"holds pickled code or objects ({found[1]}), which are never executed; save its state_dict alone"
-            if found
-            else "is truncated, or no PyTorch checkpoint at all; fetch or copy it again"
-        )
-        raise ValueError(f"checkpoint {str(path)!r} can't be read: it {reason}.") from error
+        raise ValueError(f"checkpoint {str(path)!r} can't be read: it {_why_unreadable(path, error)}.") from error
     for wrapping in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapping), Mapping):
             content = content[wrapping]
@@ -48,6 +45,19 @@ def read_checkpoint(path: str | os.PathLike) -> _Tensors:
     tensors = {key[len(prefix) :]: tensor.detach() for key, tensor in content.items()}
     # Constants of the preprocessing, which some versions saved too.
     return {key: tensor for key, tensor in tensors.items() if key not in ("pixel_mean", "pixel_std")}
+
+
+def _why_unreadable(path: str | os.PathLike, error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return "may not be opened; mend its permissions"
+    if isinstance(error, pickle.UnpicklingError):
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        with open(path, "rb") as file:
+            is_pickle = file.read(1) == pickle.PROTO
+        if refused or is_pickle:
+            name = f" ({refused[1]})" if refused else ""
+            return f"holds pickled code or objects{name}, which are never executed; save its state_dict alone"
+    return "is truncated, or no PyTorch checkpoint at all; fetch or copy it again"
 
 
 def _is_weight(value: Any) -> bool:
@@ -105,16 +115,15 @@ def count_decoder(tensors: _Tensors) -> dict[str, int]:
 
 def _geometry_tensors(depth: int) -> dict[str, int]:
     """The tensors that [`_sam_config`] reads sizes from, and how many dimensions each has."""
-    decoder = "mask_decoder.transformer.layers.0"
     return {
         "image_encoder.patch_embed.proj.weight": 4,
         "image_encoder.pos_embed": 4,
-        **{f"image_encoder.blocks.{index}.attn.rel_pos_h": 2 for index in range(max(1, depth))},
+        **{f"image_encoder.blocks.{index}.attn.rel_pos_{side}": 2 for index in range(depth) for side in "hw"},
         "image_encoder.blocks.0.mlp.lin1.weight": 2,
         "image_encoder.neck.0.weight": 4,
         "prompt_encoder.mask_downscaling.3.weight": 4,
-        f"{decoder}.mlp.lin1.weight": 2,
-        f"{decoder}.cross_attn_token_to_image.q_proj.weight": 2,
+        "mask_decoder.transformer.layers.0.mlp.lin1.weight": 2,
+        "mask_decoder.transformer.final_attn_token_to_image.q_proj.weight": 2,
         "mask_decoder.iou_prediction_head.layers.0.weight": 2,
     }
 
@@ -144,11 +153,13 @@ def _sam_config(
     tensors: _Tensors, counts: dict[str, int], decoder_heads: int, global_attn_indexes: Sequence[int] | None
 ) -> SamConfig:
     sizes = [tensors[key].shape for key in _geometry_tensors(0)]
-    (hidden_size, num_channels, patch_size, _), (_, grid, _, _), _, mlp, neck, mask, decoder_mlp, cross, iou = sizes
-    tables = [tensors[f"image_encoder.blocks.{index}.attn.rel_pos_h"].shape for index in range(counts["depth"])]
-    windows = [(length + 1) // 2 for length, _ in tables]
+    (hidden_size, num_channels, patch_size, _), (_, grid, _, _), mlp, neck, mask, decoder_mlp, attention, iou = sizes
+    blocks = [f"image_encoder.blocks.{index}.attn.rel_pos_" for index in range(counts["depth"])]
+    windows = [[(tensors[f"{block}{side}"].shape[0] + 1) // 2 for side in "hw"] for block in blocks]
     indexes = _global_blocks(windows, grid, global_attn_indexes)
-    downsample_rate = max(1, neck[0] // cross[0])
+    window_size = most_common((w for i, pair in enumerate(windows) if i not in indexes for w in pair), default=grid)
+    head_dim = most_common(tensors[f"{block}{side}"].shape[1] for block in blocks for side in "hw")
+    downsample_rate = max(1, neck[0] // attention[0])
     if decoder_heads < 1 or (neck[0] // downsample_rate) % decoder_heads:
         raise ValueError(
             f"decoder_heads is {decoder_heads}: expected a divisor of {neck[0] // downsample_rate}, the width of the "
@@ -160,11 +171,11 @@ def _sam_config(
             "hidden_size": hidden_size,
             "output_channels": neck[0],
             "num_hidden_layers": counts["depth"],
-            "num_attention_heads": max(1, hidden_size // most_common(head_dim for _, head_dim in tables)),
+            "num_attention_heads": max(1, hidden_size // head_dim),
             "num_channels": num_channels,
             "image_size": image_size,
             "patch_size": patch_size,
-            "window_size": most_common((w for i, w in enumerate(windows) if i not in indexes), default=grid),
+            "window_size": window_size,
             "global_attn_indexes": indexes,
             "num_pos_feats": neck[0] // 2,
             "mlp_ratio": mlp[0] / hidden_size,
@@ -191,17 +202,17 @@ def _sam_config(
     )
 
 
-def _global_blocks(windows: list[int], grid: int, given: Sequence[int] | None) -> list[int]:
+def _global_blocks(windows: list[list[int]], grid: int, given: Sequence[int] | None) -> list[int]:
     if given is not None:
         if not set(given) <= set(range(len(windows))):
             raise ValueError(
                 f"global_attn_indexes is {list(given)}: expected numbers of blocks, 0 to {len(windows) - 1}."
             )
         return sorted(set(given))
-    if set(windows) == {grid}:
+    if all(pair == [grid, grid] for pair in windows):
         raise ValueError(
             f"All relative position tables have the length {2 * grid - 1}, that of the whole grid, so the blocks with "
             "global attention can't be told from those with windows: name them in global_attn_indexes "
             "(Segment Anything's ViT-B: 2, 5, 8, 11; ViT-L: 5, 11, 17, 23; ViT-H: 7, 15, 23, 31)."
         )
-    return [index for index, window in enumerate(windows) if window == grid]
+    return [index for index, pair in enumerate(windows) if grid in pair]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from torch import nn
 from transformers import PreTrainedConfig
 from transformers.models.sam.modeling_sam import SamPreTrainedModel
 from transformers.utils import find_adapter_config_file
@@ -23,6 +24,18 @@ from .image_processing_samed import SamedImageProcessor
 __all__ = ["SamedPreTrainedModel"]
 
 _DOWNLOAD = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+_GEOMETRY = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "patch_size",
+    "output_channels",
+    "window_size",
+    "global_attn_indexes",
+    "mlp_dim",
+    "attention_downsample_rate",
+)
+_ALIGNMENT = 64  # bytes; that of torch's own memory on a CPU
 _CONFIG = ("image_size", "id2label", "label2id", "num_labels", "dice_weight")
 
 
@@ -92,6 +105,7 @@ class SamedPreTrainedModel(SamPreTrainedModel):
             base = base_model_name_or_path or _base_of(adapter_file, place)
             model = cls._load_base(base, place, model_args, config, kwargs)
             model._load_trained_adapter(str(place), download)
+        _align(model)
         model.image_processor = _find_image_processor(place, download)
         return model
 
@@ -103,7 +117,7 @@ class SamedPreTrainedModel(SamPreTrainedModel):
         kwargs = {key: value for key, value in kwargs.items() if key not in ("revision", "subfolder")}
         download = {key: kwargs[key] for key in _DOWNLOAD if key in kwargs}
         try:
-            SamedConfig.from_pretrained(str(base), **download)  # refuses what isn't SAM
+            _check_geometry(SamedConfig.from_pretrained(str(base), **download), config, str(base), str(place))
             return super().from_pretrained(str(base), *model_args, config=config, **kwargs)
         except OSError as error:
             raise FileNotFoundError(
@@ -161,6 +175,7 @@ class SamedPreTrainedModel(SamPreTrainedModel):
                 _make_base_relative(aside / "adapter_config.json", folder)
             # What loads first is moved last: an adapter_config.json always stands beside whole weights.
             for file in sorted(aside.iterdir(), key=lambda file: file.suffix == ".json"):
+                file.chmod(0o644)  # safetensors writes for the owner alone
                 os.replace(file, folder / file.name)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
@@ -199,6 +214,30 @@ def _samed_config(
     if isinstance(config, SamedConfig) and not overrides:
         return config
     return SamedConfig.from_dict(config.to_dict(), **overrides)
+
+
+def _check_geometry(base_config: SamedConfig, config: SamedConfig, base: str, place: str) -> None:
+    """Refuse a base whose layers have other sizes than those of the one the adapter was trained on."""
+    differences = [
+        f"{part}.{key} {theirs[key]} instead of {value}"
+        for part in ("vision_config", "prompt_encoder_config", "mask_decoder_config")
+        if (theirs := getattr(base_config, part).to_dict())
+        for key, value in getattr(config, part).to_dict().items()
+        if key in _GEOMETRY and theirs.get(key) != value
+    ]
+    if differences:
+        raise ValueError(f"The base model {base!r} isn't the one of the adapter {place!r}: {', '.join(differences)}.")
+
+
+def _align(model: nn.Module) -> None:
+    """Copy weights that lie in memory as their file had them, at any address.
+
+    Matrix products take other paths at unaligned addresses, with other rounding: a reloaded model would differ from the
+    saved one in the last bits.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu" and tensor.data_ptr() % _ALIGNMENT:
+            tensor.data = tensor.data.clone()
 
 
 def _base_of(adapter_file: str | os.PathLike, place: str | os.PathLike) -> str:

@@ -1,0 +1,87 @@
+"""A tiny SAM, a small data set and a trained-looking adapter, made once for the whole run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+import pytest
+import torch
+
+from samed_hf import SamedForSemanticSegmentation, SamedImageProcessor, samed_lora_config
+from samed_hf.data.synapse import SynapseCase, write_case, write_lists, write_slice
+from samed_hf.random_sam import make_random_sam
+
+TINY_LABELS = {0: "background", 1: "disc", 2: "bar"}
+TINY_SIZE = 64
+
+
+@pytest.fixture(scope="session")
+def tiny_sam(tmp_path_factory) -> Path:
+    """A plain SAM checkpoint of random weights, 128 pixels, four blocks with windows and global ones."""
+    return make_random_sam(
+        tmp_path_factory.mktemp("sam") / "sam", image_size=128, hidden_size=32, num_heads=4, embedding_size=32
+    )
+
+
+@pytest.fixture
+def tiny_model(tiny_sam) -> SamedForSemanticSegmentation:
+    """A fresh model without adapter, 64 pixels, three labels."""
+    torch.manual_seed(0)
+    return SamedForSemanticSegmentation.from_pretrained(tiny_sam, image_size=TINY_SIZE, id2label=TINY_LABELS)
+
+
+@pytest.fixture(scope="session")
+def tiny_adapter(tiny_sam, tmp_path_factory) -> Path:
+    """An adapter whose LoRA isn't zero, in a folder of its own."""
+    torch.manual_seed(1)
+    model = SamedForSemanticSegmentation.from_pretrained(tiny_sam, image_size=TINY_SIZE, id2label=TINY_LABELS)
+    model.add_adapter(samed_lora_config(rank=2))
+    randomize_lora(model)
+    folder = tmp_path_factory.mktemp("adapter") / "adapter"
+    model.save_pretrained(folder, image_processor=SamedImageProcessor(TINY_SIZE, (-125, 275), input_size=48))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory) -> Path:
+    """Six training cases of four slices and two volumes: a bright disc and a grey bar at random places."""
+    root = tmp_path_factory.mktemp("data") / "synapse"
+    generator = np.random.default_rng(0)
+    slices, cases = [], []
+    for number in range(8):
+        case = make_case(f"case{number:04d}", generator)
+        if number < 6:
+            for index, (image, label) in enumerate(zip(case.image, case.label, strict=True)):
+                slices.append(f"{case.name}_slice{index:03d}")
+                write_slice(root, slices[-1], image, label)
+        else:
+            write_case(root, case)
+            cases.append(case.name)
+    write_lists(root, slices, cases, TINY_LABELS)
+    return root
+
+
+def make_case(name: str, generator: np.random.Generator, slices: int = 4, size: int = 48) -> SynapseCase:
+    """A volume with a disc (label 1) and a bar (label 2), spacing 5 × 2 × 2 mm."""
+    rows, columns = np.mgrid[:size, :size]
+    image = generator.normal(0.2, 0.02, (slices, size, size))
+    label = np.zeros((slices, size, size), dtype=np.uint8)
+    y, x = generator.integers(12, size - 12, 2)
+    top = int(generator.integers(4, size - 10))
+    label[:, top : top + 6] = 2
+    label[:, (rows - y) ** 2 + (columns - x) ** 2 < 81] = 1
+    image[label == 1] += 0.6
+    image[label == 2] += 0.3
+    return SynapseCase(name, np.clip(image, 0, 1).astype(np.float32), label, (5.0, 2.0, 2.0))
+
+
+def randomize_lora(model: torch.nn.Module, std: float = 0.1) -> None:
+    """Give LoRA's B, which starts at zero, values."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=std)

@@ -1,0 +1,50 @@
+"""Each module imports only from levels below its own."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import samed_hf
+
+ROOT = Path(samed_hf.__file__).parent
+LEVELS = [
+    {"configuration_samed", "losses", "metrics", "transforms", "volumes", "adapter", "checkpoint_conversion"}
+    | {"files", "schedules", "random_sam", "data.synapse"},
+    {"image_processing_samed", "evaluate_metric", "data.phantom", "original_keys", "card", "hub", "report"},
+    {"pretrained", "data.slices", "data.prepare"},
+    {"modeling_samed"},
+    {"inference", "checkpoints", "convert", "training_arguments"},
+    {"training", "evaluation"},
+    {"train_command"},
+    {"cli"},
+]
+LEVEL = {module: index for index, level in enumerate(LEVELS) for module in level}
+MODULES = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in ROOT.rglob("*.py") if path.stem != "__init__"
+)
+
+
+def imported_modules(module: str) -> set[str]:
+    tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
+    package = module.split(".")[:-1]
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - (node.level - 1)]
+            names.add(".".join([*base, *(node.module or "").split(".")]).strip("."))
+        assert not (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("samed_hf")), (
+            "import relatively"
+        )
+    return names
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_only_from_below(module):
+    assert module in LEVEL, f"give {module} a level here and in the README"
+    for other in imported_modules(module):
+        assert LEVEL[other] < LEVEL[module], f"{module} (level {LEVEL[module]}) imports {other} (level {LEVEL[other]})"
+
+
+def test_no_level_names_a_module_that_is_gone():
+    assert set(LEVEL) == set(MODULES)
