@@ -69,6 +69,8 @@ def register_sam_conversion(class_name: str) -> None:
                 r"^mask_decoder\.(mask_tokens|output_hypernetworks_mlps|iou_prediction_head)\.",
                 rf"{PLAIN_SAM_PREFIX}\1.",
             ),
+            # PEFT saves DoRA's magnitudes under a name of their own, which transformers' loader doesn't undo.
+            WeightRenaming(r"(lora_magnitude_vector\.[^.]+)$", r"\1.weight"),
             # The escaped dots matter on saving: "self_attn.q_proj" of the decoder must not match.
             WeightConverter(
                 r"\.attn\.qkv",

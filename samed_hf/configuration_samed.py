@@ -79,6 +79,10 @@ class SamedConfig(SamConfig):
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """The content of a `config.json`, of SAM or of SAMed, and the unused arguments; as in transformers."""
         config_dict, unused = super().get_config_dict(*args, **kwargs)
+        if not config_dict:
+            raise OSError(
+                f"{args[0] if args else ''!r} has no config.json: expected a folder or Hub id of SAM or SAMed."
+            )
         return cls._as_samed(config_dict), unused
 
     @classmethod

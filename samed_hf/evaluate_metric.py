@@ -10,7 +10,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from samed_hf.metrics import score_case, summarize
+from .metrics import score_case, summarize
 
 __all__ = ["SamedMetric"]
 

@@ -140,6 +140,8 @@ class SamedPreTrainedModel(SamPreTrainedModel):
                 f"({', '.join(sorted(loading_info.missing_keys)[:3])}), {len(loading_info.unexpected_keys)} unknown "
                 f"({', '.join(sorted(loading_info.unexpected_keys)[:3])})."
             )
+        # PEFT freezes the LoRA of a loaded adapter but not what is saved beside it.
+        self.requires_grad_(False)
 
     def save_pretrained(
         self,

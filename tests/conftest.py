@@ -15,6 +15,9 @@ from samed_hf import SamedForSemanticSegmentation, SamedImageProcessor, samed_lo
 from samed_hf.data.synapse import SynapseCase, write_case, write_lists, write_slice
 from samed_hf.random_sam import make_random_sam
 
+# The models are tiny: on a busy machine, several threads spend their time waiting for one another.
+torch.set_num_threads(1)
+
 TINY_LABELS = {0: "background", 1: "disc", 2: "bar"}
 TINY_SIZE = 64
 

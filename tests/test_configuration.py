@@ -69,5 +69,5 @@ def test_other_models_are_refused(tmp_path):
 
 
 def test_dice_weight_out_of_range():
-    with pytest.raises(ValueError, match="dice_weight is 1.5"):
+    with pytest.raises(ValueError, match=r"dice_weight is 1\.5"):
         SamedConfig(dice_weight=1.5, id2label={0: "background", 1: "a"})

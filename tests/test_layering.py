@@ -10,8 +10,8 @@ import samed_hf
 ROOT = Path(samed_hf.__file__).parent
 LEVELS = [
     {"configuration_samed", "losses", "metrics", "transforms", "volumes", "adapter", "checkpoint_conversion"}
-    | {"files", "schedules", "random_sam", "data.synapse"},
-    {"image_processing_samed", "evaluate_metric", "data.phantom", "original_keys", "card", "hub", "report"},
+    | {"files", "schedules", "random_sam", "original_keys", "data.synapse"},
+    {"image_processing_samed", "evaluate_metric", "data.phantom", "original_checkpoint", "card", "hub", "report"},
     {"pretrained", "data.slices", "data.prepare"},
     {"modeling_samed"},
     {"inference", "checkpoints", "convert", "training_arguments"},

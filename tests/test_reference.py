@@ -84,7 +84,10 @@ def test_twelve_optimizer_steps(reference, adapter, tmp_path):
     expected = torch.load(reference / "samed_tiny_lora_after_12_steps.pth", weights_only=True)
     assert list(trained) == list(expected)
     for name, tensor in expected.items():
-        torch.testing.assert_close(trained[name], tensor, rtol=0, atol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+        # The bias of k shifts all scores of a query alike, which softmax ignores: its gradient is rounding noise, and
+        # AdamW makes steps of it.
+        atol = 1e-3 if name.endswith("k_proj.bias") else 1e-5
+        torch.testing.assert_close(trained[name], tensor, rtol=0, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
 
 
 # hidden size, blocks, heads, blocks with global attention; parameters of the reference at 512 pixels and 9 outputs with
