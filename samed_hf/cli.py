@@ -111,6 +111,13 @@ def _prepare_phantom(args: argparse.Namespace) -> None:
 
 
 def _train(argv: Sequence[str]) -> None:
+    from .launching import processes_not_started, restart_in_processes
+
+    missing = processes_not_started()
+    if missing:
+        restart_in_processes("samed_hf.cli", ["train", *argv], missing)
+    if missing is not None:
+        print("note        accelerate launch started one process; torchrun --nproc_per_node=N starts N on a CPU")
     from .train_command import parse_arguments, run_training
 
     run_training(parse_arguments(argv, prog="samed-hf train"))
@@ -125,6 +132,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     if not data.test_cases:
         raise ValueError(f"{args.data} lists no case to score: expected at least one name in test_vol.txt.")
     model, processor = _load(args.adapter)
+    data.expect_labels(model.config.id2label)
+    data.check_test()
     folder = Path(args.output)
 
     def report(case, prediction, result) -> None:
@@ -153,23 +162,34 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 def _predict(args: argparse.Namespace) -> None:
     from .inference import predict_volume
-    from .volumes import case_name, find_volumes, read_volume, write_labels
+    from .volumes import find_volumes, read_volume, write_labels
 
-    paths = find_volumes(args.inputs)
+    targets = _targets(find_volumes(args.inputs), Path(args.output))
     model, processor = _load(args.adapter)
-    folder = Path(args.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in paths:
+    Path(args.output).mkdir(parents=True, exist_ok=True)
+    for target, path in targets.items():
         scan = read_volume(path)
         labels = predict_volume(model, scan, processor, batch_size=args.batch_size)
-        target = folder / f"{case_name(path)}.nii.gz"
-        if target.exists() and target.samefile(path):
-            raise ValueError(f"--output {folder} holds the scan {path} itself: choose another folder.")
         write_labels(target, labels, like=scan)
         voxel = abs(scan.spacing[0] * scan.spacing[1] * scan.spacing[2]) / 1000.0
         found = {name: int((labels == index).sum()) for index, name in model.config.id2label.items() if index}
         volumes = ", ".join(f"{name} {count * voxel:.1f} ml" for name, count in found.items() if count)
         print(f"{target}: {volumes or 'nothing found'}", flush=True)
+
+
+def _targets(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    """The file to write for each scan; none is a scan itself, and no two scans share one."""
+    from .volumes import case_name
+
+    targets: dict[Path, Path] = {}
+    for path in paths:
+        target = folder / f"{case_name(path)}.nii.gz"
+        if target.exists() and target.samefile(path):
+            raise ValueError(f"--output {folder} holds the scan {path} itself: choose another folder.")
+        if target in targets:
+            raise ValueError(f"{targets[target]} and {path} share the name {target.name}: predict them one by one.")
+        targets[target] = path
+    return targets
 
 
 def _push(args: argparse.Namespace) -> None:
@@ -179,7 +199,8 @@ def _push(args: argparse.Namespace) -> None:
 
 
 def _load(adapter: str):
-    """Model and image processor of an adapter or a merged model."""
+    """Model and image processor of an adapter or a merged model, on the accelerator where there is one."""
+    import torch
     from transformers.utils import logging
 
     from .modeling_samed import SamedForSemanticSegmentation
@@ -191,14 +212,8 @@ def _load(adapter: str):
             f"{adapter!r} is no SAMed model (no preprocessor_config.json of SamedImageProcessor): give an adapter's "
             "folder or Hub id, not a plain SAM."
         )
-    device = "cuda" if _has_cuda() else "cpu"
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     return model.to(device), model.image_processor
-
-
-def _has_cuda() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
 
 
 if __name__ == "__main__":

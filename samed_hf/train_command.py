@@ -18,8 +18,9 @@ from .evaluation import CaseResult, score_cases, summarize_results, write_metric
 from .files import write_text
 from .hub import push_adapter
 from .report import draw_curve, draw_overlay, format_scores
-from .training import TrainingRun, train
+from .training import train
 from .training_arguments import TrainingArguments
+from .training_setup import TrainingRun
 
 __all__ = ["parse_arguments", "run_training"]
 
@@ -47,6 +48,7 @@ def run_training(args: TrainingArguments) -> dict[str, Any] | None:
     if args.push_to_hub and run.accelerator.is_main_process:
         run.say(f"pushed      {push_adapter(run.output_dir, args.hub_model_id or run.output_dir.name)}")
     run.accelerator.wait_for_everyone()
+    run.accelerator.end_training()
     return metrics
 
 

@@ -41,7 +41,9 @@ class TrainingArguments:
     lr_power: float = _flag(0.9, "Exponent of the learning rate's decay.")
     num_train_epochs: float | None = _flag(None, "Epochs over which the learning rate decays [200; 8 on the phantom].")
     stop_after_epochs: float | None = _flag(None, "Epochs actually trained [160 of 200, else num_train_epochs].")
-    max_train_steps: int | None = _flag(None, "Optimizer steps to train instead of epochs.")
+    max_train_steps: int | None = _flag(
+        None, "Optimizer steps to train instead of epochs; the rate decays over them, unless num_train_epochs is given."
+    )
     max_grad_norm: float | None = _flag(None, "Clip the gradient's norm to this.")
     mixed_precision: str | None = _flag(None, "no, fp16 or bf16 [Accelerate's configuration].")
     gradient_checkpointing: bool = _flag(False, "Recompute the encoder's activations: less memory, slower.")
@@ -59,6 +61,7 @@ class TrainingArguments:
 
     def __post_init__(self) -> None:
         """Name every bad value at once."""
+        self.asks_for_epochs = self.num_train_epochs is not None
         problems = [
             f"{name} is {getattr(self, name)}: expected a number of at least {least}"
             for name, least in _LEAST.items()

@@ -10,12 +10,14 @@ import samed_hf
 ROOT = Path(samed_hf.__file__).parent
 LEVELS = [
     {"configuration_samed", "losses", "metrics", "transforms", "volumes", "adapter", "checkpoint_conversion"}
-    | {"files", "schedules", "random_sam", "original_keys", "data.synapse"},
+    | {"files", "schedules", "random_sam", "launching", "original_keys", "data.synapse"},
     {"image_processing_samed", "evaluate_metric", "data.phantom", "original_checkpoint", "card", "hub", "report"},
     {"pretrained", "data.slices", "data.prepare"},
     {"modeling_samed"},
     {"inference", "checkpoints", "convert", "training_arguments"},
-    {"training", "evaluation"},
+    {"evaluation", "training_setup"},
+    {"training_progress"},
+    {"training"},
     {"train_command"},
     {"cli"},
 ]

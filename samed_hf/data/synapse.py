@@ -28,6 +28,7 @@ __all__ = [
     "SynapseCase",
     "SynapseData",
     "case_of_slice",
+    "check_label_values",
     "read_slice",
     "write_case",
     "write_lists",
@@ -75,6 +76,7 @@ class SynapseData:
         train_slices: names of the slices to train on, as `train.txt` lists them.
         test_cases: names of the volumes to score, as `test_vol.txt` lists them.
         id2label: name of each label value.
+        declares_labels: whether `labels.json` names them; without it they are Synapse's.
 
     Raises:
         FileNotFoundError: no such folder, a list is missing, or a list names a file that isn't there.
@@ -96,7 +98,8 @@ class SynapseData:
             )
         self.train_slices = _read_list(lists / "train.txt")
         self.test_cases = _read_list(lists / "test_vol.txt")
-        self.id2label = _read_labels(lists / "labels.json")
+        self.declares_labels = (lists / "labels.json").is_file()
+        self.id2label = _read_labels(lists / "labels.json") if self.declares_labels else dict(SYNAPSE_LABELS)
         for name in self.train_slices:
             case_of_slice(name)
         _require(lists / "train.txt", {name: self.slice_path(name) for name in self.train_slices})
@@ -116,6 +119,40 @@ class SynapseData:
         for name in sorted(self.train_slices):
             cases.setdefault(case_of_slice(name), []).append(name)
         return cases
+
+    def train_size(self) -> int | None:
+        """Side in pixels of the training slices, by one of each case; `None` where they differ or aren't square."""
+        shapes = {read_slice(self.slice_path(names[0]))[0].shape for names in self.slices_by_case().values()}
+        height, width = next(iter(shapes), (0, 1))
+        return height if len(shapes) == 1 and height == width else None
+
+    def expect_labels(self, id2label: Mapping[int, str]) -> None:
+        """Read the label values as a model names them.
+
+        Raises:
+            ValueError: the folder's `labels.json` names them otherwise.
+        """
+        if self.declares_labels and dict(id2label) != self.id2label:
+            raise ValueError(
+                f"data_dir {str(self.root)!r} has the labels {self.id2label} by its labels.json, but the model has "
+                f"{dict(id2label)}: expected the same; score the model on data of its own labels."
+            )
+        self.id2label = dict(id2label)
+
+    def check_train(self) -> None:
+        """Read every training slice once, so that a bad one is refused before hours are spent.
+
+        Raises:
+            ValueError: a damaged file, image and label of different shapes, NaN, or a label value without a name.
+        """
+        for name in self.train_slices:
+            path = self.slice_path(name)
+            check_label_values(path, read_slice(path)[1], len(self.id2label))
+
+    def check_test(self) -> None:
+        """[`check_train`] for the volumes to score."""
+        for _ in self.test_volumes():
+            pass
 
     def read_train_case(self, name: str) -> SynapseCase:
         """The training slices of one case as a volume.
@@ -144,20 +181,12 @@ class SynapseData:
                 f"{path} can't be read: expected an HDF5 file with image and label ({str(error).splitlines()[0]})."
             ) from error
         image, label = _checked(path, image, label, 3)
-        self.check_values(path, label)
+        check_label_values(path, label, len(self.id2label))
         return SynapseCase(name, image, label, None if spacing is None else tuple(float(mm) for mm in spacing))
 
     def test_volumes(self) -> Iterator[SynapseCase]:
         """The volumes to score, one at a time."""
         return (self.read_test_case(name) for name in self.test_cases)
-
-    def check_values(self, path: Path, label: np.ndarray) -> None:
-        """Refuse label values that have no name.
-
-        Raises:
-            ValueError: naming file and value.
-        """
-        check_label_values(path, label, len(self.id2label))
 
 
 def check_label_values(path: Path, label: np.ndarray, num_labels: int) -> None:
@@ -243,8 +272,6 @@ def _read_list(path: Path) -> list[str]:
 
 
 def _read_labels(path: Path) -> dict[int, str]:
-    if not path.is_file():
-        return dict(SYNAPSE_LABELS)
     try:
         return {int(index): str(name) for index, name in json.loads(path.read_text(encoding="utf-8")).items()}
     except (ValueError, AttributeError) as error:
