@@ -123,10 +123,10 @@ def test_two_processes_train_as_one_does_on_the_same_batches(settings, tmp_path)
     assert list(scores["per_case"]) == ["case0006", "case0007"]
 
 
-def test_training_learns_and_the_saved_adapter_is_the_trained_model(settings, tmp_path):
+def test_training_lowers_the_loss_and_the_saved_adapter_is_the_trained_model(settings, tmp_path):
     run = train(settings(max_train_steps=40, checkpointing_steps=25, num_validation_cases=1, eval_steps=20))
-    dice = [row["dice"] for row in run.log]
-    assert sum(dice[-5:]) < 0.6 * sum(dice[:5])
+    loss = [row["loss"] for row in run.log]
+    assert sum(loss[-5:]) < 0.85 * sum(loss[:5])
     assert [row["step"] for row in run.log if "validation_dice" in row] == [20, 40]
     assert run.validation_cases == ["case0003"]
     assert not any("case0003" in str(path) for path in run.slices)

@@ -1,0 +1,86 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from samed_hf import SamedForSemanticSegmentation
+from samed_hf import evaluation as module
+from samed_hf.data.synapse import SynapseCase
+from samed_hf.evaluation import evaluate_cases, write_metrics
+
+NAMES = {0: "background", 1: "disc", 2: "bar"}
+
+
+class Oracle:
+    """A model whose predictions are given."""
+
+    class config:  # noqa: N801 - as on a model
+        id2label = NAMES
+
+
+@pytest.fixture
+def cases(monkeypatch) -> list[SynapseCase]:
+    """Two cases of one 4×4 slice: in "a" the disc is found and two pixels too large and the bar missed; in "b" there is
+    only a disc, found exactly."""
+    label = np.zeros((2, 1, 4, 4), dtype=np.int64)
+    label[0, 0, 0:2, 0:2] = 1
+    label[0, 0, 3, :] = 2
+    label[1, 0, 0, 0] = 1
+    predictions = {}
+    for index, name in enumerate("ab"):
+        predictions[name] = np.where(label[index] == 1, 1, 0)
+    predictions["a"][0, 0:2, 2] = 1
+    images = iter(predictions.values())
+    monkeypatch.setattr(module, "predict_slices", lambda *args, **kwargs: next(images))
+    spacing = (5.0, 2.0, 3.0)
+    return [SynapseCase(name, np.zeros((1, 4, 4), np.float32), label[i], spacing) for i, name in enumerate("ab")]
+
+
+def test_strict_leaves_out_what_is_absent_and_counts_what_is_missed(cases):
+    metrics = evaluate_cases(Oracle, cases, None)
+    assert metrics["per_case"]["a"] == {"disc": {"dice": 0.8, "hd95": 3.0}, "bar": {"dice": 0.0, "hd95": None}}
+    assert metrics["per_case"]["b"] == {"disc": {"dice": 1.0, "hd95": 0.0}, "bar": {"dice": None, "hd95": None}}
+    assert metrics["per_class"]["disc"] == {"dice": 0.9, "hd95": 1.5, "cases": 2, "hd95_undefined": 0}
+    assert metrics["per_class"]["bar"] == {"dice": 0.0, "hd95": None, "cases": 1, "hd95_undefined": 1}
+    assert metrics["mean"] == {"dice": 0.45, "hd95": 1.5}
+    assert (metrics["protocol"], metrics["distance_unit"]) == ("strict", "mm")
+
+
+def test_samed_measures_in_voxels_and_defines_everything(cases):
+    metrics = evaluate_cases(Oracle, cases, None, protocol="samed")
+    assert metrics["per_case"]["a"] == {"disc": {"dice": 0.8, "hd95": 1.0}, "bar": {"dice": 0.0, "hd95": 0.0}}
+    assert metrics["per_case"]["b"]["bar"] == {"dice": 0.0, "hd95": 0.0}
+    assert (metrics["protocol"], metrics["distance_unit"]) == ("samed", "voxel")
+
+
+def test_the_files_hold_the_scores(cases, tmp_path):
+    metrics = evaluate_cases(Oracle, cases, None)
+    write_metrics(tmp_path / "new", metrics)
+    assert json.loads((tmp_path / "new" / "metrics.json").read_text()) == metrics
+    rows = list(csv.reader((tmp_path / "new" / "metrics.csv").open()))
+    assert rows == [
+        ["case", "label", "dice", "hd95"],
+        ["a", "disc", "0.8", "3.0"],
+        ["a", "bar", "0.0", ""],
+        ["b", "disc", "1.0", "0.0"],
+        ["b", "bar", "", ""],
+    ]
+
+
+def test_each_protocol_goes_its_own_way_back(tiny_adapter, tiny_data, monkeypatch):
+    from samed_hf.data.synapse import SynapseData
+
+    model = SamedForSemanticSegmentation.from_pretrained(tiny_adapter)
+    ways = []
+    predict = module.predict_slices
+
+    def watch(*args, **kwargs):
+        ways.append((kwargs["reference_zoom"], kwargs["input_size"]))
+        return predict(*args, **kwargs)
+
+    monkeypatch.setattr(module, "predict_slices", watch)
+    for protocol in ("strict", "samed"):
+        volumes = SynapseData(tiny_data).test_volumes()
+        evaluate_cases(model, volumes, model.image_processor, protocol=protocol, input_size=32)
+    assert ways == [(False, 32)] * 2 + [(True, 32)] * 2

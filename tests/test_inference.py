@@ -1,0 +1,79 @@
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from samed_hf import SamedForSemanticSegmentation
+from samed_hf.inference import predict_slices, predict_volume
+from samed_hf.volumes import Volume, read_volume, write_labels
+
+from .conftest import TINY_SIZE
+
+
+@pytest.fixture(scope="module")
+def model(tiny_adapter):
+    return SamedForSemanticSegmentation.from_pretrained(tiny_adapter)
+
+
+@pytest.fixture
+def scan() -> Volume:
+    """An oblique scan of unequal sides in HU."""
+    array = np.random.default_rng(0).normal(50, 100, (40, 30, 5)).astype(np.float32)
+    affine = np.array([[-0.8, 0.1, 0, 90], [0.1, 0.9, 0, -100], [0, 0, 3, 20], [0, 0, 0, 1.0]])
+    return Volume(ndimage.gaussian_filter(array, 2), affine)
+
+
+def test_the_batch_size_changes_nothing(model, scan):
+    stack = model.image_processor.normalize_intensity(np.moveaxis(scan.array, 2, 0))
+    results = [predict_slices(model, stack, model.image_processor, batch_size=size) for size in (1, 2, 5)]
+    assert results[0].shape == (5, 40, 30)
+    assert results[0].dtype == np.uint8
+    assert len(np.unique(results[0])) > 1
+    for result in results[1:]:
+        assert (result == results[0]).mean() > 0.999  # float rounding may flip a tie
+
+
+def test_the_reference_routine_step_by_step(model):
+    """Cubic zoom to the input size and on to the model's, argmax there, order-0 zoom back."""
+    slices = ndimage.gaussian_filter(np.random.default_rng(1).random((2, 36, 52)), (0, 3, 3)).astype(np.float32)
+    result = predict_slices(model, slices, model.image_processor, input_size=24, reference_zoom=True)
+    for index, image in enumerate(slices):
+        small = ndimage.zoom(image, (24 / 36, 24 / 52), order=3)
+        pixels = torch.from_numpy(ndimage.zoom(small, TINY_SIZE / 24, order=3))[None, None].expand(-1, 3, -1, -1)
+        with torch.no_grad():
+            logits = model(pixels.float()).logits
+        logits = torch.nn.functional.interpolate(logits, TINY_SIZE, mode="bilinear", align_corners=False)
+        expected = ndimage.zoom(logits.argmax(1)[0].numpy(), (36 / TINY_SIZE, 52 / TINY_SIZE), order=0)
+        assert np.array_equal(result[index], expected)
+
+
+def test_a_scan_comes_back_on_its_own_grid(model, scan, tmp_path):
+    labels = predict_volume(model, scan)
+    assert labels.shape == scan.array.shape
+    write_labels(tmp_path / "labels.nii.gz", labels, like=scan)
+    written = nib.load(tmp_path / "labels.nii.gz")
+    assert np.allclose(written.affine, scan.affine, atol=1e-6)
+    assert written.get_data_dtype() == np.uint8
+    assert np.array_equal(read_volume(tmp_path / "labels.nii.gz").array, labels)
+    alone = Volume(scan.array[..., 2:3], scan.affine)
+    assert (predict_volume(model, alone)[..., 0] == labels[..., 2]).mean() > 0.999
+
+
+def test_slices_are_cut_along_the_processors_axis(model, scan):
+    turned = Volume(np.moveaxis(scan.array, 2, 0), scan.affine)
+    axis = model.image_processor.slice_axis
+    try:
+        model.image_processor.slice_axis = 0
+        labels = predict_volume(model, turned)
+    finally:
+        model.image_processor.slice_axis = axis
+    assert np.array_equal(np.moveaxis(labels, 0, 2), predict_volume(model, scan))
+
+
+def test_what_cannot_be_predicted(model, tiny_model, scan):
+    with pytest.raises(ValueError, match="carries no image processor"):
+        predict_volume(tiny_model, scan)
+    scan.array[0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="1 NaN or infinite"):
+        predict_volume(model, scan)
