@@ -206,7 +206,15 @@ def _load(adapter: str):
     from .modeling_samed import SamedForSemanticSegmentation
 
     logging.disable_progress_bar()
-    model = SamedForSemanticSegmentation.from_pretrained(adapter)
+    try:
+        model = SamedForSemanticSegmentation.from_pretrained(adapter)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise FileNotFoundError(
+            f"ADAPTER {adapter!r} can't be loaded: expected the folder of an adapter or its Hub id. "
+            f"({str(error).splitlines()[0]})"
+        ) from error
     if model.image_processor is None:
         raise ValueError(
             f"{adapter!r} is no SAMed model (no preprocessor_config.json of SamedImageProcessor): give an adapter's "

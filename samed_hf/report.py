@@ -73,11 +73,13 @@ def draw_overlay(
     """
     slices = slices or _telling_slices(label)
     colors = label_colors(len(id2label))
-    figure = Figure(figsize=(9.6, 3.25 * len(slices) + 1.1), facecolor="white")
+    shape = image.shape[1:]
+    aspect = 1.0 if spacing is None else spacing[2] / spacing[1]
+    height = 3.0 * aspect * shape[1] / shape[0] + 0.3
+    figure = Figure(figsize=(9.4, height * len(slices) + 1.0), facecolor="white", layout="constrained")
     axes = figure.subplots(len(slices), 3, squeeze=False)
     for row, index in zip(axes, slices, strict=True):
         gray = np.clip(_upright(image[index]), 0, 1)
-        aspect = 1.0 if spacing is None else spacing[2] / spacing[1]
         for axis, name, mask in zip(row, ("image", "truth", "prediction"), (None, label, prediction), strict=True):
             picture = np.repeat(gray[..., None], 3, axis=2)
             if mask is not None:
@@ -88,9 +90,8 @@ def draw_overlay(
     present = np.union1d(np.unique(label[list(slices)]), np.unique(prediction[list(slices)]))
     patches = [Patch(color=colors[value], label=id2label[int(value)]) for value in present if value]
     if patches:
-        figure.legend(handles=patches, loc="lower center", ncols=min(4, len(patches)), frameon=False, fontsize=9)
+        figure.legend(handles=patches, loc="outside lower center", ncols=min(4, len(patches)), frameon=False, fontsize=9)
     figure.suptitle(title, fontsize=11)
-    figure.tight_layout(rect=(0, 0.07, 1, 1))
     _save(figure, path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 
 from .adapter import VARIANTS
@@ -54,7 +55,9 @@ class TrainingArguments:
     eval_steps: int | None = _flag(None, "Optimizer steps between validations [a quarter of the run].")
     protocol: str = _flag("strict", "Protocol of the final scores: strict or samed.")
     dataloader_num_workers: int = _flag(0, "Worker processes that prepare samples.")
-    report_to: str = _flag("tensorboard", "Tracker of Accelerate (tensorboard, wandb, trackio, …), or none.")
+    report_to: str | None = _flag(
+        None, "Tracker of Accelerate (tensorboard, wandb, trackio, …), or none [tensorboard where it is installed]."
+    )
     seed: int = _flag(0, "Seed of weights, order and augmentation: the same seed gives the same run.")
     push_to_hub: bool = _flag(False, "Upload the adapter when the training has ended.")
     hub_model_id: str | None = _flag(None, "Repository to push to [the name of output_dir].")
@@ -99,6 +102,7 @@ class TrainingArguments:
         if self.num_train_epochs is None:
             self.num_train_epochs = 8.0 if self.uses_phantom else 200.0
         self.stop_after_epochs = self.stop_after_epochs or self.num_train_epochs
+        self.report_to = self.report_to or ("tensorboard" if find_spec("tensorboard") else "none")
 
     def to_dict(self) -> dict:
         """The settings by name, for the run's files."""
