@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 __all__ = ["main", "run_command"]
 
@@ -17,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv[:1] == ["train"]:
         return run_command(lambda: _train(argv[1:]))
     args = _parser().parse_args(argv)
-    return run_command(lambda: args.run(args))
+    return run_command(lambda: _run(args))
 
 
 def run_command(command: Callable[[], None]) -> int:
@@ -40,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("train", help="train an adapter (samed-hf train --help)", add_help=False)
     _add_evaluate(commands)
     _add_predict(commands)
+    _add_convert(commands)
     _add_push(commands)
     return parser
 
@@ -52,13 +52,13 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
     synapse.add_argument(
         "--train_size", type=int, default=224, help="side of the training slices in pixels; 0 keeps the scan's [224]"
     )
-    synapse.set_defaults(run=_prepare_synapse)
+    synapse.set_defaults(command="prepare_synapse")
     phantom = kinds.add_parser("phantom", help="synthetic patients in the Synapse layout")
     phantom.add_argument("--output", required=True, metavar="DIR", help="folder to make")
     phantom.add_argument("--num_train", type=int, default=20, help="patients to train on [20]")
     phantom.add_argument("--num_test", type=int, default=6, help="patients to score [6]")
     phantom.add_argument("--seed", type=int, default=0, help="the same seed makes the same patients [0]")
-    phantom.set_defaults(run=_prepare_phantom)
+    phantom.set_defaults(command="prepare_phantom")
 
 
 def _add_evaluate(commands: argparse._SubParsersAction) -> None:
@@ -75,7 +75,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         help="side in pixels slices are zoomed to on the way [the adapter's; the paper's is 224]",
     )
     evaluate.add_argument("--batch_size", type=int, default=8, help="slices through the model at once [8]")
-    evaluate.set_defaults(run=_evaluate)
+    evaluate.set_defaults(command="evaluate")
 
 
 def _add_predict(commands: argparse._SubParsersAction) -> None:
@@ -84,7 +84,48 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
     predict.add_argument("inputs", metavar="INPUT", nargs="+", help="NIfTI files, or folders of them")
     predict.add_argument("--output", required=True, metavar="DIR", help="folder for the segmentations")
     predict.add_argument("--batch_size", type=int, default=8, help="slices through the model at once [8]")
-    predict.set_defaults(run=_predict)
+    predict.set_defaults(command="predict")
+
+
+def _add_convert(commands: argparse._SubParsersAction) -> None:
+    help_text = "checkpoints of the original code, both ways"
+    kinds = commands.add_parser("convert", help=help_text).add_subparsers(required=True, metavar="KIND")
+    sam = kinds.add_parser("sam", help="original Segment Anything or MedSAM .pth to a SamModel folder")
+    sam.add_argument("checkpoint", metavar="CHECKPOINT.pth", help="its sizes are read from its tensors")
+    sam.add_argument("--output", required=True, metavar="DIR", help="folder of the model")
+    sam.add_argument("--decoder_heads", type=int, default=8, help="heads of the mask decoder's attentions [8]")
+    sam.add_argument(
+        "--global_attn_indexes",
+        type=_numbers,
+        metavar="I,J,…",
+        help="blocks with global attention, where the tensors can't tell [read from them]",
+    )
+    sam.set_defaults(command="convert_sam")
+    samed = kinds.add_parser("samed", help="original SAMed or SAMed_s .pth to an adapter")
+    samed.add_argument("checkpoint", metavar="CHECKPOINT.pth", help="variant, rank and labels are read from it")
+    samed.add_argument("--base", required=True, metavar="DIR_OR_ID", help="the SAM it was trained on")
+    samed.add_argument("--output", required=True, metavar="DIR", help="folder of the adapter")
+    samed.add_argument("--image_size", type=int, default=512, help="side of the model's input in pixels [512]")
+    samed.add_argument(
+        "--input_size", type=int, default=224, help="side of the slices it was trained on; 0 for no such zoom [224]"
+    )
+    samed.add_argument(
+        "--labels", type=_names, metavar="A,B,…", help="names of the organs, without the background [Synapse's for 8]"
+    )
+    samed.set_defaults(command="convert_samed")
+    original = kinds.add_parser("original", help="adapter to the .pth that the original code loads")
+    original.add_argument("adapter", metavar="ADAPTER", help="folder or Hub id")
+    original.add_argument("--output", required=True, metavar="CHECKPOINT.pth", help="file to write")
+    original.add_argument("--base", metavar="DIR_OR_ID", help="its base model [the one it names]")
+    original.set_defaults(command="convert_original")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
 
 
 def _add_push(commands: argparse._SubParsersAction) -> None:
@@ -92,22 +133,7 @@ def _add_push(commands: argparse._SubParsersAction) -> None:
     push.add_argument("adapter", metavar="ADAPTER", help="folder of the adapter")
     push.add_argument("--repo_id", required=True, metavar="NAME", help="user/name")
     push.add_argument("--private", action="store_true", help="make a new repository private")
-    push.set_defaults(run=_push)
-
-
-def _prepare_synapse(args: argparse.Namespace) -> None:
-    from .data.prepare import prepare_synapse
-
-    if args.train_size < 0 or args.train_size == 1:
-        raise ValueError(f"--train_size is {args.train_size}: expected a side in pixels, or 0 to keep the scan's own.")
-    prepare_synapse(args.raw, args.output, train_size=args.train_size or None)
-
-
-def _prepare_phantom(args: argparse.Namespace) -> None:
-    from .data.prepare import prepare_phantom
-
-    prepare_phantom(args.output, num_train=args.num_train, num_test=args.num_test, seed=args.seed)
-    print(f"{args.num_train} patients to train on and {args.num_test} to score in {args.output}")
+    push.set_defaults(command="push")
 
 
 def _train(argv: Sequence[str]) -> None:
@@ -123,105 +149,13 @@ def _train(argv: Sequence[str]) -> None:
     run_training(parse_arguments(argv, prog="samed-hf train"))
 
 
-def _evaluate(args: argparse.Namespace) -> None:
-    from .data.synapse import SynapseData
-    from .evaluation import evaluate_cases, write_metrics
-    from .report import draw_overlay, format_scores
-
-    data = SynapseData(args.data)
-    if not data.test_cases:
-        raise ValueError(f"{args.data} lists no case to score: expected at least one name in test_vol.txt.")
-    model, processor = _load(args.adapter)
-    data.expect_labels(model.config.id2label)
-    data.check_test()
-    folder = Path(args.output)
-
-    def report(case, prediction, result) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        picture = folder / f"{case.name}.png"
-        names = model.config.id2label
-        draw_overlay(picture, case.image, case.label, prediction, names, title=case.name, spacing=case.spacing)
-        dice = [score.dice for score in result.scores.values() if score.dice is not None]
-        print(
-            f"{case.name}: mean DSC {sum(dice) / len(dice):.4f}" if dice else f"{case.name}: nothing to score",
-            flush=True,
-        )
-
-    metrics = evaluate_cases(
-        model,
-        data.test_volumes(),
-        processor,
-        protocol=args.protocol,
-        input_size=args.input_size,
-        batch_size=args.batch_size,
-        on_case=report,
-    )
-    write_metrics(folder, metrics)
-    print(f"\n{format_scores(metrics)}\n\nwrote {folder / 'metrics.json'}, metrics.csv and one picture for each case")
-
-
-def _predict(args: argparse.Namespace) -> None:
-    from .inference import predict_volume
-    from .volumes import find_volumes, read_volume, write_labels
-
-    targets = _targets(find_volumes(args.inputs), Path(args.output))
-    model, processor = _load(args.adapter)
-    Path(args.output).mkdir(parents=True, exist_ok=True)
-    for target, path in targets.items():
-        scan = read_volume(path)
-        labels = predict_volume(model, scan, processor, batch_size=args.batch_size)
-        write_labels(target, labels, like=scan)
-        voxel = abs(scan.spacing[0] * scan.spacing[1] * scan.spacing[2]) / 1000.0
-        found = {name: int((labels == index).sum()) for index, name in model.config.id2label.items() if index}
-        volumes = ", ".join(f"{name} {count * voxel:.1f} ml" for name, count in found.items() if count)
-        print(f"{target}: {volumes or 'nothing found'}", flush=True)
-
-
-def _targets(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """The file to write for each scan; none is a scan itself, and no two scans share one."""
-    from .volumes import case_name
-
-    targets: dict[Path, Path] = {}
-    for path in paths:
-        target = folder / f"{case_name(path)}.nii.gz"
-        if target.exists() and target.samefile(path):
-            raise ValueError(f"--output {folder} holds the scan {path} itself: choose another folder.")
-        if target in targets:
-            raise ValueError(f"{targets[target]} and {path} share the name {target.name}: predict them one by one.")
-        targets[target] = path
-    return targets
-
-
-def _push(args: argparse.Namespace) -> None:
-    from .hub import push_adapter
-
-    print(push_adapter(args.adapter, args.repo_id, private=args.private or None))
-
-
-def _load(adapter: str):
-    """Model and image processor of an adapter or a merged model, on the accelerator where there is one."""
-    import torch
+def _run(args: argparse.Namespace) -> None:
     from transformers.utils import logging
 
-    from .modeling_samed import SamedForSemanticSegmentation
+    from . import commands
 
     logging.disable_progress_bar()
-    try:
-        model = SamedForSemanticSegmentation.from_pretrained(adapter)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise FileNotFoundError(
-            f"ADAPTER {adapter!r} can't be loaded: expected the folder of an adapter or its Hub id. "
-            f"({str(error).splitlines()[0]})"
-        ) from error
-    if model.image_processor is None:
-        raise ValueError(
-            f"{adapter!r} is no SAMed model (no preprocessor_config.json of SamedImageProcessor): give an adapter's "
-            "folder or Hub id, not a plain SAM."
-        )
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    return model.to(device), model.image_processor
+    getattr(commands, args.command)(args)
 
 
 if __name__ == "__main__":

@@ -42,9 +42,11 @@ def _hd95(row: Mapping[str, float | None]) -> str:
 
 def label_colors(num_labels: int) -> np.ndarray:
     """One RGB colour for each label, of shape `(num_labels, 3)`, floats in [0, 1]; the background is black."""
-    palette = matplotlib.colormaps["tab10" if num_labels <= 11 else "gist_ncar"]
-    count = 10 if num_labels <= 11 else num_labels
-    colors = [palette(index % count if num_labels <= 11 else index / count)[:3] for index in range(num_labels - 1)]
+    # Of the ten of tab10, grey would vanish on a scan.
+    few = [color for index, color in enumerate(matplotlib.colormaps["tab10"].colors) if index != 7]
+    many = matplotlib.colormaps["gist_ncar"]
+    count = num_labels - 1
+    colors = few[:count] if count <= len(few) else [many(index / count)[:3] for index in range(count)]
     return np.array([(0.0, 0.0, 0.0), *colors])
 
 
@@ -73,6 +75,8 @@ def draw_overlay(
     """
     slices = slices or _telling_slices(label)
     colors = label_colors(len(id2label))
+    box = _body_box(image[list(slices)])
+    image, label, prediction = (array[:, box[0], box[1]] for array in (image, label, prediction))
     shape = image.shape[1:]
     aspect = 1.0 if spacing is None else spacing[2] / spacing[1]
     height = 3.0 * aspect * shape[1] / shape[0] + 0.3
@@ -90,7 +94,9 @@ def draw_overlay(
     present = np.union1d(np.unique(label[list(slices)]), np.unique(prediction[list(slices)]))
     patches = [Patch(color=colors[value], label=id2label[int(value)]) for value in present if value]
     if patches:
-        figure.legend(handles=patches, loc="outside lower center", ncols=min(4, len(patches)), frameon=False, fontsize=9)
+        figure.legend(
+            handles=patches, loc="outside lower center", ncols=min(4, len(patches)), frameon=False, fontsize=9
+        )
     figure.suptitle(title, fontsize=11)
     _save(figure, path)
 
@@ -133,6 +139,16 @@ def _upright(array: np.ndarray) -> np.ndarray:
 def _blend(picture: np.ndarray, mask: np.ndarray, colors: np.ndarray) -> np.ndarray:
     painted = 0.5 * picture + 0.5 * colors[mask]
     return np.where((mask > 0)[..., None], painted, picture)
+
+
+def _body_box(slices: np.ndarray, margin: int = 4) -> tuple[slice, slice]:
+    """The part of slices `(slices, x, y)` that isn't black, and a margin in pixels; all of it where all is black."""
+    bright = (slices > 0.05).any(axis=0)
+    box = []
+    for axis, size in enumerate(bright.shape):
+        found = np.flatnonzero(bright.any(axis=1 - axis))
+        box.append(slice(max(0, found[0] - margin), found[-1] + 1 + margin) if len(found) else slice(0, size))
+    return box[0], box[1]
 
 
 def _telling_slices(label: np.ndarray, count: int = 3) -> list[int]:

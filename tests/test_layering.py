@@ -18,7 +18,7 @@ LEVELS = [
     {"evaluation", "training_setup"},
     {"training_progress"},
     {"training"},
-    {"train_command"},
+    {"train_command", "commands"},
     {"cli"},
 ]
 LEVEL = {module: index for index, level in enumerate(LEVELS) for module in level}
@@ -34,7 +34,10 @@ def imported_modules(module: str) -> set[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = package[: len(package) - (node.level - 1)]
-            names.add(".".join([*base, *(node.module or "").split(".")]).strip("."))
+            # "from . import a" names modules; "from .a import b" names what is inside one, as "from .data import b" may.
+            places = [*base, *(node.module or "").split(".")]
+            inside = [".".join([*places, alias.name]).strip(".") for alias in node.names]
+            names.update(name if name in LEVEL else ".".join(places).strip(".") for name in inside)
         assert not (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("samed_hf")), (
             "import relatively"
         )

@@ -1,0 +1,146 @@
+"""What the commands of `samed-hf` do with their arguments, apart from `cli` because its imports take seconds."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from . import convert, hub
+from .data import prepare
+from .data.synapse import SynapseCase, SynapseData
+from .evaluation import CaseResult, evaluate_cases, write_metrics
+from .image_processing_samed import SamedImageProcessor
+from .inference import predict_volume
+from .modeling_samed import SamedForSemanticSegmentation
+from .report import draw_overlay, format_scores
+from .volumes import case_name, find_volumes, read_volume, write_labels
+
+__all__ = [
+    "convert_original",
+    "convert_sam",
+    "convert_samed",
+    "evaluate",
+    "predict",
+    "prepare_phantom",
+    "prepare_synapse",
+    "push",
+]
+
+
+def prepare_synapse(args: argparse.Namespace) -> None:
+    """`samed-hf prepare synapse`."""
+    if args.train_size < 0 or args.train_size == 1:
+        raise ValueError(f"--train_size is {args.train_size}: expected a side in pixels, or 0 to keep the scan's own.")
+    prepare.prepare_synapse(args.raw, args.output, train_size=args.train_size or None)
+
+
+def prepare_phantom(args: argparse.Namespace) -> None:
+    """`samed-hf prepare phantom`."""
+    prepare.prepare_phantom(args.output, num_train=args.num_train, num_test=args.num_test, seed=args.seed)
+    print(f"{args.num_train} patients to train on and {args.num_test} to score in {args.output}")
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """`samed-hf evaluate`."""
+    data = SynapseData(args.data)
+    if not data.test_cases:
+        raise ValueError(f"{args.data} lists no case to score: expected at least one name in test_vol.txt.")
+    model, processor = _load(args.adapter)
+    data.expect_labels(model.config.id2label)
+    data.check_test()
+    folder = Path(args.output)
+
+    def report(case: SynapseCase, prediction: np.ndarray, result: CaseResult) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        names = model.config.id2label
+        picture = folder / f"{case.name}.png"
+        draw_overlay(picture, case.image, case.label, prediction, names, title=case.name, spacing=case.spacing)
+        dice = [score.dice for score in result.scores.values() if score.dice is not None]
+        scored = f"mean DSC {sum(dice) / len(dice):.4f}" if dice else "nothing to score"
+        print(f"{case.name}: {scored}", flush=True)
+
+    metrics = evaluate_cases(
+        model,
+        data.test_volumes(),
+        processor,
+        protocol=args.protocol,
+        input_size=args.input_size,
+        batch_size=args.batch_size,
+        on_case=report,
+    )
+    write_metrics(folder, metrics)
+    print(f"\n{format_scores(metrics)}\n\nwrote {folder / 'metrics.json'}, metrics.csv and one picture for each case")
+
+
+def predict(args: argparse.Namespace) -> None:
+    """`samed-hf predict`."""
+    targets = _targets(find_volumes(args.inputs), Path(args.output))
+    model, processor = _load(args.adapter)
+    Path(args.output).mkdir(parents=True, exist_ok=True)
+    for target, path in targets.items():
+        scan = read_volume(path)
+        labels = predict_volume(model, scan, processor, batch_size=args.batch_size)
+        write_labels(target, labels, like=scan)
+        millilitres = np.prod(scan.spacing) / 1000.0
+        found = {name: int((labels == index).sum()) for index, name in model.config.id2label.items() if index}
+        volumes = ", ".join(f"{name} {count * millilitres:.1f} ml" for name, count in found.items() if count)
+        print(f"{target}: {volumes or 'nothing found'}", flush=True)
+
+
+def _targets(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    """The file to write for each scan; none is a scan itself, and no two scans share one."""
+    targets: dict[Path, Path] = {}
+    for path in paths:
+        target = folder / f"{case_name(path)}.nii.gz"
+        if target.exists() and target.samefile(path):
+            raise ValueError(f"--output {folder} holds the scan {path} itself: choose another folder.")
+        if target in targets:
+            raise ValueError(f"{targets[target]} and {path} share the name {target.name}: predict them one by one.")
+        targets[target] = path
+    return targets
+
+
+def convert_sam(args: argparse.Namespace) -> None:
+    """`samed-hf convert sam`."""
+    options = {"decoder_heads": args.decoder_heads, "global_attn_indexes": args.global_attn_indexes}
+    print(f"wrote {convert.convert_sam(args.checkpoint, args.output, **options)}")
+
+
+def convert_samed(args: argparse.Namespace) -> None:
+    """`samed-hf convert samed`."""
+    options = {"image_size": args.image_size, "labels": args.labels, "input_size": args.input_size or None}
+    print(f"wrote {convert.convert_samed(args.checkpoint, args.base, args.output, **options)}")
+
+
+def convert_original(args: argparse.Namespace) -> None:
+    """`samed-hf convert original`."""
+    print(f"wrote {convert.convert_original(args.adapter, args.output, base=args.base)}")
+
+
+def push(args: argparse.Namespace) -> None:
+    """`samed-hf push`."""
+    print(hub.push_adapter(args.adapter, args.repo_id, private=args.private or None))
+
+
+def _load(adapter: str) -> tuple[SamedForSemanticSegmentation, SamedImageProcessor]:
+    """Model and image processor of an adapter or a merged model, on the accelerator where there is one."""
+    try:
+        model = SamedForSemanticSegmentation.from_pretrained(adapter)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise FileNotFoundError(
+            f"ADAPTER {adapter!r} can't be loaded: expected the folder of an adapter or its Hub id. "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+    if model.image_processor is None:
+        raise ValueError(
+            f"{adapter!r} is no SAMed model (no preprocessor_config.json of SamedImageProcessor): give an adapter's "
+            "folder or Hub id, not a plain SAM."
+        )
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    return model.to(device), model.image_processor
