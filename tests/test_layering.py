@@ -34,7 +34,7 @@ def imported_modules(module: str) -> set[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = package[: len(package) - (node.level - 1)]
-            # "from . import a" names modules; "from .a import b" names what is inside one, as "from .data import b" may.
+            # "from . import a" names a module; "from .a import b" may name one inside, or not.
             places = [*base, *(node.module or "").split(".")]
             inside = [".".join([*places, alias.name]).strip(".") for alias in node.names]
             names.update(name if name in LEVEL else ".".join(places).strip(".") for name in inside)

@@ -3,14 +3,19 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from samed_hf import SamedConfig, SamedForSemanticSegmentation, samed_lora_config
+from samed_hf import SamedConfig, SamedForSemanticSegmentation, SamedImageProcessor, samed_lora_config
 from samed_hf.convert import convert_original, convert_sam, convert_samed
 from samed_hf.image_processing_samed import upsample_logits
+from samed_hf.inference import predict_slices
+from samed_hf.metrics import score_case
 from samed_hf.original_keys import samed_keys
+from samed_hf.schedules import warmup_polynomial
+from samed_hf.transforms import SAMED_AUGMENTATION, nearest_zoom, rotate, rotate_flip
 
 GOLDEN = Path(__file__).parent / "golden"
 VARIANTS = ("samed", "samed_s")
@@ -70,15 +75,20 @@ def test_twelve_optimizer_steps(reference, adapter, tmp_path):
     run = json.loads((reference / "training.json").read_text())
     batches = load_file(reference / "training.safetensors")
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.999), weight_decay=run["weight_decay"])
+    optimizer = torch.optim.AdamW(parameters, lr=run["base_lr"], betas=(0.9, 0.999), weight_decay=run["weight_decay"])
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: warmup_polynomial(step, warmup_steps=run["warmup_period"], horizon=run["max_iterations"]),
+    )
     for step, expected in enumerate(run["steps"]):
-        optimizer.param_groups[0]["lr"] = expected["lr_used"]
+        assert schedule.get_last_lr()[0] == pytest.approx(expected["lr_used"], rel=1e-12)
         output = model(pixel_values(batches["grey_uint8"][step]), labels=batches["low_res_labels"][step])
         for name, loss in {"loss": output.loss, "loss_ce": output.cross_entropy, "loss_dice": output.dice}.items():
             assert loss.item() == pytest.approx(expected[name], abs=1e-4), f"{name} of step {step}"
         optimizer.zero_grad()
         output.loss.backward()
         optimizer.step()
+        schedule.step()
     model.save_pretrained(tmp_path / "trained")
     trained = torch.load(convert_original(tmp_path / "trained", tmp_path / "trained.pth"), weights_only=True)
     expected = torch.load(reference / "samed_tiny_lora_after_12_steps.pth", weights_only=True)
@@ -88,6 +98,48 @@ def test_twelve_optimizer_steps(reference, adapter, tmp_path):
         # AdamW makes steps of it.
         atol = 1e-3 if name.endswith("k_proj.bias") else 1e-5
         torch.testing.assert_close(trained[name], tensor, rtol=0, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_volume_evaluation(reference, adapter):
+    model = SamedForSemanticSegmentation.from_pretrained(adapter)
+    volume = load_file(reference / "volume.safetensors")
+    expected = json.loads((reference / "volume.json").read_text())
+    image, label = (volume[name].numpy() for name in ("volume", "label"))
+    for batch_size in (1, 4):
+        prediction = predict_slices(
+            model,
+            image,
+            model.image_processor,
+            input_size=expected["input_size"],
+            reference_zoom=True,
+            batch_size=batch_size,
+        )
+        assert np.array_equal(prediction, volume["prediction"].numpy())
+    scores = score_case(prediction, label.astype(np.int64), model.config.num_labels, "samed").values()
+    for score, (dice, hd95) in zip(scores, expected["dice_hd95_per_class"], strict=True):
+        assert score.dice == pytest.approx(dice, abs=1e-6)
+        assert score.hd95 == pytest.approx(hd95, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "vary"),
+    [
+        ("plain", lambda image, order: image),
+        ("rot90_1_flip_0", lambda image, order: rotate_flip(image, 1, 0)),
+        ("rot90_3_flip_1", lambda image, order: rotate_flip(image, 3, 1)),
+        ("rotate_12", lambda image, order: rotate(image, 12, order)),
+        ("rotate_-17", lambda image, order: rotate(image, -17, order)),
+    ],
+)
+def test_training_transform(reference, name, vary):
+    expected = load_file(reference / "augmentation.safetensors")
+    size = json.loads((reference / "geometry.json").read_text())["image_size"]
+    image, label = (expected[key].numpy() for key in ("image", "label"))
+    pixels = SamedImageProcessor(size).resize_slices(vary(image, SAMED_AUGMENTATION.order))
+    np.testing.assert_allclose(pixels, expected[f"{name}.pixel_values"].numpy(), rtol=0, atol=1e-5)
+    labels = nearest_zoom(vary(label, 0), (size, size))
+    assert np.array_equal(labels, expected[f"{name}.labels"].numpy())
+    assert np.array_equal(nearest_zoom(labels, (size // 4, size // 4)), expected[f"{name}.low_res_labels"].numpy())
 
 
 # hidden size, blocks, heads, blocks with global attention; parameters of the reference at 512 pixels and 9 outputs with
