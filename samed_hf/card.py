@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ def write_card(
     id2label: Mapping[int, str],
     image_size: int,
     settings: Mapping[str, Any],
+    deviations: Sequence[str] | None,
     metrics: Mapping[str, Any] | None,
     data: str,
 ) -> None:
@@ -37,6 +38,7 @@ def write_card(
         id2label: the labels.
         image_size: input size in pixels.
         settings: the training's, by name.
+        deviations: where the training leaves the paper's, in words; `None` for one that doesn't claim to follow it.
         metrics: what `metrics.json` holds; `None` says on the card that there are no scores.
         data: what it was trained on, in words.
     """
@@ -56,6 +58,7 @@ def write_card(
         labels=[label for index, label in sorted(id2label.items()) if index],
         image_size=image_size,
         settings={key: value for key, value in settings.items() if value is not None},
+        deviations=deviations,
         metrics=metrics,
         data=data,
     )

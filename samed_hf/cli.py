@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_predict(commands)
     _add_convert(commands)
+    _add_compare(commands)
     _add_push(commands)
     return parser
 
@@ -118,6 +119,15 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
     original.add_argument("--output", required=True, metavar="CHECKPOINT.pth", help="file to write")
     original.add_argument("--base", metavar="DIR_OR_ID", help="its base model [the one it names]")
     original.set_defaults(command="convert_original")
+
+
+def _add_compare(commands: argparse._SubParsersAction) -> None:
+    compare = commands.add_parser("compare", help="scores beside the paper's, organ by organ")
+    compare.add_argument("metrics", metavar="METRICS.json", help="what samed-hf evaluate wrote, or its folder")
+    compare.add_argument(
+        "--preset", choices=("samed", "samed_s", "samed_h"), default="samed", help="which of the paper's runs [samed]"
+    )
+    compare.set_defaults(command="compare")
 
 
 def _names(text: str) -> list[str]:

@@ -16,10 +16,12 @@ from .evaluation import CaseResult, evaluate_cases, write_metrics
 from .image_processing_samed import SamedImageProcessor
 from .inference import predict_volume
 from .modeling_samed import SamedForSemanticSegmentation
+from .published import compare_with_published, read_metrics
 from .report import draw_overlay, format_scores
 from .volumes import case_name, find_volumes, read_volume, write_labels
 
 __all__ = [
+    "compare",
     "convert_original",
     "convert_sam",
     "convert_samed",
@@ -119,6 +121,11 @@ def convert_samed(args: argparse.Namespace) -> None:
 def convert_original(args: argparse.Namespace) -> None:
     """`samed-hf convert original`."""
     print(f"wrote {convert.convert_original(args.adapter, args.output, base=args.base)}")
+
+
+def compare(args: argparse.Namespace) -> None:
+    """`samed-hf compare`."""
+    print(compare_with_published(read_metrics(args.metrics), args.preset))
 
 
 def push(args: argparse.Namespace) -> None:

@@ -80,7 +80,8 @@ def _write_report(
 ) -> None:
     folder, args = run.output_dir, run.args
     id2label = run.model.config.id2label
-    write_text(folder / "training_settings.json", json.dumps(args.to_dict(), indent=2) + "\n")
+    settings = args.to_dict() | {"num_processes": run.accelerator.num_processes, "deviations": run.deviations}
+    write_text(folder / "training_settings.json", json.dumps(settings, indent=2) + "\n")
     if run.log:
         draw_curve(folder / "training_curve.png", run.log, title="SAMed training")
     if metrics is not None:
@@ -105,6 +106,7 @@ def _write_report(
         id2label=id2label,
         image_size=run.processor.image_size,
         settings=args.to_dict(),
+        deviations=run.deviations if args.preset else None,
         metrics=metrics,
         data="synthetic phantom patients" if args.uses_phantom else f"{len(run.train_cases)} cases",
     )

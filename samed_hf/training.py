@@ -22,11 +22,9 @@ from .schedules import warmup_polynomial
 from .training_arguments import TrainingArguments
 from .training_progress import Progress, read_log
 from .training_setup import TrainingRun, set_up_run
-from .transforms import SAMED_AUGMENTATION, Augmentation
+from .transforms import SAMED_AUGMENTATION, default_augmentation
 
 __all__ = ["train"]
-
-_AUGMENTATIONS = {"default": Augmentation(), "samed": SAMED_AUGMENTATION, "none": None}
 
 
 def train(args: TrainingArguments) -> TrainingRun:
@@ -122,7 +120,9 @@ def _move_old_checkpoints(run: TrainingRun) -> None:
 
 def _loader(run: TrainingRun, first: int) -> DataLoader:
     args, accelerator, plan = run.args, run.accelerator, run.plan
-    augmentation = _AUGMENTATIONS[args.augmentation]
+    names = run.model.config.id2label.values()
+    augmentations = {"default": default_augmentation(names), "samed": SAMED_AUGMENTATION, "none": None}
+    augmentation = augmentations[args.augmentation]
     dataset = SliceDataset(run.slices, run.processor, run.model.config.num_labels, augmentation, args.seed)
     sampler = EpochBatchSampler(
         len(dataset),

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from .adapter import VARIANTS
+from .presets import PRESETS, deviations
 
 __all__ = ["TrainingArguments"]
 
@@ -29,17 +31,26 @@ class TrainingArguments:
     data_dir: str | None = _flag(
         None, "Folder in the Synapse layout (train_npz, test_vol_h5, lists_Synapse). Without it: a synthetic phantom."
     )
+    preset: str | None = _flag(
+        None, "samed, samed_s or samed_h: all settings as in the paper's run, but for those given besides."
+    )
     output_dir: str = _flag("outputs/samed", "Where the adapter, scores, pictures and checkpoints go.")
     image_size: int | None = _flag(None, "Model input in pixels, a multiple of 16 [512; 256 for the random SAM].")
     rank: int = _flag(4, "Rank of the LoRA matrices.")
-    variant: str = _flag("samed", "samed, or samed_s: LoRA on the mask decoder's transformer too.")
-    augmentation: str = _flag("default", "default: rotation; samed: the paper's, with mirroring; none.")
-    per_device_train_batch_size: int | None = _flag(None, "Slices per process and step [12; 8 for the random SAM].")
+    variant: str | None = _flag(None, "samed, or samed_s: LoRA on the mask decoder's transformer too [samed].")
+    augmentation: str | None = _flag(
+        None,
+        "default: rotation, and left-right mirroring where no label has a side; samed: the paper's, which mirrors all; "
+        "none [default].",
+    )
+    per_device_train_batch_size: int | None = _flag(
+        None, "Slices per process and step [12; 4 for the random SAM; with a preset, 24 over the processes]."
+    )
     gradient_accumulation_steps: int = _flag(1, "Batches per optimizer step.")
     learning_rate: float = _flag(0.005, "Base learning rate.")
     weight_decay: float = _flag(0.1, "Weight decay of AdamW.")
     lr_warmup_steps: int | None = _flag(None, "Optimizer steps of warmup [250, at most a tenth of the run].")
-    lr_power: float = _flag(0.9, "Exponent of the learning rate's decay.")
+    lr_power: float | None = _flag(None, "Exponent of the learning rate's decay [0.9].")
     num_train_epochs: float | None = _flag(None, "Epochs over which the learning rate decays [200; 8 on the phantom].")
     stop_after_epochs: float | None = _flag(None, "Epochs actually trained [160 of 200, else num_train_epochs].")
     max_train_steps: int | None = _flag(
@@ -53,7 +64,7 @@ class TrainingArguments:
     checkpoints_total_limit: int | None = _flag(2, "Checkpoints to keep.")
     num_validation_cases: int | None = _flag(None, "Training cases held out to watch [a tenth; 0: none].")
     eval_steps: int | None = _flag(None, "Optimizer steps between validations [a quarter of the run].")
-    protocol: str = _flag("strict", "Protocol of the final scores: strict or samed.")
+    protocol: str | None = _flag(None, "Protocol of the final scores: strict or samed [strict].")
     dataloader_num_workers: int = _flag(0, "Worker processes that prepare samples.")
     report_to: str | None = _flag(
         None, "Tracker of Accelerate (tensorboard, wandb, trackio, …), or none [tensorboard where it is installed]."
@@ -92,23 +103,62 @@ class TrainingArguments:
         """Whether there is no data, so that synthetic patients are made."""
         return self.data_dir is None
 
-    def fill_defaults(self) -> None:
-        """Give the settings that depend on others their values."""
+    def fill_defaults(self, num_processes: int = 1) -> None:
+        """Give the settings that depend on others, or come from the preset, their values.
+
+        Args:
+            num_processes: how many share a step.
+
+        Raises:
+            ValueError: the processes can't share the preset's batch equally.
+        """
+        if self.preset is not None:
+            self._take_preset(num_processes)
         small = self.uses_random_sam
         self.image_size = self.image_size or (256 if small else 512)
-        self.per_device_train_batch_size = self.per_device_train_batch_size or (8 if small else 12)
+        self.per_device_train_batch_size = self.per_device_train_batch_size or (4 if small else 12)
         if self.stop_after_epochs is None and self.num_train_epochs is None and not self.uses_phantom:
             self.stop_after_epochs = 160.0
         if self.num_train_epochs is None:
-            self.num_train_epochs = 8.0 if self.uses_phantom else 200.0
+            self.num_train_epochs = 5.0 if self.uses_phantom else 200.0
         self.stop_after_epochs = self.stop_after_epochs or self.num_train_epochs
+        for name, default in _DEFAULTS.items():
+            if getattr(self, name) is None:
+                setattr(self, name, default)
         self.report_to = self.report_to or ("tensorboard" if find_spec("tensorboard") else "none")
+
+    def _take_preset(self, num_processes: int) -> None:
+        preset = PRESETS[self.preset]
+        if self.per_device_train_batch_size is None:
+            share, rest = divmod(preset["effective_batch_size"], num_processes * self.gradient_accumulation_steps)
+            if rest:
+                raise ValueError(
+                    f"{num_processes} processes with {self.gradient_accumulation_steps} batches a step can't share the "
+                    f"preset's {preset['effective_batch_size']} slices equally: give --per_device_train_batch_size."
+                )
+            self.per_device_train_batch_size = share
+        for name, value in preset.items():
+            if getattr(self, name, value) is None:
+                setattr(self, name, value)
+
+    def deviations(self, num_processes: int, **settings: Any) -> list[str]:
+        """Where the run leaves its preset; none without one.
+
+        Args:
+            num_processes: how many share a step.
+            **settings: of the run that are no flag, e.g. `input_size`.
+        """
+        if self.preset is None:
+            return []
+        batch = self.per_device_train_batch_size * num_processes * self.gradient_accumulation_steps
+        return deviations(self.preset, self.to_dict() | {"effective_batch_size": batch} | settings)
 
     def to_dict(self) -> dict:
         """The settings by name, for the run's files."""
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
 
+_DEFAULTS = {"variant": "samed", "augmentation": "default", "lr_power": 0.9, "protocol": "strict"}
 _LEAST = {
     "rank": 1,
     "per_device_train_batch_size": 1,
@@ -128,6 +178,7 @@ _LEAST = {
     "seed": 0,
 }
 _CHOICES = {
+    "preset": tuple(PRESETS),
     "variant": tuple(VARIANTS),
     "augmentation": ("default", "samed", "none"),
     "mixed_precision": ("no", "fp16", "bf16"),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import ProjectConfiguration, set_seed
 from tqdm import tqdm
 
@@ -21,6 +21,7 @@ from .data.prepare import CT_WINDOW, prepare_phantom
 from .data.synapse import SynapseData
 from .image_processing_samed import SamedImageProcessor
 from .modeling_samed import SamedForSemanticSegmentation
+from .presets import PRESETS
 from .random_sam import make_random_sam
 from .training_arguments import TrainingArguments
 
@@ -98,6 +99,11 @@ class TrainingRun:
         by_case = self.data.slices_by_case()
         return [self.data.slice_path(name) for case in self.train_cases for name in by_case[case]]
 
+    @property
+    def deviations(self) -> list[str]:
+        """Where the run leaves its preset, in words."""
+        return self.args.deviations(self.accelerator.num_processes, input_size=self.processor.input_size)
+
     def say(self, text: str) -> None:
         """Print on the main process, above the progress bar."""
         if self.accelerator.is_main_process:
@@ -123,6 +129,9 @@ class TrainingRun:
             f"run         {plan.steps} steps of {batch} slices at {args.image_size} pixels on "
             f"{self.accelerator.device}, learning rate {args.learning_rate} after {plan.warmup} steps of warmup",
         ]
+        if args.preset is not None:
+            lines.append(f"preset      {args.preset}: {_settings_of(args)}")
+            lines.append(f"deviates    {'; '.join(self.deviations) or 'in nothing from the paper'}")
         if plan.accumulation > 1:
             lines.append(
                 "note        the Dice loss sums over a batch: accumulated batches aren't equal to one larger batch"
@@ -136,8 +145,10 @@ def set_up_run(args: TrainingArguments) -> TrainingRun:
     Raises:
         ValueError, FileNotFoundError: bad settings, data or base model.
     """
-    args.fill_defaults()
-    accelerator = _make_accelerator(args)
+    # Said outright, so that several processes without an accelerator find each other, however they were started.
+    cpu = not torch.accelerator.is_available()
+    args.fill_defaults(PartialState(cpu=cpu).num_processes)
+    accelerator = _make_accelerator(args, cpu)
     _use_all_cores(accelerator)
     set_seed(args.seed)
     if not args.uses_random_sam:
@@ -159,11 +170,10 @@ def set_up_run(args: TrainingArguments) -> TrainingRun:
     return TrainingRun(args, accelerator, data, model, processor, train_cases, validation_cases, plan)
 
 
-def _make_accelerator(args: TrainingArguments) -> Accelerator:
+def _make_accelerator(args: TrainingArguments, cpu: bool) -> Accelerator:
     tracker = None if args.report_to == "none" else args.report_to
     accelerator = Accelerator(
-        # Said outright, so that several processes without an accelerator find each other, however they were started.
-        cpu=not torch.accelerator.is_available(),
+        cpu=cpu,
         mixed_precision=args.mixed_precision,
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         log_with=tracker,
@@ -244,6 +254,11 @@ def split_cases(data: SynapseData, num_validation: int | None) -> tuple[list[str
         )
     held_out = {cases[(2 * index + 1) * len(cases) // (2 * count)] for index in range(count)}
     return [case for case in cases if case not in held_out], sorted(held_out)
+
+
+def _settings_of(args: TrainingArguments) -> str:
+    names = [name for name in PRESETS[args.preset] if hasattr(args, name)]
+    return ", ".join(f"{name} {getattr(args, name)}" for name in names if getattr(args, name) is not None)
 
 
 def _count_trained(model: SamedForSemanticSegmentation) -> str:

@@ -6,7 +6,8 @@ come from scipy's own zoom of the identity and the results equal scipy's. An ord
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from scipy import ndimage
 __all__ = [
     "Augmentation",
     "augment",
+    "default_augmentation",
     "nearest_indices",
     "nearest_zoom",
     "spline_matrix",
@@ -95,6 +97,7 @@ class Augmentation(NamedTuple):
     """How a training slice is varied.
 
     Attributes:
+        mirror: probability of swapping left and right (the first axis of a slice `(x, y)`). Not for labels with a side.
         flip_rot90: probability of a random quarter turn followed by a random mirroring. It swaps left and right, so it
             isn't for labels that have a side.
         rotation: probability of a rotation about the centre, among the slices that were not turned and mirrored.
@@ -103,6 +106,7 @@ class Augmentation(NamedTuple):
         whole_degrees: draw whole numbers of degrees only.
     """
 
+    mirror: float = 0.0
     flip_rot90: float = 0.0
     rotation: float = 0.5
     degrees: float = 20.0
@@ -111,8 +115,17 @@ class Augmentation(NamedTuple):
 
 
 # What the reference implementation does: half of the slices are turned and mirrored, half of the others rotated with
-# nearest-neighbour sampling. The defaults above leave mirroring out, because kidneys have sides, and interpolate.
+# nearest-neighbour sampling.
 SAMED_AUGMENTATION = Augmentation(flip_rot90=0.5, rotation=0.5, degrees=20.0, order=0, whole_degrees=True)
+
+
+def default_augmentation(label_names: Iterable[str]) -> Augmentation:
+    """The sound choice for labels of these names: rotation, and mirroring where none of them has a side.
+
+    A label has a side where its name says left or right, as "left kidney": its mirror image is another organ.
+    """
+    sided = any({"left", "right"} & set(re.findall(r"[a-z]+", name.lower())) for name in label_names)
+    return Augmentation(mirror=0.0 if sided else 0.5)
 
 
 def augment(
@@ -129,6 +142,8 @@ def augment(
     Returns:
         Image and label, contiguous, of the shapes given (a quarter turn swaps height and width).
     """
+    if augmentation.mirror and generator.random() < augmentation.mirror:
+        image, label = image[::-1], label[::-1]
     if generator.random() < augmentation.flip_rot90:
         turns, axis = int(generator.integers(0, 4)), int(generator.integers(0, 2))
         image, label = (rotate_flip(array, turns, axis) for array in (image, label))

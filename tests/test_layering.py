@@ -10,7 +10,7 @@ import samed_hf
 ROOT = Path(samed_hf.__file__).parent
 LEVELS = [
     {"configuration_samed", "losses", "metrics", "transforms", "volumes", "adapter", "checkpoint_conversion"}
-    | {"files", "schedules", "random_sam", "launching", "original_keys", "data.synapse"},
+    | {"files", "presets", "published", "schedules", "random_sam", "launching", "original_keys", "data.synapse"},
     {"image_processing_samed", "evaluate_metric", "data.phantom", "original_checkpoint", "card", "hub", "report"},
     {"pretrained", "data.slices", "data.prepare"},
     {"modeling_samed"},

@@ -6,6 +6,7 @@ from samed_hf.transforms import (
     SAMED_AUGMENTATION,
     Augmentation,
     augment,
+    default_augmentation,
     nearest_zoom,
     rotate_flip,
     spline_zoom,
@@ -73,3 +74,17 @@ def test_no_augmentation_leaves_the_slice():
     varied, same = augment(image, label, Augmentation(rotation=0.0), np.random.default_rng(0))
     assert (varied == image).all()
     assert (same == label).all()
+
+
+def test_left_and_right_are_swapped_only_where_no_label_has_a_side():
+    for names, mirror in (
+        (["background", "spleen", "liver"], 0.5),
+        (["background", "left kidney"], 0.0),
+        (["background", "Kidney_Right"], 0.0),
+        (["background", "bright spot"], 0.5),
+    ):
+        assert default_augmentation(names).mirror == mirror
+    image, label = np.arange(6.0).reshape(3, 2), np.arange(6).reshape(3, 2)
+    mirrored = augment(image, label, Augmentation(mirror=1.0, rotation=0.0), np.random.default_rng(0))
+    assert mirrored[0].tolist() == [[4, 5], [2, 3], [0, 1]]
+    assert mirrored[1].tolist() == [[4, 5], [2, 3], [0, 1]]

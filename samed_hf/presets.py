@@ -1,0 +1,70 @@
+"""The paper's three runs as settings: SAMed, SAMed_s and SAMed_h (SAMed, section 4.1, and the reference's commands)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["PRESETS", "deviations"]
+
+_SAMED: dict[str, Any] = {
+    "model_name_or_path": "facebook/sam-vit-base",
+    "image_size": 512,
+    "rank": 4,
+    "variant": "samed",
+    "augmentation": "samed",
+    "effective_batch_size": 24,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 0.005,
+    "weight_decay": 0.1,
+    "lr_warmup_steps": 250,
+    "lr_power": 0.9,
+    "num_train_epochs": 200.0,
+    "stop_after_epochs": 160.0,
+    "max_train_steps": None,
+    "max_grad_norm": None,
+    "mixed_precision": "no",
+    "num_validation_cases": 0,
+    "protocol": "samed",
+    "input_size": 224,
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "samed": _SAMED,
+    "samed_s": _SAMED | {"variant": "samed_s"},
+    "samed_h": _SAMED
+    | {
+        "model_name_or_path": "facebook/sam-vit-huge",
+        "lr_power": 7.0,
+        "num_train_epochs": 400.0,
+        "stop_after_epochs": 300.0,
+        "mixed_precision": "fp16",
+    },
+}
+"""The settings of each preset by the name of their flag.
+
+`effective_batch_size` is what a step sees in all: slices per process × processes × accumulated batches. The reference
+took its loss over 24 slices on two GPUs at once. `input_size` is the side of the training slices, and that through
+which slices to score pass.
+"""
+
+
+def deviations(preset: str, settings: Mapping[str, Any]) -> list[str]:
+    """Where a run leaves the paper's.
+
+    Args:
+        preset: name of the preset.
+        settings: the run's, by the same names; what is missing isn't compared.
+
+    Returns:
+        One phrase for each setting, e.g. "rank 8 instead of 4".
+    """
+    return [
+        f"{name} {_word(settings[name])} instead of {_word(value)}"
+        for name, value in PRESETS[preset].items()
+        if name in settings and settings[name] != value
+    ]
+
+
+def _word(value: Any) -> str:
+    return "none" if value is None else str(value)

@@ -1,0 +1,60 @@
+"""What README and docs tell a user to type can be typed."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from samed_hf import cli
+from samed_hf.train_command import parse_arguments
+
+ROOT = Path(__file__).parents[1]
+PAGES = ["README.md", "docs/reproduce.md"]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.M | re.S)
+
+
+def commands(page: str) -> list[list[str]]:
+    text = "".join(blocks(page, "bash")).replace("\\\n", " ")
+    lines = (line for row in text.splitlines() for line in row.split("&&"))
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_have_the_flags_they_are_given(page):
+    found = commands(page)
+    for program, *words in found:
+        if program == "samed-hf":
+            parse_arguments(words[1:]) if words[0] == "train" else cli._parser().parse_args(words)
+        elif program == "accelerate":
+            script = words.index("examples/train_synapse.py")
+            parse_arguments(words[script + 1 :])
+        else:
+            assert program in ("pip", "python"), program
+    assert len(found) > 4
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    targets = re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / page).read_text(encoding="utf-8"))
+    for target in targets:
+        assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_the_python_of_the_readme_runs(tiny_sam, tmp_path, monkeypatch):
+    (code,) = blocks("README.md", "python")
+    for name, small in (("facebook/sam-vit-base", str(tiny_sam)), ("512", "64"), ("128", "16")):
+        assert name in code
+        code = code.replace(name, small)
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 30), dtype=np.uint8)).save("slice.png")
+    names: dict = {}
+    exec(code, names)
+    assert names["masks"][0].shape == (64, 64)
+    assert not names["merged"]._hf_peft_config_loaded
+    assert (tmp_path / "my-adapter" / "adapter_model.safetensors").is_file()
