@@ -30,6 +30,7 @@ def card(tmp_path):
             "id2label": {2: "bar", 0: "background", 1: "disc"},
             "image_size": 64,
             "settings": {"rank": 4, "learning_rate": 0.005, "gradient_checkpointing": False, "max_train_steps": None},
+            "deviations": None,
             "metrics": METRICS,
             "data": "18 cases",
         }
@@ -109,6 +110,14 @@ def test_the_settings_without_those_left_open(card):
     ] in tables(card().text)
 
 
+def test_it_says_how_far_it_is_the_papers_run(card):
+    settings = {"preset": "samed_h"}
+    text = card(settings=settings, deviations=["rank 8 instead of 4", "no warmup"]).text
+    assert "Settings of the paper's run `samed_h`, but for: rank 8 instead of 4; no warmup." in text
+    assert "Settings of the paper's run `samed_h`, without exception." in card(settings=settings, deviations=[]).text
+    assert "paper's run" not in card(deviations=None).text
+
+
 def test_no_placeholder_is_left(card):
     for changes in ({}, {"metrics": None, "base_model": None, "random_base": True, "settings": {}}):
         assert not re.search(r"{[{%]|[%}]}|\bNone\b|\bUndefined\b", card(**changes).text)
@@ -130,6 +139,7 @@ def test_a_folder_that_is_not_there(tmp_path):
             id2label={0: "background"},
             image_size=64,
             settings={},
+            deviations=None,
             metrics=None,
             data="nothing",
         )
