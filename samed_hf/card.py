@@ -14,6 +14,9 @@ from .files import write_text
 
 __all__ = ["write_card"]
 
+# Settings that hold places on the user's machine, which are nobody else's business.
+_PRIVATE = {"data_dir", "output_dir", "model_name_or_path", "resume_from_checkpoint"}
+
 
 def write_card(
     folder: str | os.PathLike,
@@ -31,13 +34,13 @@ def write_card(
     """Write the adapter's `README.md`.
 
     Args:
-        folder: the adapter's folder.
+        folder: the adapter's folder; the card shows those pictures of the run that lie in it.
         name: title, and name of the repository in the snippets.
         base_model: Hub name of the base model; `None` for one that isn't on the Hub.
         random_base: the base model has random weights.
         id2label: the labels.
         image_size: input size in pixels.
-        settings: the training's, by name.
+        settings: the training's, by name; places on the machine are left out.
         deviations: where the training leaves the paper's, in words; `None` for one that doesn't claim to follow it.
         metrics: what `metrics.json` holds; `None` says on the card that there are no scores.
         data: what it was trained on, in words.
@@ -57,7 +60,8 @@ def write_card(
         random_base=random_base,
         labels=[label for index, label in sorted(id2label.items()) if index],
         image_size=image_size,
-        settings={key: value for key, value in settings.items() if value is not None},
+        settings={key: value for key, value in settings.items() if value is not None and key not in _PRIVATE},
+        pictures=[path.name for path in Path(folder).glob("*.png")],
         deviations=deviations,
         metrics=metrics,
         data=data,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -52,8 +53,9 @@ def push_adapter(
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         api.upload_folder(folder_path=folder, repo_id=repo_id, allow_patterns=_FILES, commit_message="Upload adapter")
     except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
-            f"The upload of {folder} to {repo_id!r} failed ({str(error).splitlines()[0]}). The folder is untouched; "
-            f"try again with `samed-hf push {folder} --repo_id {repo_id}`."
+            f"The upload of {folder} to {repo_id!r} failed ({reason}). The folder is untouched; try again with "
+            f"`samed-hf push {shlex.quote(str(folder))} --repo_id {repo_id}`."
         ) from error
     return f"{api.endpoint}/{repo_id}"

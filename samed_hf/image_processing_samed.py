@@ -28,8 +28,9 @@ class SamedImageProcessor(BaseImageProcessor):
             percentiles are the bounds. 8-bit pictures are divided by 255 whatever the window is.
         input_size (`int`, *optional*):
             Side in pixels to which a slice is zoomed first, as the model's training slices were (224 in SAMed).
-        slice_axis (`int`, defaults to 2):
-            The axis of a scan's array `(x, y, z)` along which slices are cut; 2 is axial in a scan of that order.
+        axis_order (`tuple[int, int, int]`, defaults to (2, 1, 0)):
+            The axes of a scan's array `(x, y, z)` that become slices, rows and columns. The default cuts axial slices
+            of a scan in that order, with rows along y, as SAMed's were.
     """
 
     model_input_names = ["pixel_values"]  # noqa: RUF012 - transformers reads it as a plain class attribute
@@ -39,20 +40,20 @@ class SamedImageProcessor(BaseImageProcessor):
         image_size: int = 512,
         intensity_window: Sequence[float] | None = (-125.0, 275.0),
         input_size: int | None = None,
-        slice_axis: int = 2,
+        axis_order: Sequence[int] = (2, 1, 0),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if image_size <= 0 or (input_size is not None and input_size <= 1):
             raise ValueError(f"image_size is {image_size}, input_size {input_size}: expected positive sizes in pixels.")
-        if slice_axis not in (0, 1, 2):
-            raise ValueError(f"slice_axis is {slice_axis}: expected 0, 1 or 2, an axis of the array (x, y, z).")
+        if sorted(axis_order) != [0, 1, 2]:
+            raise ValueError(f"axis_order is {axis_order}: expected 0, 1 and 2 in some order, e.g. (2, 1, 0).")
         if intensity_window is not None:
             window_intensity(np.zeros(1), intensity_window)  # refuses bounds that are no window
         self.image_size = image_size
         self.intensity_window = None if intensity_window is None else [float(bound) for bound in intensity_window]
         self.input_size = input_size
-        self.slice_axis = slice_axis
+        self.axis_order = list(axis_order)
 
     def preprocess(
         self, images: Any, *, rescaled: bool = False, return_tensors: str | None = "pt", **kwargs: Any

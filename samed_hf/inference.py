@@ -77,6 +77,6 @@ def predict_volume(
     processor = processor or model.image_processor
     if processor is None:
         raise ValueError("The model carries no image processor: give one as `processor`.")
-    slices = np.moveaxis(volume.array, processor.slice_axis, 0)
+    slices = np.transpose(volume.array, processor.axis_order)
     labels = predict_slices(model, processor.normalize_intensity(slices), processor, batch_size=batch_size)
-    return np.ascontiguousarray(np.moveaxis(labels, 0, processor.slice_axis))
+    return np.ascontiguousarray(np.transpose(labels, np.argsort(processor.axis_order)))

@@ -65,7 +65,7 @@ def draw_overlay(
 
     Args:
         path: the PNG file.
-        image: of shape `(slices, x, y)`, in [0, 1].
+        image: of shape `(slices, y, x)`, in [0, 1].
         label: truth, the same shape.
         prediction: the same shape.
         id2label: names for the legend.
@@ -73,13 +73,14 @@ def draw_overlay(
         spacing: mm along the three axes, for the right proportions.
         slices: which slices; defaults to three spread over those with most labels.
     """
-    slices = slices or _telling_slices(label)
+    slices = _telling_slices(label) if slices is None else list(slices)
     colors = label_colors(len(id2label))
-    box = _body_box(image[list(slices)])
+    shown = [array[slices] for array in (image, label, prediction)]
+    box = _bright_box((shown[0] > 0.05) | (shown[1] > 0) | (shown[2] > 0))
     image, label, prediction = (array[:, box[0], box[1]] for array in (image, label, prediction))
     shape = image.shape[1:]
-    aspect = 1.0 if spacing is None else spacing[2] / spacing[1]
-    height = 3.0 * aspect * shape[1] / shape[0] + 0.3
+    aspect = 1.0 if spacing is None else spacing[1] / spacing[2]
+    height = 3.0 * aspect * shape[0] / shape[1] + 0.3
     figure = Figure(figsize=(9.4, height * len(slices) + 1.0), facecolor="white", layout="constrained")
     axes = figure.subplots(len(slices), 3, squeeze=False)
     for row, index in zip(axes, slices, strict=True):
@@ -91,7 +92,7 @@ def draw_overlay(
             axis.imshow(picture, aspect=aspect, interpolation="nearest")
             axis.set_title(f"{name}, slice {index}" if mask is None else name, fontsize=10)
             axis.set_axis_off()
-    present = np.union1d(np.unique(label[list(slices)]), np.unique(prediction[list(slices)]))
+    present = np.union1d(label[slices], prediction[slices])
     patches = [Patch(color=colors[value], label=id2label[int(value)]) for value in present if value]
     if patches:
         figure.legend(
@@ -132,8 +133,8 @@ def draw_curve(path: str | os.PathLike, rows: Sequence[Mapping[str, float]], *, 
 
 
 def _upright(array: np.ndarray) -> np.ndarray:
-    """A slice `(x, y)` as rows from the front of the body to its back: how radiologists look at it."""
-    return array.T[::-1]
+    """A slice `(y, x)` with the front of the body above: how radiologists look at it."""
+    return array[::-1]
 
 
 def _blend(picture: np.ndarray, mask: np.ndarray, colors: np.ndarray) -> np.ndarray:
@@ -141,12 +142,11 @@ def _blend(picture: np.ndarray, mask: np.ndarray, colors: np.ndarray) -> np.ndar
     return np.where((mask > 0)[..., None], painted, picture)
 
 
-def _body_box(slices: np.ndarray, margin: int = 4) -> tuple[slice, slice]:
-    """The part of slices `(slices, x, y)` that isn't black, and a margin in pixels; all of it where all is black."""
-    bright = (slices > 0.05).any(axis=0)
+def _bright_box(bright: np.ndarray, margin: int = 4) -> tuple[slice, slice]:
+    """Rows and columns of `(slices, y, x)` that hold something, and a margin in pixels; all where there is nothing."""
     box = []
-    for axis, size in enumerate(bright.shape):
-        found = np.flatnonzero(bright.any(axis=1 - axis))
+    for axis, size in enumerate(bright.shape[1:]):
+        found = np.flatnonzero(bright.any(axis=(0, 2 - axis)))
         box.append(slice(max(0, found[0] - margin), found[-1] + 1 + margin) if len(found) else slice(0, size))
     return box[0], box[1]
 

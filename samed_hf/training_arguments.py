@@ -51,7 +51,7 @@ class TrainingArguments:
     weight_decay: float = _flag(0.1, "Weight decay of AdamW.")
     lr_warmup_steps: int | None = _flag(None, "Optimizer steps of warmup [250, at most a tenth of the run].")
     lr_power: float | None = _flag(None, "Exponent of the learning rate's decay [0.9].")
-    num_train_epochs: float | None = _flag(None, "Epochs over which the learning rate decays [200; 8 on the phantom].")
+    num_train_epochs: float | None = _flag(None, "Epochs over which the learning rate decays [200; 9 on the phantom].")
     stop_after_epochs: float | None = _flag(None, "Epochs actually trained [160 of 200, else num_train_epochs].")
     max_train_steps: int | None = _flag(
         None, "Optimizer steps to train instead of epochs; the rate decays over them, unless num_train_epochs is given."
@@ -120,7 +120,7 @@ class TrainingArguments:
         if self.stop_after_epochs is None and self.num_train_epochs is None and not self.uses_phantom:
             self.stop_after_epochs = 160.0
         if self.num_train_epochs is None:
-            self.num_train_epochs = 5.0 if self.uses_phantom else 200.0
+            self.num_train_epochs = 9.0 if self.uses_phantom else 200.0
         self.stop_after_epochs = self.stop_after_epochs or self.num_train_epochs
         for name, default in _DEFAULTS.items():
             if getattr(self, name) is None:

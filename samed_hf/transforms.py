@@ -97,7 +97,7 @@ class Augmentation(NamedTuple):
     """How a training slice is varied.
 
     Attributes:
-        mirror: probability of swapping left and right (the first axis of a slice `(x, y)`). Not for labels with a side.
+        mirror: probability of swapping left and right, a slice's columns. Not for labels that have a side.
         flip_rot90: probability of a random quarter turn followed by a random mirroring. It swaps left and right, so it
             isn't for labels that have a side.
         rotation: probability of a rotation about the centre, among the slices that were not turned and mirrored.
@@ -143,7 +143,7 @@ def augment(
         Image and label, contiguous, of the shapes given (a quarter turn swaps height and width).
     """
     if augmentation.mirror and generator.random() < augmentation.mirror:
-        image, label = image[::-1], label[::-1]
+        image, label = image[:, ::-1], label[:, ::-1]
     if generator.random() < augmentation.flip_rot90:
         turns, axis = int(generator.integers(0, 4)), int(generator.integers(0, 2))
         image, label = (rotate_flip(array, turns, axis) for array in (image, label))

@@ -42,9 +42,10 @@ def test_without_a_window_the_percentiles_are_used():
 
 
 def test_save_and_load(tmp_path):
-    SamedImageProcessor(96, (0, 80), input_size=48, slice_axis=1).save_pretrained(tmp_path)
+    SamedImageProcessor(96, (0, 80), input_size=48, axis_order=(1, 0, 2)).save_pretrained(tmp_path)
     loaded = SamedImageProcessor.from_pretrained(tmp_path)
-    assert (loaded.image_size, loaded.intensity_window, loaded.input_size, loaded.slice_axis) == (96, [0, 80], 48, 1)
+    assert (loaded.image_size, loaded.intensity_window, loaded.input_size) == (96, [0, 80], 48)
+    assert loaded.axis_order == [1, 0, 2]
 
 
 @pytest.mark.parametrize("bad", [np.zeros((4, 4, 4)), np.zeros(9), np.full((4, 4), np.nan)])
@@ -54,8 +55,8 @@ def test_bad_images(bad):
 
 
 def test_bad_settings():
-    with pytest.raises(ValueError, match="slice_axis is 3"):
-        SamedImageProcessor(16, slice_axis=3)
+    with pytest.raises(ValueError, match="axis_order is"):
+        SamedImageProcessor(16, axis_order=(0, 1, 1))
     with pytest.raises(ValueError, match="window"):
         SamedImageProcessor(16, (5, 5))
 

@@ -25,9 +25,9 @@ def scan() -> Volume:
 
 
 def test_the_batch_size_changes_nothing(model, scan):
-    stack = model.image_processor.normalize_intensity(np.moveaxis(scan.array, 2, 0))
+    stack = model.image_processor.normalize_intensity(np.transpose(scan.array, (2, 1, 0)))
     results = [predict_slices(model, stack, model.image_processor, batch_size=size) for size in (1, 2, 5)]
-    assert results[0].shape == (5, 40, 30)
+    assert results[0].shape == (5, 30, 40)
     assert results[0].dtype == np.uint8
     assert len(np.unique(results[0])) > 1
     for result in results[1:]:
@@ -60,15 +60,11 @@ def test_a_scan_comes_back_on_its_own_grid(model, scan, tmp_path):
     assert (predict_volume(model, alone)[..., 0] == labels[..., 2]).mean() > 0.999
 
 
-def test_slices_are_cut_along_the_processors_axis(model, scan):
-    turned = Volume(np.moveaxis(scan.array, 2, 0), scan.affine)
-    axis = model.image_processor.slice_axis
-    try:
-        model.image_processor.slice_axis = 0
-        labels = predict_volume(model, turned)
-    finally:
-        model.image_processor.slice_axis = axis
-    assert np.array_equal(np.moveaxis(labels, 0, 2), predict_volume(model, scan))
+def test_axes_are_taken_in_the_processors_order(model, scan, monkeypatch):
+    turned = Volume(np.transpose(scan.array, (1, 2, 0)), scan.affine)  # (y, z, x)
+    expected = predict_volume(model, scan)
+    monkeypatch.setattr(model.image_processor, "axis_order", [1, 0, 2])
+    assert np.array_equal(predict_volume(model, turned), np.transpose(expected, (1, 2, 0)))
 
 
 def test_what_cannot_be_predicted(model, tiny_model, scan):

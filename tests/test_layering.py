@@ -10,8 +10,9 @@ import samed_hf
 ROOT = Path(samed_hf.__file__).parent
 LEVELS = [
     {"configuration_samed", "losses", "metrics", "transforms", "volumes", "adapter", "checkpoint_conversion"}
-    | {"files", "presets", "published", "schedules", "random_sam", "launching", "original_keys", "data.synapse"},
-    {"image_processing_samed", "evaluate_metric", "data.phantom", "original_checkpoint", "card", "hub", "report"},
+    | {"files", "presets", "published", "schedules", "random_sam", "launching", "original_keys"},
+    {"image_processing_samed", "evaluate_metric", "data.phantom", "original_checkpoint", "card", "hub", "report"}
+    | {"data.synapse"},
     {"pretrained", "data.slices", "data.prepare"},
     {"modeling_samed"},
     {"inference", "checkpoints", "convert", "training_arguments"},

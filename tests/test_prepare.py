@@ -48,14 +48,14 @@ def quiet(_):
 
 def in_unit_range(image):
     """Hounsfield units in the window [-125, 275] as [0, 1], the slices first."""
-    return np.moveaxis((np.clip(image.astype(np.float64), -125, 275) + 125) / 400, 2, 0)
+    return np.transpose((np.clip(image.astype(np.float64), -125, 275) + 125) / 400, (2, 1, 0))
 
 
 def renumbered(label):
     """BTCV's numbers as Synapse's, by the organs' names, the slices first."""
     codes = {name: code for code, name in SYNAPSE_LABELS.items()}
     table = np.array([0, *(codes.get(BTCV[number], 0) for number in range(1, 14))])
-    return np.moveaxis(table[label], 2, 0)
+    return np.transpose(table[label], (2, 1, 0))
 
 
 # ------------------------------------------------------------------------------------------------------------ raw BTCV
@@ -73,8 +73,8 @@ def test_cases_are_split_as_transunet_does(tmp_path):
     data.check_train()
     data.check_test()
     assert len(said) == 31
-    assert "case0001: 2 slices of 3×4, test volume" in said
-    assert "case0005: 2 slices of 3×4, training slices" in said
+    assert "case0001: 2 slices of 4×3, test volume" in said
+    assert "case0005: 2 slices of 4×3, training slices" in said
     assert said[-1] == f"36 training slices and 12 test volumes in {tmp_path / 'out'}"
 
 
@@ -91,10 +91,11 @@ def test_a_test_volume_by_hand(tmp_path):
     save_scan(tmp_path / "raw" / "label" / "label0001.nii.gz", label, np.diag([-0.7, 0.8, 3.0, 1.0]))
     case = SynapseData(prepare_synapse(tmp_path / "raw", tmp_path / "out", report=quiet)).read_test_case("case0001")
     zero = 125 / 400
-    first, second = [[0, 0.5, zero], [0, 1, zero]], [[zero, zero, 1], [zero, zero, zero]]
+    # Rows along y, columns along x.
+    first, second = [[0, 0], [0.5, 1], [zero, zero]], [[zero, zero], [zero, zero], [1, zero]]
     np.testing.assert_allclose(case.image, [first, second], atol=1e-7)
-    assert case.label.tolist() == [[[8, 0, 0], [5, 0, 0]], [[0, 0, 0], [0, 0, 0]]]
-    assert case.spacing == pytest.approx((3.0, 0.7, 0.8), rel=1e-6)
+    assert case.label.tolist() == [[[8, 5], [0, 0], [0, 0]], [[0, 0], [0, 0], [0, 0]]]
+    assert case.spacing == pytest.approx((3.0, 0.8, 0.7), rel=1e-6)
 
 
 def test_test_volumes_keep_the_scans_own_grid(tmp_path):
@@ -103,11 +104,11 @@ def test_test_volumes_keep_the_scans_own_grid(tmp_path):
     assert data.train_slices == []
     for number, case in zip((1, 38), data.test_volumes(), strict=True):
         image, label = scans[number]
-        assert case.image.shape == (3, 7, 6)
+        assert case.image.shape == (3, 6, 7)
         np.testing.assert_allclose(case.image, in_unit_range(image), atol=1e-6)
         np.testing.assert_array_equal(case.label, renumbered(label))
         assert set(np.unique(case.label)) == set(range(9))
-        assert case.spacing == pytest.approx((3.0, 0.7, 0.8), rel=1e-6)
+        assert case.spacing == pytest.approx((3.0, 0.8, 0.7), rel=1e-6)
 
 
 def test_training_slices_keep_their_size_where_that_is_asked_for(tmp_path):
@@ -124,7 +125,7 @@ def test_training_slices_are_zoomed_as_scipy_does(tmp_path, size):
     data = SynapseData(prepare_synapse(tmp_path / "raw", tmp_path / "out", train_size=size, report=quiet))
     case = data.read_train_case("case0005")
     assert data.train_size() == size
-    factors = (size / SHAPE[0], size / SHAPE[1])
+    factors = (size / SHAPE[1], size / SHAPE[0])
     expected = [ndimage.zoom(one, factors, order=3) for one in in_unit_range(image)]
     np.testing.assert_allclose(case.image, expected, atol=3e-6)
     expected = [ndimage.zoom(one, factors, order=0) for one in renumbered(label)]
@@ -164,6 +165,32 @@ def test_a_label_of_another_shape(tmp_path):
     make_btcv(tmp_path / "raw", [1, 5])
     save_scan(tmp_path / "raw" / "label" / "label0005.nii.gz", np.zeros((7, 6, 4), np.uint8))
     refuse(tmp_path, ValueError, r"img0005\.nii\.gz has the shape \(7, 6, 3\) but .*label0005\.nii\.gz \(7, 6, 4\)")
+
+
+def test_a_label_value_that_is_not_of_btcv(tmp_path):
+    label = make_btcv(tmp_path / "raw", [1, 5])[5][1]
+    label[0, 0, 0] = 77
+    save_scan(tmp_path / "raw" / "label" / "label0005.nii.gz", label, oblique_affine(SPACING))
+    refuse(
+        tmp_path,
+        ValueError,
+        r"label0005\.nii\.gz holds values from 0 to 77: expected BTCV's whole numbers from 0 to 13",
+    )
+
+
+def test_two_scans_of_one_number(tmp_path):
+    make_btcv(tmp_path / "raw", [1, 5])
+    for kind in ("img", "label"):
+        (tmp_path / "raw" / kind / f"{kind}5.nii.gz").write_bytes(b"")
+    refuse(tmp_path, ValueError, r"img0005\.nii\.gz and .*img5\.nii\.gz have the same number")
+
+
+def test_the_current_folder_can_be_the_output(tmp_path, monkeypatch):
+    make_btcv(tmp_path / "raw", [1])
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    prepare_synapse(tmp_path / "raw", ".", report=quiet)
+    assert SynapseData(tmp_path / "here").test_cases == ["case0001"]
 
 
 @pytest.mark.parametrize("name", ["img/img0005.nii.gz", "label/label0005.nii.gz"])
@@ -245,8 +272,8 @@ def test_a_phantom_folder(phantom):
     assert phantom.id2label == SYNAPSE_LABELS
     phantom.check_train()
     case = phantom.read_test_case("phantom0002")
-    assert case.image.shape == case.label.shape == (8, 48, 60)
-    assert case.spacing == (24.0, 7.5, 6.0)
+    assert case.image.shape == case.label.shape == (8, 60, 48)
+    assert case.spacing == (24.0, 6.0, 7.5)
     assert (case.image.min(), case.image.max()) == (0.0, 1.0)
 
 

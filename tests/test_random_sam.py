@@ -29,8 +29,8 @@ def test_it_is_a_whole_transformers_checkpoint(folder):
     assert len(model.vision_encoder.layers) == 2
 
 
-@pytest.mark.parametrize(("num_layers", "globals_"), [(1, [0]), (2, [0, 1]), (4, [1, 3]), (5, [1, 4])])
-def test_the_middle_block_and_the_last_attend_globally(tmp_path, num_layers, globals_):
+@pytest.mark.parametrize(("num_layers", "globals_"), [(1, [0]), (2, [1]), (4, [1, 3]), (5, [1, 3, 4])])
+def test_every_second_block_and_the_last_attend_globally(tmp_path, num_layers, globals_):
     model = SamModel.from_pretrained(make_random_sam(tmp_path / "sam", **(SMALL | {"num_layers": num_layers})))
     assert model.config.vision_config.global_attn_indexes == globals_
     # A global block has a position for each of 2 · 4 - 1 distances, one with windows of 7 for each of 2 · 7 - 1.
@@ -53,12 +53,15 @@ def test_the_seed_alone_decides_and_torchs_own_state_is_left(folder, tmp_path):
 
 
 def test_layers_start_as_pytorchs_do(model):
-    # Uniform within one over the root of the number of inputs: 16 for a linear layer, 3 · 16 · 16 for the patches.
-    for weight, bound in (
-        (model.vision_encoder.layers[0].mlp.lin1.weight, 1 / 4),
-        (model.vision_encoder.patch_embed.projection.weight, 768**-0.5),
-    ):
-        assert 0.9 * bound < weight.abs().max().item() <= bound
+    # Uniform within one over the root of the number of inputs: 16 for a linear layer of the encoder's width.
+    largest = model.vision_encoder.layers[0].mlp.lin1.weight.abs().max().item()
+    assert 0.9 / 4 < largest <= 1 / 4
+
+
+def test_patches_keep_their_detail(model):
+    # Grey enters as three equal channels: together they see a patch through orthonormal filters.
+    filters = model.vision_encoder.patch_embed.projection.weight.sum(1).flatten(1)
+    torch.testing.assert_close(filters @ filters.T, torch.eye(16), atol=1e-5, rtol=0)
 
 
 def test_the_tables_of_positions_are_not_zero(model):
@@ -79,6 +82,8 @@ def test_the_encoder_tells_images_and_places_apart(model):
 
 
 def test_a_width_that_cannot_be_leaves_no_folder(tmp_path):
-    with pytest.raises(ValueError):
-        make_random_sam(tmp_path / "sam", **(SMALL | {"embedding_size": 10}))
+    with pytest.raises(
+        ValueError, match=r"image_size is 100.*num_layers is 0.*hidden_size is 15.*embedding_size is 10"
+    ):
+        make_random_sam(tmp_path / "sam", image_size=100, num_layers=0, hidden_size=15, num_heads=2, embedding_size=10)
     assert not (tmp_path / "sam").exists()

@@ -83,11 +83,11 @@ def figures(monkeypatch):
 
 @pytest.fixture
 def scan():
-    """Ten slices of 12×8, each of a grey of its own; a disc in 2 to 7, most of it in 3, 4 and 7, and a bar."""
-    image = np.broadcast_to(np.linspace(0.1, 0.9, 10)[:, None, None], (10, 12, 8)).copy()
-    label = np.zeros((10, 12, 8), dtype=np.int64)
+    """Ten slices of 8×12, each of a grey of its own; a disc in 2 to 7, most of it in 3, 4 and 7, and a bar."""
+    image = np.broadcast_to(np.linspace(0.1, 0.9, 10)[:, None, None], (10, 8, 12)).copy()
+    label = np.zeros((10, 8, 12), dtype=np.int64)
     label[2:8, 0, 0] = 1
-    label[[3, 4, 7], 1, 0] = 1
+    label[[3, 4, 7], 0, 1] = 1
     prediction = np.where(label == 1, 2, 0)
     return image, label, prediction
 
@@ -151,7 +151,7 @@ def test_overlay_names_what_is_in_either(figures, scan, tmp_path):
 
 
 def test_overlay_has_the_proportions_of_the_patient(figures, scan, tmp_path):
-    for spacing, aspect in ((None, 1.0), ((5.0, 0.8, 0.8), 1.0), ((5.0, 1.0, 2.5), 2.5)):
+    for spacing, aspect in ((None, 1.0), ((5.0, 0.8, 0.8), 1.0), ((5.0, 2.5, 1.0), 2.5)):
         draw_overlay(tmp_path / "a.png", *scan, TINY_LABELS, slices=[4], spacing=spacing)
         assert [axis.get_aspect() for axis in figures[-1].axes] == pytest.approx([aspect] * 3)
 

@@ -86,5 +86,5 @@ def test_left_and_right_are_swapped_only_where_no_label_has_a_side():
         assert default_augmentation(names).mirror == mirror
     image, label = np.arange(6.0).reshape(3, 2), np.arange(6).reshape(3, 2)
     mirrored = augment(image, label, Augmentation(mirror=1.0, rotation=0.0), np.random.default_rng(0))
-    assert mirrored[0].tolist() == [[4, 5], [2, 3], [0, 1]]
-    assert mirrored[1].tolist() == [[4, 5], [2, 3], [0, 1]]
+    assert mirrored[0].tolist() == [[1, 0], [3, 2], [5, 4]]
+    assert mirrored[1].tolist() == [[1, 0], [3, 2], [5, 4]]

@@ -24,6 +24,9 @@ CT_WINDOW = (-125.0, 275.0)
 BTCV_TO_SYNAPSE = {1: 1, 2: 2, 3: 3, 4: 4, 6: 5, 7: 6, 8: 7, 11: 8}
 """Which of BTCV's 13 organs become which of Synapse's 8; the others become background."""
 
+_BTCV_LABELS = 14  # the background counted
+_AXIS_ORDER = (2, 1, 0)  # of a scan (x, y, z) in this layout, as the reference implementation prepares it
+
 SYNAPSE_TEST_CASES = (1, 2, 3, 4, 8, 22, 25, 29, 32, 35, 36, 38)
 """TransUNet's 12 test cases; the other 18 of BTCV's training scans train."""
 
@@ -38,7 +41,7 @@ def prepare_synapse(
     """Turn raw BTCV scans into a folder in the Synapse layout.
 
     The intensities are clipped to [-125, 275] HU and scaled to [0, 1], the eight organs renumbered and the volumes
-    transposed to `(slice, x, y)`. TransUNet's test cases become volumes, all others training slices.
+    transposed to `(slice, y, x)`. TransUNet's test cases become volumes, all others training slices.
 
     Args:
         raw: BTCV's `RawData/Training` with `img/imgNNNN.nii.gz` and `label/labelNNNN.nii.gz`.
@@ -52,8 +55,13 @@ def prepare_synapse(
 
     Raises:
         FileNotFoundError: no such folder, no scan in it, or a scan without label.
-        ValueError: a damaged scan, a label of another shape than its image, or an output that isn't empty.
+        ValueError: a damaged scan, a label of another shape than its image or with values beyond BTCV's 13, a
+            `train_size` below 2, or an output that isn't empty.
     """
+    if train_size is not None and train_size < 2:
+        raise ValueError(
+            f"train_size is {train_size}: expected a side of at least 2 pixels, or none to keep the scan's."
+        )
     pairs = _btcv_pairs(Path(raw))
     with _made_aside(Path(output)) as folder:
         slices: list[str] = []
@@ -90,14 +98,17 @@ def prepare_phantom(
         shape: slices, width and height of each patient.
 
     Raises:
-        ValueError: an output that isn't empty.
+        ValueError: a negative number of patients, or an output that isn't empty.
     """
+    if num_train < 0 or num_test < 0:
+        raise ValueError(f"num_train is {num_train}, num_test {num_test}: expected numbers of patients, at least 0.")
     with _made_aside(Path(output)) as folder:
         slices: list[str] = []
         tests: list[str] = []
         for index in range(num_train + num_test):
-            image, label, spacing = phantom_patient((seed, index), shape)
-            case = SynapseCase(f"phantom{index:04d}", window_intensity(image, CT_WINDOW), label, spacing)
+            image, label, (along, x, y) = phantom_patient((seed, index), shape)
+            image, label = (np.swapaxes(array, 1, 2) for array in (window_intensity(image, CT_WINDOW), label))
+            case = SynapseCase(f"phantom{index:04d}", image, label, (along, y, x))
             if index < num_train:
                 slices += _write_slices(folder, case, None)
             else:
@@ -122,9 +133,9 @@ def _btcv_pairs(raw: Path) -> dict[int, tuple[Path, Path]]:
             raise ValueError(f"{path} isn't named imgNNNN.nii.gz: rename it, or keep it elsewhere.")
         if f"label{digits}" not in labels:
             raise FileNotFoundError(f"{path} has no label: expected {raw / 'label' / f'label{digits}.nii.gz'}.")
+        if int(digits) in pairs:
+            raise ValueError(f"{pairs[int(digits)][0]} and {path} have the same number: keep one of the two.")
         pairs[int(digits)] = (path, labels[f"label{digits}"])
-    if not pairs:
-        raise FileNotFoundError(f"{raw / 'img'} holds no scan: expected img0001.nii.gz and so on.")
     return pairs
 
 
@@ -135,15 +146,20 @@ def _read_btcv(name: str, image_path: Path, label_path: Path) -> SynapseCase:
             f"{image_path} has the shape {image.array.shape} but {label_path} {label.array.shape}: expected an image "
             "and a label on one grid."
         )
+    values = np.unique(label.array)
+    if not set(values.tolist()) <= set(range(_BTCV_LABELS)):
+        raise ValueError(
+            f"{label_path} holds values from {values[0]} to {values[-1]}: expected BTCV's whole numbers from 0 to "
+            f"{_BTCV_LABELS - 1}."
+        )
     organs = np.zeros(label.array.shape, dtype=np.uint8)
     for value, target in BTCV_TO_SYNAPSE.items():
         organs[label.array == value] = target
-    first, second, along = image.spacing
     return SynapseCase(
         name,
-        np.transpose(window_intensity(image.array, CT_WINDOW), (2, 0, 1)),
-        np.transpose(organs, (2, 0, 1)),
-        (along, first, second),
+        np.transpose(window_intensity(image.array, CT_WINDOW), _AXIS_ORDER),
+        np.transpose(organs, _AXIS_ORDER),
+        tuple(image.spacing[axis] for axis in _AXIS_ORDER),
     )
 
 
@@ -160,6 +176,7 @@ def _write_slices(folder: Path, case: SynapseCase, size: int | None) -> list[str
 @contextmanager
 def _made_aside(output: Path) -> Iterator[Path]:
     """A temporary folder beside `output` that takes its place when the body has succeeded."""
+    output = output.resolve()  # of "." and of a link, too, the place itself is wanted
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
         raise ValueError(f"output {str(output)!r} exists and isn't an empty folder: choose another, or remove it.")
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -117,7 +117,7 @@ class EpochBatchSampler(Sampler):
             if batch // self.batches_per_epoch != epoch:
                 epoch = batch // self.batches_per_epoch
                 order = np.random.default_rng((self.seed, epoch)).permutation(self.num_samples)
-                order = np.concatenate([order, order[: -self.num_samples % self.num_processes]])
+                order = np.resize(order, -(-self.num_samples // self.num_processes) * self.num_processes)
             size = self.batch_size * self.num_processes
             first = batch % self.batches_per_epoch * size
             share = order[first : first + size][self.process_index :: self.num_processes]

@@ -6,11 +6,13 @@
     DIR/lists_Synapse/test_vol.txt        names of cases, one a line
     DIR/lists_Synapse/labels.json         optional: {"0": "background", "1": "spleen", …}
 
-Files written here also hold the spacing in mm and the affine of their volume; files of others needn't.
+The volumes written here also hold their spacing in mm; files of others needn't. Rows run along y and columns along x,
+as the reference implementation prepares them.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -22,6 +24,8 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+
+from ..files import write_bytes, write_text
 
 __all__ = [
     "SYNAPSE_LABELS",
@@ -47,6 +51,18 @@ SYNAPSE_LABELS: dict[int, str] = {
     8: "pancreas",
 }
 
+# What numpy and zipfile raise over files that are damaged or of another kind.
+_DAMAGED = (
+    OSError,
+    KeyError,
+    ValueError,
+    TypeError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 _LISTS = ("lists_Synapse", "lists/lists_Synapse")
 _SLICE_NAME = re.compile(r"^(?P<case>.+)_slice(?P<index>\d+)$")
 
@@ -80,7 +96,7 @@ class SynapseData:
 
     Raises:
         FileNotFoundError: no such folder, a list is missing, or a list names a file that isn't there.
-        ValueError: a list is empty or names a slice that isn't called CASE_sliceNNN.
+        ValueError: a list names a slice that isn't called CASE_sliceNNN, or labels.json isn't as it should be.
     """
 
     def __init__(self, root: str | os.PathLike) -> None:
@@ -116,7 +132,7 @@ class SynapseData:
     def slices_by_case(self) -> dict[str, list[str]]:
         """The training slices of each case, cases and slices in order."""
         cases: dict[str, list[str]] = {}
-        for name in sorted(self.train_slices):
+        for name in sorted(self.train_slices, key=_slice_order):
             cases.setdefault(case_of_slice(name), []).append(name)
         return cases
 
@@ -176,11 +192,12 @@ class SynapseData:
             with h5py.File(path, "r") as file:
                 image, label = file["image"][...], file["label"][...]
                 spacing = file.attrs.get("spacing")
-        except (OSError, KeyError) as error:
-            raise ValueError(
-                f"{path} can't be read: expected an HDF5 file with image and label ({str(error).splitlines()[0]})."
-            ) from error
+        except (OSError, KeyError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{path} can't be read: expected an HDF5 file with image and label ({reason}).") from error
         image, label = _checked(path, image, label, 3)
+        if spacing is not None and not (np.shape(spacing) == (3,) and np.all(np.asarray(spacing) > 0)):
+            raise ValueError(f"{path} has the spacing {spacing}: expected three positive numbers in mm.")
         check_label_values(path, label, len(self.id2label))
         return SynapseCase(name, image, label, None if spacing is None else tuple(float(mm) for mm in spacing))
 
@@ -207,6 +224,10 @@ def case_of_slice(name: str) -> str:
     return match["case"]
 
 
+def _slice_order(name: str) -> tuple[str, int]:
+    return case_of_slice(name), int(_SLICE_NAME.match(name)["index"])
+
+
 def read_slice(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
     """Read one training slice.
 
@@ -220,7 +241,7 @@ def read_slice(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             image, label = file["image"], file["label"]
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except _DAMAGED as error:
         raise ValueError(f"{path} can't be read: expected an .npz file with image and label ({error}).") from error
     return _checked(path, image, label, 2)
 
@@ -229,23 +250,30 @@ def write_slice(folder: str | os.PathLike, name: str, image: np.ndarray, label: 
     """Write `image` and `label`, both `(height, width)`, as the training slice `name` of a Synapse folder."""
     path = Path(folder) / "train_npz" / f"{name}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".tmp")
-    with aside.open("wb") as file:
-        np.savez_compressed(file, image=image.astype(np.float32), label=label.astype(np.uint8))
-    os.replace(aside, path)
+    content = io.BytesIO()
+    np.savez_compressed(content, image=image.astype(np.float32), label=_as_bytes(name, label))
+    write_bytes(path, content.getvalue())
 
 
 def write_case(folder: str | os.PathLike, case: SynapseCase) -> None:
     """Write a volume to score into a Synapse folder."""
     path = Path(folder) / "test_vol_h5" / f"{case.name}.npy.h5"
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".tmp")
-    with h5py.File(aside, "w") as file:
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
         file.create_dataset("image", data=case.image.astype(np.float32), compression="gzip", compression_opts=1)
-        file.create_dataset("label", data=case.label.astype(np.uint8), compression="gzip", compression_opts=1)
+        file.create_dataset("label", data=_as_bytes(case.name, case.label), compression="gzip", compression_opts=1)
         if case.spacing is not None:
             file.attrs["spacing"] = case.spacing
-    os.replace(aside, path)
+    write_bytes(path, content.getvalue())
+
+
+def _as_bytes(name: str, label: np.ndarray) -> np.ndarray:
+    """The label map as uint8, which is what this layout holds."""
+    label = np.asarray(label)
+    if label.size and (label.min() < 0 or label.max() > 255):
+        raise ValueError(f"The label of {name} holds values from {label.min()} to {label.max()}: expected 0 to 255.")
+    return label.astype(np.uint8)
 
 
 def write_lists(
@@ -260,22 +288,27 @@ def write_lists(
         "train.txt": "\n".join(train_slices),
     }
     for name, content in contents.items():
-        aside = lists / f"{name}.tmp"
-        aside.write_text(f"{content}\n", encoding="utf-8")
-        os.replace(aside, lists / name)
+        write_text(lists / name, f"{content}\n")
 
 
 def _read_list(path: Path) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: expected a text file with one name a line.")
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} can't be read: expected text in UTF-8 ({error}).") from error
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _read_labels(path: Path) -> dict[int, str]:
     try:
-        return {int(index): str(name) for index, name in json.loads(path.read_text(encoding="utf-8")).items()}
+        labels = {int(index): str(name) for index, name in json.loads(path.read_text(encoding="utf-8")).items()}
     except (ValueError, AttributeError) as error:
         raise ValueError(f'{path} can\'t be read: expected {{"0": "background", "1": …}} ({error}).') from error
+    if len(labels) < 2 or sorted(labels) != list(range(len(labels))):
+        raise ValueError(f"{path} names the values {sorted(labels)}: expected 0, 1, … without a gap, at least two.")
+    return labels
 
 
 def _require(listing: Path, paths: Mapping[str, Path]) -> None:
