@@ -26,7 +26,12 @@ TINY_SIZE = 64
 def tiny_sam(tmp_path_factory) -> Path:
     """A plain SAM checkpoint of random weights, 128 pixels, four blocks with windows and global ones."""
     return make_random_sam(
-        tmp_path_factory.mktemp("sam") / "sam", image_size=128, hidden_size=32, num_heads=4, embedding_size=32
+        tmp_path_factory.mktemp("sam") / "sam",
+        image_size=128,
+        hidden_size=32,
+        num_layers=4,
+        num_heads=4,
+        embedding_size=32,
     )
 
 
