@@ -58,6 +58,11 @@ class Volume:
         """Size of a voxel in mm along each array axis."""
         return tuple(np.linalg.norm(self.affine[:3, :3], axis=0).tolist())
 
+    @property
+    def orientation(self) -> str:
+        """Where the array's axes run to, as three letters, e.g. "LPS": left, posterior, superior."""
+        return "".join(nib.aff2axcodes(self.affine))
+
 
 def read_volume(path: str | Path) -> Volume:
     """Read a NIfTI file.

@@ -167,6 +167,15 @@ def test_a_label_of_another_shape(tmp_path):
     refuse(tmp_path, ValueError, r"img0005\.nii\.gz has the shape \(7, 6, 3\) but .*label0005\.nii\.gz \(7, 6, 4\)")
 
 
+def test_mixed_orientations_are_named(tmp_path):
+    image, label = make_btcv(tmp_path / "raw", [1, 5])[5]
+    save_scan(tmp_path / "raw" / "img" / "img0005.nii.gz", image, np.diag([1.0, 1, 2, 1]))
+    save_scan(tmp_path / "raw" / "label" / "label0005.nii.gz", label, np.diag([-1.0, 1, 2, 1]))
+    said = []
+    prepare_synapse(tmp_path / "raw", tmp_path / "out", train_size=4, report=said.append)
+    assert any("note: " in line and "RAS, its label LAS (case0005)" in line for line in said)
+
+
 def test_a_label_value_that_is_not_of_btcv(tmp_path):
     label = make_btcv(tmp_path / "raw", [1, 5])[5][1]
     label[0, 0, 0] = 77

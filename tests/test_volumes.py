@@ -60,6 +60,11 @@ def test_spacing_is_the_length_of_the_columns():
     assert volume.affine.dtype == np.float64
 
 
+def test_orientation_says_where_the_axes_run_to():
+    for diagonal, letters in (((1, 1, 2, 1), "RAS"), ((-1, -1, 2, 1), "LPS")):
+        assert Volume(np.zeros((2, 2, 2)), np.diag(diagonal)).orientation == letters
+
+
 @pytest.mark.parametrize(
     ("array", "affine", "words"),
     [

@@ -66,8 +66,10 @@ def prepare_synapse(
     with _made_aside(Path(output)) as folder:
         slices: list[str] = []
         tests: list[str] = []
+        orientations: dict[str, list[str]] = {}
         for number, (image_path, label_path) in pairs.items():
-            case = _read_btcv(f"case{number:04d}", image_path, label_path)
+            case, orientation = _read_btcv(f"case{number:04d}", image_path, label_path)
+            orientations.setdefault(orientation, []).append(case.name)
             if number in SYNAPSE_TEST_CASES:
                 write_case(folder, case)
                 tests.append(case.name)
@@ -76,6 +78,9 @@ def prepare_synapse(
             role = "test volume" if number in SYNAPSE_TEST_CASES else "training slices"
             report(f"{case.name}: {len(case.image)} slices of {case.image.shape[1]}×{case.image.shape[2]}, {role}")
         write_lists(folder, slices, tests, SYNAPSE_LABELS)
+    if len(orientations) > 1:
+        found = "; ".join(f"{lies} ({', '.join(names)})" for lies, names in orientations.items())
+        report(f"note: the scans lie in different orientations, and slices are cut as they lie: {found}")
     report(f"{len(slices)} training slices and {len(tests)} test volumes in {output}")
     return Path(output)
 
@@ -139,7 +144,8 @@ def _btcv_pairs(raw: Path) -> dict[int, tuple[Path, Path]]:
     return pairs
 
 
-def _read_btcv(name: str, image_path: Path, label_path: Path) -> SynapseCase:
+def _read_btcv(name: str, image_path: Path, label_path: Path) -> tuple[SynapseCase, str]:
+    """The case, and how its arrays lie, e.g. "RAS", or "RAS, its label LPS"."""
     image, label = read_volume(image_path), read_volume(label_path)
     if image.array.shape != label.array.shape:
         raise ValueError(
@@ -155,12 +161,12 @@ def _read_btcv(name: str, image_path: Path, label_path: Path) -> SynapseCase:
     organs = np.zeros(label.array.shape, dtype=np.uint8)
     for value, target in BTCV_TO_SYNAPSE.items():
         organs[label.array == value] = target
-    return SynapseCase(
-        name,
-        np.transpose(window_intensity(image.array, CT_WINDOW), _AXIS_ORDER),
-        np.transpose(organs, _AXIS_ORDER),
-        tuple(image.spacing[axis] for axis in _AXIS_ORDER),
-    )
+    image_array = window_intensity(image.array, CT_WINDOW)
+    arrays = (np.transpose(array, _AXIS_ORDER) for array in (image_array, organs))
+    lies = image.orientation
+    if label.orientation != lies:
+        lies += f", its label {label.orientation}"
+    return SynapseCase(name, *arrays, tuple(image.spacing[axis] for axis in _AXIS_ORDER)), lies
 
 
 def _write_slices(folder: Path, case: SynapseCase, size: int | None) -> list[str]:
