@@ -47,11 +47,11 @@ class TrainingArguments:
         None, "Slices per process and step [12; 4 for the random SAM; with a preset, 24 over the processes]."
     )
     gradient_accumulation_steps: int = _flag(1, "Batches per optimizer step.")
-    learning_rate: float = _flag(0.005, "Base learning rate.")
+    learning_rate: float | None = _flag(None, "Base learning rate [0.005; 0.003 for the random SAM's small batches].")
     weight_decay: float = _flag(0.1, "Weight decay of AdamW.")
     lr_warmup_steps: int | None = _flag(None, "Optimizer steps of warmup [250, at most a tenth of the run].")
     lr_power: float | None = _flag(None, "Exponent of the learning rate's decay [0.9].")
-    num_train_epochs: float | None = _flag(None, "Epochs over which the learning rate decays [200; 9 on the phantom].")
+    num_train_epochs: float | None = _flag(None, "Epochs over which the learning rate decays [200; 10 on the phantom].")
     stop_after_epochs: float | None = _flag(None, "Epochs actually trained [160 of 200, else num_train_epochs].")
     max_train_steps: int | None = _flag(
         None, "Optimizer steps to train instead of epochs; the rate decays over them, unless num_train_epochs is given."
@@ -117,10 +117,12 @@ class TrainingArguments:
         small = self.uses_random_sam
         self.image_size = self.image_size or (256 if small else 512)
         self.per_device_train_batch_size = self.per_device_train_batch_size or (4 if small else 12)
+        if self.learning_rate is None:
+            self.learning_rate = 0.003 if small else 0.005
         if self.stop_after_epochs is None and self.num_train_epochs is None and not self.uses_phantom:
             self.stop_after_epochs = 160.0
         if self.num_train_epochs is None:
-            self.num_train_epochs = 9.0 if self.uses_phantom else 200.0
+            self.num_train_epochs = 10.0 if self.uses_phantom else 200.0
         self.stop_after_epochs = self.stop_after_epochs or self.num_train_epochs
         for name, default in _DEFAULTS.items():
             if getattr(self, name) is None:
