@@ -49,14 +49,14 @@ class TrainingArguments:
     gradient_accumulation_steps: int = _flag(1, "Batches per optimizer step.")
     learning_rate: float | None = _flag(None, "Base learning rate [0.005; 0.003 for the random SAM's small batches].")
     weight_decay: float = _flag(0.1, "Weight decay of AdamW.")
-    lr_warmup_steps: int | None = _flag(None, "Optimizer steps of warmup [250, at most a tenth of the run].")
+    lr_warmup_steps: int | None = _flag(None, "Optimizer steps of warmup [250, at most a fortieth of the run].")
     lr_power: float | None = _flag(None, "Exponent of the learning rate's decay [0.9].")
     num_train_epochs: float | None = _flag(None, "Epochs over which the learning rate decays [200; 10 on the phantom].")
     stop_after_epochs: float | None = _flag(None, "Epochs actually trained [160 of 200, else num_train_epochs].")
     max_train_steps: int | None = _flag(
         None, "Optimizer steps to train instead of epochs; the rate decays over them, unless num_train_epochs is given."
     )
-    max_grad_norm: float | None = _flag(None, "Clip the gradient's norm to this.")
+    max_grad_norm: float | None = _flag(None, "Clip the gradient's norm to this; 0: never [0; 0.5 for the random SAM].")
     mixed_precision: str | None = _flag(None, "no, fp16 or bf16 [Accelerate's configuration].")
     gradient_checkpointing: bool = _flag(False, "Recompute the encoder's activations: less memory, slower.")
     resume_from_checkpoint: str | None = _flag(None, "A checkpoint folder, or latest.")
@@ -119,6 +119,8 @@ class TrainingArguments:
         self.per_device_train_batch_size = self.per_device_train_batch_size or (4 if small else 12)
         if self.learning_rate is None:
             self.learning_rate = 0.003 if small else 0.005
+        if self.max_grad_norm is None and small:
+            self.max_grad_norm = 0.5
         if self.stop_after_epochs is None and self.num_train_epochs is None and not self.uses_phantom:
             self.stop_after_epochs = 160.0
         if self.num_train_epochs is None:
@@ -168,6 +170,7 @@ _LEAST = {
     "learning_rate": 0,
     "weight_decay": 0,
     "lr_warmup_steps": 0,
+    "max_grad_norm": 0,
     "lr_power": 0,
     "num_train_epochs": 0.01,
     "stop_after_epochs": 0.01,

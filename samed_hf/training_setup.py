@@ -57,7 +57,7 @@ class TrainingPlan:
             steps = args.max_train_steps
             # A run cut short by max_train_steps decays over these steps, unless its epochs were asked for.
             horizon = max(steps, horizon) if args.asks_for_epochs else steps
-        warmup = args.lr_warmup_steps if args.lr_warmup_steps is not None else min(250, max(1, steps // 10))
+        warmup = args.lr_warmup_steps if args.lr_warmup_steps is not None else min(250, max(1, steps // 40))
         return cls(batches, args.gradient_accumulation_steps, steps, horizon, warmup)
 
 

@@ -207,7 +207,7 @@ def test_max_train_steps_is_what_the_rate_decays_over_unless_epochs_are_given():
         args = TrainingArguments(data_dir="d", max_train_steps=50, num_train_epochs=epochs)
         args.fill_defaults()
         plan = TrainingPlan.of(args, num_slices=100, num_processes=1)
-        assert (plan.steps, plan.horizon, plan.warmup) == (50, horizon, 5)
+        assert (plan.steps, plan.horizon, plan.warmup) == (50, horizon, 1)
 
 
 def test_cases_are_held_out_evenly_and_never_by_slice(tiny_data):
