@@ -52,5 +52,10 @@ def test_imports_only_from_below(module):
         assert LEVEL[other] < LEVEL[module], f"{module} (level {LEVEL[module]}) imports {other} (level {LEVEL[other]})"
 
 
+def test_the_readme_names_every_module():
+    readme = (ROOT.parent / "README.md").read_text(encoding="utf-8")
+    assert [module for module in MODULES if f"`{module}`" not in readme] == []
+
+
 def test_no_level_names_a_module_that_is_gone():
     assert set(LEVEL) == set(MODULES)
