@@ -155,7 +155,10 @@ class TrainingArguments:
         if self.preset is None:
             return []
         batch = self.per_device_train_batch_size * num_processes * self.gradient_accumulation_steps
-        return deviations(self.preset, self.to_dict() | {"effective_batch_size": batch} | settings)
+        run = self.to_dict() | {"effective_batch_size": batch} | settings
+        if Path(str(self.model_name_or_path)).exists():
+            run["model_name_or_path"] = "a local folder"  # its place is nobody's business, and this goes onto the card
+        return deviations(self.preset, run)
 
     def to_dict(self) -> dict:
         """The settings by name, for the run's files."""

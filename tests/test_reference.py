@@ -26,15 +26,6 @@ def pixel_values(grey):
     return (grey.float() / 255).unsqueeze(-3).repeat_interleave(3, dim=-3)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Threads that wait for each other cost more than these small models do."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module", params=VARIANTS)
 def reference(request):
     """The folder of one variant's reference vectors."""

@@ -129,3 +129,37 @@ def test_every_setting_is_a_flag_of_the_design():
         "hub_model_id",
     }
     assert flags <= set(TrainingArguments().to_dict())
+
+
+def test_a_preset_says_where_the_run_leaves_it(tiny_sam, tiny_data, tmp_path, capsys):
+    flags = [
+        "--preset",
+        "samed_s",
+        "--model_name_or_path",
+        tiny_sam,
+        "--data_dir",
+        tiny_data,
+        "--image_size",
+        TINY_SIZE,
+    ]
+    more = ["--per_device_train_batch_size", 4, "--max_train_steps", 2, "--report_to", "none"]
+    assert main(["train", *map(str, [*flags, *more, "--output_dir", tmp_path / "run"])]) == 0
+    settings = json.loads((tmp_path / "run" / "training_settings.json").read_text())
+    assert settings["variant"] == "samed_s"
+    assert settings["augmentation"] == "samed"
+    assert settings["lr_warmup_steps"] == 250
+    assert settings["deviations"] == [
+        "model_name_or_path a local folder instead of facebook/sam-vit-base",
+        f"image_size {TINY_SIZE} instead of 512",
+        "effective_batch_size 4 instead of 24",
+        "max_train_steps 2 instead of none",
+        "input_size 48 instead of 224",
+    ]
+    printed, card = capsys.readouterr().out, (tmp_path / "run" / "README.md").read_text()
+    for place in (printed, card):
+        assert "samed_s" in place
+        assert "effective_batch_size 4 instead of 24" in place
+    assert str(tmp_path) not in card
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["protocol"] == "samed"
+    adapter = json.loads((tmp_path / "run" / "adapter_config.json").read_text())
+    assert "mask_decoder" in adapter["target_modules"]
