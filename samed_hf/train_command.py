@@ -105,7 +105,7 @@ def _write_report(
         random_base=args.uses_random_sam,
         id2label=id2label,
         image_size=run.processor.image_size,
-        settings=args.to_dict(),
+        settings=args.to_dict() | {"num_processes": run.accelerator.num_processes, "optimizer_steps": run.plan.steps},
         deviations=run.deviations if args.preset else None,
         metrics=metrics,
         data="synthetic phantom patients" if args.uses_phantom else f"{len(run.train_cases)} cases",

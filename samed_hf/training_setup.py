@@ -167,6 +167,8 @@ def set_up_run(args: TrainingArguments) -> TrainingRun:
     model, processor = _make_model(args, base, data)
     by_case = data.slices_by_case()
     plan = TrainingPlan.of(args, sum(len(by_case[case]) for case in train_cases), accelerator.num_processes)
+    # What was left to the run or to Accelerate is known now, and belongs to the settings that are saved.
+    args.lr_warmup_steps, args.mixed_precision = plan.warmup, accelerator.mixed_precision
     return TrainingRun(args, accelerator, data, model, processor, train_cases, validation_cases, plan)
 
 
