@@ -244,9 +244,15 @@ def split_cases(data: SynapseData, num_validation: int | None) -> tuple[list[str
         num_validation: how many are held out; `None` for a tenth, and none of fewer than five.
 
     Raises:
-        ValueError: no case, or none left to train on.
+        ValueError: no case, none left to train on, or one that is to be scored too.
     """
     cases = list(data.slices_by_case())
+    shared = sorted(set(cases) & set(data.test_cases))
+    if shared:
+        raise ValueError(
+            f"{data.root} lists {shared[0]} in train.txt and in test_vol.txt: expected each case in one of them, since "
+            "scores of a case trained on say nothing; take it out of one."
+        )
     if not cases:
         raise ValueError(f"{data.root} lists no training slice: expected at least one in train.txt.")
     count = num_validation if num_validation is not None else (max(1, len(cases) // 10) if len(cases) >= 5 else 0)

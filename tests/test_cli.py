@@ -152,6 +152,18 @@ def test_a_label_value_without_a_name(tiny_adapter, tiny_sam, data, tmp_path, ca
     assert "case0007.npy.h5 holds the label value 77: expected values from 0 to 2" in message
 
 
+def test_a_case_to_train_on_and_to_score(tiny_sam, data, tmp_path, capsys):
+    shutil.copy(data / "test_vol_h5" / "case0006.npy.h5", data / "test_vol_h5" / "case0002.npy.h5")
+    with (data / "lists_Synapse" / "test_vol.txt").open("a") as file:
+        file.write("case0002\n")
+    assert "case0002 in train.txt and in test_vol.txt" in train(capsys, tmp_path, tiny_sam, data)
+
+
+def test_labels_between_the_whole_numbers(tiny_sam, data, tmp_path, capsys):
+    np.savez(data / "train_npz" / "case0001_slice002.npz", image=np.zeros((48, 48)), label=np.full((48, 48), 0.5))
+    assert "case0001_slice002.npz holds a label with values between" in train(capsys, tmp_path, tiny_sam, data)
+
+
 def test_image_and_label_of_different_shapes(tiny_sam, data, tmp_path, capsys):
     np.savez(data / "train_npz" / "case0001_slice002.npz", image=np.zeros((48, 48)), label=np.zeros((48, 47)))
     message = train(capsys, tmp_path, tiny_sam, data)

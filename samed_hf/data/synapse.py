@@ -326,6 +326,8 @@ def _checked(path: Path, image: np.ndarray, label: np.ndarray, ndim: int) -> tup
             f"{path} holds an image of shape {image.shape} and a label of shape {label.shape}: expected the same "
             f"shape with {ndim} dimensions."
         )
+    if label.dtype.kind not in "iub" and not np.array_equal(label, np.round(label)):
+        raise ValueError(f"{path} holds a label with values between the whole numbers: expected the numbers of labels.")
     image = image.astype(np.float32)
     if not np.isfinite(image).all():
         raise ValueError(
