@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from peft import LoraConfig
@@ -10,7 +12,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
-__all__ = ["VARIANTS", "freeze_unused", "merge_adapter", "samed_lora_config"]
+__all__ = ["VARIANTS", "copies_take", "freeze_unused", "merge_adapter", "samed_lora_config"]
 
 # Regular expressions on whole module names, anchored: a bare "q_proj" would reach the mask decoder alone or both.
 _ENCODER = r"(.*\.)?vision_encoder\.layers\.\d+\.attn\.(q_proj|v_proj)"
@@ -82,6 +84,34 @@ def freeze_unused(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if _NEVER_TRAINED.search(name):
             parameter.requires_grad_(False)
+
+
+@contextmanager
+def copies_take(owner: nn.Module, parts: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Give the module these parts for as long as PEFT copies what an adapter trains whole, and its own back after.
+
+    A mask decoder for other labels has parts of other shapes, which PEFT's copy of the present ones could not load.
+
+    Args:
+        owner: the module, or PEFT's wrapper around it.
+        parts: name of the attribute, and what stands there meanwhile.
+    """
+    owner = owner.original_module if isinstance(owner, ModulesToSaveWrapper) else owner
+    own = {name: _exchange(owner, name, part) for name, part in parts.items()}
+    try:
+        yield
+    finally:
+        for name, part in own.items():
+            _exchange(owner, name, part)
+
+
+def _exchange(owner: nn.Module, name: str, part: nn.Module) -> nn.Module:
+    present = getattr(owner, name)
+    if isinstance(present, ModulesToSaveWrapper):
+        own, present.original_module = present.original_module, part
+        return own
+    setattr(owner, name, part)
+    return present
 
 
 def merge_adapter(model: nn.Module) -> None:
