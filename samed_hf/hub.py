@@ -10,7 +10,9 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import httpx
 
-__all__ = ["push_adapter"]
+__all__ = ["ADAPTER_FOLDER", "push_adapter"]
+
+ADAPTER_FOLDER = "adapter"
 
 # What belongs to the adapter; checkpoints, logs and data of its run stay at home.
 _FILES = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 
@@ -24,6 +25,9 @@ from .pretrained import SamedPreTrainedModel
 from .transforms import nearest_indices
 
 __all__ = ["SamedForSemanticSegmentation", "SamedSegmenterOutput"]
+
+# The mask decoder's parts whose shapes follow the number of labels.
+LABEL_PARTS = ("mask_tokens", "output_hypernetworks_mlps", "iou_prediction_head")
 
 
 @dataclass
@@ -163,8 +167,8 @@ class SamedMaskDecoder(SamMaskDecoder):
         self.output_hypernetworks_mlps = SamedHypernetworks(self.output_hypernetworks_mlps)
         # What depends on the labels starts fresh, as PyTorch's own default and not as SAM's. The mark stands on the
         # leaves: transformers passes over a module that holds no parameter of its own.
-        for part in (self.mask_tokens, self.output_hypernetworks_mlps, self.iou_prediction_head):
-            for leaf in part.modules():
+        for part in LABEL_PARTS:
+            for leaf in getattr(self, part).modules():
                 leaf.starts_as_in_pytorch = True
 
     def forward(
@@ -239,6 +243,12 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
         super().__init__(config)
         self.sam = SamedModel(config)
         self.post_init()
+
+    def _label_parts(self, num_labels: int) -> dict[str, nn.Module]:
+        config = copy.deepcopy(self.config.mask_decoder_config)
+        config.num_multimask_outputs = num_labels - 1
+        decoder = SamedMaskDecoder(config).to(self.device, self.dtype)
+        return {name: getattr(decoder, name) for name in LABEL_PARTS}
 
     def get_input_embeddings(self) -> nn.Module:
         """The patch embedding."""
