@@ -143,6 +143,18 @@ def _add_push(commands: argparse._SubParsersAction) -> None:
     push.add_argument("adapter", metavar="ADAPTER", help="folder of the adapter")
     push.add_argument("--repo_id", required=True, metavar="NAME", help="user/name")
     push.add_argument("--private", action="store_true", help="make a new repository private")
+    push.add_argument("--hub_token", metavar="TOKEN", help="token of the Hub [that of hf auth login or HF_TOKEN]")
+    push.add_argument(
+        "--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="of the weights [float32]"
+    )
+    push.add_argument("--base_model", metavar="USER/NAME", help="Hub name of the base model, where it is a folder here")
+    push.add_argument("--base_revision", metavar="REVISION", help="its branch, tag or commit")
+    push.add_argument(
+        "--pictures",
+        action=argparse.BooleanOptionalAction,
+        help="overlay and example slices too [of synthetic data alone]",
+    )
+    push.add_argument("--with_handler", action="store_true", help="handler.py for Inference Endpoints")
     push.set_defaults(command="push")
 
 

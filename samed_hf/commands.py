@@ -130,7 +130,18 @@ def compare(args: argparse.Namespace) -> None:
 
 def push(args: argparse.Namespace) -> None:
     """`samed-hf push`."""
-    print(hub.push_adapter(args.adapter, args.repo_id, private=args.private or None))
+    address = hub.push_adapter(
+        args.adapter,
+        args.repo_id,
+        private=args.private or None,
+        token=args.hub_token,
+        dtype=args.dtype,
+        base_model=args.base_model,
+        base_revision=args.base_revision,
+        pictures=args.pictures,
+        with_handler=args.with_handler,
+    )
+    print(f"pushed      {address}")
 
 
 def _load(adapter: str) -> tuple[SamedForSemanticSegmentation, SamedImageProcessor]:

@@ -12,10 +12,11 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from PIL import Image
 
 from .files import write_bytes
 
-__all__ = ["draw_curve", "draw_overlay", "format_scores", "label_colors"]
+__all__ = ["draw_curve", "draw_overlay", "format_scores", "label_colors", "write_examples"]
 
 
 def format_scores(metrics: Mapping[str, Any]) -> str:
@@ -100,6 +101,30 @@ def draw_overlay(
         )
     figure.suptitle(title, fontsize=11)
     _save(figure, path)
+
+
+def write_examples(folder: str | os.PathLike, name: str, image: np.ndarray, label: np.ndarray) -> list[Path]:
+    """Write the telling slices of a case as 8-bit PNGs `NAME-slice-INDEX.png`, rows as the model reads them.
+
+    Args:
+        folder: made where it is missing.
+        name: of the case.
+        image: of shape `(slices, y, x)`, in [0, 1].
+        label: truth, the same shape.
+
+    Returns:
+        The files.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for index in _telling_slices(label):
+        content = io.BytesIO()
+        pixels = np.round(np.clip(image[index], 0, 1) * 255).astype(np.uint8)
+        Image.fromarray(pixels).save(content, format="PNG")
+        paths.append(folder / f"{name}-slice-{index}.png")
+        write_bytes(paths[-1], content.getvalue())
+    return paths
 
 
 def draw_curve(path: str | os.PathLike, rows: Sequence[Mapping[str, float]], *, title: str = "") -> None:

@@ -17,7 +17,7 @@ from .data.synapse import SynapseCase
 from .evaluation import CaseResult, score_cases, summarize_results, write_metrics
 from .files import write_text
 from .hub import push_adapter
-from .report import draw_curve, draw_overlay, format_scores
+from .report import draw_curve, draw_overlay, format_scores, write_examples
 from .training import train
 from .training_arguments import TrainingArguments
 from .training_setup import TrainingRun
@@ -38,18 +38,63 @@ def run_training(args: TrainingArguments) -> dict[str, Any] | None:
         The metrics, on every process; `None` where the data has no case to score.
     """
     logging.disable_progress_bar()
-    run = train(args)
+    run = train(args, on_push=_push_on_the_way if args.push_every else None)
     run.say(f"trained     {run.log[-1]['step'] if run.log else 0} steps in {run.seconds:.0f} s")
     first: list[tuple[SynapseCase, np.ndarray]] = []
     metrics = _evaluate(run, first)
     if run.accelerator.is_main_process:
         _write_report(run, metrics, first)
     run.accelerator.wait_for_everyone()
-    if args.push_to_hub and run.accelerator.is_main_process:
-        run.say(f"pushed      {push_adapter(run.output_dir, args.hub_model_id or run.output_dir.name)}")
-    run.accelerator.wait_for_everyone()
     run.accelerator.end_training()
+    if args.push_to_hub and run.accelerator.is_main_process:
+        run.say(f"pushed      {_push(run, run.output_dir, 'Upload adapter')}")
     return metrics
+
+
+def _push(run: TrainingRun, folder: Path, message: str) -> str:
+    args = run.args
+    repo_id = args.hub_model_id or run.output_dir.resolve().name
+    return push_adapter(
+        folder,
+        repo_id,
+        dtype=args.hub_dtype,
+        base_model=args.hub_base_model,
+        pictures=args.hub_pictures or None,
+        with_handler=args.with_handler,
+        commit_message=message,
+        report=run.say,
+        private=args.hub_private_repo or None,
+        token=args.hub_token,
+    )
+
+
+def _push_on_the_way(run: TrainingRun, folder: Path) -> None:
+    """Upload the adapter as it is now; the training goes on whatever the Hub says."""
+    _write_settings(run, folder)
+    try:
+        run.say(f"pushed      {_push(run, folder, 'Adapter in training')}")
+    except (ValueError, OSError) as error:
+        run.say(f"warning     {error} The training goes on.")
+
+
+def _write_settings(run: TrainingRun, folder: Path) -> None:
+    """What the run was, in `training_settings.json`: its settings by name, and what no flag says under "run"."""
+    args, source = run.args, run.data.source
+    about = {
+        "data": source.get("name"),
+        "synthetic": bool(source.get("synthetic")),
+        "random_base": args.uses_random_sam,
+        "train_cases": len(run.train_cases),
+        "validation_cases": len(run.validation_cases),
+        "test_cases": len(run.data.test_cases),
+        "optimizer_steps": run.log[-1]["step"] if run.log else 0,
+        "seconds": round(run.seconds, 1),
+    }
+    settings = args.to_dict() | {"num_processes": run.accelerator.num_processes}
+    if args.preset:
+        settings["deviations"] = run.deviations
+    settings["run"] = {key: value for key, value in about.items() if value is not None}
+    write_text(folder / "training_settings.json", json.dumps(settings, indent=2) + "\n")
 
 
 def _evaluate(run: TrainingRun, first: list[tuple[SynapseCase, np.ndarray]]) -> dict[str, Any] | None:
@@ -80,8 +125,7 @@ def _write_report(
 ) -> None:
     folder, args = run.output_dir, run.args
     id2label = run.model.config.id2label
-    settings = args.to_dict() | {"num_processes": run.accelerator.num_processes, "deviations": run.deviations}
-    write_text(folder / "training_settings.json", json.dumps(settings, indent=2) + "\n")
+    _write_settings(run, folder)
     if run.log:
         draw_curve(folder / "training_curve.png", run.log, title="SAMed training")
     if metrics is not None:
@@ -96,20 +140,9 @@ def _write_report(
             title=f"{case.name}, not trained on",
             spacing=case.spacing,
         )
+        write_examples(folder / "examples", case.name, case.image, case.label)
         print(f"\n{format_scores(metrics)}\n", flush=True)
-    local_base = args.uses_random_sam or Path(str(args.model_name_or_path)).exists()
-    write_card(
-        folder,
-        name=args.hub_model_id or folder.resolve().name,
-        base_model=None if local_base else args.model_name_or_path,
-        random_base=args.uses_random_sam,
-        id2label=id2label,
-        image_size=run.processor.image_size,
-        settings=args.to_dict() | {"num_processes": run.accelerator.num_processes, "optimizer_steps": run.plan.steps},
-        deviations=run.deviations if args.preset else None,
-        metrics=metrics,
-        data="synthetic phantom patients" if args.uses_phantom else f"{len(run.train_cases)} cases",
-    )
+    write_card(folder, name=args.hub_model_id)
     files = ["adapter_model.safetensors", "metrics.json", "metrics.csv", "training_curve.png", "overlay.png"]
     print("\n".join(f"wrote       {folder / name}" for name in files if (folder / name).is_file()), flush=True)
     print(f"next        samed-hf predict {folder} SCAN.nii.gz --output segmentations", flush=True)

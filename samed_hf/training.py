@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -27,8 +28,12 @@ from .transforms import SAMED_AUGMENTATION, default_augmentation
 __all__ = ["train"]
 
 
-def train(args: TrainingArguments) -> TrainingRun:
+def train(args: TrainingArguments, on_push: Callable[[TrainingRun, Path], None] | None = None) -> TrainingRun:
     """Train an adapter and save it in `args.output_dir`, with `training_log.csv` and checkpoints beside it.
+
+    Args:
+        args: the settings.
+        on_push: called on the main process every `push_every` steps with the run and a folder that holds the adapter.
 
     The processes are still together when it returns: `run.accelerator.end_training()` closes trackers and parts them.
 
@@ -38,7 +43,7 @@ def train(args: TrainingArguments) -> TrainingRun:
     run = set_up_run(args)
     run.say(run.describe())
     started = time.monotonic()
-    _loop(run)
+    _loop(run, on_push)
     run.seconds = time.monotonic() - started
     run.accelerator.wait_for_everyone()
     if run.accelerator.is_main_process:
@@ -47,7 +52,7 @@ def train(args: TrainingArguments) -> TrainingRun:
     return run
 
 
-def _loop(run: TrainingRun) -> None:
+def _loop(run: TrainingRun, on_push: Callable[[TrainingRun, Path], None] | None) -> None:
     args, accelerator, plan = run.args, run.accelerator, run.plan
     trained = [parameter for parameter in run.model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=args.learning_rate, betas=(0.9, 0.999), weight_decay=args.weight_decay)
@@ -75,6 +80,8 @@ def _loop(run: TrainingRun) -> None:
             if run.validation_cases and (step % validate_every == 0 or step == plan.steps):
                 row["validation_dice"] = _validate(run)
             progress.add(row)
+            if on_push and args.push_every and step % args.push_every == 0 and step < plan.steps:
+                _push(run, on_push)
             if every and step % every == 0 and step < plan.steps:
                 state = {"num_processes": accelerator.num_processes}
                 last_checkpoint = save_checkpoint(
@@ -83,12 +90,20 @@ def _loop(run: TrainingRun) -> None:
     run.model.eval()
 
 
+def _push(run: TrainingRun, on_push: Callable[[TrainingRun, Path], None]) -> None:
+    """Hand the adapter, as it is now, to `on_push`."""
+    if run.accelerator.is_main_process:
+        with tempfile.TemporaryDirectory() as folder:
+            run.model.save_pretrained(folder, image_processor=run.processor)
+            on_push(run, Path(folder))
+    run.accelerator.wait_for_everyone()
+
+
 def _resume(run: TrainingRun) -> tuple[int, Path | None]:
     """Continue from a checkpoint where one is asked for; returns the steps already done and the checkpoint."""
     if run.args.resume_from_checkpoint is None:
         if run.accelerator.is_main_process:
             run.output_dir.mkdir(parents=True, exist_ok=True)
-            _move_old_checkpoints(run)
         run.accelerator.wait_for_everyone()
         return 0, None
     folder = find_checkpoint(run.output_dir, run.args.resume_from_checkpoint)
@@ -101,21 +116,6 @@ def _resume(run: TrainingRun) -> tuple[int, Path | None]:
     run.log = read_log(run.output_dir / "training_log.csv", step)
     run.say(f"resume      {folder}, {step} steps done")
     return step, folder
-
-
-def _move_old_checkpoints(run: TrainingRun) -> None:
-    """An earlier run's checkpoints are kept, but out of the way of this one's."""
-    old = sorted(run.output_dir.glob("checkpoint-*"))
-    if not old:
-        return
-    number = 1
-    while (run.output_dir / f"earlier-{number}").exists():
-        number += 1
-    folder = run.output_dir / f"earlier-{number}"
-    folder.mkdir()
-    for path in old:
-        path.rename(folder / path.name)
-    run.say(f"note        {len(old)} checkpoints of an earlier run moved to {folder}")
 
 
 def _loader(run: TrainingRun, first: int) -> DataLoader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +29,7 @@ class TrainingArguments:
     model_name_or_path: str | None = _flag(
         None, "A plain SAM, folder or Hub id, e.g. facebook/sam-vit-base. Without it: a small SAM of random weights."
     )
+    model_revision: str | None = _flag(None, "Branch, tag or commit of model_name_or_path on the Hub.")
     data_dir: str | None = _flag(
         None, "Folder in the Synapse layout (train_npz, test_vol_h5, lists_Synapse). Without it: a synthetic phantom."
     )
@@ -71,7 +73,14 @@ class TrainingArguments:
     )
     seed: int = _flag(0, "Seed of weights, order and augmentation: the same seed gives the same run.")
     push_to_hub: bool = _flag(False, "Upload the adapter when the training has ended.")
+    push_every: int | None = _flag(None, "Upload the adapter every so many optimizer steps too [only at the end].")
     hub_model_id: str | None = _flag(None, "Repository to push to [the name of output_dir].")
+    hub_private_repo: bool = _flag(False, "Make a new repository private.")
+    hub_token: str | None = _flag(None, "Token of the Hub [that of `hf auth login` or HF_TOKEN]; never saved.")
+    hub_base_model: str | None = _flag(None, "Hub name of the base model, where model_name_or_path is a local folder.")
+    hub_dtype: str = _flag("float32", "Data type of the weights pushed: float32, float16 or bfloat16.")
+    hub_pictures: bool = _flag(False, "Push overlay and example slices of real scans too; those of the phantom always.")
+    with_handler: bool = _flag(False, "Push handler.py and requirements.txt for Inference Endpoints.")
 
     def __post_init__(self) -> None:
         """Name every bad value at once."""
@@ -79,7 +88,7 @@ class TrainingArguments:
         problems = [
             f"{name} is {getattr(self, name)}: expected a number of at least {least}"
             for name, least in _LEAST.items()
-            if getattr(self, name) is not None and not getattr(self, name) >= least
+            if getattr(self, name) is not None and not least <= getattr(self, name) < math.inf
         ]
         problems += [
             f"{name} is {getattr(self, name)!r}: expected {', '.join(map(repr, choices))}"
@@ -90,6 +99,10 @@ class TrainingArguments:
             problems.append(f"image_size is {self.image_size}: expected a positive multiple of 16, e.g. 256 or 512")
         if Path(self.output_dir).is_file():
             problems.append(f"output_dir {self.output_dir!r} is a file: expected a folder")
+        if self.push_every is not None and not self.push_to_hub:
+            problems.append(f"push_every is {self.push_every} without push_to_hub: give --push_to_hub too")
+        if self.model_name_or_path and Path(self.model_name_or_path).resolve() == Path(self.output_dir).resolve():
+            problems.append(f"output_dir {self.output_dir!r} is the base model's folder: expected another")
         if problems:
             raise ValueError("; ".join(problems) + ".")
 
@@ -161,8 +174,8 @@ class TrainingArguments:
         return deviations(self.preset, run)
 
     def to_dict(self) -> dict:
-        """The settings by name, for the run's files."""
-        return {item.name: getattr(self, item.name) for item in fields(self)}
+        """The settings by name, for the run's files; the token isn't among them."""
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "hub_token"}
 
 
 _DEFAULTS = {"variant": "samed", "augmentation": "default", "lr_power": 0.9, "protocol": "strict"}
@@ -184,6 +197,7 @@ _LEAST = {
     "eval_steps": 1,
     "dataloader_num_workers": 0,
     "seed": 0,
+    "push_every": 1,
 }
 _CHOICES = {
     "preset": tuple(PRESETS),
@@ -191,4 +205,5 @@ _CHOICES = {
     "augmentation": ("default", "samed", "none"),
     "mixed_precision": ("no", "fp16", "bf16"),
     "protocol": ("strict", "samed"),
+    "hub_dtype": ("float32", "float16", "bfloat16"),
 }

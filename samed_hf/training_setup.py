@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +13,11 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import ProjectConfiguration, set_seed
 from tqdm import tqdm
+from transformers import PreTrainedConfig
+from transformers.utils.hub import resolve_revision
 
 from .adapter import samed_lora_config
+from .checkpoints import find_checkpoint
 from .configuration_samed import SamedConfig
 from .data.prepare import CT_WINDOW, prepare_phantom
 from .data.synapse import SynapseData
@@ -159,8 +161,12 @@ def set_up_run(args: TrainingArguments) -> TrainingRun:
         if accelerator.is_main_process:
             data.check_train()
             data.check_test()
+    if args.resume_from_checkpoint is not None:
+        find_checkpoint(Path(args.output_dir), args.resume_from_checkpoint)
     output_dir = Path(args.output_dir)
     with accelerator.main_process_first():
+        if accelerator.is_local_main_process and args.resume_from_checkpoint is None:
+            _move_earlier_run(output_dir, args.uses_random_sam)
         data = SynapseData(_ensure_phantom(output_dir / "phantom")) if args.uses_phantom else data
         base = args.model_name_or_path or _ensure_random_sam(output_dir / "base_model", args)
     train_cases, validation_cases = split_cases(data, args.num_validation_cases)
@@ -197,9 +203,18 @@ def _use_all_cores(accelerator: Accelerator) -> None:
 
 
 def _check_base(args: TrainingArguments) -> None:
-    """Refuse a base model that can't be found or isn't a SAM."""
+    """Refuse a base model that can't be found or isn't a plain SAM; a folder's place is made absolute."""
+    if Path(args.model_name_or_path).is_dir():
+        # The adapter names it, and is to find it from wherever it is loaded.
+        args.model_name_or_path = str(Path(args.model_name_or_path).resolve())
     try:
-        SamedConfig.from_pretrained(args.model_name_or_path, image_size=args.image_size)
+        content, _ = PreTrainedConfig.get_config_dict(args.model_name_or_path, revision=args.model_revision)
+        if content.get("model_type") == SamedConfig.model_type:
+            raise ValueError(
+                f"model_name_or_path {args.model_name_or_path!r} is a SAMed model: expected the plain SAM it was made "
+                "from, e.g. facebook/sam-vit-base."
+            )
+        SamedConfig.from_dict(content, image_size=args.image_size)
     except OSError as error:
         raise FileNotFoundError(
             f"model_name_or_path {args.model_name_or_path!r} can't be loaded: expected a folder or Hub id of a plain "
@@ -207,10 +222,43 @@ def _check_base(args: TrainingArguments) -> None:
         ) from error
 
 
+# What a training leaves in its folder, apart from the phantom, which is always the same.
+_PRODUCTS = (
+    "checkpoint-*",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "config.json",
+    "preprocessor_config.json",
+    "README.md",
+    "metrics.json",
+    "metrics.csv",
+    "overlay.png",
+    "examples",
+    "training_curve.png",
+    "training_log.csv",
+    "training_settings.json",
+)
+
+
+def _move_earlier_run(output_dir: Path, with_base: bool) -> None:
+    """Keep what an earlier run left, together and out of the way: mixed with this one's it would tell lies."""
+    patterns = (*_PRODUCTS, "base_model") if with_base else _PRODUCTS
+    old = sorted({path for pattern in patterns for path in output_dir.glob(pattern)})
+    if not old:
+        return
+    number = 1
+    while (output_dir / f"earlier-{number}").exists():
+        number += 1
+    folder = output_dir / f"earlier-{number}"
+    folder.mkdir()
+    for path in old:
+        path.rename(folder / path.name)
+    print(f"note        what an earlier run left in {output_dir} was moved to {folder}", flush=True)
+
+
 def _ensure_phantom(folder: Path) -> Path:
     """The synthetic patients, always the same ones; made where they are missing."""
     if not (folder / "lists_Synapse" / "train.txt").is_file():
-        shutil.rmtree(folder, ignore_errors=True)
         prepare_phantom(folder)
     return folder
 
@@ -225,10 +273,16 @@ def _ensure_random_sam(folder: Path, args: TrainingArguments) -> Path:
 def _make_model(
     args: TrainingArguments, base: str | Path, data: SynapseData
 ) -> tuple[SamedForSemanticSegmentation, SamedImageProcessor]:
-    model = SamedForSemanticSegmentation.from_pretrained(base, image_size=args.image_size, id2label=data.id2label)
+    model = SamedForSemanticSegmentation.from_pretrained(
+        base, image_size=args.image_size, id2label=data.id2label, revision=args.model_revision
+    )
     if model._hf_peft_config_loaded:
         raise ValueError(f"model_name_or_path {str(base)!r} is an adapter: give the plain SAM it was trained on.")
-    model.add_adapter(samed_lora_config(args.rank, variant=args.variant))
+    lora = samed_lora_config(args.rank, variant=args.variant)
+    # The very commit trained on, so that the adapter never meets another one's weights.
+    revision = resolve_revision(str(base), args.model_revision)
+    lora.revision = getattr(revision, "resolved", revision)
+    model.add_adapter(lora)
     if args.gradient_checkpointing:
         model.activation_checkpointing_enable()
     processor = SamedImageProcessor(args.image_size, CT_WINDOW, input_size=data.train_size())

@@ -11,12 +11,13 @@ ROOT = Path(samed_hf.__file__).parent
 LEVELS = [
     {"configuration_samed", "losses", "metrics", "transforms", "volumes", "adapter", "checkpoint_conversion"}
     | {"files", "presets", "published", "schedules", "random_sam", "launching", "original_keys"},
-    {"image_processing_samed", "evaluate_metric", "data.phantom", "original_checkpoint", "card", "hub", "report"}
+    {"image_processing_samed", "evaluate_metric", "data.phantom", "original_checkpoint", "card", "report"}
     | {"data.synapse"},
-    {"pretrained", "data.slices", "data.prepare"},
+    {"hub", "data.slices", "data.prepare"},
+    {"pretrained"},
     {"modeling_samed"},
     {"inference", "checkpoints", "convert", "training_arguments"},
-    {"evaluation", "training_setup"},
+    {"evaluation", "training_setup", "serving"},
     {"training_progress"},
     {"training"},
     {"train_command", "commands"},

@@ -21,6 +21,8 @@ __all__ = ["BTCV_TO_SYNAPSE", "CT_WINDOW", "SYNAPSE_TEST_CASES", "prepare_phanto
 CT_WINDOW = (-125.0, 275.0)
 """The intensity window of SAMed in HU."""
 
+PHANTOM_NAME = "synthetic phantom patients"
+
 BTCV_TO_SYNAPSE = {1: 1, 2: 2, 3: 3, 4: 4, 6: 5, 7: 6, 8: 7, 11: 8}
 """Which of BTCV's 13 organs become which of Synapse's 8; the others become background."""
 
@@ -77,7 +79,7 @@ def prepare_synapse(
                 slices += _write_slices(folder, case, train_size)
             role = "test volume" if number in SYNAPSE_TEST_CASES else "training slices"
             report(f"{case.name}: {len(case.image)} slices of {case.image.shape[1]}×{case.image.shape[2]}, {role}")
-        write_lists(folder, slices, tests, SYNAPSE_LABELS)
+        write_lists(folder, slices, tests, SYNAPSE_LABELS, {"name": "Synapse multi-organ CT (BTCV)"})
     if len(orientations) > 1:
         found = "; ".join(f"{lies} ({', '.join(names)})" for lies, names in orientations.items())
         report(f"note: the scans lie in different orientations, and slices are cut as they lie: {found}")
@@ -119,7 +121,7 @@ def prepare_phantom(
             else:
                 write_case(folder, case)
                 tests.append(case.name)
-        write_lists(folder, slices, tests, SYNAPSE_LABELS)
+        write_lists(folder, slices, tests, SYNAPSE_LABELS, {"name": PHANTOM_NAME, "synthetic": True})
     return Path(output)
 
 

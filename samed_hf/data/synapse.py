@@ -5,6 +5,7 @@
     DIR/lists_Synapse/train.txt           names of slices, one a line
     DIR/lists_Synapse/test_vol.txt        names of cases, one a line
     DIR/lists_Synapse/labels.json         optional: {"0": "background", "1": "spleen", …}
+    DIR/lists_Synapse/source.json         optional: {"name": "…", "synthetic": false}
 
 The volumes written here also hold their spacing in mm; files of others needn't. Rows run along y and columns along x,
 as the reference implementation prepares them.
@@ -21,6 +22,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -92,6 +94,7 @@ class SynapseData:
         train_slices: names of the slices to train on, as `train.txt` lists them.
         test_cases: names of the volumes to score, as `test_vol.txt` lists them.
         id2label: name of each label value.
+        source: what `source.json` says of the data, e.g. its "name"; empty without one.
         declares_labels: whether `labels.json` names them; without it they are Synapse's.
 
     Raises:
@@ -116,6 +119,7 @@ class SynapseData:
         self.test_cases = _read_list(lists / "test_vol.txt")
         self.declares_labels = (lists / "labels.json").is_file()
         self.id2label = _read_labels(lists / "labels.json") if self.declares_labels else dict(SYNAPSE_LABELS)
+        self.source = _read_source(lists / "source.json")
         for name in self.train_slices:
             case_of_slice(name)
         _require(lists / "train.txt", {name: self.slice_path(name) for name in self.train_slices})
@@ -277,9 +281,21 @@ def _as_bytes(name: str, label: np.ndarray) -> np.ndarray:
 
 
 def write_lists(
-    folder: str | os.PathLike, train_slices: Sequence[str], test_cases: Sequence[str], id2label: Mapping[int, str]
+    folder: str | os.PathLike,
+    train_slices: Sequence[str],
+    test_cases: Sequence[str],
+    id2label: Mapping[int, str],
+    source: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the lists of a Synapse folder; last, so that a folder with lists is whole."""
+    """Write the lists of a Synapse folder; last, so that a folder with lists is whole.
+
+    Args:
+        folder: the Synapse folder.
+        train_slices: names of the slices to train on.
+        test_cases: names of the volumes to score.
+        id2label: name of each label value.
+        source: what the data is: "name", and "synthetic" where no patient is in it.
+    """
     lists = Path(folder) / "lists_Synapse"
     lists.mkdir(parents=True, exist_ok=True)
     contents = {
@@ -287,6 +303,8 @@ def write_lists(
         "test_vol.txt": "\n".join(test_cases),
         "train.txt": "\n".join(train_slices),
     }
+    if source is not None:
+        contents["source.json"] = json.dumps(source, indent=2)
     for name, content in contents.items():
         write_text(lists / name, f"{content}\n")
 
@@ -299,6 +317,16 @@ def _read_list(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} can't be read: expected text in UTF-8 ({error}).") from error
     return [line.strip() for line in lines if line.strip()]
+
+
+def _read_source(path: Path) -> dict[str, Any]:
+    try:
+        source = json.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f'{path} is no JSON ({error}): expected e.g. {{"name": "Synapse multi-organ CT"}}.') from error
+    if not isinstance(source, dict) or not isinstance(source.get("name", ""), str):
+        raise ValueError(f'{path} holds {source!r}: expected e.g. {{"name": "Synapse multi-organ CT"}}.')
+    return source
 
 
 def _read_labels(path: Path) -> dict[int, str]:
