@@ -82,9 +82,10 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
 def _add_predict(commands: argparse._SubParsersAction) -> None:
     predict = commands.add_parser("predict", help="segment scans")
     predict.add_argument("adapter", metavar="ADAPTER", help="folder or Hub id")
-    predict.add_argument("inputs", metavar="INPUT", nargs="+", help="NIfTI files, or folders of them")
+    predict.add_argument("inputs", metavar="INPUT", nargs="+", help="NIfTI files, folders of them, or pictures")
     predict.add_argument("--output", required=True, metavar="DIR", help="folder for the segmentations")
     predict.add_argument("--batch_size", type=int, default=8, help="slices through the model at once [8]")
+    predict.add_argument("--overwrite", action="store_true", help="replace segmentations that are there already")
     predict.set_defaults(command="predict")
 
 

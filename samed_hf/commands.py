@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image, UnidentifiedImageError
 
 from . import convert, hub
 from .data import prepare
 from .data.synapse import SynapseCase, SynapseData
 from .evaluation import CaseResult, evaluate_cases, write_metrics
+from .files import write_bytes
 from .image_processing_samed import SamedImageProcessor
-from .inference import predict_volume
+from .inference import predict_picture, predict_volume
 from .modeling_samed import SamedForSemanticSegmentation
 from .published import compare_with_published, read_metrics
-from .report import draw_overlay, format_scores
+from .report import draw_overlay, format_scores, label_colors
 from .volumes import case_name, find_volumes, read_volume, write_labels
 
 __all__ = [
@@ -31,6 +34,9 @@ __all__ = [
     "prepare_synapse",
     "push",
 ]
+
+
+_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
 def prepare_synapse(args: argparse.Namespace) -> None:
@@ -51,6 +57,10 @@ def evaluate(args: argparse.Namespace) -> None:
     data = SynapseData(args.data)
     if not data.test_cases:
         raise ValueError(f"{args.data} lists no case to score: expected at least one name in test_vol.txt.")
+    if args.batch_size < 1 or (args.input_size is not None and args.input_size < 2):
+        raise ValueError(
+            f"--batch_size is {args.batch_size}, --input_size {args.input_size}: expected at least 1 slice, 2 pixels."
+        )
     model, processor = _load(args.adapter)
     data.expect_labels(model.config.id2label)
     data.check_test()
@@ -80,28 +90,68 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def predict(args: argparse.Namespace) -> None:
     """`samed-hf predict`."""
-    targets = _targets(find_volumes(args.inputs), Path(args.output))
+    pictures = [Path(path) for path in args.inputs if Path(path).suffix.lower() in _PICTURES]
+    scans = [path for path in args.inputs if Path(path) not in pictures]
+    inputs = [*(find_volumes(scans) if scans else []), *pictures]
+    targets = _targets(inputs, Path(args.output), args.overwrite)
+    if args.batch_size < 1:
+        raise ValueError(f"--batch_size is {args.batch_size}: expected at least 1 slice.")
     model, processor = _load(args.adapter)
     Path(args.output).mkdir(parents=True, exist_ok=True)
     for target, path in targets.items():
-        scan = read_volume(path)
-        labels = predict_volume(model, scan, processor, batch_size=args.batch_size)
-        write_labels(target, labels, like=scan)
-        millilitres = np.prod(scan.spacing) / 1000.0
-        found = {name: int((labels == index).sum()) for index, name in model.config.id2label.items() if index}
-        volumes = ", ".join(f"{name} {count * millilitres:.1f} ml" for name, count in found.items() if count)
-        print(f"{target}: {volumes or 'nothing found'}", flush=True)
+        segment = _predict_picture if target.suffix == ".png" else _predict_scan
+        found = segment(model, processor, path, target, args.batch_size)
+        print(f"{target}: {', '.join(found) or 'nothing found'}", flush=True)
 
 
-def _targets(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """The file to write for each scan; none is a scan itself, and no two scans share one."""
+def _predict_scan(
+    model: SamedForSemanticSegmentation, processor: SamedImageProcessor, path: Path, target: Path, batch_size: int
+) -> list[str]:
+    """Segment a scan on its own grid; returns each label's volume, for people."""
+    scan = read_volume(path)
+    labels = predict_volume(model, scan, processor, batch_size=batch_size)
+    write_labels(target, labels, like=scan)
+    # The determinant, not the spacings: a gantry's tilt shears the voxels.
+    millilitres = abs(np.linalg.det(scan.affine[:3, :3])) / 1000.0
+    found = {name: int((labels == index).sum()) for index, name in model.config.id2label.items() if index}
+    return [f"{name} {count * millilitres:.3g} ml" for name, count in found.items() if count]
+
+
+def _predict_picture(
+    model: SamedForSemanticSegmentation, processor: SamedImageProcessor, path: Path, target: Path, batch_size: int
+) -> list[str]:
+    """Segment a picture at its own size into a PNG whose values are the labels; returns each label's pixels."""
+    try:
+        with Image.open(path) as picture:
+            labels, _ = predict_picture(model, picture, processor)
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"{path} can't be read as a picture ({error}): expected a whole PNG, JPEG or TIFF.") from error
+    content = io.BytesIO()
+    mask = Image.fromarray(labels)
+    if labels.dtype == np.uint8:
+        mask = mask.convert("P")
+        mask.putpalette((label_colors(model.config.num_labels) * 255).round().astype(np.uint8).tobytes())
+    mask.save(content, format="PNG")
+    write_bytes(target, content.getvalue())
+    found = {name: int((labels == index).sum()) for index, name in model.config.id2label.items() if index}
+    return [f"{name} {count} pixels" for name, count in found.items() if count]
+
+
+def _targets(paths: Sequence[Path], folder: Path, overwrite: bool) -> dict[Path, Path]:
+    """The file to write for each input; none is an input itself, no two inputs share one, none is there already."""
     targets: dict[Path, Path] = {}
+    sources = {path.resolve() for path in paths}
     for path in paths:
-        target = folder / f"{case_name(path)}.nii.gz"
-        if target.exists() and target.samefile(path):
+        picture = path.suffix.lower() in _PICTURES
+        target = folder / (f"{path.stem}.png" if picture else f"{case_name(path)}.nii.gz")
+        if target.resolve() in sources:
             raise ValueError(f"--output {folder} holds the scan {path} itself: choose another folder.")
         if target in targets:
-            raise ValueError(f"{targets[target]} and {path} share the name {target.name}: predict them one by one.")
+            raise ValueError(
+                f"{targets[target]} and {path} share the name {target.name}: predict them into different folders."
+            )
+        if target.exists() and not overwrite:
+            raise ValueError(f"{target} is there already: choose another folder, or give --overwrite to replace it.")
         targets[target] = path
     return targets
 

@@ -156,5 +156,7 @@ def predict_volume(
     """
     processor = _processor_of(model, processor)
     slices = np.transpose(volume.array, processor.axis_order)
+    if slices.dtype == np.uint8 and processor.intensity_window is not None:
+        slices = slices.astype(np.float32)  # a scan's values are in the window's unit, whatever their type
     labels = predict_slices(model, processor.normalize_intensity(slices), processor, batch_size=batch_size)
     return np.ascontiguousarray(np.transpose(labels, np.argsort(processor.axis_order)))

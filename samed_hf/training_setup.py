@@ -134,6 +134,10 @@ class TrainingRun:
         if args.preset is not None:
             lines.append(f"preset      {args.preset}: {_settings_of(args)}")
             lines.append(f"deviates    {'; '.join(self.deviations) or 'in nothing from the paper'}")
+        if not self.data.declares_labels:
+            lines.append("note        the data has no lists_Synapse/labels.json: the labels are taken for Synapse's eight")
+        if self.args.mixed_precision == "fp16" and self.accelerator.device.type == "cpu":
+            lines.append("note        fp16 has no effect on a CPU: this run computes in float32")
         if plan.accumulation > 1:
             lines.append(
                 "note        the Dice loss sums over a batch: accumulated batches aren't equal to one larger batch"

@@ -1,40 +1,46 @@
-import re
-import shlex
+"""The card is rendered from the files of a run, and from nothing else."""
 
-import nibabel as nib
-import numpy as np
+import json
+import re
+
 import pytest
 from huggingface_hub import ModelCard
 
-from samed_hf.card import write_card
-from samed_hf.cli import main
+from samed_hf.card import is_local_base, write_card
 
 METRICS = {
     "protocol": "strict",
     "distance_unit": "mm",
-    "mean": {"dice": 0.45, "hd95": 1.5},
+    "mean": {"dice": 0.4512345, "hd95": 1.5},
     "per_class": {"disc": {"dice": 0.9, "hd95": 1.504}, "bar": {"dice": 0.0, "hd95": None}},
     "per_case": {"case0006": {}, "case0007": {}},
 }
+SETTINGS = {
+    "rank": 4,
+    "learning_rate": 0.005,
+    "gradient_checkpointing": False,
+    "max_train_steps": None,
+    "data_dir": "/home/someone/scans",
+    "run": {"data": "Synapse multi-organ CT", "train_cases": 18, "optimizer_steps": 300},
+}
+CONFIG = {"id2label": {"2": "bar", "0": "background", "1": "disc"}, "image_size": 64}
+ADAPTER = {"r": 4, "base_model_name_or_path": "facebook/sam-vit-base", "revision": "abc123"}
 
 
 @pytest.fixture
 def card(tmp_path):
-    """Writes a card with some things changed and reads it."""
+    """Writes the files of a run with some things changed, then its card, and reads it."""
 
-    def write(**changes):
-        options = {
-            "name": "ward/discs",
-            "base_model": "facebook/sam-vit-base",
-            "random_base": False,
-            "id2label": {2: "bar", 0: "background", 1: "disc"},
-            "image_size": 64,
-            "settings": {"rank": 4, "learning_rate": 0.005, "gradient_checkpointing": False, "max_train_steps": None},
-            "deviations": None,
-            "metrics": METRICS,
-            "data": "18 cases",
-        }
-        write_card(tmp_path, **(options | changes))
+    def write(name="ward/discs", pictures=(), **changes):
+        files = {"config": CONFIG, "adapter_config": ADAPTER, "metrics": METRICS, "training_settings": SETTINGS}
+        for file, content in (files | changes).items():
+            (tmp_path / f"{file}.json").unlink(missing_ok=True)
+            if content is not None:
+                (tmp_path / f"{file}.json").write_text(json.dumps(content))
+        for picture in pictures:
+            (tmp_path / picture).parent.mkdir(exist_ok=True)
+            (tmp_path / picture).write_bytes(b"png")
+        write_card(tmp_path, name=name)
         return ModelCard.load(tmp_path / "README.md")
 
     return write
@@ -53,20 +59,48 @@ def test_the_hub_can_file_it(card):
     assert data["library_name"] == "samed_hf"
     assert data["pipeline_tag"] == "image-segmentation"
     assert data["license"] == "apache-2.0"
-    assert {"medical", "lora"} <= set(data["tags"])
+    assert data["datasets"] == ["synapse-multi-organ-ct"]
+    assert {"medical", "lora", "arxiv:2304.13785"} <= set(data["tags"])
+
+
+def test_the_hubs_scores_are_those_of_the_file_to_the_last_digit(card):
+    results = {result.metric_name: result for result in card().data.eval_results}
+    assert {name: result.metric_value for name, result in results.items()} == {
+        "Dice, mean": 0.4512345,
+        "HD95 in mm, mean": 1.5,
+        "Dice, disc": 0.9,
+        "HD95 in mm, disc": 1.504,
+        "Dice, bar": 0.0,  # its HD95 is defined nowhere
+    }
+    assert results["Dice, mean"].metric_args == {"protocol": "strict", "cases": 2}
+    assert results["Dice, mean"].dataset_name == "Synapse multi-organ CT"
 
 
 def test_a_base_that_is_not_on_the_hub_is_not_named(card):
-    assert not {"base_model", "base_model_relation"} & set(card(base_model=None).data.to_dict())
+    page = card(adapter_config=ADAPTER | {"base_model_name_or_path": "/home/someone/sam"})
+    assert not {"base_model", "base_model_relation"} & set(page.data.to_dict())
+    assert "The base model isn't named on the Hub" in page.text
+    assert "/home/someone" not in page.content
+
+
+@pytest.mark.parametrize("base", ["./base_model", "../sam", "/data/sam", "~/sam", "C:\\sam", "a/b/c"])
+def test_places_on_a_disk(base):
+    assert is_local_base(base)
+
+
+def test_names_on_the_hub():
+    assert not is_local_base("facebook/sam-vit-base")
+    assert not is_local_base("gpt2")
 
 
 def test_it_says_what_the_adapter_is(card):
     text = card().text
     assert "\n# ward/discs\n" in text
-    assert "It segments disc, bar, in axial slices at 64×64 pixels." in text
+    assert "It segments disc, bar, slice by slice at 64×64 pixels." in text
     assert "background," not in text
-    assert "Trained on 18 cases." in text
+    assert "Trained on Synapse multi-organ CT: 18 cases; 300 optimizer steps." in text
     assert "not a medical device" in text
+    assert "at revision `abc123`" in text
 
 
 def test_the_scores_are_those_of_the_run(card):
@@ -77,7 +111,7 @@ def test_the_scores_are_those_of_the_run(card):
         ["---", "---", "---"],
         ["disc", "0.9000", "1.50"],
         ["bar", "0.0000", "–"],
-        ["**mean**", "0.4500", "1.50"],
+        ["**mean**", "0.4512", "1.50"],
     ] in tables(page.text)
 
 
@@ -89,18 +123,26 @@ def test_means_that_are_not_defined(card):
 
 
 def test_an_adapter_that_was_not_scored(card):
-    text = card(metrics=None).text
-    assert "This adapter has not been scored." in text
-    assert "Protocol" not in text
-    assert "not been scored" not in card().text
+    page = card(metrics=None)
+    assert "there are no scores" in page.text
+    assert "Protocol" not in page.text
+    assert page.data.eval_results is None
+    assert "there are no scores" not in card().text
+
+
+def test_an_adapter_whose_training_is_not_recorded(card):
+    page = card(training_settings=None)
+    assert "The settings of its training aren't recorded." in page.text
+    assert "datasets" not in page.data.to_dict()
 
 
 def test_random_weights_are_confessed(card):
-    assert "**random weights**" in card(random_base=True).text
-    assert "random weights" not in card(random_base=False).text
+    random = SETTINGS | {"run": SETTINGS["run"] | {"random_base": True}}
+    assert "**random weights**" in card(training_settings=random).text
+    assert "random weights" not in card().text
 
 
-def test_the_settings_without_those_left_open(card):
+def test_the_settings_without_those_left_open_or_private(card):
     assert [
         ["setting", "value"],
         ["---", "---"],
@@ -111,49 +153,36 @@ def test_the_settings_without_those_left_open(card):
 
 
 def test_it_says_how_far_it_is_the_papers_run(card):
-    settings = {"preset": "samed_h"}
-    text = card(settings=settings, deviations=["rank 8 instead of 4", "no warmup"]).text
-    assert "Settings of the paper's run `samed_h`, but for: rank 8 instead of 4; no warmup." in text
-    assert "Settings of the paper's run `samed_h`, without exception." in card(settings=settings, deviations=[]).text
-    assert "paper's run" not in card(deviations=None).text
+    def text(deviations):
+        return card(training_settings=SETTINGS | {"preset": "samed_h", "deviations": deviations}).text
+
+    assert "run `samed_h`, but for: rank 8 instead of 4; no warmup." in text(["rank 8 instead of 4", "no warmup"])
+    assert "run `samed_h`, without exception." in text([])
+    assert "paper's run" not in card().text
+
+
+def test_pictures_are_shown_where_they_are(card):
+    assert "overlay.png" not in card().text
+    page = card(pictures=["overlay.png", "examples/case0006-slice-3.png"])
+    assert "![overlay](overlay.png)" in page.text
+    assert page.data.to_dict()["widget"] == [
+        {"src": "examples/case0006-slice-3.png", "example_title": "case0006-slice-3"}
+    ]
 
 
 def test_no_placeholder_is_left(card):
-    for changes in ({}, {"metrics": None, "base_model": None, "random_base": True, "settings": {}}):
+    for changes in ({}, {"metrics": None, "training_settings": None}, {"adapter_config": {"r": 4}}):
         assert not re.search(r"{[{%]|[%}]}|\bNone\b|\bUndefined\b", card(**changes).text)
 
 
-def test_a_new_card_replaces_the_old_one_and_nothing_else_is_left(card, tmp_path):
+def test_a_new_card_replaces_the_old_one(card, tmp_path):
     card()
+    before = {path.name for path in tmp_path.iterdir()}
     assert "# other" in card(name="other").text
-    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    assert {path.name for path in tmp_path.iterdir()} == before
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_a_folder_that_is_no_adapter(tmp_path):
     with pytest.raises(FileNotFoundError):
-        write_card(
-            tmp_path / "missing",
-            name="a",
-            base_model=None,
-            random_base=False,
-            id2label={0: "background"},
-            image_size=64,
-            settings={},
-            deviations=None,
-            metrics=None,
-            data="nothing",
-        )
+        write_card(tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_snippets_work(card, tiny_adapter, tmp_path, monkeypatch):
-    text = card(name=str(tiny_adapter)).text
-    monkeypatch.chdir(tmp_path)
-    scan = np.random.default_rng(0).normal(50, 90, (20, 24, 2)).astype(np.int16)
-    nib.save(nib.Nifti1Image(scan, np.diag([2, 2, 5, 1.0])), "scan.nii.gz")
-    exec(re.search(r"```python\n(.*?)```", text, re.S)[1], {})
-    command = shlex.split(re.search(r"`(samed-hf predict .*?)`", text)[1])
-    assert main(command[1:]) == 0
-    ours, theirs = nib.load("segmentation.nii.gz"), nib.load("segmentations/scan.nii.gz")
-    assert ours.shape == scan.shape
-    np.testing.assert_array_equal(np.asarray(ours.dataobj), np.asarray(theirs.dataobj))

@@ -197,7 +197,7 @@ def test_a_checkpoint_that_is_not_sam(tiny_data, tiny_adapter, tmp_path, capsys)
         assert f"model_type is '{content['model_type']}'" in train(capsys, tmp_path, folder, tiny_data)
     (tmp_path / "nothing").mkdir()
     assert "config.json" in train(capsys, tmp_path, tmp_path / "nothing", tiny_data)
-    assert "is an adapter" in train(capsys, tmp_path, tiny_adapter, tiny_data)
+    assert "is a SAMed model" in train(capsys, tmp_path, tiny_adapter, tiny_data)
 
 
 def test_an_adapter_whose_base_cannot_be_found(tiny_adapter, tiny_data, tmp_path, capsys):

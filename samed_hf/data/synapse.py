@@ -331,11 +331,14 @@ def _read_source(path: Path) -> dict[str, Any]:
 
 def _read_labels(path: Path) -> dict[int, str]:
     try:
-        labels = {int(index): str(name) for index, name in json.loads(path.read_text(encoding="utf-8")).items()}
+        labels = {int(index): str(name) for index, name in json.loads(path.read_text(encoding="utf-8-sig")).items()}
     except (ValueError, AttributeError) as error:
         raise ValueError(f'{path} can\'t be read: expected {{"0": "background", "1": …}} ({error}).') from error
     if len(labels) < 2 or sorted(labels) != list(range(len(labels))):
         raise ValueError(f"{path} names the values {sorted(labels)}: expected 0, 1, … without a gap, at least two.")
+    misplaced = [index for index, name in labels.items() if index and name.strip().lower() == "background"]
+    if misplaced or not all(name.strip() for name in labels.values()):
+        raise ValueError(f"{path} names {labels}: expected a name for each, and the background at 0.")
     return labels
 
 
