@@ -100,12 +100,17 @@ def push_adapter(
             report=report,
         )
         _refuse_secrets(staged, folder, token)
-        # An older layout's adapter_config.json at the root would lead transformers to the base model.
-        stale = [*_ADAPTER, *(name for name in _PICTURES if not any(staged.glob(name)))]
-        api.upload_folder(
-            folder_path=staged, repo_id=repo_id, commit_message=commit_message, delete_patterns=list(stale)
-        )
+        stale = _stale(api, repo_id, staged)
+        api.upload_folder(folder_path=staged, repo_id=repo_id, commit_message=commit_message, delete_patterns=stale)
     return f"{api.endpoint}/{repo_id}"
+
+
+def _stale(api: HfApi, repo_id: str, staged: Path) -> list[str] | None:
+    """What an earlier upload left that would now mislead: another layout's files, pictures that are to stay here."""
+    stale = [name for name in _ADAPTER if api.file_exists(repo_id, name)]
+    if not (staged / "overlay.png").is_file() and api.file_exists(repo_id, "overlay.png"):
+        stale += _PICTURES
+    return stale or None
 
 
 def _push_random_base(api: HfApi, folder: Path, repo_id: str, private: bool | None) -> tuple[str | None, str | None]:

@@ -135,7 +135,7 @@ class TrainingRun:
             lines.append(f"preset      {args.preset}: {_settings_of(args)}")
             lines.append(f"deviates    {'; '.join(self.deviations) or 'in nothing from the paper'}")
         if not self.data.declares_labels:
-            lines.append("note        the data has no lists_Synapse/labels.json: the labels are taken for Synapse's eight")
+            lines.append("note        no lists_Synapse/labels.json: the labels are taken for Synapse's eight")
         if self.args.mixed_precision == "fp16" and self.accelerator.device.type == "cpu":
             lines.append("note        fp16 has no effect on a CPU: this run computes in float32")
         if plan.accumulation > 1:

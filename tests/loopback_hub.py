@@ -1,0 +1,288 @@
+"""A Hugging Face Hub on loopback: enough of its protocol for an unpatched huggingface_hub, repositories in memory.
+
+Spoken are the creation of repositories, commits with LFS uploads, tags, model info, trees and resolve, and the errors of
+missing, private and gated repositories. Large files come by LFS: the storage behind Xet isn't imitated, so clients
+are told `HF_HUB_DISABLE_XET=1`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import yaml
+
+OWNER_OF_TOKEN = {"hf_test": "me"}
+
+
+@dataclass
+class Repository:
+    """A repository's commits, newest last: name and files of each; branches and tags point to them."""
+
+    private: bool = False
+    gated: bool = False
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    refs: dict[str, str] = field(default_factory=dict)
+
+    def commit(self, files: dict[str, bytes]) -> str:
+        """A new commit on main with just these files."""
+        name = hashlib.sha1(f"{len(self.commits)}{sorted(files)}".encode()).hexdigest()
+        self.commits[name] = files
+        self.refs["main"] = name
+        return name
+
+    def resolve(self, revision: str) -> str | None:
+        """The commit that a branch, tag or commit's name stands for."""
+        return revision if revision in self.commits else self.refs.get(revision)
+
+
+class LoopbackHub(ThreadingHTTPServer):
+    """The server; a context manager.
+
+    Attributes:
+        repositories: by "user/name".
+        refuse: what is answered with an error: None, "create", "lfs" or "commit".
+        uploaded: LFS objects sent, by their sha256; each only once.
+        requests: method and path of everything asked.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.repositories: dict[str, Repository] = {}
+        self.refuse: str | None = None
+        self.uploaded: dict[str, bytes] = {}
+        self.requests: list[tuple[str, str]] = []
+
+    def __enter__(self) -> LoopbackHub:
+        self.thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.shutdown()
+        self.server_close()
+        self.thread.join()
+
+    def environment(self, home: Path, token: str | None = "hf_test") -> dict[str, str]:
+        """The environment of a process that takes this for the Hub, with its cache in `home`."""
+        dropped = ("HF_", "HUGGING", "TRANSFORMERS_")
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
+        kept = {key: value for key, value in kept.items() if not key.lower().endswith("_proxy")}
+        kept |= {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_XET": "1"}
+        return kept | {"HF_HUB_DISABLE_TELEMETRY": "1"} | ({"HF_TOKEN": token} if token else {})
+
+    def files(self, name: str, revision: str = "main") -> dict[str, bytes]:
+        """Path and content of a repository's files."""
+        repository = self.repositories[name]
+        return repository.commits[repository.resolve(revision)]
+
+    def add(self, name: str, folder: Path, **options: bool) -> str:
+        """A repository with a folder's files; returns the commit."""
+        repository = self.repositories.setdefault(name, Repository(**options))
+        paths = [path for path in folder.rglob("*") if path.is_file()]
+        return repository.commit({path.relative_to(folder).as_posix(): path.read_bytes() for path in paths})
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: LoopbackHub
+
+    def _respond(self) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length)
+        path = unquote(urlsplit(self.path).path)
+        self.server.requests.append((self.command, path))
+        for pattern, methods, action in _ROUTES:
+            match = re.fullmatch(pattern, path)
+            if match and self.command in methods:
+                return action(self, body, **match.groupdict())
+        return self.answer(404, {"error": f"no route for {self.command} {path}"})
+
+    do_GET = do_HEAD = do_POST = do_PUT = _respond
+
+    def answer(self, status: int, content: Any = None, **headers: Any) -> None:
+        """Send JSON, or bytes as they are."""
+        body = content if isinstance(content, bytes) else json.dumps(content or {}).encode()
+        self.send_response(status)
+        headers.setdefault("Content-Type", "application/json")
+        headers.setdefault("Content-Length", len(body))
+        for key, value in headers.items():
+            self.send_header(key.replace("_", "-"), str(value))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def fail(self, status: int, code: str, message: str) -> None:
+        """An error as the Hub sends it."""
+        self.answer(status, {"error": message}, X_Error_Code=code, X_Error_Message=message)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+    @property
+    def user(self) -> str | None:
+        """Whose token came with the request."""
+        return OWNER_OF_TOKEN.get(self.headers.get("Authorization", "").removeprefix("Bearer "))
+
+    def repository(self, name: str) -> Repository | None:
+        """The repository, where this user may see it; else the answer is sent."""
+        repository = self.server.repositories.get(name)
+        if repository is None or (repository.private and self.user is None):
+            self.fail(404 if self.user else 401, "RepoNotFound", "Repository not found")
+            return None
+        if repository.gated and "/resolve/" in self.path:
+            self.fail(403, "GatedRepo", f"Access to model {name} is restricted.")
+            return None
+        return repository
+
+
+def _whoami(handler: _Handler, body: bytes) -> None:
+    if handler.user is None:
+        return handler.answer(401, {"error": "Invalid username or password."})
+    return handler.answer(200, {"type": "user", "name": handler.user, "orgs": []})
+
+
+def _create(handler: _Handler, body: bytes) -> None:
+    hub, payload = handler.server, json.loads(body)
+    if handler.user is None or hub.refuse == "create":
+        return handler.answer(401, {"error": "Invalid username or password."})
+    name = f"{payload.get('organization') or handler.user}/{payload['name']}"
+    exists = name in hub.repositories
+    private = payload.get("private") is True or payload.get("visibility") == "private"
+    if not exists:
+        hub.repositories[name] = Repository(private=private)
+        hub.repositories[name].commit({".gitattributes": b"*.safetensors filter=lfs\n"})
+    return handler.answer(409 if exists else 200, {"url": f"{hub.url}/{name}", "name": name})
+
+
+def _preupload(handler: _Handler, body: bytes, name: str, revision: str) -> None:
+    def mode(path: str) -> str:
+        return "lfs" if path.endswith((".safetensors", ".png")) else "regular"
+
+    files = [{"path": file["path"], "uploadMode": mode(file["path"])} for file in json.loads(body)["files"]]
+    handler.answer(200, {"files": [file | {"shouldIgnore": False} for file in files]})
+
+
+def _lfs_batch(handler: _Handler, body: bytes, name: str) -> None:
+    hub = handler.server
+    objects = json.loads(body)["objects"]
+    for item in objects:
+        if item["oid"] not in hub.uploaded:
+            item["actions"] = {"upload": {"href": f"{hub.url}/lfs/{item['oid']}"}}
+    handler.answer(200, {"transfer": "basic", "objects": objects}, Content_Type="application/vnd.git-lfs+json")
+
+
+def _lfs_put(handler: _Handler, body: bytes, oid: str) -> None:
+    if handler.server.refuse == "lfs":
+        return handler.answer(403, {"error": "Storage limit reached"})
+    assert hashlib.sha256(body).hexdigest() == oid
+    handler.server.uploaded[oid] = body
+    return handler.answer(200)
+
+
+def _commit(handler: _Handler, body: bytes, name: str, revision: str) -> None:
+    hub = handler.server
+    if hub.refuse == "commit":
+        return handler.answer(403, {"error": "Storage limit reached"})
+    repository = hub.repositories[name]
+    files = dict(repository.commits.get(repository.refs.get("main", ""), {}))
+    for line in map(json.loads, body.splitlines()):
+        value = line["value"]
+        if line["key"] == "file":
+            files[value["path"]] = base64.b64decode(value["content"])
+        elif line["key"] == "lfsFile":
+            files[value["path"]] = hub.uploaded[value["oid"]]
+        elif line["key"] == "deletedFile":
+            files.pop(value["path"], None)
+    oid = repository.commit(files)
+    return handler.answer(200, {"commitUrl": f"{hub.url}/{name}/commit/{oid}", "commitOid": oid})
+
+
+def _tag(handler: _Handler, body: bytes, name: str, revision: str) -> None:
+    repository = handler.server.repositories[name]
+    repository.refs[json.loads(body)["tag"]] = repository.resolve(revision)
+    handler.answer(200)
+
+
+def _info(handler: _Handler, body: bytes, name: str, revision: str = "main") -> None:
+    repository = handler.repository(name)
+    if repository is None:
+        return None
+    commit = repository.resolve(revision)
+    if commit is None and repository.commits:
+        return handler.fail(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+    files = repository.commits.get(commit, {})
+    readme = files.get("README.md", b"").decode()
+    data = yaml.safe_load(readme.split("---")[1]) if readme.startswith("---") else {}
+    info = {"id": name, "modelId": name, "sha": commit, "private": repository.private, "gated": repository.gated}
+    info |= {"siblings": [{"rfilename": path} for path in sorted(files)], "tags": data.get("tags", []), "cardData": data}
+    return handler.answer(200, info | {key: data[key] for key in ("pipeline_tag", "library_name") if key in data})
+
+
+def _tree(handler: _Handler, body: bytes, name: str, revision: str) -> None:
+    repository = handler.repository(name)
+    if repository is None:
+        return None
+    commit = repository.resolve(revision)
+    if commit is None:
+        return handler.fail(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+    files = repository.commits[commit].items()
+    rows = [{"type": "file", "path": path, "size": len(data), "oid": _etag(path, data)} for path, data in files]
+    return handler.answer(200, rows)
+
+
+def _resolve(handler: _Handler, body: bytes, name: str, revision: str, path: str) -> None:
+    repository = handler.repository(name)
+    if repository is None:
+        return None
+    commit = repository.resolve(revision)
+    if commit is None:
+        return handler.fail(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+    data = repository.commits[commit].get(path)
+    if data is None:
+        message = "Entry not found"
+        error = {"X_Error_Code": "EntryNotFound", "X_Error_Message": message, "X_Repo_Commit": commit}
+        return handler.answer(404, {"error": message}, **error)
+    return handler.answer(
+        200,
+        data,
+        Content_Type="application/octet-stream",
+        ETag=f'"{_etag(path, data)}"',
+        X_Repo_Commit=commit,
+        X_Linked_Size=len(data),
+    )
+
+
+def _etag(path: str, data: bytes) -> str:
+    return (hashlib.sha256 if path.endswith((".safetensors", ".png")) else hashlib.sha1)(data).hexdigest()
+
+
+_NAME = r"(?P<name>[^/]+/[^/]+)"
+_REV = r"(?P<revision>[^/]+)"
+_READ = ("GET", "HEAD")
+_ROUTES = [
+    (r"/api/whoami-v2", _READ, _whoami),
+    (r"/api/validate-yaml", ("POST",), lambda handler, body: handler.answer(200, {"errors": [], "warnings": []})),
+    (r"/api/repos/create", ("POST",), _create),
+    (rf"/api/models/{_NAME}/preupload/{_REV}", ("POST",), _preupload),
+    (rf"/{_NAME}\.git/info/lfs/objects/batch", ("POST",), _lfs_batch),
+    (r"/lfs/(?P<oid>[0-9a-f]{64})", ("PUT",), _lfs_put),
+    (rf"/api/models/{_NAME}/commit/{_REV}", ("POST",), _commit),
+    (rf"/api/models/{_NAME}/tag/{_REV}", ("POST",), _tag),
+    (rf"/api/models/{_NAME}", _READ, _info),
+    (rf"/api/models/{_NAME}/revision/{_REV}", _READ, _info),
+    (rf"/api/models/{_NAME}/tree/{_REV}", _READ, _tree),
+    (rf"/{_NAME}/resolve/{_REV}/(?P<path>.+)", _READ, _resolve),
+]
