@@ -229,8 +229,10 @@ class _explaining:  # noqa: N801 - reads as a phrase
         pass
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError)):
-            reason = " ".join(str(error).split()) or type(error).__name__
+        # The client wraps what fails while large files are sent into a bare RuntimeError.
+        if isinstance(error, (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError, RuntimeError)):
+            told = [part for part in (error, error.__cause__) if part is not None]
+            reason = " ".join(" ".join(map(str, told)).split()) or type(error).__name__
             raise ValueError(
                 f"{self.what} failed ({reason}). The folder is untouched; try again with `{self.again}`."
             ) from error

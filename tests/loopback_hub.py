@@ -1,7 +1,7 @@
 """A Hugging Face Hub on loopback: enough of its protocol for an unpatched huggingface_hub, repositories in memory.
 
-Spoken are the creation of repositories, commits with LFS uploads, tags, model info, trees and resolve, and the errors of
-missing, private and gated repositories. Large files come by LFS: the storage behind Xet isn't imitated, so clients
+Spoken are the creation of repositories, commits with LFS uploads, tags, model info, trees and resolve, and the errors
+of missing, private and gated repositories. Large files come by LFS: the storage behind Xet isn't imitated, so clients
 are told `HF_HUB_DISABLE_XET=1`.
 """
 
@@ -110,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return action(self, body, **match.groupdict())
         return self.answer(404, {"error": f"no route for {self.command} {path}"})
 
-    do_GET = do_HEAD = do_POST = do_PUT = _respond
+    do_GET = do_HEAD = do_POST = do_PUT = _respond  # noqa: N815 - http.server's names
 
     def answer(self, status: int, content: Any = None, **headers: Any) -> None:
         """Send JSON, or bytes as they are."""
@@ -227,7 +227,11 @@ def _info(handler: _Handler, body: bytes, name: str, revision: str = "main") -> 
     readme = files.get("README.md", b"").decode()
     data = yaml.safe_load(readme.split("---")[1]) if readme.startswith("---") else {}
     info = {"id": name, "modelId": name, "sha": commit, "private": repository.private, "gated": repository.gated}
-    info |= {"siblings": [{"rfilename": path} for path in sorted(files)], "tags": data.get("tags", []), "cardData": data}
+    info |= {
+        "siblings": [{"rfilename": path} for path in sorted(files)],
+        "tags": data.get("tags", []),
+        "cardData": data,
+    }
     return handler.answer(200, info | {key: data[key] for key in ("pipeline_tag", "library_name") if key in data})
 
 

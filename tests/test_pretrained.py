@@ -98,7 +98,9 @@ def test_a_base_inside_the_adapters_folder_moves_with_it(tmp_path):
     model = SamedForSemanticSegmentation.from_pretrained(tmp_path / "run" / "base_model", num_labels=3)
     model.add_adapter(samed_lora_config(rank=2))
     model.save_pretrained(tmp_path / "run")
-    assert json.loads((tmp_path / "run" / "adapter_config.json").read_text())["base_model_name_or_path"] == "./base_model"
+    assert (
+        json.loads((tmp_path / "run" / "adapter_config.json").read_text())["base_model_name_or_path"] == "./base_model"
+    )
     expected = logits(model)
     (tmp_path / "run").rename(tmp_path / "moved")
     assert torch.equal(logits(SamedForSemanticSegmentation.from_pretrained(tmp_path / "moved")), expected)
