@@ -193,7 +193,9 @@ def test_a_failing_upload_costs_nothing(hub, tiny_data, tmp_path):
     assert result.returncode == 2
     assert "The training goes on." in result.stdout
     assert f"samed-hf push {tmp_path / 'out'} --repo_id me/refused" in result.stderr
-    model = SamedForSemanticSegmentation.from_pretrained(
-        tmp_path / "out", base_model_name_or_path=None or _base(hub, tmp_path)
-    )
+    base = tmp_path / "sam"
+    base.mkdir()
+    for path, content in hub.files("lab/sam").items():
+        (base / path).write_bytes(content)
+    model = SamedForSemanticSegmentation.from_pretrained(tmp_path / "out", base_model_name_or_path=base)
     assert model.config.num_labels == 3

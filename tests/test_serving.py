@@ -62,10 +62,8 @@ def test_a_picture(handler, picture):
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "I;16"])
 def test_other_kinds_of_pictures(handler, picture, mode):
-    if mode == "I;16":
-        picture = Image.fromarray((np.asarray(picture).astype(np.uint16)) * 3)
-    else:
-        picture = picture.convert(mode)
+    deep = Image.fromarray(np.asarray(picture).astype(np.uint16) * 3)
+    picture = deep if mode == "I;16" else picture.convert(mode)
     labels, _ = predict_picture(handler.model, picture)
     masks = {found["label"]: decoded(found["mask"]) for found in handler({"inputs": encoded(picture)})}
     for index in np.unique(labels[labels > 0]):

@@ -1,0 +1,154 @@
+"""A Space that segments pictures and scans with a SAMed adapter of the Hub.
+
+The adapter is named by the variable SAMED_ADAPTER, or typed in.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from samed_hf import SamedForSemanticSegmentation
+from samed_hf.inference import predict_picture, predict_volume
+from samed_hf.report import label_colors
+from samed_hf.volumes import read_volume, write_labels
+
+_SCANS = (".nii", ".nii.gz")
+_NOTICE = (
+    "# SAMed\nA Segment Anything Model that names the class of every pixel, adapted by an adapter of the Hub. "
+    "**A research tool, not a medical device: not for diagnosis or treatment.**"
+)
+_models: dict[str, SamedForSemanticSegmentation] = {}
+
+
+def load(adapter: str) -> SamedForSemanticSegmentation:
+    """The adapter's model; the last one used stays in memory.
+
+    Raises:
+        gr.Error: it can't be loaded.
+    """
+    adapter = adapter.strip()
+    if not adapter:
+        raise gr.Error("Name an adapter of the Hub first, e.g. user/adapter.")
+    if adapter not in _models:
+        try:
+            model = SamedForSemanticSegmentation.from_pretrained(adapter)
+        except (ValueError, OSError) as error:
+            raise gr.Error(f"{adapter} can't be loaded: {str(error).splitlines()[0]}") from error
+        if model.image_processor is None:
+            raise gr.Error(f"{adapter} is no SAMed adapter.")
+        _models.clear()
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+        _models[adapter] = model.to(device).eval()
+    return _models[adapter]
+
+
+def segment(file: str | None, adapter: str, progress: Any = gr.Progress()) -> tuple[Any, ...]:  # noqa: B008
+    """Segment the uploaded file; returns what the page's parts show.
+
+    Raises:
+        gr.Error: no file, an unreadable one, or no adapter.
+    """
+    if file is None:
+        raise gr.Error("Upload a picture (PNG, JPEG) or a scan (.nii, .nii.gz) first.")
+    progress(0.1, desc="loading the adapter")
+    model = load(adapter)
+    progress(0.4, desc="segmenting")
+    try:
+        result = _segment_scan(model, file) if file.lower().endswith(_SCANS) else _segment_picture(model, file)
+    except (ValueError, OSError, SyntaxError, UnidentifiedImageError) as error:
+        raise gr.Error(f"{Path(file).name} can't be segmented: {str(error).replace(file, Path(file).name)}") from error
+    slices = len(result["labels"])
+    first = int(np.argmax((result["labels"] > 0).sum(axis=(1, 2))))
+    slider = gr.Slider(minimum=0, maximum=max(1, slices - 1), value=first, step=1, visible=slices > 1)
+    rows = [[name, amount] for name, amount in result["amounts"].items()]
+    table = gr.Dataframe(value=rows or [["nothing found", 0]], headers=["label", result["unit"]])
+    return result, slider, overlay(result, first), legend(result), table, result["file"]
+
+
+def _segment_picture(model: SamedForSemanticSegmentation, file: str) -> dict[str, Any]:
+    with Image.open(file) as picture:
+        labels, _ = predict_picture(model, picture)
+        gray = np.asarray(picture.convert("L"), dtype=np.float32) / 255
+    target = Path(tempfile.mkdtemp()) / f"{Path(file).stem}-labels.png"
+    Image.fromarray(labels).save(target)
+    return _result(model, gray[None], labels[None], 1.0, "pixels", target)
+
+
+def _segment_scan(model: SamedForSemanticSegmentation, file: str) -> dict[str, Any]:
+    scan = read_volume(file)
+    labels = predict_volume(model, scan)
+    target = Path(tempfile.mkdtemp()) / f"{Path(file).name.removesuffix('.gz').removesuffix('.nii')}-labels.nii.gz"
+    write_labels(target, labels, like=scan)
+    order = model.image_processor.axis_order
+    gray = model.image_processor.normalize_intensity(np.transpose(scan.array, order).astype(np.float32))
+    millilitres = abs(np.linalg.det(scan.affine[:3, :3])) / 1000
+    # Rows run from the back of the body to its front: shown the way radiologists look at it.
+    return _result(model, gray[:, ::-1], np.transpose(labels, order)[:, ::-1], millilitres, "ml", target)
+
+
+def _result(
+    model: SamedForSemanticSegmentation, gray: np.ndarray, labels: np.ndarray, each: float, unit: str, file: Path
+) -> dict[str, Any]:
+    names = model.config.id2label
+    counts = {names[int(index)]: int((labels == index).sum()) for index in np.unique(labels) if index}
+    amounts = {name: float(f"{count * each:.4g}") for name, count in counts.items()}
+    return {"gray": gray, "labels": labels, "names": names, "amounts": amounts, "unit": unit, "file": str(file)}
+
+
+def overlay(result: dict[str, Any] | None, index: int) -> Image.Image | None:
+    """The slice of this index with its labels in colour; small ones enlarged."""
+    if result is None:
+        return None
+    labels = result["labels"][index]
+    gray = np.repeat(np.clip(result["gray"][index], 0, 1)[..., None], 3, axis=2)
+    painted = 0.5 * gray + 0.5 * label_colors(len(result["names"]))[labels]
+    picture = Image.fromarray((np.where((labels > 0)[..., None], painted, gray) * 255).astype(np.uint8))
+    scale = max(1, 512 // max(picture.size))
+    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+
+
+def legend(result: dict[str, Any]) -> str:
+    """The colours of the labels found, as HTML."""
+    colors = (label_colors(len(result["names"])) * 255).astype(int)
+    squares = [
+        f'<span style="background:rgb({",".join(map(str, colors[index]))});display:inline-block;width:1em;'
+        f'height:1em;margin:0 .4em 0 1em;vertical-align:-.1em"></span>{html.escape(name)}'
+        for index, name in result["names"].items()
+        if name in result["amounts"]
+    ]
+    return f'<div id="legend">{" ".join(squares) or "nothing found"}</div>'
+
+
+def build(adapter: str | None = None) -> gr.Blocks:
+    """The page."""
+    with gr.Blocks(title="SAMed", analytics_enabled=False) as page:
+        gr.Markdown(_NOTICE)
+        state = gr.State()
+        with gr.Row():
+            with gr.Column(scale=1):
+                name = gr.Textbox(adapter or "", label="Adapter (Hub id)", elem_id="adapter")
+                file = gr.File(label="Picture or scan (.png, .jpg, .nii, .nii.gz)", type="filepath", elem_id="file")
+                button = gr.Button("Segment", variant="primary", elem_id="segment")
+                table = gr.Dataframe(headers=["label", "amount"], label="Found", interactive=False, elem_id="found")
+                download = gr.File(label="Masks", interactive=False, elem_id="masks")
+            with gr.Column(scale=2):
+                picture = gr.Image(label="Overlay", format="png", height=560, elem_id="overlay")
+                slider = gr.Slider(0, 1, 0, step=1, label="Slice", visible=False, elem_id="slice")
+                colors = gr.HTML()
+        button.click(segment, [file, name], [state, slider, picture, colors, table, download])
+        slider.change(overlay, [state, slider], picture, show_progress="hidden")
+    return page
+
+
+if __name__ == "__main__":
+    fonts = ["system-ui", "sans-serif"]  # of the machine's own: a page about patients calls nobody
+    build(os.environ.get("SAMED_ADAPTER")).launch(theme=gr.themes.Default(font=fonts, font_mono=["monospace"]))
