@@ -47,7 +47,7 @@ def test_links_lead_somewhere(page):
 
 
 def test_the_python_of_the_readme_runs(tiny_sam, tmp_path, monkeypatch):
-    (code,) = blocks("README.md", "python")
+    code, _ = blocks("README.md", "python")  # the other one is tests/test_publishing.py's
     for name, small in (("facebook/sam-vit-base", str(tiny_sam)), ("512", "64"), ("128", "16")):
         assert name in code
         code = code.replace(name, small)

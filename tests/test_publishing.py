@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -169,6 +170,15 @@ def test_the_snippets_of_the_card_work(hub, trained, tmp_path):
     for index in np.unique(labels):
         mask = np.asarray(Image.open(tmp_path / f"{names[int(index)]}.png"))
         np.testing.assert_array_equal(mask > 0, labels == index)
+
+
+def test_the_snippet_of_the_readme_works(hub, trained, tmp_path):
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    code = re.findall(r"```python\n(.*?)```", readme, re.S)[1]
+    for theirs, ours in (("user/name", NAME), ("user/other", NAME), ("facebook/sam-vit-base", "lab/sam")):
+        assert theirs in code
+        code = code.replace(theirs, ours)
+    run(hub.environment(tmp_path / "home"), "-c", code)
 
 
 def test_a_private_repository_needs_the_token(hub, trained, tmp_path):

@@ -37,7 +37,7 @@ def test_the_spaces_metadata():
 @pytest.fixture(scope="module")
 def address(tiny_adapter, tmp_path_factory):
     """The Space, served from this machine."""
-    pytest.importorskip("gradio", reason="gradio isn't installed: pip install -e '.[space]'")
+    pytest.importorskip("gradio", reason="gradio isn't installed: pip install -e '.[browser]'")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -66,7 +66,7 @@ def address(tiny_adapter, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    selenium = pytest.importorskip("selenium.webdriver", reason="selenium isn't installed: pip install -e '.[space]'")
+    selenium = pytest.importorskip("selenium.webdriver", reason="selenium isn't installed: pip install -e '.[browser]'")
     if CHROMIUM is None or shutil.which("chromedriver") is None:
         pytest.skip("no Chromium with chromedriver on this machine: apt-get install chromium chromium-driver")
     options = selenium.ChromeOptions()
