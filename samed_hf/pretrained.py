@@ -192,11 +192,8 @@ class SamedPreTrainedModel(SamPreTrainedModel):
             except (ValueError, RuntimeError):
                 self._forget(name)
                 raise
-        self._adapters[name] = (config, _find_image_processor(place, download))
+        self._adapters[name] = (config, _find_image_processor(place, download), is_trainable)
         self.set_adapter(name)
-        if not is_trainable:
-            # PEFT freezes the LoRA of a loaded adapter but not what is saved beside it.
-            self.requires_grad_(False)
 
     def _inject(self, adapter: _Adapter, name: str, config: SamedConfig, is_trainable: bool) -> None:
         """Give the model the adapter's layers, its whole modules in the shapes that its labels need."""
@@ -210,8 +207,8 @@ class SamedPreTrainedModel(SamPreTrainedModel):
         self._hf_peft_config_loaded = True
 
     @property
-    def _adapters(self) -> dict[str, tuple[SamedConfig, SamedImageProcessor | None]]:
-        """Config and image processor of each adapter; those of a fresh one are the model's own."""
+    def _adapters(self) -> dict[str, tuple[SamedConfig, SamedImageProcessor | None, bool]]:
+        """Config, image processor and whether it trains of each adapter; a fresh one has those of the model."""
         return self.__dict__.setdefault("_samed_adapters", {})
 
     def _label_parts(self, num_labels: int) -> dict[str, nn.Module]:
@@ -241,7 +238,9 @@ class SamedPreTrainedModel(SamPreTrainedModel):
         others = [other for other in self.peft_config if other != name]
         if others:  # else the model was made for this adapter and goes with it
             super().set_adapter(name)  # PEFT deletes from wrappers that have an active adapter only
-            self.delete_adapter(name)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*was active which is now deleted", category=UserWarning)
+                self.delete_adapter(name)
             self.set_adapter(others[0])
 
     def save_pretrained(
@@ -305,7 +304,7 @@ class SamedPreTrainedModel(SamPreTrainedModel):
     def add_adapter(self, adapter_config: Any, adapter_name: str | None = None) -> None:
         """Add a fresh adapter and make it the only thing that trains; see [`samed_lora_config`]."""
         super().add_adapter(adapter_config, adapter_name)
-        self._adapters[adapter_name or "default"] = (copy.deepcopy(self.config), self.image_processor)
+        self._adapters[adapter_name or "default"] = (copy.deepcopy(self.config), self.image_processor, True)
         freeze_unused(self)
 
     def set_adapter(self, adapter_name: str | list[str]) -> None:
@@ -314,9 +313,12 @@ class SamedPreTrainedModel(SamPreTrainedModel):
         freeze_unused(self)
         names = [adapter_name] if isinstance(adapter_name, str) else list(adapter_name)
         if len(names) == 1 and names[0] in self._adapters:
-            config, self.image_processor = self._adapters[names[0]]
+            config, self.image_processor, trains = self._adapters[names[0]]
             self.config.id2label, self.config.dice_weight = dict(config.id2label), config.dice_weight
             self.config.follow()
+            if not trains:
+                # PEFT would let it train; even unused, that changes which kernels run, and with them the last bits.
+                self.requires_grad_(False)
 
     def delete_adapter(self, adapter_names: list[str] | str) -> None:
         """Take adapters out of the model."""

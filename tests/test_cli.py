@@ -7,10 +7,12 @@ import h5py
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from samed_hf import SamedForSemanticSegmentation
 from samed_hf.cli import main
 from samed_hf.data.synapse import SynapseData, write_lists, write_slice
+from samed_hf.inference import predict_picture
 
 from .conftest import TINY_LABELS, TINY_SIZE
 
@@ -228,3 +230,34 @@ def test_predict_refuses_to_write_over_a_scan(tiny_adapter, scans, tmp_path, cap
 def test_a_plain_sam_predicts_nothing(tiny_sam, scans, tmp_path, capsys):
     assert run("predict", tiny_sam, scans, "--output", tmp_path / "out") == 2
     assert "no SAMed model" in error_of(capsys)
+
+
+def test_predict_keeps_what_is_there(tiny_adapter, scans, tmp_path, capsys):
+    out = tmp_path / "there"
+    assert run("predict", tiny_adapter, scans, "--output", out) == 0
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    capsys.readouterr()
+    assert run("predict", tiny_adapter, scans, "--output", out) == 2
+    assert "is there already" in error_of(capsys)
+    assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
+    assert run("predict", tiny_adapter, scans, "--output", out, "--overwrite") == 0
+
+
+def test_predict_reads_pictures(tiny_adapter, tmp_path, capsys):
+    picture = np.random.default_rng(0).integers(0, 255, (40, 50), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "slice.png")
+    assert run("predict", tiny_adapter, tmp_path / "slice.png", "--output", tmp_path / "out") == 0
+    assert "pixels" in capsys.readouterr().out
+    model = SamedForSemanticSegmentation.from_pretrained(tiny_adapter)
+    written = np.asarray(Image.open(tmp_path / "out" / "slice.png"))
+    np.testing.assert_array_equal(written, predict_picture(model, picture)[0])
+    (tmp_path / "torn.png").write_bytes((tmp_path / "slice.png").read_bytes()[:100])
+    assert run("predict", tiny_adapter, tmp_path / "torn.png", "--output", tmp_path / "out") == 2
+    assert "can't be read as a picture" in error_of(capsys)
+
+
+@pytest.mark.parametrize("flag", [["--batch_size", "0"], ["--batch_size", "-1"]])
+def test_batches_of_no_slice(tiny_adapter, scans, tmp_path, capsys, flag):
+    assert "batch_size is" in refuse(
+        capsys, tmp_path / "out", "predict", tiny_adapter, scans, "--output", tmp_path / "out", *flag
+    )

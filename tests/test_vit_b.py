@@ -5,6 +5,7 @@ import torch
 from transformers import SamConfig, SamModel
 
 from samed_hf import SamedForSemanticSegmentation, samed_lora_config
+from samed_hf.hub import lay_out_repository
 
 from .conftest import randomize_lora
 
@@ -34,6 +35,9 @@ def test_an_adapter_of_the_papers_size(base, tmp_path):
 
     model.save_pretrained(tmp_path)
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 20e6
+    for dtype, most in (("float32", 20e6), ("float16", 10e6)):
+        target = lay_out_repository(tmp_path, tmp_path / dtype, repo_id="me/vit-b", dtype=dtype, base=("lab/sam", None))
+        assert sum(path.stat().st_size for path in target.rglob("*") if path.is_file()) <= most
     loaded = SamedForSemanticSegmentation.from_pretrained(tmp_path)
     with torch.no_grad():
         logits = model.eval()(pixels).logits
