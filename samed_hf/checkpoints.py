@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from accelerate import Accelerator
 from peft import set_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -71,16 +73,49 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, state
     return folder
 
 
-def load_checkpoint(accelerator: Accelerator, folder: Path) -> dict[str, Any]:
-    """Bring model, optimizer, schedule, scaler and random streams to a checkpoint's state; returns the run's own."""
-    state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+def load_checkpoint(accelerator: Accelerator, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Bring model, optimizer, schedule, scaler and random streams to a checkpoint's state; returns the run's own.
+
+    Args:
+        accelerator: every process must call.
+        folder: the checkpoint.
+        settings: what an exact continuation must share with the run that wrote it, by name.
+
+    Raises:
+        ValueError: another number of processes or other settings wrote it, or it is damaged.
+    """
+    try:
+        state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _damaged(folder, error) from error
+    others = [
+        f"{name} {state['settings'][name]} then, {value} now"
+        for name, value in settings.items()
+        if name in state.get("settings", {}) and state["settings"][name] != value
+    ]
+    if others:
+        raise ValueError(
+            f"{folder} was written with other settings ({'; '.join(others)}): give the same ones again, or leave out "
+            "--resume_from_checkpoint to begin anew."
+        )
     if state["num_processes"] != accelerator.num_processes:
         raise ValueError(
             f"{folder} was written by {state['num_processes']} processes, this run has {accelerator.num_processes}: "
             "an exact continuation needs the same number."
         )
-    accelerator.load_state(str(folder))
+    try:
+        accelerator.load_state(str(folder))
+    except (SafetensorError, RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        raise _damaged(folder, error) from error
     return state
+
+
+def _damaged(folder: Path, error: Exception) -> ValueError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return ValueError(
+        f"The checkpoint {folder} is damaged ({reason}): move it away and give --resume_from_checkpoint another one, "
+        "or latest."
+    )
 
 
 def find_checkpoint(output_dir: Path, wanted: str) -> Path:

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -26,6 +27,9 @@ from .training_setup import TrainingRun, set_up_run
 from .transforms import SAMED_AUGMENTATION, default_augmentation
 
 __all__ = ["train"]
+
+_SHARED = ("seed", "rank", "variant", "image_size", "augmentation", "learning_rate", "weight_decay", "lr_power")
+_SHARED += ("per_device_train_batch_size", "gradient_accumulation_steps", "mixed_precision")
 
 
 def train(args: TrainingArguments, on_push: Callable[[TrainingRun, Path], None] | None = None) -> TrainingRun:
@@ -83,7 +87,7 @@ def _loop(run: TrainingRun, on_push: Callable[[TrainingRun, Path], None] | None)
             if on_push and args.push_every and step % args.push_every == 0 and step < plan.steps:
                 _push(run, on_push)
             if every and step % every == 0 and step < plan.steps:
-                state = {"num_processes": accelerator.num_processes}
+                state = {"num_processes": accelerator.num_processes, "settings": _shared_settings(run)}
                 last_checkpoint = save_checkpoint(
                     accelerator, run.output_dir, step, state, args.checkpoints_total_limit
                 )
@@ -107,7 +111,7 @@ def _resume(run: TrainingRun) -> tuple[int, Path | None]:
         run.accelerator.wait_for_everyone()
         return 0, None
     folder = find_checkpoint(run.output_dir, run.args.resume_from_checkpoint)
-    step = int(load_checkpoint(run.accelerator, folder)["step"])
+    step = int(load_checkpoint(run.accelerator, folder, _shared_settings(run))["step"])
     if step >= run.plan.steps:
         raise ValueError(
             f"resume_from_checkpoint {str(folder)!r} has {step} steps done, but the run has {run.plan.steps}: give the "
@@ -116,6 +120,11 @@ def _resume(run: TrainingRun) -> tuple[int, Path | None]:
     run.log = read_log(run.output_dir / "training_log.csv", step)
     run.say(f"resume      {folder}, {step} steps done")
     return step, folder
+
+
+def _shared_settings(run: TrainingRun) -> dict[str, Any]:
+    """What a run that continues another must have in common with it."""
+    return {name: getattr(run.args, name) for name in _SHARED} | {"training slices": len(run.slices)}
 
 
 def _loader(run: TrainingRun, first: int) -> DataLoader:

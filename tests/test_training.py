@@ -170,6 +170,35 @@ def test_a_new_run_moves_an_old_ones_checkpoints_aside(settings, tmp_path):
     assert (tmp_path / "run" / "checkpoint-4").is_dir()
 
 
+def test_a_new_run_mixes_nothing_with_an_old_one(settings, tmp_path):
+    train(settings())
+    for name in ("metrics.json", "overlay.png", "README.md"):
+        (tmp_path / "run" / name).write_text("of the old run")
+    (tmp_path / "run" / "notes.txt").write_text("the user's own")
+    before = (tmp_path / "run" / "adapter_model.safetensors").read_bytes()
+    train(settings(seed=1))
+    earlier = tmp_path / "run" / "earlier-1"
+    assert (earlier / "metrics.json").read_text() == "of the old run"
+    assert (earlier / "adapter_model.safetensors").read_bytes() == before
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    assert (tmp_path / "run" / "notes.txt").is_file()
+
+
+def test_a_checkpoint_of_other_settings_or_damaged_is_refused(settings, tmp_path):
+    train(settings(checkpointing_steps=4))
+    folder = tmp_path / "run" / "checkpoint-4"
+    for changes, told in (({"seed": 5}, "seed 0 then, 5 now"), ({"rank": 3}, "rank 4 then, 3 now")):
+        with pytest.raises(ValueError, match=told):
+            train(settings(resume_from_checkpoint="latest", checkpointing_steps=4, **changes))
+    optimizer = folder / "optimizer.bin"
+    optimizer.write_bytes(optimizer.read_bytes()[:500])
+    with pytest.raises(ValueError, match="checkpoint-4 is damaged"):
+        train(settings(resume_from_checkpoint="latest", checkpointing_steps=4))
+    (folder / "training_state.json").write_text("{")
+    with pytest.raises(ValueError, match="checkpoint-4 is damaged"):
+        train(settings(resume_from_checkpoint="latest", checkpointing_steps=4))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
