@@ -186,19 +186,26 @@ class SamedPreTrainedModel(SamPreTrainedModel):
         self._check_beside(config, adapter, place, name)
         with _naming_damage(f"The adapter {place!r}"):
             weights = adapter.weights(place, download)
+            frozen = not any(parameter.requires_grad for parameter in self.parameters())
             self._inject(adapter, name, config, is_trainable)
             try:
                 _load_weights(self, weights, place, name)
             except (ValueError, RuntimeError):
-                self._forget(name)
+                self._forget(name, frozen)
                 raise
-        self._adapters[name] = (config, _find_image_processor(place, download), is_trainable)
+        self._adapters[name] = (config, _find_image_processor(place, download))
         self.set_adapter(name)
+        if not is_trainable:
+            # PEFT freezes the LoRA of a loaded adapter but not what is saved beside it.
+            self.requires_grad_(False)
 
     def _inject(self, adapter: _Adapter, name: str, config: SamedConfig, is_trainable: bool) -> None:
         """Give the model the adapter's layers, its whole modules in the shapes that its labels need."""
         peft_config = PeftConfig.from_pretrained(str(adapter.file.parent))
         peft_config.inference_mode = not is_trainable
+        if Path(self.name_or_path).is_dir():
+            # The base in use, by a name that holds wherever this is saved again; a folder has no revision.
+            peft_config.base_model_name_or_path, peft_config.revision = str(Path(self.name_or_path).resolve()), None
         others = self.config.num_labels != config.num_labels
         parts = copies_take(self.sam.mask_decoder, self._label_parts(config.num_labels)) if others else nullcontext()
         with parts, warnings.catch_warnings():
@@ -207,8 +214,8 @@ class SamedPreTrainedModel(SamPreTrainedModel):
         self._hf_peft_config_loaded = True
 
     @property
-    def _adapters(self) -> dict[str, tuple[SamedConfig, SamedImageProcessor | None, bool]]:
-        """Config, image processor and whether it trains of each adapter; a fresh one has those of the model."""
+    def _adapters(self) -> dict[str, tuple[SamedConfig, SamedImageProcessor | None]]:
+        """Config and image processor of each adapter; those of a fresh one are the model's own."""
         return self.__dict__.setdefault("_samed_adapters", {})
 
     def _label_parts(self, num_labels: int) -> dict[str, nn.Module]:
@@ -233,8 +240,8 @@ class SamedPreTrainedModel(SamPreTrainedModel):
                     "from_pretrained into a model of its own."
                 )
 
-    def _forget(self, name: str) -> None:
-        """Take a half-loaded adapter out again."""
+    def _forget(self, name: str, frozen: bool) -> None:
+        """Take a half-loaded adapter out again; `frozen`: nothing trained before."""
         others = [other for other in self.peft_config if other != name]
         if others:  # else the model was made for this adapter and goes with it
             super().set_adapter(name)  # PEFT deletes from wrappers that have an active adapter only
@@ -242,6 +249,8 @@ class SamedPreTrainedModel(SamPreTrainedModel):
                 warnings.filterwarnings("ignore", message=".*was active which is now deleted", category=UserWarning)
                 self.delete_adapter(name)
             self.set_adapter(others[0])
+            if frozen:
+                self.requires_grad_(False)
 
     def save_pretrained(
         self,
@@ -304,21 +313,27 @@ class SamedPreTrainedModel(SamPreTrainedModel):
     def add_adapter(self, adapter_config: Any, adapter_name: str | None = None) -> None:
         """Add a fresh adapter and make it the only thing that trains; see [`samed_lora_config`]."""
         super().add_adapter(adapter_config, adapter_name)
-        self._adapters[adapter_name or "default"] = (copy.deepcopy(self.config), self.image_processor, True)
+        self._adapters[adapter_name or "default"] = (copy.deepcopy(self.config), self.image_processor)
         freeze_unused(self)
 
     def set_adapter(self, adapter_name: str | list[str]) -> None:
-        """Use the adapter of this name, with its labels and its image processor."""
+        """Use the adapter of this name, with its labels and its image processor.
+
+        A model in which nothing trains stays so when another adapter takes over; naming the one in use again lets it
+        train.
+        """
+        names = [adapter_name] if isinstance(adapter_name, str) else list(adapter_name)
+        switches = self._hf_peft_config_loaded and self.active_adapters() != names
+        frozen = not any(parameter.requires_grad for parameter in self.parameters())
         super().set_adapter(adapter_name)
         freeze_unused(self)
-        names = [adapter_name] if isinstance(adapter_name, str) else list(adapter_name)
         if len(names) == 1 and names[0] in self._adapters:
-            config, self.image_processor, trains = self._adapters[names[0]]
+            config, self.image_processor = self._adapters[names[0]]
             self.config.id2label, self.config.dice_weight = dict(config.id2label), config.dice_weight
             self.config.follow()
-            if not trains:
-                # PEFT would let it train; even unused, that changes which kernels run, and with them the last bits.
-                self.requires_grad_(False)
+        if frozen and switches:
+            # PEFT would let it train; even unused, that changes which kernels run, and with them the last bits.
+            self.requires_grad_(False)
 
     def delete_adapter(self, adapter_names: list[str] | str) -> None:
         """Take adapters out of the model."""
