@@ -7,7 +7,8 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,12 @@ def push_adapter(
     """
     folder = Path(folder)
     _check(folder, dtype)
-    again = f"samed-hf push {shlex.quote(str(folder))} --repo_id {shlex.quote(repo_id)}"
+    flags = {"--dtype": dtype if dtype != "float32" else None, "--base_model": base_model}
+    flags |= {"--base_revision": base_revision}
+    words = ["samed-hf", "push", str(folder), "--repo_id", repo_id]
+    words += [word for flag, value in flags.items() if value for word in (flag, value)]
+    switches = {"--private": private, "--pictures": pictures, "--with_handler": with_handler}
+    again = shlex.join([*words, *(flag for flag, given in switches.items() if given)])
     with tempfile.TemporaryDirectory() as aside, _explaining(f"The upload of {folder} to {repo_id!r}", again):
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
@@ -219,23 +225,16 @@ def _refuse_secrets(staged: Path, folder: Path, token: str | None) -> None:
                     )
 
 
-class _explaining:  # noqa: N801 - reads as a phrase
+@contextmanager
+def _explaining(what: str, again: str) -> Iterator[None]:
     """Turn what the Hub's client raises into one line that tells how to try again."""
-
-    def __init__(self, what: str, again: str) -> None:
-        self.what, self.again = what, again
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        # The client wraps what fails while large files are sent into a bare RuntimeError.
-        if isinstance(error, (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError, RuntimeError)):
-            told = [part for part in (error, error.__cause__) if part is not None]
-            reason = " ".join(" ".join(map(str, told)).split()) or type(error).__name__
-            raise ValueError(
-                f"{self.what} failed ({reason}). The folder is untouched; try again with `{self.again}`."
-            ) from error
+    try:
+        yield
+    # The client wraps what fails while large files are sent into a bare RuntimeError.
+    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError, RuntimeError) as error:
+        told = [part for part in (error, error.__cause__) if part is not None]
+        reason = " ".join(" ".join(map(str, told)).split()) or type(error).__name__
+        raise ValueError(f"{what} failed ({reason}). The folder is untouched; try again with `{again}`.") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

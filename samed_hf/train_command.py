@@ -74,7 +74,8 @@ def _push_on_the_way(run: TrainingRun, folder: Path) -> None:
     try:
         run.say(f"pushed      {_push(run, folder, 'Adapter in training')}")
     except (ValueError, OSError) as error:
-        run.say(f"warning     {error} The training goes on.")
+        reason = " ".join(str(error.__cause__ or error).split())
+        run.say(f"warning     the adapter couldn't be pushed ({reason}). The training goes on.")
 
 
 def _write_settings(run: TrainingRun, folder: Path) -> None:

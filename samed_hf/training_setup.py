@@ -212,7 +212,9 @@ def _check_base(args: TrainingArguments) -> None:
         # The adapter names it, and is to find it from wherever it is loaded.
         args.model_name_or_path = str(Path(args.model_name_or_path).resolve())
     try:
-        content, _ = PreTrainedConfig.get_config_dict(args.model_name_or_path, revision=args.model_revision)
+        content, _ = PreTrainedConfig.get_config_dict(
+            args.model_name_or_path, revision=args.model_revision, token=args.hub_token
+        )
         if content.get("model_type") == SamedConfig.model_type:
             raise ValueError(
                 f"model_name_or_path {args.model_name_or_path!r} is a SAMed model: expected the plain SAM it was made "
@@ -278,13 +280,13 @@ def _make_model(
     args: TrainingArguments, base: str | Path, data: SynapseData
 ) -> tuple[SamedForSemanticSegmentation, SamedImageProcessor]:
     model = SamedForSemanticSegmentation.from_pretrained(
-        base, image_size=args.image_size, id2label=data.id2label, revision=args.model_revision
+        base, image_size=args.image_size, id2label=data.id2label, revision=args.model_revision, token=args.hub_token
     )
     if model._hf_peft_config_loaded:
         raise ValueError(f"model_name_or_path {str(base)!r} is an adapter: give the plain SAM it was trained on.")
     lora = samed_lora_config(args.rank, variant=args.variant)
     # The very commit trained on, so that the adapter never meets another one's weights.
-    revision = resolve_revision(str(base), args.model_revision)
+    revision = resolve_revision(str(base), args.model_revision, token=args.hub_token)
     lora.revision = getattr(revision, "resolved", revision)
     model.add_adapter(lora)
     if args.gradient_checkpointing:

@@ -174,7 +174,7 @@ def test_a_refused_upload_leaves_the_folder_and_can_be_tried_again(hub, adapter,
     with pytest.raises(ValueError, match=f"{reason}.*folder is untouched") as caught:
         push_adapter(adapter, "ward/discs", **BASE)
     assert f"The upload of {adapter} to 'ward/discs' failed" in str(caught.value)
-    assert f"`samed-hf push {adapter} --repo_id ward/discs`" in str(caught.value)
+    assert f"`samed-hf push {adapter} --repo_id ward/discs --base_model facebook/sam-vit-base`" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert contents(adapter) == before
     hub.refuse = None

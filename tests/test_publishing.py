@@ -15,7 +15,7 @@ from PIL import Image
 
 from samed_hf import SamedForSemanticSegmentation
 
-from .loopback_hub import LoopbackHub
+from .loopback_hub import LoopbackHub, Repository
 
 NAME = "me/discs"
 
@@ -181,13 +181,19 @@ def test_the_snippet_of_the_readme_works(hub, trained, tmp_path):
     run(hub.environment(tmp_path / "home"), "-c", code)
 
 
-def test_a_private_repository_needs_the_token(hub, trained, tmp_path):
-    hub.repositories["me/secret"] = hub.repositories[NAME].__class__(private=True)
+def test_private_and_gated_repositories(hub, trained, tmp_path):
+    hub.repositories["me/secret"] = Repository(private=True)
     hub.repositories["me/secret"].commit(hub.files(NAME))
     load = "from samed_hf import SamedForSemanticSegmentation as S; S.from_pretrained('me/secret'{})"
     result = run(hub.environment(tmp_path / "home", token=None), "-c", load.format(""), check=False)
     assert result.returncode == 1
     assert "me/secret" in result.stderr
+    hub.repositories["me/gated"] = Repository(gated=True)
+    hub.repositories["me/gated"].commit(hub.files(NAME))
+    gated = load.replace("secret", "gated").format("")
+    result = run(hub.environment(tmp_path / "home"), "-c", gated, check=False)
+    assert result.returncode == 1
+    assert "me/gated is restricted" in result.stderr
     run(hub.environment(tmp_path / "home", token=None), "-c", load.format(", token='hf_test'"))
 
 
