@@ -39,7 +39,10 @@ def write_card(folder: str | os.PathLike, *, name: str | None = None, license_id
     folder = Path(folder)
     name = name or folder.resolve().name
     config = _read(folder / "config.json")
-    adapter = _read(next(file for file in _adapter_files(folder) if file.is_file() or file.parent == folder))
+    places = [folder / "adapter", folder]
+    place = next((place for place in places if (place / "adapter_config.json").is_file()), folder)
+    adapter = _read(place / "adapter_config.json")
+    weights = place / "adapter_model.safetensors"
     metrics = _read(folder / "metrics.json", needed=False)
     settings = _read(folder / "training_settings.json", needed=False)
     run = settings.pop("run", {})
@@ -64,8 +67,8 @@ def write_card(folder: str | os.PathLike, *, name: str | None = None, license_id
         metrics=metrics,
         pictures=[path.name for path in folder.glob("*.png")],
         examples=examples,
-        megabytes=sum(file.stat().st_size for file in folder.rglob("adapter_model.safetensors")) / 1e6,
-        adapter_folder=next(file.parent.name for file in _adapter_files(folder) if file.is_file()),
+        megabytes=weights.stat().st_size / 1e6 if weights.is_file() else None,
+        adapter_folder=place.name,
     )
     write_text(folder / "README.md", str(card))
 
@@ -75,13 +78,11 @@ def is_local_base(base: str) -> bool:
     return base.startswith((".", "/", "~")) or "\\" in base or base.count("/") > 1 or Path(base).is_dir()
 
 
-def _adapter_files(folder: Path) -> list[Path]:
-    return [folder / "adapter" / "adapter_config.json", folder / "adapter_config.json"]
-
-
 def _shown(settings: Mapping[str, Any]) -> set[str]:
-    hidden = PRIVATE_SETTINGS | {"deviations"}
-    return {key for key, value in settings.items() if value is not None and key not in hidden}
+    """What shaped the training; not what was done with it."""
+    hidden = PRIVATE_SETTINGS | {"deviations", "push_to_hub", "push_every", "with_handler", "report_to"}
+    hidden |= {"checkpoints_total_limit", "checkpointing_steps", "dataloader_num_workers", "eval_steps"}
+    return {key for key, value in settings.items() if value is not None and key not in hidden and key[:4] != "hub_"}
 
 
 def _metadata(
