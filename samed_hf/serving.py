@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import gzip
 import io
+import math
+import re
+import reprlib
 import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
+from nibabel.spatialimages import HeaderDataError
 from PIL import Image, UnidentifiedImageError
 
 from .inference import predict_confidence, predict_picture
@@ -22,16 +26,13 @@ from .volumes import read_volume
 
 __all__ = ["EndpointHandler"]
 
-MAX_BYTES = 1_000_000_000
-"""Of a volume, uncompressed; a small file can hold far more."""
-
-MAX_PIXELS = 64_000_000
-"""Of a picture."""
-
+MAX_BYTES = 1_000_000_000  # of a volume, uncompressed: a small file can hold far more
+MAX_PIXELS = 64_000_000  # of a picture
 _EXPECTED = "expected a PNG or JPEG picture, or a NIfTI volume (.nii, .nii.gz), as bytes or base64"
-_GZIP = b"\x1f\x8b"
-# A NIfTI header starts with its own length, in either byte order, and tells its kind at a fixed place.
-_NIFTI = {(348).to_bytes(4, "little"), (348).to_bytes(4, "big"), (540).to_bytes(4, "little"), (540).to_bytes(4, "big")}
+_FORMATS = ("PNG", "JPEG")  # of all that Pillow knows, some start other programs: EPS runs Ghostscript
+# A NIfTI file starts with its header's length, in either byte order.
+_HEADERS = (nib.Nifti1Header, nib.Nifti2Header)
+_NIFTI = {kind.sizeof_hdr.to_bytes(4, order): kind for kind in _HEADERS for order in ("little", "big")}
 
 
 class EndpointHandler:
@@ -55,8 +56,9 @@ class EndpointHandler:
         """Segment a picture or every slice of a volume.
 
         Args:
-            data: "inputs" holds a picture (PNG, JPEG, …) or a NIfTI volume as bytes or base64, or a PIL image;
+            data: "inputs" holds a picture (PNG or JPEG) or a NIfTI volume as bytes or base64, or a PIL image;
                 "parameters" may hold "labels", the names wanted, and "batch_size", slices through the model at once.
+                16-bit pictures hold intensities in the unit of the processor's window.
 
         Returns:
             For each label found, background apart: "label", "score" (the mean softmax of its pixels, in [0, 1]) and
@@ -68,16 +70,12 @@ class EndpointHandler:
         """
         if not isinstance(data, dict) or "inputs" not in data:
             raise ValueError(f"The request has no 'inputs': {_EXPECTED}.")
-        wanted, batch_size = self._parameters(data.get("parameters") or {})
-        inputs = data["inputs"]
-        if isinstance(inputs, Image.Image):
-            return list(self._found(*predict_picture(self.model, inputs), wanted))
-        content = _as_bytes(inputs)
-        volume = _nifti(content)
-        if volume is None:
+        wanted, batch_size = self._parameters(data.get("parameters"))
+        content = data["inputs"] if isinstance(data["inputs"], Image.Image) else _as_bytes(data["inputs"])
+        if isinstance(content, Image.Image) or (volume := _nifti(content)) is None:
             return list(self._found(*predict_picture(self.model, _picture(content)), wanted))
-        slices = self._slices(volume)
-        labels, confidence = predict_confidence(self.model, slices, self.model.image_processor, batch_size=batch_size)
+        processor = self.model.image_processor
+        labels, confidence = predict_confidence(self.model, self._slices(volume), processor, batch_size=batch_size)
         return [
             {"slice": index} | found
             for index in range(len(labels))
@@ -86,22 +84,22 @@ class EndpointHandler:
 
     def _parameters(self, parameters: Any) -> tuple[set[str], int]:
         names = [name for index, name in sorted(self.model.config.id2label.items()) if index]
-        unknown = set(parameters) - {"labels", "batch_size"} if isinstance(parameters, dict) else {repr(parameters)}
-        if unknown:
-            raise ValueError(f"parameters holds {', '.join(sorted(unknown))}: expected labels, batch_size or nothing.")
-        wanted, batch_size = parameters.get("labels") or names, parameters.get("batch_size", 8)
-        if not isinstance(wanted, list) or not all(name in names for name in wanted):
-            raise ValueError(f"labels is {wanted!r}: expected a list of some of {', '.join(names)}.")
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size!r}: expected a whole number of at least 1.")
+        parameters = {} if parameters is None else parameters
+        if not isinstance(parameters, dict) or not parameters.keys() <= {"labels", "batch_size"}:
+            raise ValueError(f"parameters is {reprlib.repr(parameters)}: expected labels, batch_size or nothing.")
+        wanted, batch_size = parameters.get("labels", names), parameters.get("batch_size", 8)
+        if not isinstance(wanted, list) or not wanted or any(name not in names for name in wanted):
+            raise ValueError(f"labels is {reprlib.repr(wanted)}: expected a list of some of {', '.join(names)}.")
+        if type(batch_size) is not int or batch_size < 1:  # True is an int too
+            raise ValueError(f"batch_size is {reprlib.repr(batch_size)}: expected a whole number of at least 1.")
         return set(wanted), batch_size
 
     def _slices(self, content: bytes) -> np.ndarray:
         """A volume's slices `(slices, rows, columns)` in [0, 1], cut as for [`predict_volume`]."""
         processor = self.model.image_processor
+        _check_claimed_size(content)
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "volume.nii"
-            path.write_bytes(content)
+            (path := Path(folder) / "volume.nii").write_bytes(content)
             try:
                 array = read_volume(path).array
             except ValueError as error:
@@ -120,27 +118,28 @@ class EndpointHandler:
 
 
 def _as_bytes(inputs: Any) -> bytes:
-    if isinstance(inputs, bytes | bytearray) and inputs:
-        return bytes(inputs)
-    if not isinstance(inputs, str) or not inputs:
-        raise ValueError(f"'inputs' is {'empty' if not inputs else f'of type {type(inputs).__name__}'}: {_EXPECTED}.")
-    text = inputs.partition(";base64,")[2] if inputs.startswith("data:") else inputs
-    try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ValueError(f"'inputs' is a text that is no base64 ({error}): {_EXPECTED}.") from error
+    if isinstance(inputs, str):
+        try:
+            inputs = base64.b64decode(re.sub(r"^data:[^,]*;base64,|\s+", "", inputs), validate=True)
+        except ValueError as error:
+            raise ValueError(f"'inputs' is a text that is no base64 ({error}): {_EXPECTED}.") from error
+    if not isinstance(inputs, bytes | bytearray) or not inputs:
+        came = "empty" if isinstance(inputs, bytes | bytearray) else f"of type {type(inputs).__name__}"
+        raise ValueError(f"'inputs' is {came}: {_EXPECTED}.")
+    return bytes(inputs)
 
 
 def _nifti(content: bytes) -> bytes | None:
     """The uncompressed NIfTI file, or `None` where it is none."""
-    if content[:2] == _GZIP:
+    if content[:2] == b"\x1f\x8b":  # gzip's mark
         try:
             with gzip.open(io.BytesIO(content)) as file:
+                if file.read(4) not in _NIFTI:
+                    raise ValueError(f"'inputs' is a gzip file of something else than NIfTI: {_EXPECTED}.")
+                file.seek(0)
                 content = file.read(MAX_BYTES + 1)
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"'inputs' is a damaged gzip file ({error}): send the whole file again.") from error
-        if content[:4] not in _NIFTI:
-            raise ValueError(f"'inputs' is a gzip file of something else than NIfTI: {_EXPECTED}.")
     if content[:4] not in _NIFTI:
         return None
     if len(content) > MAX_BYTES:
@@ -148,22 +147,34 @@ def _nifti(content: bytes) -> bytes | None:
     return content
 
 
-def _picture(content: bytes) -> Image.Image:
+def _check_claimed_size(content: bytes) -> None:
+    """Refuse a header that claims more voxels than came: nibabel takes the memory before it looks for them."""
+    kind = _NIFTI[content[:4]]
     try:
-        picture = Image.open(io.BytesIO(content))
-        if picture.width * picture.height > MAX_PIXELS:
-            raise ValueError(
-                f"'inputs' is a picture of {picture.width}×{picture.height} pixels: expected at most {MAX_PIXELS:,}."
-            )
-        picture.load()
+        header = kind(content[: kind.sizeof_hdr].ljust(kind.sizeof_hdr, b"\0"), check=False)
+        claimed = math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
+    except (HeaderDataError, KeyError):
+        return  # a damaged header is named by read_volume
+    if claimed > len(content):
+        came = f"{len(content):,} bytes came, its header tells of {claimed:,}"
+        raise ValueError(f"'inputs' is a damaged volume: {came}; send the whole file again.")
+
+
+def _picture(inputs: bytes | Image.Image) -> Image.Image:
+    """The picture with its pixels loaded, once its size is known to be bearable."""
+    try:
+        picture = inputs if isinstance(inputs, Image.Image) else Image.open(io.BytesIO(inputs), formats=_FORMATS)
+        if picture.width * picture.height <= MAX_PIXELS:
+            picture.load()
+            return picture
     except UnidentifiedImageError as error:
         raise ValueError(f"'inputs' is neither a picture nor a volume: {_EXPECTED}.") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"'inputs' is a damaged or too large picture ({error}): send the whole file again.") from error
-    return picture
+    size = f"{picture.width}×{picture.height}"
+    raise ValueError(f"'inputs' is a picture of {size} pixels: expected at most {MAX_PIXELS:,}; scale it down first.")
 
 
 def _png(mask: np.ndarray) -> str:
-    content = io.BytesIO()
-    Image.fromarray(mask.astype(np.uint8) * 255).save(content, format="PNG")
+    Image.fromarray(mask.astype(np.uint8) * 255).save(content := io.BytesIO(), format="PNG")
     return base64.b64encode(content.getvalue()).decode()
