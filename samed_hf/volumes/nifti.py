@@ -6,7 +6,6 @@ import gzip
 import uuid
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
@@ -15,53 +14,13 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
-__all__ = ["Volume", "case_name", "find_volumes", "read_volume", "write_labels", "write_volume"]
+from .geometry import Volume
+
+__all__ = ["case_name", "find_volumes", "read_volume", "write_labels", "write_volume"]
 
 _SUFFIXES = (".nii.gz", ".nii")
 # A file says in which unit its affine is: code 1 is metre, 3 is micrometre; "unknown" is taken for mm, as everywhere.
 _MM_PER_UNIT = {1: 1000.0, 3: 0.001}
-
-
-@dataclass(frozen=True, eq=False)
-class Volume:
-    """A scan, or a map on the grid of a scan.
-
-    Attributes:
-        array: Array of shape `(x, y, z)`, the axes in the order of the file; a CT holds Hounsfield units.
-        affine: Array of shape `(4, 4)`, float64: voxel indices to world coordinates in mm, RAS+.
-        header: NIfTI header of the file it came from, whose geometry codes and units a written file takes over.
-        path: File it came from.
-
-    Raises:
-        ValueError: If `array` has not three axes, or `affine` is not an invertible `(4, 4)` matrix.
-    """
-
-    array: np.ndarray
-    affine: np.ndarray
-    header: nib.Nifti1Header | None = None
-    path: Path | None = None
-
-    def __post_init__(self) -> None:
-        """Check the geometry, so that no volume exists without one."""
-        if self.array.ndim != 3:
-            raise ValueError(f"array has shape {self.array.shape}, expected three axes (x, y, z).")
-        affine = np.array(self.affine, dtype=np.float64)
-        if affine.shape != (4, 4) or not np.isfinite(affine).all() or np.linalg.cond(affine[:3, :3]) > 1e6:
-            raise ValueError(
-                f"affine is {affine.tolist()}, expected an invertible (4, 4) matrix from voxels to mm; "
-                "repair the geometry (sform, qform or pixdim), or export the scan again."
-            )
-        object.__setattr__(self, "affine", affine)
-
-    @property
-    def spacing(self) -> tuple[float, float, float]:
-        """Size of a voxel in mm along each array axis."""
-        return tuple(np.linalg.norm(self.affine[:3, :3], axis=0).tolist())
-
-    @property
-    def orientation(self) -> str:
-        """Where the array's axes run to, as three letters, e.g. "LPS": left, posterior, superior."""
-        return "".join(nib.aff2axcodes(self.affine))
 
 
 def read_volume(path: str | Path) -> Volume:
