@@ -1,12 +1,17 @@
 """Scans of any format, and where they lie in the body."""
 
 from .geometry import Volume, reorient, restore_orientation, same_grid
-from .nifti import case_name, find_volumes, read_volume, write_labels, write_volume
+from .nifti import find_volumes
+from .scan_files import ScanFile, case_name, find_scans
+from .scans import read_scan, read_volume, write_labels, write_volume
 
 __all__ = [
+    "ScanFile",
     "Volume",
     "case_name",
+    "find_scans",
     "find_volumes",
+    "read_scan",
     "read_volume",
     "reorient",
     "restore_orientation",

@@ -1,119 +1,113 @@
-"""Medical volumes: reading and writing NIfTI files with their geometry kept."""
+"""NIfTI files, with their geometry kept.
+
+Where a file's sform and qform differ the sform counts, as in nibabel; a file without either gets the voxel size and an
+origin in the middle, the first axis running to the left, as in nibabel.
+"""
 
 from __future__ import annotations
 
 import gzip
-import uuid
+import logging
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
-from nibabel.wrapstruct import WrapStructError
 
+from .common import (
+    NIFTI_SUFFIXES,
+    arranged_shape,
+    check_file,
+    check_finite,
+    check_memory,
+    damaged,
+    folder_aside,
+    made_volume,
+    one_line,
+    shown,
+    storable,
+)
 from .geometry import Volume
 
-__all__ = ["case_name", "find_volumes", "read_volume", "write_labels", "write_volume"]
+__all__ = ["find_volumes", "read_nifti", "write_nifti", "write_nifti_labels"]
 
-_SUFFIXES = (".nii.gz", ".nii")
 # A file says in which unit its affine is: code 1 is metre, 3 is micrometre; "unknown" is taken for mm, as everywhere.
 _MM_PER_UNIT = {1: 1000.0, 3: 0.001}
+_RGB = ("R", "G", "B")
+_DEFLATE_RATIO = 1032  # how much smaller gzip makes zeros
+_PART = 1 << 22  # voxels read at once
 
 
-def read_volume(path: str | Path) -> Volume:
+def read_nifti(path: str | Path, *, num_channels: int = 1) -> Volume:
     """Read a NIfTI file.
 
     Args:
-        path: A `.nii` or `.nii.gz` file with one 3-D image; trailing axes of length 1 are dropped.
+        path: A `.nii` or `.nii.gz` file.
+        num_channels: Images expected on the grid: as frames of a fourth axis, as vectors on the fifth, or as RGB.
 
     Returns:
-        The volume. `array` is float32, in the units of the file's scaling, or keeps the file's integer type where the
-        file has no scaling.
+        The volume, of shape `(x, y, z)` or `(x, y, z, num_channels)`; trailing axes of length 1 are dropped. `array` is
+        float32, in the units of the file's scaling, or keeps the file's integer type where the file has no scaling.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged or no NIfTI file, holds several frames, no real numbers, NaN or infinity, or
-            its affine cannot be inverted.
+        ValueError: If the file is damaged or no NIfTI file, holds another number of frames, no real numbers, NaN or
+            infinity, more than fits into memory, or its affine cannot be inverted.
     """
     path = Path(path)
-    image = _read_image(path)
-    shape = image.shape
-    if len(shape) < 3 or any(length != 1 for length in shape[3:]) or 0 in shape:
-        raise ValueError(
-            f"{path} holds an image of shape {shape}, expected one 3-D volume; save the frame you want by itself."
-        )
-    dtype = image.get_data_dtype()
-    if dtype.kind not in "iuf":
-        raise ValueError(f"{path} holds values of type {dtype}, expected real numbers; export the scan in greyscale.")
-    try:
-        # Asked of the data: nibabel wipes the scaling from the header while loading.
-        if dtype.kind == "f" or (image.dataobj.slope, image.dataobj.inter) != (1.0, 0.0):
-            array = image.get_fdata(dtype=np.float32, caching="unchanged")
-        else:
-            array = np.asarray(image.dataobj.get_unscaled(), dtype=dtype.newbyteorder("="))
-    except (OSError, ValueError, HeaderDataError) as error:
-        raise _damaged(path, error) from error
-    if array.dtype.kind == "f" and not (finite := np.isfinite(array)).all():
-        raise ValueError(
-            f"{path} holds NaN or infinity in {array.size - np.count_nonzero(finite)} of {array.size} voxels, "
-            "expected finite values; replace them, e.g. with numpy.nan_to_num."
-        )
+    check_file(path, NIFTI_SUFFIXES, "NIfTI")
+    packed = _suffix(path) == ".nii.gz"
+    with gzip.open(path) if packed else path.open("rb") as file:
+        try:
+            # No file holds more, whatever its header claims.
+            image = _read_header(path, file, path.stat().st_size * (_DEFLATE_RATIO if packed else 1))
+            array = _read_voxels(path, file, image, num_channels)
+            # A compressed file is read to its end, for only there is its checksum: flipped bits are no anatomy.
+            while packed and file.read(1 << 20):
+                pass
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise damaged(path, "NIfTI", one_line(error)) from error
+    check_finite(path, array)
     affine = np.array(image.affine, dtype=np.float64)
     affine[:3] *= _mm_per_unit(image.header)
-    try:
-        return Volume(array.reshape(shape[:3]), affine, image.header, path)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    return made_volume(array, affine, image.header, path)
 
 
-def write_volume(path: str | Path, volume: Volume) -> None:
+def write_nifti(path: str | Path, volume: Volume) -> None:
     """Write a volume as NIfTI, in one step: the file is there whole or not at all.
 
     Args:
         path: A `.nii` or `.nii.gz` file in an existing folder; an older file is replaced.
-        volume: The volume. Its values are stored unscaled, in its own type where NIfTI readers know it. With a
-            `header`, the affine is stored as the header says: same sform and qform codes, same units.
+        volume: The volume. Its values are stored unscaled, in its own type where NIfTI readers know it. With the
+            `header` of a NIfTI file, the affine is stored as the header says: same sform and qform codes, same units.
 
     Raises:
         FileNotFoundError: If the folder does not exist.
         ValueError: If the suffix is another one, or the values fit no type of NIfTI.
     """
-    _write(Path(path), _storable(volume.array), volume.affine, _copied_header(volume.header))
+    _write(Path(path), storable(volume.array), volume.affine, _copied_header(volume.header))
 
 
-def write_labels(path: str | Path, array: np.ndarray, like: Volume) -> None:
-    """Write a label map on the grid of a scan, in one step: the file is there whole or not at all.
+def write_nifti_labels(path: str | Path, labels: np.ndarray, like: Volume) -> None:
+    """Write a label map on the grid of a scan, in one step.
 
     Args:
         path: A `.nii` or `.nii.gz` file in an existing folder; an older file is replaced.
-        array: Integer label map of shape `(x, y, z)`, values in [0, 65535]; stored as uint8 where they
-            fit, else as uint16.
+        labels: Of the shape of the grid, uint8 or uint16.
         like: The scan, whose affine, sform and qform codes and units the file takes over.
 
     Raises:
         FileNotFoundError: If the folder does not exist.
-        ValueError: If the shape is not that of the scan, the values are not integers in range or the suffix is
-            another one.
+        ValueError: If the suffix is another one.
     """
-    array = np.asarray(array)
-    if array.shape != like.array.shape:
-        raise ValueError(
-            f"array has shape {array.shape}, expected {like.array.shape} as the scan has; "
-            "bring the label map back to the grid of the scan."
-        )
-    if array.dtype.kind not in "iub":
-        raise ValueError(f"array is of dtype {array.dtype}, expected integers; convert it, e.g. to numpy.uint8.")
-    lowest, highest = int(array.min()), int(array.max())
-    if lowest < 0 or highest > np.iinfo(np.uint16).max:
-        raise ValueError(f"array holds values from {lowest} to {highest}, expected labels from 0 to 65535.")
     header = _copied_header(like.header)
     # The scan's window, e.g. -125 to 275 HU, would show every label in the same grey.
-    header["cal_min"], header["cal_max"] = 0, highest
+    header["cal_min"], header["cal_max"] = 0, int(labels.max())
     header.set_intent("label")
-    _write(Path(path), array.astype(np.uint8 if highest <= np.iinfo(np.uint8).max else np.uint16), like.affine, header)
+    _write(Path(path), labels, like.affine, header)
 
 
 def find_volumes(paths: str | Path | Iterable[str | Path]) -> list[Path]:
@@ -135,61 +129,83 @@ def find_volumes(paths: str | Path | Iterable[str | Path]) -> list[Path]:
             inside = [file for file in path.iterdir() if _suffix(file) and file.is_file() and file.name[0] != "."]
             if not inside:
                 raise FileNotFoundError(
-                    f"{path} holds no .nii or .nii.gz file, expected at least one; check the folder."
+                    f"{shown(path)} holds no .nii or .nii.gz file, expected at least one; check the folder."
                 )
             found.update(inside)
         else:
-            _check_file(path)
+            check_file(path, NIFTI_SUFFIXES, "NIfTI")
             found.add(path)
     return sorted(found)
 
 
-def case_name(path: str | Path) -> str:
-    """Name of a file without its folder and without `.nii` or `.nii.gz`."""
-    name = Path(path).name
-    return name[: len(name) - len(_suffix(name))]
-
-
-def _suffix(path: str | Path) -> str:
+def _suffix(path: Path) -> str:
     """The NIfTI suffix of a path in lower case, empty when it has none."""
-    return next((suffix for suffix in _SUFFIXES if str(path).lower().endswith(suffix)), "")
+    return next((suffix for suffix in NIFTI_SUFFIXES if path.name.lower().endswith(suffix)), "")
 
 
-def _check_suffix(path: Path) -> None:
-    if not _suffix(path):
-        raise ValueError(f"{path} is no NIfTI file by its name, expected .nii or .nii.gz; convert or rename it.")
-
-
-def _check_file(path: Path) -> None:
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist, expected a .nii or .nii.gz file; check the path.")
-    _check_suffix(path)
-    if not path.is_file():
-        raise ValueError(f"{path} is a folder, expected a .nii or .nii.gz file; name a file in it.")
-
-
-def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"{path} cannot be read as NIfTI ({' '.join(str(error).split()) or type(error).__name__}), expected a whole "
-        f"{_suffix(path)} file; it is damaged, cut short or of another format: copy or export it again."
-    )
-
-
-def _read_image(path: Path) -> nib.Nifti1Image:
-    _check_file(path)
-    # A compressed file is read to its end, for only there is its checksum: nibabel alone stops at the last voxel it
-    # needs and would take flipped bits for anatomy.
-    try:
-        with gzip.open(path) if _suffix(path) == ".nii.gz" else path.open("rb") as file:
-            data = file.read()
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise _damaged(path, error) from error
+def _read_header(path: Path, file: BinaryIO, most_bytes: int) -> nib.Nifti1Image:
+    """An image without its voxels, at which the file then stands."""
     # The first field is the header's own length, in either byte order: 348 for NIfTI-1, 540 for NIfTI-2.
-    is_nifti2 = 540 in (int.from_bytes(data[:4], "little"), int.from_bytes(data[:4], "big"))
+    start = file.read(4)
+    is_nifti2 = 540 in (int.from_bytes(start, "little"), int.from_bytes(start, "big"))
+    image_class = nib.Nifti2Image if is_nifti2 else nib.Nifti1Image
+    start += file.read(image_class.header_class.sizeof_hdr - 4)
+    if len(start) < image_class.header_class.sizeof_hdr:
+        raise damaged(path, "NIfTI", "it ends within its header")
+    offset = float(image_class.header_class(start, check=False)["vox_offset"])
+    if not len(start) + 4 <= offset <= most_bytes:
+        raise damaged(path, "NIfTI", f"its voxels are said to begin at byte {offset:g}")
+    start += file.read(int(offset) - len(start))
     try:
-        return (nib.Nifti2Image if is_nifti2 else nib.Nifti1Image).from_bytes(data)
-    except (OSError, ValueError, ImageFileError, HeaderDataError, WrapStructError) as error:
-        raise _damaged(path, error) from error
+        with _quietly():
+            image = image_class.from_bytes(start)
+            claimed = int(np.prod(image.shape, dtype=object)) * image.get_data_dtype().itemsize
+    except Exception as error:  # of a damaged header, nibabel raises whatever comes
+        raise damaged(path, "NIfTI", one_line(error)) from error
+    if offset + claimed > most_bytes:
+        raise damaged(path, "NIfTI", f"its header claims {claimed} bytes of voxels, more than it holds")
+    return image
+
+
+def _read_voxels(path: Path, file: BinaryIO, image: nib.Nifti1Image, num_channels: int) -> np.ndarray:
+    stored, shape = image.get_data_dtype(), image.shape
+    is_rgb = stored.names == _RGB and num_channels == len(_RGB)
+    if is_rgb:
+        stored, shape = stored["R"], (*shape, len(_RGB))
+    target = arranged_shape(path, shape, num_channels)
+    if stored.kind not in "iuf":
+        raise ValueError(
+            f"{shown(path)} holds values of type {stored}, expected real numbers; export the scan in greyscale."
+        )
+    slope, inter = image.dataobj.slope, image.dataobj.inter
+    scaled = (slope, inter) != (1.0, 0.0)
+    dtype = np.dtype(np.float32) if scaled or stored.kind == "f" else stored.newbyteorder("=")
+    count = int(np.prod(target))
+    check_memory(path, count * dtype.itemsize)
+    array = np.empty(count, dtype)
+    for first in range(0, count, _PART):
+        part = array[first : first + _PART]
+        data = file.read(part.size * stored.itemsize)
+        if len(data) < part.size * stored.itemsize:
+            raise damaged(path, "NIfTI", f"it ends {(count - first) * stored.itemsize - len(data)} bytes too early")
+        values = np.frombuffer(data, stored)
+        with np.errstate(all="ignore"):  # what grows beyond float32 is told as infinity
+            part[:] = values * float(slope) + float(inter) if scaled else values
+    # The colours of a voxel lie side by side, unlike those of any other image.
+    return np.moveaxis(array.reshape(3, *target[:3], order="F"), 0, -1) if is_rgb else array.reshape(target, order="F")
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep nibabel from telling on stderr what it mended in a header."""
+    logger = nib.imageglobals.logger
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with np.errstate(all="ignore"):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _mm_per_unit(header: nib.Nifti1Header) -> float:
@@ -197,33 +213,20 @@ def _mm_per_unit(header: nib.Nifti1Header) -> float:
     return _MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
 
 
-def _copied_header(header: nib.Nifti1Header | None) -> nib.Nifti1Header:
-    if header is not None:
+def _copied_header(header: object) -> nib.Nifti1Header:
+    if isinstance(header, nib.Nifti1Header):
         return header.copy()
-    header = nib.Nifti1Header()
-    header.set_xyzt_units("mm")
-    return header
-
-
-def _storable(array: np.ndarray) -> np.ndarray:
-    """The array in a type that NIfTI readers know: 64-bit integers are rare in the wild, half floats do not exist."""
-    if array.dtype == bool:
-        return array.astype(np.uint8)
-    if array.dtype == np.float16:
-        return array.astype(np.float32)
-    if array.dtype in (np.int64, np.uint64):
-        if array.size and (array.min() < np.iinfo(np.int32).min or array.max() > np.iinfo(np.int32).max):
-            raise ValueError(f"array holds values from {array.min()} to {array.max()}, expected 32-bit integers.")
-        return array.astype(np.int32)
-    if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
-        raise ValueError(f"array is of dtype {array.dtype}, expected integers or floats; convert it first.")
-    return array
+    new = nib.Nifti1Header()
+    new.set_xyzt_units("mm")
+    if header is not None:
+        # Another format's position is that of the scanner.
+        new["sform_code"] = new["qform_code"] = 1
+    return new
 
 
 def _write(path: Path, array: np.ndarray, affine: np.ndarray, header: nib.Nifti1Header) -> None:
-    _check_suffix(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent} does not exist, expected a folder to write {path.name} to; create it.")
+    if not _suffix(path):
+        raise ValueError(f"{shown(path)} is no NIfTI file by its name, expected .nii or .nii.gz; rename it.")
     affine = affine.copy()
     affine[:3] /= _mm_per_unit(header)
     header.set_data_shape(array.shape)
@@ -235,10 +238,7 @@ def _write(path: Path, array: np.ndarray, affine: np.ndarray, header: nib.Nifti1
     image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     # Left to nibabel, the matrices of the header are not touched as long as the affine is the header's own.
     image = image_class(array, header.get_best_affine(), header)
-    # nibabel chooses format and compression by the suffix; the leading dot keeps find_volumes from taking it.
-    temporary = path.with_name(f".{case_name(path)}.{uuid.uuid4().hex}{_suffix(path)}")
-    try:
-        nib.save(image, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with folder_aside(path) as folder:
+        # nibabel chooses format and compression by the suffix.
+        nib.save(image, folder / f"volume{_suffix(path)}")
+        (folder / f"volume{_suffix(path)}").replace(path)

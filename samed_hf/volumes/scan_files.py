@@ -1,0 +1,232 @@
+"""Finding scans among files and folders, and what to call them.
+
+A folder gives its own files of known suffixes and the DICOM series in it and below it; one with neither gives the files
+of the folders in it. Pictures count where no volume lies beside them: there they are screenshots. Hidden files don't.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .common import ITK_SUFFIXES, NIFTI_SUFFIXES, PICTURE_SUFFIXES, shown
+
+__all__ = ["ScanFile", "case_name", "file_kind", "find_scans"]
+
+_KINDS = {"nifti": NIFTI_SUFFIXES, "itk": ITK_SUFFIXES, "picture": PICTURE_SUFFIXES}
+_DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+_KNOWN = "NIfTI, NRRD, MHA or MHD, DICOM, PNG, JPEG, TIFF or BMP"
+_CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)  # nnU-Net's: case_0000, case_0001
+
+
+@dataclass(frozen=True)
+class ScanFile:
+    """One scan to read.
+
+    Attributes:
+        name: Of the case, no two alike in one list: the file's name without suffix, or that of a DICOM series' folder.
+        path: The file; of a DICOM series the folder where it lies alone in it, else its first file.
+        kind: "nifti", "itk", "dicom" or "picture".
+        files: Those of a DICOM series, or one for each channel; empty for a file that holds all.
+        suffix: Of a label map in the scan's own format: ".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".dcm" or ".png".
+    """
+
+    name: str
+    path: Path
+    kind: str
+    files: tuple[Path, ...] = ()
+    suffix: str = ""
+
+
+def file_kind(path: str | Path) -> str | None:
+    """Kind of a file by its suffix, `None` for one that may be DICOM or anything else."""
+    name = Path(path).name.lower()
+    return next((kind for kind, suffixes in _KINDS.items() if name.endswith(suffixes)), None)
+
+
+def case_name(path: str | Path) -> str:
+    """Name of a file without its folder and without the suffix of a scan's format."""
+    name = Path(path).name
+    known = [*NIFTI_SUFFIXES, *ITK_SUFFIXES, *PICTURE_SUFFIXES, *_DICOM_SUFFIXES]
+    suffix = next((suffix for suffix in known if name.lower().endswith(suffix)), "")
+    return name[: len(name) - len(suffix)] or name
+
+
+def find_scans(
+    paths: str | Path | Iterable[str | Path], *, num_channels: int = 1, report: Callable[[str], None] = print
+) -> list[ScanFile]:
+    """List the scans among files and folders, see above.
+
+    Args:
+        paths: Files and folders. A file of unknown suffix is taken if it is DICOM; the files of one series may be named
+            one by one.
+        num_channels: Images of a scan. With several, `case_0000.nii.gz`, `case_0001.nii.gz` and so on are one scan;
+            with one, `_0000` goes from the names where all files of a folder end so.
+        report: Told in one line how many foreign files were skipped.
+
+    Returns:
+        Scans in the order of their paths, each once. Where two have the same name, the folder's is put in front.
+
+    Raises:
+        FileNotFoundError: If a path does not exist, or a folder holds no scan.
+        ValueError: If a file named by itself is of no known format.
+    """
+    files: dict[Path, Path] = {}
+    dicom: dict[Path, Path] = {}
+    series: list[Any] = []
+    skipped: list[Path] = []
+    for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
+        if path.is_dir():
+            own, found, foreign = _in_folder(path)
+            files |= {_real(file): file for file in own}
+            series += found
+            skipped += foreign
+        elif not path.exists():
+            raise FileNotFoundError(f"{shown(path)} does not exist, expected a scan or a folder of scans.")
+        else:
+            (files if file_kind(path) else dicom)[_real(path)] = path
+    found, damaged = _named_series(list(dicom.values()))
+    scans = [*_file_scans(sorted(files.values()), num_channels), *_series_scans(series + found), *damaged]
+    if skipped:
+        names = ", ".join(shown(path.name) for path in skipped[:3])
+        report(f"skipped {len(skipped)} files that are no scans ({names}{', …' if len(skipped) > 3 else ''})")
+    return _named_apart(sorted(scans, key=lambda scan: (scan.path, scan.name)))
+
+
+def _real(path: Path) -> Path:
+    """The same for every way of writing a path; links stay files of their own."""
+    return path.parent.resolve() / path.name
+
+
+def _in_folder(folder: Path) -> tuple[list[Path], list[Any], list[Path]]:
+    """Files of known suffixes, DICOM series, and foreign files."""
+    own, skipped = _own_files(folder)
+    candidates = _candidates(folder)
+    series = _find_series(candidates) if candidates else []
+    if series:
+        skipped += [file for file in own if file_kind(file) == "picture"]
+        own = [file for file in own if file_kind(file) != "picture"]
+    of_series = {file for one in series for file in one.files}
+    skipped += [file for file in candidates if file not in of_series and file.name.upper() != "DICOMDIR"]
+    if not own and not series:
+        for inside in sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."):
+            files, foreign = _own_files(inside)
+            own += files
+            skipped += foreign
+    if not own and not series:
+        also = f"; its {len(skipped)} files are none" if skipped else ""
+        raise FileNotFoundError(f"{shown(folder)} holds no scan, expected {_KNOWN}{also}; check the folder.")
+    return own, series, skipped
+
+
+def _own_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """A folder's own files of known suffixes, and the pictures that lie beside volumes."""
+    files = sorted(path for path in folder.iterdir() if path.name[0] != "." and file_kind(path) and path.is_file())
+    volumes = [path for path in files if file_kind(path) != "picture"]
+    return (volumes, [path for path in files if path not in volumes]) if volumes else (files, [])
+
+
+def _candidates(folder: Path) -> list[Path]:
+    """The files in a folder and below it that may be DICOM."""
+    found = []
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        has_headers = any(name.lower().endswith(".mhd") for name in names)  # their voxels lie beside them
+        for name in sorted(names):
+            is_voxels = has_headers and name.lower().endswith((".raw", ".zraw"))
+            if name[0] != "." and not is_voxels and not file_kind(name) and (path := Path(root, name)).is_file():
+                found.append(path)
+    return found
+
+
+def _find_series(files: list[Path]) -> list[Any]:
+    from .dicom import find_series
+
+    return find_series(files)
+
+
+def _named_series(files: list[Path]) -> tuple[list[Any], list[ScanFile]]:
+    """Series of files that were named one by one, and files that are DICOM by their names alone.
+
+    These are left to fail when they are read: other scans of the list can still be.
+    """
+    series = _find_series(files) if files else []
+    taken = {file for one in series for file in one.files}
+    left = [file for file in files if file not in taken]
+    for file in left:
+        if not file.name.lower().endswith(_DICOM_SUFFIXES):
+            raise ValueError(f"{shown(file)} is of no known format, expected {_KNOWN}; convert it.")
+    return series, [ScanFile(case_name(file), file, "dicom", (file,), ".dcm") for file in left]
+
+
+def _file_scans(files: list[Path], num_channels: int) -> list[ScanFile]:
+    matches = {path: _CHANNEL.fullmatch(case_name(path)) for path in files}
+    groups: dict[Path, list[Path]] = defaultdict(list)
+    for path in files:
+        groups[path.parent].append(path)
+    scans = []
+    for inside in groups.values():
+        numbers = [int(match[2]) if (match := matches[path]) else -1 for path in inside]
+        cases: dict[tuple[str, str], list[Path]] = defaultdict(list)
+        for path in inside:
+            match = matches[path]
+            # One file for each channel, unless the numbers go on: they are those of frames then.
+            is_channel = match and (max(numbers) < num_channels if num_channels > 1 else set(numbers) == {0})
+            cases[match[1] if is_channel else case_name(path), _suffix(path)].append(path)
+        for (name, suffix), channels in cases.items():
+            several = tuple(channels) if len(channels) > 1 else ()
+            scans.append(ScanFile(name, channels[0], file_kind(channels[0]) or "", several, suffix))
+    return scans
+
+
+def _suffix(path: Path) -> str:
+    suffixes = [*NIFTI_SUFFIXES, *ITK_SUFFIXES]
+    return next((suffix for suffix in suffixes if path.name.lower().endswith(suffix)), ".png")
+
+
+def _series_scans(series: list[Any]) -> list[ScanFile]:
+    """Scans of DICOM series: called after their folder, with a number where it holds several."""
+    folders = {one.uid: Path(os.path.commonpath([file.parent for file in one.files])) for one in series}
+    in_folder = Counter(folders.values())
+    scans = {}
+    for one in series:
+        folder, files = folders[one.uid], tuple(one.files)
+        beside = sorted(
+            (other for other in series if folders[other.uid] == folder), key=lambda s: (s.number or 0, s.uid)
+        )
+        numbers = [other.number for other in beside]
+        distinct = None not in numbers and len(set(numbers)) == len(numbers)
+        number = one.number if distinct else 1 + [other.uid for other in beside].index(one.uid)
+        name = folder.resolve().name or "scan"
+        if in_folder[folder] > 1:
+            name = case_name(files[0]) if len(files) == 1 else f"{name}_series-{number}"
+        path = folder if in_folder[folder] == 1 else files[0]
+        scans[one.uid] = ScanFile(name, path, "dicom", files, ".dcm")
+    return list(scans.values())
+
+
+def _named_apart(scans: list[ScanFile]) -> list[ScanFile]:
+    """Give scans of one name others: with the format within a folder, with the folder's name in front, a number."""
+    homes = [scan.path.resolve().parent for scan in scans]
+    names = [scan.name for scan in scans]
+
+    def clashing(*keys: list) -> list[int]:
+        # Some file systems know no capitals.
+        full = [tuple(str(part).casefold() for part in parts) for parts in zip(names, *keys, strict=True)]
+        counts = Counter(full)
+        return [index for index, key in enumerate(full) if counts[key] > 1]
+
+    for index in clashing(homes):
+        names[index] += f"_{scans[index].suffix.strip('.').replace('.', '_')}"
+    for level in range(3):
+        for index in clashing():
+            if level < len(homes[index].parents):
+                names[index] = f"{[homes[index], *homes[index].parents][level].name}_{names[index]}"
+    for count, index in enumerate(clashing(), start=1):
+        names[index] += f"-{count}"
+    return [replace(scan, name=name) for scan, name in zip(scans, names, strict=True)]
