@@ -135,7 +135,7 @@ def _candidates(folder: Path) -> list[Path]:
     """The files in a folder and below it that may be DICOM."""
     found = []
     for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name[0] != ".")
+        folders[:] = sorted(name for name in folders if name[0] != "." and name != "__MACOSX")
         has_headers = any(name.lower().endswith(".mhd") for name in names)  # their voxels lie beside them
         for name in sorted(names):
             is_voxels = has_headers and name.lower().endswith((".raw", ".zraw"))
@@ -191,23 +191,31 @@ def _suffix(path: Path) -> str:
 
 def _series_scans(series: list[Any]) -> list[ScanFile]:
     """Scans of DICOM series: called after their folder, with a number where it holds several."""
-    folders = {one.uid: Path(os.path.commonpath([file.parent for file in one.files])) for one in series}
-    in_folder = Counter(folders.values())
-    scans = {}
-    for one in series:
-        folder, files = folders[one.uid], tuple(one.files)
-        beside = sorted(
-            (other for other in series if folders[other.uid] == folder), key=lambda s: (s.number or 0, s.uid)
-        )
-        numbers = [other.number for other in beside]
-        distinct = None not in numbers and len(set(numbers)) == len(numbers)
-        number = one.number if distinct else 1 + [other.uid for other in beside].index(one.uid)
-        name = folder.resolve().name or "scan"
-        if in_folder[folder] > 1:
-            name = case_name(files[0]) if len(files) == 1 else f"{name}_series-{number}"
-        path = folder if in_folder[folder] == 1 else files[0]
-        scans[one.uid] = ScanFile(name, path, "dicom", files, ".dcm")
-    return list(scans.values())
+    taken: set[Path] = set()
+    kept: dict[Path, list[Any]] = defaultdict(list)
+    for one in sorted(series, key=lambda one: -len(one.files)):
+        # Of a folder and another inside, both named, the first has it all.
+        if not taken.issuperset(files := {_real(file) for file in one.files}):
+            taken |= files
+            kept[_folder(one.files)].append(one)
+    scans = []
+    for folder, inside in kept.items():
+        inside.sort(key=lambda one: (one.number is None, one.number or 0, one.uid, one.files))
+        numbers = {one.number for one in inside}
+        for count, one in enumerate(inside, start=1):
+            name, path = folder.resolve().name or "scan", folder
+            if len(inside) > 1:
+                number = one.number if len(numbers) == len(inside) and None not in numbers else count
+                name = case_name(one.files[0]) if len(one.files) == 1 else f"{name}_series-{number}"
+                path = one.files[0]
+            scans.append(ScanFile(name, path, "dicom", tuple(one.files), ".dcm"))
+    return scans
+
+
+def _folder(files: Iterable[Path]) -> Path:
+    """The innermost folder that holds them all."""
+    parents = {file.parent for file in files}
+    return parents.pop() if len(parents) == 1 else Path(os.path.commonpath([path.resolve() for path in parents]))
 
 
 def _named_apart(scans: list[ScanFile]) -> list[ScanFile]:

@@ -1,0 +1,245 @@
+"""NRRD and MetaImage files (`.nrrd`, `.mha`, `.mhd`) through SimpleITK, with their geometry kept to the last bit."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813
+
+from .common import (
+    ITK_SUFFIXES,
+    arranged_shape,
+    check_file,
+    check_finite,
+    check_memory,
+    damaged,
+    folder_aside,
+    made_volume,
+    one_line,
+    shown,
+    storable,
+)
+from .geometry import Volume
+from .itk_files import check_voxels, find_voxels, form_of, with_geometry
+
+__all__ = ["ItkHeader", "read_itk", "write_itk"]
+
+_LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
+_TYPES = {
+    getattr(sitk, f"sitk{vector}{name}"): dtype
+    for vector in ("", "Vector")
+    for name, dtype in {
+        **{f"{sign}Int{bits}": np.dtype(f"{sign.lower()}int{bits}") for sign in ("", "U") for bits in (8, 16, 32, 64)},
+        **{"Float32": np.dtype(np.float32), "Float64": np.dtype(np.float64)},
+    }.items()
+}
+_stderr_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class ItkHeader:
+    """The geometry of an image as ITK has it.
+
+    Attributes:
+        spacing: Size of a voxel in mm along each array axis.
+        origin: Centre of the first voxel in mm, LPS+.
+        direction: The 3 × 3 matrix, row by row: its columns are the array axes, LPS+.
+        nrrd: The lines in which an NRRD file says this: written anew, the directions of an oblique grid would be
+            rounded.
+    """
+
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...]
+    direction: tuple[float, ...]
+    nrrd: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, affine: np.ndarray) -> ItkHeader:
+        """The header of a `(4, 4)` matrix from voxels to mm, RAS+."""
+        columns = affine[:3, :3] * _LPS_TO_RAS[:, None]
+        spacing = np.linalg.norm(columns, axis=0)
+        origin = affine[:3, 3] * _LPS_TO_RAS
+        return cls(*(tuple(values.ravel().tolist()) for values in (spacing, origin, columns / spacing)))
+
+    @property
+    def affine(self) -> np.ndarray:
+        """The `(4, 4)` matrix from voxels to mm, RAS+."""
+        affine = np.eye(4)
+        affine[:3, :3] = np.reshape(self.direction, (3, 3)) * self.spacing * _LPS_TO_RAS[:, None]
+        affine[:3, 3] = self.origin * _LPS_TO_RAS
+        return affine
+
+
+def read_itk(path: str | Path, *, num_channels: int = 1) -> Volume:
+    """Read an NRRD or MetaImage file.
+
+    Args:
+        path: A `.nrrd`, `.mha` or `.mhd` file; the last has its voxels in a file beside.
+        num_channels: Images expected on the grid: as vectors or colours, or as frames of a fourth axis.
+
+    Returns:
+        The volume, of shape `(x, y, z)` or `(x, y, z, num_channels)`. `array` keeps the file's integer type, floats
+        are float32; `header` is an [`ItkHeader`].
+
+    Raises:
+        FileNotFoundError: If there is no such file, or that with the voxels is missing.
+        ValueError: If the file is damaged, holds another number of images, no real numbers, NaN or infinity, or more
+            than fits into memory.
+    """
+    path = Path(path)
+    check_file(path, ITK_SUFFIXES, form_of(path))
+    _check_name(path)
+    voxels = find_voxels(path)
+    reader = sitk.ImageFileReader()
+    # By name: among others, the one for DICOM would look at a damaged file, too.
+    reader.SetImageIO("NrrdImageIO" if form_of(path) == "NRRD" else "MetaImageIO")
+    reader.SetFileName(str(path))
+    try:
+        with _silent():
+            reader.ReadImageInformation()
+        shape, stored = reader.GetSize(), _TYPES.get(reader.GetPixelIDValue())
+        if stored is None:
+            kind = sitk.GetPixelIDValueAsString(reader.GetPixelIDValue())
+            raise ValueError(
+                f"{shown(path)} holds values of type {kind}, expected real numbers; export it in greyscale."
+            )
+        if reader.GetNumberOfComponents() > 1:
+            shape += (reader.GetNumberOfComponents(),)
+        target = arranged_shape(path, shape, num_channels)
+        count = int(np.prod(target))
+        check_voxels(path, voxels, count * stored.itemsize)
+        check_memory(path, 2 * count * stored.itemsize)
+        with _silent():
+            image = reader.Execute()
+    except RuntimeError as error:
+        raise damaged(path, form_of(path), _reason(error)) from error
+    header = ItkHeader(
+        reader.GetSpacing()[:3],
+        reader.GetOrigin()[:3],
+        tuple(np.reshape(reader.GetDirection(), (reader.GetDimension(),) * 2)[:3, :3].ravel().tolist()),
+        voxels.geometry,
+    )
+    view = sitk.GetArrayViewFromImage(image)
+    with np.errstate(over="ignore"):  # what grows beyond float32 is told as infinity
+        array = np.array(view, dtype=np.float32 if stored.kind == "f" else stored)
+    # ITK counts the axes from the last to the first, but the components of a vector come last.
+    is_vector = image.GetNumberOfComponentsPerPixel() > 1
+    array = np.moveaxis(array, -1, 0).T if is_vector else array.T
+    array = array.reshape(target) if array.shape != target else array
+    check_finite(path, array)
+    return made_volume(array, header.affine, header, path)
+
+
+def write_itk(path: str | Path, volume: Volume) -> None:
+    """Write a volume as NRRD or MetaImage, compressed, in one step: the file is there whole or not at all.
+
+    Args:
+        path: A `.nrrd`, `.mha` or `.mhd` file in an existing folder; an older file is replaced. Of an `.mhd` file the
+            voxels go to a `.zraw` file beside it.
+        volume: The volume. With the [`ItkHeader`] of a file, spacing, origin and direction are exactly that file's.
+
+    Raises:
+        FileNotFoundError: If the folder does not exist.
+        ValueError: If the values fit no type of the format, or an `.mhd` file's name cannot stand in its header.
+        OSError: If the file could not be written.
+    """
+    path = Path(path)
+    _check_name(path)
+    if path.suffix.lower() == ".mhd" and (
+        not path.stem.isprintable() or "%" in path.stem or path.stem != path.stem.strip()
+    ):
+        raise ValueError(f"{shown(path)} has a name that an .mhd file cannot hold, expected plain signs; write .mha.")
+    array = storable(volume.array)
+    header = volume.header
+    if not isinstance(header, ItkHeader) or not np.allclose(header.affine, volume.affine, rtol=0, atol=1e-6):
+        header = ItkHeader.of(volume.affine)
+    turned = array.transpose(2, 1, 0, *range(3, array.ndim))
+    image = sitk.GetImageFromArray(np.ascontiguousarray(turned), isVector=array.ndim == 4)
+    image.SetSpacing(header.spacing)
+    image.SetOrigin(header.origin)
+    image.SetDirection(header.direction)
+    with folder_aside(path) as folder:
+        written = folder / f"volume{path.suffix.lower()}"
+        try:
+            with _silent():
+                sitk.WriteImage(image, str(written), True)
+            voxels = find_voxels(written)
+            # ITK doesn't notice a disk that is full.
+            check_voxels(written, voxels, array.nbytes)
+        except (RuntimeError, ValueError, FileNotFoundError) as error:
+            reason = _reason(error) if isinstance(error, RuntimeError) else "it did not arrive whole"
+            raise OSError(f"{shown(path)} cannot be written ({reason}); is the disk full?") from error
+        if header.nrrd and voxels.geometry:
+            written = _with_lines(written, voxels.offset, header.nrrd)
+        if path.suffix.lower() == ".mhd":
+            _move_pair(written, path)
+        else:
+            written.replace(path)
+
+
+def _with_lines(written: Path, offset: int, geometry: tuple[tuple[str, str], ...]) -> Path:
+    """A copy of an NRRD file that says where its grid lies in the words of another."""
+    copy = written.with_name("copy.nrrd")
+    with written.open("rb") as source, copy.open("wb") as target:
+        target.write(with_geometry(source.read(offset), geometry) + b"\n\n")
+        shutil.copyfileobj(source, target)
+    return copy
+
+
+def _move_pair(written: Path, path: Path) -> None:
+    """Move an `.mhd` file and that of its voxels to their place: both, or none."""
+    voxels, target, older = written.with_suffix(".zraw"), path.with_suffix(".zraw"), written.with_suffix(".older")
+    # The name is the last thing in the header.
+    head, name, _ = written.read_bytes().rpartition(b"ElementDataFile = ")
+    written.write_bytes(head + name + os.fsencode(target.name) + b"\n")
+    if target.exists():
+        target.replace(older)
+    try:
+        voxels.replace(target)
+        written.replace(path)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        if older.exists():
+            older.replace(target)
+        raise
+
+
+def _check_name(path: Path) -> None:
+    """SimpleITK ends the process on names that are no text."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{shown(path)} has a name that is no UTF-8 text; rename it.") from None
+
+
+def _reason(error: RuntimeError) -> str:
+    """What ITK's message of several lines, with places in its source, has to say."""
+    text = one_line(error).split("ERROR: ")[-1].split(" Reason: ")[0]
+    return re.sub(r"^\w+\(0x[0-9a-f]+\): ", "", text)[:120].rstrip(". ")
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep ITK, which writes to the process' stderr, from explaining itself there."""
+    with _stderr_lock:
+        try:
+            kept = os.dup(2)
+        except OSError:  # no stderr at all
+            yield
+            return
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)

@@ -1,0 +1,182 @@
+"""Where NRRD and MetaImage files keep their voxels, and whether they are all there.
+
+ITK's own readers don't always look: of a compressed MetaImage that is damaged they give whatever is in the memory, and
+before they read they take all the memory that a header asks for.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from .common import damaged, one_line, shown
+
+__all__ = ["VoxelData", "check_voxels", "find_voxels", "form_of", "with_geometry"]
+
+_LONGEST_HEADER = 1 << 22  # bytes
+_DEFLATE_RATIO = 1032  # how much smaller deflate makes zeros
+_VECTOR = re.compile(r"\([^()]*\)")
+
+
+@dataclass(frozen=True)
+class VoxelData:
+    """Where a file's voxels are.
+
+    Attributes:
+        path: The file that holds them, that with the header or another.
+        offset: Byte at which they begin.
+        packed: Whether they are compressed.
+        geometry: Lines of an NRRD header that say where the grid lies, by their field, where they are for three axes.
+    """
+
+    path: Path
+    offset: int
+    packed: bool
+    geometry: tuple[tuple[str, str], ...] = ()
+
+
+def form_of(path: Path) -> str:
+    """Name of the format."""
+    return "NRRD" if path.suffix.lower() == ".nrrd" else "MetaImage"
+
+
+def find_voxels(path: Path) -> VoxelData:
+    """Read where a file's voxels are from its header.
+
+    Raises:
+        ValueError: If it is no header, or the voxels are spread over several files or written as text.
+    """
+    with path.open("rb") as file:
+        return (_find_in_nrrd if form_of(path) == "NRRD" else _find_in_meta)(path, file)
+
+
+def check_voxels(path: Path, voxels: VoxelData, num_bytes: int) -> None:
+    """Check that as many bytes of voxels are there as the header says; compressed ones by their checksum, too.
+
+    Raises:
+        FileNotFoundError: If the file with the voxels is missing.
+        ValueError: If it is damaged.
+    """
+    form = form_of(path)
+    if not voxels.path.is_file():
+        raise FileNotFoundError(
+            f"{shown(path)} has its voxels in {shown(voxels.path)}, which does not exist; copy that file too."
+        )
+    there = voxels.path.stat().st_size - voxels.offset
+    if num_bytes > there * (_DEFLATE_RATIO if voxels.packed else 1):
+        raise damaged(path, form, f"its header claims {num_bytes} bytes of voxels, more than it holds")
+    if not voxels.packed:
+        return
+    try:
+        unpacked = _unpacked_size(voxels)
+    except zlib.error as error:
+        raise damaged(path, form, one_line(error)) from error
+    if unpacked < num_bytes:
+        raise damaged(path, form, f"its voxels end {num_bytes - unpacked} bytes too early")
+
+
+def with_geometry(header: bytes, geometry: tuple[tuple[str, str], ...]) -> bytes:
+    """An NRRD header with the lines of another that say where the grid lies.
+
+    Args:
+        header: As ITK writes it, with the directions of three axes.
+        geometry: As [`VoxelData`] has it.
+    """
+    other = dict(geometry)
+    lines = []
+    for line in header.decode().rstrip("\n").splitlines():
+        field = line.split(":")[0]
+        if field == "space directions":
+            # Only the vectors: that of the channels is "none" and may be anywhere.
+            vectors = iter(_VECTOR.findall(other[field]))
+            line = _VECTOR.sub(lambda match: next(vectors), line)  # noqa: B023
+        elif field in other:
+            line = f"{field}: {other[field]}"
+        lines.append(line)
+    return "\n".join(lines).encode()
+
+
+def _unpacked_size(voxels: VoxelData) -> int:
+    unpacker, size = zlib.decompressobj(zlib.MAX_WBITS | 32), 0  # of gzip and zlib alike
+    with voxels.path.open("rb") as file:
+        file.seek(voxels.offset)
+        while not unpacker.eof and (part := unpacker.unconsumed_tail or file.read(1 << 20)):
+            size += len(unpacker.decompress(part, 1 << 24))
+    if not unpacker.eof:
+        raise zlib.error("the compressed voxels are cut short")
+    return size
+
+
+def _lines(path: Path, file: BinaryIO) -> Iterator[str]:
+    left = _LONGEST_HEADER
+    while left > 0 and (line := file.readline(left)):
+        left -= len(line)
+        yield os.fsdecode(line).rstrip("\r\n")
+    raise damaged(path, form_of(path), "its header has no end")
+
+
+def _find_in_nrrd(path: Path, file: BinaryIO) -> VoxelData:
+    lines = _lines(path, file)
+    if not next(lines).startswith("NRRD"):
+        raise damaged(path, "NRRD", "it does not begin with NRRD")
+    fields = {}
+    for line in lines:
+        if not line:
+            break
+        field, colon, content = line.partition(": ")
+        if colon and line[0] != "#":
+            fields[field.lower()] = content.strip()
+    encoding = fields.get("encoding", "").lower()
+    if encoding not in ("raw", "gzip", "gz"):
+        raise ValueError(f"{shown(path)} has the encoding {encoding[:40]!r}, expected raw or gzip; save it so.")
+    skips = [fields.get(name, "0") for name in ("line skip", "lineskip", "byte skip", "byteskip")]
+    if any(skip != "0" for skip in skips):
+        raise ValueError(
+            f"{shown(path)} skips a part of its data file, expected voxels only; save it as one .nrrd file."
+        )
+    name = fields.get("data file", fields.get("datafile"))
+    geometry = _nrrd_geometry(fields)
+    if name is None:
+        return VoxelData(path, file.tell(), encoding != "raw", geometry)
+    return VoxelData(_beside(path, name), 0, encoding != "raw", geometry)
+
+
+def _nrrd_geometry(fields: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    vectors = _VECTOR.findall(fields.get("space directions", ""))
+    if len(vectors) != 3 or any(vector.count(",") != 2 for vector in vectors) or "space" not in fields:
+        return ()
+    return tuple((name, fields[name]) for name in ("space", "space directions", "space origin") if name in fields)
+
+
+def _find_in_meta(path: Path, file: BinaryIO) -> VoxelData:
+    fields = {}
+    for line in _lines(path, file):
+        field, _, content = line.partition("=")
+        fields[field.strip()] = content.strip()
+        if field.strip() == "ElementDataFile":
+            break
+    if fields.get("BinaryData", "True")[:1] not in "Tt1":
+        raise ValueError(f"{shown(path)} holds its voxels as text, expected binary ones; save it so.")
+    if fields.get("HeaderSize", "0") != "0":
+        raise ValueError(
+            f"{shown(path)} skips a part of its data file, expected voxels only; save it as one .mha file."
+        )
+    packed = fields.get("CompressedData", "False")[:1] in ("T", "t", "1")
+    name = fields["ElementDataFile"]
+    if name.upper() == "LOCAL":
+        return VoxelData(path, file.tell(), packed)
+    return VoxelData(_beside(path, name), 0, packed)
+
+
+def _beside(path: Path, name: str) -> Path:
+    """The file of the voxels, where a header names it."""
+    if not name or name.upper().startswith("LIST") or "%" in name:
+        raise ValueError(
+            f"{shown(path)} has its voxels in several files ({shown(name)[:80]}), expected one; save it as one file."
+        )
+    return path.parent / name
