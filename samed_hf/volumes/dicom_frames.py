@@ -46,7 +46,7 @@ class Frame:
         along_row, along_column: `(3,)`, unit vectors of the direction of growing column and row numbers.
         spacing: Distance in mm between neighbouring columns, and between neighbouring rows.
         slope, intercept: From stored values to the scan's, e.g. HU.
-        distance: `SpacingBetweenSlices`, else `SliceThickness`, in mm; 0 where the file says neither.
+        between, thickness: `SpacingBetweenSlices` and `SliceThickness` in mm; 0 where the file doesn't say.
     """
 
     path: Path
@@ -59,7 +59,8 @@ class Frame:
     spacing: tuple[float, float]
     slope: float
     intercept: float
-    distance: float
+    between: float
+    thickness: float
 
     @property
     def normal(self) -> np.ndarray:
@@ -137,8 +138,9 @@ def _frame(dataset: Dataset, path: Path, index: int, size: tuple[int, int], plac
     directions = read("PlaneOrientationSequence", "ImageOrientationPatient", 6)
     row, column = _unit_vectors(directions, path)
     rows_apart, columns_apart = read("PixelMeasuresSequence", "PixelSpacing", 2, positive=True)
-    distances = (
-        read("PixelMeasuresSequence", keyword, 1, default=(0.0,))[0]
+    # Some scanners write a negative one.
+    between, thickness = (
+        abs(read("PixelMeasuresSequence", keyword, 1, default=(0.0,))[0])
         for keyword in ("SpacingBetweenSlices", "SliceThickness")
     )
     slope = read("PixelValueTransformationSequence", "RescaleSlope", 1, default=(1.0,))[0]
@@ -155,8 +157,8 @@ def _frame(dataset: Dataset, path: Path, index: int, size: tuple[int, int], plac
         spacing=(columns_apart, rows_apart),
         slope=slope,
         intercept=read("PixelValueTransformationSequence", "RescaleIntercept", 1, default=(0.0,))[0],
-        # Some scanners write a negative one.
-        distance=next((abs(distance) for distance in distances if distance), 0.0),
+        between=between,
+        thickness=thickness,
     )
 
 

@@ -113,8 +113,8 @@ def _planes(frames: Sequence[Frame], name: Path) -> list[list[Frame]]:
 
 
 def _single_step(frame: Frame) -> tuple[np.ndarray, tuple[str, ...]]:
-    distance = frame.distance or 1.0
-    source = "the header's" if frame.distance else "assumed, for the header has none"
+    distance = frame.between or frame.thickness or 1.0
+    source = "the header's" if frame.between or frame.thickness else "assumed, for the header has none"
     return frame.normal * distance, (f"a single slice; its thickness of {_mm(distance)} mm is {source}",)
 
 
@@ -161,8 +161,8 @@ def _uneven(along: np.ndarray, steps: np.ndarray, typical: float, name: Path) ->
     more = f" and in {len(gaps) - 1} more place{'s' if len(gaps) > 2 else ''}" if len(gaps) > 1 else ""
     return (
         f"{name} has a gap between {_mm(along[gap])} and {_mm(along[gap + 1])} mm along the slices' normal{more}: "
-        f"about {missing} slice{'s are' if missing > 1 else ' is'} missing there (the others lie {_mm(typical)} mm apart); "
-        "copy or export the whole series again."
+        f"about {missing} slice{'s are' if missing > 1 else ' is'} missing there, by a distance of {_mm(typical)} mm "
+        "elsewhere; copy or export the whole series again."
     )
 
 
