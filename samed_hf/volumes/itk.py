@@ -8,7 +8,6 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +27,10 @@ from .common import (
     storable,
 )
 from .geometry import Volume
-from .itk_files import check_voxels, find_voxels, form_of, with_geometry
+from .itk_files import ItkHeader, check_voxels, find_voxels, form_of, with_geometry
 
-__all__ = ["ItkHeader", "read_itk", "write_itk"]
+__all__ = ["ItkHeader", "read_deep_picture", "read_itk", "write_itk"]
 
-_LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 _TYPES = {
     getattr(sitk, f"sitk{vector}{name}"): dtype
     for vector in ("", "Vector")
@@ -42,40 +40,6 @@ _TYPES = {
     }.items()
 }
 _stderr_lock = threading.Lock()
-
-
-@dataclass(frozen=True)
-class ItkHeader:
-    """The geometry of an image as ITK has it.
-
-    Attributes:
-        spacing: Size of a voxel in mm along each array axis.
-        origin: Centre of the first voxel in mm, LPS+.
-        direction: The 3 × 3 matrix, row by row: its columns are the array axes, LPS+.
-        nrrd: The lines in which an NRRD file says this: written anew, the directions of an oblique grid would be
-            rounded.
-    """
-
-    spacing: tuple[float, ...]
-    origin: tuple[float, ...]
-    direction: tuple[float, ...]
-    nrrd: tuple[tuple[str, str], ...] = ()
-
-    @classmethod
-    def of(cls, affine: np.ndarray) -> ItkHeader:
-        """The header of a `(4, 4)` matrix from voxels to mm, RAS+."""
-        columns = affine[:3, :3] * _LPS_TO_RAS[:, None]
-        spacing = np.linalg.norm(columns, axis=0)
-        origin = affine[:3, 3] * _LPS_TO_RAS
-        return cls(*(tuple(values.ravel().tolist()) for values in (spacing, origin, columns / spacing)))
-
-    @property
-    def affine(self) -> np.ndarray:
-        """The `(4, 4)` matrix from voxels to mm, RAS+."""
-        affine = np.eye(4)
-        affine[:3, :3] = np.reshape(self.direction, (3, 3)) * self.spacing * _LPS_TO_RAS[:, None]
-        affine[:3, 3] = self.origin * _LPS_TO_RAS
-        return affine
 
 
 def read_itk(path: str | Path, *, num_channels: int = 1) -> Volume:
@@ -136,6 +100,28 @@ def read_itk(path: str | Path, *, num_channels: int = 1) -> Volume:
     array = array.reshape(target) if array.shape != target else array
     check_finite(path, array)
     return made_volume(array, header.affine, header, path)
+
+
+def read_deep_picture(path: Path, form: str) -> np.ndarray:
+    """The pixels of a coloured picture of 16 bits, which Pillow would halve.
+
+    Args:
+        path: The file, known to be whole.
+        form: "PNG" or "TIFF".
+
+    Returns:
+        uint16 array `(height, width, channels)`.
+
+    Raises:
+        ValueError: If ITK cannot read it.
+    """
+    _check_name(path)
+    try:
+        with _silent():
+            image = sitk.ReadImage(str(path), imageIO=f"{form}ImageIO")
+    except RuntimeError as error:
+        raise ValueError(_reason(error)) from error
+    return sitk.GetArrayFromImage(image)
 
 
 def write_itk(path: str | Path, volume: Volume) -> None:

@@ -1,4 +1,4 @@
-"""Where NRRD and MetaImage files keep their voxels, and whether they are all there.
+"""What NRRD and MetaImage files say of their grid, where they keep their voxels, and whether these are all there.
 
 ITK's own readers don't always look: of a compressed MetaImage that is damaged they give whatever is in the memory, and
 before they read they take all the memory that a header asks for.
@@ -14,13 +14,50 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
 from .common import damaged, one_line, shown
 
-__all__ = ["VoxelData", "check_voxels", "find_voxels", "form_of", "with_geometry"]
+__all__ = ["ItkHeader", "VoxelData", "check_voxels", "find_voxels", "form_of", "with_geometry"]
 
 _LONGEST_HEADER = 1 << 22  # bytes
 _DEFLATE_RATIO = 1032  # how much smaller deflate makes zeros
+_LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 _VECTOR = re.compile(r"\([^()]*\)")
+
+
+@dataclass(frozen=True)
+class ItkHeader:
+    """The geometry of an image as ITK has it.
+
+    Attributes:
+        spacing: Size of a voxel in mm along each array axis.
+        origin: Centre of the first voxel in mm, LPS+.
+        direction: The 3 × 3 matrix, row by row: its columns are the array axes, LPS+.
+        nrrd: The lines in which an NRRD file says this: written anew, the directions of an oblique grid would be
+            rounded.
+    """
+
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...]
+    direction: tuple[float, ...]
+    nrrd: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, affine: np.ndarray) -> ItkHeader:
+        """The header of a `(4, 4)` matrix from voxels to mm, RAS+."""
+        columns = affine[:3, :3] * _LPS_TO_RAS[:, None]
+        spacing = np.linalg.norm(columns, axis=0)
+        origin = affine[:3, 3] * _LPS_TO_RAS
+        return cls(*(tuple(values.ravel().tolist()) for values in (spacing, origin, columns / spacing)))
+
+    @property
+    def affine(self) -> np.ndarray:
+        """The `(4, 4)` matrix from voxels to mm, RAS+."""
+        affine = np.eye(4)
+        affine[:3, :3] = np.reshape(self.direction, (3, 3)) * self.spacing * _LPS_TO_RAS[:, None]
+        affine[:3, 3] = self.origin * _LPS_TO_RAS
+        return affine
 
 
 @dataclass(frozen=True)

@@ -165,23 +165,36 @@ def _named_series(files: list[Path]) -> tuple[list[Any], list[ScanFile]]:
 
 
 def _file_scans(files: list[Path], num_channels: int) -> list[ScanFile]:
-    matches = {path: _CHANNEL.fullmatch(case_name(path)) for path in files}
     groups: dict[Path, list[Path]] = defaultdict(list)
     for path in files:
         groups[path.parent].append(path)
     scans = []
     for inside in groups.values():
-        numbers = [int(match[2]) if (match := matches[path]) else -1 for path in inside]
         cases: dict[tuple[str, str], list[Path]] = defaultdict(list)
+        has_channels = _has_channels(inside, num_channels)
         for path in inside:
-            match = matches[path]
-            # One file for each channel, unless the numbers go on: they are those of frames then.
-            is_channel = match and (max(numbers) < num_channels if num_channels > 1 else set(numbers) == {0})
-            cases[match[1] if is_channel else case_name(path), _suffix(path)].append(path)
+            match = _CHANNEL.fullmatch(case_name(path))
+            cases[match[1] if match and has_channels else case_name(path), _suffix(path)].append(path)
         for (name, suffix), channels in cases.items():
             several = tuple(channels) if len(channels) > 1 else ()
             scans.append(ScanFile(name, channels[0], file_kind(channels[0]) or "", several, suffix))
     return scans
+
+
+def _has_channels(files: list[Path], num_channels: int) -> bool:
+    """Whether the numbers at the end of a folder's files are those of channels, rather than of frames or cases."""
+    matches = [match for path in files if (match := _CHANNEL.fullmatch(case_name(path)))]
+    numbers = {int(match[2]) for match in matches}
+    if num_channels == 1:
+        return numbers == {0} and len(matches) == len(files)
+    if not numbers or max(numbers) >= num_channels:
+        return False
+    pictures = [path for path in files if file_kind(path) == "picture"]
+    if numbers == {0} or not pictures:
+        return True
+    from .pictures import is_grey
+
+    return all(is_grey(path) for path in pictures)
 
 
 def _suffix(path: Path) -> str:
