@@ -16,7 +16,9 @@ from .files import write_text
 
 __all__ = ["PRIVATE_SETTINGS", "is_local_base", "write_card"]
 
-PRIVATE_SETTINGS = frozenset({"data_dir", "output_dir", "model_name_or_path", "resume_from_checkpoint", "hub_token"})
+PRIVATE_SETTINGS = frozenset(
+    {"data_dir", "dataset_name", "cache_dir", "output_dir", "model_name_or_path", "resume_from_checkpoint", "hub_token"}
+)
 """Settings that hold places on the user's machine or secrets, which are nobody else's business."""
 
 _UNKNOWN_DATA = "data of its author's"
@@ -115,7 +117,7 @@ def _eval_results(metrics: Mapping[str, Any], data: str, dataset: str) -> list[E
             task_name="Semantic segmentation",
             dataset_type=dataset,
             dataset_name=data,
-            dataset_split="test",
+            dataset_split=metrics.get("split", "test"),
             metric_type=key,
             metric_name=f"{title}, {label}",
             metric_value=row[key],

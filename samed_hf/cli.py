@@ -10,26 +10,25 @@ __all__ = ["main", "run_command"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, or 2 for bad input."""
+    """Run one command; returns the exit status: 0, 1 where some cases failed, or 2 for bad input."""
     argv = list(sys.argv[1:] if argv is None else argv)
     # Training has its own parser, made from the settings: its flags and its help are all its own.
     if argv[:1] == ["train"]:
         return run_command(lambda: _train(argv[1:]))
     args = _parser().parse_args(argv)
-    return run_command(lambda: _run(args))
+    return run_command(lambda: _run(args, argv))
 
 
-def run_command(command: Callable[[], None]) -> int:
-    """Run `command` and turn its errors into one line on standard error and the exit status."""
+def run_command(command: Callable[[], int | None]) -> int:
+    """Run `command` and turn its errors into one line on standard error; returns its exit status, or the errors'."""
     try:
-        command()
+        return command() or 0
     except (ValueError, OSError, ImportError, MemoryError) as error:
         print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,7 +64,15 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
 def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     evaluate = commands.add_parser("evaluate", help="score an adapter on volumes with labels")
     evaluate.add_argument("adapter", metavar="ADAPTER", help="folder or Hub id")
-    evaluate.add_argument("--data", required=True, metavar="DIR", help="folder in the Synapse layout")
+    evaluate.add_argument(
+        "--data", required=True, metavar="DIR", help="data set in any layout that training reads, or a Hub id"
+    )
+    evaluate.add_argument(
+        "--split", choices=("train", "validation", "test"), help="which cases [test, or else validation]"
+    )
+    evaluate.add_argument("--label_names", nargs="+", metavar="NAME", help="names of its labels, where no file has them")
+    evaluate.add_argument("--num_folds", type=int, metavar="N", help="score a fold, as it was held out in training")
+    evaluate.add_argument("--fold", type=int, metavar="K", help="which one, from 0 [0]")
     evaluate.add_argument(
         "--output", required=True, metavar="DIR", help="folder for metrics.json, metrics.csv, pictures"
     )
@@ -82,10 +89,32 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
 def _add_predict(commands: argparse._SubParsersAction) -> None:
     predict = commands.add_parser("predict", help="segment scans")
     predict.add_argument("adapter", metavar="ADAPTER", help="folder or Hub id")
-    predict.add_argument("inputs", metavar="INPUT", nargs="+", help="NIfTI files, folders of them, or pictures")
+    predict.add_argument(
+        "inputs", metavar="INPUT", nargs="+", help="NIfTI, NRRD, MHA, DICOM files, pictures, or folders of them"
+    )
     predict.add_argument("--output", required=True, metavar="DIR", help="folder for the segmentations")
+    predict.add_argument(
+        "--format",
+        choices=("nii.gz", "nii", "nrrd", "mha", "dcm"),
+        help="of the segmentations [the scan's own: DICOM-SEG for DICOM, PNG for pictures]",
+    )
+    predict.add_argument("--labels", type=_names, metavar="A,B,…", help="labels to keep [all]")
+    predict.add_argument("--per_class", action="store_true", help="a mask for each label too")
+    predict.add_argument("--probabilities", action="store_true", help="each label's probability too, in a 4-D file")
+    predict.add_argument(
+        "--ensemble", nargs="+", default=[], metavar="ADAPTER", help="more adapters of the same labels, averaged"
+    )
+    predict.add_argument("--tta", action="store_true", help="test-time augmentation: average turned and mirrored views")
+    predict.add_argument(
+        "--keep_largest", type=_names, metavar="all|A,B,…", help="labels of which only the largest piece stays [none]"
+    )
+    predict.add_argument(
+        "--min_island_ml", metavar="ML|A=ML,…", help="remove pieces smaller than this, of all labels or of some [none]"
+    )
     predict.add_argument("--batch_size", type=int, default=8, help="slices through the model at once [8]")
     predict.add_argument("--overwrite", action="store_true", help="replace segmentations that are there already")
+    predict.add_argument("--no_preview", action="store_true", help="no picture of each case")
+    predict.add_argument("--no_report", action="store_true", help="no report.html")
     predict.set_defaults(command="predict")
 
 
@@ -160,25 +189,36 @@ def _add_push(commands: argparse._SubParsersAction) -> None:
 
 
 def _train(argv: Sequence[str]) -> None:
-    from .launching import processes_not_started, restart_in_processes
-
-    missing = processes_not_started()
-    if missing:
-        restart_in_processes("samed_hf.cli", ["train", *argv], missing)
-    if missing is not None:
-        print("note        accelerate launch started one process; torchrun --nproc_per_node=N starts N on a CPU")
+    _start_processes(["train", *argv])
     from .train_command import parse_arguments, run_training
 
     run_training(parse_arguments(argv, prog="samed-hf train"))
 
 
-def _run(args: argparse.Namespace) -> None:
+def _start_processes(argv: Sequence[str]) -> None:
+    """Start the processes that `accelerate launch` was asked for on a CPU and didn't start."""
+    from .launching import processes_not_started, restart_in_processes
+
+    missing = processes_not_started()
+    if missing:
+        restart_in_processes("samed_hf.cli", argv, missing)
+    if missing is not None:
+        print("note        accelerate launch started one process; torchrun --nproc_per_node=N starts N on a CPU")
+
+
+def _run(args: argparse.Namespace, argv: Sequence[str]) -> int | None:
+    if args.command == "predict":
+        _start_processes(argv)
     from transformers.utils import logging
 
+    logging.disable_progress_bar()
+    if args.command == "predict":
+        from .predict_command import predict
+
+        return predict(args)
     from . import commands
 
-    logging.disable_progress_bar()
-    getattr(commands, args.command)(args)
+    return getattr(commands, args.command)(args)
 
 
 if __name__ == "__main__":

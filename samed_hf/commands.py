@@ -13,7 +13,9 @@ from PIL import Image, UnidentifiedImageError
 
 from . import convert, hub
 from .data import prepare
-from .data.synapse import SynapseCase, SynapseData
+from .data.cases import Case
+from .data.layouts import read_data
+from .data.splits import k_fold
 from .evaluation import CaseResult, evaluate_cases, write_metrics
 from .files import write_bytes
 from .image_processing_samed import SamedImageProcessor
@@ -21,6 +23,8 @@ from .inference import predict_picture, predict_volume
 from .modeling_samed import SamedForSemanticSegmentation
 from .published import compare_with_published, read_metrics
 from .report import draw_overlay, format_scores, label_colors
+from .segmentation import load_model
+from .slicing import rows_run_up
 from .volumes import case_name, find_volumes, read_volume, write_labels
 
 __all__ = [
@@ -54,37 +58,57 @@ def prepare_phantom(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """`samed-hf evaluate`."""
-    data = SynapseData(args.data)
-    if not data.test_cases:
-        raise ValueError(f"{args.data} lists no case to score: expected at least one name in test_vol.txt.")
+    data = read_data(
+        args.data if Path(args.data).exists() else None,
+        dataset_name=None if Path(args.data).exists() else args.data,
+        label_names=args.label_names,
+        fold=args.fold,
+    )
+    if args.num_folds is not None:
+        _, data.validation = k_fold(sorted({*data.train, *data.validation}), args.num_folds, args.fold or 0)
     if args.batch_size < 1 or (args.input_size is not None and args.input_size < 2):
         raise ValueError(
             f"--batch_size is {args.batch_size}, --input_size {args.input_size}: expected at least 1 slice, 2 pixels."
         )
-    model, processor = _load(args.adapter)
+    split, names = (args.split, getattr(data, args.split)) if args.split else data.scored
+    if not names:
+        declared = ", ".join(f"{len(getattr(data, one))} for {one}" for one in ("train", "validation", "test"))
+        raise ValueError(f"{args.data} has no case to score ({declared}): give --split, e.g. --split train.")
+    print(f"data        {args.data}: {data.layout}, {len(names)} {split} cases", flush=True)
+    model = load_model(args.adapter)
+    processor = model.image_processor
     data.expect_labels(model.config.id2label)
-    data.check_test()
+    for name in names:
+        data.read_raw(name, processor)
     folder = Path(args.output)
 
-    def report(case: SynapseCase, prediction: np.ndarray, result: CaseResult) -> None:
+    def report(case: Case, prediction: np.ndarray, result: CaseResult) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        names = model.config.id2label
         picture = folder / f"{case.name}.png"
-        draw_overlay(picture, case.image, case.label, prediction, names, title=case.name, spacing=case.spacing)
+        draw_overlay(
+            picture,
+            case.image,
+            case.label,
+            prediction,
+            model.config.id2label,
+            title=case.name,
+            spacing=case.spacing,
+            rows_run_up=rows_run_up(processor),
+        )
         dice = [score.dice for score in result.scores.values() if score.dice is not None]
         scored = f"mean DSC {sum(dice) / len(dice):.4f}" if dice else "nothing to score"
         print(f"{case.name}: {scored}", flush=True)
 
     metrics = evaluate_cases(
         model,
-        data.test_volumes(),
+        (data.read_case(name, processor) for name in names),
         processor,
         protocol=args.protocol,
         input_size=args.input_size,
         batch_size=args.batch_size,
         on_case=report,
     )
-    write_metrics(folder, metrics)
+    write_metrics(folder, metrics | {"split": split})
     print(f"\n{format_scores(metrics)}\n\nwrote {folder / 'metrics.json'}, metrics.csv and one picture for each case")
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .data.synapse import SynapseCase
+from .data.cases import Case
 from .files import write_text
 from .image_processing_samed import SamedImageProcessor
 from .inference import predict_slices
@@ -31,13 +31,13 @@ class CaseResult(NamedTuple):
 
 def score_cases(
     model: SamedForSemanticSegmentation,
-    cases: Iterable[SynapseCase],
+    cases: Iterable[Case],
     processor: SamedImageProcessor,
     *,
     protocol: str = "strict",
     input_size: int | None = None,
     batch_size: int = 8,
-    on_case: Callable[[SynapseCase, np.ndarray, CaseResult], None] | None = None,
+    on_case: Callable[[Case, np.ndarray, CaseResult], None] | None = None,
 ) -> dict[str, CaseResult]:
     """Predict and score volumes, one at a time.
 
@@ -82,7 +82,7 @@ def summarize_results(results: Mapping[str, CaseResult], protocol: str) -> dict[
 
 def evaluate_cases(
     model: SamedForSemanticSegmentation,
-    cases: Iterable[SynapseCase],
+    cases: Iterable[Case],
     processor: SamedImageProcessor,
     *,
     protocol: str = "strict",

@@ -13,6 +13,7 @@ from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
 from .transforms import spline_zoom, window_intensity
+from .volumes.geometry import check_orientation
 
 __all__ = ["SamedImageProcessor"]
 
@@ -24,13 +25,25 @@ class SamedImageProcessor(BaseImageProcessor):
         image_size (`int`, defaults to 512):
             Height and width of `pixel_values` in pixels.
         intensity_window (`tuple[float, float]`, *optional*, defaults to (-125, 275)):
-            Bounds in the unit of the scan (HU for CT) that become 0 and 1. `None`: the slice's own 0.5 and 99.5
-            percentiles are the bounds. 8-bit pictures are divided by 255 whatever the window is.
+            Bounds in the unit of the scan (HU for CT) that become 0 and 1; a list of them, some perhaps `None`, where
+            the channels differ. `None`: the scan's own `percentiles` are the bounds. 8-bit pictures are divided by 255
+            whatever the window is.
         input_size (`int`, *optional*):
             Side in pixels to which a slice is zoomed first, as the model's training slices were (224 in SAMed).
         axis_order (`tuple[int, int, int]`, defaults to (2, 1, 0)):
             The axes of a scan's array `(x, y, z)` that become slices, rows and columns. The default cuts axial slices
             of a scan in that order, with rows along y, as SAMed's were.
+        orientation (`str`, *optional*):
+            Where the axes of a scan run to before it is cut, e.g. "LPS", however the file has them. `None`: they are
+            taken as they lie.
+        percentiles (`tuple[float, float]`, *optional*, defaults to (0.5, 99.5)):
+            The percentiles of a whole scan's channel, in [0, 100], that become 0 and 1 where there is no window.
+            `None`: intensities as they are, 8-bit ones over 255, 16-bit ones over 65535, others in [0, 1] already.
+        channel_names (`list[str]`, *optional*):
+            What the scan's channels are, up to three, for the model's red, green and blue; one channel fills all three,
+            of two the third is the mean.
+        context_slices (`bool`, defaults to `False`):
+            Fill the three channels with the slice before, the slice itself and the one after, of scans of one channel.
     """
 
     model_input_names = ["pixel_values"]  # noqa: RUF012 - transformers reads it as a plain class attribute
@@ -41,6 +54,10 @@ class SamedImageProcessor(BaseImageProcessor):
         intensity_window: Sequence[float] | None = (-125.0, 275.0),
         input_size: int | None = None,
         axis_order: Sequence[int] = (2, 1, 0),
+        orientation: str | None = None,
+        percentiles: Sequence[float] | None = (0.5, 99.5),
+        channel_names: Sequence[str] | None = None,
+        context_slices: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -48,12 +65,27 @@ class SamedImageProcessor(BaseImageProcessor):
             raise ValueError(f"image_size is {image_size}, input_size {input_size}: expected positive sizes in pixels.")
         if sorted(axis_order) != [0, 1, 2]:
             raise ValueError(f"axis_order is {axis_order}: expected 0, 1 and 2 in some order, e.g. (2, 1, 0).")
-        if intensity_window is not None:
-            window_intensity(np.zeros(1), intensity_window)  # refuses bounds that are no window
         self.image_size = image_size
-        self.intensity_window = None if intensity_window is None else [float(bound) for bound in intensity_window]
+        self.intensity_window = _checked_window(intensity_window)
         self.input_size = input_size
         self.axis_order = list(axis_order)
+        self.orientation = None if orientation is None else check_orientation(orientation)
+        self.percentiles = _checked_percentiles(percentiles)
+        self.channel_names = None if channel_names is None else [str(name) for name in channel_names]
+        self.context_slices = bool(context_slices)
+        if not 1 <= self.num_channels <= 3 or (self.context_slices and self.num_channels > 1):
+            raise ValueError(
+                f"channel_names is {channel_names}, context_slices {context_slices}: expected one to three channels, "
+                "and one where the neighbouring slices fill the others."
+            )
+        windows = self.intensity_window
+        if windows is not None and _is_nested(windows) and len(windows) != self.num_channels:
+            raise ValueError(f"intensity_window has {len(windows)} windows for {self.num_channels} channels.")
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of a scan: 1 to 3."""
+        return len(self.channel_names or [""])
 
     def preprocess(
         self, images: Any, *, rescaled: bool = False, return_tensors: str | None = "pt", **kwargs: Any
@@ -94,10 +126,40 @@ class SamedImageProcessor(BaseImageProcessor):
         if rescaled:
             return image.astype(np.float32)
         window = self.intensity_window
-        if window is None:
-            low, high = np.percentile(image, (0.5, 99.5))
-            window = (low, high if high > low else low + 1.0)
-        return window_intensity(image, window)
+        if window is not None and _is_nested(window):
+            window = window[0]
+        return window_intensity(image, self._bounds_of(image, window))
+
+    def intensity_bounds(self, scan: np.ndarray) -> list[list[float]]:
+        """The intensities of a whole scan that become 0 and 1, for each of its channels.
+
+        A scan's values are in the window's unit whatever their type, 8-bit ones too.
+
+        Args:
+            scan: of shape `(slices, height, width)` or `(slices, channels, height, width)`, any real dtype; finite.
+
+        Returns:
+            The lower and the upper bound of each channel.
+        """
+        channels = [scan] if scan.ndim == 3 else [scan[:, index] for index in range(scan.shape[1])]
+        windows = self.intensity_window
+        windows = windows if windows is not None and _is_nested(windows) else [windows] * len(channels)
+        return [self._bounds_of(channel, window) for channel, window in zip(channels, windows, strict=True)]
+
+    def scale(self, scan: np.ndarray) -> np.ndarray:
+        """A whole scan's intensities as float32 in [0, 1]; see [`intensity_bounds`] for shapes."""
+        bounds = self.intensity_bounds(scan)
+        if scan.ndim == 3:
+            return window_intensity(scan, bounds[0])
+        return np.stack([window_intensity(scan[:, index], bound) for index, bound in enumerate(bounds)], axis=1)
+
+    def _bounds_of(self, image: np.ndarray, window: list[float] | None) -> list[float]:
+        if window is not None:
+            return window
+        if self.percentiles is None:
+            return [0.0, {1: 255.0, 2: 65535.0}[image.dtype.itemsize] if image.dtype in (np.uint8, np.uint16) else 1.0]
+        low, high = (float(bound) for bound in np.percentile(image, self.percentiles))
+        return [low, high if high > low else low + 1.0]
 
     def resize_slices(self, slices: np.ndarray, input_size: int | None = None) -> np.ndarray:
         """Zoom slices `(..., height, width)` to `(..., image_size, image_size)` float32 by cubic spline.
@@ -150,6 +212,29 @@ def resize_logits(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     if tuple(logits.shape[-2:]) == tuple(size):
         return logits
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
+
+
+def _is_nested(windows: Sequence[Any]) -> bool:
+    return any(window is None or isinstance(window, list | tuple) for window in windows)
+
+
+def _checked_window(window: Sequence[Any] | None) -> list[Any] | None:
+    """The window or windows as lists of floats; bounds that are no window are refused."""
+    if window is None:
+        return None
+    if _is_nested(window):
+        return [_checked_window(one) for one in window]
+    window_intensity(np.zeros(1), window)
+    return [float(bound) for bound in window]
+
+
+def _checked_percentiles(percentiles: Sequence[float] | None) -> list[float] | None:
+    if percentiles is None:
+        return None
+    low, high = (float(percentile) for percentile in percentiles)
+    if not 0 <= low < high <= 100:
+        raise ValueError(f"percentiles is ({low}, {high}): expected two increasing numbers from 0 to 100.")
+    return [low, high]
 
 
 def _to_array(image: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Whole volumes through the model, slice by slice in batches, and back onto their own grid."""
+"""Whole scans through the model, slice by slice in batches, and back onto their own grid."""
 
 from __future__ import annotations
 
@@ -10,10 +10,19 @@ import torch
 
 from .image_processing_samed import SamedImageProcessor, resize_logits, upsample_logits
 from .modeling_samed import SamedForSemanticSegmentation
+from .slicing import SliceStack, cut_slices, join_slices
 from .transforms import nearest_zoom
-from .volumes import Volume
+from .volumes.geometry import Volume
 
-__all__ = ["predict_confidence", "predict_picture", "predict_slices", "predict_volume"]
+__all__ = [
+    "check_finite",
+    "label_dtype",
+    "predict_confidence",
+    "predict_logits",
+    "predict_picture",
+    "predict_slices",
+    "predict_volume",
+]
 
 
 @torch.inference_mode()
@@ -30,7 +39,8 @@ def predict_slices(
 
     Args:
         model: in evaluation mode; runs where it is.
-        slices: of shape `(slices, height, width)`, float32 in [0, 1].
+        slices: of shape `(slices, height, width)`, or `(slices, channels, height, width)` of several channels, float32
+            in [0, 1].
         processor: zooms the slices to the model's size.
         input_size: side in pixels to which slices are zoomed on the way; defaults to the processor's.
         reference_zoom: go back as the reference implementation does: argmax at the model's size, then an order-0 zoom.
@@ -42,39 +52,39 @@ def predict_slices(
         uint8 array `(slices, height, width)`, values in [0, num_labels); uint16 for more than 256 labels.
 
     Raises:
-        ValueError: a batch size below 1, or an input size below 2.
+        ValueError: a batch size below 1, an input size below 2, or other channels than the processor's.
     """
-    size = (slices.shape[1], slices.shape[2])
-    result = np.empty(slices.shape, dtype=_label_dtype(model))
-    for first, logits in _logits(model, slices, processor, input_size, batch_size):
+    stack = SliceStack(slices, processor, rescaled=True)
+    result = np.empty((len(stack), *stack.size), dtype=label_dtype(model.config.num_labels))
+    for first, logits in _logits(model, stack, processor, input_size, batch_size):
         if reference_zoom:
-            labels = nearest_zoom(logits.argmax(dim=1).cpu().numpy(), size)
+            labels = nearest_zoom(logits.argmax(dim=1).cpu().numpy(), stack.size)
         else:
-            labels = resize_logits(logits, size).argmax(dim=1).cpu().numpy()
+            labels = resize_logits(logits, stack.size).argmax(dim=1).cpu().numpy()
         result[first : first + batch_size] = labels
     return result
 
 
 @torch.inference_mode()
 def predict_confidence(
-    model: SamedForSemanticSegmentation, slices: np.ndarray, processor: SamedImageProcessor, *, batch_size: int = 8
+    model: SamedForSemanticSegmentation, stack: SliceStack, processor: SamedImageProcessor, *, batch_size: int = 8
 ) -> tuple[np.ndarray, np.ndarray]:
     """[`predict_slices`], and how sure the model is of each pixel.
 
     Args:
         model: in evaluation mode; runs where it is.
-        slices: of shape `(slices, height, width)`, float32 in [0, 1].
+        stack: the scan's slices.
         processor: zooms the slices to the model's size.
         batch_size: slices through the model at once.
 
     Returns:
-        The labels, and the softmax of the logits at each pixel's own label: float32 in (0, 1] of the same shape.
+        The labels `(slices, height, width)`, and the softmax of the logits at each pixel's own label: float32 in (0, 1]
+        of the same shape.
     """
-    size = (slices.shape[1], slices.shape[2])
-    labels = np.empty(slices.shape, dtype=_label_dtype(model))
-    confidence = np.empty(slices.shape, dtype=np.float32)
-    for first, logits in _logits(model, slices, processor, None, batch_size):
-        best = resize_logits(logits, size).softmax(dim=1).max(dim=1)
+    labels = np.empty((len(stack), *stack.size), dtype=label_dtype(model.config.num_labels))
+    confidence = np.empty(labels.shape, dtype=np.float32)
+    for first, logits in _logits(model, stack, processor, None, batch_size):
+        best = resize_logits(logits, stack.size).softmax(dim=1).max(dim=1)
         labels[first : first + batch_size] = best.indices.cpu().numpy()
         confidence[first : first + batch_size] = best.values.cpu().numpy()
     return labels, confidence
@@ -101,38 +111,10 @@ def predict_picture(
     pixel_values = processor(picture)["pixel_values"].to(model.device)
     logits = resize_logits(upsample_logits(model(pixel_values).logits, processor.image_size), size)
     best = logits[0].softmax(dim=0).max(dim=0)
-    return best.indices.cpu().numpy().astype(_label_dtype(model)), best.values.cpu().numpy()
+    return best.indices.cpu().numpy().astype(label_dtype(model.config.num_labels)), best.values.cpu().numpy()
 
 
-def _logits(
-    model: SamedForSemanticSegmentation,
-    slices: np.ndarray,
-    processor: SamedImageProcessor,
-    input_size: int | None,
-    batch_size: int,
-) -> Iterator[tuple[int, torch.Tensor]]:
-    """Index of each batch's first slice, and its logits `(batch, num_labels, S, S)` at the input's size."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}: expected at least 1 slice.")
-    if input_size is not None and input_size < 2:
-        raise ValueError(f"input_size is {input_size}: expected a side of at least 2 pixels; the paper's is 224.")
-    for first in range(0, len(slices), batch_size):
-        resized = torch.from_numpy(processor.resize_slices(slices[first : first + batch_size], input_size))
-        pixel_values = resized.to(model.device)[:, None].expand(-1, 3, -1, -1)
-        yield first, upsample_logits(model(pixel_values).logits, processor.image_size)
-
-
-def _label_dtype(model: SamedForSemanticSegmentation) -> type[np.unsignedinteger]:
-    return np.uint8 if model.config.num_labels <= 256 else np.uint16
-
-
-def _processor_of(model: SamedForSemanticSegmentation, processor: SamedImageProcessor | None) -> SamedImageProcessor:
-    processor = processor or model.image_processor
-    if processor is None:
-        raise ValueError("The model carries no image processor: give one as `processor`.")
-    return processor
-
-
+@torch.inference_mode()
 def predict_volume(
     model: SamedForSemanticSegmentation,
     volume: Volume,
@@ -152,11 +134,55 @@ def predict_volume(
         Label map of the shape of `volume.array`, uint8 (uint16 for more than 256 labels).
 
     Raises:
-        ValueError: no processor known, or NaN in the scan.
+        ValueError: no processor known, other channels than the processor's, or NaN in the scan.
     """
     processor = _processor_of(model, processor)
-    slices = np.transpose(volume.array, processor.axis_order)
-    if slices.dtype == np.uint8 and processor.intensity_window is not None:
-        slices = slices.astype(np.float32)  # a scan's values are in the window's unit, whatever their type
-    labels = predict_slices(model, processor.normalize_intensity(slices), processor, batch_size=batch_size)
-    return np.ascontiguousarray(np.transpose(labels, np.argsort(processor.axis_order)))
+    check_finite(volume)
+    stack = SliceStack(cut_slices(volume, processor), processor)
+    labels = np.empty((len(stack), *stack.size), dtype=label_dtype(model.config.num_labels))
+    for first, logits in _logits(model, stack, processor, None, batch_size):
+        labels[first : first + batch_size] = resize_logits(logits, stack.size).argmax(dim=1).cpu().numpy()
+    return np.ascontiguousarray(join_slices(labels, volume, processor))
+
+
+def check_finite(volume: Volume) -> None:
+    """Refuse a scan with NaN or infinite intensities."""
+    if volume.array.dtype.kind == "f" and not (finite := np.isfinite(volume.array)).all():
+        bad = finite.size - np.count_nonzero(finite)
+        raise ValueError(f"The scan holds {bad} NaN or infinite values: expected finite intensities; replace them.")
+
+
+def predict_logits(model: SamedForSemanticSegmentation, pixels: torch.Tensor, image_size: int) -> torch.Tensor:
+    """Logits `(batch_size, num_labels, S, S)` at the input's size of `pixels` `(batch_size, 1 or 3, S, S)`."""
+    pixel_values = pixels.to(model.device).expand(-1, 3, -1, -1)
+    return upsample_logits(model(pixel_values).logits, image_size)
+
+
+def _logits(
+    model: SamedForSemanticSegmentation,
+    stack: SliceStack,
+    processor: SamedImageProcessor,
+    input_size: int | None,
+    batch_size: int,
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Index of each batch's first slice, and its logits `(batch, num_labels, S, S)` at the input's size."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}: expected at least 1 slice.")
+    if input_size is not None and input_size < 2:
+        raise ValueError(f"input_size is {input_size}: expected a side of at least 2 pixels; the paper's is 224.")
+    for first in range(0, len(stack), batch_size):
+        slices = stack.read(range(first, min(first + batch_size, len(stack))))
+        pixels = torch.from_numpy(processor.resize_slices(slices, input_size))
+        yield first, predict_logits(model, pixels, processor.image_size)
+
+
+def label_dtype(num_labels: int) -> type[np.unsignedinteger]:
+    """The smallest type that holds the labels."""
+    return np.uint8 if num_labels <= 256 else np.uint16
+
+
+def _processor_of(model: SamedForSemanticSegmentation, processor: SamedImageProcessor | None) -> SamedImageProcessor:
+    processor = processor or model.image_processor
+    if processor is None:
+        raise ValueError("The model carries no image processor: give one as `processor`.")
+    return processor

@@ -61,19 +61,24 @@ def draw_overlay(
     title: str = "",
     spacing: Sequence[float] | None = None,
     slices: Sequence[int] | None = None,
+    rows_run_up: bool = True,
 ) -> None:
     """Draw image, truth and prediction of a few slices, one row each, as a PNG.
 
     Args:
         path: the PNG file.
-        image: of shape `(slices, y, x)`, in [0, 1].
+        image: of shape `(slices, y, x)`, or `(slices, channels, y, x)` of which the first channel is shown, in [0, 1].
         label: truth, the same shape.
         prediction: the same shape.
         id2label: names for the legend.
         title: line above.
         spacing: mm along the three axes, for the right proportions.
         slices: which slices; defaults to three spread over those with most labels.
+        rows_run_up: the first row is the lowest or hindmost, as in BTCV's scans; it is drawn below.
     """
+    image = image[:, 0] if image.ndim == 4 else image
+    if rows_run_up:
+        image, label, prediction = (array[:, ::-1] for array in (image, label, prediction))
     slices = _telling_slices(label) if slices is None else list(slices)
     colors = label_colors(len(id2label))
     shown = [array[slices] for array in (image, label, prediction)]
@@ -85,11 +90,11 @@ def draw_overlay(
     figure = Figure(figsize=(9.4, height * len(slices) + 1.0), facecolor="white", layout="constrained")
     axes = figure.subplots(len(slices), 3, squeeze=False)
     for row, index in zip(axes, slices, strict=True):
-        gray = np.clip(_upright(image[index]), 0, 1)
+        gray = np.clip(image[index], 0, 1)
         for axis, name, mask in zip(row, ("image", "truth", "prediction"), (None, label, prediction), strict=True):
             picture = np.repeat(gray[..., None], 3, axis=2)
             if mask is not None:
-                picture = _blend(picture, _upright(mask[index]), colors)
+                picture = _blend(picture, mask[index], colors)
             axis.imshow(picture, aspect=aspect, interpolation="nearest")
             axis.set_title(f"{name}, slice {index}" if mask is None else name, fontsize=10)
             axis.set_axis_off()
@@ -109,14 +114,15 @@ def write_examples(folder: str | os.PathLike, name: str, image: np.ndarray, labe
     Args:
         folder: made where it is missing.
         name: of the case.
-        image: of shape `(slices, y, x)`, in [0, 1].
-        label: truth, the same shape.
+        image: of shape `(slices, y, x)`, or `(slices, channels, y, x)` of which the first channel is written, in [0, 1].
+        label: truth, of shape `(slices, y, x)`.
 
     Returns:
         The files.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    image = image[:, 0] if image.ndim == 4 else image
     paths = []
     for index in _telling_slices(label):
         content = io.BytesIO()
@@ -155,11 +161,6 @@ def draw_curve(path: str | os.PathLike, rows: Sequence[Mapping[str, float]], *, 
     axis.legend(handles=handles, loc="upper right", fontsize=9)
     figure.tight_layout()
     _save(figure, path)
-
-
-def _upright(array: np.ndarray) -> np.ndarray:
-    """A slice `(y, x)` with the front of the body above: how radiologists look at it."""
-    return array[::-1]
 
 
 def _blend(picture: np.ndarray, mask: np.ndarray, colors: np.ndarray) -> np.ndarray:

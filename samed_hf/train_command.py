@@ -13,11 +13,12 @@ from transformers import HfArgumentParser
 from transformers.utils import logging
 
 from .card import write_card
-from .data.synapse import SynapseCase
+from .data.cases import Case
 from .evaluation import CaseResult, score_cases, summarize_results, write_metrics
 from .files import write_text
 from .hub import push_adapter
 from .report import draw_curve, draw_overlay, format_scores, write_examples
+from .slicing import rows_run_up
 from .training import train
 from .training_arguments import TrainingArguments
 from .training_setup import TrainingRun
@@ -40,7 +41,7 @@ def run_training(args: TrainingArguments) -> dict[str, Any] | None:
     logging.disable_progress_bar()
     run = train(args, on_push=_push_on_the_way if args.push_every else None)
     run.say(f"trained     {run.log[-1]['step'] if run.log else 0} steps in {run.seconds:.0f} s")
-    first: list[tuple[SynapseCase, np.ndarray]] = []
+    first: list[tuple[Case, np.ndarray]] = []
     metrics = _evaluate(run, first)
     if run.accelerator.is_main_process:
         _write_report(run, metrics, first)
@@ -80,14 +81,15 @@ def _push_on_the_way(run: TrainingRun, folder: Path) -> None:
 
 def _write_settings(run: TrainingRun, folder: Path) -> None:
     """What the run was, in `training_settings.json`: its settings by name, and what no flag says under "run"."""
-    args, source = run.args, run.data.source
+    args, source = run.args, run.data.about
     about = {
         "data": source.get("name"),
         "synthetic": bool(source.get("synthetic")),
         "random_base": args.uses_random_sam,
-        "train_cases": len(run.train_cases),
-        "validation_cases": len(run.validation_cases),
-        "test_cases": len(run.data.test_cases),
+        "layout": run.data.layout,
+        "train_cases": len(run.data.train),
+        "validation_cases": len(run.data.validation),
+        "test_cases": len(run.data.test),
         "optimizer_steps": run.log[-1]["step"] if run.log else 0,
         "seconds": round(run.seconds, 1),
     }
@@ -98,32 +100,32 @@ def _write_settings(run: TrainingRun, folder: Path) -> None:
     write_text(folder / "training_settings.json", json.dumps(settings, indent=2) + "\n")
 
 
-def _evaluate(run: TrainingRun, first: list[tuple[SynapseCase, np.ndarray]]) -> dict[str, Any] | None:
-    """Score the cases not trained on, divided over the processes; keeps the first case of each in `first`."""
-    if not run.data.test_cases:
-        run.say("scores      none: the data lists no case in test_vol.txt")
+def _evaluate(run: TrainingRun, first: list[tuple[Case, np.ndarray]]) -> dict[str, Any] | None:
+    """Score the test cases, or else those for validation, divided over the processes; keeps the first case of each in `first`."""
+    split, names = run.data.scored
+    if not names:
+        run.say("scores      none: the data has no case for test or validation")
         return None
 
-    def keep_first(case: SynapseCase, prediction: np.ndarray, result: CaseResult) -> None:
+    def keep_first(case: Case, prediction: np.ndarray, result: CaseResult) -> None:
         if not first:
             first.append((case, prediction))
 
     accelerator = run.accelerator
-    mine = run.data.test_cases[accelerator.process_index :: accelerator.num_processes]
+    mine = names[accelerator.process_index :: accelerator.num_processes]
     results = score_cases(
         run.model,
-        (run.data.read_test_case(name) for name in mine),
+        (run.store.case(name) for name in mine),
         run.processor,
         protocol=run.args.protocol,
         on_case=keep_first,
     )
     gathered = dict(gather_object(list(results.items())))
-    return summarize_results({name: gathered[name] for name in run.data.test_cases}, run.args.protocol)
+    metrics = summarize_results({name: gathered[name] for name in names}, run.args.protocol)
+    return metrics | {"split": split}
 
 
-def _write_report(
-    run: TrainingRun, metrics: dict[str, Any] | None, first: list[tuple[SynapseCase, np.ndarray]]
-) -> None:
+def _write_report(run: TrainingRun, metrics: dict[str, Any] | None, first: list[tuple[Case, np.ndarray]]) -> None:
     folder, args = run.output_dir, run.args
     id2label = run.model.config.id2label
     _write_settings(run, folder)
@@ -140,6 +142,7 @@ def _write_report(
             id2label,
             title=f"{case.name}, not trained on",
             spacing=case.spacing,
+            rows_run_up=rows_run_up(run.processor),
         )
         write_examples(folder / "examples", case.name, case.image, case.label)
         print(f"\n{format_scores(metrics)}\n", flush=True)

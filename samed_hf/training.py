@@ -28,6 +28,7 @@ from .transforms import SAMED_AUGMENTATION, default_augmentation
 
 __all__ = ["train"]
 
+_WATCHED = 12
 _SHARED = ("seed", "rank", "variant", "image_size", "augmentation", "learning_rate", "weight_decay", "lr_power")
 _SHARED += ("per_device_train_batch_size", "gradient_accumulation_steps", "mixed_precision")
 
@@ -81,7 +82,7 @@ def _loop(run: TrainingRun, on_push: Callable[[TrainingRun, Path], None] | None)
             row |= _step(run, model, optimizer, batches, trained, step, last_checkpoint)
             schedule.step()
             row["epoch"] = step * plan.accumulation / plan.batches_per_epoch
-            if run.validation_cases and (step % validate_every == 0 or step == plan.steps):
+            if run.data.validation and (step % validate_every == 0 or step == plan.steps):
                 row["validation_dice"] = _validate(run)
             progress.add(row)
             if on_push and args.push_every and step % args.push_every == 0 and step < plan.steps:
@@ -124,15 +125,14 @@ def _resume(run: TrainingRun) -> tuple[int, Path | None]:
 
 def _shared_settings(run: TrainingRun) -> dict[str, Any]:
     """What a run that continues another must have in common with it."""
-    return {name: getattr(run.args, name) for name in _SHARED} | {"training slices": len(run.slices)}
+    return {name: getattr(run.args, name) for name in _SHARED} | {"training slices": run.num_slices}
 
 
 def _loader(run: TrainingRun, first: int) -> DataLoader:
     args, accelerator, plan = run.args, run.accelerator, run.plan
-    names = run.model.config.id2label.values()
-    augmentations = {"default": default_augmentation(names), "samed": SAMED_AUGMENTATION, "none": None}
-    augmentation = augmentations[args.augmentation]
-    dataset = SliceDataset(run.slices, run.processor, run.model.config.num_labels, augmentation, args.seed)
+    default = default_augmentation(run.data.id2label.values(), left_right=run.processor.axis_order[2] == 0)
+    augmentation = {"default": default, "samed": SAMED_AUGMENTATION, "none": None}[args.augmentation]
+    dataset = SliceDataset(run.store, run.data.train, augmentation, args.seed)
     sampler = EpochBatchSampler(
         len(dataset),
         args.per_device_train_batch_size,
@@ -190,13 +190,20 @@ def _stop_unless_finite(
         )
 
 
+def _watched(run: TrainingRun) -> list[str]:
+    """The validation cases looked at during the training: at most twelve, spread over all; the end scores all."""
+    cases = run.data.validation
+    count = min(len(cases), _WATCHED)
+    return [cases[index * len(cases) // count] for index in range(count)]
+
+
 def _validate(run: TrainingRun) -> float:
-    """Mean Dice over the held-out cases and their labels, the cases divided over the processes."""
+    """Mean Dice over the cases watched and their labels, the cases divided over the processes."""
     accelerator = run.accelerator
     run.model.eval()
     dice = []
-    for name in run.validation_cases[accelerator.process_index :: accelerator.num_processes]:
-        case = run.data.read_train_case(name)
+    for name in _watched(run)[accelerator.process_index :: accelerator.num_processes]:
+        case = run.store.case(name)
         prediction = predict_slices(run.model, case.image, run.processor)
         for label in range(1, run.model.config.num_labels):
             masks = prediction == label, case.label == label

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from .adapter import VARIANTS
+from .preprocessing import PREPROCESSING
 from .presets import PRESETS, deviations
+from .volumes.geometry import check_orientation
 
 __all__ = ["TrainingArguments"]
 
@@ -31,13 +33,36 @@ class TrainingArguments:
     )
     model_revision: str | None = _flag(None, "Branch, tag or commit of model_name_or_path on the Hub.")
     data_dir: str | None = _flag(
-        None, "Folder in the Synapse layout (train_npz, test_vol_h5, lists_Synapse). Without it: a synthetic phantom."
+        None,
+        "Folder with data: Synapse's layout, nnU-Net raw, Medical Segmentation Decathlon, images and masks, or a saved "
+        "Hugging Face data set. Without data: a synthetic phantom.",
     )
+    dataset_name: str | None = _flag(None, "Hugging Face data set instead: Hub id or folder.")
+    dataset_config_name: str | None = _flag(None, "Its configuration.")
+    image_column: str | None = _flag(None, "Its column of images [image, …].")
+    label_column: str | None = _flag(None, "Its column of label maps [label, mask, …].")
+    case_column: str | None = _flag(None, "Its column saying which rows are slices of one case [case, patient_id, …].")
+    label_names: list[str] | None = _flag(None, "Names of the labels, numbered from 0, where no file names them.")
+    preprocessing: str | None = _flag(
+        None, f"How intensities become [0, 1]: {', '.join(PREPROCESSING)} [by the data: CT, MR or pictures]."
+    )
+    intensity_window: list[float] | None = _flag(None, "LOW HIGH: bounds of a window of your own, instead.")
+    orientation: str | None = _flag(
+        None, "Where the axes of every scan run to before it is cut, e.g. LPS [LPS; the Synapse layout: as it lies]."
+    )
+    plane: str | None = _flag(None, "Slices to cut: axial, coronal or sagittal [axial].")
+    context_slices: bool = _flag(False, "Neighbouring slices in the channels beside a slice's own, for grey scans.")
+    num_folds: int | None = _flag(None, "Divide the cases into so many folds, by case; --fold is held out.")
+    fold: int | None = _flag(None, "Which fold is held out, from 0; also of those an nnU-Net folder declares [0].")
+    geometry_tolerance: float = _flag(0.1, "How far image and label may lie apart, as a share of a voxel.")
+    cache_dir: str | None = _flag(None, "Where decoded cases are kept for the next epochs and runs [OUTPUT_DIR/cache].")
     preset: str | None = _flag(
         None, "samed, samed_s or samed_h: all settings as in the paper's run, but for those given besides."
     )
     output_dir: str = _flag("outputs/samed", "Where the adapter, scores, pictures and checkpoints go.")
-    image_size: int | None = _flag(None, "Model input in pixels, a multiple of 16 [512; 256 for the random SAM].")
+    image_size: int | None = _flag(
+        None, "Model input in pixels, a multiple of 16 [512; for the random SAM 256, or 128 for slices of up to 96]."
+    )
     rank: int = _flag(4, "Rank of the LoRA matrices.")
     variant: str | None = _flag(None, "samed, or samed_s: LoRA on the mask decoder's transformer too [samed].")
     augmentation: str | None = _flag(
@@ -46,14 +71,17 @@ class TrainingArguments:
         "none [default].",
     )
     per_device_train_batch_size: int | None = _flag(
-        None, "Slices per process and step [12; 4 for the random SAM; with a preset, 24 over the processes]."
+        None,
+        "Slices per process and step [12; for the random SAM 4, or 16 of up to 128 pixels; with a preset, 24 in all].",
     )
     gradient_accumulation_steps: int = _flag(1, "Batches per optimizer step.")
     learning_rate: float | None = _flag(None, "Base learning rate [0.005; 0.003 for the random SAM's small batches].")
     weight_decay: float = _flag(0.1, "Weight decay of AdamW.")
     lr_warmup_steps: int | None = _flag(None, "Optimizer steps of warmup [250, at most a fortieth of the run].")
     lr_power: float | None = _flag(None, "Exponent of the learning rate's decay [0.9].")
-    num_train_epochs: float | None = _flag(None, "Epochs over which the learning rate decays [200; 10 on the phantom].")
+    num_train_epochs: float | None = _flag(
+        None, "Epochs over which the learning rate decays [200; 10 for the random SAM]."
+    )
     stop_after_epochs: float | None = _flag(None, "Epochs actually trained [160 of 200, else num_train_epochs].")
     max_train_steps: int | None = _flag(
         None, "Optimizer steps to train instead of epochs; the rate decays over them, unless num_train_epochs is given."
@@ -64,7 +92,9 @@ class TrainingArguments:
     resume_from_checkpoint: str | None = _flag(None, "A checkpoint folder, or latest.")
     checkpointing_steps: int | None = _flag(None, "Optimizer steps between checkpoints [one epoch; 0: none].")
     checkpoints_total_limit: int | None = _flag(2, "Checkpoints to keep.")
-    num_validation_cases: int | None = _flag(None, "Training cases held out to watch [a tenth; 0: none].")
+    num_validation_cases: int | None = _flag(
+        None, "Training cases held out to watch, where the data declares none [a tenth; 0: none]."
+    )
     eval_steps: int | None = _flag(None, "Optimizer steps between validations [a quarter of the run].")
     protocol: str | None = _flag(None, "Protocol of the final scores: strict or samed [strict].")
     dataloader_num_workers: int = _flag(0, "Worker processes that prepare samples.")
@@ -103,6 +133,19 @@ class TrainingArguments:
             problems.append(f"push_every is {self.push_every} without push_to_hub: give --push_to_hub too")
         if self.model_name_or_path and Path(self.model_name_or_path).resolve() == Path(self.output_dir).resolve():
             problems.append(f"output_dir {self.output_dir!r} is the base model's folder: expected another")
+        if self.data_dir is not None and self.dataset_name is not None:
+            problems.append("data_dir and dataset_name are both given: expected one of them")
+        if self.intensity_window is not None and (
+            len(self.intensity_window) != 2 or not self.intensity_window[0] < self.intensity_window[1]
+        ):
+            problems.append(f"intensity_window is {self.intensity_window}: expected LOW HIGH, e.g. -125 275")
+        if self.preprocessing is not None and self.intensity_window is not None:
+            problems.append("preprocessing and intensity_window are both given: expected one of them")
+        if self.orientation is not None:
+            try:
+                self.orientation = check_orientation(self.orientation)
+            except ValueError as error:
+                problems.append(str(error).rstrip("."))
         if problems:
             raise ValueError("; ".join(problems) + ".")
 
@@ -114,13 +157,14 @@ class TrainingArguments:
     @property
     def uses_phantom(self) -> bool:
         """Whether there is no data, so that synthetic patients are made."""
-        return self.data_dir is None
+        return self.data_dir is None and self.dataset_name is None
 
-    def fill_defaults(self, num_processes: int = 1) -> None:
+    def fill_defaults(self, num_processes: int = 1, slice_side: int | None = None) -> None:
         """Give the settings that depend on others, or come from the preset, their values.
 
         Args:
             num_processes: how many share a step.
+            slice_side: the longer side of the data's slices in pixels, where it is known.
 
         Raises:
             ValueError: the processes can't share the preset's batch equally.
@@ -128,16 +172,18 @@ class TrainingArguments:
         if self.preset is not None:
             self._take_preset(num_processes)
         small = self.uses_random_sam
-        self.image_size = self.image_size or (256 if small else 512)
-        self.per_device_train_batch_size = self.per_device_train_batch_size or (4 if small else 12)
+        tiny = slice_side is not None and slice_side <= 96
+        self.image_size = self.image_size or ((128 if tiny else 256) if small else 512)
+        if self.per_device_train_batch_size is None:
+            self.per_device_train_batch_size = (16 if self.image_size <= 128 else 4) if small else 12
         if self.learning_rate is None:
             self.learning_rate = 0.003 if small else 0.005
         if self.max_grad_norm is None and small:
             self.max_grad_norm = 0.5
-        if self.stop_after_epochs is None and self.num_train_epochs is None and not self.uses_phantom:
+        if self.stop_after_epochs is None and self.num_train_epochs is None and not small:
             self.stop_after_epochs = 160.0
         if self.num_train_epochs is None:
-            self.num_train_epochs = 10.0 if self.uses_phantom else 200.0
+            self.num_train_epochs = 10.0 if small else 200.0
         self.stop_after_epochs = self.stop_after_epochs or self.num_train_epochs
         for name, default in _DEFAULTS.items():
             if getattr(self, name) is None:
@@ -198,6 +244,9 @@ _LEAST = {
     "dataloader_num_workers": 0,
     "seed": 0,
     "push_every": 1,
+    "num_folds": 2,
+    "fold": 0,
+    "geometry_tolerance": 0,
 }
 _CHOICES = {
     "preset": tuple(PRESETS),
@@ -206,4 +255,6 @@ _CHOICES = {
     "mixed_precision": ("no", "fp16", "bf16"),
     "protocol": ("strict", "samed"),
     "hub_dtype": ("float32", "float16", "bfloat16"),
+    "preprocessing": tuple(PREPROCESSING),
+    "plane": ("axial", "coronal", "sagittal"),
 }

@@ -19,15 +19,16 @@ from transformers.utils.hub import resolve_revision
 from .adapter import samed_lora_config
 from .checkpoints import find_checkpoint
 from .configuration_samed import SamedConfig
-from .data.prepare import CT_WINDOW, prepare_phantom
-from .data.synapse import SynapseData
+from .data.cases import DataSet
+from .data.store import CaseStore
 from .image_processing_samed import SamedImageProcessor
 from .modeling_samed import SamedForSemanticSegmentation
 from .presets import PRESETS
 from .random_sam import make_random_sam
 from .training_arguments import TrainingArguments
+from .training_data import make_processor, open_store, read_training_data, slice_side
 
-__all__ = ["TrainingPlan", "TrainingRun", "set_up_run", "split_cases"]
+__all__ = ["TrainingPlan", "TrainingRun", "set_up_run"]
 
 
 @dataclass
@@ -70,10 +71,10 @@ class TrainingRun:
     Attributes:
         args: the settings, defaults filled in.
         accelerator: Accelerate's engine.
-        data: the folder of slices and volumes.
+        data: the cases, divided into those to train on, to watch and to score.
+        store: the same decoded, on disk.
         model: the model with its adapter, unwrapped.
-        processor: zooms its input.
-        train_cases, validation_cases: names of the cases trained on and held out.
+        processor: cuts, scales and zooms its input.
         plan: batches and steps.
         log: one row for each optimizer step, on the main process.
         seconds: how long the training took.
@@ -81,11 +82,10 @@ class TrainingRun:
 
     args: TrainingArguments
     accelerator: Accelerator
-    data: SynapseData
+    data: DataSet
+    store: CaseStore
     model: SamedForSemanticSegmentation
     processor: SamedImageProcessor
-    train_cases: list[str]
-    validation_cases: list[str]
     plan: TrainingPlan
     log: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
@@ -96,10 +96,9 @@ class TrainingRun:
         return Path(self.args.output_dir)
 
     @property
-    def slices(self) -> list[Path]:
-        """The files of the slices trained on."""
-        by_case = self.data.slices_by_case()
-        return [self.data.slice_path(name) for case in self.train_cases for name in by_case[case]]
+    def num_slices(self) -> int:
+        """How many slices are trained on."""
+        return sum(self.store.num_slices(name) for name in self.data.train)
 
     @property
     def deviations(self) -> list[str]:
@@ -115,7 +114,9 @@ class TrainingRun:
     def describe(self) -> str:
         """What is about to happen, for a person to check before hours are spent."""
         args, plan = self.args, self.plan
-        data = "synthetic phantom patients" if args.uses_phantom else str(args.data_dir)
+        data = self.data
+        split, scored = data.scored
+        where = "synthetic phantom patients" if args.uses_phantom else f"{data.root}, {data.layout}"
         base = (
             "a small SAM of RANDOM weights (no pretrained model given: a demonstration, not a medical result)"
             if args.uses_random_sam
@@ -123,8 +124,9 @@ class TrainingRun:
         )
         batch = args.per_device_train_batch_size * self.accelerator.num_processes * plan.accumulation
         lines = [
-            f"data        {data}: {len(self.train_cases)} cases to train on, {len(self.validation_cases)} held out for "
-            f"validation, {len(self.data.test_cases)} to score",
+            f"data        {where}: {len(data.train)} cases to train on, {len(data.validation)} held out for "
+            f"validation, {len(scored)} to score ({split})",
+            f"slices      {self.num_slices} of {describe_cut(self.processor)}",
             f"labels      {', '.join(list(self.model.config.id2label.values())[1:])}",
             f"base model  {base}",
             f"trains      {_count_trained(self.model)}",
@@ -134,8 +136,7 @@ class TrainingRun:
         if args.preset is not None:
             lines.append(f"preset      {args.preset}: {_settings_of(args)}")
             lines.append(f"deviates    {'; '.join(self.deviations) or 'in nothing from the paper'}")
-        if not self.data.declares_labels:
-            lines.append("note        no lists_Synapse/labels.json: the labels are taken for Synapse's eight")
+        lines += [f"note        {note}" for note in data.notes]
         if self.args.mixed_precision == "fp16" and self.accelerator.device.type == "cpu":
             lines.append("note        fp16 has no effect on a CPU: this run computes in float32")
         if plan.accumulation > 1:
@@ -143,6 +144,24 @@ class TrainingRun:
                 "note        the Dice loss sums over a batch: accumulated batches aren't equal to one larger batch"
             )
         return "\n".join(lines)
+
+
+def describe_cut(processor: SamedImageProcessor) -> str:
+    """How scans become slices in [0, 1], for people."""
+    orientation = processor.orientation
+    plane = {2: "axial", 1: "coronal", 0: "sagittal"}[processor.axis_order[0]] if orientation else "third-axis"
+    lies = f"{plane} slices in the orientation {orientation}" if orientation else "slices as the files have them"
+    window = processor.intensity_window
+    scaled = (
+        "as they are"
+        if processor.percentiles is None
+        else "between the percentiles {} and {}".format(*(f"{number:g}" for number in processor.percentiles or (0, 0)))
+    )
+    if window is not None:
+        scaled = f"in the window {window}"
+    names = ", ".join(processor.channel_names or ["image"])
+    channels = f"{names} with the neighbouring slices" if processor.context_slices else names
+    return f"{lies}; {channels}, intensities {scaled}"
 
 
 def set_up_run(args: TrainingArguments) -> TrainingRun:
@@ -153,33 +172,43 @@ def set_up_run(args: TrainingArguments) -> TrainingRun:
     """
     # Said outright, so that several processes without an accelerator find each other, however they were started.
     cpu = not torch.accelerator.is_available()
-    args.fill_defaults(PartialState(cpu=cpu).num_processes)
+    num_processes = PartialState(cpu=cpu).num_processes
+    output_dir = Path(args.output_dir)
+    data, side = None, None
+    if not args.uses_phantom:
+        data = read_training_data(args)
+        processor = make_processor(args, data)
+        side = slice_side(data, processor) if args.uses_random_sam and args.image_size is None else None
+    args.fill_defaults(num_processes, side)
     accelerator = _make_accelerator(args, cpu)
     _use_all_cores(accelerator)
     set_seed(args.seed)
     if not args.uses_random_sam:
         _check_base(args)
-    if not args.uses_phantom:
-        data = SynapseData(args.data_dir)
-        split_cases(data, args.num_validation_cases)
-        if accelerator.is_main_process:
-            data.check_train()
-            data.check_test()
     if args.resume_from_checkpoint is not None:
-        find_checkpoint(Path(args.output_dir), args.resume_from_checkpoint)
-    output_dir = Path(args.output_dir)
+        find_checkpoint(output_dir, args.resume_from_checkpoint)
     with accelerator.main_process_first():
-        if accelerator.is_local_main_process and args.resume_from_checkpoint is None:
+        first = accelerator.is_local_main_process
+        store = None if data is None else _store(args, data, accelerator, first)
+        if first and args.resume_from_checkpoint is None:
             _move_earlier_run(output_dir, args.uses_random_sam)
-        data = SynapseData(_ensure_phantom(output_dir / "phantom")) if args.uses_phantom else data
+        if data is None:
+            data = read_training_data(args)
+            store = _store(args, data, accelerator, first)
         base = args.model_name_or_path or _ensure_random_sam(output_dir / "base_model", args)
-    train_cases, validation_cases = split_cases(data, args.num_validation_cases)
-    model, processor = _make_model(args, base, data)
-    by_case = data.slices_by_case()
-    plan = TrainingPlan.of(args, sum(len(by_case[case]) for case in train_cases), accelerator.num_processes)
+    model = _make_model(args, base, store)
+    num_slices = sum(store.num_slices(name) for name in data.train)
+    plan = TrainingPlan.of(args, num_slices, accelerator.num_processes)
     # What was left to the run or to Accelerate is known now, and belongs to the settings that are saved.
     args.lr_warmup_steps, args.mixed_precision = plan.warmup, accelerator.mixed_precision
-    return TrainingRun(args, accelerator, data, model, processor, train_cases, validation_cases, plan)
+    return TrainingRun(args, accelerator, data, store, model, store.processor, plan)
+
+
+def _store(args: TrainingArguments, data: DataSet, accelerator: Accelerator, decode: bool) -> CaseStore:
+    def say(text: str) -> None:
+        print(text, flush=True)
+
+    return open_store(args, data, make_processor(args, data), decode=decode, say=say)
 
 
 def _make_accelerator(args: TrainingArguments, cpu: bool) -> Accelerator:
@@ -262,13 +291,6 @@ def _move_earlier_run(output_dir: Path, with_base: bool) -> None:
     print(f"note        what an earlier run left in {output_dir} was moved to {folder}", flush=True)
 
 
-def _ensure_phantom(folder: Path) -> Path:
-    """The synthetic patients, always the same ones; made where they are missing."""
-    if not (folder / "lists_Synapse" / "train.txt").is_file():
-        prepare_phantom(folder)
-    return folder
-
-
 def _ensure_random_sam(folder: Path, args: TrainingArguments) -> Path:
     """A small SAM of random weights: the run's own one when it is continued, else a new one."""
     if args.resume_from_checkpoint is None or not folder.is_dir():
@@ -276,11 +298,10 @@ def _ensure_random_sam(folder: Path, args: TrainingArguments) -> Path:
     return folder
 
 
-def _make_model(
-    args: TrainingArguments, base: str | Path, data: SynapseData
-) -> tuple[SamedForSemanticSegmentation, SamedImageProcessor]:
+def _make_model(args: TrainingArguments, base: str | Path, store: CaseStore) -> SamedForSemanticSegmentation:
+    id2label = store.data.id2label
     model = SamedForSemanticSegmentation.from_pretrained(
-        base, image_size=args.image_size, id2label=data.id2label, revision=args.model_revision, token=args.hub_token
+        base, image_size=args.image_size, id2label=id2label, revision=args.model_revision, token=args.hub_token
     )
     if model._hf_peft_config_loaded:
         raise ValueError(f"model_name_or_path {str(base)!r} is an adapter: give the plain SAM it was trained on.")
@@ -291,37 +312,8 @@ def _make_model(
     model.add_adapter(lora)
     if args.gradient_checkpointing:
         model.activation_checkpointing_enable()
-    processor = SamedImageProcessor(args.image_size, CT_WINDOW, input_size=data.train_size())
-    model.image_processor = processor
-    return model, processor
-
-
-def split_cases(data: SynapseData, num_validation: int | None) -> tuple[list[str], list[str]]:
-    """Cases to train on, and cases held out to watch: spread evenly over the list, always the same.
-
-    Args:
-        data: the folder.
-        num_validation: how many are held out; `None` for a tenth, and none of fewer than five.
-
-    Raises:
-        ValueError: no case, none left to train on, or one that is to be scored too.
-    """
-    cases = list(data.slices_by_case())
-    shared = sorted(set(cases) & set(data.test_cases))
-    if shared:
-        raise ValueError(
-            f"{data.root} lists {shared[0]} in train.txt and in test_vol.txt: expected each case in one of them, since "
-            "scores of a case trained on say nothing; take it out of one."
-        )
-    if not cases:
-        raise ValueError(f"{data.root} lists no training slice: expected at least one in train.txt.")
-    count = num_validation if num_validation is not None else (max(1, len(cases) // 10) if len(cases) >= 5 else 0)
-    if count >= len(cases):
-        raise ValueError(
-            f"num_validation_cases is {count}, but there are {len(cases)} training cases: leave some to train."
-        )
-    held_out = {cases[(2 * index + 1) * len(cases) // (2 * count)] for index in range(count)}
-    return [case for case in cases if case not in held_out], sorted(held_out)
+    model.image_processor = store.processor
+    return model
 
 
 def _settings_of(args: TrainingArguments) -> str:

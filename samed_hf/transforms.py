@@ -119,12 +119,16 @@ class Augmentation(NamedTuple):
 SAMED_AUGMENTATION = Augmentation(flip_rot90=0.5, rotation=0.5, degrees=20.0, order=0, whole_degrees=True)
 
 
-def default_augmentation(label_names: Iterable[str]) -> Augmentation:
+def default_augmentation(label_names: Iterable[str], *, left_right: bool = True) -> Augmentation:
     """The sound choice for labels of these names: rotation, and mirroring where none of them has a side.
 
     A label has a side where its name says left or right, as "left kidney": its mirror image is another organ.
+
+    Args:
+        label_names: the names.
+        left_right: whether a slice's columns run from one side of the body to the other; else nothing is mirrored.
     """
-    sided = any({"left", "right"} & set(re.findall(r"[a-z]+", name.lower())) for name in label_names)
+    sided = not left_right or any({"left", "right"} & set(re.findall(r"[a-z]+", name.lower())) for name in label_names)
     return Augmentation(mirror=0.0 if sided else 0.5)
 
 
@@ -134,7 +138,7 @@ def augment(
     """Vary one slice and its label map at random.
 
     Args:
-        image: of shape `(height, width)`, floating point.
+        image: of shape `(height, width)` or `(channels, height, width)`, floating point.
         label: of shape `(height, width)`, integer.
         augmentation: what may happen.
         generator: the only source of randomness.
@@ -143,7 +147,7 @@ def augment(
         Image and label, contiguous, of the shapes given (a quarter turn swaps height and width).
     """
     if augmentation.mirror and generator.random() < augmentation.mirror:
-        image, label = image[:, ::-1], label[:, ::-1]
+        image, label = image[..., ::-1], label[..., ::-1]
     if generator.random() < augmentation.flip_rot90:
         turns, axis = int(generator.integers(0, 4)), int(generator.integers(0, 2))
         image, label = (rotate_flip(array, turns, axis) for array in (image, label))
@@ -156,10 +160,12 @@ def augment(
 
 
 def rotate_flip(array: np.ndarray, turns: int, axis: int) -> np.ndarray:
-    """Turn `array` of shape `(height, width)` by `turns` quarter turns, then mirror it along `axis`; a view."""
-    return np.flip(np.rot90(array, turns), axis=axis)
+    """Turn `(…, height, width)` by `turns` quarter turns, then mirror it along `axis` 0 (rows) or 1; a view."""
+    return np.flip(np.rot90(array, turns, axes=(-2, -1)), axis=axis - 2)
 
 
 def rotate(array: np.ndarray, degrees: float, order: int) -> np.ndarray:
-    """Rotate `(height, width)` about its centre by `degrees` with a spline of degree `order`, zeros coming in."""
+    """Rotate `(…, height, width)` about its centre by `degrees` with a spline of degree `order`, zeros coming in."""
+    if array.ndim > 2:
+        return np.stack([rotate(one, degrees, order) for one in array])
     return ndimage.rotate(array, degrees, order=order, reshape=False)

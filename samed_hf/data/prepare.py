@@ -11,15 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
+from ..preprocessing import CT_WINDOW
 from ..transforms import nearest_zoom, spline_zoom, window_intensity
-from ..volumes import case_name, find_volumes, read_volume
+from ..volumes import Volume, case_name, find_volumes, read_volume, reorient, same_grid
+from .cases import Case
 from .phantom import phantom_patient
-from .synapse import SYNAPSE_LABELS, SynapseCase, write_case, write_lists, write_slice
+from .synapse import SYNAPSE_LABELS, write_case, write_lists, write_slice
 
-__all__ = ["BTCV_TO_SYNAPSE", "CT_WINDOW", "SYNAPSE_TEST_CASES", "prepare_phantom", "prepare_synapse"]
-
-CT_WINDOW = (-125.0, 275.0)
-"""The intensity window of SAMed in HU."""
+__all__ = ["BTCV_TO_SYNAPSE", "SYNAPSE_TEST_CASES", "prepare_phantom", "prepare_synapse"]
 
 PHANTOM_NAME = "synthetic phantom patients"
 
@@ -27,6 +26,7 @@ BTCV_TO_SYNAPSE = {1: 1, 2: 2, 3: 3, 4: 4, 6: 5, 7: 6, 8: 7, 11: 8}
 """Which of BTCV's 13 organs become which of Synapse's 8; the others become background."""
 
 _BTCV_LABELS = 14  # the background counted
+_TOLERANCE = 0.5  # of a voxel; published headers are rounded
 _AXIS_ORDER = (2, 1, 0)  # of a scan (x, y, z) in this layout, as the reference implementation prepares it
 
 SYNAPSE_TEST_CASES = (1, 2, 3, 4, 8, 22, 25, 29, 32, 35, 36, 38)
@@ -43,7 +43,9 @@ def prepare_synapse(
     """Turn raw BTCV scans into a folder in the Synapse layout.
 
     The intensities are clipped to [-125, 275] HU and scaled to [0, 1], the eight organs renumbered and the volumes
-    transposed to `(slice, y, x)`. TransUNet's test cases become volumes, all others training slices.
+    transposed to `(slice, y, x)`. TransUNet's test cases become volumes, all others training slices. The axes of all
+    scans are brought into the orientation of the first one: where all lie alike, the slices are those of the reference
+    implementation. It stands in `source.json`, and so in the adapters trained on it.
 
     Args:
         raw: BTCV's `RawData/Training` with `img/imgNNNN.nii.gz` and `label/labelNNNN.nii.gz`.
@@ -57,7 +59,7 @@ def prepare_synapse(
 
     Raises:
         FileNotFoundError: no such folder, no scan in it, or a scan without label.
-        ValueError: a damaged scan, a label of another shape than its image or with values beyond BTCV's 13, a
+        ValueError: a damaged scan, a label on another grid than its image or with values beyond BTCV's 13, a
             `train_size` below 2, or an output that isn't empty.
     """
     if train_size is not None and train_size < 2:
@@ -68,21 +70,22 @@ def prepare_synapse(
     with _made_aside(Path(output)) as folder:
         slices: list[str] = []
         tests: list[str] = []
-        orientations: dict[str, list[str]] = {}
+        orientation = None
         for number, (image_path, label_path) in pairs.items():
-            case, orientation = _read_btcv(f"case{number:04d}", image_path, label_path)
-            orientations.setdefault(orientation, []).append(case.name)
+            image = read_volume(image_path)
+            orientation = orientation or image.orientation
+            case = _read_btcv(f"case{number:04d}", image, label_path, orientation)
             if number in SYNAPSE_TEST_CASES:
                 write_case(folder, case)
                 tests.append(case.name)
             else:
                 slices += _write_slices(folder, case, train_size)
             role = "test volume" if number in SYNAPSE_TEST_CASES else "training slices"
-            report(f"{case.name}: {len(case.image)} slices of {case.image.shape[1]}×{case.image.shape[2]}, {role}")
-        write_lists(folder, slices, tests, SYNAPSE_LABELS, {"name": "Synapse multi-organ CT (BTCV)"})
-    if len(orientations) > 1:
-        found = "; ".join(f"{lies} ({', '.join(names)})" for lies, names in orientations.items())
-        report(f"note: the scans lie in different orientations, and slices are cut as they lie: {found}")
+            turned = "" if image.orientation == orientation else f" ({image.orientation}, brought to {orientation})"
+            size = f"{case.image.shape[1]}×{case.image.shape[2]}"
+            report(f"{case.name}: {len(case.image)} slices of {size}, {role}{turned}")
+        source = {"name": "Synapse multi-organ CT (BTCV)", "orientation": orientation}
+        write_lists(folder, slices, tests, SYNAPSE_LABELS, source)
     report(f"{len(slices)} training slices and {len(tests)} test volumes in {output}")
     return Path(output)
 
@@ -115,13 +118,15 @@ def prepare_phantom(
         for index in range(num_train + num_test):
             image, label, (along, x, y) = phantom_patient((seed, index), shape)
             image, label = (np.swapaxes(array, 1, 2) for array in (window_intensity(image, CT_WINDOW), label))
-            case = SynapseCase(f"phantom{index:04d}", image, label, (along, y, x))
+            case = Case(f"phantom{index:04d}", image, label, (along, y, x))
             if index < num_train:
                 slices += _write_slices(folder, case, None)
             else:
                 write_case(folder, case)
                 tests.append(case.name)
-        write_lists(folder, slices, tests, SYNAPSE_LABELS, {"name": PHANTOM_NAME, "synthetic": True})
+        write_lists(
+            folder, slices, tests, SYNAPSE_LABELS, {"name": PHANTOM_NAME, "synthetic": True, "orientation": "LAS"}
+        )
     return Path(output)
 
 
@@ -146,32 +151,30 @@ def _btcv_pairs(raw: Path) -> dict[int, tuple[Path, Path]]:
     return pairs
 
 
-def _read_btcv(name: str, image_path: Path, label_path: Path) -> tuple[SynapseCase, str]:
-    """The case, and how its arrays lie, e.g. "RAS", or "RAS, its label LPS"."""
-    image, label = read_volume(image_path), read_volume(label_path)
-    if image.array.shape != label.array.shape:
-        raise ValueError(
-            f"{image_path} has the shape {image.array.shape} but {label_path} {label.array.shape}: expected an image "
-            "and a label on one grid."
-        )
+def _read_btcv(name: str, image: Volume, label_path: Path, orientation: str) -> Case:
+    label = read_volume(label_path)
     values = np.unique(label.array)
     if not set(values.tolist()) <= set(range(_BTCV_LABELS)):
         raise ValueError(
             f"{label_path} holds values from {values[0]} to {values[-1]}: expected BTCV's whole numbers from 0 to "
             f"{_BTCV_LABELS - 1}."
         )
+    image_path = image.path
+    image, label = reorient(image, orientation), reorient(label, orientation)
+    if differs := same_grid(image, label, _TOLERANCE):
+        raise ValueError(
+            f"{image_path} and {label_path} don't lie on one grid ({differs}): expected an image and a label of the "
+            "same voxels."
+        )
     organs = np.zeros(label.array.shape, dtype=np.uint8)
     for value, target in BTCV_TO_SYNAPSE.items():
         organs[label.array == value] = target
     image_array = window_intensity(image.array, CT_WINDOW)
     arrays = (np.transpose(array, _AXIS_ORDER) for array in (image_array, organs))
-    lies = image.orientation
-    if label.orientation != lies:
-        lies += f", its label {label.orientation}"
-    return SynapseCase(name, *arrays, tuple(image.spacing[axis] for axis in _AXIS_ORDER)), lies
+    return Case(name, *arrays, tuple(image.spacing[axis] for axis in _AXIS_ORDER))
 
 
-def _write_slices(folder: Path, case: SynapseCase, size: int | None) -> list[str]:
+def _write_slices(folder: Path, case: Case, size: int | None) -> list[str]:
     names = [f"{case.name}_slice{index:03d}" for index in range(len(case.image))]
     image, label = case.image, case.label
     if size is not None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from ..image_processing_samed import SamedImageProcessor
 from ..transforms import Augmentation, augment, nearest_zoom
-from .synapse import check_label_values, read_slice
+from .store import CaseStore
 
 __all__ = ["EpochBatchSampler", "SliceDataset"]
 
@@ -23,50 +21,45 @@ class SliceDataset(Dataset):
     every worker and every process makes the same sample, and each epoch another one.
 
     Args:
-        paths: the slices' `.npz` files, images in [0, 1].
-        processor: zooms the images.
-        num_labels: label values are in [0, num_labels).
+        store: holds the decoded cases.
+        cases: their names, in order; every slice of each is an item.
         augmentation: how slices vary; `None` leaves them as they are.
         seed: of the augmentation.
     """
 
     def __init__(
-        self,
-        paths: Sequence[Path],
-        processor: SamedImageProcessor,
-        num_labels: int,
-        augmentation: Augmentation | None = None,
-        seed: int = 0,
+        self, store: CaseStore, cases: Sequence[str], augmentation: Augmentation | None = None, seed: int = 0
     ) -> None:
-        self.paths = list(paths)
-        self.processor = processor
-        self.num_labels = num_labels
-        self.augmentation = augmentation
-        self.seed = seed
+        self.store, self.cases = store, list(cases)
+        self.augmentation, self.seed = augmentation, seed
+        self.ends = np.cumsum([store.num_slices(name) for name in self.cases])
 
     def __len__(self) -> int:
         """How many slices there are."""
-        return len(self.paths)
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def place(self, index: int) -> tuple[str, int]:
+        """Case and slice of an item."""
+        case = int(np.searchsorted(self.ends, index, side="right"))
+        return self.cases[case], index - (int(self.ends[case - 1]) if case else 0)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
         """`pixel_values` (3, S, S) float32 and `labels` (S / 4, S / 4) int64 of slice `index` in `epoch`.
 
         The labels are zoomed to S and on to S / 4, each by order 0, as SAMed does.
-
-        Raises:
-            ValueError: a damaged file, or a label value that has no name; the file is named.
         """
         epoch, index = key
-        image, label = read_slice(self.paths[index])
-        check_label_values(self.paths[index], label, self.num_labels)
+        name, number = self.place(index)
+        image = self.store.slices(name).read([number])[0]
+        label = np.asarray(self.store.label(name)[number], dtype=np.int64)
         if self.augmentation is not None:
             generator = np.random.default_rng((self.seed, epoch, index))
             image, label = augment(image, label, self.augmentation, generator)
-        size = self.processor.image_size
-        pixels = self.processor.resize_slices(image[None])
+        size = self.store.processor.image_size
+        pixels = torch.from_numpy(self.store.processor.resize_slices(image))
         labels = nearest_zoom(nearest_zoom(label, (size, size)), (size // 4, size // 4))
         return {
-            "pixel_values": torch.from_numpy(np.repeat(pixels, 3, axis=0)),
+            "pixel_values": pixels.expand(3, -1, -1).contiguous(),
             "labels": torch.from_numpy(np.ascontiguousarray(labels)),
         }
 

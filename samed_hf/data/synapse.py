@@ -19,8 +19,7 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +27,12 @@ import h5py
 import numpy as np
 
 from ..files import write_bytes, write_text
+from .cases import Case
 
 __all__ = [
     "SYNAPSE_LABELS",
-    "SynapseCase",
     "SynapseData",
     "case_of_slice",
-    "check_label_values",
     "read_slice",
     "write_case",
     "write_lists",
@@ -69,23 +67,6 @@ _LISTS = ("lists_Synapse", "lists/lists_Synapse")
 _SLICE_NAME = re.compile(r"^(?P<case>.+)_slice(?P<index>\d+)$")
 
 
-@dataclass(frozen=True)
-class SynapseCase:
-    """One patient's volume.
-
-    Attributes:
-        name: e.g. "case0001".
-        image: of shape `(slices, height, width)`, float32 in [0, 1].
-        label: of the same shape, integer; 0 is background.
-        spacing: mm along `(slices, height, width)`; `None` where the file doesn't say.
-    """
-
-    name: str
-    image: np.ndarray
-    label: np.ndarray
-    spacing: tuple[float, float, float] | None = None
-
-
 class SynapseData:
     """A folder in the Synapse layout; files are read when asked for.
 
@@ -94,7 +75,8 @@ class SynapseData:
         train_slices: names of the slices to train on, as `train.txt` lists them.
         test_cases: names of the volumes to score, as `test_vol.txt` lists them.
         id2label: name of each label value.
-        source: what `source.json` says of the data, e.g. its "name"; empty without one.
+        source: what `source.json` says of the data, e.g. its "name", and the "orientation" in which its scans were cut;
+            empty without one.
         declares_labels: whether `labels.json` names them; without it they are Synapse's.
 
     Raises:
@@ -146,35 +128,7 @@ class SynapseData:
         height, width = next(iter(shapes), (0, 1))
         return height if len(shapes) == 1 and height == width else None
 
-    def expect_labels(self, id2label: Mapping[int, str]) -> None:
-        """Read the label values as a model names them.
-
-        Raises:
-            ValueError: the folder's `labels.json` names them otherwise.
-        """
-        if self.declares_labels and dict(id2label) != self.id2label:
-            raise ValueError(
-                f"data_dir {str(self.root)!r} has the labels {self.id2label} by its labels.json, but the model has "
-                f"{dict(id2label)}: expected the same; score the model on data of its own labels."
-            )
-        self.id2label = dict(id2label)
-
-    def check_train(self) -> None:
-        """Read every training slice once, so that a bad one is refused before hours are spent.
-
-        Raises:
-            ValueError: a damaged file, image and label of different shapes, NaN, or a label value without a name.
-        """
-        for name in self.train_slices:
-            path = self.slice_path(name)
-            check_label_values(path, read_slice(path)[1], len(self.id2label))
-
-    def check_test(self) -> None:
-        """[`check_train`] for the volumes to score."""
-        for _ in self.test_volumes():
-            pass
-
-    def read_train_case(self, name: str) -> SynapseCase:
+    def read_train_case(self, name: str) -> Case:
         """The training slices of one case as a volume.
 
         Raises:
@@ -183,13 +137,13 @@ class SynapseData:
         pairs = [read_slice(self.slice_path(slice_name)) for slice_name in self.slices_by_case()[name]]
         if len({image.shape for image, _ in pairs}) > 1:
             raise ValueError(f"The training slices of {name} differ in size: expected one size for each case.")
-        return SynapseCase(name, np.stack([image for image, _ in pairs]), np.stack([label for _, label in pairs]))
+        return Case(name, np.stack([image for image, _ in pairs]), np.stack([label for _, label in pairs]))
 
-    def read_test_case(self, name: str) -> SynapseCase:
+    def read_test_case(self, name: str) -> Case:
         """Read one volume to score.
 
         Raises:
-            ValueError: a damaged file, image and label of different shapes, NaN, or a label value without a name.
+            ValueError: a damaged file, image and label of different shapes, or NaN.
         """
         path = self.case_path(name)
         try:
@@ -202,22 +156,7 @@ class SynapseData:
         image, label = _checked(path, image, label, 3)
         if spacing is not None and not (np.shape(spacing) == (3,) and np.all(np.asarray(spacing) > 0)):
             raise ValueError(f"{path} has the spacing {spacing}: expected three positive numbers in mm.")
-        check_label_values(path, label, len(self.id2label))
-        return SynapseCase(name, image, label, None if spacing is None else tuple(float(mm) for mm in spacing))
-
-    def test_volumes(self) -> Iterator[SynapseCase]:
-        """The volumes to score, one at a time."""
-        return (self.read_test_case(name) for name in self.test_cases)
-
-
-def check_label_values(path: Path, label: np.ndarray, num_labels: int) -> None:
-    """Refuse label values outside [0, num_labels), naming the file and the value."""
-    low, high = (int(label.min()), int(label.max())) if label.size else (0, 0)
-    if low < 0 or high >= num_labels:
-        raise ValueError(
-            f"{path} holds the label value {high if high >= num_labels else low}: expected values from 0 to "
-            f"{num_labels - 1} for {num_labels} labels, the background counted. Name more labels or mend the file."
-        )
+        return Case(name, image, label, None if spacing is None else tuple(float(mm) for mm in spacing))
 
 
 def case_of_slice(name: str) -> str:
@@ -259,7 +198,7 @@ def write_slice(folder: str | os.PathLike, name: str, image: np.ndarray, label: 
     write_bytes(path, content.getvalue())
 
 
-def write_case(folder: str | os.PathLike, case: SynapseCase) -> None:
+def write_case(folder: str | os.PathLike, case: Case) -> None:
     """Write a volume to score into a Synapse folder."""
     path = Path(folder) / "test_vol_h5" / f"{case.name}.npy.h5"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -294,7 +233,7 @@ def write_lists(
         train_slices: names of the slices to train on.
         test_cases: names of the volumes to score.
         id2label: name of each label value.
-        source: what the data is: "name", and "synthetic" where no patient is in it.
+        source: what the data is: "name", "synthetic" where no patient is in it, and the "orientation" of its scans.
     """
     lists = Path(folder) / "lists_Synapse"
     lists.mkdir(parents=True, exist_ok=True)

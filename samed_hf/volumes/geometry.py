@@ -119,13 +119,13 @@ def restore_orientation(array: np.ndarray, volume: Volume, orientation: str | No
         orientation: That to which the scan was brought.
 
     Returns:
-        Contiguous array of shape `volume.grid`, or `(*volume.grid, channels)`.
+        A view of shape `volume.grid`, or `(*volume.grid, channels)`.
     """
     if orientation is not None:
         there = nib.orientations.axcodes2ornt(check_orientation(orientation))
         back = nib.orientations.ornt_transform(there, nib.io_orientation(volume.affine))
         array = nib.orientations.apply_orientation(array, back)
-    return np.ascontiguousarray(array)
+    return array
 
 
 def same_grid(one: Volume, other: Volume, tolerance: float = 0.1) -> str | None:

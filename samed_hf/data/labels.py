@@ -1,0 +1,141 @@
+"""What the labels are called, as data sets tell it: JSON either way round, text, CSV, or only the values there are."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+__all__ = ["Labels", "find_labels_file", "labels_from_mapping", "labels_of_names", "labels_of_values", "read_json"]
+
+_FILES = ("labels.json", "id2label.json", "labels.txt", "classes.txt", "labels.csv", "classes.csv")
+
+
+class Labels(NamedTuple):
+    """Names of the labels, and the number that each has in the files.
+
+    Attributes:
+        id2label: name of each label, keys 0, 1, …
+        values: the files' number of each, in order.
+    """
+
+    id2label: dict[int, str]
+    values: tuple[int, ...]
+
+
+def labels_from_mapping(mapping: Any, source: object) -> Labels:
+    """Labels of `{"0": "background", …}` or `{"background": 0, …}`.
+
+    Args:
+        mapping: content of a JSON file.
+        source: where it is from, for errors.
+
+    Raises:
+        ValueError: it is no such mapping, a name or number stands twice, there are fewer than two, or one label is a
+            region of several values.
+    """
+    if not isinstance(mapping, Mapping) or not mapping:
+        raise ValueError(f'{source} holds {_short(mapping)}: expected labels as {{"0": "background", "1": "liver"}}.')
+    if any(isinstance(value, list) for value in mapping.values()):
+        raise ValueError(
+            f"{source} names regions of several label values ({_short(mapping)}): expected one value for each label; "
+            "write label maps in which each region has a number of its own."
+        )
+    pairs = []
+    for key, value in mapping.items():
+        number, name = (key, value) if _is_number(key) else (value, key)
+        if not _is_number(number) or not str(name).strip():
+            raise ValueError(f"{source} names {_short({key: value})}: expected a whole number and a name.")
+        pairs.append((int(number), str(name).strip()))
+    return _checked(pairs, source)
+
+
+def labels_of_names(names: Sequence[str], source: object = "label_names") -> Labels:
+    """Labels of a list of names, numbered from 0; the background is put before them where it is missing."""
+    names = [name.strip() for name in names]
+    if names and names[0].lower() != "background":
+        names = ["background", *names]
+    return _checked(list(enumerate(names)), source)
+
+
+def labels_of_values(maps: Iterable[np.ndarray], source: object) -> Labels:
+    """Labels that no file names: as many as there are values in the label maps, called after them."""
+    found: set[int] = {0}
+    for label in maps:
+        found.update(np.unique(label).tolist())
+    if len(found) > 256:
+        raise ValueError(
+            f"{source} has {len(found)} different values in its label maps and no file that names them: expected a few "
+            f"labels; are they label maps? Name the labels in {_FILES[0]}."
+        )
+    return _checked([(value, f"label_{value}" if value else "background") for value in sorted(found)], source)
+
+
+def find_labels_file(folder: Path) -> Labels | None:
+    """The labels that a file in the folder names: JSON, text (one name a line, from 0) or CSV (value, name)."""
+    for name in _FILES:
+        path = folder / name
+        if not path.is_file():
+            continue
+        if path.suffix == ".json":
+            return labels_from_mapping(read_json(path), path)
+        lines = [line.strip() for line in _read_text(path).splitlines() if line.strip()]
+        if path.suffix == ".txt":
+            return labels_of_names(lines, path)
+        rows = [row for row in csv.reader(lines) if len(row) >= 2 and any(_is_number(cell) for cell in row[:2])]
+        return labels_from_mapping({row[0]: row[1].strip() for row in rows}, path)
+    return None
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    try:
+        return json.loads(_read_text(path))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}): mend it, or make it anew.") from error
+    except RecursionError as error:
+        raise ValueError(f"{path} is no sensible JSON: it is nested too deeply.") from error
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} can't be read: expected text in UTF-8 ({error}).") from error
+
+
+def _checked(pairs: list[tuple[int, str]], source: object) -> Labels:
+    pairs = sorted(pairs)
+    numbers, names = [number for number, _ in pairs], [name for _, name in pairs]
+    problem = None
+    if len(pairs) < 2:
+        problem = "expected the background and at least one label"
+    elif len(set(numbers)) < len(numbers) or len(set(names)) < len(names):
+        problem = "expected each number and each name once"
+    elif numbers[0] < 0 or numbers[-1] > 65535:
+        problem = "expected numbers from 0 to 65535"
+    elif any(name.lower() == "background" for name in names[1:]):
+        problem = "expected the background to have the lowest number"
+    elif numbers[0] != 0:
+        problem = "expected 0 to be the background"
+    if problem:
+        raise ValueError(f"{source} names the labels {_short(dict(pairs))}: {problem}.")
+    return Labels(dict(enumerate(names)), tuple(numbers))
+
+
+def _is_number(value: Any) -> bool:
+    text = str(value).strip()
+    return not isinstance(value, bool) and text.isascii() and text.isdigit() and len(text) < 10
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 120 else f"{text[:117]}…"

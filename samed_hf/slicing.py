@@ -1,0 +1,117 @@
+"""A scan cut into the slices that the model sees, and slices put together again on the scan's own grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .image_processing_samed import SamedImageProcessor
+from .transforms import window_intensity
+from .volumes.geometry import Volume, reorient, restore_orientation
+
+__all__ = ["SliceStack", "cut_slices", "join_slices", "rows_run_up", "slice_spacing"]
+
+
+def cut_slices(volume: Volume, processor: SamedImageProcessor) -> np.ndarray:
+    """The scan's slices along the processor's axis, in its canonical orientation whatever the file's order.
+
+    Returns:
+        A view of the array: `(slices, height, width)`, or `(slices, channels, height, width)` of several channels.
+    """
+    array = reorient(volume, processor.orientation).array
+    if array.ndim == 3:
+        return np.transpose(array, processor.axis_order)
+    first, *others = processor.axis_order
+    return np.transpose(array, (first, 3, *others))
+
+
+def join_slices(slices: np.ndarray, volume: Volume, processor: SamedImageProcessor) -> np.ndarray:
+    """The inverse of [`cut_slices`] for a map of the slices.
+
+    Args:
+        slices: of shape `(slices, height, width)`, or `(slices, channels, height, width)`.
+        volume: the scan.
+        processor: that which cut it.
+
+    Returns:
+        A view of shape `volume.grid`, or `(*volume.grid, channels)`.
+    """
+    if slices.ndim == 4:
+        slices = np.moveaxis(slices, 1, 3)
+    back = [*np.argsort(processor.axis_order), *range(3, slices.ndim)]
+    return restore_orientation(np.transpose(slices, back), volume, processor.orientation)
+
+
+def slice_spacing(volume: Volume, processor: SamedImageProcessor) -> tuple[float, float, float]:
+    """Spacing of the cut scan in mm: between slices, rows and columns."""
+    spacing = reorient(volume, processor.orientation).spacing
+    return tuple(spacing[axis] for axis in processor.axis_order)
+
+
+def rows_run_up(processor: SamedImageProcessor) -> bool:
+    """Whether a slice's first row is the hindmost or lowest, so that it is drawn below; so in BTCV's scans as they lie."""
+    return processor.orientation is None or processor.orientation[processor.axis_order[1]] in "AS"
+
+
+class SliceStack:
+    """Slices of one scan, made ready for the model a few at a time: the whole scan is never held twice.
+
+    Args:
+        array: of shape `(slices, height, width)` or `(slices, channels, height, width)`, e.g. a memory-mapped file.
+        processor: says how intensities become [0, 1] and what fills the model's three channels.
+        bounds: the intensities that become 0 and 1 for each channel; by default the processor's for this scan.
+        rescaled: the intensities are in [0, 1] already.
+
+    Raises:
+        ValueError: the scan has other channels than the processor, or an intensity that is no number.
+    """
+
+    def __init__(
+        self,
+        array: np.ndarray,
+        processor: SamedImageProcessor,
+        *,
+        bounds: Sequence[Sequence[float]] | None = None,
+        rescaled: bool = False,
+    ) -> None:
+        channels = 1 if array.ndim == 3 else array.shape[1]
+        if channels != processor.num_channels:
+            names = f" ({', '.join(processor.channel_names)})" if processor.channel_names else ""
+            raise ValueError(
+                f"The scan has {channels} channels, the model was trained on {processor.num_channels}{names}: give "
+                "scans of the same channels."
+            )
+        self.array, self.processor, self.rescaled = array, processor, rescaled
+        self.bounds = None if rescaled else bounds if bounds is not None else processor.intensity_bounds(array)
+
+    def __len__(self) -> int:
+        """How many slices there are."""
+        return len(self.array)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of a slice in pixels."""
+        return self.array.shape[-2], self.array.shape[-1]
+
+    def read(self, indices: Sequence[int]) -> np.ndarray:
+        """Slices in [0, 1], float32.
+
+        Returns:
+            Array of shape `(len(indices), 1, height, width)` where one channel fills all three, else `(len(indices), 3,
+            height, width)`.
+        """
+        indices = np.asarray(indices)
+        if self.processor.context_slices:
+            last = len(self) - 1
+            around = [np.clip(indices + offset, 0, last) for offset in (-1, 0, 1)]
+            return np.stack([self._scaled(self.array[which], 0) for which in around], axis=1)
+        if self.array.ndim == 3:
+            return self._scaled(self.array[indices], 0)[:, None]
+        channels = [self._scaled(self.array[indices, channel], channel) for channel in range(self.array.shape[1])]
+        if len(channels) == 2:
+            channels.append((channels[0] + channels[1]) / 2)
+        return np.stack(channels, axis=1)
+
+    def _scaled(self, slices: np.ndarray, channel: int) -> np.ndarray:
+        return slices.astype(np.float32) if self.rescaled else window_intensity(slices, self.bounds[channel])
