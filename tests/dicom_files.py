@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pydicom
+import SimpleITK
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import (
     UID,
     CTImageStorage,
     EnhancedMRImageStorage,
     ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
     JPEGLSLossless,
     MRImageStorage,
     PositronEmissionTomographyImageStorage,
@@ -34,6 +40,7 @@ OBLIQUE = (
     *(-np.sin(_A) * np.cos(_B), np.cos(_A) * np.cos(_B), np.sin(_B)),
 )
 ORIENTATIONS = {"axial": AXIAL, "sagittal": SAGITTAL, "coronal": CORONAL, "flipped": FLIPPED, "oblique": OBLIQUE}
+_BY_ITK = {JPEGLosslessSV1: "JPEG", JPEG2000Lossless: "JPEG2000"}
 _CLASSES = {"CT": CTImageStorage, "MR": MRImageStorage, "PT": PositronEmissionTomographyImageStorage}
 
 
@@ -120,7 +127,7 @@ def write_series(
         slope, intercept = rescale[index] if isinstance(rescale[0], Sequence) else rescale
         dataset.RescaleSlope, dataset.RescaleIntercept = slope, intercept
         if modality == "CT":
-            dataset.RescaleType = "HU"
+            dataset.RescaleType, dataset.KVP, dataset.AcquisitionNumber = "HU", "120", 1
         set_pixels(dataset, stored[:, :, index].T)
         if change is not None:
             change(dataset, index)
@@ -189,12 +196,35 @@ def save(dataset: Dataset, path: Path, syntax: str = ExplicitVRLittleEndian, pre
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian if syntax in (RLELossless, JPEGLSLossless) else syntax
     if syntax in (RLELossless, JPEGLSLossless):
         dataset.compress(syntax, generate_instance_uid=False)
+    elif syntax in _BY_ITK:
+        dataset.PixelData = encapsulate([_compressed(image, _BY_ITK[syntax]) for image in _images(dataset)])
+        dataset["PixelData"].VR = "OB"
+    elif not syntax.is_little_endian:
+        dataset.PixelData = _images(dataset).byteswap().tobytes()
     if preamble:
         dataset.save_as(path, enforce_file_format=True)
     else:
         del dataset.file_meta
         dataset.save_as(path, implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian)
     return path
+
+
+def _images(dataset: Dataset) -> np.ndarray:
+    kind = f"{'ui'[dataset.PixelRepresentation]}{dataset.BitsAllocated // 8}"
+    return np.frombuffer(dataset.PixelData, kind).reshape(-1, dataset.Rows, dataset.Columns)
+
+
+def _compressed(image: np.ndarray, compressor: str) -> bytes:
+    """An image as GDCM compresses it."""
+    writer = SimpleITK.ImageFileWriter()
+    writer.SetImageIO("GDCMImageIO")
+    writer.UseCompressionOn()
+    writer.SetCompressor(compressor)
+    with tempfile.TemporaryDirectory() as folder:
+        file = str(Path(folder, "image.dcm"))
+        writer.SetFileName(file)
+        writer.Execute(SimpleITK.GetImageFromArray(image[None]))
+        return get_frame(pydicom.dcmread(file).PixelData, 0, number_of_frames=1)
 
 
 def _item(**values: object) -> Dataset:
@@ -215,6 +245,6 @@ def _header(modality: str, series: str, study: str, number: int, index: int) -> 
     dataset.ReferringPhysicianName = ""
     dataset.Modality, dataset.SeriesNumber, dataset.InstanceNumber = modality, number, index + 1
     dataset.SeriesDescription = f"{series} {modality}"
-    dataset.Manufacturer = "Phantom"
+    dataset.Manufacturer, dataset.PatientPosition, dataset.Laterality = "Phantom", "HFS", ""
     dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
     return dataset

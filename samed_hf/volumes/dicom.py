@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from pydicom import Dataset
 
 from .dicom_frames import Frame, frames_of
+from .dicom_gdcm import GdcmDecoder
 from .dicom_grid import Grid, arrange, refuse_differing
 from .dicom_headers import is_dicom, quiet, read_file, text
 from .dicom_pixels import stored_range, stored_values
@@ -72,7 +74,8 @@ def read_series(files: Iterable[str | Path], path: str | Path) -> Volume:
     with quiet():
         frames = [frame for file in files for frame in frames_of(read_file(file), file)]
         grid = arrange(frames, path)
-        array = _read_pixels(grid, path)
+        with GdcmDecoder() as gdcm:
+            array = _read_pixels(grid, path, gdcm)
         header = _header(grid, len(frames))
     try:
         return Volume(array, grid.affine, header, path)
@@ -80,19 +83,20 @@ def read_series(files: Iterable[str | Path], path: str | Path) -> Volume:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _read_pixels(grid: Grid, name: Path) -> np.ndarray:
+def _read_pixels(grid: Grid, name: Path, gdcm: GdcmDecoder) -> np.ndarray:
     """The volume's array, `(columns, rows, slices)`, one slice decoded at a time."""
     columns, rows = grid.slices[0][0].size
     kind = _wide_enough([images[0] for images in grid.slices])
+    # Most scans fit 16 bits whatever their headers say; the wider type is taken when a slice needs it.
+    kept = np.dtype(np.int16) if kind == np.int32 else kind
     # Decoded before there is room for all: a damaged size would ask for the machine's whole memory.
-    decoded = _decoded(grid, kind, name)
+    decoded = _decoded(grid, kind, name, gdcm)
     first = next(decoded)
-    array = np.empty((len(grid.slices), rows, columns), dtype=kind)
-    array[0] = first
-    for index, image in enumerate(decoded, 1):
+    array = np.empty((len(grid.slices), rows, columns), dtype=kept)
+    for index, image in enumerate(chain([first], decoded)):
+        if array.dtype != kind and (image.min() < _INT16.min or image.max() > _INT16.max):
+            array = array.astype(kind)
         array[index] = image
-    if kind == np.int32 and array.min() >= _INT16.min and array.max() <= _INT16.max:
-        array = array.astype(np.int16)
     return array.transpose(2, 1, 0)
 
 
@@ -109,7 +113,7 @@ def _wide_enough(frames: list[Frame]) -> np.dtype:
     return np.dtype(np.float32)
 
 
-def _decoded(grid: Grid, kind: np.dtype, name: Path) -> Iterator[np.ndarray]:
+def _decoded(grid: Grid, kind: np.dtype, name: Path, gdcm: GdcmDecoder) -> Iterator[np.ndarray]:
     """The slices in order, each `(rows, columns)` of the volume's type."""
     source: tuple[Path | None, Dataset] = (None, Dataset())
     for images in grid.slices:
@@ -118,7 +122,7 @@ def _decoded(grid: Grid, kind: np.dtype, name: Path) -> Iterator[np.ndarray]:
             # The frames of one file come one after the other, and it is read but once.
             if source[0] != frame.path:
                 source = (frame.path, read_file(frame.path, pixels=True))
-            image = _rescaled(stored_values(source[1], frame.index, frame.path), frame, kind)
+            image = _rescaled(stored_values(source[1], frame.index, frame.path, gdcm), frame, kind)
             if kept is not None and not np.array_equal(kept, image):
                 raise refuse_differing(images, name)
             kept = image

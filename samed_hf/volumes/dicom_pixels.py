@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from pydicom import Dataset
-from pydicom.dataset import FileMetaDataset
-from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels import get_decoder
-from pydicom.uid import (
-    UID,
-    JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    RLELossless,
-    SecondaryCaptureImageStorage,
-    generate_uid,
-)
+from pydicom.uid import UID, JPEGExtended12Bit, RLELossless
 
+from .dicom_gdcm import GDCM_SYNTAXES, GdcmDecoder
 from .dicom_headers import one_line, transfer_syntax, value, whole_number
 
 __all__ = ["stored_range", "stored_values"]
 
-_BY_GDCM = (JPEGLossless, JPEGLosslessSV1, JPEGExtended12Bit)
 _PACKAGES = "pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
 
 
-def stored_values(dataset: Dataset, index: int, path: Path) -> np.ndarray:
+def stored_values(dataset: Dataset, index: int, path: Path, gdcm: GdcmDecoder) -> np.ndarray:
     """Decode one image.
 
     Args:
         dataset: The file's dataset, with its pixels.
         index: The image's number in the file, from 0.
         path: The file, for messages.
+        gdcm: For what pydicom cannot decode.
 
     Returns:
         Integers of shape `(rows, columns)`.
@@ -43,21 +33,23 @@ def stored_values(dataset: Dataset, index: int, path: Path) -> np.ndarray:
         ValueError: The pixels are missing, damaged, or compressed in a way for which no decoder is installed.
     """
     syntax = transfer_syntax(dataset)
-    allocated, stored, signed = _bits(dataset, path)
     if value(dataset, "PixelData", path) is None:
-        raise _damaged(path, "it has no pixels (PixelData)")
+        # pydicom gives what it has where a file ends within an element: nothing, mostly.
+        raise _damaged(path, "it has no pixels (PixelData), or ends before them")
+    allocated, stored, signed = _bits(dataset, path)
     shape = (whole_number(dataset, "Rows", path), whole_number(dataset, "Columns", path))
     if not syntax.is_encapsulated:
         _check_length(dataset, shape, allocated, path)
     try:
         # A file that pydicom wrote or guessed may lack it, and the decoder asks for it.
         dataset.file_meta.TransferSyntaxUID = syntax
-        array = _decode(dataset, index, syntax, stored, path)
+        array = _decode(dataset, index, syntax, stored, path, gdcm)
     except _NoDecoderError:
         raise
     except Exception as error:
         # The decoders are many, and damaged pixels bring up errors of all kinds from each.
-        raise _damaged(path, one_line(error) or type(error).__name__) from error
+        reason = one_line(str(error).rpartition("by all available plugins:")[2]) or type(error).__name__
+        raise _damaged(path, reason) from error
     if array.shape != shape or array.dtype.kind not in "iu":
         raise _damaged(path, f"its pixels come out as {array.shape} {array.dtype}, expected {shape} integers")
     if (signed and (not syntax.is_encapsulated or syntax == RLELossless)) or _has_overlay_bits(dataset, path):
@@ -99,45 +91,21 @@ def _check_length(dataset: Dataset, shape: tuple[int, int], allocated: int, path
         raise _damaged(path, f"it holds {there} bytes of pixels, expected {expected}")
 
 
-def _decode(dataset: Dataset, index: int, syntax: UID, stored: int, path: Path) -> np.ndarray:
-    by_gdcm = syntax in _BY_GDCM
+def _decode(dataset: Dataset, index: int, syntax: UID, stored: int, path: Path, gdcm: GdcmDecoder) -> np.ndarray:
     try:
         decoder = get_decoder(syntax)
+        # Pillow has this process for 8 bits only.
         by_pydicom = decoder.is_available and not (syntax == JPEGExtended12Bit and stored > 8)
     except NotImplementedError:
         by_pydicom = False
     if by_pydicom:
         return decoder.as_array(dataset, index=index, raw=True, allow_excess_frames=False)[0]
-    if by_gdcm:
-        return _decode_by_gdcm(dataset, index, syntax)
+    if syntax in GDCM_SYNTAXES:
+        return gdcm.decode(dataset, index)
     raise _NoDecoderError(
         f"{path} is compressed as {one_line(syntax.name)} ({one_line(syntax)}), for which no decoder is installed; "
         f"run pip install {_PACKAGES}, or export the series uncompressed."
     )
-
-
-def _decode_by_gdcm(dataset: Dataset, index: int, syntax: UID) -> np.ndarray:
-    """Decode one image with SimpleITK's GDCM, which reads the JPEG processes that Pillow lacks.
-
-    GDCM reads files: the image goes there by itself, as a secondary capture, to which GDCM applies no rescaling.
-    """
-    import SimpleITK
-
-    single = Dataset()
-    for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"):
-        setattr(single, keyword, int(dataset.get(keyword, 0)))
-    single.SamplesPerPixel, single.PhotometricInterpretation = 1, "MONOCHROME2"
-    single.SOPClassUID, single.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
-    frame = get_frame(dataset.PixelData, index, number_of_frames=int(dataset.get("NumberOfFrames") or 1))
-    single.PixelData = encapsulate([frame])
-    single["PixelData"].VR = "OB"
-    single.file_meta = FileMetaDataset()
-    single.file_meta.TransferSyntaxUID = syntax
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "image.dcm")
-        single.save_as(file, enforce_file_format=True)
-        array = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(file), imageIO="GDCMImageIO"))
-    return array.reshape(array.shape[-2:])
 
 
 def _has_overlay_bits(dataset: Dataset, path: Path) -> bool:

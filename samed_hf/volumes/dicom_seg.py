@@ -67,10 +67,7 @@ def write_segmentation(
             _segment(number, str(names[label]), (colors or {}).get(label), algorithm)
             for number, label in enumerate(declared, 1)
         ]
-        # Frames run over the slices, their rows and their columns; numbers follow one another, whatever the labels.
-        numbers = np.zeros(max(declared) + 1, dtype=np.uint8 if len(declared) < 256 else np.uint16)
-        numbers[declared] = np.arange(1, len(declared) + 1)
-        frames = numbers[(array if present else array[:, :, :1]).transpose(2, 1, 0).astype(np.uint16)]
+        frames = _frames(array if present else array[:, :, :1], declared)
         positions = None if present and not sources.is_multi_frame else sources.positions[: len(frames)]
         try:
             dataset = _segmentation(frames, sources.datasets, segments, positions, algorithm)
@@ -114,6 +111,16 @@ def _check(path: Path, array: np.ndarray, like: Volume, names: Mapping[int, str]
     if nameless := [label for label in present if label not in names]:
         raise ValueError(f"array holds the labels {nameless}, for which names {named} has no name; add them.")
     return present
+
+
+def _frames(array: np.ndarray, declared: list[int]) -> np.ndarray:
+    """The label map as `(slices, rows, columns)` of segment numbers, which follow one another whatever the labels."""
+    numbers = np.zeros(max(declared) + 1, dtype=np.uint8 if len(declared) < 256 else np.uint16)
+    numbers[declared] = np.arange(1, len(declared) + 1)
+    frames = np.empty(array.shape[::-1], dtype=numbers.dtype)
+    for index in range(len(frames)):
+        frames[index] = numbers[array[:, :, index].T.astype(np.uint16)]
+    return frames
 
 
 def _segment(number: int, name: str, color: tuple[int, int, int] | None, algorithm: str) -> hd.seg.SegmentDescription:
