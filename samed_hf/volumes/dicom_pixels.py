@@ -36,6 +36,8 @@ def stored_values(dataset: Dataset, index: int, path: Path, gdcm: GdcmDecoder) -
     if value(dataset, "PixelData", path) is None:
         # pydicom gives what it has where a file ends within an element: nothing, mostly.
         raise _damaged(path, "it has no pixels (PixelData), or ends before them")
+    if not syntax.is_transfer_syntax:
+        raise _damaged(path, f"it says to be encoded as {one_line(syntax)!r}, which is no transfer syntax")
     allocated, stored, signed = _bits(dataset, path)
     shape = (whole_number(dataset, "Rows", path), whole_number(dataset, "Columns", path))
     if not syntax.is_encapsulated:

@@ -21,11 +21,11 @@ _TAGS = (
     *("SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality"),
     *("ImageType", "NumberOfFrames", "Rows", "Columns", "ImagePositionPatient"),
 )
-# What is left out of a folder's files, by the words of the report.
-_FOREIGN = "not DICOM"
-_OTHER = "DICOM objects that are no images"
-_LOCALIZER = "localizer images"
-_PLACELESS = "pictures without a position"
+# What is left out of a folder's files, in the words and the order of the report: one of them, and several.
+_FOREIGN = ("file that is not DICOM", "files that are not DICOM")
+_OTHER = ("DICOM object that is no image", "DICOM objects that are no images")
+_LOCALIZER = ("localizer", "localizers")
+_PLACELESS = ("picture without a position", "pictures without a position")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class _Image(NamedTuple):
 class _Found:
     images: list[_Image] = field(default_factory=list)
     damaged: list[Path] = field(default_factory=list)
-    skipped: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
 def find_series(
@@ -104,7 +104,8 @@ def find_series(
         series = _group(_worth_reading(found))
         _assign_damaged(found.damaged, series)
         result = sorted((_series(images, extra) for images, extra in series.values()), key=_order)
-    parts = [f"{count} {words}" for words, count in found.skipped.items() if count]
+    counts = ((words, found.skipped[words]) for words in (_FOREIGN, _OTHER, _LOCALIZER, _PLACELESS))
+    parts = [f"{count} {words[count > 1]}" for words, count in counts if count]
     if report is not None and parts:
         report(f"Left out: {', '.join(parts)}.")
     return result
