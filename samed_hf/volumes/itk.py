@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +21,7 @@ from .common import (
     made_volume,
     one_line,
     shown,
+    silent,
     storable,
 )
 from .geometry import Volume
@@ -39,7 +37,6 @@ _TYPES = {
         **{"Float32": np.dtype(np.float32), "Float64": np.dtype(np.float64)},
     }.items()
 }
-_stderr_lock = threading.Lock()
 
 
 def read_itk(path: str | Path, *, num_channels: int = 1) -> Volume:
@@ -67,7 +64,7 @@ def read_itk(path: str | Path, *, num_channels: int = 1) -> Volume:
     reader.SetImageIO("NrrdImageIO" if form_of(path) == "NRRD" else "MetaImageIO")
     reader.SetFileName(str(path))
     try:
-        with _silent():
+        with silent():
             reader.ReadImageInformation()
         shape, stored = reader.GetSize(), _TYPES.get(reader.GetPixelIDValue())
         if stored is None:
@@ -81,7 +78,7 @@ def read_itk(path: str | Path, *, num_channels: int = 1) -> Volume:
         count = int(np.prod(target))
         check_voxels(path, voxels, count * stored.itemsize)
         check_memory(path, 2 * count * stored.itemsize)
-        with _silent():
+        with silent():
             image = reader.Execute()
     except RuntimeError as error:
         raise damaged(path, form_of(path), _reason(error)) from error
@@ -117,7 +114,7 @@ def read_deep_picture(path: Path, form: str) -> np.ndarray:
     """
     _check_name(path)
     try:
-        with _silent():
+        with silent():
             image = sitk.ReadImage(str(path), imageIO=f"{form}ImageIO")
     except RuntimeError as error:
         raise ValueError(_reason(error)) from error
@@ -155,7 +152,7 @@ def write_itk(path: str | Path, volume: Volume) -> None:
     with folder_aside(path) as folder:
         written = folder / f"volume{path.suffix.lower()}"
         try:
-            with _silent():
+            with silent():
                 sitk.WriteImage(image, str(written), True)
             voxels = find_voxels(written)
             # ITK doesn't notice a disk that is full.
@@ -210,22 +207,3 @@ def _reason(error: RuntimeError) -> str:
     """What ITK's message of several lines, with places in its source, has to say."""
     text = one_line(error).split("ERROR: ")[-1].split(" Reason: ")[0]
     return re.sub(r"^\w+\(0x[0-9a-f]+\): ", "", text)[:120].rstrip(". ")
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Keep ITK, which writes to the process' stderr, from explaining itself there."""
-    with _stderr_lock:
-        try:
-            kept = os.dup(2)
-        except OSError:  # no stderr at all
-            yield
-            return
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        try:
-            os.dup2(nowhere, 2)
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            os.close(nowhere)

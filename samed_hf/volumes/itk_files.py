@@ -102,7 +102,7 @@ def check_voxels(path: Path, voxels: VoxelData, num_bytes: int) -> None:
     form = form_of(path)
     if not voxels.path.is_file():
         raise FileNotFoundError(
-            f"{shown(path)} has its voxels in {shown(voxels.path)}, which does not exist; copy that file too."
+            f"{shown(path)} has its voxels in {shown(voxels.path.name)[:80]}, which is not there; copy that file too."
         )
     there = voxels.path.stat().st_size - voxels.offset
     if num_bytes > there * (_DEFLATE_RATIO if voxels.packed else 1):
@@ -193,9 +193,12 @@ def _nrrd_geometry(fields: dict[str, str]) -> tuple[tuple[str, str], ...]:
 def _find_in_meta(path: Path, file: BinaryIO) -> VoxelData:
     fields = {}
     for line in _lines(path, file):
-        field, _, content = line.partition("=")
-        fields[field.strip()] = content.strip()
-        if field.strip() == "ElementDataFile":
+        field, *content = map(str.strip, re.split("[=:]", line, maxsplit=1))
+        fields[field] = content[0] if content else ""
+        if field == "NDims" and not re.fullmatch("[1-9]", fields[field]):
+            # ITK would write beyond its arrays, which ends the process.
+            raise damaged(path, "MetaImage", f"its header says NDims = {shown(fields[field])[:20]}")
+        if field == "ElementDataFile":
             break
     if fields.get("BinaryData", "True")[:1] not in "Tt1":
         raise ValueError(f"{shown(path)} holds its voxels as text, expected binary ones; save it so.")

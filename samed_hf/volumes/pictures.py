@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .common import PICTURE_SUFFIXES, check_file, check_finite, damaged, folder_aside, one_line, shown
+from .common import PICTURE_SUFFIXES, check_file, check_finite, damaged, folder_aside, one_line, shown, silent
 from .geometry import Volume
 
 __all__ = ["is_grey", "picture_array", "read_picture", "write_mask"]
@@ -137,6 +137,8 @@ def _load(path: Path, num_channels: int) -> tuple[int, np.ndarray | None]:
             pages = getattr(picture, "n_frames", 1) if picture.format in ("PNG", "TIFF") else 1
             if pages > 1:
                 return pages, None
+            if picture.info.get("compression") == "raw":
+                _check_strips(path, picture)
             if picture.format == "PNG":
                 picture.verify()  # its checksums, which loading doesn't look at; it must be opened anew
         with Image.open(path, formats=_FORMATS) as picture:
@@ -152,10 +154,18 @@ def _load(path: Path, num_channels: int) -> tuple[int, np.ndarray | None]:
     return 1, _with_channels(array if mode not in _GREY else array[:, :, 0], num_channels, shown(path))
 
 
+def _check_strips(path: Path, picture: Image.Image) -> None:
+    """Of an uncompressed TIFF file, Pillow leaves black what no strip is there for."""
+    bits_per_sample = 258  # the tag
+    needed = picture.width * picture.height * sum(picture.tag_v2.get(bits_per_sample, (1,))) // 8
+    if needed > path.stat().st_size:
+        raise OSError(f"its header claims {needed} bytes of pixels, more than it holds")
+
+
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep Pillow from warning of pictures that are large, or damaged in what doesn't matter."""
-    with warnings.catch_warnings():
+    """Keep Pillow, and libtiff below it, from warning of pictures that are large, or damaged somewhere."""
+    with silent(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
