@@ -70,7 +70,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     evaluate.add_argument(
         "--split", choices=("train", "validation", "test"), help="which cases [test, or else validation]"
     )
-    evaluate.add_argument("--label_names", nargs="+", metavar="NAME", help="names of its labels, where no file has them")
+    evaluate.add_argument("--label_names", nargs="+", metavar="NAME", help="names of its labels, where no file is")
     evaluate.add_argument("--num_folds", type=int, metavar="N", help="score a fold, as it was held out in training")
     evaluate.add_argument("--fold", type=int, metavar="K", help="which one, from 0 [0]")
     evaluate.add_argument(

@@ -114,7 +114,7 @@ def write_examples(folder: str | os.PathLike, name: str, image: np.ndarray, labe
     Args:
         folder: made where it is missing.
         name: of the case.
-        image: of shape `(slices, y, x)`, or `(slices, channels, y, x)` of which the first channel is written, in [0, 1].
+        image: of shape `(slices, y, x)` in [0, 1], or `(slices, channels, y, x)`, of which the first channel counts.
         label: truth, of shape `(slices, y, x)`.
 
     Returns:

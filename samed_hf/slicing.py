@@ -50,7 +50,7 @@ def slice_spacing(volume: Volume, processor: SamedImageProcessor) -> tuple[float
 
 
 def rows_run_up(processor: SamedImageProcessor) -> bool:
-    """Whether a slice's first row is the hindmost or lowest, so that it is drawn below; so in BTCV's scans as they lie."""
+    """Whether a slice's first row is the hindmost or lowest, as in BTCV's scans, so that it is drawn below."""
     return processor.orientation is None or processor.orientation[processor.axis_order[1]] in "AS"
 
 

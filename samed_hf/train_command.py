@@ -101,7 +101,7 @@ def _write_settings(run: TrainingRun, folder: Path) -> None:
 
 
 def _evaluate(run: TrainingRun, first: list[tuple[Case, np.ndarray]]) -> dict[str, Any] | None:
-    """Score the test cases, or else those for validation, divided over the processes; keeps the first case of each in `first`."""
+    """Score the test cases, or else those for validation, divided over the processes; keeps the first in `first`."""
     split, names = run.data.scored
     if not names:
         run.say("scores      none: the data has no case for test or validation")

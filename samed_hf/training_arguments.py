@@ -72,16 +72,14 @@ class TrainingArguments:
     )
     per_device_train_batch_size: int | None = _flag(
         None,
-        "Slices per process and step [12; for the random SAM 4, or 16 of up to 128 pixels; with a preset, 24 in all].",
+        "Slices per process and step [12; for the random SAM 4, of small slices 16; with a preset, 24 in all].",
     )
     gradient_accumulation_steps: int = _flag(1, "Batches per optimizer step.")
     learning_rate: float | None = _flag(None, "Base learning rate [0.005; 0.003 for the random SAM's small batches].")
     weight_decay: float = _flag(0.1, "Weight decay of AdamW.")
     lr_warmup_steps: int | None = _flag(None, "Optimizer steps of warmup [250, at most a fortieth of the run].")
     lr_power: float | None = _flag(None, "Exponent of the learning rate's decay [0.9].")
-    num_train_epochs: float | None = _flag(
-        None, "Epochs over which the learning rate decays [200; 10 for the random SAM]."
-    )
+    num_train_epochs: float | None = _flag(None, "Epochs of the learning rate's decay [200; 10 for the random SAM].")
     stop_after_epochs: float | None = _flag(None, "Epochs actually trained [160 of 200, else num_train_epochs].")
     max_train_steps: int | None = _flag(
         None, "Optimizer steps to train instead of epochs; the rate decays over them, unless num_train_epochs is given."
@@ -92,9 +90,7 @@ class TrainingArguments:
     resume_from_checkpoint: str | None = _flag(None, "A checkpoint folder, or latest.")
     checkpointing_steps: int | None = _flag(None, "Optimizer steps between checkpoints [one epoch; 0: none].")
     checkpoints_total_limit: int | None = _flag(2, "Checkpoints to keep.")
-    num_validation_cases: int | None = _flag(
-        None, "Training cases held out to watch, where the data declares none [a tenth; 0: none]."
-    )
+    num_validation_cases: int | None = _flag(None, "Training cases to hold out, unless the data does [a tenth].")
     eval_steps: int | None = _flag(None, "Optimizer steps between validations [a quarter of the run].")
     protocol: str | None = _flag(None, "Protocol of the final scores: strict or samed [strict].")
     dataloader_num_workers: int = _flag(0, "Worker processes that prepare samples.")

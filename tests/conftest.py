@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from samed_hf import SamedForSemanticSegmentation, SamedImageProcessor, samed_lora_config
-from samed_hf.data.synapse import SynapseCase, write_case, write_lists, write_slice
+from samed_hf.data.cases import Case
+from samed_hf.data.synapse import write_case, write_lists, write_slice
 from samed_hf.random_sam import make_random_sam
 
 # The models are tiny: on a busy machine, several threads spend their time waiting for one another.
@@ -73,7 +74,7 @@ def tiny_data(tmp_path_factory) -> Path:
     return root
 
 
-def make_case(name: str, generator: np.random.Generator, slices: int = 4, size: int = 48) -> SynapseCase:
+def make_case(name: str, generator: np.random.Generator, slices: int = 4, size: int = 48) -> Case:
     """A volume with a disc (label 1) and a bar (label 2), spacing 5 × 2 × 2 mm."""
     rows, columns = np.mgrid[:size, :size]
     image = generator.normal(0.2, 0.02, (slices, size, size))
@@ -84,7 +85,7 @@ def make_case(name: str, generator: np.random.Generator, slices: int = 4, size: 
     label[:, (rows - y) ** 2 + (columns - x) ** 2 < 81] = 1
     image[label == 1] += 0.6
     image[label == 2] += 0.3
-    return SynapseCase(name, np.clip(image, 0, 1).astype(np.float32), label, (5.0, 2.0, 2.0))
+    return Case(name, np.clip(image, 0, 1).astype(np.float32), label, (5.0, 2.0, 2.0))
 
 
 def randomize_lora(model: torch.nn.Module, std: float = 0.1) -> None:

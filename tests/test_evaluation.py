@@ -6,7 +6,8 @@ import pytest
 
 from samed_hf import SamedForSemanticSegmentation
 from samed_hf import evaluation as module
-from samed_hf.data.synapse import SynapseCase
+from samed_hf.data.cases import Case
+from samed_hf.data.layouts import read_data
 from samed_hf.evaluation import evaluate_cases, write_metrics
 
 NAMES = {0: "background", 1: "disc", 2: "bar"}
@@ -20,7 +21,7 @@ class Oracle:
 
 
 @pytest.fixture
-def cases(monkeypatch) -> list[SynapseCase]:
+def cases(monkeypatch) -> list[Case]:
     """Two cases of one 4×4 slice: in "a" the disc is found and two pixels too large and the bar missed; in "b" there is
     only a disc, found exactly."""
     label = np.zeros((2, 1, 4, 4), dtype=np.int64)
@@ -34,7 +35,7 @@ def cases(monkeypatch) -> list[SynapseCase]:
     images = iter(predictions.values())
     monkeypatch.setattr(module, "predict_slices", lambda *args, **kwargs: next(images))
     spacing = (5.0, 2.0, 3.0)
-    return [SynapseCase(name, np.zeros((1, 4, 4), np.float32), label[i], spacing) for i, name in enumerate("ab")]
+    return [Case(name, np.zeros((1, 4, 4), np.float32), label[i], spacing) for i, name in enumerate("ab")]
 
 
 def test_strict_leaves_out_what_is_absent_and_counts_what_is_missed(cases):
@@ -69,8 +70,7 @@ def test_the_files_hold_the_scores(cases, tmp_path):
 
 
 def test_each_protocol_goes_its_own_way_back(tiny_adapter, tiny_data, monkeypatch):
-    from samed_hf.data.synapse import SynapseData
-
+    data = read_data(tiny_data)
     model = SamedForSemanticSegmentation.from_pretrained(tiny_adapter)
     ways = []
     predict = module.predict_slices
@@ -81,6 +81,6 @@ def test_each_protocol_goes_its_own_way_back(tiny_adapter, tiny_data, monkeypatc
 
     monkeypatch.setattr(module, "predict_slices", watch)
     for protocol in ("strict", "samed"):
-        volumes = SynapseData(tiny_data).test_volumes()
+        volumes = (data.read_case(name, model.image_processor) for name in data.test)
         evaluate_cases(model, volumes, model.image_processor, protocol=protocol, input_size=32)
     assert ways == [(False, 32)] * 2 + [(True, 32)] * 2

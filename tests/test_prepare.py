@@ -70,8 +70,7 @@ def test_cases_are_split_as_transunet_does(tmp_path):
     trained = [5, 6, 7, 9, 10, 21, 23, 24, 26, 27, 28, 30, 31, 33, 34, 37, 39, 40]
     assert data.train_slices == [f"case{n:04d}_slice{index:03d}" for n in trained for index in range(2)]
     assert data.id2label == SYNAPSE_LABELS
-    data.check_train()
-    data.check_test()
+    assert sorted(np.unique(data.read_test_case("case0001").label)) == list(range(9))
     assert len(said) == 31
     assert "case0001: 2 slices of 4×3, test volume" in said
     assert "case0005: 2 slices of 4×3, training slices" in said
@@ -102,7 +101,7 @@ def test_test_volumes_keep_the_scans_own_grid(tmp_path):
     scans = make_btcv(tmp_path / "raw", [1, 38])
     data = SynapseData(prepare_synapse(tmp_path / "raw", tmp_path / "out", train_size=4, report=quiet))
     assert data.train_slices == []
-    for number, case in zip((1, 38), data.test_volumes(), strict=True):
+    for number, case in zip((1, 38), map(data.read_test_case, data.test_cases), strict=True):
         image, label = scans[number]
         assert case.image.shape == (3, 6, 7)
         np.testing.assert_allclose(case.image, in_unit_range(image), atol=1e-6)
@@ -164,16 +163,31 @@ def test_a_scan_without_label(tmp_path):
 def test_a_label_of_another_shape(tmp_path):
     make_btcv(tmp_path / "raw", [1, 5])
     save_scan(tmp_path / "raw" / "label" / "label0005.nii.gz", np.zeros((7, 6, 4), np.uint8))
-    refuse(tmp_path, ValueError, r"img0005\.nii\.gz has the shape \(7, 6, 3\) but .*label0005\.nii\.gz \(7, 6, 4\)")
+    refuse(
+        tmp_path,
+        ValueError,
+        r"img0005\.nii\.gz and .*label0005\.nii\.gz don't lie on one grid \(shape 7×6×3 against 7×6×4\)",
+    )
 
 
-def test_mixed_orientations_are_named(tmp_path):
-    image, label = make_btcv(tmp_path / "raw", [1, 5])[5]
-    save_scan(tmp_path / "raw" / "img" / "img0005.nii.gz", image, np.diag([1.0, 1, 2, 1]))
-    save_scan(tmp_path / "raw" / "label" / "label0005.nii.gz", label, np.diag([-1.0, 1, 2, 1]))
+def test_all_scans_are_brought_into_the_orientation_of_the_first(tmp_path):
+    raw = tmp_path / "raw"
+    image, label = make_btcv(raw, [1, 5])[5]
+    first = SynapseData(prepare_synapse(raw, tmp_path / "one", train_size=None, report=quiet))
+    # The same voxels with x mirrored in the image alone, and y in the label alone.
+    affine = oblique_affine(SPACING)
+    for name, array, axis in (("img", image, 0), ("label", label, 1)):
+        flipped = affine.copy()
+        flipped[:3, 3] += affine[:3, axis] * (array.shape[axis] - 1)
+        flipped[:3, axis] *= -1
+        save_scan(raw / name / f"{name}0005.nii.gz", np.flip(array, axis), flipped)
     said = []
-    prepare_synapse(tmp_path / "raw", tmp_path / "out", train_size=4, report=said.append)
-    assert any("note: " in line and "RAS, its label LAS (case0005)" in line for line in said)
+    other = SynapseData(prepare_synapse(raw, tmp_path / "other", train_size=None, report=said.append))
+    assert any(line.startswith("case0005") and "brought to" in line for line in said)
+    one, two = (data.read_train_case("case0005") for data in (first, other))
+    np.testing.assert_array_equal(one.image, two.image)
+    np.testing.assert_array_equal(one.label, two.label)
+    assert first.source["orientation"] == other.source["orientation"]
 
 
 def test_a_label_value_that_is_not_of_btcv(tmp_path):
@@ -279,7 +293,6 @@ def test_a_phantom_folder(phantom):
     assert phantom.train_slices == [f"phantom{case:04d}_slice{index:03d}" for case in range(2) for index in range(8)]
     assert phantom.test_cases == ["phantom0002"]
     assert phantom.id2label == SYNAPSE_LABELS
-    phantom.check_train()
     case = phantom.read_test_case("phantom0002")
     assert case.image.shape == case.label.shape == (8, 60, 48)
     assert case.spacing == (24.0, 6.0, 7.5)
@@ -296,8 +309,8 @@ def test_a_patient_is_the_same_whether_trained_on_or_scored(phantom, tmp_path):
 
 def test_patients_and_seeds_differ(phantom, tmp_path):
     other = SynapseData(prepare_phantom(tmp_path / "other", num_train=0, num_test=1, seed=6, shape=(8, 48, 60)))
-    cases = [*map(phantom.read_train_case, ("phantom0000", "phantom0001")), *phantom.test_volumes()]
-    assert len({case.label.tobytes() for case in [*cases, *other.test_volumes()]}) == 4
+    cases = [*map(phantom.read_train_case, ("phantom0000", "phantom0001")), phantom.read_test_case("phantom0002")]
+    assert len({case.label.tobytes() for case in [*cases, other.read_test_case("phantom0000")]}) == 4
 
 
 @pytest.mark.parametrize(

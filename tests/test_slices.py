@@ -5,20 +5,41 @@ from scipy import ndimage
 from torch.utils.data import DataLoader
 
 from samed_hf import SamedImageProcessor
+from samed_hf.data.cases import DataSet, RawCase
 from samed_hf.data.slices import EpochBatchSampler, SliceDataset
-from samed_hf.data.synapse import write_slice
+from samed_hf.data.store import CaseStore
 from samed_hf.transforms import SAMED_AUGMENTATION, Augmentation
 
 
-def write_slices(folder, count, size=48, labels=3):
+class Pictures:
+    """A source of one case whose slices are given."""
+
+    def __init__(self, images, labels):
+        self.images, self.labels = np.asarray(images, np.float32), np.asarray(labels)
+        self.reads = 0
+
+    def read(self, processor):
+        self.reads += 1
+        return RawCase(self.images, self.labels, None, rescaled=True)
+
+    def stamp(self):
+        return [self.images.sum().item(), self.labels.sum().item()]
+
+
+def make_dataset(folder, images, labels, processor, num_labels=3, augmentation=None, seed=0):
+    """The slices of one case as a dataset, decoded into `folder`."""
+    id2label = {index: f"label {index}" for index in range(num_labels)}
+    data = DataSet("test", folder, id2label, {"a": Pictures(images, labels)}, ["a"])
+    store = CaseStore(data, processor, folder)
+    store.prepare(["a"])
+    return SliceDataset(store, ["a"], augmentation, seed)
+
+
+def make_slices(count, size=48, labels=3):
     """Slices whose image is their label over four, so that the two can be compared after an augmentation."""
     generator = np.random.default_rng(0)
-    paths = []
-    for index in range(count):
-        label = generator.integers(0, labels, (size // 8, size // 8)).repeat(8, axis=0).repeat(8, axis=1)
-        write_slice(folder, f"a_slice{index:03d}", label / 4, label)
-        paths.append(folder / "train_npz" / f"a_slice{index:03d}.npz")
-    return paths
+    label = generator.integers(0, labels, (count, size // 8, size // 8)).repeat(8, axis=1).repeat(8, axis=2)
+    return label / 4, label.astype(np.uint8)
 
 
 def items_equal(one, other):
@@ -31,8 +52,7 @@ def items_equal(one, other):
 def test_an_item_by_hand(tmp_path):
     image = np.arange(256, dtype=np.float32).reshape(16, 16) / 256
     label = np.arange(256).reshape(16, 16) % 5
-    write_slice(tmp_path, "a_slice000", image, label)
-    dataset = SliceDataset([tmp_path / "train_npz" / "a_slice000.npz"], SamedImageProcessor(16), num_labels=5)
+    dataset = make_dataset(tmp_path, [image], [label.astype(np.uint8)], SamedImageProcessor(16), num_labels=5)
     item = dataset[7, 0]
     assert len(dataset) == 1
     assert set(item) == {"pixel_values", "labels"}
@@ -46,9 +66,8 @@ def test_an_item_by_hand(tmp_path):
 def test_an_item_is_zoomed_as_scipy_does(tmp_path, input_size):
     generator = np.random.default_rng(1)
     image, label = generator.random((40, 30)).astype(np.float32), generator.integers(0, 9, (40, 30))
-    write_slice(tmp_path, "a_slice000", image, label)
     processor = SamedImageProcessor(64, input_size=input_size)
-    item = SliceDataset([tmp_path / "train_npz" / "a_slice000.npz"], processor, num_labels=9)[0, 0]
+    item = make_dataset(tmp_path, [image], [label.astype(np.uint8)], processor, num_labels=9)[0, 0]
 
     def zoom(array, size, order):
         return ndimage.zoom(array, (size / array.shape[0], size / array.shape[1]), order=order)
@@ -60,11 +79,11 @@ def test_an_item_is_zoomed_as_scipy_does(tmp_path, input_size):
 
 
 def test_the_key_alone_decides_an_item(tmp_path):
-    paths = write_slices(tmp_path, 4)
+    slices = make_slices(4)
     keys = [(epoch, index) for epoch in range(3) for index in range(4)]
 
     def dataset(seed=0):
-        return SliceDataset(paths, SamedImageProcessor(32), 3, SAMED_AUGMENTATION, seed)
+        return make_dataset(tmp_path, *slices, SamedImageProcessor(32), 3, SAMED_AUGMENTATION, seed)
 
     one, other = dataset(), dataset()
     items = {key: one[key] for key in keys}
@@ -76,13 +95,13 @@ def test_the_key_alone_decides_an_item(tmp_path):
 
 
 def test_slices_of_one_content_vary_by_their_index(tmp_path):
-    paths = write_slices(tmp_path, 1) * 8
-    dataset = SliceDataset(paths, SamedImageProcessor(32), 3, SAMED_AUGMENTATION)
+    slices = [array.repeat(8, axis=0) for array in make_slices(1)]
+    dataset = make_dataset(tmp_path, *slices, SamedImageProcessor(32), 3, SAMED_AUGMENTATION)
     assert len({dataset[0, index]["labels"].numpy().tobytes() for index in range(8)}) >= 3
 
 
 def test_without_augmentation_every_epoch_is_the_same(tmp_path):
-    dataset = SliceDataset(write_slices(tmp_path, 2), SamedImageProcessor(32), 3)
+    dataset = make_dataset(tmp_path, *make_slices(2), SamedImageProcessor(32))
     assert items_equal(dataset[0, 1], dataset[5, 1])
     assert not items_equal(dataset[0, 0], dataset[0, 1])
 
@@ -90,8 +109,8 @@ def test_without_augmentation_every_epoch_is_the_same(tmp_path):
 @pytest.mark.parametrize("augmentation", [Augmentation(flip_rot90=1.0), Augmentation(rotation=1.0, order=0)])
 def test_image_and_label_move_together(tmp_path, augmentation):
     # At the slice's own size nothing is interpolated, so the image stays its label over four.
-    dataset = SliceDataset(write_slices(tmp_path, 2), SamedImageProcessor(48), 3, augmentation)
-    plain = SliceDataset(dataset.paths, dataset.processor, 3)
+    dataset = make_dataset(tmp_path, *make_slices(2), SamedImageProcessor(48), 3, augmentation)
+    plain = SliceDataset(dataset.store, ["a"])
     moved = 0
     for epoch in range(6):
         item = dataset[epoch, 0]
@@ -102,7 +121,7 @@ def test_image_and_label_move_together(tmp_path, augmentation):
 
 
 def test_workers_make_the_items_of_the_main_process(tmp_path):
-    dataset = SliceDataset(write_slices(tmp_path, 5), SamedImageProcessor(16), 3, SAMED_AUGMENTATION, seed=4)
+    dataset = make_dataset(tmp_path, *make_slices(5), SamedImageProcessor(16), 3, SAMED_AUGMENTATION, seed=4)
     sampler = EpochBatchSampler(5, 2, num_batches=6, seed=4)
     alone = list(DataLoader(dataset, batch_sampler=sampler))
     shared = list(DataLoader(dataset, batch_sampler=sampler, num_workers=2))
@@ -110,16 +129,27 @@ def test_workers_make_the_items_of_the_main_process(tmp_path):
     assert all(items_equal(one, other) for one, other in zip(alone, shared, strict=True))
 
 
-def test_a_bad_slice_is_named(tmp_path):
-    paths = write_slices(tmp_path, 3)
-    with pytest.raises(ValueError, match=r"a_slice001\.npz holds the label value 2: expected values from 0 to 1"):
-        SliceDataset(paths, SamedImageProcessor(32), num_labels=2)[0, 1]
-    paths[2].write_bytes(paths[2].read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"a_slice002\.npz can't be read"):
-        SliceDataset(paths, SamedImageProcessor(32), num_labels=3)[0, 2]
-    paths[0].unlink()
-    with pytest.raises(ValueError, match=r"a_slice000\.npz can't be read"):
-        SliceDataset(paths, SamedImageProcessor(32), num_labels=3)[0, 0]
+def test_three_channels_of_a_slice_move_alike(tmp_path):
+    images, labels = make_slices(2)
+    stacked = np.stack([images, images / 2, images / 4], axis=1)
+    processor = SamedImageProcessor(48, channel_names=["R", "G", "B"])
+    dataset = make_dataset(tmp_path, stacked, labels, processor, 3, Augmentation(rotation=1.0))
+    red, green, blue = dataset[1, 1]["pixel_values"]
+    torch.testing.assert_close(red / 2, green, atol=1e-6, rtol=0)
+    torch.testing.assert_close(red / 4, blue, atol=1e-6, rtol=0)
+
+
+def test_items_run_through_the_cases_in_order(tmp_path):
+    sources = {
+        name: Pictures(np.full((count, 8, 8), count / 4), np.zeros((count, 8, 8), np.uint8))
+        for name, count in (("a", 2), ("b", 1), ("c", 3))
+    }
+    data = DataSet("test", tmp_path, {0: "background", 1: "x"}, sources, list(sources))
+    store = CaseStore(data, SamedImageProcessor(16), tmp_path)
+    store.prepare(data.train)
+    dataset = SliceDataset(store, data.train)
+    assert [dataset.place(index) for index in range(6)] == [("a", 0), ("a", 1), ("b", 0), ("c", 0), ("c", 1), ("c", 2)]
+    assert [round(float(dataset[0, index]["pixel_values"].mean()), 4) for index in (1, 2, 3)] == [0.5, 0.25, 0.75]
 
 
 # ------------------------------------------------------------------------------------------------------------- sampler

@@ -14,11 +14,12 @@ from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 
 from samed_hf import SamedForSemanticSegmentation, training
-from samed_hf.data.synapse import SynapseData
+from samed_hf.data.layouts import read_data
+from samed_hf.data.splits import hold_out
 from samed_hf.schedules import warmup_polynomial
 from samed_hf.training import train
 from samed_hf.training_arguments import TrainingArguments
-from samed_hf.training_setup import TrainingPlan, split_cases
+from samed_hf.training_setup import TrainingPlan
 
 from .conftest import TINY_SIZE
 
@@ -128,8 +129,8 @@ def test_training_lowers_the_loss_and_the_saved_adapter_is_the_trained_model(set
     loss = [row["loss"] for row in run.log]
     assert sum(loss[-5:]) < 0.85 * sum(loss[:5])
     assert [row["step"] for row in run.log if "validation_dice" in row] == [20, 40]
-    assert run.validation_cases == ["case0003"]
-    assert not any("case0003" in str(path) for path in run.slices)
+    assert run.data.validation == ["case0003"]
+    assert "case0003" not in run.data.train
     pixels = torch.rand(1, 3, TINY_SIZE, TINY_SIZE, generator=torch.Generator().manual_seed(0))
     loaded = SamedForSemanticSegmentation.from_pretrained(tmp_path / "run")
     with torch.no_grad():
@@ -205,7 +206,7 @@ def test_a_checkpoint_of_other_settings_or_damaged_is_refused(settings, tmp_path
         ({"resume_from_checkpoint": "latest"}, "has no checkpoint"),
         ({"resume_from_checkpoint": "nowhere"}, "'nowhere' is no whole checkpoint"),
         ({"num_validation_cases": 6}, "num_validation_cases is 6, but there are 6 training cases"),
-        ({"data_dir": "nowhere"}, "data_dir 'nowhere' is no folder"),
+        ({"data_dir": "nowhere"}, "data_dir 'nowhere' doesn't exist"),
         ({"report_to": "comet_ml"}, "report_to is 'comet_ml', which isn't installed"),
         ({"model_name_or_path": "nowhere/at-all"}, "model_name_or_path 'nowhere/at-all' can't be loaded"),
     ],
@@ -240,8 +241,8 @@ def test_max_train_steps_is_what_the_rate_decays_over_unless_epochs_are_given():
 
 
 def test_cases_are_held_out_evenly_and_never_by_slice(tiny_data):
-    data = SynapseData(tiny_data)
+    data = read_data(tiny_data)
     for count, expected in ((0, []), (1, ["case0003"]), (2, ["case0001", "case0004"]), (None, ["case0003"])):
-        trained, held_out = split_cases(data, count)
+        trained, held_out = hold_out(data.train, count)
         assert held_out == expected
-        assert sorted(trained + held_out) == list(data.slices_by_case())
+        assert sorted(trained + held_out) == data.train

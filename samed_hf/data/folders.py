@@ -73,9 +73,7 @@ def read_folders(root: Path, label_names: list[str] | None = None, tolerance: fl
     pairs = [pair for found in splits.values() for pair in found]
     kinds = {_suffix(image) in PICTURES for image, _ in pairs}
     if len(kinds) > 1:
-        raise ValueError(
-            f"{root} holds pictures and scans: expected one of the two; keep them in folders of their own."
-        )
+        raise ValueError(f"{root} holds pictures and scans: expected one of the two; keep them apart.")
     pictures = kinds.pop()
     labels = labels_of_names(label_names) if label_names else find_labels_file(root)
     notes = []
@@ -116,9 +114,7 @@ def match_files(images: Path, masks: Path) -> list[Pair]:
         exact = [mask for mask in candidates if _stem(mask) == _stem(image)]
         candidates = exact or candidates
         if len(candidates) > 1:
-            raise ValueError(
-                f"{image} could have the mask {candidates[0]} or {candidates[1]}: expected one of its name."
-            )
+            raise ValueError(f"{image} could have the mask {candidates[0]} or {candidates[1]}: keep one.")
         if candidates:
             pairs.append((image, candidates[0]))
         else:

@@ -227,10 +227,7 @@ def _volume(name: str, image: Any, num_channels: int) -> Volume:
 
 def _image_slices(name: str, image: Any, num_channels: int) -> np.ndarray:
     """`(slices, height, width)`, or `(slices, 3, height, width)` of coloured ones."""
-    if isinstance(image, Image.Image):
-        array = picture_array(image, num_channels, name)
-    else:
-        array = _numbers(name, image)
+    array = picture_array(image, num_channels, name) if isinstance(image, Image.Image) else _numbers(name, image)
     if array.ndim == 3 and num_channels == 3:
         return np.moveaxis(array, -1, 0)[None]
     if array.ndim not in (2, 3):

@@ -82,10 +82,7 @@ class CaseStore:
         """A case in memory, its intensities in [0, 1]."""
         stack, label, about = self._open(name)
         image = np.asarray(stack.array)
-        if about["rescaled"]:
-            image = image.astype(np.float32)
-        else:
-            image = self.processor.scale(image)
+        image = image.astype(np.float32) if about["rescaled"] else self.processor.scale(image)
         spacing = about["spacing"]
         return Case(name, image, np.asarray(label), None if spacing is None else tuple(spacing))
 
