@@ -158,8 +158,7 @@ def write_itk(path: str | Path, volume: Volume) -> None:
             # ITK doesn't notice a disk that is full.
             check_voxels(written, voxels, array.nbytes)
         except (RuntimeError, ValueError, FileNotFoundError) as error:
-            reason = _reason(error) if isinstance(error, RuntimeError) else "it did not arrive whole"
-            raise OSError(f"{shown(path)} cannot be written ({reason}); is the disk full?") from error
+            raise OSError(f"{shown(path)} could not be written whole; is the disk full?") from error
         if header.nrrd and voxels.geometry:
             written = _with_lines(written, voxels.offset, header.nrrd)
         if path.suffix.lower() == ".mhd":
