@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from pydicom import Dataset
-from pydicom.uid import UID, generate_uid
+from pydicom.uid import generate_uid
 from pydicom.valuerep import DA, TM
 
 from .dicom import DicomSeries
@@ -87,7 +88,7 @@ def _common(first: Dataset, path: Path | None) -> Dataset:
     common.StudyInstanceUID = _uid(first, "StudyInstanceUID", path)
     common.SeriesInstanceUID = _uid(first, "SeriesInstanceUID", path)
     reference = text(first, "FrameOfReferenceUID")
-    common.FrameOfReferenceUID = reference if UID(reference).is_valid else generate_uid(prefix=None)
+    common.FrameOfReferenceUID = reference if re.fullmatch(r"[0-9.]{3,64}", reference) else generate_uid(prefix=None)
     common.PositionReferenceIndicator = text(first, "PositionReferenceIndicator")
     common.Modality = text(first, "Modality") or "OT"
     number = text(first, "SeriesNumber")
@@ -137,7 +138,8 @@ def _with_identity(common: Dataset, source: Dataset, path: Path | None) -> Datas
 
 def _uid(dataset: Dataset, keyword: str, path: Path | None) -> str:
     found = text(dataset, keyword)
-    if not UID(found).is_valid:
+    # Leading zeros are against the standard and in use.
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)+", found) or len(found) > 64:
         raise ValueError(
             f"{path} has no usable {keyword} ({found!r}), to which a DICOM segmentation has to refer; "
             "write .nii.gz, .nrrd or .mha, or anonymise the series so that its UIDs are replaced, not removed."
