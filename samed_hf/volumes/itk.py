@@ -204,5 +204,8 @@ def _check_name(path: Path) -> None:
 
 def _reason(error: RuntimeError) -> str:
     """What ITK's message of several lines, with places in its source, has to say."""
-    text = one_line(error).split("ERROR: ")[-1].split(" Reason: ")[0]
-    return re.sub(r"^\w+\(0x[0-9a-f]+\): ", "", text)[:120].rstrip(". ")
+    text = one_line(error).split("ERROR: ")[-1].split("[nrrd] ")[-1]
+    text = re.sub(r"^(\w+\(0x[0-9a-f]+\)|_?nrrd\w+): ", "", text)
+    if text.startswith("File cannot be read"):  # said of whatever it did not expect
+        return "its header is incomplete"
+    return re.sub(r" (Reason:|Refusing) .*", "", text)[:120].rstrip(". ")

@@ -86,6 +86,7 @@ def find_voxels(path: Path) -> VoxelData:
     """Read where a file's voxels are from its header.
 
     Raises:
+        FileNotFoundError: If the file with the voxels is missing.
         ValueError: If it is no header, or the voxels are spread over several files or written as text.
     """
     with path.open("rb") as file:
@@ -96,14 +97,9 @@ def check_voxels(path: Path, voxels: VoxelData, num_bytes: int) -> None:
     """Check that as many bytes of voxels are there as the header says; compressed ones by their checksum, too.
 
     Raises:
-        FileNotFoundError: If the file with the voxels is missing.
         ValueError: If it is damaged.
     """
     form = form_of(path)
-    if not voxels.path.is_file():
-        raise FileNotFoundError(
-            f"{shown(path)} has its voxels in {shown(voxels.path.name)[:80]}, which is not there; copy that file too."
-        )
     there = voxels.path.stat().st_size - voxels.offset
     if num_bytes > there * (_DEFLATE_RATIO if voxels.packed else 1):
         raise damaged(path, form, f"its header claims {num_bytes} bytes of voxels, more than it holds")
@@ -218,5 +214,9 @@ def _beside(path: Path, name: str) -> Path:
     if not name or name.upper().startswith("LIST") or "%" in name:
         raise ValueError(
             f"{shown(path)} has its voxels in several files ({shown(name)[:80]}), expected one; save it as one file."
+        )
+    if not os.path.isfile(path.parent / name):
+        raise FileNotFoundError(
+            f"{shown(path)} has its voxels in {shown(name)[:80]}, which is not there; copy that file too."
         )
     return path.parent / name
