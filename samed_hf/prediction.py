@@ -1,0 +1,225 @@
+"""A run over scans: each read, segmented, cleaned, measured, pictured and written, whatever becomes of the others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .case_statistics import measure_labels, write_statistics
+from .postprocessing import keep_labels, keep_largest, remove_islands
+from .prediction_files import PREVIEW, STATISTICS, Job, label_file_names, staged
+from .prediction_progress import CaseProgress
+from .prediction_report import format_ml
+from .prediction_settings import PredictionSettings
+from .preview import draw_preview, slice_plane
+from .report import label_colors
+from .segmentation import Segmentation, Segmenter, segment_volume
+from .volumes import Volume, read_scan, reorient, restore_orientation, write_labels, write_volume
+from .volumes.common import shown
+
+__all__ = ["clean_labels", "predict_case", "predict_cases"]
+
+_CANONICAL = "LPS"
+# How torch says it, of a GPU and of the CPU.
+_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
+
+
+def predict_cases(
+    segmenter: Segmenter,
+    jobs: Sequence[Job],
+    output: Path,
+    settings: PredictionSettings,
+    *,
+    places: Sequence[tuple[int, int]] | None = None,
+    bar: bool | None = None,
+    say: Callable[[str], None] = print,
+) -> list[dict[str, Any]]:
+    """Segment scans one at a time; one that fails leaves no file and doesn't keep the others from being done.
+
+    Args:
+        segmenter: The model or models.
+        jobs: The scans, as [`~samed_hf.prediction_files.plan_jobs`] gives them.
+        output: Folder for the results, made where it is missing.
+        settings: How, and what is written.
+        places: For the display, each job's number and how many there are; by default those of `jobs`.
+        bar: Whether to show a bar; by default where standard error is a terminal.
+        say: Told in a line what each case gave.
+
+    Returns:
+        What became of each scan, as `predictions.json` holds it.
+    """
+    places = places or [(number, len(jobs)) for number in range(1, len(jobs) + 1)]
+    records = []
+    for job, (number, count) in zip(jobs, places, strict=True):
+        record: dict[str, Any] = {"name": job.scan.name, "file": str(job.scan.path), "kind": job.scan.kind}
+        started = time.monotonic()
+        try:
+            with CaseProgress(job.scan.name, number, count, bar=bar) as progress:
+                statistics = predict_case(segmenter, job, output, settings, on_slices=progress.show)
+        except Exception as error:  # whatever it is, the other cases are done
+            record |= {"status": "failed", "error": _explain(error)}
+            say(f"failed      {shown(job.scan.name)}")
+        else:
+            record |= {"status": "done", "seconds": round(time.monotonic() - started, 2)}
+            record |= {"files": statistics["files"], "statistics": f"{job.folder}/{STATISTICS}"}
+            record["preview"] = f"{job.folder}/{PREVIEW}" if settings.preview else None
+            for note in statistics["notes"]:
+                say(f"note        {shown(job.scan.name)}: {note}")
+            say(f"{shown(output / job.labels)}: {_found(statistics)}")
+        records.append(record)
+    return records
+
+
+def predict_case(
+    segmenter: Segmenter,
+    job: Job,
+    output: Path,
+    settings: PredictionSettings,
+    *,
+    on_slices: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Segment one scan and write its files, all together when all are whole.
+
+    Args:
+        segmenter: The model or models.
+        job: The scan.
+        output: Folder for the results, made where it is missing.
+        settings: How, and what is written.
+        on_slices: Told how many of how many slices are done.
+
+    Returns:
+        What `statistics.json` holds.
+
+    Raises:
+        ValueError: The scan can't be read, or isn't one for this model.
+        OSError: A file can't be written.
+    """
+    scan = read_scan(job.scan, num_channels=segmenter.processor.num_channels)
+    with staged(output, job) as (top, inside):
+        segmentation = segment_volume(
+            segmenter,
+            scan,
+            batch_size=settings.batch_size,
+            tta=settings.tta,
+            on_slices=on_slices,
+            probabilities=top.parent / "probabilities.raw" if settings.probabilities else None,
+        )
+        labels, removed = clean_labels(segmentation.labels, scan, segmenter.id2label, settings)
+        wanted = settings.wanted(segmenter.id2label)
+        picture = job.scan.kind == "picture"
+        measured = measure_labels(labels, scan, wanted, confidence=segmentation.confidence, picture=picture)
+        _write_maps(job, scan, labels, segmentation, segmenter, settings, (top, inside))
+        if settings.preview:
+            _draw(inside / PREVIEW, job, scan, labels, segmenter, measured)
+        grid = {"shape": list(scan.grid)}
+        if not picture:
+            grid |= {"spacing_mm": list(scan.spacing), "voxel_ml": scan.voxel_ml, "orientation": scan.orientation}
+        files = [*sorted(file.name for file in top.iterdir())]
+        files += sorted(f"{job.folder}/{name}" for name in [STATISTICS, *(file.name for file in inside.iterdir())])
+        statistics = {
+            "case": job.scan.name,
+            "file": str(job.scan.path),
+            "kind": job.scan.kind,
+            "grid": grid,
+            "notes": list(getattr(scan.header, "notes", ())),
+            "labels": measured,
+            "removed": removed,
+            "files": files,
+        }
+        write_statistics(inside / STATISTICS, statistics)
+    return statistics
+
+
+def clean_labels(
+    labels: np.ndarray, scan: Volume, id2label: dict[int, str], settings: PredictionSettings
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Leave the wanted labels, no small islands and the largest pieces, as the settings say.
+
+    Args:
+        labels: Label map of shape `scan.grid`.
+        scan: The scan, for its grid.
+        id2label: The model's labels.
+        settings: What to clean.
+
+    Returns:
+        The label map, and the voxels that the clean-up took from each label (those of unwanted labels not counted).
+    """
+    if settings.labels is not None:
+        labels, _ = keep_labels(labels, settings.wanted(id2label))
+    steps = [
+        (remove_islands, {index: ml / scan.voxel_ml for index, ml in settings.island_ml(id2label).items()}),
+        (keep_largest, settings.largest_only(id2label)),
+    ]
+    removed: dict[str, int] = {}
+    for step, what in steps:
+        if what:
+            # In one order of the axes for all files, so that of two equal pieces the same one stays.
+            turned = reorient(Volume(labels, scan.affine), _CANONICAL).array
+            turned, gone = step(turned, what)
+            labels = restore_orientation(turned, scan, _CANONICAL)
+            for index, count in gone.items():
+                removed[id2label[index]] = removed.get(id2label[index], 0) + count
+    return labels, removed
+
+
+def _write_maps(
+    job: Job,
+    scan: Volume,
+    labels: np.ndarray,
+    segmentation: Segmentation,
+    segmenter: Segmenter,
+    settings: PredictionSettings,
+    folders: tuple[Path, Path],
+) -> None:
+    """The label map, and masks and probabilities where they are asked for."""
+    top, inside = folders
+    colors = label_colors(segmenter.num_labels)
+    wanted = settings.wanted(segmenter.id2label)
+    write_labels(top / job.labels, labels, scan, names=wanted, colors=colors)
+    if settings.per_class:
+        for index, name in label_file_names(wanted, job.suffix).items():
+            mask = (labels == index).astype(np.uint8)
+            write_labels(inside / name, mask, scan, names={1: wanted[index]}, colors=colors[[0, index]])
+    if segmentation.probabilities is not None:
+        # A header of its own: the scan's says in which window to show it.
+        write_volume(inside / job.probabilities, Volume(segmentation.probabilities, scan.affine))
+
+
+def _draw(
+    path: Path, job: Job, scan: Volume, labels: np.ndarray, segmenter: Segmenter, measured: dict[str, Any]
+) -> None:
+    processor = segmenter.processor
+    picture = job.scan.kind == "picture"
+    windows = processor.intensity_window
+    window = None if picture or windows is None else windows[0] if isinstance(windows[0], list) else windows
+    texts = {row["index"]: f"{name}  {_size(row)}" for name, row in measured.items()}
+    plane = slice_plane(processor.orientation or scan.orientation, processor.axis_order[0])
+    names = {index: texts.get(index, name) for index, name in segmenter.id2label.items()}
+    title = shown(job.scan.name)
+    draw_preview(path, scan, labels, names, plane=plane, window=window, title=title, picture=picture)
+
+
+def _found(statistics: dict[str, Any]) -> str:
+    found = [f"{shown(name)} {_size(row)}" for name, row in statistics["labels"].items() if row["bounding_box"]]
+    return ", ".join(found) or "nothing found"
+
+
+def _size(row: dict[str, Any]) -> str:
+    return f"{format_ml(row['ml'])} ml" if "ml" in row else f"{row['pixels']} pixels"
+
+
+def _explain(error: Exception) -> str:
+    """One line for people on why a case failed."""
+    text = shown(" ".join(str(error).split()))
+    if isinstance(error, MemoryError) or any(sign in text for sign in _NO_MEMORY):
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return f"not enough memory ({text or 'none left'}): give a smaller --batch_size, or a machine with more."
+    if isinstance(error, ValueError | OSError):
+        return text or type(error).__name__
+    return f"it failed in an unforeseen way ({type(error).__name__}: {text})"
