@@ -143,6 +143,11 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
     samed.add_argument(
         "--labels", type=_names, metavar="A,B,…", help="names of the organs, without the background [Synapse's for 8]"
     )
+    samed.add_argument(
+        "--orientation",
+        metavar="LPS",
+        help="how the scans lay that it was trained on; scans are brought into it [as they lie]",
+    )
     samed.set_defaults(command="convert_samed")
     original = kinds.add_parser("original", help="adapter to the .pth that the original code loads")
     original.add_argument("adapter", metavar="ADAPTER", help="folder or Hub id")

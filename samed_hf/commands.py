@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import io
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from PIL import Image, UnidentifiedImageError
 
 from . import convert, hub
 from .data import prepare
@@ -17,15 +13,10 @@ from .data.cases import Case
 from .data.layouts import read_data
 from .data.splits import k_fold
 from .evaluation import CaseResult, evaluate_cases, write_metrics
-from .files import write_bytes
-from .image_processing_samed import SamedImageProcessor
-from .inference import predict_picture, predict_volume
-from .modeling_samed import SamedForSemanticSegmentation
 from .published import compare_with_published, read_metrics
-from .report import draw_overlay, format_scores, label_colors
+from .report import draw_overlay, format_scores
 from .segmentation import load_model
 from .slicing import rows_run_up
-from .volumes import case_name, find_volumes, read_volume, write_labels
 
 __all__ = [
     "compare",
@@ -33,14 +24,10 @@ __all__ = [
     "convert_sam",
     "convert_samed",
     "evaluate",
-    "predict",
     "prepare_phantom",
     "prepare_synapse",
     "push",
 ]
-
-
-_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
 def prepare_synapse(args: argparse.Namespace) -> None:
@@ -112,74 +99,6 @@ def evaluate(args: argparse.Namespace) -> None:
     print(f"\n{format_scores(metrics)}\n\nwrote {folder / 'metrics.json'}, metrics.csv and one picture for each case")
 
 
-def predict(args: argparse.Namespace) -> None:
-    """`samed-hf predict`."""
-    pictures = [Path(path) for path in args.inputs if Path(path).suffix.lower() in _PICTURES]
-    scans = [path for path in args.inputs if Path(path) not in pictures]
-    inputs = [*(find_volumes(scans) if scans else []), *pictures]
-    targets = _targets(inputs, Path(args.output), args.overwrite)
-    if args.batch_size < 1:
-        raise ValueError(f"--batch_size is {args.batch_size}: expected at least 1 slice.")
-    model, processor = _load(args.adapter)
-    Path(args.output).mkdir(parents=True, exist_ok=True)
-    for target, path in targets.items():
-        segment = _predict_picture if target.suffix == ".png" else _predict_scan
-        found = segment(model, processor, path, target, args.batch_size)
-        print(f"{target}: {', '.join(found) or 'nothing found'}", flush=True)
-
-
-def _predict_scan(
-    model: SamedForSemanticSegmentation, processor: SamedImageProcessor, path: Path, target: Path, batch_size: int
-) -> list[str]:
-    """Segment a scan on its own grid; returns each label's volume, for people."""
-    scan = read_volume(path)
-    labels = predict_volume(model, scan, processor, batch_size=batch_size)
-    write_labels(target, labels, like=scan)
-    # The determinant, not the spacings: a gantry's tilt shears the voxels.
-    millilitres = abs(np.linalg.det(scan.affine[:3, :3])) / 1000.0
-    found = {name: int((labels == index).sum()) for index, name in model.config.id2label.items() if index}
-    return [f"{name} {count * millilitres:.3g} ml" for name, count in found.items() if count]
-
-
-def _predict_picture(
-    model: SamedForSemanticSegmentation, processor: SamedImageProcessor, path: Path, target: Path, batch_size: int
-) -> list[str]:
-    """Segment a picture at its own size into a PNG whose values are the labels; returns each label's pixels."""
-    try:
-        with Image.open(path) as picture:
-            labels, _ = predict_picture(model, picture, processor)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path} can't be read as a picture ({error}): expected a whole PNG, JPEG or TIFF.") from error
-    content = io.BytesIO()
-    mask = Image.fromarray(labels)
-    if labels.dtype == np.uint8:
-        mask = mask.convert("P")
-        mask.putpalette((label_colors(model.config.num_labels) * 255).round().astype(np.uint8).tobytes())
-    mask.save(content, format="PNG")
-    write_bytes(target, content.getvalue())
-    found = {name: int((labels == index).sum()) for index, name in model.config.id2label.items() if index}
-    return [f"{name} {count} pixels" for name, count in found.items() if count]
-
-
-def _targets(paths: Sequence[Path], folder: Path, overwrite: bool) -> dict[Path, Path]:
-    """The file to write for each input; none is an input itself, no two inputs share one, none is there already."""
-    targets: dict[Path, Path] = {}
-    sources = {path.resolve() for path in paths}
-    for path in paths:
-        picture = path.suffix.lower() in _PICTURES
-        target = folder / (f"{path.stem}.png" if picture else f"{case_name(path)}.nii.gz")
-        if target.resolve() in sources:
-            raise ValueError(f"--output {folder} holds the scan {path} itself: choose another folder.")
-        if target in targets:
-            raise ValueError(
-                f"{targets[target]} and {path} share the name {target.name}: predict them into different folders."
-            )
-        if target.exists() and not overwrite:
-            raise ValueError(f"{target} is there already: choose another folder, or give --overwrite to replace it.")
-        targets[target] = path
-    return targets
-
-
 def convert_sam(args: argparse.Namespace) -> None:
     """`samed-hf convert sam`."""
     options = {"decoder_heads": args.decoder_heads, "global_attn_indexes": args.global_attn_indexes}
@@ -189,6 +108,7 @@ def convert_sam(args: argparse.Namespace) -> None:
 def convert_samed(args: argparse.Namespace) -> None:
     """`samed-hf convert samed`."""
     options = {"image_size": args.image_size, "labels": args.labels, "input_size": args.input_size or None}
+    options["orientation"] = args.orientation
     print(f"wrote {convert.convert_samed(args.checkpoint, args.base, args.output, **options)}")
 
 
@@ -216,23 +136,3 @@ def push(args: argparse.Namespace) -> None:
         with_handler=args.with_handler,
     )
     print(f"pushed      {address}")
-
-
-def _load(adapter: str) -> tuple[SamedForSemanticSegmentation, SamedImageProcessor]:
-    """Model and image processor of an adapter or a merged model, on the accelerator where there is one."""
-    try:
-        model = SamedForSemanticSegmentation.from_pretrained(adapter)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise FileNotFoundError(
-            f"ADAPTER {adapter!r} can't be loaded: expected the folder of an adapter or its Hub id. "
-            f"({str(error).splitlines()[0]})"
-        ) from error
-    if model.image_processor is None:
-        raise ValueError(
-            f"{adapter!r} is no SAMed model (no preprocessor_config.json of SamedImageProcessor): give an adapter's "
-            "folder or Hub id, not a plain SAM."
-        )
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    return model.to(device), model.image_processor

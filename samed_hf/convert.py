@@ -92,6 +92,7 @@ def convert_samed(
     image_size: int = 512,
     labels: Sequence[str] | None = None,
     input_size: int | None = 224,
+    orientation: str | None = None,
 ) -> Path:
     """Convert a checkpoint of the original SAMed or SAMed_s to an adapter folder.
 
@@ -105,6 +106,8 @@ def convert_samed(
         labels: names of the organs 1, 2, …, without the background. Defaults to those of Synapse where there are eight
             and to "class_1", … otherwise.
         input_size: side of the slices it was trained on in pixels, for the image processor; `None` for no such step.
+        orientation: where the axes of the scans ran to from which those slices were cut, e.g. "LPS", so that scans are
+            brought into it. It leaves no trace in the checkpoint; `None`: scans are cut as they lie.
 
     Returns:
         `output_dir`.
@@ -127,7 +130,7 @@ def convert_samed(
     rank = most_common(t.shape[0] for key, t in tensors.items() if key.startswith("w_a_") and t.ndim)
     counts = count_decoder(tensors)
     id2label = {0: "background"} | dict(enumerate(_organs(labels, counts["num_masks"] - 1), start=1))
-    processor = SamedImageProcessor(image_size=image_size, input_size=input_size)
+    processor = SamedImageProcessor(image_size=image_size, input_size=input_size, orientation=orientation)
 
     # An absolute path keeps working wherever the adapter is loaded from.
     place = str(Path(base).resolve()) if Path(base).is_dir() else str(base)

@@ -22,6 +22,7 @@ from PIL import Image, UnidentifiedImageError
 
 from .inference import predict_confidence, predict_picture
 from .modeling_samed import SamedForSemanticSegmentation
+from .slicing import SliceStack, cut_slices
 from .volumes import read_volume
 
 __all__ = ["EndpointHandler"]
@@ -94,20 +95,17 @@ class EndpointHandler:
             raise ValueError(f"batch_size is {reprlib.repr(batch_size)}: expected a whole number of at least 1.")
         return set(wanted), batch_size
 
-    def _slices(self, content: bytes) -> np.ndarray:
-        """A volume's slices `(slices, rows, columns)` in [0, 1], cut as for [`predict_volume`]."""
+    def _slices(self, content: bytes) -> SliceStack:
+        """A volume's slices, cut as for [`predict_volume`]."""
         processor = self.model.image_processor
         _check_claimed_size(content)
         with tempfile.TemporaryDirectory() as folder:
             (path := Path(folder) / "volume.nii").write_bytes(content)
             try:
-                array = read_volume(path).array
+                volume = read_volume(path, num_channels=processor.num_channels)
             except ValueError as error:
                 raise ValueError(str(error).replace(str(path), "The volume")) from error
-        slices = np.transpose(array, processor.axis_order)
-        if slices.dtype == np.uint8 and processor.intensity_window is not None:
-            slices = slices.astype(np.float32)
-        return processor.normalize_intensity(slices)
+        return SliceStack(cut_slices(volume, processor), processor)
 
     def _found(self, labels: np.ndarray, confidence: np.ndarray, wanted: set[str]) -> Iterator[dict[str, Any]]:
         for index in np.unique(labels[labels > 0]):

@@ -13,6 +13,7 @@ from PIL import Image
 from samed_hf import serving
 from samed_hf.inference import predict_confidence, predict_picture, predict_volume
 from samed_hf.serving import EndpointHandler
+from samed_hf.slicing import SliceStack
 from samed_hf.volumes import Volume
 
 NIFTI_START = (348).to_bytes(4, "little")
@@ -123,7 +124,7 @@ def test_a_16_bit_picture_holds_intensities_in_the_windows_unit(handler, picture
 def test_a_volume_slice_by_slice(handler, scan, kind, wrap, dtype):
     scan = scan.clip(0, 255).astype(dtype)
     labels = predict_volume(handler.model, Volume(scan.astype(np.int16), np.diag([2, 2, 5, 1.0]))).transpose(2, 1, 0)
-    slices = handler.model.image_processor.normalize_intensity(scan.astype(np.int16).transpose(2, 1, 0))
+    slices = SliceStack(scan.astype(np.int16).transpose(2, 1, 0), handler.model.image_processor)
     _, confidence = predict_confidence(handler.model, slices, handler.model.image_processor)
     inputs = wrap(nifti(scan, kind))
     inputs = inputs.decode() if wrap is base64.b64encode else inputs

@@ -19,7 +19,8 @@ from PIL import Image, UnidentifiedImageError
 from samed_hf import SamedForSemanticSegmentation
 from samed_hf.inference import predict_picture, predict_volume
 from samed_hf.report import label_colors
-from samed_hf.volumes import read_volume, write_labels
+from samed_hf.slicing import cut_slices, rows_run_up
+from samed_hf.volumes import Volume, read_volume, write_labels
 
 _SCANS = (".nii", ".nii.gz")
 _NOTICE = (
@@ -84,15 +85,17 @@ def _segment_picture(model: SamedForSemanticSegmentation, file: str) -> dict[str
 
 
 def _segment_scan(model: SamedForSemanticSegmentation, file: str) -> dict[str, Any]:
-    scan = read_volume(file)
+    processor = model.image_processor
+    scan = read_volume(file, num_channels=processor.num_channels)
     labels = predict_volume(model, scan)
     target = Path(tempfile.mkdtemp()) / f"{Path(file).name.removesuffix('.gz').removesuffix('.nii')}-labels.nii.gz"
     write_labels(target, labels, like=scan)
-    order = model.image_processor.axis_order
-    gray = model.image_processor.normalize_intensity(np.transpose(scan.array, order).astype(np.float32))
-    millilitres = abs(np.linalg.det(scan.affine[:3, :3])) / 1000
-    # Rows run from the back of the body to its front: shown the way radiologists look at it.
-    return _result(model, gray[:, ::-1], np.transpose(labels, order)[:, ::-1], millilitres, "ml", target)
+    gray = processor.scale(cut_slices(scan, processor))
+    gray = gray[:, 0] if gray.ndim == 4 else gray
+    slices = cut_slices(Volume(labels, scan.affine), processor)
+    if rows_run_up(processor):  # shown the way radiologists look at it
+        gray, slices = gray[:, ::-1], slices[:, ::-1]
+    return _result(model, gray, slices, scan.voxel_ml, "ml", target)
 
 
 def _result(
