@@ -645,6 +645,15 @@ def test_damage_ends_in_a_volume_or_in_one_line(tmp_path, kind, count, capfd, re
     assert list(recwarn) == []
 
 
+def test_odd_names_keep_a_message_on_one_line(tmp_path):
+    folder = tmp_path / "a\nb"
+    write_series(folder, leave_out=[2], name="x\ny{}".format)
+    (series,) = find_series(folder)
+    assert "a\\nb has a gap" in refusal(series.files, folder)
+    series.files[0].write_bytes(b"x")
+    assert "a\\nb/x\\ny0 is not DICOM" in refusal(series.files, folder)
+
+
 def test_a_flipped_size_does_not_ask_for_all_memory(tmp_path):
     (file,) = write_series(tmp_path, leave_out=[1, 2, 3, 4], change=changed(Rows=65535, Columns=65535))
     assert "of pixels, expected" in refusal([file], tmp_path)

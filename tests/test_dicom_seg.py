@@ -16,7 +16,7 @@ from .dicom_files import AXIAL, OBLIQUE, ORIENTATIONS, stored_scan, uid, write_e
 from .test_dicom import changed, damaged
 
 NAMES = {0: "background", 1: "liver", 2: "left kidney", 3: "liver tumour", 9: "Knöchel 左"}
-COLORS = {1: (255, 0, 0), 2: (0, 128, 255), 9: (12, 34, 56)}
+COLORS = np.array([(0, 0, 0), (255, 0, 0), (0, 128, 255)]) / 255
 needs_dciodvfy = pytest.mark.skipif(
     shutil.which("dciodvfy") is None, reason="dciodvfy isn't here; it comes with Debian's dicom3tools"
 )
@@ -156,8 +156,10 @@ def test_segments_carry_name_codes_and_colour(tmp_path):
     (side,) = kidney.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence
     assert (side.CodeValue, side.CodeMeaning) == ("7771000", "Left")
     assert unknown.segmented_property_type.meaning == "Tissue"
-    for item, label in zip(segmentation.SegmentSequence, (1, 2, 9), strict=True):
-        assert hd.color.CIELabColor.from_dicom_value(item.RecommendedDisplayCIELabValue).to_rgb() == COLORS[label]
+    shown = [hd.color.CIELabColor.from_dicom_value(item.RecommendedDisplayCIELabValue) for item in (liver, kidney)]
+    assert [color.to_rgb() for color in shown] == [(255, 0, 0), (0, 128, 255)]
+    assert "RecommendedDisplayCIELabValue" not in unknown  # there is none for label 9
+    for item in segmentation.SegmentSequence:
         assert (item.SegmentAlgorithmType, item.SegmentAlgorithmName) == ("AUTOMATIC", "my adapter")
 
 
@@ -275,6 +277,13 @@ def test_a_wrong_label_map_is_refused(tmp_path, array, names, words):
     with pytest.raises(ValueError, match=words):
         write_segmentation(tmp_path / "seg.dcm", array, volume, names)
     assert not (tmp_path / "seg.dcm").exists()
+
+
+@pytest.mark.parametrize("color", [(0, 0, 1.5), (0, np.nan, 0), (0, 0)])
+def test_a_wrong_colour_is_refused(tmp_path, color):
+    volume = read_series(write_series(tmp_path / "scan"), tmp_path)
+    with pytest.raises(ValueError, match="for label 1, expected red, green and blue from 0 to 1"):
+        write_segmentation(tmp_path / "seg.dcm", labels_on(volume), volume, NAMES, [(0, 0, 0), color])
 
 
 def test_a_scan_of_another_format_and_a_missing_folder_are_refused(tmp_path):

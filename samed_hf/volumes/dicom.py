@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from pydicom import Dataset
 
+from .common import check_memory, made_volume, shown
 from .dicom_frames import Frame, frames_of
 from .dicom_gdcm import GdcmDecoder
 from .dicom_grid import Grid, arrange, refuse_differing
@@ -70,17 +71,16 @@ def read_series(files: Iterable[str | Path], path: str | Path) -> Volume:
     path = Path(path)
     files = sorted({Path(file) for file in files})
     if not files:
-        raise FileNotFoundError(f"{path} holds no DICOM file, expected a series of at least one; check the path.")
+        raise FileNotFoundError(
+            f"{shown(path)} holds no DICOM file, expected a series of at least one; check the path."
+        )
     with quiet():
         frames = [frame for file in files for frame in frames_of(read_file(file), file)]
         grid = arrange(frames, path)
         with GdcmDecoder() as gdcm:
             array = _read_pixels(grid, path, gdcm)
         header = _header(grid, len(frames))
-    try:
-        return Volume(array, grid.affine, header, path)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    return made_volume(array, grid.affine, header, path)
 
 
 def _read_pixels(grid: Grid, name: Path, gdcm: GdcmDecoder) -> np.ndarray:
@@ -92,6 +92,7 @@ def _read_pixels(grid: Grid, name: Path, gdcm: GdcmDecoder) -> np.ndarray:
     # Decoded before there is room for all: a damaged size would ask for the machine's whole memory.
     decoded = _decoded(grid, kind, name, gdcm)
     first = next(decoded)
+    check_memory(name, len(grid.slices) * rows * columns * kept.itemsize)
     array = np.empty((len(grid.slices), rows, columns), dtype=kept)
     for index, image in enumerate(chain([first], decoded)):
         if array.dtype != kind and (image.min() < _INT16.min or image.max() > _INT16.max):
@@ -136,7 +137,7 @@ def _rescaled(stored: np.ndarray, frame: Frame, kind: np.dtype) -> np.ndarray:
         image = (stored * frame.slope + frame.intercept).astype(kind)
     if not np.isfinite(image).all():
         raise ValueError(
-            f"{frame.path} holds values beyond all bounds once rescaled (RescaleSlope {frame.slope:g}, "
+            f"{shown(frame.path)} holds values beyond all bounds once rescaled (RescaleSlope {frame.slope:g}, "
             f"RescaleIntercept {frame.intercept:g}); the file is damaged: copy or export it again."
         )
     return image

@@ -14,7 +14,9 @@ import pydicom
 from pydicom import Dataset
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-__all__ = ["is_dicom", "numbers", "one_line", "quiet", "read_file", "text", "transfer_syntax", "value", "whole_number"]
+from .common import shown
+
+__all__ = ["brief", "is_dicom", "numbers", "quiet", "read_file", "text", "transfer_syntax", "value", "whole_number"]
 
 # Beyond the size of any scanner, in mm: a damaged header, and a number that would overflow further on.
 _LARGEST = 1e6
@@ -76,9 +78,9 @@ def read_file(path: Path, *, pixels: bool = False, tags: Sequence[str] | None = 
         OSError: The file system refuses it.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist or is no file, expected a DICOM file; check the path.")
+        raise FileNotFoundError(f"{shown(path)} does not exist or is no file, expected a DICOM file; check the path.")
     if not is_dicom(path):
-        raise ValueError(f"{path} is not DICOM, expected a file of a DICOM series; take it out of the folder.")
+        raise ValueError(f"{shown(path)} is not DICOM, expected a file of a DICOM series; take it out of the folder.")
     try:
         return pydicom.dcmread(
             path, force=True, stop_before_pixels=not pixels, specific_tags=None if tags is None else list(tags)
@@ -125,7 +127,7 @@ def numbers(
         if default is not None:
             return tuple(default)
         raise ValueError(
-            f"{path} lacks {keyword}, which a scan needs to be read as a volume; "
+            f"{shown(path)} lacks {keyword}, which a scan needs to be read as a volume; "
             "export the series again with its full headers, or leave this series out."
         )
     many = isinstance(found, Sequence) and not isinstance(found, str | bytes)
@@ -140,8 +142,8 @@ def numbers(
     ):
         what = f"{count} number{'s' if count > 1 else ''}{' above 0' if positive else ''}"
         raise ValueError(
-            f"{path} has {keyword} {one_line(found)!r}, expected {what}; the file is damaged or was written wrongly: "
-            "copy or export it again."
+            f"{shown(path)} has {keyword} {brief(found)!r}, expected {what}; the file is damaged or was "
+            "written wrongly: copy or export it again."
         )
     return result
 
@@ -154,7 +156,9 @@ def whole_number(dataset: Dataset, keyword: str, path: Path, *, default: int | N
     """
     number = numbers(dataset, keyword, 1, path, default=None if default is None else (default,))[0]
     if number != int(number) or number < 0:
-        raise ValueError(f"{path} has {keyword} {number:g}, expected a whole number; copy or export the file again.")
+        raise ValueError(
+            f"{shown(path)} has {keyword} {number:g}, expected a whole number; copy or export the file again."
+        )
     return int(number)
 
 
@@ -166,7 +170,7 @@ def text(dataset: Dataset, keyword: str) -> str:
         return ""
     if isinstance(found, Sequence) and not isinstance(found, str | bytes):
         found = "\\".join(str(part) for part in found)
-    return "" if found is None else one_line(found)
+    return "" if found is None else brief(found)
 
 
 def transfer_syntax(dataset: Dataset) -> UID:
@@ -180,15 +184,15 @@ def transfer_syntax(dataset: Dataset) -> UID:
     return ExplicitVRLittleEndian if little else ExplicitVRBigEndian
 
 
-def one_line(what: object, longest: int = 100) -> str:
+def brief(what: object, longest: int = 100) -> str:
     """Something as printable text on one line."""
     line = " ".join("".join(letter if letter.isprintable() else " " for letter in str(what)).split())
     return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
 def _damaged(path: Path, error: Exception, keyword: str = "its header") -> ValueError:
-    reason = one_line(error) or type(error).__name__
+    reason = brief(error) or type(error).__name__
     return ValueError(
-        f"{path} cannot be read as DICOM: {keyword} is damaged ({reason}); copy or export the file again, "
+        f"{shown(path)} cannot be read as DICOM: {keyword} is damaged ({reason}); copy or export the file again, "
         "or take it out of the folder."
     )

@@ -9,8 +9,9 @@ from pydicom import Dataset
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID, JPEGExtended12Bit, RLELossless
 
+from .common import shown
 from .dicom_gdcm import GDCM_SYNTAXES, GdcmDecoder
-from .dicom_headers import one_line, transfer_syntax, value, whole_number
+from .dicom_headers import brief, transfer_syntax, value, whole_number
 
 __all__ = ["stored_range", "stored_values"]
 
@@ -37,7 +38,7 @@ def stored_values(dataset: Dataset, index: int, path: Path, gdcm: GdcmDecoder) -
         # pydicom gives what it has where a file ends within an element: nothing, mostly.
         raise _damaged(path, "it has no pixels (PixelData), or ends before them")
     if not syntax.is_transfer_syntax:
-        raise _damaged(path, f"it says to be encoded as {one_line(syntax)!r}, which is no transfer syntax")
+        raise _damaged(path, f"it says to be encoded as {brief(syntax)!r}, which is no transfer syntax")
     allocated, stored, signed = _bits(dataset, path)
     shape = (whole_number(dataset, "Rows", path), whole_number(dataset, "Columns", path))
     if not syntax.is_encapsulated:
@@ -50,7 +51,7 @@ def stored_values(dataset: Dataset, index: int, path: Path, gdcm: GdcmDecoder) -
         raise
     except Exception as error:
         # The decoders are many, and damaged pixels bring up errors of all kinds from each.
-        reason = one_line(str(error).rpartition("by all available plugins:")[2]) or type(error).__name__
+        reason = brief(str(error).rpartition("by all available plugins:")[2]) or type(error).__name__
         raise _damaged(path, reason) from error
     if array.shape != shape or array.dtype.kind not in "iu":
         raise _damaged(path, f"its pixels come out as {array.shape} {array.dtype}, expected {shape} integers")
@@ -105,7 +106,7 @@ def _decode(dataset: Dataset, index: int, syntax: UID, stored: int, path: Path, 
     if syntax in GDCM_SYNTAXES:
         return gdcm.decode(dataset, index)
     raise _NoDecoderError(
-        f"{path} is compressed as {one_line(syntax.name)} ({one_line(syntax)}), for which no decoder is installed; "
+        f"{shown(path)} is compressed as {brief(syntax.name)} ({brief(syntax)}), for which no decoder is installed; "
         f"run pip install {_PACKAGES}, or export the series uncompressed."
     )
 
@@ -125,4 +126,6 @@ def _own_bits(array: np.ndarray, allocated: int, stored: int) -> np.ndarray:
 
 
 def _damaged(path: Path, reason: str) -> ValueError:
-    return ValueError(f"{path} cannot be decoded: {reason}; the file is damaged or cut short: copy or export it again.")
+    return ValueError(
+        f"{shown(path)} cannot be decoded: {reason}; the file is damaged or cut short: copy or export it again."
+    )

@@ -15,8 +15,9 @@ from pydicom.sr.coding import Code as DicomCode
 from pydicom.uid import generate_uid
 
 from ..files import write_bytes
+from .common import check_labels, check_parent, shown
 from .dicom import DicomSeries
-from .dicom_headers import one_line, quiet
+from .dicom_headers import brief, quiet
 from .dicom_sources import source_images
 from .geometry import Volume
 from .terminology import Code, term_of
@@ -33,7 +34,7 @@ def write_segmentation(
     array: np.ndarray,
     like: Volume,
     names: Mapping[int, str],
-    colors: Mapping[int, tuple[int, int, int]] | None = None,
+    colors: np.ndarray | None = None,
     *,
     algorithm: str = "samed_hf",
 ) -> None:
@@ -50,7 +51,7 @@ def write_segmentation(
         array: Integer label map of shape `(x, y, z)` on the grid of `like`, 0 the background.
         like: The scan, read from DICOM.
         names: Name of each label; 0 is passed over.
-        colors: Red, green and blue in [0, 255] of labels, for viewers; those without one show their own.
+        colors: RGB in [0, 1] of each label, of shape `(num_labels, 3)`, for viewers; without it they show their own.
         algorithm: Name of what found the labels.
 
     Raises:
@@ -58,13 +59,13 @@ def write_segmentation(
         ValueError: `like` wasn't read from DICOM, or its files lack what a segmentation has to refer to; the array's
             shape or type is wrong, or it holds labels without a name.
     """
-    path, array = Path(path), np.asarray(array)
+    path, array = Path(path), check_labels(array, like)
     present = _check(path, array, like, names)
     with quiet():
-        sources = source_images(like.header, like.path)
+        sources = source_images(like.header, like.path or Path())
         declared = present or sorted(label for label in names if label != 0)
         segments = [
-            _segment(number, str(names[label]), (colors or {}).get(label), algorithm)
+            _segment(number, str(names[label]), _color(colors, label), algorithm)
             for number, label in enumerate(declared, 1)
         ]
         frames = _frames(array if present else array[:, :, :1], declared)
@@ -74,7 +75,7 @@ def write_segmentation(
         except Exception as error:
             # highdicom knows not every kind of image that can be read, and says so in many ways.
             raise ValueError(
-                f"{like.path} cannot be the source of a DICOM segmentation ({one_line(error)}); "
+                f"{shown(like.path)} cannot be the source of a DICOM segmentation ({brief(error)}); "
                 "write .nii.gz, .nrrd or .mha."
             ) from error
         buffer = BytesIO()
@@ -84,29 +85,18 @@ def write_segmentation(
 
 def _check(path: Path, array: np.ndarray, like: Volume, names: Mapping[int, str]) -> list[int]:
     """Refuse what cannot be written; returns the labels that occur."""
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent} does not exist, expected a folder to write {path.name} to; create it.")
+    check_parent(path)
     if not isinstance(like.header, DicomSeries):
         raise ValueError(
-            f"{path.name} would be a DICOM segmentation, which refers to a DICOM series, but the scan "
-            f"{like.path or ''} is of another format; write .nii.gz, .nrrd or .mha."
+            f"{shown(path.name)} would be a DICOM segmentation, which refers to a DICOM series, but the scan "
+            f"{shown(like.path or '')} is of another format; write .nii.gz, .nrrd or .mha."
         )
-    if array.shape != like.grid:
-        raise ValueError(
-            f"array has shape {array.shape}, expected {like.grid} as the scan has; "
-            "bring the label map back to the grid of the scan."
-        )
-    if array.dtype.kind not in "iub":
-        raise ValueError(f"array is of dtype {array.dtype}, expected integers; convert it, e.g. to numpy.uint8.")
     named = sorted(label for label in names if label != 0)
     if not named or not 0 < named[0] <= named[-1] <= _HIGHEST:
         raise ValueError(f"names is {dict(names)}, expected names of labels from 1 to {_HIGHEST}, at least one.")
-    lowest, highest = int(array.min()), int(array.max())
-    if lowest < 0 or highest > _HIGHEST:
-        raise ValueError(f"array holds values from {lowest} to {highest}, expected labels from 0 to {_HIGHEST}.")
-    occurs = np.zeros(highest + 1, dtype=bool)
+    occurs = np.zeros(_HIGHEST + 1, dtype=bool)
     for index in range(array.shape[2]):
-        occurs[array[:, :, index].astype(np.uint16)] = True
+        occurs[array[:, :, index]] = True
     present = [int(label) for label in np.flatnonzero(occurs) if label != 0]
     if nameless := [label for label in present if label not in names]:
         raise ValueError(f"array holds the labels {nameless}, for which names {named} has no name; add them.")
@@ -119,11 +109,11 @@ def _frames(array: np.ndarray, declared: list[int]) -> np.ndarray:
     numbers[declared] = np.arange(1, len(declared) + 1)
     frames = np.empty(array.shape[::-1], dtype=numbers.dtype)
     for index in range(len(frames)):
-        frames[index] = numbers[array[:, :, index].T.astype(np.uint16)]
+        frames[index] = numbers[array[:, :, index].T]
     return frames
 
 
-def _segment(number: int, name: str, color: tuple[int, int, int] | None, algorithm: str) -> hd.seg.SegmentDescription:
+def _segment(number: int, name: str, color: hd.color.CIELabColor | None, algorithm: str) -> hd.seg.SegmentDescription:
     term = term_of(name)
     segment = hd.seg.SegmentDescription(
         segment_number=number,
@@ -138,7 +128,7 @@ def _segment(number: int, name: str, color: tuple[int, int, int] | None, algorit
             source="samed_hf",
         ),
         anatomic_regions=None if term.region is None else [_dicom(term.region)],
-        display_color=None if color is None else hd.color.CIELabColor.from_rgb(*(int(part) for part in color)),
+        display_color=color,
     )
     # highdicom takes no modifiers.
     if term.modifiers:
@@ -148,6 +138,15 @@ def _segment(number: int, name: str, color: tuple[int, int, int] | None, algorit
         region = segment.AnatomicRegionSequence[0]
         region.AnatomicRegionModifierSequence = [_concept(code) for code in term.region_modifiers]
     return segment
+
+
+def _color(colors: np.ndarray | None, label: int) -> hd.color.CIELabColor | None:
+    if colors is None or label >= len(colors):
+        return None
+    color = np.asarray(colors[label], dtype=np.float64)
+    if color.shape != (3,) or not ((color >= 0) & (color <= 1)).all():
+        raise ValueError(f"colors is {color.tolist()} for label {label}, expected red, green and blue from 0 to 1.")
+    return hd.color.CIELabColor.from_rgb(*(round(255 * part) for part in color.tolist()))
 
 
 def _segmentation(
@@ -184,7 +183,7 @@ def _segmentation(
 
 def _short(text: str) -> str:
     """Text as DICOM's long strings have it: one line of up to 64 characters, no backslash."""
-    return one_line(text.replace("\\", "/"), _NAME_LENGTH)
+    return brief(text.replace("\\", "/"), _NAME_LENGTH)
 
 
 def _dicom(code: Code) -> DicomCode:

@@ -11,6 +11,7 @@ from pydicom import Dataset
 from pydicom.uid import generate_uid
 from pydicom.valuerep import DA, TM
 
+from .common import shown
 from .dicom import DicomSeries
 from .dicom_frames import Frame, frames_of
 from .dicom_headers import text, value
@@ -45,7 +46,7 @@ class Sources(NamedTuple):
     is_multi_frame: bool
 
 
-def source_images(series: DicomSeries, path: Path | None) -> Sources:
+def source_images(series: DicomSeries, path: Path) -> Sources:
     """Make clean datasets of a series' headers.
 
     Args:
@@ -56,12 +57,12 @@ def source_images(series: DicomSeries, path: Path | None) -> Sources:
         ValueError: An UID is missing, or the series consists of several multi-frame files.
     """
     first = series.datasets[0]
-    frames_by_file = [frames_of(dataset, Path(str(path))) for dataset in series.datasets]
+    frames_by_file = [frames_of(dataset, path) for dataset in series.datasets]
     is_multi_frame = "PerFrameFunctionalGroupsSequence" in first
     if is_multi_frame and len(series.datasets) > 1:
         raise ValueError(
-            f"{path} consists of {len(series.datasets)} multi-frame files, expected one for a DICOM segmentation; "
-            "write .nii.gz, .nrrd or .mha."
+            f"{shown(path)} consists of {len(series.datasets)} multi-frame files, expected one for a DICOM "
+            "segmentation; write .nii.gz, .nrrd or .mha."
         )
     common = _common(first, path)
     if is_multi_frame:
@@ -73,7 +74,7 @@ def source_images(series: DicomSeries, path: Path | None) -> Sources:
     return Sources(datasets, [_floats(frame.position) for frame in frames], is_multi_frame)
 
 
-def _common(first: Dataset, path: Path | None) -> Dataset:
+def _common(first: Dataset, path: Path) -> Dataset:
     """What all sources share."""
     common = Dataset()
     for keyword in _MAY_BE_EMPTY:
@@ -84,7 +85,7 @@ def _common(first: Dataset, path: Path | None) -> Dataset:
     if common.PatientSex not in ("M", "F", "O"):
         common.PatientSex = ""
     if "DeidentificationMethodCodeSequence" in first:
-        common.DeidentificationMethodCodeSequence = value(first, "DeidentificationMethodCodeSequence", Path(str(path)))
+        common.DeidentificationMethodCodeSequence = value(first, "DeidentificationMethodCodeSequence", path)
     common.StudyInstanceUID = _uid(first, "StudyInstanceUID", path)
     common.SeriesInstanceUID = _uid(first, "SeriesInstanceUID", path)
     reference = text(first, "FrameOfReferenceUID")
@@ -96,7 +97,7 @@ def _common(first: Dataset, path: Path | None) -> Dataset:
     return common
 
 
-def _single_frame(common: Dataset, frame: Frame, first: Frame, path: Path | None) -> Dataset:
+def _single_frame(common: Dataset, frame: Frame, first: Frame, path: Path) -> Dataset:
     dataset = _with_identity(common, frame.dataset, path)
     dataset.Columns, dataset.Rows = first.size
     # One direction and spacing for all, for highdicom knows no rounding.
@@ -107,7 +108,7 @@ def _single_frame(common: Dataset, frame: Frame, first: Frame, path: Path | None
     return dataset
 
 
-def _multi_frame(common: Dataset, frames: list[Frame], path: Path | None) -> Dataset:
+def _multi_frame(common: Dataset, frames: list[Frame], path: Path) -> Dataset:
     first = frames[0]
     dataset = _with_identity(common, first.dataset, path)
     dataset.Columns, dataset.Rows = first.size
@@ -128,7 +129,7 @@ def _multi_frame(common: Dataset, frames: list[Frame], path: Path | None) -> Dat
     return dataset
 
 
-def _with_identity(common: Dataset, source: Dataset, path: Path | None) -> Dataset:
+def _with_identity(common: Dataset, source: Dataset, path: Path) -> Dataset:
     dataset = Dataset()
     dataset.update(common)
     dataset.SOPClassUID = _uid(source, "SOPClassUID", path)
@@ -136,12 +137,12 @@ def _with_identity(common: Dataset, source: Dataset, path: Path | None) -> Datas
     return dataset
 
 
-def _uid(dataset: Dataset, keyword: str, path: Path | None) -> str:
+def _uid(dataset: Dataset, keyword: str, path: Path) -> str:
     found = text(dataset, keyword)
     # Leading zeros are against the standard and in use.
     if not re.fullmatch(r"[0-9]+(\.[0-9]+)+", found) or len(found) > 64:
         raise ValueError(
-            f"{path} has no usable {keyword} ({found!r}), to which a DICOM segmentation has to refer; "
+            f"{shown(path)} has no usable {keyword} ({found!r}), to which a DICOM segmentation has to refer; "
             "write .nii.gz, .nrrd or .mha, or anonymise the series so that its UIDs are replaced, not removed."
         )
     return found
