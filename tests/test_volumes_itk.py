@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from samed_hf.volumes import Volume, read_volume, reorient, write_labels, write_volume
+from samed_hf.volumes import Volume, itk_voxels, read_volume, reorient, write_labels, write_volume
 from samed_hf.volumes.itk_files import ItkHeader
 
 from .test_geometry import affine_of, by_place
@@ -178,6 +178,60 @@ def test_channels(tmp_path, suffix):
     for wanted, words in ((1, "expected one 3-D volume"), (2, "expected 2 channels")):
         with pytest.raises(ValueError, match=rf"holds an image of shape \(4, 5, 3, 3\), {words}"):
             read_volume(path, num_channels=wanted)
+
+
+@pytest.mark.parametrize(
+    "kinds", ["domain domain domain vector", "list domain domain domain", "domain domain list space"]
+)
+def test_nrrd_says_which_axis_counts_the_channels(tmp_path, kinds):
+    array = int_scan((*SHAPE, 2))
+    axis = next(axis for axis, kind in enumerate(kinds.split()) if kind in ("vector", "list"))
+    in_file = np.moveaxis(array, -1, axis)
+    directions = ["(0.5,0,0)", "(0,0.75,0)", "(0,0,3)"]
+    directions.insert(axis, "none")
+    header = (
+        f"NRRD0004\ntype: short\ndimension: 4\nspace: LPS\nsizes: {' '.join(map(str, in_file.shape))}\n"
+        f"space directions: {' '.join(directions)}\nkinds: {kinds}\nendian: big\nencoding: raw\n\n"
+    )
+    path = tmp_path / "scan.nrrd"
+    path.write_bytes(header.encode() + in_file.astype(">i2").tobytes(order="F"))
+    volume = read_volume(path, num_channels=2)
+    assert volume.array.dtype == np.dtype(np.int16)
+    np.testing.assert_array_equal(volume.array, array)
+    image = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
+    np.testing.assert_array_equal(volume.array, image.transpose(2, 1, 0, 3))
+    write_labels(tmp_path / "labels.nrrd", int_scan(), volume)
+    assert itk_geometry(tmp_path / "labels.nrrd") == itk_geometry(path)
+
+
+@pytest.mark.parametrize("key", ["BinaryDataByteOrderMSB", "ElementByteOrderMSB"])
+def test_big_endian_metaimage(tmp_path, key):
+    path = save_itk(tmp_path / "scan.mha", int_scan(), np.eye(4))
+    header, local, _ = path.read_bytes().partition(b"ElementDataFile = LOCAL\n")
+    header = header.replace(b"BinaryDataByteOrderMSB = False", f"{key} = True".encode())
+    path.write_bytes(header + local + int_scan().astype(">i2").tobytes(order="F"))
+    np.testing.assert_array_equal(read_volume(path).array, int_scan())
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path))).T, int_scan())
+
+
+@pytest.mark.parametrize("suffix", ITK)
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("dtype", [np.int16, np.float64])
+def test_read_part_by_part_is_the_same(tmp_path, monkeypatch, suffix, compressed, dtype):
+    monkeypatch.setattr(itk_voxels, "_PART", 7)  # no part ends with a voxel
+    path = save_itk(tmp_path / f"scan{suffix}", int_scan(dtype=dtype), np.eye(4), compressed)
+    np.testing.assert_array_equal(read_volume(path).array, int_scan())
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("length", [59, 61])
+def test_read_refuses_other_sizes_than_the_header_says(tmp_path, suffix, compressed, length):
+    path = save_itk(tmp_path / f"scan{suffix}", np.zeros((length, 1, 1), np.uint8), np.eye(4), compressed)
+    raw = path.read_bytes()
+    path.write_bytes(raw.replace(f" {length} 1 1".encode(), b" 60 1 1"))
+    with pytest.raises(ValueError, match="its header claims 60 bytes of voxels"):
+        read_volume(path)
 
 
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])

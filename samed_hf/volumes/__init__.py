@@ -2,7 +2,8 @@
 
 from .geometry import Volume, reorient, restore_orientation, same_grid
 from .nifti import find_volumes
-from .scan_files import ScanFile, case_name, find_scans
+from .scan_files import find_scans
+from .scan_names import ScanFile, case_name
 from .scans import read_scan, read_volume, write_labels, write_volume
 
 __all__ = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,6 @@ from .common import (
     arranged_shape,
     check_file,
     check_finite,
-    check_memory,
     damaged,
     folder_aside,
     made_volume,
@@ -25,7 +25,8 @@ from .common import (
     storable,
 )
 from .geometry import Volume
-from .itk_files import ItkHeader, check_voxels, find_voxels, form_of, with_geometry
+from .itk_files import ItkHeader, find_voxels, form_of, with_geometry
+from .itk_voxels import read_voxels, unpacked
 
 __all__ = ["ItkHeader", "read_deep_picture", "read_itk", "write_itk"]
 
@@ -66,36 +67,29 @@ def read_itk(path: str | Path, *, num_channels: int = 1) -> Volume:
     try:
         with silent():
             reader.ReadImageInformation()
-        shape, stored = reader.GetSize(), _TYPES.get(reader.GetPixelIDValue())
-        if stored is None:
-            kind = sitk.GetPixelIDValueAsString(reader.GetPixelIDValue())
-            raise ValueError(
-                f"{shown(path)} holds values of type {kind}, expected real numbers; export it in greyscale."
-            )
-        if reader.GetNumberOfComponents() > 1:
-            shape += (reader.GetNumberOfComponents(),)
-        target = arranged_shape(path, shape, num_channels)
-        count = int(np.prod(target))
-        check_voxels(path, voxels, count * stored.itemsize)
-        check_memory(path, 2 * count * stored.itemsize)
-        with silent():
-            image = reader.Execute()
     except RuntimeError as error:
         raise damaged(path, form_of(path), _reason(error)) from error
+    stored = _TYPES.get(reader.GetPixelIDValue())
+    if stored is None:
+        kind = sitk.GetPixelIDValueAsString(reader.GetPixelIDValue())
+        raise ValueError(f"{shown(path)} holds values of type {kind}, expected real numbers; export it in greyscale.")
+    size, components = reader.GetSize(), reader.GetNumberOfComponents()
+    target = arranged_shape(path, (*size, components) if components > 1 else size, num_channels)
+    array = read_voxels(path, voxels, int(np.prod(target)), stored)
+    if components > 1:
+        in_file = (*size[: voxels.channel_axis], components, *size[voxels.channel_axis :])
+        array = np.moveaxis(array.reshape(in_file, order="F"), voxels.channel_axis, -1)
+        array = array if array.shape == target else array.reshape(target, order="F")
+    else:
+        array = array.reshape(target, order="F")
+    check_finite(path, array)
+    dimensions = reader.GetDimension()
     header = ItkHeader(
         reader.GetSpacing()[:3],
         reader.GetOrigin()[:3],
-        tuple(np.reshape(reader.GetDirection(), (reader.GetDimension(),) * 2)[:3, :3].ravel().tolist()),
+        tuple(np.reshape(reader.GetDirection(), (dimensions, dimensions))[:3, :3].ravel().tolist()),
         voxels.geometry,
     )
-    view = sitk.GetArrayViewFromImage(image)
-    with np.errstate(over="ignore"):  # what grows beyond float32 is told as infinity
-        array = np.array(view, dtype=np.float32 if stored.kind == "f" else stored)
-    # ITK counts the axes from the last to the first, but the components of a vector come last.
-    is_vector = image.GetNumberOfComponentsPerPixel() > 1
-    array = np.moveaxis(array, -1, 0).T if is_vector else array.T
-    array = array.reshape(target) if array.shape != target else array
-    check_finite(path, array)
     return made_volume(array, header.affine, header, path)
 
 
@@ -155,10 +149,12 @@ def write_itk(path: str | Path, volume: Volume) -> None:
             with silent():
                 sitk.WriteImage(image, str(written), True)
             voxels = find_voxels(written)
-            # ITK doesn't notice a disk that is full.
-            check_voxels(written, voxels, array.nbytes)
-        except (RuntimeError, ValueError, FileNotFoundError) as error:
-            raise OSError(f"{shown(path)} could not be written whole; is the disk full?") from error
+            # ITK doesn't always notice that a disk is full.
+            whole = sum(map(len, unpacked(voxels))) == array.nbytes
+        except (RuntimeError, ValueError, FileNotFoundError, zlib.error):
+            whole = False
+        if not whole:
+            raise OSError(f"{shown(path)} could not be written whole; is the disk full?")
         if header.nrrd and voxels.geometry:
             written = _with_lines(written, voxels.offset, header.nrrd)
         if path.suffix.lower() == ".mhd":

@@ -1,4 +1,4 @@
-"""Finding scans among files and folders, and what to call them.
+"""Finding scans among files and folders.
 
 A folder gives its own files of known suffixes and the DICOM series in it and below it; one with neither gives the files
 of the folders in it. Pictures count where no volume lies beside them: there they are screenshots. Hidden files don't.
@@ -8,53 +8,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .common import ITK_SUFFIXES, NIFTI_SUFFIXES, PICTURE_SUFFIXES, shown
+from .common import shown
+from .scan_names import DICOM_SUFFIXES, ScanFile, case_name, file_kind, label_suffix, named_apart
 
-__all__ = ["ScanFile", "case_name", "file_kind", "find_scans"]
+__all__ = ["find_scans"]
 
-_KINDS = {"nifti": NIFTI_SUFFIXES, "itk": ITK_SUFFIXES, "picture": PICTURE_SUFFIXES}
-_DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _KNOWN = "NIfTI, NRRD, MHA or MHD, DICOM, PNG, JPEG, TIFF or BMP"
 _CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)  # nnU-Net's: case_0000, case_0001
-
-
-@dataclass(frozen=True)
-class ScanFile:
-    """One scan to read.
-
-    Attributes:
-        name: Of the case, no two alike in one list: the file's name without suffix, or that of a DICOM series' folder.
-        path: The file; of a DICOM series the folder where it lies alone in it, else its first file.
-        kind: "nifti", "itk", "dicom" or "picture".
-        files: Those of a DICOM series, or one for each channel; empty for a file that holds all.
-        suffix: Of a label map in the scan's own format: ".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".dcm" or ".png".
-    """
-
-    name: str
-    path: Path
-    kind: str
-    files: tuple[Path, ...] = ()
-    suffix: str = ""
-
-
-def file_kind(path: str | Path) -> str | None:
-    """Kind of a file by its suffix, `None` for one that may be DICOM or anything else."""
-    name = Path(path).name.lower()
-    return next((kind for kind, suffixes in _KINDS.items() if name.endswith(suffixes)), None)
-
-
-def case_name(path: str | Path) -> str:
-    """Name of a file without its folder and without the suffix of a scan's format."""
-    name = Path(path).name
-    known = [*NIFTI_SUFFIXES, *ITK_SUFFIXES, *PICTURE_SUFFIXES, *_DICOM_SUFFIXES]
-    suffix = next((suffix for suffix in known if name.lower().endswith(suffix)), "")
-    return name[: len(name) - len(suffix)] or name
 
 
 def find_scans(
@@ -91,11 +56,16 @@ def find_scans(
         else:
             (files if file_kind(path) else dicom)[_real(path)] = path
     found, damaged = _named_series(list(dicom.values()))
-    scans = [*_file_scans(sorted(files.values()), num_channels), *_series_scans(series + found), *damaged]
+    scans = [
+        *_file_scans(sorted(files.values()), num_channels),
+        *_series_scans(series + found, set(dicom.values())),
+        *damaged,
+    ]
     if skipped:
         names = ", ".join(shown(path.name) for path in skipped[:3])
-        report(f"skipped {len(skipped)} files that are no scans ({names}{', …' if len(skipped) > 3 else ''})")
-    return _named_apart(sorted(scans, key=lambda scan: (scan.path, scan.name)))
+        count = f"{len(skipped)} files that are no scans" if len(skipped) > 1 else "1 file that is no scan"
+        report(f"skipped {count} ({names}{', …' if len(skipped) > 3 else ''})")
+    return named_apart(sorted(scans, key=lambda scan: (scan.path, scan.name)))
 
 
 def _real(path: Path) -> Path:
@@ -159,7 +129,7 @@ def _named_series(files: list[Path]) -> tuple[list[Any], list[ScanFile]]:
     taken = {file for one in series for file in one.files}
     left = [file for file in files if file not in taken]
     for file in left:
-        if not file.name.lower().endswith(_DICOM_SUFFIXES):
+        if not file.name.lower().endswith(DICOM_SUFFIXES):
             raise ValueError(f"{shown(file)} is of no known format, expected {_KNOWN}; convert it.")
     return series, [ScanFile(case_name(file), file, "dicom", (file,), ".dcm") for file in left]
 
@@ -174,7 +144,7 @@ def _file_scans(files: list[Path], num_channels: int) -> list[ScanFile]:
         has_channels = _has_channels(inside, num_channels)
         for path in inside:
             match = _CHANNEL.fullmatch(case_name(path))
-            cases[match[1] if match and has_channels else case_name(path), _suffix(path)].append(path)
+            cases[match[1] if match and has_channels else case_name(path), label_suffix(path)].append(path)
         for (name, suffix), channels in cases.items():
             several = tuple(channels) if len(channels) > 1 else ()
             scans.append(ScanFile(name, channels[0], file_kind(channels[0]) or "", several, suffix))
@@ -197,13 +167,11 @@ def _has_channels(files: list[Path], num_channels: int) -> bool:
     return all(is_grey(path) for path in pictures)
 
 
-def _suffix(path: Path) -> str:
-    suffixes = [*NIFTI_SUFFIXES, *ITK_SUFFIXES]
-    return next((suffix for suffix in suffixes if path.name.lower().endswith(suffix)), ".png")
+def _series_scans(series: list[Any], named: set[Path]) -> list[ScanFile]:
+    """Scans of DICOM series: called after their folder, with a number where it holds several.
 
-
-def _series_scans(series: list[Any]) -> list[ScanFile]:
-    """Scans of DICOM series: called after their folder, with a number where it holds several."""
+    A series of one file is called after it where it was named by itself, or lies beside others.
+    """
     taken: set[Path] = set()
     kept: dict[Path, list[Any]] = defaultdict(list)
     for one in sorted(series, key=lambda one: -len(one.files)):
@@ -217,10 +185,11 @@ def _series_scans(series: list[Any]) -> list[ScanFile]:
         numbers = {one.number for one in inside}
         for count, one in enumerate(inside, start=1):
             name, path = folder.resolve().name or "scan", folder
-            if len(inside) > 1:
+            if len(one.files) == 1 and (len(inside) > 1 or one.files[0] in named):
+                name, path = case_name(one.files[0]), one.files[0]
+            elif len(inside) > 1:
                 number = one.number if len(numbers) == len(inside) and None not in numbers else count
-                name = case_name(one.files[0]) if len(one.files) == 1 else f"{name}_series-{number}"
-                path = one.files[0]
+                name, path = f"{name}_series-{number}", one.files[0]
             scans.append(ScanFile(name, path, "dicom", tuple(one.files), ".dcm"))
     return scans
 
@@ -229,25 +198,3 @@ def _folder(files: Iterable[Path]) -> Path:
     """The innermost folder that holds them all."""
     parents = {file.parent for file in files}
     return parents.pop() if len(parents) == 1 else Path(os.path.commonpath([path.resolve() for path in parents]))
-
-
-def _named_apart(scans: list[ScanFile]) -> list[ScanFile]:
-    """Give scans of one name others: with the format within a folder, with the folder's name in front, a number."""
-    homes = [scan.path.resolve().parent for scan in scans]
-    names = [scan.name for scan in scans]
-
-    def clashing(*keys: list) -> list[int]:
-        # Some file systems know no capitals.
-        full = [tuple(str(part).casefold() for part in parts) for parts in zip(names, *keys, strict=True)]
-        counts = Counter(full)
-        return [index for index, key in enumerate(full) if counts[key] > 1]
-
-    for index in clashing(homes):
-        names[index] += f"_{scans[index].suffix.strip('.').replace('.', '_')}"
-    for level in range(3):
-        for index in clashing():
-            if level < len(homes[index].parents):
-                names[index] = f"{[homes[index], *homes[index].parents][level].name}_{names[index]}"
-    for count, index in enumerate(clashing(), start=1):
-        names[index] += f"-{count}"
-    return [replace(scan, name=name) for scan, name in zip(scans, names, strict=True)]

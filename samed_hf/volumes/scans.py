@@ -10,7 +10,8 @@ import numpy as np
 from .common import check_labels, check_memory, shown
 from .geometry import Volume, same_grid
 from .nifti import read_nifti, write_nifti, write_nifti_labels
-from .scan_files import ScanFile, case_name, file_kind, find_scans
+from .scan_files import find_scans
+from .scan_names import ScanFile, case_name, file_kind
 
 __all__ = ["ScanFile", "case_name", "find_scans", "read_scan", "read_volume", "write_labels", "write_volume"]
 
