@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 from PIL import Image
 from scipy import ndimage
 
@@ -275,6 +275,19 @@ def test_odd_names_go_all_the_way(tiny_adapter, array, tmp_path, capsys):
     assert "<b>" not in page.replace("<b>", "", 3)  # the three numbers at the top
     assert "{{ 7 * 7 }}" in page
     assert 'href="bad%FF.nii.gz"' in page
+
+
+def test_flags_reach_the_model(tiny_adapter, scans, tmp_path, monkeypatch):
+    seen = {}
+
+    def keep(segmenter, scan, **options):
+        seen.update(options, models=len(segmenter.models))
+        return segment_volume(segmenter, scan, **options)
+
+    monkeypatch.setattr(prediction, "segment_volume", keep)
+    flags = ["--tta", "--batch_size", "3", "--ensemble", tiny_adapter, tiny_adapter, "--no_preview", "--no_report"]
+    assert run(tiny_adapter, scans / "b.nii", "--output", tmp_path / "out", *flags) == 0
+    assert (seen["tta"], seen["batch_size"], seen["models"], seen["probabilities"]) == (True, 3, 3, None)
 
 
 # ------------------------------------------------------------------------------------------------------- bad arguments
