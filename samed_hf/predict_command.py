@@ -52,7 +52,7 @@ def predict(args: argparse.Namespace) -> int:
     try:
         output = Path(args.output)
         made = not output.exists()
-        jobs = _on_first(state, lambda: _plan(args, output, settings))
+        jobs, unreadable = _on_first(state, lambda: _plan(args, output, settings))
         mine = list(enumerate(jobs, start=1))[state.process_index :: state.num_processes]
         segmenter = _on_all(state, lambda: _load(args, settings))
         records = predict_cases(
@@ -69,6 +69,7 @@ def predict(args: argparse.Namespace) -> int:
             return 0
         order = {job.scan.name: number for number, job in enumerate(jobs)}
         records.sort(key=lambda record: order[record["name"]])
+        records += unreadable
         run = _run(args, settings, segmenter, records, state.num_processes, time.monotonic() - started)
         return _finish(output, run, args, made)
     except _ToldByAnotherError:
@@ -114,10 +115,24 @@ def _sizes(text: str | None) -> dict[str, float]:
     return sizes
 
 
-def _plan(args: argparse.Namespace, output: Path, settings: PredictionSettings) -> list[Job]:
+def _plan(
+    args: argparse.Namespace, output: Path, settings: PredictionSettings
+) -> tuple[list[Job], list[dict[str, Any]]]:
+    """What to do, and records of the inputs that hold no scan: they don't keep the others from being done."""
     num_channels = _num_channels(args.adapter)
-    scans = find_scans(args.inputs, num_channels=num_channels, report=lambda note: print(f"note        {note}"))
-    return plan_jobs(scans, output, settings, overwrite=args.overwrite)
+    inputs: list[str] = []
+    unreadable: list[dict[str, Any]] = []
+    for path in args.inputs:
+        try:
+            find_scans([path], num_channels=num_channels, report=lambda note: None)
+            inputs.append(path)
+        except (ValueError, OSError) as error:
+            if len(args.inputs) == 1:
+                raise
+            name = Path(path).name or str(path)
+            unreadable.append({"name": name, "file": path, "status": "failed", "error": str(error)})
+    scans = find_scans(inputs, num_channels=num_channels, report=lambda note: print(f"note        {note}"))
+    return plan_jobs(scans, output, settings, overwrite=args.overwrite), unreadable
 
 
 def _num_channels(adapter: str) -> int:
