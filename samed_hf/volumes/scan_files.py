@@ -98,7 +98,8 @@ def _own_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """A folder's own files of known suffixes, and the pictures that lie beside volumes."""
     files = sorted(path for path in folder.iterdir() if path.name[0] != "." and file_kind(path) and path.is_file())
     volumes = [path for path in files if file_kind(path) != "picture"]
-    return (volumes, [path for path in files if path not in volumes]) if volumes else (files, [])
+    pictures = [path for path in files if file_kind(path) == "picture"]
+    return (volumes, pictures) if volumes else (pictures, [])
 
 
 def _candidates(folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from .common import check_labels, check_memory, shown
 from .geometry import Volume, same_grid
 from .nifti import read_nifti, write_nifti, write_nifti_labels
 from .scan_files import find_scans
-from .scan_names import ScanFile, case_name, file_kind
+from .scan_names import ScanFile, case_name, file_kind, label_suffix
 
 __all__ = ["ScanFile", "case_name", "find_scans", "read_scan", "read_volume", "write_labels", "write_volume"]
 
@@ -131,7 +131,7 @@ def write_volume(path: str | Path, volume: Volume) -> None:
 
 def _only_scan(path: Path) -> ScanFile:
     if path.is_file() and (kind := file_kind(path)):
-        return ScanFile(case_name(path), path, kind)
+        return ScanFile(case_name(path), path, kind, (), label_suffix(path))
     found = find_scans(path, report=lambda note: None)
     if len(found) > 1:
         names = ", ".join(shown(scan.name) for scan in found[:5])
