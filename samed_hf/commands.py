@@ -10,7 +10,7 @@ import numpy as np
 from . import convert, hub
 from .data import prepare
 from .data.cases import Case
-from .data.layouts import read_data
+from .data.layouts import data_place, read_data
 from .data.splits import k_fold
 from .evaluation import CaseResult, evaluate_cases, write_metrics
 from .published import compare_with_published, read_metrics
@@ -45,12 +45,7 @@ def prepare_phantom(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """`samed-hf evaluate`."""
-    data = read_data(
-        args.data if Path(args.data).exists() else None,
-        dataset_name=None if Path(args.data).exists() else args.data,
-        label_names=args.label_names,
-        fold=args.fold,
-    )
+    data = read_data(**data_place(args.data), label_names=args.label_names, fold=args.fold)
     if args.num_folds is not None:
         _, data.validation = k_fold(sorted({*data.train, *data.validation}), args.num_folds, args.fold or 0)
     if args.batch_size < 1 or (args.input_size is not None and args.input_size < 2):

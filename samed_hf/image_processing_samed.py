@@ -146,13 +146,6 @@ class SamedImageProcessor(BaseImageProcessor):
         windows = windows if windows is not None and _is_nested(windows) else [windows] * len(channels)
         return [self._bounds_of(channel, window) for channel, window in zip(channels, windows, strict=True)]
 
-    def scale(self, scan: np.ndarray) -> np.ndarray:
-        """A whole scan's intensities as float32 in [0, 1]; see [`intensity_bounds`] for shapes."""
-        bounds = self.intensity_bounds(scan)
-        if scan.ndim == 3:
-            return window_intensity(scan, bounds[0])
-        return np.stack([window_intensity(scan[:, index], bound) for index, bound in enumerate(bounds)], axis=1)
-
     def _bounds_of(self, image: np.ndarray, window: list[float] | None) -> list[float]:
         if window is not None:
             return window

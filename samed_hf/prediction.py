@@ -100,18 +100,19 @@ def predict_case(
         OSError: A file can't be written.
     """
     scan = read_scan(job.scan, num_channels=segmenter.processor.num_channels)
+    picture = job.scan.kind == "picture"
     with staged(output, job) as (top, inside):
         segmentation = segment_volume(
             segmenter,
             scan,
             batch_size=settings.batch_size,
             tta=settings.tta,
+            picture=picture,
             on_slices=on_slices,
             probabilities=top.parent / "probabilities.raw" if settings.probabilities else None,
         )
         labels, removed = clean_labels(segmentation.labels, scan, segmenter.id2label, settings)
         wanted = settings.wanted(segmenter.id2label)
-        picture = job.scan.kind == "picture"
         measured = measure_labels(labels, scan, wanted, confidence=segmentation.confidence, picture=picture)
         _write_maps(job, scan, labels, segmentation, segmenter, settings, (top, inside))
         if settings.preview:

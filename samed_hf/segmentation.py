@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from .image_processing_samed import SamedImageProcessor, resize_logits
 from .inference import check_finite, label_dtype, predict_logits
 from .modeling_samed import SamedForSemanticSegmentation
-from .slicing import SliceStack, cut_slices, join_slices
+from .slicing import SliceStack, cut_picture, cut_slices, join_picture, join_slices, picture_bounds
 from .transforms import default_augmentation
 from .volumes.geometry import Volume
 
@@ -122,6 +123,7 @@ def segment_volume(
     *,
     batch_size: int = 8,
     tta: bool = False,
+    picture: bool = False,
     on_slices: Callable[[int, int], None] | None = None,
     probabilities: Path | None = None,
 ) -> Segmentation:
@@ -134,6 +136,8 @@ def segment_volume(
         volume: the scan, in the unit of the processor's intensity window (HU for CT).
         batch_size: slices through a model at once.
         tta: look at every slice as it is and turned by 8° either way, and mirrored too where no label has a side.
+        picture: the volume is a picture, one slice `(width, height, 1)`: it is looked at as it lies, and 8-bit values
+            count from 0 to 255 whatever the processor's window is.
         on_slices: told how many of how many slices are done.
         probabilities: a file to make, in which the softmax of every label is kept.
 
@@ -144,8 +148,10 @@ def segment_volume(
         raise ValueError(f"batch_size is {batch_size}: expected at least 1 slice.")
     check_finite(volume)
     processor = segmenter.processor
-    slices = cut_slices(volume, processor)
-    stacks = [SliceStack(slices, model.image_processor) for model in segmenter.models]
+    slices = cut_picture(volume) if picture else cut_slices(volume, processor)
+    processors = [model.image_processor for model in segmenter.models]
+    bounds = [picture_bounds(slices, one) if picture else None for one in processors]
+    stacks = [SliceStack(slices, one, bounds=bound) for one, bound in zip(processors, bounds, strict=True)]
     shape = (len(slices), *stacks[0].size)
     labels, confidence = np.empty(shape, label_dtype(segmenter.num_labels)), np.empty(shape, np.float16)
     every = None
@@ -161,8 +167,9 @@ def segment_volume(
             every[first : batch.stop] = softmax.cpu().numpy()
         if on_slices is not None:
             on_slices(batch.stop, len(slices))
-    maps = (np.ascontiguousarray(join_slices(array, volume, processor)) for array in (labels, confidence))
-    return Segmentation(*maps, None if every is None else join_slices(every, volume, processor))
+    join = join_picture if picture else partial(join_slices, volume=volume, processor=processor)
+    maps = (np.ascontiguousarray(join(array)) for array in (labels, confidence))
+    return Segmentation(*maps, None if every is None else join(every))
 
 
 def _mean_softmax(segmenter: Segmenter, stacks: Sequence[SliceStack], batch: range, tta: bool) -> torch.Tensor:
@@ -173,7 +180,7 @@ def _mean_softmax(segmenter: Segmenter, stacks: Sequence[SliceStack], batch: ran
         slices = torch.from_numpy(stack.read(batch))
         processor = model.image_processor
         left_right = processor.axis_order[2] == 0
-        mirrors = default_augmentation(segmenter.id2label.values(), left_right=left_right).mirror > 0
+        mirrors = tta and default_augmentation(segmenter.id2label.values(), left_right=left_right).mirror > 0
         for degrees, mirror in _views(tta, mirrors):
             seen = turn(slices.flip(-1) if mirror else slices, degrees)
             pixels = torch.from_numpy(processor.resize_slices(seen.numpy()))

@@ -10,7 +10,16 @@ from .image_processing_samed import SamedImageProcessor
 from .transforms import window_intensity
 from .volumes.geometry import Volume, reorient, restore_orientation
 
-__all__ = ["SliceStack", "cut_slices", "join_slices", "rows_run_up", "slice_spacing"]
+__all__ = [
+    "SliceStack",
+    "cut_picture",
+    "cut_slices",
+    "join_picture",
+    "join_slices",
+    "picture_bounds",
+    "rows_run_up",
+    "slice_spacing",
+]
 
 
 def cut_slices(volume: Volume, processor: SamedImageProcessor) -> np.ndarray:
@@ -41,6 +50,23 @@ def join_slices(slices: np.ndarray, volume: Volume, processor: SamedImageProcess
         slices = np.moveaxis(slices, 1, 3)
     back = [*np.argsort(processor.axis_order), *range(3, slices.ndim)]
     return restore_orientation(np.transpose(slices, back), volume, processor.orientation)
+
+
+def cut_picture(picture: Volume) -> np.ndarray:
+    """The one slice of a picture as it lies: `(1, height, width)`, or `(1, channels, height, width)`."""
+    return np.transpose(picture.array, (2, 1, 0) if picture.array.ndim == 3 else (2, 3, 1, 0))
+
+
+def join_picture(slices: np.ndarray) -> np.ndarray:
+    """The inverse of [`cut_picture`] for a map: `(width, height, 1)`, or `(width, height, 1, channels)`."""
+    return np.transpose(slices, (2, 1, 0) if slices.ndim == 3 else (3, 2, 0, 1))
+
+
+def picture_bounds(picture: np.ndarray, processor: SamedImageProcessor) -> list[list[float]]:
+    """What becomes 0 and 1 in each channel of cut pictures: of 8 bits 0 and 255 whatever the processor's window is."""
+    if picture.dtype != np.uint8:
+        return processor.intensity_bounds(picture)
+    return [[0.0, 255.0]] * (1 if picture.ndim == 3 else picture.shape[1])
 
 
 def slice_spacing(volume: Volume, processor: SamedImageProcessor) -> tuple[float, float, float]:
@@ -112,6 +138,12 @@ class SliceStack:
         if len(channels) == 2:
             channels.append((channels[0] + channels[1]) / 2)
         return np.stack(channels, axis=1)
+
+    def scaled(self) -> np.ndarray:
+        """All slices in [0, 1], float32, of the array's own shape."""
+        if self.array.ndim == 3:
+            return self._scaled(self.array, 0)
+        return np.stack([self._scaled(self.array[:, i], i) for i in range(self.array.shape[1])], axis=1)
 
     def _scaled(self, slices: np.ndarray, channel: int) -> np.ndarray:
         return slices.astype(np.float32) if self.rescaled else window_intensity(slices, self.bounds[channel])

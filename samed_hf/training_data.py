@@ -45,6 +45,10 @@ def read_training_data(args: TrainingArguments) -> DataSet:
     divide_cases(data, num_validation=args.num_validation_cases, num_folds=args.num_folds, fold=args.fold)
     if args.plane not in (None, "axial") and (data.pictures or data.layout == "Synapse"):
         raise ValueError(f"plane is {args.plane}, but {data.root} holds slices ({data.layout}): expected whole scans.")
+    if data.pictures and (args.preprocessing or args.intensity_window):
+        data.notes.append(
+            "8-bit pictures are taken as they are; preprocessing and intensity_window count for deeper ones"
+        )
     return data
 
 

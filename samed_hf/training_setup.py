@@ -244,6 +244,8 @@ def _check_base(args: TrainingArguments) -> None:
         content, _ = PreTrainedConfig.get_config_dict(
             args.model_name_or_path, revision=args.model_revision, token=args.hub_token
         )
+        if not content:
+            raise OSError("no config.json there")
         if content.get("model_type") == SamedConfig.model_type:
             raise ValueError(
                 f"model_name_or_path {args.model_name_or_path!r} is a SAMed model: expected the plain SAM it was made "

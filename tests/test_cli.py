@@ -146,11 +146,11 @@ def test_a_list_that_names_a_file_that_is_not_there(tiny_adapter, tiny_sam, data
 def test_a_label_value_without_a_name(tiny_adapter, tiny_sam, data, tmp_path, capsys):
     write_slice(data, "case0002_slice001", np.zeros((48, 48)), np.full((48, 48), 3))
     message = train(capsys, tmp_path, tiny_sam, data)
-    assert "case0002_slice001.npz holds the label value 3: expected values from 0 to 2" in message
+    assert "case0002, slice 1, holds the label value 3: expected values from 0 to 2" in message
     with h5py.File(data / "test_vol_h5" / "case0007.npy.h5", "r+") as file:
         file["label"][0, 0, 0] = 77
     message = evaluate(capsys, tmp_path, tiny_adapter, data)
-    assert "case0007.npy.h5 holds the label value 77: expected values from 0 to 2" in message
+    assert "case0007, slice 0, holds the label value 77: expected values from 0 to 2" in message
 
 
 def test_a_case_to_train_on_and_to_score(tiny_sam, data, tmp_path, capsys):

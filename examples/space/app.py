@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from samed_hf import SamedForSemanticSegmentation
 from samed_hf.inference import predict_picture, predict_volume
 from samed_hf.report import label_colors
-from samed_hf.slicing import cut_slices, rows_run_up
+from samed_hf.slicing import SliceStack, cut_slices, rows_run_up
 from samed_hf.volumes import Volume, read_volume, write_labels
 
 _SCANS = (".nii", ".nii.gz")
@@ -90,7 +90,7 @@ def _segment_scan(model: SamedForSemanticSegmentation, file: str) -> dict[str, A
     labels = predict_volume(model, scan)
     target = Path(tempfile.mkdtemp()) / f"{Path(file).name.removesuffix('.gz').removesuffix('.nii')}-labels.nii.gz"
     write_labels(target, labels, like=scan)
-    gray = processor.scale(cut_slices(scan, processor))
+    gray = SliceStack(cut_slices(scan, processor), processor).scaled()
     gray = gray[:, 0] if gray.ndim == 4 else gray
     slices = cut_slices(Volume(labels, scan.affine), processor)
     if rows_run_up(processor):  # shown the way radiologists look at it

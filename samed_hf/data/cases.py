@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ..image_processing_samed import SamedImageProcessor
+from ..slicing import SliceStack, picture_bounds
 
 __all__ = ["Case", "CaseSource", "DataSet", "RawCase", "as_labels", "check_label_values", "renumber"]
 
@@ -125,9 +126,14 @@ class DataSet:
             ValueError: as [`read_raw`].
         """
         raw = self.read_raw(name, processor)
+        stack = SliceStack(raw.image, processor, bounds=self.bounds(raw, processor), rescaled=raw.rescaled)
+        return Case(name, stack.scaled(), raw.label, raw.spacing)
+
+    def bounds(self, raw: RawCase, processor: SamedImageProcessor) -> list[list[float]] | None:
+        """The intensities of a case that become 0 and 1 for each channel; `None` where it is rescaled already."""
         if raw.rescaled:
-            return Case(name, raw.image.astype(np.float32, copy=False), raw.label, raw.spacing)
-        return Case(name, processor.scale(raw.image), raw.label, raw.spacing)
+            return None
+        return picture_bounds(raw.image, processor) if self.pictures else processor.intensity_bounds(raw.image)
 
     def expect_labels(self, id2label: Mapping[int, str]) -> None:
         """Read the label values as a model names them.

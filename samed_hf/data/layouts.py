@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from .cases import DataSet
@@ -9,11 +10,12 @@ from .decathlon import describes_data, read_decathlon, read_nnunet
 from .folders import find_folders, read_folders
 from .synapse_dataset import read_synapse
 
-__all__ = ["read_data"]
+__all__ = ["data_place", "read_data"]
 
 _EXPECTED = (
     "expected the Synapse layout (lists_Synapse, train_npz, test_vol_h5), nnU-Net's raw one or the Decathlon's "
-    "(dataset.json), folders of images and masks (images, masks), or a saved Hugging Face data set"
+    "(dataset.json), folders of images and masks (images, masks), or a saved Hugging Face data set; raw BTCV scans "
+    "become the first by `samed-hf prepare synapse`"
 )
 
 
@@ -71,6 +73,12 @@ def read_data(
         cache_dir=cache_dir,
         tolerance=geometry_tolerance,
     )
+
+
+def data_place(text: str) -> dict[str, str]:
+    """The argument of [`read_data`] that a user means: a folder, or USER/NAME on the Hub where there is no such folder."""
+    on_hub = not Path(text).exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text)
+    return {"dataset_name": text} if on_hub else {"data_dir": text}
 
 
 def _recognise(root: Path, label_names: list[str] | None, fold: int | None, tolerance: float) -> DataSet | None:

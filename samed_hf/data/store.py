@@ -81,10 +81,8 @@ class CaseStore:
     def case(self, name: str) -> Case:
         """A case in memory, its intensities in [0, 1]."""
         stack, label, about = self._open(name)
-        image = np.asarray(stack.array)
-        image = image.astype(np.float32) if about["rescaled"] else self.processor.scale(image)
         spacing = about["spacing"]
-        return Case(name, image, np.asarray(label), None if spacing is None else tuple(spacing))
+        return Case(name, stack.scaled(), np.asarray(label), None if spacing is None else tuple(spacing))
 
     def _place(self, name: str) -> Path:
         if name not in self._places:
@@ -102,7 +100,7 @@ class CaseStore:
             "slices": len(raw.label),
             "spacing": raw.spacing,
             "rescaled": raw.rescaled,
-            "bounds": None if raw.rescaled else self.processor.intensity_bounds(raw.image),
+            "bounds": self.data.bounds(raw, self.processor),
         }
         self.folder.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=".decoding-", dir=self.folder))
