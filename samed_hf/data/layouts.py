@@ -76,7 +76,7 @@ def read_data(
 
 
 def data_place(text: str) -> dict[str, str]:
-    """The argument of [`read_data`] that a user means: a folder, or USER/NAME on the Hub where there is no such folder."""
+    """The argument of [`read_data`] that is meant: a folder, or USER/NAME on the Hub where there is no such folder."""
     on_hub = not Path(text).exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text)
     return {"dataset_name": text} if on_hub else {"data_dir": text}
 

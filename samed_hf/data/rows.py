@@ -15,10 +15,9 @@ from PIL import Image
 from ..image_processing_samed import SamedImageProcessor
 from ..slicing import cut_slices, slice_spacing
 from ..volumes import Volume, reorient, same_grid
-from ..volumes.pictures import picture_array
+from ..volumes.pictures import mask_array, picture_array
 from .cases import CaseSource, DataSet, RawCase, as_labels, renumber
 from .labels import Labels, labels_of_names, labels_of_values
-from .scan_cases import mask_array
 
 __all__ = ["is_saved_dataset", "read_rows"]
 
@@ -238,7 +237,7 @@ def _image_slices(name: str, image: Any, num_channels: int) -> np.ndarray:
 
 
 def _label_slices(name: str, label: Any) -> np.ndarray:
-    array = mask_array(name, label) if isinstance(label, Image.Image) else as_labels(name, _numbers(name, label))
+    array = as_labels(name, mask_array(label, name) if isinstance(label, Image.Image) else _numbers(name, label))
     if array.ndim not in (2, 3):
         raise ValueError(f"{name} holds a label of shape {array.shape}: expected (height, width) or with slices first.")
     return array if array.ndim == 3 else array[None]

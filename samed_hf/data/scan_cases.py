@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ..image_processing_samed import SamedImageProcessor
 from ..slicing import cut_slices, slice_spacing
-from ..volumes import Volume, read_volume, reorient, same_grid
+from ..volumes import ScanFile, Volume, pictures, read_scan, read_volume, reorient, same_grid
+from ..volumes.scan_names import file_kind, label_suffix
 from .cases import RawCase, as_labels, renumber
 
 __all__ = ["PictureSource", "ScanSource", "file_stamp", "picture_channels"]
@@ -59,16 +59,10 @@ class ScanSource:
 
     def read_image(self) -> Volume:
         """The scan with all its channels."""
-        if len(self.images) == 1:
-            return read_volume(self.images[0], num_channels=self.num_channels)
-        channels = [read_volume(path) for path in self.images]
-        for path, channel in zip(self.images[1:], channels[1:], strict=True):
-            if differs := same_grid(channels[0], channel, self.tolerance):
-                raise ValueError(
-                    f"{self.images[0]} and {path}, channels of one scan, don't lie on one grid: {differs}."
-                )
-        array = np.stack([channel.array for channel in channels], axis=-1)
-        return Volume(array, channels[0].affine, None, self.images[0])
+        several = self.images if len(self.images) > 1 else ()
+        kind = file_kind(self.images[0]) or ""
+        scan = ScanFile(self.name, self.images[0], kind, several, label_suffix(self.images[0]))
+        return read_scan(scan, num_channels=self.num_channels)
 
     def stamp(self) -> list[Any]:
         """See [`CaseSource`]."""
@@ -114,43 +108,14 @@ class PictureSource:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """A picture whose values are labels, `(height, width)`; of one with a palette, the indices.
+    """A picture whose values are labels, `(height, width)`, uint8 or uint16; of one with a palette, the indices.
 
     Raises:
-        ValueError: the file is damaged, or coloured.
+        ValueError: the file is damaged, coloured, or its values are no labels.
     """
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-            return mask_array(path, picture)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} can't be read as a picture ({reason}): expected a whole mask, e.g. a PNG.") from error
-
-
-def mask_array(name: str | Path, picture: Image.Image) -> np.ndarray:
-    """[`read_mask`] for a picture that is open."""
-    if picture.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "F"):
-        raise ValueError(
-            f"{name} is a picture of mode {picture.mode}: expected a mask whose grey values or palette indices are the "
-            "labels; save it in greyscale."
-        )
-    return as_labels(name, np.asarray(picture))
+    return as_labels(path, pictures.read_mask(path))
 
 
 def picture_channels(paths: Sequence[Path]) -> int:
-    """3 where any of the pictures is coloured, else 1; by their headers.
-
-    Raises:
-        ValueError: a file is no picture.
-    """
-    for path in paths:
-        try:
-            with Image.open(path) as picture:
-                mode = picture.mode
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{path} can't be read as a picture ({reason}): expected a whole PNG or JPEG.") from error
-        if mode not in ("1", "L", "LA", "I", "I;16", "I;16B", "F"):
-            return 3
-    return 1
+    """3 where any of the pictures isn't grey, else 1; by their headers, so that damaged ones count as coloured."""
+    return 1 if all(pictures.is_grey(path) for path in paths) else 3

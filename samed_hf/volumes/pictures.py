@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 from .common import PICTURE_SUFFIXES, check_file, check_finite, damaged, folder_aside, one_line, shown, silent
 from .geometry import Volume
 
-__all__ = ["is_grey", "picture_array", "read_picture", "write_mask"]
+__all__ = ["is_grey", "mask_array", "picture_array", "read_mask", "read_picture", "write_mask"]
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # of all that Pillow knows, some start other programs: EPS runs Ghostscript
 _GREY = ("1", "L", "LA", "La")
@@ -41,10 +42,38 @@ def read_picture(path: str | Path, *, num_channels: int = 1) -> Volume:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is damaged, too large or of several pages, or pictures have no such channels.
     """
-    path = Path(path)
+    array = _read(Path(path), partial(picture_array, num_channels=num_channels), num_channels)
+    return Volume(array.swapaxes(0, 1)[:, :, None], _AFFINE, None, Path(path))
+
+
+def read_mask(path: str | Path) -> np.ndarray:
+    """Read a picture whose values are labels; of one with a palette, the indices count.
+
+    Returns:
+        Array `(height, width)` of the file's own type.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, too large, of several pages, or coloured.
+    """
+    return _read(Path(path), mask_array, 1)
+
+
+def mask_array(picture: Image.Image, name: str | Path) -> np.ndarray:
+    """[`read_mask`] for a picture that is open; messages call it `name`."""
+    if picture.mode not in ("1", "L", "P", *_DEEP_GREY):
+        raise _ChannelsError(
+            f"{name} is a picture of mode {picture.mode}, expected a mask whose grey values or palette indices are the "
+            "labels; save it in greyscale."
+        )
+    return np.asarray(picture)
+
+
+def _read(path: Path, convert: Callable[..., np.ndarray], num_channels: int) -> np.ndarray:
+    """The pixels as `convert` makes them of the open picture, all that can be wrong with the file told in one line."""
     check_file(path, PICTURE_SUFFIXES, "picture")
     try:
-        pages, array = _load(path, num_channels)
+        pages, array = _load(path, convert, num_channels)
     except Image.DecompressionBombError as error:
         raise ValueError(
             f"{shown(path)} is too large ({one_line(error).split(',')[0]}), expected at most "
@@ -57,7 +86,7 @@ def read_picture(path: str | Path, *, num_channels: int = 1) -> Volume:
     if pages > 1:
         raise ValueError(f"{shown(path)} has {pages} pages, expected one picture; save each page by itself.")
     check_finite(path, array)
-    return Volume(array.swapaxes(0, 1)[:, :, None], _AFFINE, None, path)
+    return array
 
 
 def is_grey(path: str | Path) -> bool:
@@ -126,10 +155,10 @@ def write_mask(path: str | Path, labels: np.ndarray, colors: np.ndarray | None =
 
 
 class _ChannelsError(ValueError):
-    """Pictures have no such number of channels: the one error of reading that isn't the file's."""
+    """A picture isn't of the kind asked for: the one error of reading that isn't the file's damage."""
 
 
-def _load(path: Path, num_channels: int) -> tuple[int, np.ndarray | None]:
+def _load(path: Path, convert: Callable[..., np.ndarray], num_channels: int) -> tuple[int, np.ndarray | None]:
     """Number of pages, and the pixels of a single one, `(height, width)` or `(height, width, 3)`."""
     with _quietly():
         with Image.open(path, formats=_FORMATS) as picture:
@@ -146,7 +175,7 @@ def _load(path: Path, num_channels: int) -> tuple[int, np.ndarray | None]:
             is_deep = bool(picture.tile) and ";16" in str(picture.tile[0][3])
             picture.load()
             if not is_deep or mode in _DEEP_GREY:
-                return 1, picture_array(picture, num_channels, shown(path))
+                return 1, convert(picture, name=shown(path))
     # Pillow has loaded it whole, but only 8 of its 16 bits.
     from .itk import read_deep_picture
 
