@@ -104,6 +104,10 @@ class Augmentation(NamedTuple):
         degrees: the rotation's angle is uniform in [-degrees, degrees).
         order: spline degree with which a rotation samples the image; 0 is nearest neighbour. Labels always use 0.
         whole_degrees: draw whole numbers of degrees only.
+        scaling: probability of enlarging or shrinking the slice about its centre, by a factor uniform in [1 - scale,
+            1 + scale].
+        scale: see `scaling`.
+        gamma: probability of raising the image's intensities, in [0, 1], to a power between 1/1.5 and 1.5.
     """
 
     mirror: float = 0.0
@@ -112,6 +116,9 @@ class Augmentation(NamedTuple):
     degrees: float = 20.0
     order: int = 1
     whole_degrees: bool = False
+    scaling: float = 0.0
+    scale: float = 0.2
+    gamma: float = 0.0
 
 
 # What the reference implementation does: half of the slices are turned and mirrored, half of the others rotated with
@@ -120,7 +127,7 @@ SAMED_AUGMENTATION = Augmentation(flip_rot90=0.5, rotation=0.5, degrees=20.0, or
 
 
 def default_augmentation(label_names: Iterable[str], *, left_right: bool = True) -> Augmentation:
-    """The sound choice for labels of these names: rotation, and mirroring where none of them has a side.
+    """The sound choice for labels of these names: rotation, scaling, gamma, and mirroring where none has a side.
 
     A label has a side where its name says left or right, as "left kidney": its mirror image is another organ.
 
@@ -129,7 +136,7 @@ def default_augmentation(label_names: Iterable[str], *, left_right: bool = True)
         left_right: whether a slice's columns run from one side of the body to the other; else nothing is mirrored.
     """
     sided = not left_right or any({"left", "right"} & set(re.findall(r"[a-z]+", name.lower())) for name in label_names)
-    return Augmentation(mirror=0.0 if sided else 0.5)
+    return Augmentation(mirror=0.0 if sided else 0.5, scaling=0.5, gamma=0.5)
 
 
 def augment(
@@ -156,12 +163,26 @@ def augment(
         angle = float(np.floor(angle)) if augmentation.whole_degrees else angle
         image = rotate(image, angle, augmentation.order)
         label = rotate(label, angle, 0)
+    if augmentation.scaling and generator.random() < augmentation.scaling:
+        factor = generator.uniform(1 - augmentation.scale, 1 + augmentation.scale)
+        image, label = enlarge(image, factor, augmentation.order), enlarge(label, factor, 0)
+    if augmentation.gamma and generator.random() < augmentation.gamma:
+        power = 1.5 ** generator.uniform(-1, 1)
+        image = np.clip(image, 0, 1) ** image.dtype.type(power)
     return np.ascontiguousarray(image), np.ascontiguousarray(label)
 
 
 def rotate_flip(array: np.ndarray, turns: int, axis: int) -> np.ndarray:
     """Turn `(…, height, width)` by `turns` quarter turns, then mirror it along `axis` 0 (rows) or 1; a view."""
     return np.flip(np.rot90(array, turns, axes=(-2, -1)), axis=axis - 2)
+
+
+def enlarge(array: np.ndarray, factor: float, order: int) -> np.ndarray:
+    """Enlarge what `(…, height, width)` shows about its centre by a spline of degree `order`, zeros coming in."""
+    if array.ndim > 2:
+        return np.stack([enlarge(one, factor, order) for one in array])
+    centre = (np.array(array.shape) - 1) / 2
+    return ndimage.affine_transform(array, [1 / factor] * 2, centre - centre / factor, order=order)
 
 
 def rotate(array: np.ndarray, degrees: float, order: int) -> np.ndarray:

@@ -7,6 +7,7 @@ from samed_hf.transforms import (
     Augmentation,
     augment,
     default_augmentation,
+    enlarge,
     nearest_zoom,
     rotate_flip,
     spline_zoom,
@@ -88,3 +89,31 @@ def test_left_and_right_are_swapped_only_where_no_label_has_a_side():
     mirrored = augment(image, label, Augmentation(mirror=1.0, rotation=0.0), np.random.default_rng(0))
     assert mirrored[0].tolist() == [[1, 0], [3, 2], [5, 4]]
     assert mirrored[1].tolist() == [[1, 0], [3, 2], [5, 4]]
+
+
+def test_enlarging_by_hand():
+    square = np.zeros((5, 5), dtype=np.uint8)
+    square[2, 2] = 7
+    square[0, 0] = 1
+    expected = np.zeros((5, 5), dtype=np.uint8)
+    expected[1:4, 1:4] = 7  # the centre stays, the corner leaves
+    assert np.array_equal(enlarge(square, 2.5, 0), expected)
+    assert np.array_equal(enlarge(square, 1.0, 0), square)
+    assert np.array_equal(enlarge(expected, 0.4, 0)[1:4, 1:4], square[1:4, 1:4])
+
+
+def test_image_and_label_are_scaled_alike_and_gamma_changes_the_image_alone():
+    label = np.zeros((31, 40), dtype=np.int64)
+    label[10:20, 12:30] = 1
+    image = label.astype(np.float32) * 0.5
+    for seed in range(5):
+        scaled, moved = augment(
+            image, label, Augmentation(rotation=0, scaling=1.0, order=0), np.random.default_rng(seed)
+        )
+        assert np.array_equal(scaled, moved * 0.5)
+        assert 0.6 * label.sum() < moved.sum() < 1.5 * label.sum()
+        bent, same = augment(image, label, Augmentation(rotation=0, gamma=1.0), np.random.default_rng(seed))
+        assert np.array_equal(same, label)
+        assert 0.5**1.5 <= bent[15, 20] <= 0.5 ** (1 / 1.5)
+        assert bent[0, 0] == 0
+        assert bent.dtype == np.float32
