@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="samed-hf", description="SAMed: Segment Anything for medical images.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_prepare(commands)
+    _add_validate(commands)
     commands.add_parser("train", help="train an adapter (samed-hf train --help)", add_help=False)
     _add_evaluate(commands)
     _add_predict(commands)
@@ -59,6 +60,34 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
     phantom.add_argument("--num_test", type=int, default=6, help="patients to score [6]")
     phantom.add_argument("--seed", type=int, default=0, help="the same seed makes the same patients [0]")
     phantom.set_defaults(command="prepare_phantom")
+
+
+def _add_validate(commands: argparse._SubParsersAction) -> None:
+    validate = commands.add_parser("validate", help="look through a data set before training on it")
+    validate.add_argument("data", metavar="DIR", help="data set in any layout that training reads, or a Hub id")
+    validate.add_argument(
+        "--output", metavar="DIR", help="folder for fingerprint.json, validation.html [outputs/validation-NAME]"
+    )
+    validate.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="how far image and label may lie apart, as a share of a voxel [0.1]",
+    )
+    validate.add_argument("--label_names", nargs="+", metavar="NAME", help="names of its labels, where no file is")
+    validate.add_argument("--orientation", metavar="LPS", help="where the axes run to before scans are cut [LPS]")
+    validate.add_argument("--plane", choices=("axial", "coronal", "sagittal"), help="slices to cut [axial]")
+    validate.add_argument("--fold", type=int, metavar="K", help="which of the folds that it declares [0]")
+    validate.add_argument("--dataset_config_name", metavar="NAME", help="configuration of a Hugging Face data set")
+    for column, what in (("image", "images"), ("label", "label maps"), ("case", "which slices are of one case")):
+        validate.add_argument(f"--{column}_column", metavar="NAME", help=f"its column: {what} [by the usual names]")
+    validate.add_argument(
+        "--model_name_or_path",
+        metavar="DIR_OR_ID",
+        help="plain SAM to train, whose memory is estimated [facebook/sam-vit-base]",
+    )
+    validate.set_defaults(command="validate")
 
 
 def _add_evaluate(commands: argparse._SubParsersAction) -> None:
@@ -221,6 +250,10 @@ def _run(args: argparse.Namespace, argv: Sequence[str]) -> int | None:
         from .predict_command import predict
 
         return predict(args)
+    if args.command == "validate":
+        from .validate_command import validate
+
+        return validate(args)
     from . import commands
 
     return getattr(commands, args.command)(args)

@@ -1,0 +1,1 @@
+"""A data set looked through before it is trained on: what is wrong with it, what it is, what would suit it."""

@@ -1,0 +1,196 @@
+"""The fingerprint of a data set: sizes, spacings, intensities and labels in numbers, ready for JSON."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..data.cases import DataSet
+from ..image_processing_samed import SamedImageProcessor
+from ..volumes.common import shown
+from .cohort_checks import splits_of
+from .measuring import CaseFacts
+
+__all__ = ["PERCENTILES", "channel_titles", "make_fingerprint", "pooled"]
+
+PERCENTILES = (0.5, 1, 5, 25, 50, 75, 95, 99, 99.5)
+_AXES = ("slices", "height", "width")
+_ANATOMY = {"R": "left_right", "L": "left_right", "A": "front_back", "P": "front_back", "S": "up_down", "I": "up_down"}
+
+
+def make_fingerprint(data: DataSet, processor: SamedImageProcessor, cases: Sequence[CaseFacts]) -> dict[str, Any]:
+    """The fingerprint of a data set.
+
+    Args:
+        data: the data set.
+        processor: how its scans were cut.
+        cases: what is known of those that could be read.
+
+    Returns:
+        - `data`: "root", "layout", "name", "channels", "labels", "pictures".
+        - `cut`: how scans were cut: "orientation", "axis_order".
+        - `cases`: how many each split has; `readable`: of how many image and label could be read.
+        - `shape`: voxels along slices, height and width, each "min", "median", "max"; `spacing_mm` likewise, `None`
+          where no file says it; `shape_by_anatomy`, `spacing_by_anatomy_mm`: medians "left_right", "front_back",
+          "up_down", where the orientation is known.
+        - `orientations`, `image_types`: how many files have each.
+        - `slices`: how many "labelled" and "unlabelled" ones, by split.
+        - `intensity`: for each channel "min", "max" (exact) and "all" and "foreground", each with the number of voxels
+          "sampled", their "mean", "sd" and "percentiles". Every case adds as many voxels, so that none outweighs.
+        - `labels`: for each label "voxels" and "ml" in total, "voxels_per_case" and "ml_per_case" over the cases that
+          have it, "cases" (number), "share_of_cases", "by_split", "area_pixels" (median in the slices that show it),
+          and "intensity_percentiles".
+        - `per_case`: one row for each.
+    """
+    names = splits_of(data)
+    return {
+        "version": 1,
+        "data": {
+            "root": shown(data.root),
+            "layout": data.layout,
+            "name": shown(data.about.get("name", "")),
+            "channels": list(data.channel_names),
+            "labels": {str(index): name for index, name in data.id2label.items()},
+            "pictures": data.pictures,
+        },
+        "cut": {"orientation": processor.orientation, "axis_order": list(processor.axis_order)},
+        "cases": {split: len(listed) for split, listed in names.items()},
+        "readable": sum(facts.sample is not None and facts.voxels is not None for facts in cases),
+        "shape": _spans([facts.shape for facts in cases]),
+        "spacing_mm": _spans([facts.spacing for facts in cases if facts.spacing is not None]),
+        "shape_by_anatomy": _by_anatomy([facts.shape for facts in cases], processor),
+        "spacing_by_anatomy_mm": _by_anatomy([facts.spacing for facts in cases if facts.spacing], processor),
+        "orientations": dict(Counter(facts.orientation for facts in cases if facts.orientation).most_common()),
+        "image_types": dict(Counter(facts.image_type for facts in cases if facts.image_type).most_common()),
+        "slices": {split: _slices([facts for facts in cases if facts.split == split]) for split in names},
+        "intensity": _intensity(data, cases),
+        "labels": {name: _label(index, cases) for index, name in data.id2label.items() if index},
+        "per_case": [_row(facts, data.id2label) for facts in cases],
+    }
+
+
+def pooled(cases: Sequence[CaseFacts], channel: int, label: int | None = None) -> np.ndarray:
+    """Sampled intensities of one channel over all cases.
+
+    Args:
+        cases: the cases.
+        channel: which one.
+        label: only within this label; 0 for within any.
+    """
+    if label is None:
+        parts = [facts.sample[channel] for facts in cases if facts.sample is not None]
+    else:
+        parts = [
+            facts.foreground[channel] if label == 0 else facts.foreground[channel, facts.classes == label]
+            for facts in cases
+            if facts.foreground is not None
+        ]
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def _span(values: Sequence[float]) -> dict[str, float] | None:
+    if not len(values):
+        return None
+    return {"min": _plain(min(values)), "median": _plain(np.median(values)), "max": _plain(max(values))}
+
+
+def _spans(rows: Sequence[Sequence[float]]) -> dict[str, dict[str, float]] | None:
+    if not rows:
+        return None
+    return {axis: _span(values) for axis, values in zip(_AXES, zip(*rows, strict=True), strict=True)}
+
+
+def _by_anatomy(rows: Sequence[Sequence[float]], processor: SamedImageProcessor) -> dict[str, float] | None:
+    """Medians along the patient's axes of what is known along slices, height and width."""
+    if not rows or processor.orientation is None:
+        return None
+    names = [_ANATOMY[processor.orientation[axis]] for axis in processor.axis_order]
+    median = dict(zip(names, np.median(rows, axis=0), strict=True))
+    return {name: _plain(median[name]) for name in dict.fromkeys(_ANATOMY.values())}
+
+
+def _slices(cases: Sequence[CaseFacts]) -> dict[str, int]:
+    labelled = sum(sum(facts.labelled) for facts in cases)
+    return {"labelled": labelled, "unlabelled": sum(len(facts.labelled) for facts in cases) - labelled}
+
+
+def _intensity(data: DataSet, cases: Sequence[CaseFacts]) -> dict[str, Any]:
+    known = [facts for facts in cases if facts.sample is not None]
+    if not known:
+        return {}
+    return {
+        name: {
+            "min": _plain(min(facts.low[channel] for facts in known)),
+            "max": _plain(max(facts.high[channel] for facts in known)),
+            "all": _spread(pooled(known, channel)),
+            "foreground": _spread(pooled(known, channel, 0)),
+        }
+        for channel, name in enumerate(channel_titles(data))
+    }
+
+
+def channel_titles(data: DataSet) -> list[str]:
+    """The channels' names; equal ones get their number."""
+    names = data.channel_names
+    return [name if names.count(name) == 1 else f"{name} {index}" for index, name in enumerate(names)]
+
+
+def _spread(values: np.ndarray) -> dict[str, Any] | None:
+    if not len(values):
+        return None
+    return {
+        "sampled": len(values),
+        "mean": _plain(values.mean(dtype=np.float64)),
+        "sd": _plain(values.std(dtype=np.float64)),
+        "percentiles": _percentiles(values, PERCENTILES),
+    }
+
+
+def _percentiles(values: np.ndarray, which: Sequence[float]) -> dict[str, float]:
+    return {f"{one:g}": _plain(value) for one, value in zip(which, np.percentile(values, which), strict=True)}
+
+
+def _label(index: int, cases: Sequence[CaseFacts]) -> dict[str, Any]:
+    known = [facts for facts in cases if facts.voxels is not None]
+    shows = [facts for facts in known if facts.voxels[index]]
+    ml = [facts.voxels[index] * facts.voxel_ml for facts in shows if facts.voxel_ml is not None]
+    inside = pooled(cases, 0, index) if any(facts.foreground is not None for facts in cases) else np.zeros(0)
+    return {
+        "index": index,
+        "voxels": sum(facts.voxels[index] for facts in shows),
+        "ml": _plain(sum(ml)) if ml else None,
+        "voxels_per_case": _span([facts.voxels[index] for facts in shows]),
+        "ml_per_case": _span(ml),
+        "cases": len(shows),
+        "share_of_cases": _plain(len(shows) / len(known)) if known else None,
+        "by_split": dict(Counter(facts.split for facts in shows)),
+        "area_pixels": _plain(np.median([facts.areas[index] for facts in shows])) if shows else None,
+        "intensity_percentiles": _percentiles(inside, (5, 50, 95)) if len(inside) else None,
+    }
+
+
+def _row(facts: CaseFacts, id2label: Mapping[int, str]) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "case": shown(facts.name),
+        "split": facts.split,
+        "shape": list(facts.shape),
+        "spacing_mm": None if facts.spacing is None else [_plain(side) for side in facts.spacing],
+        "orientation": facts.orientation,
+        "image_type": facts.image_type,
+        "min": [_plain(value) for value in facts.low],
+        "max": [_plain(value) for value in facts.high],
+        "labelled_slices": sum(facts.labelled) if facts.voxels is not None else None,
+        "voxels": None,
+    }
+    if facts.voxels is not None:
+        row["voxels"] = {name: facts.voxels[index] for index, name in id2label.items() if index}
+    return row
+
+
+def _plain(value: float) -> float | int:
+    """A number for JSON: whole ones as such, others to six digits, which is more than the scanner knows."""
+    number = float(value)
+    return int(number) if number.is_integer() and abs(number) < 2**53 else float(f"{number:.6g}")

@@ -1,0 +1,157 @@
+"""The memory that training and prediction need, told by the model itself: run on shapes alone, nothing computed."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from transformers import PreTrainedConfig
+
+from ..adapter import samed_lora_config
+from ..configuration_samed import SamedConfig
+from ..modeling_samed import SamedForSemanticSegmentation
+
+__all__ = ["MemoryEstimate", "estimate_memory", "read_base_config"]
+
+_FLOAT = 4
+_MOMENTS = 2  # of AdamW, for each number that is trained
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes of all tensors that are alive at once, in float32, with attention computed by its plain formula.
+
+    What isn't in it: the accelerator's context, what its allocator keeps in reserve, and libraries' work spaces. Fused
+    attention and mixed precision need less.
+
+    Attributes:
+        image_size: side of the model's input in pixels.
+        parameters, trained: how many numbers the model has, and how many of them are trained.
+        fixed: bytes of weights, gradients and AdamW's two moments.
+        per_slice: bytes that each slice of a training batch adds.
+        per_slice_checkpointed: the same with gradient checkpointing.
+        per_slice_prediction: bytes that each slice of a batch adds at prediction.
+    """
+
+    image_size: int
+    parameters: int
+    trained: int
+    fixed: int
+    per_slice: int
+    per_slice_checkpointed: int
+    per_slice_prediction: int
+
+    def training(self, batch_size: int, *, gradient_checkpointing: bool = False) -> int:
+        """Bytes to train with so many slices at once."""
+        return self.fixed + batch_size * (self.per_slice_checkpointed if gradient_checkpointing else self.per_slice)
+
+    def prediction(self, batch_size: int) -> int:
+        """Bytes to predict so many slices at once, the scan itself not counted."""
+        return self.parameters * _FLOAT + batch_size * self.per_slice_prediction
+
+
+def read_base_config(model_name_or_path: str | None) -> dict[str, Any]:
+    """The content of a base model's config.json; of `None` that of facebook/sam-vit-base, which is SAM's default.
+
+    Raises:
+        FileNotFoundError: no such model.
+        ValueError: it is no SAM.
+    """
+    if model_name_or_path is None:
+        return {"model_type": "sam"}
+    try:
+        content, _ = PreTrainedConfig.get_config_dict(model_name_or_path)
+        SamedConfig.from_dict(dict(content), id2label={0: "background", 1: "label"})
+    except OSError as error:
+        raise FileNotFoundError(
+            f"model_name_or_path {model_name_or_path!r} can't be loaded: expected a folder or Hub id of a plain SAM, "
+            f"e.g. facebook/sam-vit-base. ({str(error).splitlines()[0]})"
+        ) from error
+    return content
+
+
+def estimate_memory(
+    base: dict[str, Any], *, image_size: int, id2label: dict[int, str], rank: int = 4
+) -> MemoryEstimate:
+    """Let the model tell its memory, by running it once on tensors without content.
+
+    Args:
+        base: content of the base model's config.json; see [`read_base_config`].
+        image_size: side of the model's input in pixels.
+        id2label: the labels.
+        rank: of the LoRA matrices.
+    """
+    with torch.device("meta"):
+        model = SamedForSemanticSegmentation(
+            SamedConfig.from_dict(dict(base), image_size=image_size, id2label=id2label)
+        )
+        model.add_adapter(samed_lora_config(rank))
+    # PEFT keeps the parts that train whole twice: as they were, and as they are trained.
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    per_slice = _added_by_a_slice(lambda batch_size: _train_once(model, batch_size))
+    prediction = _added_by_a_slice(lambda batch_size: _predict_once(model, batch_size))
+    model.activation_checkpointing_enable()
+    checkpointed = _added_by_a_slice(lambda batch_size: _train_once(model, batch_size))
+    fixed = (parameters + (1 + _MOMENTS) * trained) * _FLOAT
+    return MemoryEstimate(image_size, parameters, trained, fixed, per_slice, checkpointed, prediction)
+
+
+def _added_by_a_slice(run: Callable[[int], None]) -> int:
+    """How much more a batch of two needs at its peak than one of one."""
+    peaks = []
+    for batch_size in (1, 2):
+        with _LiveBytes() as live:
+            run(batch_size)
+        peaks.append(live.peak)
+    return peaks[1] - peaks[0]
+
+
+def _train_once(model: SamedForSemanticSegmentation, batch_size: int) -> None:
+    model.train()
+    side = model.config.image_size
+    pixels = torch.empty(batch_size, 3, side, side, device="meta")
+    labels = torch.empty(batch_size, side // 4, side // 4, dtype=torch.long, device="meta")
+    model(pixels, labels=labels).loss.backward()
+    model.zero_grad(set_to_none=True)
+
+
+def _predict_once(model: SamedForSemanticSegmentation, batch_size: int) -> None:
+    model.eval()
+    side = model.config.image_size
+    with torch.inference_mode():
+        logits = model(torch.empty(batch_size, 3, side, side, device="meta")).logits
+        torch.nn.functional.interpolate(logits, size=(side, side), mode="bilinear").softmax(dim=1)
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Counts the bytes of the tensors made under it that are alive, and the most there ever were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now, self.peak = 0, 0
+        self.sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(result):
+            if isinstance(tensor, torch.Tensor):
+                self._add(tensor.untyped_storage())
+        return result
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self.sizes:
+            return
+        self.sizes[key] = storage.nbytes()
+        self.now += self.sizes[key]
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._drop, key)
+
+    def _drop(self, key: int) -> None:
+        self.now -= self.sizes.pop(key, 0)

@@ -1,0 +1,184 @@
+"""What a validation leaves for people and programs: `validation.html` and `fingerprint.json`."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from ..files import write_text
+from ..volumes.common import shown
+from .case_checks import window_of
+from .charts import draw_intensities, draw_sizes
+from .cohort_checks import SPLITS
+from .fingerprint import PERCENTILES, channel_titles
+from .memory import MemoryEstimate
+from .page import PAGE
+from .problems import KINDS, Problem
+from .run import Validation
+from .suggestions import Suggestion
+from .tables import (
+    about_rows,
+    case_rows,
+    grid_rows,
+    grouped,
+    intensity_rows,
+    label_rows,
+    memory_table,
+    problem_headings,
+)
+
+__all__ = ["FINGERPRINT", "PAGE_FILE", "write_fingerprint", "write_report"]
+
+FINGERPRINT, PAGE_FILE = "fingerprint.json", "validation.html"
+_FIRST = 8
+
+
+def write_fingerprint(
+    path: Path,
+    fingerprint: Mapping[str, Any],
+    problems: Sequence[Problem],
+    settings: Sequence[Suggestion],
+    command: str,
+) -> None:
+    """Write the fingerprint with problems and suggestions beside it as JSON, in one step."""
+    content = dict(fingerprint) | {
+        "problems": [problem.to_dict() for problem in problems],
+        "suggestions": {one.setting: {"value": one.value, "reason": one.reason} for one in settings},
+        "command": command,
+    }
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_report(
+    path: Path,
+    validation: Validation,
+    fingerprint: Mapping[str, Any],
+    settings: Sequence[Suggestion],
+    command: str,
+    memory: MemoryEstimate,
+    model: str,
+) -> None:
+    """Write the page: problems on top, then settings, pictures, labels, intensities and all cases.
+
+    Args:
+        path: the HTML file.
+        validation: what was found.
+        fingerprint: its fingerprint.
+        settings: suggestions, and `command`, made of them.
+        memory: what the model needs, and `model`, its name.
+    """
+    data = validation.data
+    in_ml = bool(validation.cases) and all(facts.voxel_ml is not None for facts in validation.cases)
+    unit = "ml" if in_ml else "pixels" if data.pictures else "voxels"
+    content = _template().render(
+        title=f"Data set: {fingerprint['data']['name'] or shown(data.root)}",
+        layout=data.layout,
+        root=shown(data.root),
+        created=datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
+        facts=_facts(validation, fingerprint),
+        kinds=_kinds(validation.problems),
+        settings=[{"flags": _flags(one), "reason": shown(one.reason)} for one in settings],
+        command=shown(command),
+        memory=memory_table(memory, model),
+        pictures=_pictures(validation),
+        labels=label_rows(fingerprint, in_ml),
+        splits=[split for split in SPLITS if fingerprint["cases"][split]],
+        unit=unit,
+        charts=_charts(validation, fingerprint),
+        grid=grid_rows(fingerprint),
+        percentiles=[f"{one:g}\N{NARROW NO-BREAK SPACE}%" for one in PERCENTILES],
+        intensities=intensity_rows(fingerprint),
+        about=about_rows(fingerprint),
+        cases=case_rows(validation, fingerprint, in_ml),
+    )
+    # A file's name need not be text.
+    write_text(path, content.encode("utf-8", "backslashreplace").decode("utf-8"))
+
+
+def _template() -> Any:
+    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(PAGE)
+
+
+def _facts(validation: Validation, fingerprint: Mapping[str, Any]) -> list[dict[str, Any]]:
+    names = {"train": "to train on", "validation": "for validation", "test": "to test on"}
+    facts = [
+        {"number": count, "text": f"{'case' if count == 1 else 'cases'} {names[split]}", "tone": ""}
+        for split, count in fingerprint["cases"].items()
+        if count
+    ]
+    count = len(fingerprint["labels"])
+    facts.append({"number": count, "text": "label" if count == 1 else "labels", "tone": ""})
+    slices = sum(sum(split.values()) for split in fingerprint["slices"].values())
+    facts.append({"number": grouped(slices), "text": "slices", "tone": ""})
+    errors, warnings = validation.count("error"), validation.count("warning")
+    for number, word, tone in ((errors, "error", "error"), (warnings, "warning", "warning")):
+        facts.append(
+            {"number": number, "text": word if number == 1 else f"{word}s", "tone": tone if number else "good"}
+        )
+    return facts
+
+
+def _kinds(problems: Sequence[Problem]) -> list[dict[str, Any]]:
+    """The problems of each severity and kind together; only the first ones are open."""
+    groups: dict[tuple[str, str], list[dict[str, str | None]]] = {}
+    for problem in problems:
+        line = {"case": None if problem.case is None else shown(problem.case), "text": shown(problem.text)}
+        groups.setdefault((problem.severity, problem.kind), []).append(line)
+    return [
+        {
+            "severity": severity,
+            "heading": KINDS[kind],
+            "count": len(lines),
+            "first": lines[:_FIRST],
+            "others": lines[_FIRST:],
+        }
+        for (severity, kind), lines in groups.items()
+    ]
+
+
+def _flags(suggestion: Suggestion) -> str:
+    return " ".join(suggestion.flags) or f"no --{suggestion.setting}"
+
+
+def _charts(validation: Validation, fingerprint: Mapping[str, Any]) -> list[dict[str, str]]:
+    data, processor = validation.data, validation.processor
+    charts = []
+    percentiles = None if data.pictures or data.layout == "Synapse" else processor.percentiles
+    for channel, name in enumerate(channel_titles(data) if fingerprint["intensity"] else ()):
+        window = None if data.layout == "Synapse" else window_of(processor, channel)
+        drawn = draw_intensities(validation.cases, channel, data.id2label, window=window, percentiles=percentiles)
+        scaled = ""
+        if window is not None:
+            scaled = f"; dashed: the window from {window[0]:g} to {window[1]:g}"
+        elif percentiles is not None:
+            low, high = percentiles
+            scaled = f"; 0 and 1 are each scan's percentiles {low:g} and {high:g}, as training scales them"
+        if drawn is not None:
+            caption = f"Intensities of {shown(name)}, of all voxels and within each label{scaled}"
+            charts.append({"caption": caption, "source": _embed(drawn, "svg+xml")})
+    if (drawn := draw_sizes(validation.cases, data.id2label)) is not None:
+        caption = "Size of each label, one point for each case"
+        charts.append({"caption": caption, "source": _embed(drawn, "svg+xml")})
+    return charts
+
+
+def _pictures(validation: Validation) -> list[dict[str, str]]:
+    """The cases' pictures, with what is doubtful about each."""
+    return [
+        {
+            "name": shown(name),
+            "source": _embed(jpeg, "jpeg"),
+            "problems": problem_headings([problem for problem in validation.problems if problem.case == name]),
+        }
+        for name, jpeg in validation.pictures.items()
+    ]
+
+
+def _embed(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64," + base64.b64encode(content).decode("ascii")
