@@ -268,7 +268,7 @@ SPOILT = {
     "nan": ({"image": np.where(IMAGE > 0.4, np.nan, IMAGE), "label": LABEL}, "holds 2 NaN or infinite intensities"),
     "infinity": ({"image": np.where(IMAGE == 1, np.inf, IMAGE), "label": LABEL}, "holds 1 NaN or infinite intensities"),
     "value": ({"image": IMAGE, "label": LABEL + 7}, "holds the label value 9: expected values from 0 to 2"),
-    "negative": ({"image": IMAGE, "label": LABEL.astype(int) - 1}, r"holds labels from -1 to \d, .*: expected whole numbers from 0"),
+    "negative": ({"image": IMAGE, "label": LABEL.astype(int) - 1}, r"holds labels from -1 to \d, .*: expected whole"),
 }
 
 

@@ -138,14 +138,15 @@ def _ct_window(intensity: Mapping[str, Any], why: str) -> Suggestion:
     if intensity["foreground"] is None:
         return Suggestion(name, "ct", f"{why}; without labels, SAMed's window of {usual}")
     foreground = intensity["foreground"]["percentiles"]
-    low, high = foreground["0.5"], foreground["99.5"]
-    lies = f"{why}; the labels lie between {low:g} and {high:g} HU (percentiles 0.5 and 99.5)"
-    inside = foreground["1"] >= CT_WINDOW[0] and foreground["99"] <= CT_WINDOW[1]
-    if inside and high - low >= (CT_WINDOW[1] - CT_WINDOW[0]) / 6:
+    # Gas in a stomach and clips in a vein would decide on the outermost percentiles.
+    low, high = foreground["5"], foreground["95"]
+    lies = f"{why}; nine tenths of the labelled voxels lie between {low:g} and {high:g} HU"
+    inside = low >= CT_WINDOW[0] and high <= CT_WINDOW[1]
+    if inside and high - low >= (CT_WINDOW[1] - CT_WINDOW[0]) / 8:
         return Suggestion(name, "ct", f"{lies}, within SAMed's window of {usual}")
-    margin = max(10.0, 0.25 * (high - low))
+    margin = max(20.0, 0.5 * (high - low))
     own = (5 * math.floor((low - margin) / 5), 5 * math.ceil((high + margin) / 5))
-    return Suggestion("intensity_window", own, f"{lies}; a window of their own, a quarter wider on either side")
+    return Suggestion("intensity_window", own, f"{lies}; a window of their own, half as wide again on either side")
 
 
 def _image_size(fingerprint: Mapping[str, Any], plane: str, own: str) -> Suggestion:
@@ -169,7 +170,7 @@ def _image_size(fingerprint: Mapping[str, Any], plane: str, own: str) -> Suggest
         if plane == own and label["area_pixels"] and label["area_pixels"] * cells < _SMALL
     ]
     if small:
-        reason += f"; {', '.join(small[:5])} cover fewer than {_SMALL:g} points of the logits: a larger size may help"
+        reason += f"; fewer than {_SMALL:g} points of the logits show {', '.join(small[:5])}: a larger size may help"
     return Suggestion("image_size", size, reason)
 
 
