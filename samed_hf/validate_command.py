@@ -77,7 +77,7 @@ def _report(args: argparse.Namespace, validation: Validation, output: Path, base
     fingerprint = make_fingerprint(data, validation.processor, validation.cases)
     suggested = suggest_settings(make_fingerprint(data, validation.processor, _sound(validation)), validation.processor)
     size = next(one.value for one in suggested if one.setting == "image_size")
-    memory = estimate_memory(base, image_size=size, id2label=data.id2label)
+    memory = estimate_memory(base, image_size=size, num_labels=len(data.id2label))
     suggested += suggest_batch(memory, *_available())
     model = args.model_name_or_path or _BASE
     command = training_command(suggested, _given(args, model, f"outputs/{_slug(data)}"))

@@ -19,6 +19,7 @@ from PIL import Image
 
 from ..data.cases import DataSet
 from ..image_processing_samed import SamedImageProcessor
+from ..preprocessing import CT_WINDOW
 from ..preview import draw_preview, slice_plane, telling_slices
 from ..report import label_colors
 from ..slicing import rows_run_up
@@ -28,6 +29,7 @@ from .case_checks import window_of
 from .fingerprint import pooled
 from .measuring import CaseFacts
 from .reading import CaseReading
+from .suggestions import looks_like_ct
 
 __all__ = ["draw_case", "draw_intensities", "draw_sizes"]
 
@@ -105,7 +107,7 @@ def draw_intensities(
     axis.stairs(_density(everything, edges), edges, fill=True, color=_GREY, alpha=0.3, label="all voxels")
     colors = label_colors(max(id2label) + 1)
     for index, values in inside.items():
-        axis.stairs(_density(values, edges), edges, color=colors[index], linewidth=1.6, label=shown(id2label[index]))
+        axis.stairs(_density(values, edges), edges, color=colors[index], linewidth=1.6, label=_short(id2label[index]))
     for bound in window or ():
         if low <= bound <= high:
             axis.axvline(bound, color=_GREY, linestyle="--", linewidth=1)
@@ -131,7 +133,7 @@ def draw_sizes(cases: Sequence[CaseFacts], id2label: Mapping[int, str]) -> bytes
         heights = row + generator.uniform(-0.22, 0.22, len(sizes))
         axis.scatter(sizes, heights, s=14, color=colors[index], alpha=0.65, linewidths=0)
     axis.set(xlabel="ml" if in_ml else "voxels", yticks=range(len(labels)), ylim=(len(labels) - 0.5, -0.5))
-    axis.set_yticklabels([shown(id2label[index]) for index in labels], parse_math=False)
+    axis.set_yticklabels([_short(id2label[index]) for index in labels], parse_math=False)
     if max(every) > 20 * min(every):
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -166,11 +168,12 @@ def _to_grid(slices: np.ndarray, processor: SamedImageProcessor, flat: bool) -> 
 
 
 def _window(processor: SamedImageProcessor, scan: Volume, facts: CaseFacts) -> Sequence[float] | None:
-    """What is shown black and white: the window, where the intensities reach into it."""
+    """What is shown black and white: the window, where the intensities fit it; SAMed's of what looks like CT."""
     window = window_of(processor, 0)
-    if not window or scan.num_channels == 3 or not window[0] < max(facts.high) or min(facts.low) >= 0:
-        return None
-    return window
+    if window is None and looks_like_ct(*np.percentile(facts.sample[0], (1, 99.5))):
+        return CT_WINDOW
+    fits = window is not None and scan.num_channels < 3 and min(facts.low) < 0 and window[0] < max(facts.high)
+    return window if fits else None
 
 
 def _between_percentiles(facts: CaseFacts, percentiles: Sequence[float]) -> CaseFacts:
@@ -179,6 +182,11 @@ def _between_percentiles(facts: CaseFacts, percentiles: Sequence[float]) -> Case
     width = np.where(high > low, high - low, 1)
     inside = None if facts.foreground is None else (facts.foreground - low) / width
     return replace(facts, sample=(facts.sample - low) / width, foreground=inside)
+
+
+def _short(name: str) -> str:
+    """A name that leaves room for the chart."""
+    return shown(name) if len(name) <= 24 else f"{shown(name)[:23]}…"
 
 
 def _density(values: np.ndarray, edges: np.ndarray) -> np.ndarray:

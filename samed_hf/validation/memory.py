@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -75,21 +77,23 @@ def read_base_config(model_name_or_path: str | None) -> dict[str, Any]:
     return content
 
 
-def estimate_memory(
-    base: dict[str, Any], *, image_size: int, id2label: dict[int, str], rank: int = 4
-) -> MemoryEstimate:
-    """Let the model tell its memory, by running it once on tensors without content.
+def estimate_memory(base: dict[str, Any], *, image_size: int, num_labels: int, rank: int = 4) -> MemoryEstimate:
+    """Let the model tell its memory, by running it on tensors without content; a few seconds, once for each size.
 
     Args:
         base: content of the base model's config.json; see [`read_base_config`].
         image_size: side of the model's input in pixels.
-        id2label: the labels.
+        num_labels: how many labels there are, the background counted.
         rank: of the LoRA matrices.
     """
+    return _estimate(json.dumps(base, sort_keys=True), image_size, num_labels, rank)
+
+
+@lru_cache(maxsize=16)
+def _estimate(base: str, image_size: int, num_labels: int, rank: int) -> MemoryEstimate:
+    config = SamedConfig.from_dict(json.loads(base), image_size=image_size, num_labels=num_labels)
     with torch.device("meta"):
-        model = SamedForSemanticSegmentation(
-            SamedConfig.from_dict(dict(base), image_size=image_size, id2label=id2label)
-        )
+        model = SamedForSemanticSegmentation(config)
         model.add_adapter(samed_lora_config(rank))
     # PEFT keeps the parts that train whole twice: as they were, and as they are trained.
     parameters = sum(parameter.numel() for parameter in model.parameters())

@@ -21,7 +21,7 @@ from .memory import MemoryEstimate
 from .page import PAGE
 from .problems import KINDS, Problem
 from .run import Validation
-from .suggestions import Suggestion
+from .suggestions import Suggestion, looks_like_ct
 from .tables import (
     about_rows,
     case_rows,
@@ -149,9 +149,11 @@ def _flags(suggestion: Suggestion) -> str:
 def _charts(validation: Validation, fingerprint: Mapping[str, Any]) -> list[dict[str, str]]:
     data, processor = validation.data, validation.processor
     charts = []
-    percentiles = None if data.pictures or data.layout == "Synapse" else processor.percentiles
     for channel, name in enumerate(channel_titles(data) if fingerprint["intensity"] else ()):
         window = None if data.layout == "Synapse" else window_of(processor, channel)
+        spread = fingerprint["intensity"][name]["all"]["percentiles"]
+        has_unit = data.pictures or data.layout == "Synapse" or looks_like_ct(spread["1"], spread["99.5"])
+        percentiles = None if has_unit else processor.percentiles
         drawn = draw_intensities(validation.cases, channel, data.id2label, window=window, percentiles=percentiles)
         scaled = ""
         if window is not None:

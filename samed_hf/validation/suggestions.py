@@ -12,7 +12,7 @@ from ..image_processing_samed import SamedImageProcessor
 from ..preprocessing import CT_WINDOW, guess_preprocessing
 from .memory import MemoryEstimate
 
-__all__ = ["Suggestion", "suggest_batch", "suggest_settings", "training_command"]
+__all__ = ["Suggestion", "looks_like_ct", "suggest_batch", "suggest_settings", "training_command"]
 
 _SIZES = (128, 256, 384, 512)
 _BATCHES = (12, 6, 4, 3, 2, 1)  # the paper's, and those that accumulate to it
@@ -117,17 +117,18 @@ def _intensities(fingerprint: Mapping[str, Any], processor: SamedImageProcessor)
         several = ", ".join(f"{channel} as {preset}" for channel, preset in zip(data["channels"], presets, strict=True))
         return Suggestion(name, None, f"by the names of the channels: {several}")
     intensity, channel = channels[0], data["channels"][0]
-    if presets == ["ct"] or _looks_like_ct(intensity):
+    if presets == ["ct"] or looks_like_ct(
+        intensity["all"]["percentiles"]["1"], intensity["all"]["percentiles"]["99.5"]
+    ):
         return _ct_window(intensity, "CT by its name" if presets == ["ct"] else "reaches from air to bone, so it is CT")
     low, high = processor.percentiles or (0.5, 99.5)
     reason = f"{channel!r} is no CT: each scan's own percentiles {low:g} and {high:g} become 0 and 1"
     return Suggestion(name, presets[0], reason if presets == ["mr"] else f"{channel!r} is taken as it is, by its name")
 
 
-def _looks_like_ct(intensity: Mapping[str, Any]) -> bool:
-    """Air, and bone, in Hounsfield units."""
-    percentiles = intensity["all"]["percentiles"]
-    return -1100 <= percentiles["1"] <= -200 and percentiles["99.5"] > 100
+def looks_like_ct(low: float, high: float) -> bool:
+    """Whether the percentiles 1 and 99.5 of intensities are those of air and of bone, in Hounsfield units."""
+    return -1100 <= low <= -200 and high > 100
 
 
 def _ct_window(intensity: Mapping[str, Any], why: str) -> Suggestion:
