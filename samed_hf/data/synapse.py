@@ -163,7 +163,7 @@ def case_of_slice(name: str) -> str:
     """The case a slice belongs to: "case0005" of "case0005_slice012"."""
     match = _SLICE_NAME.match(name)
     if match is None:
-        raise ValueError(f"The list names a slice {name!r}: expected CASE_sliceNNN, e.g. case0005_slice012.")
+        raise ValueError(f"The list names a slice {name[:80]!r}: expected CASE_sliceNNN, e.g. case0005_slice012.")
     return match["case"]
 
 
@@ -282,6 +282,9 @@ def _read_labels(path: Path) -> dict[int, str]:
 
 
 def _require(listing: Path, paths: Mapping[str, Path]) -> None:
+    strange = next((name for name in paths if len(name) > 200), None)
+    if strange is not None:
+        raise ValueError(f"{listing} has a line of {len(strange)} characters: expected names of files, one a line.")
     missing = [name for name, path in paths.items() if not path.is_file()]
     if missing:
         raise FileNotFoundError(
