@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -84,7 +85,8 @@ def _report(args: argparse.Namespace, validation: Validation, output: Path, base
     output.mkdir(parents=True, exist_ok=True)
     write_fingerprint(output / FINGERPRINT, fingerprint, validation.problems, suggested, command)
     write_report(output / PAGE_FILE, validation, fingerprint, suggested, command, memory, model)
-    _print_suggestions(suggested, memory, model)
+    _print_suggestions(suggested)
+    _print_memory(memory, model, fingerprint)
     print(f"\n{shown(command)}\n")
     print(f"wrote       {shown(output / FINGERPRINT)}, {shown(output / PAGE_FILE)}", flush=True)
 
@@ -151,15 +153,20 @@ def _print_problems(problems: list[Problem]) -> None:
     print(f"found       {several}", flush=True)
 
 
-def _print_suggestions(suggested: list[Suggestion], memory: MemoryEstimate, model: str) -> None:
+def _print_suggestions(suggested: list[Suggestion]) -> None:
     print()
     for one in suggested:
         print(f"suggests    {' '.join(one.flags) or f'no --{one.setting}'}: {shown(one.reason)}")
+
+
+def _print_memory(memory: MemoryEstimate, model: str, fingerprint: dict[str, Any]) -> None:
+    largest, disk = (fingerprint["bytes"][key] / 1e9 for key in ("largest_case", "disk"))
     print(
         f"memory      {model} at {memory.image_size} pixels, in float32: {memory.fixed / 1e9:.2f} GB of weights, "
         f"gradients and AdamW's moments, {memory.per_slice / 1e9:.2f} GB for each slice of a training batch "
         f"({memory.per_slice_checkpointed / 1e9:.2f} with --gradient_checkpointing), "
-        f"{memory.per_slice_prediction / 1e9:.2f} GB for each at prediction"
+        f"{memory.per_slice_prediction / 1e9:.2f} GB for each at prediction; the largest case {largest:.3f} GB, all "
+        f"cases decoded on disk {disk:.3f} GB"
     )
 
 

@@ -88,7 +88,9 @@ def _same_label(group: list[CaseFacts]) -> Problem | None:
     if len({facts.image_digest for facts in group}) < len(group):
         return None
     first, *others = group
-    text = f"has the label map of {_listed([facts.name for facts in others])}, voxel for voxel: does it belong to one?"
+    text = (
+        f"has the label map of {_listed([facts.name for facts in others])}, voxel for voxel: to which does it belong?"
+    )
     return Problem("warning", "same-label", text, first.name, first.split)
 
 

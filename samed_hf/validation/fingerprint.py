@@ -38,6 +38,7 @@ def make_fingerprint(data: DataSet, processor: SamedImageProcessor, cases: Seque
           "up_down", where the orientation is known.
         - `orientations`, `image_types`: how many files have each.
         - `slices`: how many "labelled" and "unlabelled" ones, by split.
+        - `bytes`: of the "largest_case" in memory, image and label, and of all cases decoded on "disk".
         - `intensity`: for each channel "min", "max" (exact) and "all" and "foreground", each with the number of voxels
           "sampled", their "mean", "sd" and "percentiles". Every case adds as many voxels, so that none outweighs.
         - `labels`: for each label "voxels" and "ml" in total, "voxels_per_case" and "ml_per_case" over the cases that
@@ -66,6 +67,7 @@ def make_fingerprint(data: DataSet, processor: SamedImageProcessor, cases: Seque
         "orientations": dict(Counter(facts.orientation for facts in cases if facts.orientation).most_common()),
         "image_types": dict(Counter(facts.image_type for facts in cases if facts.image_type).most_common()),
         "slices": {split: _slices([facts for facts in cases if facts.split == split]) for split in names},
+        "bytes": _bytes(cases),
         "intensity": _intensity(data, cases),
         "labels": {name: _label(index, cases) for index, name in data.id2label.items() if index},
         "per_case": [_row(facts, data.id2label) for facts in cases],
@@ -115,6 +117,16 @@ def _by_anatomy(rows: Sequence[Sequence[float]], processor: SamedImageProcessor)
 def _slices(cases: Sequence[CaseFacts]) -> dict[str, int]:
     labelled = sum(sum(facts.labelled) for facts in cases)
     return {"labelled": labelled, "unlabelled": sum(len(facts.labelled) for facts in cases) - labelled}
+
+
+def _bytes(cases: Sequence[CaseFacts]) -> dict[str, int]:
+    """A case's image in its own type, and its label, one byte for each voxel."""
+    sizes = [
+        int(np.prod(facts.shape)) * (len(facts.low) * np.dtype(facts.image_type).itemsize + 1)
+        for facts in cases
+        if facts.image_type is not None
+    ]
+    return {"largest_case": max(sizes, default=0), "disk": sum(sizes)}
 
 
 def _intensity(data: DataSet, cases: Sequence[CaseFacts]) -> dict[str, Any]:

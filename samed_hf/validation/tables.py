@@ -41,11 +41,11 @@ def memory_table(memory: MemoryEstimate, model: str) -> dict[str, Any]:
         "model": model,
         "image_size": memory.image_size,
         "sizes": _BATCHES,
-        "rows": [{"name": name, "cells": [_gigabytes(value) for value in values]} for name, values in rows.items()],
+        "rows": [{"name": name, "cells": [_size(value) for value in values]} for name, values in rows.items()],
         "formula": (
             f"Training: {grouped(memory.parameters)} weights, and a gradient and two moments of AdamW for each of the "
-            f"{grouped(memory.trained)} that are trained, 4 bytes each ({_gigabytes(memory.fixed)}), and "
-            f"{_gigabytes(memory.per_slice)} for every slice: the most bytes that tensors take at one moment of a "
+            f"{grouped(memory.trained)} that are trained, 4 bytes each ({_size(memory.fixed)}), and "
+            f"{_size(memory.per_slice)} for every slice: the most bytes that tensors take at one moment of a "
             "step, as the model itself tells, run on shapes alone. All in float32, with attention by its plain "
             "formula. Fused attention and mixed precision take less; the accelerator's own context and its reserve "
             "come on top."
@@ -121,6 +121,8 @@ def about_rows(fingerprint: Mapping[str, Any]) -> dict[str, str]:
         "intensities": f"percentiles of {grouped(max(sampled, default=0))} voxels spread evenly over all cases; least "
         "and most of all",
     }
+    largest, disk = (_size(fingerprint["bytes"][key]) for key in ("largest_case", "disk"))
+    about["a case"] = f"up to {largest} in memory, image and label; all cases decoded on disk {disk}"
     return {key: value for key, value in about.items() if value}
 
 
@@ -175,8 +177,8 @@ def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} ({count})" for name, count in counts.items())
 
 
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+def _size(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.{0 if size >= 1e7 else 2}f} MB"
 
 
 def grouped(number: int) -> str:

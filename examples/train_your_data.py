@@ -1,0 +1,41 @@
+"""Your own data set from Python: looked through, trained on with the settings that suit it, scored.
+
+    python examples/train_your_data.py DATA_DIR OUTPUT_DIR --model_name_or_path facebook/sam-vit-base
+
+DATA_DIR is in any layout that training reads: nnU-Net raw, Decathlon, folders of images and masks, Synapse, …
+More flags are those of `samed-hf train`, and win over what is suggested.
+"""
+
+import sys
+
+from samed_hf.cli import run_command
+from samed_hf.data.layouts import read_data
+from samed_hf.train_command import parse_arguments, run_training
+from samed_hf.training_data import make_processor
+from samed_hf.validation.fingerprint import make_fingerprint
+from samed_hf.validation.run import validate_data
+from samed_hf.validation.suggestions import suggest_settings
+
+
+def main(data_dir: str, output_dir: str, *flags: str) -> int:
+    args = parse_arguments(["--data_dir", data_dir, "--output_dir", output_dir, *flags])
+    data = read_data(data_dir, label_names=args.label_names, fold=args.fold)
+    found = validate_data(data, make_processor(args, data))
+    for problem in found.problems:
+        print(f"{problem.severity:<12}{problem.line}")
+    if found.count("error"):
+        return 1
+    suggested = suggest_settings(make_fingerprint(data, found.processor, found.cases), found.processor)
+    for suggestion in suggested:
+        print(f"suggests    {' '.join(suggestion.flags)}  {suggestion.reason}")
+    chosen = [flag for suggestion in suggested if f"--{suggestion.setting}" not in flags for flag in suggestion.flags]
+    metrics = run_training(parse_arguments(["--data_dir", data_dir, "--output_dir", output_dir, *chosen, *flags]))
+    for label, scores in metrics["per_class"].items() if metrics else ():
+        print(f"{label}: DSC {scores['dice']}")
+    return 0
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    sys.exit(run_command(lambda: main(*sys.argv[1:])))

@@ -1,0 +1,108 @@
+"""The examples, as a person starts them, on data that takes seconds."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from accelerate.state import AcceleratorState, GradientState
+
+from samed_hf import SamedForSemanticSegmentation, SamedImageProcessor
+from samed_hf.volumes import read_volume
+
+from .data_folders import make_scans, save_nifti, write_decathlon, write_nnunet
+
+ROOT = Path(__file__).parents[1]
+SHORT = ["--max_train_steps", 2, "--per_device_train_batch_size", 2, "--report_to", "none"]
+
+
+@pytest.fixture
+def run(monkeypatch, capfd):
+    """Runs an example as `python examples/NAME.py ARGS` does; returns what it printed and what it complained about."""
+
+    def start(script, *args, status=0):
+        path = ROOT / "examples" / f"{script}.py"
+        monkeypatch.setattr(sys, "argv", [str(path), *map(str, args)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(path), run_name="__main__")
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        captured = capfd.readouterr()
+        code = end.value.code
+        assert (code if isinstance(code, int) else 0 if code is None else 1) == status, captured.err[-3000:]
+        return captured.out, code if isinstance(code, str) else captured.err
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def scans():
+    return make_scans(6, (20, 24, 4))
+
+
+def test_train_your_data(run, scans, tiny_sam, tmp_path):
+    data = write_nnunet(tmp_path / "data", scans)
+    printed = run("train_your_data", data, tmp_path / "out", "--model_name_or_path", tiny_sam, *SHORT)[0]
+    assert "suggests    --image_size 128" in printed
+    assert "disc: DSC 0." in printed
+    settings = json.loads((tmp_path / "out" / "training_settings.json").read_text())
+    assert (settings["image_size"], settings["preprocessing"], settings["context_slices"]) == (128, "mr", True)
+    model = SamedForSemanticSegmentation.from_pretrained(tmp_path / "out")
+    assert model.config.id2label == {0: "background", 1: "disc", 2: "bar"}
+
+
+def test_a_flag_wins_over_what_is_suggested(run, scans, tiny_sam, tmp_path):
+    data = write_nnunet(tmp_path / "data", scans)
+    flags = ["--model_name_or_path", tiny_sam, "--image_size", 64, *SHORT]
+    run("train_your_data", data, tmp_path / "out", *flags)
+    assert json.loads((tmp_path / "out" / "training_settings.json").read_text())["image_size"] == 64
+
+
+def test_faulty_data_are_not_trained_on(run, scans, tiny_sam, tmp_path):
+    data = write_nnunet(tmp_path / "data", scans)
+    save_nifti(data / "labelsTr" / "case_02.nii.gz", np.full((20, 24, 4), 7, np.uint8))
+    printed, _ = run("train_your_data", data, tmp_path / "out", "--model_name_or_path", tiny_sam, *SHORT, status=1)
+    assert "error       case_02: " in printed
+    assert not (tmp_path / "out").exists()
+
+
+def test_predict_scans(run, tiny_adapter, tmp_path):
+    image = make_scans(1, (40, 44, 3))["case_00"][0]
+    save_nifti(tmp_path / "in" / "scan.nii.gz", image)
+    printed = run("predict_scans", tiny_adapter, tmp_path / "out", tmp_path / "in")[0]
+    labels = read_volume(tmp_path / "out" / "scan.nii.gz")
+    np.testing.assert_array_equal(labels.affine, nib.load(tmp_path / "in" / "scan.nii.gz").affine)
+    assert labels.grid == (40, 44, 3)
+    volume = np.count_nonzero(labels.array == 1) * 1.0 * 1.5 * 3.0 / 1000
+    assert f"  disc: {volume:.2f} ml" in printed
+
+
+def test_train_mr(run, scans, tiny_sam, tmp_path):
+    data = write_decathlon(tmp_path / "data", scans, validation_cases=["case_01.nii.gz"])
+    run("train_mr", data, tmp_path / "out", "--model_name_or_path", tiny_sam, *SHORT)
+    processor = SamedImageProcessor.from_pretrained(tmp_path / "out")
+    assert processor.intensity_window is None
+    assert processor.percentiles == [0.5, 99.5]
+    assert list(json.loads((tmp_path / "out" / "metrics.json").read_text())["per_case"]) == ["case_01"]
+
+
+@pytest.mark.parametrize("script", ["train_your_data", "predict_scans", "train_mr"])
+def test_they_say_what_they_want(run, script):
+    assert f"python examples/{script}.py" in run(script, status=1)[1]
+
+
+def test_a_mistake_is_one_line(run, tiny_adapter, tmp_path):
+    for script, args in (
+        ("train_your_data", (tmp_path / "nowhere", tmp_path / "out")),
+        ("predict_scans", (tiny_adapter, tmp_path / "out", tmp_path / "nowhere.nii.gz")),
+        ("train_mr", (tmp_path / "nowhere", tmp_path / "out")),
+    ):
+        lines = run(script, *args, status=2)[1].strip().splitlines()
+        assert len(lines) == 1
+        assert lines[0].startswith("error: ")
+        assert "nowhere" in lines[0]
+    assert not (tmp_path / "out").exists()
