@@ -136,6 +136,7 @@ def read_rows(
 
 
 def _load(name: str | Path, config: str | None, cache_dir: str | None) -> dict[str, Any]:
+    datasets.disable_progress_bars()
     try:
         if any((Path(name) / file).is_file() for file in ("dataset_dict.json", "state.json")):
             loaded = datasets.load_from_disk(str(name))
