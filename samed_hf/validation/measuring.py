@@ -125,7 +125,7 @@ def _measure_image(image: np.ndarray, label: np.ndarray | None, budget: int) -> 
     channels = 1 if image.ndim == 3 else image.shape[1]
     step = _step(image.size // channels, budget, image.shape[-1])
     inside = 0 if label is None else int(np.count_nonzero(label))
-    step_inside = max(1, inside // budget)
+    step_inside = _step(inside, budget, image.shape[-1])
     low, high = np.full(channels, np.inf), np.full(channels, -np.inf)
     digest = hashlib.blake2b(str(image.shape).encode(), digest_size=16)
     sample, foreground, classes, not_finite, first, first_inside = [], [], [], 0, 0, 0
@@ -162,7 +162,7 @@ def _measure_image(image: np.ndarray, label: np.ndarray | None, budget: int) -> 
 
 def _step(size: int, budget: int, width: int) -> int:
     """Every how many-th voxel is kept; with the rows' width in common it would take the same columns always."""
-    step = max(1, size // budget)
+    step = max(1, math.ceil(size / budget))
     while math.gcd(step, width) > 1:
         step += 1
     return step

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
-from transformers import PreTrainedConfig
 
 from ..adapter import samed_lora_config
 from ..configuration_samed import SamedConfig
@@ -67,7 +66,7 @@ def read_base_config(model_name_or_path: str | None) -> dict[str, Any]:
     if model_name_or_path is None:
         return {"model_type": "sam"}
     try:
-        content, _ = PreTrainedConfig.get_config_dict(model_name_or_path)
+        content, _ = SamedConfig.get_config_dict(model_name_or_path)
         SamedConfig.from_dict(dict(content), id2label={0: "background", 1: "label"})
     except OSError as error:
         raise FileNotFoundError(
