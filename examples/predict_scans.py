@@ -25,11 +25,11 @@ def main(adapter: str, output_dir: str, *inputs: str) -> None:
     output.mkdir(parents=True, exist_ok=True)
     for scan in scans:
         volume = read_scan(scan, num_channels=channels)
-        result = segment_volume(segmenter, volume)  # labels and confidence on the scan's own grid
+        picture = scan.kind == "picture"
+        result = segment_volume(segmenter, volume, picture=picture)  # labels and confidence on the scan's own grid
         path = output / f"{scan.name}{scan.suffix}"
         write_labels(path, result.labels, volume, names=segmenter.id2label)
         print(f"{path}")
-        picture = scan.kind == "picture"
         statistics = measure_labels(
             result.labels, volume, segmenter.id2label, confidence=result.confidence, picture=picture
         )
