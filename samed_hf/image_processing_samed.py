@@ -82,6 +82,10 @@ class SamedImageProcessor(BaseImageProcessor):
         if windows is not None and _is_nested(windows) and len(windows) != self.num_channels:
             raise ValueError(f"intensity_window has {len(windows)} windows for {self.num_channels} channels.")
 
+    def to_dict(self) -> dict[str, Any]:
+        """What `preprocessor_config.json` holds; transformers leaves out `None`, which would come back as a default."""
+        return super().to_dict() | {"intensity_window": self.intensity_window, "percentiles": self.percentiles}
+
     @property
     def num_channels(self) -> int:
         """Channels of a scan: 1 to 3."""

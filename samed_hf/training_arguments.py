@@ -79,7 +79,9 @@ class TrainingArguments:
     weight_decay: float = _flag(0.1, "Weight decay of AdamW.")
     lr_warmup_steps: int | None = _flag(None, "Optimizer steps of warmup [250, at most a fortieth of the run].")
     lr_power: float | None = _flag(None, "Exponent of the learning rate's decay [0.9].")
-    num_train_epochs: float | None = _flag(None, "Epochs of the learning rate's decay [200; 14 for the random SAM, 10 on the phantom].")
+    num_train_epochs: float | None = _flag(
+        None, "Epochs of the learning rate's decay [200; 14 for the random SAM, 10 on the phantom]."
+    )
     stop_after_epochs: float | None = _flag(None, "Epochs actually trained [160 of 200, else num_train_epochs].")
     max_train_steps: int | None = _flag(
         None, "Optimizer steps to train instead of epochs; the rate decays over them, unless num_train_epochs is given."

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from .data.cases import DataSet
-from .data.layouts import read_data
+from .data.layouts import data_place, read_data
 from .training_arguments import TrainingArguments
 from .training_data import make_processor
 from .validation.fingerprint import make_fingerprint
@@ -47,9 +47,8 @@ def validate(args: argparse.Namespace) -> int:
     if output is not None and output.exists() and not output.is_dir():
         raise ValueError(f"--output {args.output!r} is a file: expected a folder.")
     base = read_base_config(args.model_name_or_path)
-    local = Path(args.data).exists()
     settings = TrainingArguments(
-        **{"data_dir" if local else "dataset_name": args.data},
+        **data_place(args.data),
         **{name: getattr(args, name) for name in (*_COLUMNS, "orientation", "plane")},
         geometry_tolerance=args.tolerance,
     )
@@ -58,6 +57,7 @@ def validate(args: argparse.Namespace) -> int:
         dataset_name=settings.dataset_name,
         **{name: getattr(settings, name) for name in _COLUMNS},
         geometry_tolerance=settings.geometry_tolerance,
+        strict=False,
     )
     if settings.plane not in (None, "axial") and (data.pictures or data.layout == "Synapse"):
         raise ValueError(f"--plane is {settings.plane}, but {args.data} holds slices ({data.layout}).")

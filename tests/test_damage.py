@@ -228,6 +228,20 @@ ODD = {
 }
 
 
+def test_one_missing_file_keeps_no_other_case_from_being_checked(estimate_once, tmp_path, capfd):
+    for write in (write_decathlon, write_nnunet, write_folders, write_pictures):
+        root = write(tmp_path / write.__name__, SCANS)
+        sorted(path for path in root.rglob("*case_01*") if "mask" in str(path) or "labels" in str(path))[0].unlink()
+        output = tmp_path / f"{write.__name__}-checked"
+        assert main(["validate", str(root), "--output", str(output)]) == 1
+        captured = capfd.readouterr()
+        assert_no_traceback(captured)
+        assert "case_01" in captured.out
+        assert json.loads((output / "fingerprint.json").read_text())
+        assert main(["train", f"--data_dir={root}", f"--output_dir={tmp_path / 'run'}"]) == 2
+        assert "case_01" in capfd.readouterr().err
+
+
 def test_odd_names(tiny_adapter, tmp_path, capfd):
     folder, output = tmp_path / "in", tmp_path / "out"
     for name in ODD:

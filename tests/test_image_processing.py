@@ -48,6 +48,23 @@ def test_save_and_load(tmp_path):
     assert loaded.axis_order == [1, 0, 2]
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"intensity_window": None, "percentiles": (1, 99)},
+        {"intensity_window": None, "percentiles": None},
+        {"intensity_window": [None, (0, 80)], "channel_names": ["PET", "CT"], "orientation": "LPS"},
+        {"context_slices": True, "channel_names": ["T1"]},
+    ],
+)
+def test_every_setting_comes_back(tmp_path, settings):
+    processor = SamedImageProcessor(96, **settings)
+    processor.save_pretrained(tmp_path)
+    loaded = SamedImageProcessor.from_pretrained(tmp_path)
+    for name in ("intensity_window", "percentiles", "orientation", "channel_names", "context_slices", "input_size"):
+        assert getattr(loaded, name) == getattr(processor, name)
+
+
 @pytest.mark.parametrize("bad", [np.zeros((4, 4, 4)), np.zeros(9), np.full((4, 4), np.nan)])
 def test_bad_images(bad):
     with pytest.raises(ValueError, match="images holds"):

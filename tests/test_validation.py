@@ -326,12 +326,12 @@ def test_unused_files_types_and_few_cases(scans, tmp_path):
     few = dict(list(scans.items())[:3])
     few["case_00"] = few["case_00"][0] + np.float32(0.5), few["case_00"][1].astype(np.float32)
     root = write_nnunet(tmp_path, few)
-    save_nifti(root / "imagesTr" / "case_77_0000.nii.gz", scans["case_05"][0])
+    save_nifti(root / "imagesTr" / "case_00_0001.nii.gz", scans["case_05"][0])
     (root / "imagesTr" / "notes.txt").write_text("no scan")
     validation = check(root)
     assert told(validation) == [("warning", "splits", None)]
     notes = {kind: one.text for one in validation.problems if one.severity == "note" for kind in [one.kind]}
-    assert notes["unused"].endswith("holds 1 file that no case uses: case_77_0000.nii.gz.")
+    assert notes["unused"].endswith("holds 1 file that no case uses: case_00_0001.nii.gz.")
     texts = [one.text for one in validation.problems if one.kind == "types"]
     assert any("float32 in 1" in one and "2 cases hold whole numbers alone" in one for one in texts)
     assert any(one.startswith("1 case is stored with label maps of type float") for one in texts)

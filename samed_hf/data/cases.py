@@ -167,9 +167,9 @@ def as_labels(name: str | Path, label: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: it holds other values.
     """
-    if label.dtype.kind in "ub":
+    if label.dtype in (bool, np.uint8, np.uint16):
         return label.astype(np.uint8) if label.dtype == bool else label
-    whole = label if label.dtype.kind == "i" else np.round(label)
+    whole = label if label.dtype.kind in "iu" else np.round(label)
     low, high = (float(label.min()), float(label.max())) if label.size else (0.0, 0.0)
     if not (low >= 0 and high <= 65535 and np.array_equal(whole, label)):
         raise ValueError(

@@ -28,11 +28,12 @@ def describes_data(path: Path) -> str | None:
     return "decathlon" if isinstance(content.get("training"), list) else None
 
 
-def read_decathlon(root: Path, tolerance: float = 0.1) -> DataSet:
+def read_decathlon(root: Path, tolerance: float = 0.1, strict: bool = True) -> DataSet:
     """A folder of the Medical Segmentation Decathlon.
 
     `training` of its dataset.json names pairs of image and label; those whose image stands in `validation_cases` (a
-    list of file or case names) are for validation. `test` names images without labels, which nothing here needs.
+    list of file or case names) are for validation. `test` names images without labels, which nothing here needs. Where
+    it isn't `strict`, cases whose files are missing fail when they are read.
 
     Raises:
         ValueError, FileNotFoundError: dataset.json isn't as it should be, or names files that aren't there.
@@ -60,17 +61,19 @@ def read_decathlon(root: Path, tolerance: float = 0.1) -> DataSet:
     about = {"name": str(content.get("name") or root.resolve().name)}
     data = _data_set("Medical Segmentation Decathlon", root, labels, channels, sources, about)
     data.train, data.validation = sorted(set(sources) - validation), sorted(validation)
-    _require_files(path, data)
+    if strict:
+        _require_files(path, data)
     return data
 
 
-def read_nnunet(root: Path, fold: int | None = None, tolerance: float = 0.1) -> DataSet:
+def read_nnunet(root: Path, fold: int | None = None, tolerance: float = 0.1, strict: bool = True) -> DataSet:
     """A raw data set of nnU-Net, second version: imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz, dataset.json.
 
     Args:
         root: the folder.
         fold: which fold of its `splits_final.json`, if it has one; defaults to the first.
         tolerance: see [`ScanSource`].
+        strict: refuse a data set that lacks files; else their cases fail when they are read.
 
     Raises:
         ValueError, FileNotFoundError: dataset.json isn't as it should be, or files are missing.
@@ -90,8 +93,12 @@ def read_nnunet(root: Path, fold: int | None = None, tolerance: float = 0.1) -> 
     for part, names in splits.items():
         if not (root / f"labels{part}").is_dir():
             continue
-        for label in sorted((root / f"labels{part}").glob(f"[!.]*{ending}")):
-            name = label.name[: -len(ending)]
+        found = {file.name[: -len(ending)] for file in (root / f"labels{part}").glob(f"[!.]*{ending}")}
+        if part == "Tr":  # an image whose label is missing is a fault, and no case left out
+            first = f"_0000{ending}"
+            found |= {file.name[: -len(first)] for file in (root / "imagesTr").glob(f"[!.]*{first}")}
+        for name in sorted(found):
+            label = root / f"labels{part}" / f"{name}{ending}"
             if name in sources:
                 raise ValueError(f"{label} is called as a training case is: expected each case once.")
             images = tuple(root / f"images{part}" / f"{name}_{index:04d}{ending}" for index in range(len(channels)))
@@ -105,7 +112,8 @@ def read_nnunet(root: Path, fold: int | None = None, tolerance: float = 0.1) -> 
     about = {"name": str(content.get("name") or root.resolve().name)}
     data = _data_set("nnU-Net raw", root, labels, channels, sources, about)
     data.train, data.test, data.pictures = splits["Tr"], splits["Ts"], pictures
-    _require_files(path, data)
+    if strict:
+        _require_files(path, data)
     if pictures:
         _colour(data, labels)
     _declared_fold(data, root / "splits_final.json", fold)
@@ -115,7 +123,7 @@ def read_nnunet(root: Path, fold: int | None = None, tolerance: float = 0.1) -> 
 def _colour(data: DataSet, labels: Labels) -> None:
     """nnU-Net's pictures are one file whatever their channels."""
     images = {name: source.images for name, source in data.sources.items()}
-    num_channels = picture_channels([path for paths in images.values() for path in paths])
+    num_channels = picture_channels([path for paths in images.values() for path in paths if path.is_file()])
     data.channel_names = ("R", "G", "B")[:num_channels] if num_channels == 3 else ("image",)
     data.sources = {
         name: PictureSource(name, source.images, source.labels, num_channels, labels.values)

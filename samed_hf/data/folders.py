@@ -54,7 +54,9 @@ def find_folders(root: Path) -> dict[str, Pair]:
     return {split: pair for split, pair in found.items() if pair is not None}
 
 
-def read_folders(root: Path, label_names: list[str] | None = None, tolerance: float = 0.1) -> DataSet:
+def read_folders(
+    root: Path, label_names: list[str] | None = None, tolerance: float = 0.1, strict: bool = True
+) -> DataSet:
     """Read folders of images and masks.
 
     An image's mask has its name, perhaps with words like "mask" or "label" in it. Pictures called CASE_sliceNNN are the
@@ -65,11 +67,12 @@ def read_folders(root: Path, label_names: list[str] | None = None, tolerance: fl
         root: the folder.
         label_names: names of the labels instead, numbered from 0.
         tolerance: see [`ScanSource`].
+        strict: refuse images without mask; else their cases fail when they are read.
 
     Raises:
         ValueError, FileNotFoundError: an image without mask, two masks for one, or no image at all.
     """
-    splits = {split: match_files(*folders) for split, folders in find_folders(root).items()}
+    splits = {split: match_files(*folders, strict=strict) for split, folders in find_folders(root).items()}
     pairs = [pair for found in splits.values() for pair in found]
     kinds = {_suffix(image) in PICTURES for image, _ in pairs}
     if len(kinds) > 1:
@@ -96,7 +99,7 @@ def read_folders(root: Path, label_names: list[str] | None = None, tolerance: fl
     return data
 
 
-def match_files(images: Path, masks: Path) -> list[Pair]:
+def match_files(images: Path, masks: Path, strict: bool = True) -> list[Pair]:
     """Each image with its mask, in the order of the images' names.
 
     Raises:
@@ -115,11 +118,11 @@ def match_files(images: Path, masks: Path) -> list[Pair]:
         candidates = exact or candidates
         if len(candidates) > 1:
             raise ValueError(f"{image} could have the mask {candidates[0]} or {candidates[1]}: keep one.")
-        if candidates:
-            pairs.append((image, candidates[0]))
-        else:
+        if not candidates:
             missing.append(image)
-    if missing:
+        if candidates or not strict:
+            pairs.append((image, candidates[0] if candidates else masks / image.name))
+    if missing and strict:
         others = f" (nor have {len(missing) - 1} others)" if len(missing) > 1 else ""
         raise FileNotFoundError(f"{missing[0]} has no mask in {masks}{others}: expected one of the same name.")
     return pairs
@@ -143,7 +146,7 @@ def _picture_cases(pairs: list[Pair], num_channels: int, labels: Labels) -> dict
 
 
 def _label_maps(pairs: list[Pair], pictures: bool) -> Iterator:
-    for _, mask in pairs:
+    for mask in (mask for _, mask in pairs if mask.is_file()):
         yield read_mask(mask) if pictures else as_labels(mask, read_volume(mask).array)
 
 

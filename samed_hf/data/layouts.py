@@ -31,6 +31,7 @@ def read_data(
     fold: int | None = None,
     geometry_tolerance: float = 0.1,
     cache_dir: str | None = None,
+    strict: bool = True,
 ) -> DataSet:
     """Recognise and describe a data set; its scans are read later, when they are asked for.
 
@@ -41,6 +42,7 @@ def read_data(
         dataset_config_name, image_column, label_column, case_column, cache_dir: see [`read_rows`].
         label_names: names of the labels from 0, where no file names them.
         fold: which of the folds that the data set itself declares.
+        strict: refuse a folder that lacks files of some cases; else those fail when they are read.
         geometry_tolerance: how far image and label may lie apart, as a share of a voxel's smallest side.
 
     Raises:
@@ -53,7 +55,7 @@ def read_data(
         what = "is a file" if root.exists() else "doesn't exist"
         raise FileNotFoundError(f"data_dir {str(data_dir)!r} {what}: {_EXPECTED}.")
     if root is not None:
-        data = _recognise(root, label_names, fold, geometry_tolerance)
+        data = _recognise(root, label_names, fold, geometry_tolerance, strict)
         if data is not None:
             return data
     from .rows import is_saved_dataset, read_rows  # datasets takes a second to import
@@ -81,12 +83,14 @@ def data_place(text: str) -> dict[str, str]:
     return {"dataset_name": text} if on_hub else {"data_dir": text}
 
 
-def _recognise(root: Path, label_names: list[str] | None, fold: int | None, tolerance: float) -> DataSet | None:
+def _recognise(
+    root: Path, label_names: list[str] | None, fold: int | None, tolerance: float, strict: bool
+) -> DataSet | None:
     if any((root / name).is_dir() for name in ("lists_Synapse", "lists", "train_npz", "test_vol_h5")):
         return read_synapse(root)
     described = describes_data(root / "dataset.json") if (root / "dataset.json").is_file() else None
     if described == "nnunet":
-        return read_nnunet(root, fold, tolerance)
+        return read_nnunet(root, fold, tolerance, strict)
     if described == "decathlon":
-        return read_decathlon(root, tolerance)
-    return read_folders(root, label_names, tolerance) if find_folders(root) else None
+        return read_decathlon(root, tolerance, strict)
+    return read_folders(root, label_names, tolerance, strict) if find_folders(root) else None
