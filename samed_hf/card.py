@@ -18,6 +18,7 @@ __all__ = ["PRIVATE_SETTINGS", "is_local_base", "write_card"]
 
 PRIVATE_SETTINGS = frozenset(
     {"data_dir", "dataset_name", "cache_dir", "output_dir", "model_name_or_path", "resume_from_checkpoint", "hub_token"}
+    | {"cases"}  # files are called after patients
 )
 """Settings that hold places on the user's machine or secrets, which are nobody else's business."""
 

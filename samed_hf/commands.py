@@ -10,6 +10,7 @@ import numpy as np
 from . import convert, hub
 from .data import prepare
 from .data.cases import Case
+from .data.labels import read_json
 from .data.layouts import data_place, read_data
 from .data.splits import k_fold
 from .evaluation import CaseResult, evaluate_cases, write_metrics
@@ -53,10 +54,15 @@ def evaluate(args: argparse.Namespace) -> None:
             f"--batch_size is {args.batch_size}, --input_size {args.input_size}: expected at least 1 slice, 2 pixels."
         )
     split, names = (args.split, getattr(data, args.split)) if args.split else data.scored
+    known = _cases_of(args.adapter)
+    if not names and not args.split:  # those that the training held out by itself
+        split, names = "validation", [name for name in known.get("validation", ()) if name in data.sources]
     if not names:
         declared = ", ".join(f"{len(getattr(data, one))} for {one}" for one in ("train", "validation", "test"))
-        raise ValueError(f"{args.data} has no case to score ({declared}): give --split, e.g. --split train.")
+        raise ValueError(f"{args.data} has no case to score ({declared}): give --split or --num_folds and --fold.")
     print(f"data        {args.data}: {data.layout}, {len(names)} {split} cases", flush=True)
+    if seen := set(names) & set(known.get("train", ())):
+        print(f"warning     {len(seen)} of these cases were trained on: their scores say nothing of others", flush=True)
     model = load_model(args.adapter)
     processor = model.image_processor
     data.expect_labels(model.config.id2label)
@@ -92,6 +98,15 @@ def evaluate(args: argparse.Namespace) -> None:
     )
     write_metrics(folder, metrics | {"split": split})
     print(f"\n{format_scores(metrics)}\n\nwrote {folder / 'metrics.json'}, metrics.csv and one picture for each case")
+
+
+def _cases_of(adapter: str) -> dict[str, list[str]]:
+    """The cases that an adapter was trained on and watched on, where its folder still says so."""
+    path = Path(adapter) / "training_settings.json"
+    if not path.is_file():
+        return {}
+    content = read_json(path)
+    return content.get("cases", {}) if isinstance(content, dict) else {}
 
 
 def convert_sam(args: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ from .prediction_files import PREVIEW, STATISTICS, Job, label_file_names, staged
 from .prediction_progress import CaseProgress
 from .prediction_report import format_ml
 from .prediction_settings import PredictionSettings
+from .preprocessing import guess_preprocessing
 from .preview import draw_preview, slice_plane
 from .report import label_colors
 from .segmentation import Segmentation, Segmenter, segment_volume
@@ -127,13 +128,28 @@ def predict_case(
             "file": str(job.scan.path),
             "kind": job.scan.kind,
             "grid": grid,
-            "notes": list(getattr(scan.header, "notes", ())),
+            "notes": [*getattr(scan.header, "notes", ()), *_strangeness(scan, segmenter, picture)],
             "labels": measured,
             "removed": removed,
             "files": files,
         }
         write_statistics(inside / STATISTICS, statistics)
     return statistics
+
+
+def _strangeness(scan: Volume, segmenter: Segmenter, picture: bool) -> list[str]:
+    """In words, where a scan is of another kind than those that the model was trained on, as far as files tell."""
+    names = segmenter.processor.channel_names or []
+    trained = guess_preprocessing(names)
+    notes = []
+    modality = getattr(scan.header, "modality", None)
+    if names and modality and (modality == "CT") != ("ct" in trained):
+        notes.append(f"DICOM says {modality}, the model was trained on {', '.join(names)}: the result may mean nothing")
+    if "ct" in trained and not picture and scan.array.min() >= 0:
+        notes.append("no intensity below 0, where CT in Hounsfield units has air: the result may mean nothing")
+    if names and "ct" not in trained and not picture and scan.array.min() < -500:
+        notes.append(f"intensities like those of CT, the model was trained on {', '.join(names)}: it may mean nothing")
+    return notes
 
 
 def clean_labels(

@@ -98,6 +98,11 @@ def load_model(adapter: str) -> SamedForSemanticSegmentation:
         FileNotFoundError: no model at this place.
         ValueError: it is no SAMed model.
     """
+    if not Path(adapter).exists() and "/" not in str(adapter):  # the Hub's names have a slash: it needn't be asked
+        raise FileNotFoundError(
+            f"ADAPTER {adapter!r} can't be loaded: there is no such folder, expected that of an adapter or a Hub id "
+            "USER/NAME."
+        )
     try:
         model = SamedForSemanticSegmentation.from_pretrained(adapter)
     except FileNotFoundError:

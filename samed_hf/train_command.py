@@ -96,6 +96,7 @@ def _write_settings(run: TrainingRun, folder: Path) -> None:
     settings = args.to_dict() | {"num_processes": run.accelerator.num_processes}
     if args.preset:
         settings["deviations"] = run.deviations
+    settings["cases"] = {split: getattr(run.data, split) for split in ("train", "validation", "test")}
     settings["run"] = {key: value for key, value in about.items() if value is not None}
     write_text(folder / "training_settings.json", json.dumps(settings, indent=2) + "\n")
 

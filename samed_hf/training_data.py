@@ -39,9 +39,11 @@ def read_training_data(args: TrainingArguments) -> DataSet:
         label_column=args.label_column,
         case_column=args.case_column,
         label_names=args.label_names,
-        fold=args.fold,
+        fold=None if args.num_folds else args.fold,
         geometry_tolerance=args.geometry_tolerance,
     )
+    if args.fold is not None and args.num_folds is None and not data.declares_folds:
+        raise ValueError(f"fold is {args.fold}, but {data.root} declares no folds: give --num_folds too.")
     divide_cases(data, num_validation=args.num_validation_cases, num_folds=args.num_folds, fold=args.fold)
     if args.plane not in (None, "axial") and (data.pictures or data.layout == "Synapse"):
         raise ValueError(f"plane is {args.plane}, but {data.root} holds slices ({data.layout}): expected whole scans.")

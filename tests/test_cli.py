@@ -260,3 +260,20 @@ def test_batches_of_no_slice(tiny_adapter, scans, tmp_path, capsys, flag):
     assert "batch_size is" in refuse(
         capsys, tmp_path / "out", "predict", tiny_adapter, scans, "--output", tmp_path / "out", *flag
     )
+
+
+def test_evaluate_says_which_cases_were_trained_on(tiny_sam, tiny_data, tmp_path, capsys):
+    flags = {"model_name_or_path": tiny_sam, "data_dir": tiny_data, "output_dir": tmp_path / "run", "image_size": 64}
+    flags |= {"max_train_steps": 1, "per_device_train_batch_size": 2, "report_to": "none"}
+    assert main(["train", *(f"--{key}={value}" for key, value in flags.items())]) == 0
+    command = ["evaluate", str(tmp_path / "run"), "--data", str(tiny_data), "--output", str(tmp_path / "scores")]
+    capsys.readouterr()
+    assert main(command) == 0
+    assert "trained on" not in capsys.readouterr().out
+    assert main([*command, "--split", "train"]) == 0
+    assert "warning     5 of these cases were trained on" in capsys.readouterr().out
+
+
+def test_a_fold_of_no_folds(tiny_sam, tiny_data, tmp_path, capsys):
+    assert main(["train", f"--data_dir={tiny_data}", "--fold=1", f"--output_dir={tmp_path / 'run'}"]) == 2
+    assert "declares no folds: give --num_folds too" in capsys.readouterr().err

@@ -208,6 +208,11 @@ def test_masks_of_0_and_255_are_numbered_anew(tmp_path):
     (root / "labels.csv").write_text("value,name\n0,background\n255,disc\n")
     data = read_data(root)
     assert data.id2label == {0: "background", 1: "disc"}
+    (root / "labels.csv").unlink()
+    (root / "labels.txt").write_text("background\ndisc\n")
+    data = read_data(root)
+    assert data.id2label == {0: "background", 1: "disc"}
+    assert "0 background, 255 disc" in data.notes[0]
     args = TrainingArguments(data_dir=str(root))
     assert set(np.unique(data.read_raw("case_00", make_processor(args, data)).label)) == {0, 1}
 

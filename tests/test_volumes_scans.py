@@ -105,11 +105,17 @@ def test_pictures_beside_volumes_are_no_scans(tmp_path):
     save_picture(tmp_path / "a.jpg")
     assert find(tmp_path) == (["a", "b"], [])
     save(tmp_path / "c.nii")
-    assert find(tmp_path) == (["c"], ["skipped 2 files that are no scans (a.jpg, b.png)"])
+    assert find(tmp_path) == (
+        ["c"],
+        ["skipped 2 files that are no scans (a.jpg, b.png); pictures beside scans count as screenshots"],
+    )
     assert find(tmp_path, tmp_path / "b.png")[0] == ["b", "c"]
     (tmp_path / "c.nii").unlink()
     write_series(tmp_path / "series")
-    assert find(tmp_path) == (["series"], ["skipped 2 files that are no scans (a.jpg, b.png)"])
+    assert find(tmp_path) == (
+        ["series"],
+        ["skipped 2 files that are no scans (a.jpg, b.png); pictures beside scans count as screenshots"],
+    )
 
 
 def test_a_folder_without_scans_gives_those_of_the_folders_in_it(tmp_path):

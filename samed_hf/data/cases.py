@@ -79,6 +79,8 @@ class DataSet:
         input_size: side in pixels to which the slices were zoomed beforehand, if they were.
         about: what the data set says of itself, e.g. "name", "synthetic".
         notes: what a user should know.
+        declares_labels: whether the data set itself names its labels.
+        declares_folds: whether it divides its cases into folds of its own.
     """
 
     layout: str
@@ -95,6 +97,7 @@ class DataSet:
     about: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     declares_labels: bool = True
+    declares_folds: bool = False
 
     @property
     def scored(self) -> tuple[str, list[str]]:

@@ -139,10 +139,13 @@ def _declared_fold(data: DataSet, path: Path, fold: int | None) -> None:
     try:
         train, validation = (sorted(map(str, folds[index][key])) for key in ("train", "val"))
     except (KeyError, IndexError, TypeError) as error:
-        raise ValueError(f"{path} has no fold {index} with train and val: expected a list of such folds.") from error
+        count = len(folds) if isinstance(folds, list) else 0
+        raise ValueError(
+            f"{path} has no fold {index} with train and val: expected one of its {count} folds, counted from 0."
+        ) from error
     if unknown := sorted({*train, *validation} - set(data.train)):
         raise ValueError(f"{path} names the case {unknown[0]!r}, which isn't among the training cases.")
-    data.train, data.validation = train, validation
+    data.train, data.validation, data.declares_folds = train, validation, True
     data.notes.append(f"fold {index} of {len(folds)} as splits_final.json divides them")
 
 

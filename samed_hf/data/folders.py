@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..volumes import case_name, read_volume
 from .cases import CaseSource, DataSet, as_labels
-from .labels import Labels, find_labels_file, labels_of_names, labels_of_values
+from .labels import Labels, find_labels_file, fit_values, labels_of_names, labels_of_values
 from .scan_cases import PictureSource, ScanSource, picture_channels, read_mask
 
 __all__ = ["PICTURES", "find_folders", "read_folders"]
@@ -83,6 +83,13 @@ def read_folders(
     if labels is None:
         labels = labels_of_values(_label_maps(pairs, pictures), root)
         notes.append(f"no labels.json names the labels: called after the values {', '.join(map(str, labels.values))}")
+    elif pictures:
+        named, labels = labels, fit_values(labels, _label_maps(pairs, pictures), root)
+        if named != labels:
+            values = ", ".join(
+                f"{value} {name}" for value, name in zip(labels.values, labels.id2label.values(), strict=True)
+            )
+            notes.append(f"the masks' values are taken for the labels in order: {values}")
     num_channels = picture_channels([image for image, _ in pairs]) if pictures else 1
     channels = ("R", "G", "B") if num_channels == 3 else ("image",)
     layout = "folders of pictures and masks" if pictures else "folders of scans and label maps"

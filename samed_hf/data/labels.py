@@ -10,7 +10,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Labels", "find_labels_file", "labels_from_mapping", "labels_of_names", "labels_of_values", "read_json"]
+__all__ = [
+    "Labels",
+    "find_labels_file",
+    "fit_values",
+    "labels_from_mapping",
+    "labels_of_names",
+    "labels_of_values",
+    "read_json",
+]
 
 _FILES = ("labels.json", "id2label.json", "labels.txt", "classes.txt", "labels.csv", "classes.csv")
 
@@ -73,6 +81,19 @@ def labels_of_values(maps: Iterable[np.ndarray], source: object) -> Labels:
             f"labels; are they label maps? Name the labels in {_FILES[0]}."
         )
     return _checked([(value, f"label_{value}" if value else "background") for value in sorted(found)], source)
+
+
+def fit_values(labels: Labels, maps: Iterable[np.ndarray], source: object) -> Labels:
+    """Labels named in order, of masks that use other numbers: as many values as names are taken for each other.
+
+    So 0 and 255 are the two labels of a list of two names.
+    """
+    if labels.values != tuple(range(len(labels.values))):
+        return labels
+    found = labels_of_values(maps, source).values
+    if len(found) == len(labels.values) and max(found) >= len(found):
+        return Labels(labels.id2label, found)
+    return labels
 
 
 def find_labels_file(folder: Path) -> Labels | None:

@@ -17,7 +17,7 @@ from ..slicing import cut_slices, slice_spacing
 from ..volumes import Volume, reorient, same_grid
 from ..volumes.pictures import mask_array, picture_array
 from .cases import CaseSource, DataSet, RawCase, as_labels, renumber
-from .labels import Labels, labels_of_names, labels_of_values
+from .labels import Labels, fit_values, labels_of_names, labels_of_values
 
 __all__ = ["is_saved_dataset", "read_rows"]
 
@@ -123,8 +123,10 @@ def read_rows(
     else:
         labels = labels_of_values(_label_maps(tables, columns[1]), name)
         data.notes.append(f"no label_names given: called after the values {', '.join(map(str, labels.values))}")
-    data.id2label = labels.id2label
     num_channels, data.pictures = _kind(tables, columns[0])
+    if label_names and data.pictures:
+        labels = fit_values(labels, _label_maps(tables, columns[1]), name)
+    data.id2label = labels.id2label
     data.channel_names = ("R", "G", "B") if num_channels == 3 else ("image",)
     for split, table in tables.items():
         sources = _cases(split, table, columns, case_column, num_channels, labels, tolerance)

@@ -56,6 +56,11 @@ def read_mask(path: str | Path) -> np.ndarray:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is damaged, too large, of several pages, or coloured.
     """
+    if Path(path).suffix.lower() in (".jpg", ".jpeg"):
+        raise ValueError(
+            f"{shown(path)} is a JPEG, whose compression changes values, expected a mask in which each value is a "
+            "label; save masks as PNG."
+        )
     return _read(Path(path), mask_array, 1)
 
 

@@ -64,7 +64,9 @@ def find_scans(
     if skipped:
         names = ", ".join(shown(path.name) for path in skipped[:3])
         count = f"{len(skipped)} files that are no scans" if len(skipped) > 1 else "1 file that is no scan"
-        report(f"skipped {count} ({names}{', …' if len(skipped) > 3 else ''})")
+        pictures = any(file_kind(path) == "picture" for path in skipped)
+        beside = "; pictures beside scans count as screenshots" if pictures else ""
+        report(f"skipped {count} ({names}{', …' if len(skipped) > 3 else ''}){beside}")
     return named_apart(sorted(scans, key=lambda scan: (scan.path, scan.name)))
 
 
