@@ -90,7 +90,10 @@ def test_a_folder_gives_its_own_files_in_order(tmp_path):
         (tmp_path / name).write_text("no scan")
     names, said = find(tmp_path)
     assert names == ["a", "b", "c"]
-    assert said == ["skipped 3 files that are no scans (Readme, notes.txt, z.csv)"]
+    assert said == [
+        f"left out 1 folders with scans in {tmp_path}, e.g. sub: name them",
+        "skipped 3 files that are no scans (Readme, notes.txt, z.csv)",
+    ]
 
 
 def test_each_once(tmp_path, monkeypatch):

@@ -51,6 +51,9 @@ def find_scans(
             files |= {_real(file): file for file in own}
             series += found
             skipped += foreign
+            if inside := _left_out(path, own):
+                example = f"e.g. {shown(inside[0].name)}: name them"
+                report(f"left out {len(inside)} folders with scans in {shown(path)}, {example}")
         elif not path.exists():
             raise FileNotFoundError(f"{shown(path)} does not exist, expected a scan or a folder of scans.")
         else:
@@ -94,6 +97,16 @@ def _in_folder(folder: Path) -> tuple[list[Path], list[Any], list[Path]]:
         also = f"; its {len(skipped)} files are none" if skipped else ""
         raise FileNotFoundError(f"{shown(folder)} holds no scan, expected {_KNOWN}{also}; check the folder.")
     return own, series, skipped
+
+
+def _left_out(folder: Path, taken: list[Path]) -> list[Path]:
+    """Folders inside whose scans aren't taken, because the folder has scans of its own."""
+    if not any(file.parent == folder for file in taken):
+        return []
+    inside = sorted(
+        path for path in folder.iterdir() if path.is_dir() and path.name[0] != "." and not path.is_symlink()
+    )
+    return [path for path in inside if _own_files(path)[0]]
 
 
 def _own_files(folder: Path) -> tuple[list[Path], list[Path]]:
