@@ -30,7 +30,8 @@ __all__ = ["train"]
 
 _WATCHED = 12
 _SHARED = ("seed", "rank", "variant", "image_size", "augmentation", "learning_rate", "weight_decay", "lr_power")
-_SHARED += ("per_device_train_batch_size", "gradient_accumulation_steps", "mixed_precision")
+_SHARED += ("per_device_train_batch_size", "gradient_accumulation_steps", "mixed_precision", "num_folds", "fold")
+_SHARED += ("preprocessing", "intensity_window", "orientation", "plane", "context_slices")
 
 
 def train(args: TrainingArguments, on_push: Callable[[TrainingRun, Path], None] | None = None) -> TrainingRun:

@@ -103,7 +103,7 @@ def open_store(
         try:
             with tqdm(total=len(names), unit="case", ncols=100, disable=not sys.stderr.isatty()) as bar:
                 store.prepare(names, lambda done, total: bar.update(done - bar.n))
-        except BaseException:
+        except (ValueError, OSError):
             if is_new:
                 shutil.rmtree(output_dir, ignore_errors=True)
             raise

@@ -333,6 +333,18 @@ def test_a_case_is_decoded_once(tmp_path, monkeypatch):
     assert np.array_equal(store.label("case_01"), np.transpose(SCANS["case_02"][1], (2, 1, 0)))
 
 
+def test_other_numbers_of_the_labels_are_decoded_anew(tmp_path):
+    scans = {name: (image, label * 2) for name, (image, label) in SCANS.items()}
+    found = []
+    for values in ({"0": "background", "2": "a", "4": "b"}, {"0": "background", "2": "a", "3": "c", "4": "b"}):
+        args = TrainingArguments(data_dir=str(write_decathlon(tmp_path / "data", scans, labels=values)))
+        data = read_training_data(args)
+        store = CaseStore(data, make_processor(args, data), tmp_path / "cache")
+        store.prepare(data.train)
+        found.append(set(np.unique(store.label("case_00"))))
+    assert found == [{0, 1, 2}, {0, 1, 3}]
+
+
 def test_a_case_of_the_store_is_that_of_the_files(tmp_path):
     args = TrainingArguments(data_dir=str(write_decathlon(tmp_path / "data", SCANS)), plane="sagittal")
     data = read_training_data(args)

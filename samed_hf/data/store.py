@@ -88,7 +88,12 @@ class CaseStore:
         if name not in self._places:
             processor = self.processor
             how = [processor.orientation, processor.axis_order, processor.intensity_window, processor.percentiles]
-            key = [_VERSION, name, how, sorted(self.data.id2label), self.data.sources[name].stamp()]
+            source = self.data.sources[name]
+            numbers = [
+                sorted(self.data.id2label),
+                *(getattr(source, what, None) for what in ("values", "num_channels")),
+            ]
+            key = [_VERSION, name, how, numbers, source.stamp()]
             digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
             self._places[name] = self.folder / digest[:24]
         return self._places[name]
