@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from .image_processing_samed import SamedImageProcessor, resize_logits
 from .inference import check_finite, label_dtype, predict_logits
+from .launching import leave_cores_to_torch
 from .modeling_samed import SamedForSemanticSegmentation
 from .slicing import SliceStack, cut_picture, cut_slices, join_picture, join_slices, picture_bounds
 from .transforms import default_augmentation
@@ -117,6 +118,7 @@ def load_model(adapter: str) -> SamedForSemanticSegmentation:
             f"{adapter!r} is no SAMed model (no preprocessor_config.json of SamedImageProcessor): give an adapter's "
             "folder or Hub id, not a plain SAM."
         )
+    leave_cores_to_torch()
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     return model.to(device).eval()
 

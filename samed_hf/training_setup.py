@@ -22,6 +22,7 @@ from .configuration_samed import SamedConfig
 from .data.cases import DataSet
 from .data.store import CaseStore
 from .image_processing_samed import SamedImageProcessor
+from .launching import leave_cores_to_torch
 from .modeling_samed import SamedForSemanticSegmentation
 from .presets import PRESETS
 from .random_sam import make_random_sam
@@ -181,6 +182,7 @@ def set_up_run(args: TrainingArguments) -> TrainingRun:
         side = slice_side(data, processor) if args.uses_random_sam and args.image_size is None else None
     args.fill_defaults(num_processes, side)
     accelerator = _make_accelerator(args, cpu)
+    leave_cores_to_torch()
     _use_all_cores(accelerator)
     set_seed(args.seed)
     if not args.uses_random_sam:

@@ -4,9 +4,10 @@ import sys
 
 import psutil
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from samed_hf import launching
-from samed_hf.launching import processes_not_started, restart_in_processes
+from samed_hf.launching import leave_cores_to_torch, processes_not_started, restart_in_processes
 
 ASKED = {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
@@ -69,3 +70,9 @@ def test_the_launcher_still_starts_one_process_alone(tmp_path):
         file.write("from samed_hf.launching import processes_not_started; print('missing', processes_not_started())")
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", str(script)]
     assert "missing 2" in subprocess.run(launch, capture_output=True, text=True, check=True).stdout
+
+
+def test_numpy_leaves_the_cores_to_torch():
+    with threadpool_limits(limits=2, user_api="blas"):
+        leave_cores_to_torch()
+        assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {1}
