@@ -12,8 +12,9 @@ from PIL import Image
 from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
-from .transforms import spline_zoom, window_intensity
+from .transforms import window_intensity
 from .volumes.geometry import check_orientation
+from .zooms import Array, spline_zoom
 
 __all__ = ["SamedImageProcessor"]
 
@@ -158,15 +159,17 @@ class SamedImageProcessor(BaseImageProcessor):
         low, high = (float(bound) for bound in np.percentile(image, self.percentiles))
         return [low, high if high > low else low + 1.0]
 
-    def resize_slices(self, slices: np.ndarray, input_size: int | None = None) -> np.ndarray:
+    def resize_slices(self, slices: Array, input_size: int | None = None) -> Array:
         """Zoom slices `(..., height, width)` to `(..., image_size, image_size)` float32 by cubic spline.
 
         They pass `input_size` (or else the processor's own) on the way, so that they have the training slices' detail.
+        A tensor is zoomed where it is.
         """
         input_size = input_size or self.input_size
         if input_size is not None:
             slices = spline_zoom(slices, (input_size, input_size))
-        return spline_zoom(slices, (self.image_size, self.image_size)).astype(np.float32)
+        slices = spline_zoom(slices, (self.image_size, self.image_size))
+        return slices.astype(np.float32) if isinstance(slices, np.ndarray) else slices.float()
 
     def post_process_semantic_segmentation(
         self, outputs: Any, target_sizes: Sequence[tuple[int, int]] | None = None

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 
 from samed_hf.transforms import (
@@ -8,9 +9,8 @@ from samed_hf.transforms import (
     augment,
     default_augmentation,
     enlarge,
-    nearest_zoom,
+    rotate,
     rotate_flip,
-    spline_zoom,
     window_intensity,
 )
 
@@ -23,25 +23,77 @@ def test_window_by_hand():
         window_intensity(image, (275, -125))
 
 
+@pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.float32])
+def test_a_tensor_is_windowed_as_an_array(dtype):
+    image = np.random.default_rng(0).integers(0, 255, (3, 20, 20)).astype(dtype)
+    for window in ((10, 200), (-0.3, 77.7)):
+        of_tensor = window_intensity(torch.from_numpy(image), window)
+        assert of_tensor.dtype == torch.float32
+        np.testing.assert_array_equal(of_tensor, window_intensity(image, window))
+
+
+def scipy_rotate(plane, degrees, order):
+    return ndimage.rotate(plane, degrees, order=order, reshape=False)
+
+
+def scipy_enlarge(plane, factor, order):
+    centre = (np.array(plane.shape) - 1) / 2
+    return ndimage.affine_transform(plane, [1 / factor] * 2, centre - centre / factor, order=order)
+
+
+ANGLES = [0.0, 90.0, -90.0, 45.0, 180.0, -20.0, 19.0, 7.0, -13.37, 0.02]
+FACTORS = [1.0, 2.0, 0.5, 1.5, 1.2, 0.8, 0.9173, 1.0833]
+
+
 @pytest.mark.parametrize(
-    ("size", "new"), [((40, 31), (64, 64)), ((512, 512), (56, 56)), ((9, 50), (9, 20)), ((5, 5), (5, 5))]
+    ("change", "scipys", "amounts"), [(rotate, scipy_rotate, ANGLES), (enlarge, scipy_enlarge, FACTORS)]
 )
-def test_zooms_equal_scipy(size, new):
+def test_rotation_and_scaling_equal_scipy(change, scipys, amounts):
     generator = np.random.default_rng(0)
-    image = generator.random((2, *size))
-    label = generator.integers(0, 9, (2, *size))
-    factors = (1, new[0] / size[0], new[1] / size[1])
-    expected = np.stack([ndimage.zoom(one, factors[1:], order=3) for one in image])
-    np.testing.assert_allclose(spline_zoom(image, new), expected, atol=1e-10)
-    np.testing.assert_allclose(spline_zoom(image.astype(np.float32), new), expected, atol=3e-6)
-    expected = np.stack([ndimage.zoom(one, factors[1:], order=0) for one in label])
-    assert (nearest_zoom(label, new) == expected).all()
+    for amount in amounts * 4:
+        size = generator.integers(2, 60, 2)
+        image, label = generator.random((2, *size), np.float32), generator.integers(1, 99, size).astype(np.uint8)
+        np.testing.assert_array_equal(change(label, amount, 0), scipys(label, amount, 0), err_msg=f"{size}, {amount}")
+        for channel, linear, nearest in zip(image, change(image, amount, 1), change(image, amount, 0), strict=True):
+            assert linear.dtype == np.float32
+            np.testing.assert_allclose(linear, scipys(channel.astype(np.float64), amount, 1), rtol=0, atol=1e-5)
+            np.testing.assert_array_equal(nearest, scipys(channel, amount, 0))
 
 
-def test_integer_images_are_zoomed_as_floats():
-    image = np.array([[0, 100], [100, 0]], dtype=np.int16)
-    assert spline_zoom(image, (3, 3)).dtype == np.float32
-    assert spline_zoom(image, (3, 3))[1, 1] == pytest.approx(50.0)
+@pytest.mark.parametrize(("change", "scipys", "amount"), [(rotate, scipy_rotate, 11.0), (enlarge, scipy_enlarge, 1.1)])
+def test_what_is_left_to_scipy(change, scipys, amount):
+    image = np.random.default_rng(0).random((2, 20, 17))
+    np.testing.assert_array_equal(change(image, amount, 3), [scipys(one, amount, 3) for one in image])
+    whole = (image * 100).astype(np.uint8)
+    np.testing.assert_array_equal(change(whole, amount, 1), [scipys(one, amount, 1) for one in whole])
+    row = image[0, :1]
+    np.testing.assert_array_equal(change(row, amount, 1), scipys(row, amount, 1))
+
+
+@pytest.mark.parametrize("augmentation", [SAMED_AUGMENTATION, default_augmentation(["liver"])])
+def test_the_draws_and_what_becomes_of_them(augmentation):
+    """The same draws in the same order as ever, each followed by scipy's own change."""
+    image = np.random.default_rng(0).random((40, 40), np.float32)
+    label = np.random.default_rng(1).integers(0, 9, (40, 40)).astype(np.uint8)
+    for seed in range(25):
+        varied, varied_label = augment(image, label, augmentation, np.random.default_rng(seed))
+        generator, one, other = np.random.default_rng(seed), image, label
+        if augmentation.mirror and generator.random() < augmentation.mirror:
+            one, other = one[:, ::-1], other[:, ::-1]
+        if generator.random() < augmentation.flip_rot90:
+            turns, axis = generator.integers(0, 4), generator.integers(0, 2)
+            one, other = (np.flip(np.rot90(array, turns), axis) for array in (one, other))
+        elif generator.random() < augmentation.rotation:
+            angle = generator.uniform(-20, 20)
+            angle = float(np.floor(angle)) if augmentation.whole_degrees else angle
+            one, other = scipy_rotate(one, angle, augmentation.order), scipy_rotate(other, angle, 0)
+        if augmentation.scaling and generator.random() < augmentation.scaling:
+            factor = generator.uniform(0.8, 1.2)
+            one, other = scipy_enlarge(one, factor, augmentation.order), scipy_enlarge(other, factor, 0)
+        if augmentation.gamma and generator.random() < augmentation.gamma:
+            one = np.clip(one, 0, 1) ** np.float32(1.5 ** generator.uniform(-1, 1))
+        np.testing.assert_allclose(varied, one, rtol=0, atol=1e-5)
+        np.testing.assert_array_equal(varied_label, other)
 
 
 def test_augmentation_by_hand():

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from ..transforms import Augmentation, augment, nearest_zoom
+from ..transforms import Augmentation, augment
+from ..zooms import nearest_zoom
 from .store import CaseStore
 
 __all__ = ["EpochBatchSampler", "SliceDataset"]
@@ -51,16 +52,16 @@ class SliceDataset(Dataset):
         epoch, index = key
         name, number = self.place(index)
         image = self.store.slices(name).read([number])[0]
-        label = np.asarray(self.store.label(name)[number], dtype=np.int64)
+        label = np.asarray(self.store.label(name)[number])
         if self.augmentation is not None:
             generator = np.random.default_rng((self.seed, epoch, index))
             image, label = augment(image, label, self.augmentation, generator)
         size = self.store.processor.image_size
-        pixels = torch.from_numpy(self.store.processor.resize_slices(image))
-        labels = nearest_zoom(nearest_zoom(label, (size, size)), (size // 4, size // 4))
+        pixels = self.store.processor.resize_slices(torch.from_numpy(image))
+        labels = nearest_zoom(label, (size, size), (size // 4, size // 4))
         return {
             "pixel_values": pixels.expand(3, -1, -1).contiguous(),
-            "labels": torch.from_numpy(np.ascontiguousarray(labels)),
+            "labels": torch.from_numpy(labels.astype(np.int64)),
         }
 
 

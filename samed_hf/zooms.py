@@ -1,0 +1,170 @@
+"""Spline and order-0 zooms equal to scipy's, as linear maps and tables of indices that are made once for each size.
+
+A spline zoom between two fixed sizes is linear and separable, so it is two matrix products; the matrices come from
+scipy's own zoom of the identity. An order-0 zoom is a table of indices. Both take numpy arrays and torch tensors, whole
+batches of them, and run where the tensor is.
+"""
+
+from __future__ import annotations
+
+import itertools
+from functools import lru_cache
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+
+__all__ = ["nearest_indices", "nearest_zoom", "spline_matrix", "spline_zoom"]
+
+Array = TypeVar("Array", np.ndarray, torch.Tensor)
+
+# A pixel far from an output pixel has a weight in it that float32 can't see beside the near ones'. On a CPU the matrix
+# is cut into blocks of so many rows without such columns: a third to a fifth of the work.
+_BLOCK, _NOTHING = 64, 1e-9
+
+
+@lru_cache(maxsize=64)
+def spline_matrix(size: int, new_size: int, order: int = 3) -> np.ndarray:
+    """Matrix `(new_size, size)`, float64, of scipy's spline zoom along one axis, read-only."""
+    identity = np.eye(size)
+    matrix = ndimage.zoom(identity, (new_size / size, 1), order=order) if new_size != size else identity
+    matrix.setflags(write=False)
+    return matrix
+
+
+@lru_cache(maxsize=64)
+def nearest_indices(size: int, new_size: int) -> np.ndarray:
+    """Indices `(new_size,)`, int64, that scipy's order-0 zoom samples along one axis, read-only.
+
+    From some sizes to some others, rounding puts scipy's last sample just beyond the border, where it finds 0: the
+    index there is -1. All others are in [0, size).
+    """
+    indices = np.arange(size)
+    if new_size != size:
+        indices = ndimage.zoom(indices + 1, new_size / size, order=0) - 1
+    indices.setflags(write=False)
+    return indices
+
+
+def spline_zoom(image: Array, size: tuple[int, int], order: int = 3) -> Array:
+    """Zoom the last two axes by spline interpolation, as `scipy.ndimage.zoom` does.
+
+    Args:
+        image: array or tensor of shape `(..., height, width)`, any real dtype; no gradient flows through.
+        size: the new height and width in pixels.
+        order: degree of the spline; SAMed's is 3.
+
+    Returns:
+        Array, or tensor on the same device, of shape `(..., *size)`; float64 for float64 input, else float32. A cubic
+        spline overshoots at edges: the range can be slightly wider than the input's.
+    """
+    if isinstance(image, np.ndarray):
+        dtype = np.float64 if image.dtype == np.float64 else np.float32
+        if image.shape[-2:] == tuple(size):
+            return image.astype(dtype)
+        image = np.require(image, dtype, ["C", "W"])  # torch wants memory that may be written
+        return spline_zoom(torch.from_numpy(image), size, order).numpy()
+    dtype = torch.float64 if image.dtype == torch.float64 else torch.float32
+    if tuple(image.shape[-2:]) == tuple(size):
+        return image.to(dtype)
+    computed = dtype if _products_are_exact(image.device) else torch.float64
+    with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+        zoom = _zoom_in_blocks if image.device.type == "cpu" and computed == torch.float32 else _zoom_at_once
+        return zoom(image.to(computed), size, order).to(dtype)
+
+
+def nearest_zoom(label: Array, *sizes: tuple[int, int]) -> Array:
+    """Zoom the last two axes by nearest neighbour at scipy's sampling positions.
+
+    Args:
+        label: array or tensor of shape `(..., height, width)`, any dtype.
+        *sizes: the new height and width in pixels; of several, the zoom to each of them in turn.
+
+    Returns:
+        Array, or tensor on the same device, of shape `(..., *sizes[-1])` and the same dtype.
+    """
+    if all(tuple(label.shape[-2:]) == tuple(size) for size in sizes):
+        return label
+    device = label.device if isinstance(label, torch.Tensor) else None
+    sides = zip(label.shape[-2:], *sizes, strict=True)
+    (rows, rows_beyond), (columns, columns_beyond) = (_table(of_axis, device) for of_axis in sides)
+    zoomed = label[..., rows[:, None], columns]
+    if rows_beyond:
+        zoomed[..., -rows_beyond:, :] = 0
+    if columns_beyond:
+        zoomed[..., -columns_beyond:] = 0
+    return zoomed
+
+
+@lru_cache(maxsize=64)
+def _table(sides: tuple[int, ...], device: torch.device | None) -> tuple[np.ndarray | torch.Tensor, int]:
+    """Indices through the zooms from each size to the next, and how many of the last ones lie beyond the border."""
+    indices = np.arange(sides[-1])
+    for size, new_size in reversed(list(itertools.pairwise(sides))):
+        indices = np.where(indices < 0, -1, nearest_indices(size, new_size)[indices])
+    beyond = int(np.count_nonzero(indices < 0))
+    return indices if device is None else _placed(indices, device), beyond
+
+
+class _Block(NamedTuple):
+    """Some rows of a matrix without the columns that are nothing in all of them."""
+
+    writes: slice
+    reads: slice
+    matrix: torch.Tensor
+
+
+def _zoom_in_blocks(image: torch.Tensor, size: tuple[int, int], order: int) -> torch.Tensor:
+    """On a CPU: first along the width, into a transposed image, then along the height."""
+    columns, rows = _blocks(image.shape[-1], size[1], order), _blocks(image.shape[-2], size[0], order)
+    images = image.reshape(-1, *image.shape[-2:])
+    zoomed, half = images.new_empty(len(images), *size), images.new_empty(size[1], image.shape[-2])
+    for one, result in zip(images, zoomed, strict=True):
+        for blocks, source, target in ((columns, one.T, half), (rows, half.T, result)):
+            for block in blocks:
+                torch.mm(block.matrix, source[block.reads], out=target[block.writes])
+    return zoomed.reshape(*image.shape[:-2], *size)
+
+
+def _zoom_at_once(image: torch.Tensor, size: tuple[int, int], order: int) -> torch.Tensor:
+    """As two products with whole matrices, which an accelerator does best."""
+    rows = _matrix(image.shape[-2], size[0], order, image.dtype, image.device)
+    columns = _matrix(image.shape[-1], size[1], order, image.dtype, image.device)
+    return rows @ F.linear(image, columns)
+
+
+@lru_cache(maxsize=64)
+def _matrix(size: int, new_size: int, order: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    return _placed(spline_matrix(size, new_size, order), device, dtype)
+
+
+@lru_cache(maxsize=64)
+def _blocks(size: int, new_size: int, order: int) -> tuple[_Block, ...]:
+    matrix = spline_matrix(size, new_size, order)
+    high = _BLOCK if new_size > size else _BLOCK // 2
+    blocks = []
+    for first in range(0, new_size, high):
+        rows = matrix[first : first + high]
+        used = np.flatnonzero((abs(rows) > _NOTHING).any(axis=0))
+        reads = slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1)
+        part = _placed(rows[:, reads], torch.device("cpu"), torch.float32)
+        blocks.append(_Block(slice(first, first + len(rows)), reads, part))
+    return tuple(blocks)
+
+
+def _placed(array: np.ndarray, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """A tensor to keep, whatever mode it is made in."""
+    with torch.inference_mode(False):
+        return torch.tensor(array, dtype=dtype, device=device)
+
+
+def _products_are_exact(device: torch.device) -> bool:
+    """Whether float32 products are computed in float32: a user may have allowed TF32 or bfloat16 for them."""
+    backend = {"cpu": torch.backends.mkldnn, "cuda": torch.backends.cuda}.get(device.type)
+    if backend is None:
+        return True
+    if hasattr(backend.matmul, "fp32_precision"):  # since torch 2.9
+        return backend.matmul.fp32_precision in ("none", "ieee")
+    return torch.get_float32_matmul_precision() == "highest"
