@@ -7,14 +7,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
 from transformers.models.sam.modeling_sam import (
     SamMaskDecoder,
     SamModel,
-    SamVisionAttention,
-    SamVisionLayer,
 )
 from transformers.utils import ModelOutput
 
@@ -23,6 +20,7 @@ from .configuration_samed import SamedConfig
 from .losses import segmentation_loss
 from .pretrained import SamedPreTrainedModel
 from .transforms import nearest_indices
+from .vision_encoder import SamedVisionLayer
 
 __all__ = ["SamedForSemanticSegmentation", "SamedSegmenterOutput"]
 
@@ -53,94 +51,6 @@ class SamedSegmenterOutput(ModelOutput):
     dice: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
-class SamedVisionAttention(SamVisionAttention):
-    """The encoder's attention with q, k and v as three projections, so that LoRA can adapt q and v alone.
-
-    It cuts the windows itself, after projecting: a padded token is zero, so its q, k and v are the biases and needn't
-    be computed, and every projection sees one batch entry for each image.
-    """
-
-    def __init__(self, config, window_size: int) -> None:
-        super().__init__(config, window_size)
-        del self.qkv
-        self.config = config
-        self.window_size = window_size
-        for name in ("q_proj", "k_proj", "v_proj"):
-            setattr(self, name, nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias))
-
-    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attend among the tokens of each window, or of the whole image where `window_size` is 0.
-
-        Args:
-            hidden_states: of shape `(batch_size, height, width, hidden_size)`.
-
-        Returns:
-            The same shape, and the attention weights (`None` with SDPA).
-        """
-        batch_size, height, width, channels = hidden_states.shape
-        projections = (self.q_proj, self.k_proj, self.v_proj)
-        query, key, value = (self._to_heads(proj(hidden_states), proj.bias) for proj in projections)
-        grid = (self.window_size, self.window_size) if self.window_size else (height, width)
-        bias = None
-        if self.use_rel_pos:
-            bias = self.get_decomposed_rel_pos(query.flatten(0, 1), self.rel_pos_h, self.rel_pos_w, grid, grid)
-            bias = bias.reshape(*query.shape[:3], -1)
-        if self.config._attn_implementation == "eager":
-            context, weights = self._eager(query, key, value, bias)
-        else:
-            dropout = self.dropout if self.training else 0.0
-            context = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
-            weights = None
-        context = self._from_heads(context, batch_size, height, width).reshape(batch_size, height, width, channels)
-        return self.proj(context), weights
-
-    def _eager(self, query, key, value, bias) -> tuple[torch.Tensor, torch.Tensor]:
-        scores = (query * self.scale) @ key.transpose(-2, -1)
-        scores = scores if bias is None else scores + bias
-        weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-        return F.dropout(weights, p=self.dropout, training=self.training) @ value, weights
-
-    def _to_heads(self, projected: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """`(batch, height, width, channels)` as `(batch · windows, heads, tokens, head_dim)`."""
-        batch_size, height, width, channels = projected.shape
-        heads = self.num_attention_heads
-        size = self.window_size
-        if not size:
-            return projected.reshape(batch_size, height * width, heads, -1).transpose(1, 2)
-        rows, columns = math.ceil(height / size), math.ceil(width / size)
-        if (rows * size, columns * size) != (height, width):
-            shape = (batch_size, rows * size, columns * size, channels)
-            padded = projected.new_zeros(shape) if bias is None else bias.to(projected.dtype).expand(shape).clone()
-            padded[:, :height, :width] = projected
-            projected = padded
-        windows = projected.reshape(batch_size, rows, size, columns, size, heads, -1).permute(0, 1, 3, 5, 2, 4, 6)
-        return windows.reshape(batch_size * rows * columns, heads, size * size, -1)
-
-    def _from_heads(self, context: torch.Tensor, batch_size: int, height: int, width: int) -> torch.Tensor:
-        """The inverse of [`_to_heads`], the padded tokens left out."""
-        size = self.window_size
-        if not size:
-            return context.transpose(1, 2)
-        rows, columns = math.ceil(height / size), math.ceil(width / size)
-        windows = context.reshape(batch_size, rows, columns, self.num_attention_heads, size, size, -1)
-        image = windows.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch_size, rows * size, columns * size, -1)
-        return image[:, :height, :width]
-
-
-class SamedVisionLayer(SamVisionLayer):
-    """SAM's encoder block around [`SamedVisionAttention`]."""
-
-    def __init__(self, config, window_size: int) -> None:
-        super().__init__(config, window_size)
-        self.attn = SamedVisionAttention(config, window_size)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """`(batch_size, height, width, hidden_size)` to the same shape."""
-        attended, _ = self.attn(self.layer_norm1(hidden_states))
-        hidden_states = hidden_states + attended
-        return hidden_states + self.mlp(self.layer_norm2(hidden_states))
 
 
 class SamedHypernetworks(nn.Module):
@@ -247,7 +157,7 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
     def _label_parts(self, num_labels: int) -> dict[str, nn.Module]:
         config = copy.deepcopy(self.config.mask_decoder_config)
         config.num_multimask_outputs = num_labels - 1
-        decoder = SamedMaskDecoder(config).to(self.device, self.dtype)
+        decoder = SamedMaskDecoder(config).to(self.device, self.sam.mask_decoder.iou_token.weight.dtype)
         return {name: getattr(decoder, name) for name in LABEL_PARTS}
 
     def get_input_embeddings(self) -> nn.Module:
@@ -293,8 +203,10 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
             )
             image_embeddings = encoded.last_hidden_state
         _, dense = self.sam.prompt_encoder(None, None, None, None)
-        positions = self.sam.get_image_wide_positional_embeddings().to(image_embeddings.dtype)
-        logits, iou_scores = self.sam.mask_decoder(image_embeddings, positions, dense.to(image_embeddings.dtype))
+        # The decoder stays in float32 where the encoder is in half precision.
+        dtype = self.sam.mask_decoder.iou_token.weight.dtype
+        positions = self.sam.get_image_wide_positional_embeddings().to(dtype)
+        logits, iou_scores = self.sam.mask_decoder(image_embeddings.to(dtype), positions, dense.to(dtype))
         output = SamedSegmenterOutput(
             logits=logits,
             iou_scores=iou_scores,

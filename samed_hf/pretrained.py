@@ -30,6 +30,7 @@ from .checkpoint_conversion import PLAIN_SAM_PREFIX
 from .configuration_samed import SamedConfig
 from .hub import ADAPTER_FOLDER, push_adapter
 from .image_processing_samed import SamedImageProcessor
+from .precision import resolve_dtype
 
 __all__ = ["SamedPreTrainedModel"]
 
@@ -63,8 +64,9 @@ class SamedPreTrainedModel(SamPreTrainedModel):
     _keys_to_ignore_on_load_missing = [  # noqa: RUF012
         r"mask_decoder\.(mask_tokens|output_hypernetworks_mlps|iou_prediction_head)\."
     ]
-    # Angles of the positional encoding reach hundreds of radians: half precision would scramble them.
-    _keep_in_fp32_modules_strict = ["positional_embedding"]  # noqa: RUF012
+    # Angles of the positional encoding reach hundreds of radians: half precision would scramble them. Prompt encoder
+    # and mask decoder cost little and decide about every pixel: in bfloat16 they'd change more labels than the encoder.
+    _keep_in_fp32_modules_strict = ["positional_embedding", "prompt_encoder", "mask_decoder"]  # noqa: RUF012
 
     image_processor: SamedImageProcessor | None = None
 
@@ -92,7 +94,9 @@ class SamedPreTrainedModel(SamPreTrainedModel):
             **kwargs: values over the config's (`image_size`, `id2label`, `num_labels`, `dice_weight`) and the arguments
                 of [`~transformers.PreTrainedModel.from_pretrained`]: `revision`, `token`, `cache_dir`, `subfolder`,
                 `local_files_only`, `dtype`, `device_map`, `attn_implementation`, … Revision and subfolder are the
-                adapter's; the base model's revision stands in `adapter_config.json`.
+                adapter's; the base model's revision stands in `adapter_config.json`. `dtype="auto"` is bfloat16 where
+                the machine computes it natively and float32 elsewhere (a pipeline's default, "auto" too, stays the
+                checkpoint's); it is the image encoder's, the mask decoder stays in float32.
 
         Returns:
             The model in evaluation mode. With an adapter or a merged model, `image_processor` is its own.
@@ -104,6 +108,9 @@ class SamedPreTrainedModel(SamPreTrainedModel):
         """
         download = {key: kwargs[key] for key in _DOWNLOAD if key in kwargs}
         overrides = {key: kwargs.pop(key) for key in _CONFIG if key in kwargs}
+        # Every pipeline asks for "auto", unasked: there it stays transformers' own, the data type of the checkpoint.
+        if isinstance(kwargs.get("dtype"), str) and "_from_pipeline" not in kwargs:
+            kwargs["dtype"] = resolve_dtype(kwargs["dtype"])
         adapter_kwargs = dict(adapter_kwargs or {})
         place = adapter_kwargs.pop("_adapter_model_path", None)
         if place is not None:
@@ -114,6 +121,7 @@ class SamedPreTrainedModel(SamPreTrainedModel):
             config = _samed_config(place, config, overrides, download)
             with _naming_damage(f"The checkpoint {place!r}"):
                 model = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+            model._keep_decoder_in_float32()
         else:
             # The label-dependent parts can't load into a model built for other labels: the adapter's config it is.
             config = _samed_config(place, config if isinstance(config, SamedConfig) else None, overrides, download)
@@ -126,6 +134,7 @@ class SamedPreTrainedModel(SamPreTrainedModel):
                     "base_model_name_or_path."
                 )
             model = cls._load_base(base, revision, place, model_args, config, kwargs)
+            model._keep_decoder_in_float32()
             model.load_adapter(place, adapter_name, adapter_kwargs=download)
         _align(model)
         model.image_processor = _find_image_processor(place, download)
@@ -184,6 +193,7 @@ class SamedPreTrainedModel(SamPreTrainedModel):
             raise FileNotFoundError(f"{place!r} holds no adapter (no adapter_config.json): give its folder or Hub id.")
         config = _samed_config(place, None, {}, download)
         self._check_beside(config, adapter, place, name)
+        self._split_projections()
         with _naming_damage(f"The adapter {place!r}"):
             weights = adapter.weights(place, download)
             frozen = not any(parameter.requires_grad for parameter in self.parameters())
@@ -312,6 +322,7 @@ class SamedPreTrainedModel(SamPreTrainedModel):
 
     def add_adapter(self, adapter_config: Any, adapter_name: str | None = None) -> None:
         """Add a fresh adapter and make it the only thing that trains; see [`samed_lora_config`]."""
+        self._split_projections()
         super().add_adapter(adapter_config, adapter_name)
         self._adapters[adapter_name or "default"] = (copy.deepcopy(self.config), self.image_processor)
         freeze_unused(self)
@@ -344,6 +355,8 @@ class SamedPreTrainedModel(SamPreTrainedModel):
     def merge_and_unload(self) -> SamedPreTrainedModel:
         """Merge the active adapter into the weights, in place, and return the model, now without any adapter.
 
+        The encoder's q, k and v become one product again, until another adapter is added.
+
         Raises:
             ValueError: no adapter, or several active at once.
         """
@@ -353,7 +366,19 @@ class SamedPreTrainedModel(SamPreTrainedModel):
         self._hf_peft_config_loaded = False
         # The weights are a whole model's again: saving must use the model's own conversions, not the adapter's.
         self._weight_conversions = None
+        for layer in self.sam.vision_encoder.layers:
+            layer.attn.fuse()
         return self
+
+    def _keep_decoder_in_float32(self) -> None:
+        """Bring what no checkpoint held, and transformers made in half precision, to the type of what it kept."""
+        self.sam.prompt_encoder.float()
+        self.sam.mask_decoder.float()
+
+    def _split_projections(self) -> None:
+        """Undo what merging fused: adapters adapt q and v alone."""
+        for layer in self.sam.vision_encoder.layers:
+            layer.attn.split()
 
 
 def _samed_config(

@@ -9,13 +9,14 @@ import samed_hf
 
 ROOT = Path(samed_hf.__file__).parent
 ROOMS = {
-    "ideas": "adapter checkpoint_conversion configuration_samed files launching losses metrics preprocessing "
-    "presets published random_sam schedules transforms evaluate_metric checkpoints",
+    "ideas": "adapter attention checkpoint_conversion configuration_samed files launching losses metrics precision "
+    "preprocessing presets published random_sam schedules transforms evaluate_metric checkpoints",
     "scans": "volumes.geometry volumes.common volumes.snomed volumes.terminology volumes.scan_names volumes.nifti "
     "volumes.itk_files volumes.itk_voxels volumes.itk volumes.pictures volumes.dicom_headers volumes.dicom_frames "
     "volumes.dicom_gdcm volumes.dicom_search volumes.dicom_grid volumes.dicom_pixels volumes.dicom "
     "volumes.dicom_sources volumes.dicom_seg volumes.scan_files volumes.scans volumes",
-    "the model": "image_processing_samed slicing card hub pretrained modeling_samed inference segmentation serving",
+    "the model": "image_processing_samed slicing card hub pretrained vision_encoder modeling_samed inference "
+    "segmentation serving",
     "data": "data.cases data.labels data.phantom data.synapse data.splits data.store data.slices data.prepare "
     "data.scan_cases data.folders data.synapse_dataset data.rows data.decathlon data.layouts",
     "the authors' code": "original_keys original_checkpoint convert",

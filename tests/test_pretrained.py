@@ -71,6 +71,9 @@ def test_a_merged_model_is_saved_whole_and_loaded_exactly(tiny_adapter, tmp_path
     assert not (tmp_path / "adapter_config.json").exists()
     assert "sam.vision_encoder.layers.0.attn.qkv.weight" in load_file(tmp_path / "model.safetensors")
     loaded = SamedForSemanticSegmentation.from_pretrained(tmp_path)
+    torch.testing.assert_close(logits(loaded), logits(merged), rtol=0, atol=1e-6)
+    for layer in merged.sam.vision_encoder.layers:
+        layer.attn.split()
     assert merged.state_dict().keys() == loaded.state_dict().keys()
     for name, tensor in merged.state_dict().items():
         assert torch.equal(tensor, loaded.state_dict()[name]), name

@@ -1,0 +1,259 @@
+"""The encoder's attention on a processor: exact, a tile of scores at a time, and no padding.
+
+A window at the image's border holds tokens that are only padding. They are zero before the projection, so their keys
+and values are the projections' biases: all alike. What they add to a softmax is that of one key, whose bias is the
+logarithm of the sum of their exponentials. The windows are therefore never padded.
+
+Scores and their softmax are made for a few heads at a time, in memory that is used again and stays in the cache; the
+backward pass makes them anew, so that none are kept.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
+
+__all__ = [
+    "Windows",
+    "attend",
+    "attend_at_border",
+    "cut_windows",
+    "join_windows",
+    "relative_terms",
+    "runs_in_tiles",
+    "window_groups",
+]
+
+_TILE_BYTES = 16 * 2**20
+"""Scores in memory at once: about what a core's share of the last cache holds. Twice as many in the backward pass."""
+
+
+def runs_in_tiles(hidden_states: torch.Tensor) -> bool:
+    """Whether this module's attention is the right one: on a processor, unless a compiler or an exporter looks on."""
+    return hidden_states.device.type == "cpu" and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+
+
+class Windows(NamedTuple):
+    """Windows of one size in the image: the rows and columns that they cover, and the real tokens of each.
+
+    Attributes:
+        rows, columns: half-open ranges of tokens.
+        height, width: of one window's real tokens; less than the window's size where it reaches over the border.
+    """
+
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+    height: int
+    width: int
+
+
+def window_groups(height: int, width: int, window_size: int) -> list[list[Windows]]:
+    """The windows of an image, those of equal size together: rows of groups, each from left to right.
+
+    Args:
+        height, width: of the image in tokens.
+        window_size: side of a window in tokens.
+    """
+
+    def spans(length: int) -> list[tuple[tuple[int, int], int]]:
+        whole = length // window_size * window_size
+        ranges = [((0, whole), window_size), ((whole, length), length - whole)]
+        return [(span, size) for span, size in ranges if span[0] < span[1]]
+
+    return [
+        [Windows(rows, columns, window_height, window_width) for columns, window_width in spans(width)]
+        for rows, window_height in spans(height)
+    ]
+
+
+def cut_windows(tokens: torch.Tensor, windows: Windows, heads: int) -> torch.Tensor:
+    """`(batch, height, width, channels)` as `(batch · windows, heads, tokens, head_dim)`, one group's windows alone."""
+    (top, bottom), (left, right), height, width = windows
+    tokens = tokens[:, top:bottom, left:right].unflatten(3, (heads, -1))
+    tokens = tokens.unflatten(1, (-1, height)).unflatten(3, (-1, width))
+    return tokens.permute(0, 1, 3, 5, 2, 4, 6).flatten(4, 5).flatten(0, 2)
+
+
+def join_windows(tokens: torch.Tensor, windows: Windows, batch_size: int) -> torch.Tensor:
+    """The inverse of [`cut_windows`]: `(batch, rows, columns, channels)`."""
+    (top, bottom), (left, right), height, width = windows
+    rows, columns = (bottom - top) // height, (right - left) // width
+    tokens = tokens.unflatten(0, (batch_size, rows, columns)).unflatten(4, (height, width))
+    return tokens.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch_size, bottom - top, right - left, -1)
+
+
+def relative_terms(
+    query: torch.Tensor, rel_pos_h: torch.Tensor, rel_pos_w: torch.Tensor, grid: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the scores gain by relative positions: a term for each row of keys, and one for each column.
+
+    Args:
+        query: of shape `(batch, heads, height · width, head_dim)`.
+        rel_pos_h, rel_pos_w: tables `(2 · size - 1, head_dim)`, by the distance of query and key.
+        grid: height and width of the queries; at most the sizes of the tables, those of the keys.
+
+    Returns:
+        Tensors `(batch, heads, height · width, size)`.
+    """
+    image = query.unflatten(2, grid)
+    height, width = grid
+    rows = torch.einsum("nahwc,hkc->nahwk", image, _by_distance(rel_pos_h)[:height])
+    columns = torch.einsum("nahwc,wkc->nahwk", image, _by_distance(rel_pos_w)[:width])
+    return rows.flatten(2, 3), columns.flatten(2, 3)
+
+
+def _by_distance(table: torch.Tensor) -> torch.Tensor:
+    """`(2 · size - 1, head_dim)` as `(size, size, head_dim)`: for each query and key along an axis."""
+    place = torch.arange((len(table) + 1) // 2, device=table.device)
+    return table[place[:, None] - place + place[-1]]
+
+
+def attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
+) -> torch.Tensor:
+    """Attention over a grid of keys, with terms for the keys' rows and columns.
+
+    Args:
+        query: of shape `(heads, queries, head_dim)`, as are the others; any strides.
+        key, value: of shape `(heads, height · width, head_dim)`.
+        rows: added to the scores of each row of keys, `(heads, queries, height)`.
+        columns: added to the scores of each column of keys, `(heads, queries, width)`.
+
+    Returns:
+        Tensor of the query's shape, in its order in memory.
+    """
+    return _TiledAttention.apply(query, key, value, rows, columns)
+
+
+def attend_at_border(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    terms: tuple[torch.Tensor, torch.Tensor],
+    grid: tuple[int, int],
+    padding: tuple[torch.Tensor, torch.Tensor],
+) -> torch.Tensor:
+    """Attention in windows that reach over the image's border, all their padded tokens as one key.
+
+    Args:
+        query, key, value: the real tokens, `(batch, heads, height · width, head_dim)`.
+        terms: for the rows and the columns of keys, the padded ones too, as [`relative_terms`] gives them.
+        grid: height and width of the real tokens.
+        padding: key and value of a padded token, `(heads, 1, head_dim)`.
+
+    Returns:
+        Tensor of the query's shape.
+    """
+    (rows, columns), (height, width) = terms, grid
+    beside = _log_sum(rows[..., :height]) + _log_sum(columns[..., width:])
+    below = _log_sum(rows[..., height:]) + _log_sum(columns)
+    padded = torch.logaddexp(beside, below).to(query.dtype)
+    real = rows[..., :height, None] + columns[..., None, :width]
+    bias = torch.cat([real.flatten(-2), padded], dim=-1)
+    batch_size = len(query)
+    key, value = (
+        torch.cat([tokens, token.to(tokens.dtype).expand(batch_size, -1, -1, -1)], dim=2)
+        for tokens, token in zip((key, value), padding, strict=True)
+    )
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+
+
+def _log_sum(terms: torch.Tensor) -> torch.Tensor:
+    """Logarithm of the sum of the exponentials along the last axis, in float32; minus infinity for none."""
+    return terms.float().logsumexp(dim=-1, keepdim=True)
+
+
+class _Tiles:
+    """The tensors of one call, a tile of heads and queries at a time."""
+
+    def __init__(
+        self, query: torch.Tensor, key: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, buffers: int
+    ) -> None:
+        self.query, self.key, self.rows, self.columns = query, key, rows, columns
+        self.scale = query.shape[-1] ** -0.5
+        heads, queries, keys = len(query), query.shape[1], key.shape[1]
+        fitting = max(1, _TILE_BYTES // (keys * query.element_size()))
+        self.heads = min(heads, max(1, fitting // queries))
+        self.queries = min(queries, fitting)
+        self.buffers = _workspace(buffers * self.heads * self.queries * keys, query.dtype).view(buffers, -1)
+
+    def __iter__(self):
+        """Pairs of slices: the heads and the queries of each tile."""
+        for head in range(0, len(self.query), self.heads):
+            for first in range(0, self.query.shape[1], self.queries):
+                yield slice(head, head + self.heads), slice(first, first + self.queries)
+
+    def buffer(self, number: int, tile: tuple[slice, slice]) -> torch.Tensor:
+        """Memory for the scores of a tile, used again for the next one."""
+        heads, queries = self.query[tile].shape[:2]
+        shape = (heads, queries, self.key.shape[1])
+        return self.buffers[number][: heads * queries * shape[2]].view(shape)
+
+    def weights(self, tile: tuple[slice, slice]) -> torch.Tensor:
+        """The softmax of the scores, in the first buffer."""
+        scores = self.buffer(0, tile)
+        rows, columns = self.rows[tile].unsqueeze(-1), self.columns[tile].unsqueeze(-2)
+        torch.add(rows, columns, out=scores.unflatten(-1, (rows.shape[-2], -1)))
+        scores.baddbmm_(self.query[tile], self.key[tile[0]].transpose(1, 2), alpha=self.scale)
+        return torch.softmax(scores, dim=-1, out=scores)
+
+
+class _Memory(threading.local):
+    """A thread's memory for scores. It is kept: fresh memory costs more time than what is computed in it."""
+
+    kept: torch.Tensor | None = None
+
+
+_memory = _Memory()
+
+
+def _workspace(count: int, dtype: torch.dtype) -> torch.Tensor:
+    size = count * dtype.itemsize
+    if _memory.kept is None or len(_memory.kept) < size:
+        with torch.inference_mode(False):  # else it could not be written to in training
+            _memory.kept = torch.empty(size, dtype=torch.uint8)
+    return _memory.kept[:size].view(dtype)
+
+
+class _TiledAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, query, key, value, rows, columns):
+        ctx.save_for_backward(query, key, value, rows, columns)
+        context = _like(query)
+        with torch.autocast("cpu", enabled=False):
+            tiles = _Tiles(query, key, rows, columns, buffers=1)
+            for tile in tiles:
+                torch.bmm(tiles.weights(tile), value[tile[0]], out=context[tile])
+        return context
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        query, key, value, rows, columns = ctx.saved_tensors
+        of_query, of_key, of_value = _like(query), _like(key).zero_(), _like(value).zero_()
+        of_rows, of_columns = torch.empty_like(rows), torch.empty_like(columns)
+        tiles = _Tiles(query, key, rows, columns, buffers=2)
+        for tile in tiles:
+            heads, arriving = tile[0], gradient[tile]
+            weights, scores = tiles.weights(tile), tiles.buffer(1, tile)
+            of_value[heads].baddbmm_(weights.transpose(1, 2), arriving)
+            torch.bmm(arriving, value[heads].transpose(1, 2), out=scores)
+            torch.ops.aten._softmax_backward_data.out(scores, weights, -1, scores.dtype, grad_input=scores)
+            torch.baddbmm(of_query[tile], scores, key[heads], beta=0, alpha=tiles.scale, out=of_query[tile])
+            of_key[heads].baddbmm_(scores.transpose(1, 2), query[tile], alpha=tiles.scale)
+            grid = scores.unflatten(-1, (rows.shape[-1], -1))
+            torch.sum(grid, dim=-1, out=of_rows[tile])
+            torch.sum(grid, dim=-2, out=of_columns[tile])
+        return of_query, of_key, of_value, of_rows, of_columns
+
+
+def _like(tensor: torch.Tensor) -> torch.Tensor:
+    """New memory for `(heads, tokens, head_dim)`, token by token where the tensor lies so."""
+    heads, tokens, head_dim = tensor.shape
+    if tensor.stride(0) < tensor.stride(1):
+        return tensor.new_empty(tokens, heads, head_dim).transpose(0, 1)
+    return tensor.new_empty(heads, tokens, head_dim)

@@ -1,0 +1,65 @@
+"""The data type in which a machine computes fastest without losing what matters."""
+
+from __future__ import annotations
+
+import platform
+
+import torch
+from transformers.utils import logging
+
+__all__ = ["computes_bfloat16", "resolve_dtype"]
+
+logger = logging.get_logger(__name__)
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def computes_bfloat16(device: torch.device | str | None = None) -> bool:
+    """Whether the device has instructions for bfloat16 products; elsewhere they are emulated, slower than float32.
+
+    Args:
+        device: by default the accelerator where there is one, else the processor. On Apple's GPUs the answer is no:
+            which of them have the instructions isn't told.
+    """
+    kind = torch.device(_default_device() if device is None else device).type
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if kind == "xpu":
+        return torch.xpu.is_bf16_supported(including_emulation=False)
+    if kind != "cpu":
+        return False
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        # oneDNN says yes to any AVX-512, and emulates.
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device | str | None = None) -> torch.dtype | None:
+    """The data type meant by an argument; "auto" is bfloat16 where it is computed natively, else float32.
+
+    What "auto" became is logged, once.
+
+    Args:
+        dtype: a data type or its name; `None` stays `None`, the checkpoint's own.
+        device: see [`computes_bfloat16`].
+
+    Raises:
+        ValueError: no such data type.
+    """
+    if dtype is None or isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        native = computes_bfloat16(device)
+        place = torch.device(_default_device() if device is None else device).type
+        logger.warning_once(
+            f"dtype auto: {'bfloat16' if native else 'float32'}, since this {place} "
+            f"{'computes bfloat16 natively' if native else 'has no bfloat16 instructions'}."
+        )
+        return torch.bfloat16 if native else torch.float32
+    if dtype not in _DTYPES:
+        raise ValueError(f"dtype is {dtype!r}: expected auto, {', '.join(_DTYPES)} or a torch.dtype.")
+    return _DTYPES[dtype]
+
+
+def _default_device() -> torch.device | str:
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
