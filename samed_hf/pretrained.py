@@ -95,8 +95,8 @@ class SamedPreTrainedModel(SamPreTrainedModel):
                 of [`~transformers.PreTrainedModel.from_pretrained`]: `revision`, `token`, `cache_dir`, `subfolder`,
                 `local_files_only`, `dtype`, `device_map`, `attn_implementation`, … Revision and subfolder are the
                 adapter's; the base model's revision stands in `adapter_config.json`. `dtype="auto"` is bfloat16 where
-                the machine computes it natively and float32 elsewhere (a pipeline's default, "auto" too, stays the
-                checkpoint's); it is the image encoder's, the mask decoder stays in float32.
+                the machine computes it natively and float32 elsewhere (with a `config`, and so in pipelines and the
+                Auto classes, it is the checkpoint's); it is the image encoder's, the mask decoder stays in float32.
 
         Returns:
             The model in evaluation mode. With an adapter or a merged model, `image_processor` is its own.
@@ -108,8 +108,9 @@ class SamedPreTrainedModel(SamPreTrainedModel):
         """
         download = {key: kwargs[key] for key in _DOWNLOAD if key in kwargs}
         overrides = {key: kwargs.pop(key) for key in _CONFIG if key in kwargs}
-        # Every pipeline asks for "auto", unasked: there it stays transformers' own, the data type of the checkpoint.
-        if isinstance(kwargs.get("dtype"), str) and "_from_pipeline" not in kwargs:
+        # Every pipeline asks for "auto", unasked, through the Auto classes, which come with a config: there it stays
+        # transformers' own, the data type of the checkpoint.
+        if isinstance(kwargs.get("dtype"), str) and (config is None or kwargs["dtype"] != "auto"):
             kwargs["dtype"] = resolve_dtype(kwargs["dtype"])
         adapter_kwargs = dict(adapter_kwargs or {})
         place = adapter_kwargs.pop("_adapter_model_path", None)
