@@ -7,6 +7,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +40,7 @@ def score_cases(
     batch_size: int = 8,
     on_case: Callable[[Case, np.ndarray, CaseResult], None] | None = None,
 ) -> dict[str, CaseResult]:
-    """Predict and score volumes, one at a time.
+    """Predict volumes one at a time; each is scored while the model predicts the next.
 
     Under `samed` the slices go the reference implementation's way (order-0 zoom back, distances in voxels); under
     `strict` the logits are interpolated to the slice's own pixels and distances are in mm.
@@ -51,27 +52,56 @@ def score_cases(
         protocol: "strict" or "samed"; see [`samed_hf.metrics`].
         input_size: side in pixels to which slices are zoomed on the way (224 in SAMed); defaults to the processor's.
         batch_size: slices through the model at once.
-        on_case: called with each case, its prediction `(slices, height, width)` and its result.
+        on_case: called with each case, its prediction `(slices, height, width)` and its result, in the order of the
+            cases and in the caller's thread, at the latest when the next case is predicted.
 
     Returns:
         The result of each case by its name.
+
+    Raises:
+        ValueError: a case cannot be scored, say because its label holds values that the model has no name for. What
+            goes wrong with a later case is raised after the cases before it are through.
     """
-    results = {}
-    for case in cases:
-        prediction = predict_slices(
-            model,
-            case.image,
-            processor,
-            input_size=input_size,
-            reference_zoom=protocol == "samed",
-            batch_size=batch_size,
-        )
-        scores = score_case(prediction, case.label, model.config.id2label, protocol, case.spacing)
-        unit = "voxel" if protocol == "samed" or case.spacing is None else "mm"
-        results[case.name] = CaseResult(scores, unit)
-        if on_case is not None:
-            on_case(case, prediction, results[case.name])
+    results: dict[str, CaseResult] = {}
+    waiting: list[tuple[Case, np.ndarray, Future[dict[str, MaskScore]]]] = []  # none or one: two scans are in memory
+
+    def finish() -> None:
+        while waiting:
+            case, prediction, scores = waiting.pop()
+            unit = "voxel" if protocol == "samed" or case.spacing is None else "mm"
+            results[case.name] = CaseResult(_scores(case, scores), unit)
+            if on_case is not None:
+                on_case(case, prediction, results[case.name])
+
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="case") as pool:
+        try:
+            for case in cases:
+                if waiting and waiting[0][2].done():
+                    finish()  # reading took long enough; nobody waits for the report until this case is predicted
+                prediction = predict_slices(
+                    model,
+                    case.image,
+                    processor,
+                    input_size=input_size,
+                    reference_zoom=protocol == "samed",
+                    batch_size=batch_size,
+                )
+                finish()
+                scoring = pool.submit(score_case, prediction, case.label, model.config.id2label, protocol, case.spacing)
+                waiting.append((case, prediction, scoring))
+        except Exception:
+            finish()
+            raise
+        finish()
     return results
+
+
+def _scores(case: Case, scoring: Future[dict[str, MaskScore]]) -> dict[str, MaskScore]:
+    """The scores when they are there; an error names the case, since by then the next one is under way."""
+    try:
+        return scoring.result()
+    except ValueError as error:
+        raise ValueError(f"Case {case.name} cannot be scored: {error}") from error
 
 
 def summarize_results(results: Mapping[str, CaseResult], protocol: str) -> dict[str, Any]:

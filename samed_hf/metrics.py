@@ -14,17 +14,23 @@ Two protocols say what a class scores when a mask is empty:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
-from medpy.metric import binary
+
+from .mask_geometry import class_boxes, hd95, smallest_box
 
 __all__ = ["PROTOCOLS", "MaskScore", "binary_dice", "binary_hd95", "score_case", "score_pair", "summarize"]
 
 PROTOCOLS = ("strict", "samed")
 """Names of the protocols, the default first."""
+
+_MEMORY = 2**31  # bytes that the classes scored at once may take together
+_BYTES = 32  # that a class takes for each voxel of its box; a fraction of it where surfaces are few
 
 
 class MaskScore(NamedTuple):
@@ -53,9 +59,8 @@ def binary_dice(prediction: np.ndarray, label: np.ndarray) -> float:
         ValueError: If the shapes differ or are not 2-D or 3-D.
     """
     prediction, label = _mask_pair(prediction, label)
-    if not (prediction.any() or label.any()):
-        return 1.0  # medpy means to say so too, but with numpy 2 its 0 / 0 is NaN
-    return float(binary.dc(prediction, label))
+    voxels = np.count_nonzero(prediction) + np.count_nonzero(label)
+    return float(2.0 * np.count_nonzero(prediction & label) / voxels) if voxels else 1.0
 
 
 def binary_hd95(prediction: np.ndarray, label: np.ndarray, spacing: Sequence[float] | None = None) -> float:
@@ -80,10 +85,8 @@ def binary_hd95(prediction: np.ndarray, label: np.ndarray, spacing: Sequence[flo
             f"HD95 is undefined: no voxel is set in {' and '.join(empty)}, expected at least one in each mask. "
             "Use score_pair, whose protocol says what an empty mask scores."
         )
-    # medpy's distance transforms run over the whole array, though only the surfaces' own surroundings matter.
-    # Beyond the array's border medpy sees background, so a box that ends at that border changes nothing either.
-    box = _union_box(prediction, label)
-    return float(binary.hd95(prediction[box], label[box], voxelspacing=spacing))
+    box = smallest_box(prediction, label)
+    return hd95(prediction[box], label[box], spacing)
 
 
 def score_pair(
@@ -107,13 +110,8 @@ def score_pair(
     _check_protocol(protocol)
     prediction, label = _mask_pair(prediction, label)
     spacing = _checked_spacing(spacing, prediction.ndim)
-    in_prediction, in_label = bool(prediction.any()), bool(label.any())
-    if in_prediction and in_label:
-        hd95 = binary_hd95(prediction, label, spacing if protocol == "strict" else None)
-        return MaskScore(binary_dice(prediction, label), hd95)
-    if protocol == "samed":
-        return MaskScore(1.0, 0.0) if in_prediction else MaskScore(0.0, 0.0)
-    return MaskScore(0.0, None) if in_prediction or in_label else MaskScore(None, None)
+    box = smallest_box(prediction, label)
+    return _score_box(prediction[box], label[box], protocol, spacing)
 
 
 def score_case(
@@ -124,6 +122,9 @@ def score_case(
     spacing: Sequence[float] | None = None,
 ) -> dict[str, MaskScore]:
     """Score every class but the background of one case.
+
+    Each class is scored in the smallest box around both its masks, the classes beside each other on the cores that
+    the process may use. Their number changes nothing in the scores.
 
     Args:
         prediction: Integer label map of shape `(height, width)` or `(x, y, z)`, values in [0, num_labels - 1].
@@ -146,10 +147,20 @@ def score_case(
     _check_shapes(prediction, label)
     for name, array in (("prediction", prediction), ("label", label)):
         _check_label_map(name, array, num_labels=len(names) + 1)
-    return {
-        name: score_pair(prediction == index, label == index, protocol, spacing)
-        for index, name in enumerate(names, start=1)
-    }
+    spacing = _checked_spacing(spacing, prediction.ndim)
+    small = np.min_scalar_type(len(names))
+    prediction, label = prediction.astype(small, copy=False), label.astype(small, copy=False)
+    boxes = class_boxes(prediction, label, len(names))
+
+    def score(index: int) -> MaskScore:
+        box = boxes[index - 1]
+        return _score_box(prediction[box] == index, label[box] == index, protocol, spacing)
+
+    sizes = [label[box].size for box in boxes]
+    classes = sorted(range(1, len(names) + 1), key=lambda index: sizes[index - 1], reverse=True)
+    with ThreadPoolExecutor(_threads(sizes), "score") as pool:
+        scores = dict(zip(classes, pool.map(score, classes), strict=True))
+    return {name: scores[index] for index, name in enumerate(names, start=1)}
 
 
 def summarize(cases: Mapping[str, Mapping[str, MaskScore]], protocol: str = "strict") -> dict[str, Any]:
@@ -210,15 +221,23 @@ def _mask_pair(prediction: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, n
     return prediction.astype(bool, copy=False), label.astype(bool, copy=False)
 
 
-def _union_box(prediction: np.ndarray, label: np.ndarray) -> tuple[slice, ...]:
-    """Smallest box around both masks plus one voxel, within the array. At least one mask must hold a voxel."""
-    union = prediction | label
-    box = []
-    for axis in range(union.ndim):
-        others = tuple(other for other in range(union.ndim) if other != axis)
-        occupied = np.flatnonzero(union.any(axis=others))
-        box.append(slice(max(int(occupied[0]) - 1, 0), int(occupied[-1]) + 2))
-    return tuple(box)
+def _score_box(
+    prediction: np.ndarray, label: np.ndarray, protocol: str, spacing: tuple[float, ...] | None
+) -> MaskScore:
+    """Score two boolean masks cropped to the box around both, which is empty where they are."""
+    in_prediction, in_label = bool(prediction.any()), bool(label.any())
+    if in_prediction and in_label:
+        distance = hd95(prediction, label, spacing if protocol == "strict" else None)
+        return MaskScore(binary_dice(prediction, label), distance)
+    if protocol == "samed":
+        return MaskScore(1.0, 0.0) if in_prediction else MaskScore(0.0, 0.0)
+    return MaskScore(0.0, None) if in_prediction or in_label else MaskScore(None, None)
+
+
+def _threads(sizes: Sequence[int]) -> int:
+    """Classes to score at once, from the voxels of their boxes: what the process's cores and a gigabyte allow."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, len(sizes), _MEMORY // max(_BYTES * max(sizes), 1)))
 
 
 def _class_names(id2label: Mapping[int, str] | int) -> list[str]:

@@ -1,5 +1,6 @@
 import csv
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from samed_hf import SamedForSemanticSegmentation
 from samed_hf import evaluation as module
 from samed_hf.data.cases import Case
 from samed_hf.data.layouts import read_data
-from samed_hf.evaluation import evaluate_cases, write_metrics
+from samed_hf.evaluation import evaluate_cases, score_cases, write_metrics
 
 NAMES = {0: "background", 1: "disc", 2: "bar"}
 
@@ -67,6 +68,73 @@ def test_the_files_hold_the_scores(cases, tmp_path):
         ["b", "disc", "1.0", "0.0"],
         ["b", "bar", "", ""],
     ]
+
+
+def one_voxel_cases(monkeypatch, *names, labels=None) -> list[Case]:
+    """Cases of one pixel whose prediction is 1; `labels` holds those that are not 1."""
+    monkeypatch.setattr(module, "predict_slices", lambda *args, **kwargs: np.ones((1, 1, 1), np.uint8))
+    labels = {name: np.full((1, 1, 1), (labels or {}).get(name, 1)) for name in names}
+    return [Case(name, np.zeros((1, 1, 1), np.float32), labels[name]) for name in names]
+
+
+def test_a_case_is_scored_while_the_next_is_predicted(monkeypatch):
+    cases = one_voxel_cases(monkeypatch, "a", "b", "c")
+    predicting = [threading.Event() for _ in cases]
+    overlapped, scored, log = [], [], []
+    score, predict = module.score_case, module.predict_slices
+
+    def score_beside(*args):
+        scored.append(threading.current_thread())
+        if len(scored) < len(cases):
+            overlapped.append(predicting[len(scored)].wait(timeout=20))
+        return score(*args)
+
+    def tell(*args, **kwargs):
+        log.append("predict")
+        predicting[log.count("predict") - 1].set()
+        return predict(*args, **kwargs)
+
+    monkeypatch.setattr(module, "score_case", score_beside)
+    monkeypatch.setattr(module, "predict_slices", tell)
+    results = score_cases(Oracle, cases, None, on_case=lambda case, *_: log.append((case.name, threading.get_ident())))
+    assert overlapped == [True, True]
+    here = threading.get_ident()
+    assert here not in {thread.ident for thread in scored}
+    # Never more than one case waits for its scores, and each is told of before the next is scored.
+    assert log == ["predict", "predict", ("a", here), "predict", ("b", here), ("c", here)]
+    assert list(results) == ["a", "b", "c"]
+
+
+def test_a_case_that_cannot_be_scored_is_named_and_those_before_it_are_told_of(monkeypatch):
+    cases = one_voxel_cases(monkeypatch, "a", "b", "c", labels={"b": 7})
+    told = []
+    with pytest.raises(ValueError, match="Case b cannot be scored: label holds values from 7 to 7, expected 0 to 2"):
+        score_cases(Oracle, cases, None, on_case=lambda case, *_: told.append(case.name))
+    assert told == ["a"]
+
+
+@pytest.mark.parametrize(("labels", "error", "told"), [({}, "c is damaged", ["a", "b"]), ({"b": 7}, "Case b ", ["a"])])
+def test_a_case_that_cannot_be_read_comes_after_those_before_it(monkeypatch, labels, error, told):
+    cases = one_voxel_cases(monkeypatch, "a", "b", labels=labels)
+
+    def read():
+        yield from cases
+        raise ValueError("c is damaged")
+
+    names = []
+    with pytest.raises(ValueError, match=error):
+        score_cases(Oracle, read(), None, on_case=lambda case, *_: names.append(case.name))
+    assert names == told
+
+
+def test_what_on_case_raises_comes_out_as_it_is(monkeypatch):
+    cases = one_voxel_cases(monkeypatch, "a", "b")
+
+    def refuse(*_):
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match=r"^disk full$"):
+        score_cases(Oracle, cases, None, on_case=refuse)
 
 
 def test_each_protocol_goes_its_own_way_back(tiny_adapter, tiny_data, monkeypatch):

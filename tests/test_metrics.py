@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from medpy.metric import binary
 from safetensors.numpy import load_file
+from scipy.ndimage import gaussian_filter
 
+from samed_hf import metrics as module
 from samed_hf.metrics import MaskScore, binary_dice, binary_hd95, score_case, score_pair, summarize
 
 GOLDEN = Path(__file__).parent / "golden" / "samed"
@@ -70,7 +72,7 @@ def test_hd95_in_3d_follows_each_axis_of_the_spacing():
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
-def test_hd95_on_the_box_equals_medpy_on_the_whole(ndim):
+def test_both_scores_equal_medpys_on_the_whole(ndim):
     rng = np.random.default_rng(ndim)
     pairs = 0
     for _ in range(600):
@@ -87,6 +89,7 @@ def test_hd95_on_the_box_equals_medpy_on_the_whole(ndim):
         pairs += 1
         for spacing in (None, tuple(rng.uniform(0.3, 5.0, ndim)), (0.7, 0.7, 3.0)[-ndim:]):
             assert binary_hd95(*masks, spacing) == binary.hd95(*masks, voxelspacing=spacing)
+        assert binary_dice(*masks) == binary.dc(*masks)
     assert pairs > 100
 
 
@@ -176,6 +179,56 @@ def test_score_case_by_hand():
     assert score_case(PREDICTION, LABEL, 4, "samed") == {"1": (2 / 3, 1.0), "2": (0.0, 0.0), "3": (1.0, 0.0)}
     from_json = {str(index): name for index, name in NAMES.items()}
     assert score_case(PREDICTION, LABEL, from_json, spacing=(5.0, 1.0)) == scores
+
+
+@pytest.mark.parametrize("shape", [(60, 90), (14, 40, 50)])
+@pytest.mark.parametrize("protocol", ["strict", "samed"])
+def test_score_case_equals_medpy_class_by_class(shape, protocol):
+    rng = np.random.default_rng(0)
+    spacing = (2.5, 0.8, 0.8)[-len(shape) :]
+    fields = [gaussian_filter(rng.normal(size=(6, *shape)), (0, *[3] * len(shape))) for _ in range(2)]
+    label = fields[0].argmax(axis=0)
+    prediction = (0.7 * fields[0] + 0.5 * fields[1]).argmax(axis=0)
+    label[label == 4], prediction[prediction == 5] = 0, 0  # one invented, one missed
+    label[prediction == 5] = 1
+    scores = score_case(prediction, label.astype(np.uint8), 8, protocol, spacing)
+    assert list(scores) == [str(index) for index in range(1, 8)]
+    for index, score in enumerate(scores.values(), start=1):
+        masks = prediction == index, label == index
+        assert score == score_pair(*masks, protocol, spacing)
+        if index < 4:
+            in_mm = spacing if protocol == "strict" else None
+            assert score == (binary.dc(*masks), binary.hd95(*masks, voxelspacing=in_mm))
+        assert all(type(value) in (float, type(None)) for value in score)
+
+
+def test_the_number_of_threads_changes_nothing(monkeypatch):
+    rng = np.random.default_rng(0)
+    maps = [np.kron(rng.integers(0, 9, (4, 9, 9)), np.ones((5, 5, 5), int)) for _ in range(2)]
+    counts = iter((1, 2, 8))
+    monkeypatch.setattr(module, "_threads", lambda sizes: next(counts))
+    one, two, eight = (score_case(*maps, 9, spacing=(2.0, 0.7, 0.7)) for _ in range(3))
+    assert one == two == eight
+    assert list(one) == list(eight)
+
+
+def test_threads_fit_cores_classes_and_memory(monkeypatch):
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
+    assert module._threads([1000] * 8) == 6
+    assert module._threads([1000] * 3) == 3
+    assert module._threads([0]) == 1
+    assert module._threads([120 * 512 * 512, *[10] * 7]) == 2
+    assert module._threads([10**12] * 8) == 1
+    monkeypatch.delattr(module.os, "sched_getaffinity")
+    monkeypatch.setattr(module.os, "cpu_count", lambda: None)
+    assert module._threads([1000] * 8) == 1
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint16, np.int64, np.uint64])
+def test_score_case_takes_any_integers(dtype):
+    expected = score_case(SQUARE.astype(np.uint8), CORNER.astype(np.uint8), 300)
+    assert score_case(SQUARE.astype(dtype), CORNER.astype(dtype), 300) == expected
+    assert (expected["1"], expected["299"]) == ((0.25, pytest.approx(2**0.5)), (None, None))
 
 
 @pytest.mark.parametrize(
