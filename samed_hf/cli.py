@@ -111,7 +111,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         type=int,
         help="side in pixels slices are zoomed to on the way [the adapter's; the paper's is 224]",
     )
-    evaluate.add_argument("--batch_size", type=int, default=8, help="slices through the model at once [8]")
+    _add_computing(evaluate)
     evaluate.set_defaults(command="evaluate")
 
 
@@ -140,7 +140,7 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
     predict.add_argument(
         "--min_island_ml", metavar="ML|A=ML,…", help="remove pieces smaller than this, of all labels or of some [none]"
     )
-    predict.add_argument("--batch_size", type=int, default=8, help="slices through the model at once [8]")
+    _add_computing(predict)
     predict.add_argument("--overwrite", action="store_true", help="replace segmentations that are there already")
     predict.add_argument("--no_preview", action="store_true", help="no picture of each case")
     predict.add_argument("--no_report", action="store_true", help="no report.html")
@@ -192,6 +192,28 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
         "--preset", choices=("samed", "samed_s", "samed_h"), default="samed", help="which of the paper's runs [samed]"
     )
     compare.set_defaults(command="compare")
+
+
+def _add_computing(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--batch_size",
+        type=_batch_size,
+        metavar="N|auto",
+        help="slices through the model at once [auto: by the free memory]",
+    )
+    command.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "auto"),
+        default="float32",
+        help="that the model computes in; auto is bfloat16 where it is computed natively [float32]",
+    )
+
+
+def _batch_size(text: str) -> int | None:
+    try:
+        return None if text == "auto" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of slices: expected one, or auto") from None
 
 
 def _names(text: str) -> list[str]:

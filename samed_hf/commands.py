@@ -49,7 +49,7 @@ def evaluate(args: argparse.Namespace) -> None:
     data = read_data(**data_place(args.data), label_names=args.label_names, fold=args.fold)
     if args.num_folds is not None:
         _, data.validation = k_fold(sorted({*data.train, *data.validation}), args.num_folds, args.fold or 0)
-    if args.batch_size < 1 or (args.input_size is not None and args.input_size < 2):
+    if any(value is not None and value < least for value, least in ((args.batch_size, 1), (args.input_size, 2))):
         raise ValueError(
             f"--batch_size is {args.batch_size}, --input_size {args.input_size}: expected at least 1 slice, 2 pixels."
         )
@@ -63,7 +63,7 @@ def evaluate(args: argparse.Namespace) -> None:
     print(f"data        {args.data}: {data.layout}, {len(names)} {split} cases", flush=True)
     if seen := set(names) & set(known.get("train", ())):
         print(f"warning     {len(seen)} of these cases were trained on: their scores say nothing of others", flush=True)
-    model = load_model(args.adapter)
+    model = load_model(args.adapter, dtype=args.dtype)
     processor = model.image_processor
     data.expect_labels(model.config.id2label)
     for name in names:

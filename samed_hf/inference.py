@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from .batching import run_in_batches
 from .image_processing_samed import SamedImageProcessor, resize_logits, upsample_logits
 from .modeling_samed import SamedForSemanticSegmentation
 from .slicing import SliceStack, cut_slices, join_slices
-from .transforms import nearest_zoom
 from .volumes.geometry import Volume
+from .zooms import nearest_zoom
 
 __all__ = [
     "check_finite",
     "label_dtype",
+    "narrow_labels",
     "predict_confidence",
     "predict_logits",
     "predict_picture",
@@ -33,7 +35,7 @@ def predict_slices(
     *,
     input_size: int | None = None,
     reference_zoom: bool = False,
-    batch_size: int = 8,
+    batch_size: int | None = None,
 ) -> np.ndarray:
     """The class of every pixel of a stack of slices.
 
@@ -46,7 +48,8 @@ def predict_slices(
         reference_zoom: go back as the reference implementation does: argmax at the model's size, then an order-0 zoom.
             Otherwise the logits are interpolated to the slice's own pixels before the argmax, which gives smoother
             outlines. Both are the same for slices of the model's size.
-        batch_size: slices through the model at once; the result doesn't depend on it, up to float rounding.
+        batch_size: slices through the model at once; the result doesn't depend on it, up to float rounding. `None`
+            chooses it by the memory that is free.
 
     Returns:
         uint8 array `(slices, height, width)`, values in [0, num_labels); uint16 for more than 256 labels.
@@ -55,19 +58,26 @@ def predict_slices(
         ValueError: a batch size below 1, an input size below 2, or other channels than the processor's.
     """
     stack = SliceStack(slices, processor, rescaled=True)
+
+    def finish(logits: torch.Tensor) -> list[torch.Tensor]:
+        if not reference_zoom:
+            logits = resize_logits(logits, stack.size)
+        labels = narrow_labels(logits.argmax(dim=1), model.config.num_labels)
+        return [nearest_zoom(labels, stack.size) if reference_zoom else labels]
+
     result = np.empty((len(stack), *stack.size), dtype=label_dtype(model.config.num_labels))
-    for first, logits in _logits(model, stack, processor, input_size, batch_size):
-        if reference_zoom:
-            labels = nearest_zoom(logits.argmax(dim=1).cpu().numpy(), stack.size)
-        else:
-            labels = resize_logits(logits, stack.size).argmax(dim=1).cpu().numpy()
-        result[first : first + batch_size] = labels
+    for place, (labels,) in _run(model, stack, processor, finish, input_size, batch_size):
+        result[place] = labels
     return result
 
 
 @torch.inference_mode()
 def predict_confidence(
-    model: SamedForSemanticSegmentation, stack: SliceStack, processor: SamedImageProcessor, *, batch_size: int = 8
+    model: SamedForSemanticSegmentation,
+    stack: SliceStack,
+    processor: SamedImageProcessor,
+    *,
+    batch_size: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """[`predict_slices`], and how sure the model is of each pixel.
 
@@ -75,7 +85,7 @@ def predict_confidence(
         model: in evaluation mode; runs where it is.
         stack: the scan's slices.
         processor: zooms the slices to the model's size.
-        batch_size: slices through the model at once.
+        batch_size: slices through the model at once; `None` chooses it by the memory that is free.
 
     Returns:
         The labels `(slices, height, width)`, and the softmax of the logits at each pixel's own label: float32 in (0, 1]
@@ -83,10 +93,13 @@ def predict_confidence(
     """
     labels = np.empty((len(stack), *stack.size), dtype=label_dtype(model.config.num_labels))
     confidence = np.empty(labels.shape, dtype=np.float32)
-    for first, logits in _logits(model, stack, processor, None, batch_size):
+
+    def finish(logits: torch.Tensor) -> list[torch.Tensor]:
         best = resize_logits(logits, stack.size).softmax(dim=1).max(dim=1)
-        labels[first : first + batch_size] = best.indices.cpu().numpy()
-        confidence[first : first + batch_size] = best.values.cpu().numpy()
+        return [narrow_labels(best.indices, model.config.num_labels), best.values]
+
+    for place, (found, sure) in _run(model, stack, processor, finish, None, batch_size):
+        labels[place], confidence[place] = found, sure
     return labels, confidence
 
 
@@ -120,7 +133,7 @@ def predict_volume(
     volume: Volume,
     processor: SamedImageProcessor | None = None,
     *,
-    batch_size: int = 8,
+    batch_size: int | None = None,
 ) -> np.ndarray:
     """Segment a scan on its own grid.
 
@@ -128,7 +141,7 @@ def predict_volume(
         model: in evaluation mode.
         volume: the scan, in the unit of the processor's intensity window (HU for CT).
         processor: defaults to the model's own.
-        batch_size: slices through the model at once.
+        batch_size: slices through the model at once; `None` chooses it by the memory that is free.
 
     Returns:
         Label map of the shape of `volume.array`, uint8 (uint16 for more than 256 labels).
@@ -140,8 +153,12 @@ def predict_volume(
     check_finite(volume)
     stack = SliceStack(cut_slices(volume, processor), processor)
     labels = np.empty((len(stack), *stack.size), dtype=label_dtype(model.config.num_labels))
-    for first, logits in _logits(model, stack, processor, None, batch_size):
-        labels[first : first + batch_size] = resize_logits(logits, stack.size).argmax(dim=1).cpu().numpy()
+
+    def finish(logits: torch.Tensor) -> list[torch.Tensor]:
+        return [narrow_labels(resize_logits(logits, stack.size).argmax(dim=1), model.config.num_labels)]
+
+    for place, (found,) in _run(model, stack, processor, finish, None, batch_size):
+        labels[place] = found
     return np.ascontiguousarray(join_slices(labels, volume, processor))
 
 
@@ -158,22 +175,30 @@ def predict_logits(model: SamedForSemanticSegmentation, pixels: torch.Tensor, im
     return upsample_logits(model(pixel_values).logits, image_size)
 
 
-def _logits(
+def _run(
     model: SamedForSemanticSegmentation,
     stack: SliceStack,
     processor: SamedImageProcessor,
+    finish: Callable[[torch.Tensor], list[torch.Tensor]],
     input_size: int | None,
-    batch_size: int,
-) -> Iterator[tuple[int, torch.Tensor]]:
-    """Index of each batch's first slice, and its logits `(batch, num_labels, S, S)` at the input's size."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}: expected at least 1 slice.")
+    batch_size: int | None,
+) -> Iterator[tuple[slice, list[np.ndarray]]]:
+    """Which slices, and what `finish` made of their logits `(batch, num_labels, S, S)` at the input's size."""
     if input_size is not None and input_size < 2:
         raise ValueError(f"input_size is {input_size}: expected a side of at least 2 pixels; the paper's is 224.")
-    for first in range(0, len(stack), batch_size):
-        slices = stack.read(range(first, min(first + batch_size, len(stack))))
-        pixels = torch.from_numpy(processor.resize_slices(slices, input_size))
-        yield first, predict_logits(model, pixels, processor.image_size)
+
+    def compute(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        pixels = processor.resize_slices(stack.scale(inputs[0]), input_size)
+        return finish(predict_logits(model, pixels, processor.image_size))
+
+    return run_in_batches(
+        [model], len(stack), stack.size, lambda indices: [stack.read_raw(indices)], compute, batch_size
+    )
+
+
+def narrow_labels(labels: torch.Tensor, num_labels: int) -> torch.Tensor:
+    """Labels in a type that is soon copied, [`label_dtype`] or near it: torch has no whole support of uint16."""
+    return labels.to(torch.uint8 if num_labels <= 256 else torch.int32)
 
 
 def label_dtype(num_labels: int) -> type[np.unsignedinteger]:

@@ -17,9 +17,9 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
 
 from .image_processing_samed import SamedImageProcessor
-from .prediction import predict_cases
 from .prediction_files import REPORT, RUN, Job, keep_earlier, plan_jobs
 from .prediction_report import write_report, write_run
+from .prediction_run import predict_cases
 from .prediction_settings import ALL, PredictionSettings
 from .segmentation import Segmenter
 from .volumes import find_scans
@@ -145,7 +145,7 @@ def _num_channels(adapter: str) -> int:
 
 
 def _load(args: argparse.Namespace, settings: PredictionSettings) -> Segmenter:
-    segmenter = Segmenter.load([args.adapter, *args.ensemble])
+    segmenter = Segmenter.load([args.adapter, *args.ensemble], dtype=args.dtype)
     settings.check_labels(segmenter.id2label)
     return segmenter
 
@@ -194,7 +194,9 @@ def _run(
 ) -> dict[str, Any]:
     """What `predictions.json` holds."""
     models = {"adapter": args.adapter, "ensemble": list(args.ensemble)}
-    machine = {"device": str(segmenter.models[0].device), "num_processes": num_processes}
+    first = segmenter.models[0]
+    machine = {"device": str(first.device), "dtype": str(first.dtype).removeprefix("torch.")}
+    machine["num_processes"] = num_processes
     return {
         "created": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
         "seconds": round(seconds, 2),

@@ -1,19 +1,17 @@
-"""A run over scans: each read, segmented, cleaned, measured, pictured and written, whatever becomes of the others."""
+"""One scan read, segmented, cleaned, measured, pictured and written."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from .case_statistics import measure_labels, write_statistics
 from .postprocessing import keep_labels, keep_largest, remove_islands
 from .prediction_files import PREVIEW, STATISTICS, Job, label_file_names, staged
-from .prediction_progress import CaseProgress
 from .prediction_report import format_ml
 from .prediction_settings import PredictionSettings
 from .preprocessing import guess_preprocessing
@@ -23,57 +21,17 @@ from .segmentation import Segmentation, Segmenter, segment_volume
 from .volumes import Volume, read_scan, reorient, restore_orientation, write_labels, write_volume
 from .volumes.common import shown
 
-__all__ = ["clean_labels", "predict_case", "predict_cases"]
+__all__ = [
+    "SegmentedCase",
+    "clean_labels",
+    "describe_found",
+    "predict_case",
+    "read_case",
+    "segment_case",
+    "write_case",
+]
 
 _CANONICAL = "LPS"
-# How torch says it, of a GPU and of the CPU.
-_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
-
-
-def predict_cases(
-    segmenter: Segmenter,
-    jobs: Sequence[Job],
-    output: Path,
-    settings: PredictionSettings,
-    *,
-    places: Sequence[tuple[int, int]] | None = None,
-    bar: bool | None = None,
-    say: Callable[[str], None] = print,
-) -> list[dict[str, Any]]:
-    """Segment scans one at a time; one that fails leaves no file and doesn't keep the others from being done.
-
-    Args:
-        segmenter: The model or models.
-        jobs: The scans, as [`~samed_hf.prediction_files.plan_jobs`] gives them.
-        output: Folder for the results, made where it is missing.
-        settings: How, and what is written.
-        places: For the display, each job's number and how many there are; by default those of `jobs`.
-        bar: Whether to show a bar; by default where standard error is a terminal.
-        say: Told in a line what each case gave.
-
-    Returns:
-        What became of each scan, as `predictions.json` holds it.
-    """
-    places = places or [(number, len(jobs)) for number in range(1, len(jobs) + 1)]
-    records = []
-    for job, (number, count) in zip(jobs, places, strict=True):
-        record: dict[str, Any] = {"name": job.scan.name, "file": str(job.scan.path), "kind": job.scan.kind}
-        started = time.monotonic()
-        try:
-            with CaseProgress(job.scan.name, number, count, bar=bar) as progress:
-                statistics = predict_case(segmenter, job, output, settings, on_slices=progress.show)
-        except Exception as error:  # whatever it is, the other cases are done
-            record |= {"status": "failed", "error": _explain(error)}
-            say(f"failed      {shown(job.scan.name)}")
-        else:
-            record |= {"status": "done", "seconds": round(time.monotonic() - started, 2)}
-            record |= {"files": statistics["files"], "statistics": f"{job.folder}/{STATISTICS}"}
-            record["preview"] = f"{job.folder}/{PREVIEW}" if settings.preview else None
-            for note in statistics["notes"]:
-                say(f"note        {shown(job.scan.name)}: {note}")
-            say(f"{shown(output / job.labels)}: {_found(statistics)}")
-        records.append(record)
-    return records
 
 
 def predict_case(
@@ -100,18 +58,55 @@ def predict_case(
         ValueError: The scan can't be read, or isn't one for this model.
         OSError: A file can't be written.
     """
-    scan = read_scan(job.scan, num_channels=segmenter.processor.num_channels)
-    picture = job.scan.kind == "picture"
-    with staged(output, job) as (top, inside):
+    segmented = segment_case(segmenter, job, read_case(segmenter, job), output, settings, on_slices)
+    return write_case(segmenter, job, segmented, settings)
+
+
+class SegmentedCase(NamedTuple):
+    """A scan and what the model said of it, and the folders to write that in, closed by whoever writes."""
+
+    scan: Volume
+    segmentation: Segmentation
+    top: Path
+    inside: Path
+    folders: ExitStack
+
+
+def read_case(segmenter: Segmenter, job: Job) -> Volume:
+    """The first step of [`predict_case`]: the scan, with the channels that the model knows."""
+    return read_scan(job.scan, num_channels=segmenter.processor.num_channels)
+
+
+def segment_case(
+    segmenter: Segmenter,
+    job: Job,
+    scan: Volume,
+    output: Path,
+    settings: PredictionSettings,
+    on_slices: Callable[[int, int], None] | None,
+) -> SegmentedCase:
+    """The second step: what the model says of the scan, and folders to write it in, which [`write_case`] closes."""
+    with ExitStack() as folders:
+        top, inside = folders.enter_context(staged(output, job))
         segmentation = segment_volume(
             segmenter,
             scan,
             batch_size=settings.batch_size,
             tta=settings.tta,
-            picture=picture,
+            picture=job.scan.kind == "picture",
             on_slices=on_slices,
             probabilities=top.parent / "probabilities.raw" if settings.probabilities else None,
         )
+        return SegmentedCase(scan, segmentation, top, inside, folders.pop_all())
+
+
+def write_case(
+    segmenter: Segmenter, job: Job, segmented: SegmentedCase, settings: PredictionSettings
+) -> dict[str, Any]:
+    """The last step: clean, measure, write and draw; returns what `statistics.json` holds."""
+    scan, segmentation, top, inside, folders = segmented
+    picture = job.scan.kind == "picture"
+    with folders:
         labels, removed = clean_labels(segmentation.labels, scan, segmenter.id2label, settings)
         wanted = settings.wanted(segmenter.id2label)
         measured = measure_labels(labels, scan, wanted, confidence=segmentation.confidence, picture=picture)
@@ -221,22 +216,11 @@ def _draw(
     draw_preview(path, scan, labels, names, plane=plane, window=window, title=title, picture=picture)
 
 
-def _found(statistics: dict[str, Any]) -> str:
+def describe_found(statistics: dict[str, Any]) -> str:
+    """The labels found and their sizes, in a line."""
     found = [f"{shown(name)} {_size(row)}" for name, row in statistics["labels"].items() if row["bounding_box"]]
     return ", ".join(found) or "nothing found"
 
 
 def _size(row: dict[str, Any]) -> str:
     return f"{format_ml(row['ml'])} ml" if "ml" in row else f"{row['pixels']} pixels"
-
-
-def _explain(error: Exception) -> str:
-    """One line for people on why a case failed."""
-    text = shown(" ".join(str(error).split()))
-    if isinstance(error, MemoryError) or any(sign in text for sign in _NO_MEMORY):
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        return f"not enough memory ({text or 'none left'}): give a smaller --batch_size, or a machine with more."
-    if isinstance(error, ValueError | OSError):
-        return text or type(error).__name__
-    return f"it failed in an unforeseen way ({type(error).__name__}: {text})"

@@ -27,7 +27,7 @@ class PredictionSettings:
         keep_largest: Names of the labels of which only the largest connected piece stays, or `("all",)`.
         min_island_ml: Size in ml below which a connected piece of a label is removed, by the label's name, or for
             "all".
-        batch_size: Slices through a model at once.
+        batch_size: Slices through a model at once; `None` chooses it by the memory that is free.
         preview: Draw a picture of each case.
 
     Raises:
@@ -41,14 +41,14 @@ class PredictionSettings:
     tta: bool = False
     keep_largest: tuple[str, ...] = ()
     min_island_ml: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    batch_size: int = 8
+    batch_size: int | None = None
     preview: bool = True
 
     def __post_init__(self) -> None:
         """Check what can be checked without the labels' names."""
         if self.format is not None and self.format not in FORMATS:
             raise ValueError(f"format is {self.format!r}: expected one of {', '.join(FORMATS)}.")
-        if self.batch_size < 1:
+        if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}: expected at least 1 slice.")
         for name, ml in self.min_island_ml.items():
             if not (math.isfinite(ml) and ml > 0):

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from .batching import run_in_batches
 from .image_processing_samed import SamedImageProcessor, resize_logits
-from .inference import check_finite, label_dtype, predict_logits
+from .inference import check_finite, label_dtype, narrow_labels, predict_logits
 from .launching import leave_cores_to_torch
 from .modeling_samed import SamedForSemanticSegmentation
 from .slicing import SliceStack, cut_picture, cut_slices, join_picture, join_slices, picture_bounds
@@ -53,14 +54,18 @@ class Segmenter:
     models: tuple[SamedForSemanticSegmentation, ...]
 
     @classmethod
-    def load(cls, adapters: Sequence[str]) -> Segmenter:
+    def load(cls, adapters: Sequence[str], *, dtype: str | torch.dtype = "float32") -> Segmenter:
         """Load adapters or merged models, onto the accelerator where there is one.
+
+        Args:
+            adapters: their folders or Hub ids.
+            dtype: that they compute in: "float32", "bfloat16", or "auto" for bfloat16 where it is computed natively.
 
         Raises:
             FileNotFoundError: no model at one of the places.
             ValueError: one is no SAMed model, or of other labels or of another plane than the first.
         """
-        models = tuple(load_model(adapter) for adapter in adapters)
+        models = tuple(load_model(adapter, dtype=dtype) for adapter in adapters)
         first = models[0]
         for place, model in zip(adapters[1:], models[1:], strict=True):
             if model.config.id2label != first.config.id2label:
@@ -92,8 +97,13 @@ class Segmenter:
         return self.models[0].image_processor
 
 
-def load_model(adapter: str) -> SamedForSemanticSegmentation:
+def load_model(adapter: str, *, dtype: str | torch.dtype = "float32") -> SamedForSemanticSegmentation:
     """An adapter or a merged model with its image processor, on the accelerator where there is one.
+
+    Args:
+        adapter: its folder or Hub id.
+        dtype: that it computes in: "float32", "bfloat16", or "auto" for bfloat16 where it is computed natively. Logits
+            and all that is made of them are float32.
 
     Raises:
         FileNotFoundError: no model at this place.
@@ -105,7 +115,7 @@ def load_model(adapter: str) -> SamedForSemanticSegmentation:
             "USER/NAME."
         )
     try:
-        model = SamedForSemanticSegmentation.from_pretrained(adapter)
+        model = SamedForSemanticSegmentation.from_pretrained(adapter, dtype=dtype)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -128,7 +138,7 @@ def segment_volume(
     segmenter: Segmenter,
     volume: Volume,
     *,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     tta: bool = False,
     picture: bool = False,
     on_slices: Callable[[int, int], None] | None = None,
@@ -141,7 +151,7 @@ def segment_volume(
     Args:
         segmenter: the model or models.
         volume: the scan, in the unit of the processor's intensity window (HU for CT).
-        batch_size: slices through a model at once.
+        batch_size: slices through a model at once; `None` chooses it by the memory that is free.
         tta: look at every slice as it is and turned by 8° either way, and mirrored too where no label has a side.
         picture: the volume is a picture, one slice `(width, height, 1)`: it is looked at as it lies, and 8-bit values
             count from 0 to 255 whatever the processor's window is.
@@ -151,8 +161,6 @@ def segment_volume(
     Raises:
         ValueError: other channels than the models', or NaN in the scan.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}: expected at least 1 slice.")
     check_finite(volume)
     processor = segmenter.processor
     slices = cut_picture(volume) if picture else cut_slices(volume, processor)
@@ -164,33 +172,43 @@ def segment_volume(
     every = None
     if probabilities is not None:
         every = np.memmap(probabilities, np.float32, "w+", shape=(shape[0], segmenter.num_labels, *shape[1:]))
-    for first in range(0, len(slices), batch_size):
-        batch = range(first, min(first + batch_size, len(slices)))
-        softmax = _mean_softmax(segmenter, stacks, batch, tta)
+    sources = {stack.processor.context_slices: stack for stack in stacks}  # what several models read is read once
+
+    def read(indices: range) -> list[np.ndarray]:
+        return [stack.read_raw(indices) for stack in sources.values()]
+
+    def compute(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        raw = dict(zip(sources, inputs, strict=True))
+        softmax = _mean_softmax(segmenter, stacks, [raw[stack.processor.context_slices] for stack in stacks], tta)
         best = softmax.max(dim=1)
-        labels[first : batch.stop] = best.indices.cpu().numpy()
-        confidence[first : batch.stop] = best.values.cpu().numpy()
+        maps = [narrow_labels(best.indices, segmenter.num_labels), best.values.half()]
+        return maps if every is None else [*maps, softmax]
+
+    for place, maps in run_in_batches(segmenter.models, len(slices), stacks[0].size, read, compute, batch_size):
+        labels[place], confidence[place] = maps[:2]
         if every is not None:
-            every[first : batch.stop] = softmax.cpu().numpy()
+            every[place] = maps[2]
         if on_slices is not None:
-            on_slices(batch.stop, len(slices))
+            on_slices(place.stop, len(slices))
     join = join_picture if picture else partial(join_slices, volume=volume, processor=processor)
     maps = (np.ascontiguousarray(join(array)) for array in (labels, confidence))
     return Segmentation(*maps, None if every is None else join(every))
 
 
-def _mean_softmax(segmenter: Segmenter, stacks: Sequence[SliceStack], batch: range, tta: bool) -> torch.Tensor:
-    """The softmax `(batch, num_labels, height, width)`, averaged over models and views."""
+def _mean_softmax(
+    segmenter: Segmenter, stacks: Sequence[SliceStack], raw: Sequence[torch.Tensor], tta: bool
+) -> torch.Tensor:
+    """The softmax `(batch, num_labels, height, width)`, averaged over models and views, of each model's raw slices."""
     total: torch.Tensor | None = None
     weight: torch.Tensor | float = 0.0
-    for model, stack in zip(segmenter.models, stacks, strict=True):
-        slices = torch.from_numpy(stack.read(batch))
+    for model, stack, own in zip(segmenter.models, stacks, raw, strict=True):
+        slices = stack.scale(own)
         processor = model.image_processor
         left_right = processor.axis_order[2] == 0
         mirrors = tta and default_augmentation(segmenter.id2label.values(), left_right=left_right).mirror > 0
         for degrees, mirror in _views(tta, mirrors):
             seen = turn(slices.flip(-1) if mirror else slices, degrees)
-            pixels = torch.from_numpy(processor.resize_slices(seen.numpy()))
+            pixels = processor.resize_slices(seen)
             logits = resize_logits(predict_logits(model, pixels, processor.image_size), stack.size)
             found = logits.softmax(dim=1)
             if degrees:

@@ -58,8 +58,9 @@ class EndpointHandler:
 
         Args:
             data: "inputs" holds a picture (PNG or JPEG) or a NIfTI volume as bytes or base64, or a PIL image;
-                "parameters" may hold "labels", the names wanted, and "batch_size", slices through the model at once.
-                16-bit pictures hold intensities in the unit of the processor's window.
+                "parameters" may hold "labels", the names wanted, and "batch_size", slices through the model at once,
+                chosen by the free memory where it is missing or null. 16-bit pictures hold intensities in the unit of
+                the processor's window.
 
         Returns:
             For each label found, background apart: "label", "score" (the mean softmax of its pixels, in [0, 1]) and
@@ -83,15 +84,15 @@ class EndpointHandler:
             for found in self._found(labels[index], confidence[index], wanted)
         ]
 
-    def _parameters(self, parameters: Any) -> tuple[set[str], int]:
+    def _parameters(self, parameters: Any) -> tuple[set[str], int | None]:
         names = [name for index, name in sorted(self.model.config.id2label.items()) if index]
         parameters = {} if parameters is None else parameters
         if not isinstance(parameters, dict) or not parameters.keys() <= {"labels", "batch_size"}:
             raise ValueError(f"parameters is {reprlib.repr(parameters)}: expected labels, batch_size or nothing.")
-        wanted, batch_size = parameters.get("labels", names), parameters.get("batch_size", 8)
+        wanted, batch_size = parameters.get("labels", names), parameters.get("batch_size")
         if not isinstance(wanted, list) or not wanted or any(name not in names for name in wanted):
             raise ValueError(f"labels is {reprlib.repr(wanted)}: expected a list of some of {', '.join(names)}.")
-        if type(batch_size) is not int or batch_size < 1:  # True is an int too
+        if batch_size is not None and (type(batch_size) is not int or batch_size < 1):  # True is an int too
             raise ValueError(f"batch_size is {reprlib.repr(batch_size)}: expected a whole number of at least 1.")
         return set(wanted), batch_size
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from .image_processing_samed import SamedImageProcessor
 from .transforms import window_intensity
 from .volumes.geometry import Volume, reorient, restore_orientation
+from .zooms import Array
 
 __all__ = [
     "SliceStack",
@@ -120,24 +122,41 @@ class SliceStack:
         """Height and width of a slice in pixels."""
         return self.array.shape[-2], self.array.shape[-1]
 
-    def read(self, indices: Sequence[int]) -> np.ndarray:
-        """Slices in [0, 1], float32.
+    def read_raw(self, indices: Sequence[int]) -> np.ndarray:
+        """Slices in the scan's own intensities, float32, a channel for each of the scan's or of the slices around.
 
         Returns:
-            Array of shape `(len(indices), 1, height, width)` where one channel fills all three, else `(len(indices), 3,
-            height, width)`.
+            Array of shape `(len(indices), channels, height, width)` of one channel, two or three, for [`scale`].
         """
         indices = np.asarray(indices)
         if self.processor.context_slices:
-            last = len(self) - 1
-            around = [np.clip(indices + offset, 0, last) for offset in (-1, 0, 1)]
-            return np.stack([self._scaled(self.array[which], 0) for which in around], axis=1)
-        if self.array.ndim == 3:
-            return self._scaled(self.array[indices], 0)[:, None]
-        channels = [self._scaled(self.array[indices, channel], channel) for channel in range(self.array.shape[1])]
+            indices = np.clip(indices[:, None] + np.arange(-1, 2), 0, len(self) - 1)
+        raw = np.ascontiguousarray(self.array[indices], dtype=np.float32)
+        return raw[:, None] if raw.ndim == 3 else raw
+
+    def scale(self, raw: Array) -> Array:
+        """Slices of [`read_raw`] in [0, 1], where they are.
+
+        Args:
+            raw: array or tensor of shape `(slices, channels, height, width)`, float32.
+
+        Returns:
+            The same of shape `(slices, 1, height, width)` where one channel fills all three, else `(slices, 3, height,
+            width)`.
+        """
+        channels = [raw[:, index] for index in range(raw.shape[1])]
+        if not self.rescaled:
+            bounds = [*self.bounds] * len(channels) if self.processor.context_slices else self.bounds
+            channels = [window_intensity(one, bound) for one, bound in zip(channels, bounds, strict=True)]
+        if len(channels) == 1:
+            return channels[0][:, None]
         if len(channels) == 2:
             channels.append((channels[0] + channels[1]) / 2)
-        return np.stack(channels, axis=1)
+        return torch.stack(channels, dim=1) if isinstance(raw, torch.Tensor) else np.stack(channels, axis=1)
+
+    def read(self, indices: Sequence[int]) -> np.ndarray:
+        """Slices in [0, 1], float32: [`read_raw`], then [`scale`]."""
+        return self.scale(self.read_raw(indices))
 
     def scaled(self) -> np.ndarray:
         """All slices in [0, 1], float32, of the array's own shape."""

@@ -4,8 +4,9 @@ import pytest
 import torch
 from scipy import ndimage
 
-from samed_hf import SamedForSemanticSegmentation
+from samed_hf import SamedForSemanticSegmentation, SamedImageProcessor
 from samed_hf.inference import predict_slices, predict_volume
+from samed_hf.slicing import SliceStack
 from samed_hf.volumes import Volume, read_volume, write_labels
 
 from .conftest import TINY_SIZE
@@ -26,12 +27,62 @@ def scan() -> Volume:
 
 def test_the_batch_size_changes_nothing(model, scan):
     stack = model.image_processor.normalize_intensity(np.transpose(scan.array, (2, 1, 0)))
-    results = [predict_slices(model, stack, model.image_processor, batch_size=size) for size in (1, 2, 5)]
+    results = [predict_slices(model, stack, model.image_processor, batch_size=size) for size in (1, 2, 5, None)]
     assert results[0].shape == (5, 30, 40)
     assert results[0].dtype == np.uint8
     assert len(np.unique(results[0])) > 1
     for result in results[1:]:
         assert (result == results[0]).mean() > 0.999  # float rounding may flip a tie
+
+
+@pytest.mark.parametrize(
+    ("settings", "shape", "channels"),
+    [
+        ({}, (5, 20, 30), 1),
+        ({"intensity_window": None}, (5, 20, 30), 1),
+        ({"context_slices": True}, (5, 20, 30), 3),
+        ({"channel_names": ["PET", "CT"], "intensity_window": [None, (0, 80)]}, (5, 2, 20, 30), 3),
+        ({"channel_names": ["R", "G", "B"]}, (5, 3, 20, 30), 3),
+    ],
+)
+def test_slices_are_scaled_alike_as_arrays_and_as_tensors(settings, shape, channels):
+    array = np.random.default_rng(0).normal(50, 100, shape)
+    processor = SamedImageProcessor(32, **settings)
+    for kind in (np.int16, np.float32, np.float64, ">i2"):
+        scan = np.flip(np.ascontiguousarray(array.astype(kind).T).T, axis=0)  # as a file's axes may lie
+        for stack in (SliceStack(scan, processor), SliceStack(scan, processor, rescaled=True)):
+            raw = stack.read_raw([4, 0, 1])
+            assert (raw.dtype, raw.flags.c_contiguous) == (np.float32, True)
+            assert stack.read([4, 0, 1]).shape == (3, channels, 20, 30)
+            np.testing.assert_array_equal(stack.scale(torch.from_numpy(raw)), stack.read([4, 0, 1]))
+        if channels == 1:
+            np.testing.assert_array_equal(
+                SliceStack(scan, processor).read(range(5))[:, 0], stack_by_hand(processor, scan)
+            )
+
+
+def stack_by_hand(processor, scan):
+    (low, high), *_ = processor.intensity_bounds(scan)
+    return (np.clip(scan.astype(np.float32), np.float32(low), np.float32(high)) - np.float32(low)) / np.float32(
+        high - low
+    )
+
+
+def test_the_first_and_the_last_slice_stand_beside_themselves():
+    processor = SamedImageProcessor(32, intensity_window=(0, 10), context_slices=True)
+    stack = SliceStack(np.arange(5.0)[:, None, None].repeat(4, axis=1).repeat(4, axis=2), processor)
+    around = [[round(10 * value) for value in one[:, 0, 0]] for one in stack.read(range(5))]
+    assert around == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 4]]
+
+
+def test_empty_slices_go_through_the_model_as_others_do(model, monkeypatch):
+    seen = []
+    forward = model.forward
+    monkeypatch.setattr(
+        model, "forward", lambda pixels, **options: seen.append(len(pixels)) or forward(pixels, **options)
+    )
+    predict_slices(model, np.zeros((6, 20, 20), np.float32), model.image_processor, batch_size=2)
+    assert seen == [2, 2, 2]
 
 
 def test_the_reference_routine_step_by_step(model):

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import nibabel as nib
@@ -14,14 +15,16 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+import torch
 from PIL import Image
 from scipy import ndimage
 
-from samed_hf import prediction, prediction_files, prediction_progress
+from samed_hf import prediction, prediction_files, prediction_progress, prediction_run
 from samed_hf.cli import main
-from samed_hf.prediction import clean_labels, predict_case, predict_cases
+from samed_hf.prediction import clean_labels, predict_case
 from samed_hf.prediction_files import Job, keep_earlier, label_file_names, plan_jobs, staged
 from samed_hf.prediction_progress import CaseProgress
+from samed_hf.prediction_run import predict_cases
 from samed_hf.prediction_settings import PredictionSettings
 from samed_hf.segmentation import Segmenter, segment_volume
 from samed_hf.volumes import ScanFile, Volume, find_scans, read_scan, read_volume
@@ -78,6 +81,7 @@ def test_a_run_leaves_what_it_promises(tiny_adapter, segmenter, scans, tmp_path,
     assert content["labels"] == {"1": "disc", "2": "bar"}
     assert content["settings"]["adapter"] == str(tiny_adapter)
     assert content["settings"]["num_processes"] == 1
+    assert (content["settings"]["dtype"], content["settings"]["batch_size"]) == ("float32", None)
     assert {"python", "torch", "samed_hf", "SimpleITK"} <= set(content["versions"])
 
     image = nib.load(out / "a.nii.gz")
@@ -288,6 +292,131 @@ def test_flags_reach_the_model(tiny_adapter, scans, tmp_path, monkeypatch):
     flags = ["--tta", "--batch_size", "3", "--ensemble", tiny_adapter, tiny_adapter, "--no_preview", "--no_report"]
     assert run(tiny_adapter, scans / "b.nii", "--output", tmp_path / "out", *flags) == 0
     assert (seen["tta"], seen["batch_size"], seen["models"], seen["probabilities"]) == (True, 3, 3, None)
+
+
+def test_bfloat16_is_asked_for_and_noted(tiny_adapter, scans, tmp_path):
+    for dtype in ("float32", "bfloat16"):
+        flags = ["--dtype", dtype, "--batch_size", "auto", "--no_preview"]
+        assert run(tiny_adapter, scans / "a.nii.gz", "--output", tmp_path / dtype, *flags) == 0
+        content = json.loads((tmp_path / dtype / "predictions.json").read_text())
+        assert content["settings"]["dtype"] == dtype
+    whole, half = (read_volume(tmp_path / dtype / "a.nii.gz").array for dtype in ("float32", "bfloat16"))
+    assert (whole == half).mean() > 0.95
+    segmenter = Segmenter.load([tiny_adapter], dtype="bfloat16")
+    assert segmenter.models[0].dtype == torch.bfloat16
+    result = segment_volume(segmenter, read_scan(scans / "a.nii.gz"))
+    np.testing.assert_array_equal(result.labels, half)
+    assert len(np.unique(result.confidence)) > 60  # from 1/3 to 0.36, of which bfloat16 knows 16
+
+
+def test_a_number_of_slices_or_auto(tiny_adapter, scans, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run(tiny_adapter, scans, "--output", tmp_path / "out", "--batch_size", "many")
+    assert "'many' is no number of slices: expected one, or auto" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------- one beside the other
+
+
+class Meeting:
+    """Holds up the writing of case a until case b is so far in its segmentation, which then does as it is told."""
+
+    def __init__(self, monkeypatch, in_b=None):
+        self.reached, self.in_b = threading.Event(), in_b or (lambda on_slices: None)
+        self.cases = []
+        write = prediction.write_statistics
+
+        def segment(segmenter, scan, **options):
+            self.cases.append(scan)
+            if len(self.cases) == 2:
+                self.in_b(options["on_slices"])
+                self.reached.set()
+            return segment_volume(segmenter, scan, **options)
+
+        def hold_up(path, statistics):
+            if statistics["case"] == "a":
+                assert self.reached.wait(20)
+            write(path, statistics)
+
+        monkeypatch.setattr(prediction, "segment_volume", segment)
+        monkeypatch.setattr(prediction, "write_statistics", hold_up)
+
+    def run(self, segmenter, scans, out, **options):
+        settings = PredictionSettings(preview=False)
+        return predict_cases(segmenter, plan_jobs(find_scans(scans), out, settings), out, settings, **options)
+
+
+def test_one_case_is_written_while_the_next_is_in_the_model(segmenter, scans, tmp_path, monkeypatch):
+    shutil.copy(scans / "a.nii.gz", scans / "c.nii.gz")
+    said = []
+    records = Meeting(monkeypatch).run(segmenter, scans, tmp_path / "out", say=said.append)
+    assert [(record["name"], record["status"]) for record in records] == [(name, "done") for name in "abc"]
+    assert [Path(line.split(":")[0]).name for line in said] == ["a.nii.gz", "b.nii", "c.nii.gz"]
+    one, other = (read_volume(tmp_path / "out" / f"{name}.nii.gz").array for name in "ac")
+    np.testing.assert_array_equal(one, other)
+    assert not list((tmp_path / "out").glob(".predicting-*"))
+
+
+def test_nothing_is_shown_of_a_case_before_the_one_before_is_told(segmenter, scans, tmp_path, monkeypatch):
+    seen = []
+
+    class Display:
+        def __init__(self, name, number, count, bar=None):
+            self.name = name
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def show(self, done, total):
+            seen.append((self.name, done, total))
+
+    def in_b(on_slices):
+        on_slices(1, 9)
+        meeting.reached.set()
+        while seen[-1][0] != "b":
+            on_slices(2, 9)
+
+    monkeypatch.setattr(prediction_run, "CaseProgress", Display)
+    meeting = Meeting(monkeypatch, in_b)
+    meeting.run(segmenter, scans, tmp_path / "out", say=lambda line: seen.append((line, None, None)))
+    told = next(index for index, (name, *_) in enumerate(seen) if "a.nii.gz: " in name)
+    assert {name for name, *_ in seen[:told]} == {"a"}
+    assert seen[told + 1] == ("b", 2, 9)
+
+
+def test_a_case_that_fails_while_another_is_written(segmenter, scans, tmp_path, monkeypatch):
+    shutil.copy(scans / "a.nii.gz", scans / "c.nii.gz")
+
+    def fail(on_slices):
+        threading.Timer(0.2, meeting.reached.set).start()
+        raise ValueError("b is odd")
+
+    said = []
+    meeting = Meeting(monkeypatch, fail)
+    records = meeting.run(segmenter, scans, tmp_path / "out", say=said.append)
+    assert [(record["name"], record["status"]) for record in records] == [("a", "done"), ("b", "failed"), ("c", "done")]
+    assert records[1]["error"] == "b is odd"
+    assert [line.split()[0].split("/")[-1] for line in said] == ["a.nii.gz:", "failed", "c.nii.gz:"]
+    assert files_in(tmp_path / "out") == ["a.nii.gz", "a/statistics.json", "c.nii.gz", "c/statistics.json"]
+
+
+def test_ctrl_c_leaves_cases_whole_or_not_at_all(segmenter, scans, tmp_path, monkeypatch):
+    shutil.copy(scans / "a.nii.gz", scans / "c.nii.gz")
+
+    def interrupt(on_slices):
+        threading.Timer(0.2, meeting.reached.set).start()  # case a is still being written
+        raise KeyboardInterrupt
+
+    said = []
+    meeting = Meeting(monkeypatch, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        meeting.run(segmenter, scans, tmp_path / "out", say=said.append)
+    assert files_in(tmp_path / "out") == ["a.nii.gz", "a/statistics.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "a.nii.gz"]
+    assert len(said) == 1
 
 
 # ------------------------------------------------------------------------------------------------------- bad arguments

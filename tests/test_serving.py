@@ -153,6 +153,7 @@ def test_the_batch_size_goes_to_the_model(handler, scan, monkeypatch):
     )
     handler({"inputs": nifti(scan), "parameters": {"batch_size": 2}})
     assert sizes == [2, 1]
+    assert handler({"inputs": nifti(scan), "parameters": {"batch_size": None}}) == handler({"inputs": nifti(scan)})
 
 
 def test_only_the_labels_asked_for(handler, picture, scan, monkeypatch):
