@@ -11,6 +11,7 @@ backward pass makes them anew, so that none are kept.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -87,29 +88,30 @@ def join_windows(tokens: torch.Tensor, windows: Windows, batch_size: int) -> tor
 
 
 def relative_terms(
-    query: torch.Tensor, rel_pos_h: torch.Tensor, rel_pos_w: torch.Tensor, grid: tuple[int, int]
+    query: torch.Tensor, rel_pos_h: torch.Tensor, rel_pos_w: torch.Tensor, heads: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What the scores gain by relative positions: a term for each row of keys, and one for each column.
 
     Args:
-        query: of shape `(batch, heads, height · width, head_dim)`.
-        rel_pos_h, rel_pos_w: tables `(2 · size - 1, head_dim)`, by the distance of query and key.
-        grid: height and width of the queries; at most the sizes of the tables, those of the keys.
+        query: of shape `(batch, height, width, channels)`.
+        rel_pos_h, rel_pos_w: tables `(2 · size - 1, head_dim)` by the distance of query and key, where `size` is the
+            side of a window, or of the image.
+        heads: among which the channels are divided.
 
     Returns:
-        Tensors `(batch, heads, height · width, size)`.
+        Tensors `(batch, height, width, heads · size)`.
     """
-    image = query.unflatten(2, grid)
-    height, width = grid
-    rows = torch.einsum("nahwc,hkc->nahwk", image, _by_distance(rel_pos_h)[:height])
-    columns = torch.einsum("nahwc,wkc->nahwk", image, _by_distance(rel_pos_w)[:width])
-    return rows.flatten(2, 3), columns.flatten(2, 3)
+    query = query.unflatten(3, (heads, -1))
+    rows = torch.einsum("nhwac,hkc->nhwak", query, _by_distance(rel_pos_h, query.shape[1]))
+    columns = torch.einsum("nhwac,wkc->nhwak", query, _by_distance(rel_pos_w, query.shape[2]))
+    return rows.flatten(3), columns.flatten(3)
 
 
-def _by_distance(table: torch.Tensor) -> torch.Tensor:
-    """`(2 · size - 1, head_dim)` as `(size, size, head_dim)`: for each query and key along an axis."""
-    place = torch.arange((len(table) + 1) // 2, device=table.device)
-    return table[place[:, None] - place + place[-1]]
+def _by_distance(table: torch.Tensor, length: int) -> torch.Tensor:
+    """`(2 · size - 1, head_dim)` as `(length, size, head_dim)`: for the queries of an axis the keys of their window."""
+    keys = torch.arange((len(table) + 1) // 2, device=table.device)
+    queries = torch.arange(length, device=table.device) % len(keys)
+    return table[queries[:, None] - keys + len(keys) - 1]
 
 
 def attend(
@@ -133,22 +135,24 @@ def attend_at_border(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    terms: tuple[torch.Tensor, torch.Tensor],
+    rows: torch.Tensor,
+    columns: torch.Tensor,
+    *,
     grid: tuple[int, int],
-    padding: tuple[torch.Tensor, torch.Tensor],
+    padding: Sequence[torch.Tensor],
 ) -> torch.Tensor:
     """Attention in windows that reach over the image's border, all their padded tokens as one key.
 
     Args:
         query, key, value: the real tokens, `(batch, heads, height · width, head_dim)`.
-        terms: for the rows and the columns of keys, the padded ones too, as [`relative_terms`] gives them.
+        rows, columns: terms for the rows and the columns of keys, the padded ones too, `(batch, heads, tokens, size)`.
         grid: height and width of the real tokens.
         padding: key and value of a padded token, `(heads, 1, head_dim)`.
 
     Returns:
         Tensor of the query's shape.
     """
-    (rows, columns), (height, width) = terms, grid
+    height, width = grid
     beside = _log_sum(rows[..., :height]) + _log_sum(columns[..., width:])
     below = _log_sum(rows[..., height:]) + _log_sum(columns)
     padded = torch.logaddexp(beside, below).to(query.dtype)

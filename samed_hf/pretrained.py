@@ -291,7 +291,11 @@ class SamedPreTrainedModel(SamPreTrainedModel):
         aside = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
         try:
             super().save_pretrained(aside, **kwargs)
-            self.config.save_pretrained(aside)
+            config = copy.deepcopy(self.config)
+            if self._hf_peft_config_loaded:
+                # How the base model's weights were kept here is no matter of the adapter's, which is in float32.
+                config.dtype = torch.float32
+            config.save_pretrained(aside)
             processor.save_pretrained(aside)
             if self._hf_peft_config_loaded:
                 _write_base(aside / "adapter_config.json", folder)

@@ -6,6 +6,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from .data.slices import EpochBatchSampler, SliceDataset
 from .inference import predict_slices
 from .losses import segmentation_loss
 from .metrics import binary_dice
+from .modeling_samed import SamedForSemanticSegmentation
 from .schedules import warmup_polynomial
 from .training_arguments import TrainingArguments
 from .training_progress import Progress, read_log
@@ -29,6 +31,7 @@ from .transforms import SAMED_AUGMENTATION, default_augmentation
 __all__ = ["train"]
 
 _WATCHED = 12
+_FUSED = ("cpu", "cuda", "mps", "xpu")  # where PyTorch has AdamW in one kernel
 _SHARED = ("seed", "rank", "variant", "image_size", "augmentation", "learning_rate", "weight_decay", "lr_power")
 _SHARED += ("per_device_train_batch_size", "gradient_accumulation_steps", "mixed_precision", "num_folds", "fold")
 _SHARED += ("preprocessing", "intensity_window", "orientation", "plane", "context_slices")
@@ -55,13 +58,22 @@ def train(args: TrainingArguments, on_push: Callable[[TrainingRun, Path], None] 
     if run.accelerator.is_main_process:
         run.model.save_pretrained(run.output_dir, image_processor=run.processor)
     run.accelerator.wait_for_everyone()
+    if args.frozen_dtype == "bfloat16":
+        # Scored as anyone will load it, with the base model's own weights.
+        run.model = SamedForSemanticSegmentation.from_pretrained(run.output_dir).to(run.accelerator.device)
     return run
 
 
 def _loop(run: TrainingRun, on_push: Callable[[TrainingRun, Path], None] | None) -> None:
     args, accelerator, plan = run.args, run.accelerator, run.plan
     trained = [parameter for parameter in run.model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=args.learning_rate, betas=(0.9, 0.999), weight_decay=args.weight_decay)
+    optimizer = torch.optim.AdamW(
+        trained,
+        lr=args.learning_rate,
+        betas=(0.9, 0.999),
+        weight_decay=args.weight_decay,
+        fused=accelerator.device.type in _FUSED,
+    )
     # Not prepared by Accelerate, which would step it once for every process: the schedule counts optimizer steps.
     schedule = LambdaLR(
         optimizer,
@@ -198,6 +210,11 @@ def _watched(run: TrainingRun) -> list[str]:
     return [cases[index * len(cases) // count] for index in range(count)]
 
 
+def _precision(run: TrainingRun) -> AbstractContextManager:
+    """What the model needs around it outside of Accelerate's own wrapper."""
+    return run.accelerator.autocast() if run.args.frozen_dtype == "bfloat16" else nullcontext()
+
+
 def _validate(run: TrainingRun) -> float:
     """Mean Dice over the cases watched and their labels, the cases divided over the processes."""
     accelerator = run.accelerator
@@ -205,7 +222,8 @@ def _validate(run: TrainingRun) -> float:
     dice = []
     for name in _watched(run)[accelerator.process_index :: accelerator.num_processes]:
         case = run.store.case(name)
-        prediction = predict_slices(run.model, case.image, run.processor)
+        with _precision(run):
+            prediction = predict_slices(run.model, case.image, run.processor)
         for label in range(1, run.model.config.num_labels):
             masks = prediction == label, case.label == label
             if masks[0].any() or masks[1].any():

@@ -88,6 +88,9 @@ class TrainingArguments:
     )
     max_grad_norm: float | None = _flag(None, "Clip the gradient's norm to this; 0: never [0; 0.5 for the random SAM].")
     mixed_precision: str | None = _flag(None, "no, fp16 or bf16 [Accelerate's configuration].")
+    frozen_dtype: str | None = _flag(
+        None, "Data type in which the encoder's frozen weights are kept: float32, or bfloat16 with bf16 [float32]."
+    )
     gradient_checkpointing: bool = _flag(False, "Recompute the encoder's activations: less memory, slower.")
     resume_from_checkpoint: str | None = _flag(None, "A checkpoint folder, or latest.")
     checkpointing_steps: int | None = _flag(None, "Optimizer steps between checkpoints [one epoch; 0: none].")
@@ -222,7 +225,13 @@ class TrainingArguments:
         return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "hub_token"}
 
 
-_DEFAULTS = {"variant": "samed", "augmentation": "default", "lr_power": 0.9, "protocol": "strict"}
+_DEFAULTS = {
+    "variant": "samed",
+    "augmentation": "default",
+    "lr_power": 0.9,
+    "protocol": "strict",
+    "frozen_dtype": "float32",
+}
 _LEAST = {
     "rank": 1,
     "per_device_train_batch_size": 1,
@@ -251,6 +260,7 @@ _CHOICES = {
     "variant": tuple(VARIANTS),
     "augmentation": ("default", "samed", "none"),
     "mixed_precision": ("no", "fp16", "bf16"),
+    "frozen_dtype": ("float32", "bfloat16"),
     "protocol": ("strict", "samed"),
     "hub_dtype": ("float32", "float16", "bfloat16"),
     "preprocessing": tuple(PREPROCESSING),

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from transformers import PreTrainedConfig
 from transformers.utils.hub import resolve_revision
 
-from .adapter import samed_lora_config
+from .adapter import cast_frozen, samed_lora_config
 from .checkpoints import find_checkpoint
 from .configuration_samed import SamedConfig
 from .data.cases import DataSet
@@ -24,6 +24,7 @@ from .data.store import CaseStore
 from .image_processing_samed import SamedImageProcessor
 from .launching import leave_cores_to_torch
 from .modeling_samed import SamedForSemanticSegmentation
+from .precision import computes_bfloat16
 from .presets import PRESETS
 from .random_sam import make_random_sam
 from .training_arguments import TrainingArguments
@@ -140,6 +141,8 @@ class TrainingRun:
         lines += [f"note        {note}" for note in data.notes]
         if self.args.mixed_precision == "fp16" and self.accelerator.device.type == "cpu":
             lines.append("note        fp16 has no effect on a CPU: this run computes in float32")
+        if self.args.mixed_precision == "bf16" and not computes_bfloat16(self.accelerator.device):
+            lines.append(f"note        this {self.accelerator.device.type} emulates bfloat16: slower than float32")
         if plan.accumulation > 1:
             lines.append(
                 "note        the Dice loss sums over a batch: accumulated batches aren't equal to one larger batch"
@@ -226,6 +229,11 @@ def _make_accelerator(args: TrainingArguments, cpu: bool) -> Accelerator:
     if tracker and not accelerator.log_with:
         raise ValueError(
             f"report_to is {tracker!r}, which isn't installed: pip install {tracker}, or --report_to none."
+        )
+    if args.frozen_dtype == "bfloat16" and accelerator.mixed_precision != "bf16":
+        raise ValueError(
+            f"frozen_dtype is bfloat16 and mixed_precision {accelerator.mixed_precision}: expected bf16 beside it, in "
+            "which the frozen weights are used as bfloat16 anyway."
         )
     return accelerator
 
@@ -314,6 +322,8 @@ def _make_model(args: TrainingArguments, base: str | Path, store: CaseStore) -> 
     revision = resolve_revision(str(base), args.model_revision, token=args.hub_token)
     lora.revision = getattr(revision, "resolved", revision)
     model.add_adapter(lora)
+    if args.frozen_dtype == "bfloat16":
+        cast_frozen(model, torch.bfloat16)
     if args.gradient_checkpointing:
         model.activation_checkpointing_enable()
     model.image_processor = store.processor

@@ -77,61 +77,58 @@ class SamedVisionAttention(SamVisionAttention):
             projections = [getattr(self, name) for name in _PROJECTIONS]
             projected = [projection(hidden_states) for projection in projections]
             biases = [projection.bias for projection in projections]
+        terms = None
+        if self.use_rel_pos:
+            terms = relative_terms(projected[0], self.rel_pos_h, self.rel_pos_w, self.num_attention_heads)
         dropout = self.dropout if self.training else 0.0
+        eager = self.config._attn_implementation == "eager"
         weights = None
-        if self.config._attn_implementation == "eager":
-            context, weights = self._padded(projected, biases, dropout, eager=True)
-        elif self.use_rel_pos and not dropout and runs_in_tiles(hidden_states):
-            context = self._in_windows(projected, biases) if self.window_size else self._global(projected)
+        if terms is not None and not (eager or dropout) and runs_in_tiles(hidden_states):
+            tokens = [*projected, *terms]
+            context = self._in_windows(tokens, biases) if self.window_size else self._global(tokens)
         else:
-            context, _ = self._padded(projected, biases, dropout)
+            context, weights = self._padded(projected, biases, terms, dropout, eager)
         return self.proj(context), weights
 
-    def _global(self, projected: Sequence[torch.Tensor]) -> torch.Tensor:
-        batch_size, *grid, _ = projected[0].shape
-        query, key, value = (
-            tokens.unflatten(3, (self.num_attention_heads, -1)).flatten(1, 2).transpose(1, 2) for tokens in projected
-        )
-        tensors = (query, key, value, *relative_terms(query, self.rel_pos_h, self.rel_pos_w, grid))
-        images = [attend(*(tensor[index] for tensor in tensors)).transpose(0, 1) for index in range(batch_size)]
+    def _global(self, tokens: Sequence[torch.Tensor]) -> torch.Tensor:
+        batch_size, *grid, _ = tokens[0].shape
+        tokens = [one.unflatten(3, (self.num_attention_heads, -1)).flatten(1, 2).transpose(1, 2) for one in tokens]
+        images = [attend(*(one[index] for one in tokens)).transpose(0, 1) for index in range(batch_size)]
         context = images[0][None] if batch_size == 1 else torch.stack(images)
         return context.reshape(batch_size, *grid, -1)
 
-    def _in_windows(self, projected: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None]) -> torch.Tensor:
-        height, width = projected[0].shape[1:3]
+    def _in_windows(self, tokens: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None]) -> torch.Tensor:
+        height, width = tokens[0].shape[1:3]
         groups = window_groups(height, width, self.window_size)
-        rows = [torch.cat([self._in_group(projected, biases, group) for group in row], dim=2) for row in groups]
+        rows = [torch.cat([self._in_group(tokens, biases, group) for group in row], dim=2) for row in groups]
         return torch.cat(rows, dim=1)
 
     def _in_group(
-        self, projected: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None], windows: Windows
+        self, tokens: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None], windows: Windows
     ) -> torch.Tensor:
-        heads, grid = self.num_attention_heads, (windows.height, windows.width)
-        query, key, value = (cut_windows(tokens, windows, heads) for tokens in projected)
-        terms = relative_terms(query, self.rel_pos_h, self.rel_pos_w, grid)
+        batch_size, grid = len(tokens[0]), (windows.height, windows.width)
+        tokens = [cut_windows(one, windows, self.num_attention_heads) for one in tokens]
         if grid == (self.window_size, self.window_size):
-            flat = (tensor.flatten(0, 1) for tensor in (query, key, value, *terms))
-            context = attend(*flat).unflatten(0, query.shape[:2])
+            context = attend(*(one.flatten(0, 1) for one in tokens)).unflatten(0, tokens[0].shape[:2])
         else:
-            padding = [_token(bias, key) for bias in biases[1:]]
-            context = attend_at_border(query, key, value, terms, grid, padding)
-        return join_windows(context, windows, len(projected[0]))
+            padding = [_token(bias, tokens[1]) for bias in biases[1:]]
+            context = attend_at_border(*tokens, grid=grid, padding=padding)
+        return join_windows(context, windows, batch_size)
 
     def _padded(
         self,
         projected: Sequence[torch.Tensor],
         biases: Sequence[torch.Tensor | None],
+        terms: Sequence[torch.Tensor] | None,
         dropout: float,
-        *,
-        eager: bool = False,
+        eager: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The whole image at once, windows filled up with padded tokens: few large products, as accelerators want."""
         batch_size, height, width, _ = projected[0].shape
         query, key, value = (self._to_heads(*pair) for pair in zip(projected, biases, strict=True))
-        grid = (self.window_size, self.window_size) if self.window_size else (height, width)
         bias = None
-        if self.use_rel_pos:
-            rows, columns = relative_terms(query, self.rel_pos_h, self.rel_pos_w, grid)
+        if terms is not None:  # whatever they are for padded queries, which are left out
+            rows, columns = (self._to_heads(term, None) for term in terms)
             bias = (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(-2)
         if eager:
             context, weights = self._eager(query, key, value, bias, dropout)

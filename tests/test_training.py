@@ -246,3 +246,19 @@ def test_cases_are_held_out_evenly_and_never_by_slice(tiny_data):
         trained, held_out = hold_out(data.train, count)
         assert held_out == expected
         assert sorted(trained + held_out) == data.train
+
+
+def test_frozen_weights_in_bfloat16_change_nothing_in_mixed_precision(settings, tmp_path):
+    changes = {"mixed_precision": "bf16", "max_train_steps": 3, "num_validation_cases": 1, "eval_steps": 2}
+    train(settings(output_dir=str(tmp_path / "float32"), **changes))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    run = train(settings(output_dir=str(tmp_path / "bfloat16"), frozen_dtype="bfloat16", **changes))
+    first, second = (adapter_of(tmp_path / name) for name in ("float32", "bfloat16"))
+    for name, tensor in first.items():
+        assert torch.equal(second[name], tensor), name
+    assert run.model.dtype == torch.float32  # scored with the base model's own weights
+
+
+def test_frozen_weights_in_bfloat16_want_mixed_precision(settings):
+    with pytest.raises(ValueError, match="frozen_dtype is bfloat16 and mixed_precision no"):
+        train(settings(frozen_dtype="bfloat16"))

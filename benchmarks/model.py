@@ -1,0 +1,150 @@
+"""The model itself: inference and a training step beside the plain one's, and its share of the matrix rate."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from samed_hf.adapter import cast_frozen
+from samed_hf.attention import window_groups
+from samed_hf.image_processing_samed import upsample_logits
+from samed_hf.losses import segmentation_loss
+from samed_hf.precision import computes_bfloat16
+
+from .machine import matrix_rate
+from .plain import IMAGE_SIZE, NUM_LABELS, make_pair
+from .timing import time_in_turn
+
+__all__ = ["measure_inference", "measure_training"]
+
+
+def encoder_operations(config: Any) -> int:
+    """Floating-point operations that the encoder needs for one image; padded tokens and softmax not counted."""
+    width, grid = config.hidden_size, config.image_size // config.patch_size
+    tokens = grid * grid
+    products = tokens * (4 * width * width + 2 * width * config.mlp_dim)
+    multiplications = tokens * width * config.num_channels * config.patch_size**2
+    multiplications += tokens * config.output_channels * (width + 9 * config.output_channels)
+    for index in range(config.num_hidden_layers):
+        side = grid if index in config.global_attn_indexes else config.window_size
+        for windows in itertools.chain.from_iterable(window_groups(grid, grid, side)):
+            queries = (windows.rows[1] - windows.rows[0]) * (windows.columns[1] - windows.columns[0])
+            keys = windows.height * windows.width
+            # q with k, the weights with v, and the terms of a row and a column of keys.
+            multiplications += queries * width * (2 * keys + 2 * side)
+        multiplications += products
+    return 2 * multiplications
+
+
+def measure_inference(*, rounds: int = 7, device: str = "cpu") -> dict[str, Any]:
+    """Seconds for one slice of 512 pixels: plain, this package's, merged, and merged in bfloat16."""
+    plain, ours = (model.eval().to(device) for model in make_pair())
+    merged = copy.deepcopy(ours).merge_and_unload()
+    pixels = torch.rand(1, 3, IMAGE_SIZE, IMAGE_SIZE, device=device)
+    alternatives: dict[str, Callable[[], Any]] = {
+        "plain": lambda: plain(pixels),
+        "adapter": lambda: ours(pixels).logits,
+        "merged": lambda: merged(pixels).logits,
+        "encoder": lambda: merged.get_image_embeddings(pixels),
+    }
+    native = computes_bfloat16(device)
+    if native:
+        half = copy.deepcopy(merged)
+        half.sam.vision_encoder.to(torch.bfloat16)
+        alternatives["bfloat16"] = lambda: half(pixels).logits
+        alternatives["encoder_bfloat16"] = lambda: half.get_image_embeddings(pixels)
+    with torch.inference_mode():
+        logits = {name: alternatives[name]() for name in alternatives if not name.startswith("encoder")}
+        seconds = time_in_turn(alternatives, rounds=rounds)
+        operations = encoder_operations(merged.config.vision_config)
+        rate = matrix_rate(torch.float32, device)
+        result = {
+            "seconds": seconds,
+            "speed_up": {name: seconds["plain"] / seconds[name] for name in logits},
+            "difference": {name: _relative(logits[name], logits["plain"]) for name in logits if name != "plain"},
+            "rate": {"float32": rate},
+            "share": {"float32": operations / seconds["encoder"] / rate},
+        }
+        if native:
+            result["same_class"] = _same_class(logits["bfloat16"], logits["plain"])
+            result["rate"]["bfloat16"] = rate = matrix_rate(torch.bfloat16, device)
+            result["share"]["bfloat16"] = operations / seconds["encoder_bfloat16"] / rate
+    return result
+
+
+def measure_training(*, batch_size: int = 1, rounds: int = 5, device: str = "cpu") -> dict[str, Any]:
+    """Seconds of a training step (forward, backward, AdamW): plain, this package's, and in mixed precision.
+
+    In mixed precision the frozen part is kept in bfloat16, as `--frozen_dtype bfloat16` does.
+    """
+    plain, ours = (model.train().to(device) for model in make_pair())
+    pixels = torch.rand(batch_size, 3, IMAGE_SIZE, IMAGE_SIZE, device=device)
+    labels = torch.randint(0, NUM_LABELS, (batch_size, IMAGE_SIZE // 4, IMAGE_SIZE // 4), device=device)
+    theirs, own = (_gradients(model, pixels, labels) for model in (plain, ours))
+    steps = {"plain": _step(plain, pixels, labels), "ours": _step(ours, pixels, labels, fused=True)}
+    if computes_bfloat16(device):
+        mixed = copy.deepcopy(ours)
+        cast_frozen(mixed, torch.bfloat16)
+        steps["plain, mixed"] = _step(copy.deepcopy(plain), pixels, labels, mixed=True)
+        steps["mixed"] = _step(mixed, pixels, labels, fused=True, mixed=True)
+    seconds = time_in_turn(steps, rounds=rounds)
+    return {
+        "batch_size": batch_size,
+        "seconds": seconds,
+        "speed_up": {name: seconds["plain"] / value for name, value in seconds.items()},
+        "difference": max(_distance(own[name], theirs[name]) for name in theirs),
+    }
+
+
+def _loss(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, mixed: bool = False) -> torch.Tensor:
+    with torch.autocast(pixels.device.type, torch.bfloat16, enabled=mixed):
+        output = model(pixels)
+    return segmentation_loss(output if isinstance(output, torch.Tensor) else output.logits, labels).loss
+
+
+def _gradients(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The gradient of every trained parameter, by the name that plain SAM and PEFT give it."""
+    _loss(model, pixels, labels).backward()
+    gradients = {
+        name.removeprefix("sam.").replace(".modules_to_save.default", ""): parameter.grad
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }
+    model.zero_grad()
+    return gradients
+
+
+def _step(
+    model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, *, mixed: bool = False, fused: bool | None = None
+) -> Callable[[], None]:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-6, weight_decay=0.1, fused=fused)
+
+    def step() -> None:
+        _loss(model, pixels, labels, mixed).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _relative(logits: torch.Tensor, theirs: torch.Tensor) -> float:
+    """The largest difference, relative to the range of what is compared with."""
+    return float((logits - theirs).abs().max() / (theirs.max() - theirs.min()))
+
+
+def _distance(gradient: torch.Tensor, theirs: torch.Tensor) -> float:
+    """Norm of the difference, relative to the norm of what is compared with."""
+    return float((gradient - theirs).norm() / theirs.norm())
+
+
+def _same_class(logits: torch.Tensor, theirs: torch.Tensor) -> float:
+    """Share of the pixels with the same class, at the input's size."""
+    labels = (upsample_logits(one, IMAGE_SIZE).argmax(dim=1) for one in (logits, theirs))
+    first, second = labels
+    return float((first == second).float().mean())
