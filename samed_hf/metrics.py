@@ -235,7 +235,7 @@ def _score_box(
 
 
 def _threads(sizes: Sequence[int]) -> int:
-    """Classes to score at once, from the voxels of their boxes: what the process's cores and a gigabyte allow."""
+    """Classes to score at once, from the voxels of their boxes: what the process's cores and _MEMORY allow."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, len(sizes), _MEMORY // max(_BYTES * max(sizes), 1)))
 

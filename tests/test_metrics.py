@@ -202,6 +202,13 @@ def test_score_case_equals_medpy_class_by_class(shape, protocol):
         assert all(type(value) in (float, type(None)) for value in score)
 
 
+@pytest.mark.parametrize("shape", [(5, 6), (3, 5, 6), (0, 4), (3, 0, 4)])
+def test_score_case_of_background_alone(shape):
+    empty = np.zeros(shape, np.uint8)
+    assert score_case(empty, empty, 3) == {"1": (None, None), "2": (None, None)}
+    assert score_case(empty, empty, 3, "samed") == {"1": (0.0, 0.0), "2": (0.0, 0.0)}
+
+
 def test_the_number_of_threads_changes_nothing(monkeypatch):
     rng = np.random.default_rng(0)
     maps = [np.kron(rng.integers(0, 9, (4, 9, 9)), np.ones((5, 5, 5), int)) for _ in range(2)]
