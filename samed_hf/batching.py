@@ -24,8 +24,8 @@ logger = logging.get_logger(__name__)
 _TOKENS = {"cpu": 1024}
 _TOKENS_OF_ACCELERATORS, _MOST_SLICES = 32 * 1024, 64
 _SHARE = 0.7  # of the free memory: the estimate is none of the last byte
-# How torch says it, of a GPU and of the CPU.
-_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
+# How torch says it, of a GPU, of its libraries and of the CPU.
+_NO_MEMORY = ("out of memory", "ALLOC_FAILED", "not enough memory", "can't allocate memory")
 
 
 def run_in_batches(
