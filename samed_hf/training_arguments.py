@@ -77,6 +77,7 @@ class TrainingArguments:
     gradient_accumulation_steps: int = _flag(1, "Batches per optimizer step.")
     learning_rate: float | None = _flag(None, "Base learning rate [0.005; 0.003 for the random SAM's small batches].")
     weight_decay: float = _flag(0.1, "Weight decay of AdamW.")
+    optimizer: str = _flag("adamw", "adamw, or adamw_8bit: AdamW's moments in 8 bits, with bitsandbytes on a GPU.")
     lr_warmup_steps: int | None = _flag(None, "Optimizer steps of warmup [250, at most a fortieth of the run].")
     lr_power: float | None = _flag(None, "Exponent of the learning rate's decay [0.9].")
     num_train_epochs: float | None = _flag(
@@ -87,6 +88,12 @@ class TrainingArguments:
         None, "Optimizer steps to train instead of epochs; the rate decays over them, unless num_train_epochs is given."
     )
     max_grad_norm: float | None = _flag(None, "Clip the gradient's norm to this; 0: never [0; 0.5 for the random SAM].")
+    max_skipped_steps: int = _flag(
+        10, "Steps that may be left out because loss or gradient isn't finite, before the run stops."
+    )
+    ema_decay: float | None = _flag(
+        None, "Save and score a moving average of the trained weights with this decay, e.g. 0.999 [none]."
+    )
     mixed_precision: str | None = _flag(None, "no, fp16 or bf16 [Accelerate's configuration].")
     frozen_dtype: str | None = _flag(
         None, "Data type in which the encoder's frozen weights are kept: float32, or bfloat16 with bf16 [float32]."
@@ -97,6 +104,11 @@ class TrainingArguments:
     checkpoints_total_limit: int | None = _flag(2, "Checkpoints to keep.")
     num_validation_cases: int | None = _flag(None, "Training cases to hold out, unless the data does [a tenth].")
     eval_steps: int | None = _flag(None, "Optimizer steps between validations [a quarter of the run].")
+    early_stopping_patience: int | None = _flag(
+        None, "Stop after so many validations in a row without a better score [never]."
+    )
+    save_best: bool = _flag(True, "Keep the adapter of the best validation in OUTPUT_DIR/best.")
+    watched_slices: int = _flag(4, "Validation slices pictured at every validation; 0: none.")
     protocol: str | None = _flag(None, "Protocol of the final scores: strict or samed [strict].")
     dataloader_num_workers: int = _flag(0, "Worker processes that prepare samples.")
     report_to: str | None = _flag(
@@ -126,6 +138,8 @@ class TrainingArguments:
             for name, choices in _CHOICES.items()
             if getattr(self, name) is not None and getattr(self, name) not in choices
         ]
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            problems.append(f"ema_decay is {self.ema_decay}: expected a number between 0 and 1, e.g. 0.999")
         if self.image_size is not None and (self.image_size <= 0 or self.image_size % 16):
             problems.append(f"image_size is {self.image_size}: expected a positive multiple of 16, e.g. 256 or 512")
         if Path(self.output_dir).is_file():
@@ -248,6 +262,9 @@ _LEAST = {
     "checkpoints_total_limit": 1,
     "num_validation_cases": 0,
     "eval_steps": 1,
+    "early_stopping_patience": 1,
+    "max_skipped_steps": 0,
+    "watched_slices": 0,
     "dataloader_num_workers": 0,
     "seed": 0,
     "push_every": 1,
@@ -261,6 +278,7 @@ _CHOICES = {
     "augmentation": ("default", "samed", "none"),
     "mixed_precision": ("no", "fp16", "bf16"),
     "frozen_dtype": ("float32", "bfloat16"),
+    "optimizer": ("adamw", "adamw_8bit"),
     "protocol": ("strict", "samed"),
     "hub_dtype": ("float32", "float16", "bfloat16"),
     "preprocessing": tuple(PREPROCESSING),
