@@ -6,15 +6,18 @@ two of them; all mask tokens kept, no prompt.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from peft import LoraConfig, inject_adapter_in_model
+from safetensors.torch import load_file
 from torch import nn
 from transformers import SamConfig, SamModel
 from transformers.models.sam.modeling_sam import SamMaskDecoder, SamVisionSdpaAttention
 
 from samed_hf import SamedConfig, SamedForSemanticSegmentation, samed_lora_config
 
-__all__ = ["IMAGE_SIZE", "NUM_LABELS", "make_ours", "make_pair", "make_plain"]
+__all__ = ["IMAGE_SIZE", "NUM_LABELS", "RANK", "load_plain", "make_ours", "make_pair", "make_plain"]
 
 IMAGE_SIZE, NUM_LABELS, RANK = 512, 9, 4
 
@@ -68,16 +71,19 @@ class _PlainSamed(SamModel):
         return self.mask_decoder(embeddings, positions, dense.expand(batch_size, -1, -1, -1))[0]
 
 
+def _config(**decoder: int) -> SamConfig:
+    return SamConfig(
+        vision_config={"image_size": IMAGE_SIZE},
+        prompt_encoder_config={"image_size": IMAGE_SIZE, "image_embedding_size": IMAGE_SIZE // 16},
+        mask_decoder_config=decoder,
+        attn_implementation="sdpa",
+    )
+
+
 def make_plain(seed: int = 0) -> _PlainSamed:
     """A ViT-B of random weights with an adapter that isn't zero, ready to train."""
     torch.manual_seed(seed)
-    config = SamConfig(
-        vision_config={"image_size": IMAGE_SIZE},
-        prompt_encoder_config={"image_size": IMAGE_SIZE, "image_embedding_size": IMAGE_SIZE // 16},
-        mask_decoder_config={"num_multimask_outputs": NUM_LABELS - 1},
-        attn_implementation="sdpa",
-    )
-    model = _PlainSamed(config)
+    model = _PlainSamed(_config(num_multimask_outputs=NUM_LABELS - 1))
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
@@ -85,17 +91,36 @@ def make_plain(seed: int = 0) -> _PlainSamed:
         for name, parameter in model.named_parameters():
             if "pos_embed" in name or "rel_pos" in name:
                 parameter.normal_(std=0.02)
+    _adapt(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.02)
+    return model
+
+
+def _adapt(model: _PlainSamed) -> None:
     model.requires_grad_(False)
     lora = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=r".*vision_encoder\.layers\.\d+\.attn\.(q_proj|v_proj)")
     inject_adapter_in_model(lora, model)
     model.mask_decoder.requires_grad_(True)
     model.mask_decoder.iou_prediction_head.requires_grad_(False)
     model.prompt_encoder.no_mask_embed.requires_grad_(True)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(std=0.02)
-    return model
+
+
+def load_plain(base: Path, trained: Path) -> _PlainSamed:
+    """The plain model from a SAM checkpoint of the right size and the file of its trained tensors."""
+    sam = SamModel.from_pretrained(base)
+    model = _PlainSamed(_config(num_multimask_outputs=NUM_LABELS - 1))
+    state = sam.state_dict()
+    for name in [name for name in state if ".attn.qkv." in name]:
+        for letter, part in zip("qkv", state.pop(name).chunk(3), strict=True):
+            state[name.replace("qkv", f"{letter}_proj")] = part
+    state = {name: tensor for name, tensor in state.items() if not name.startswith("mask_decoder.")}
+    model.load_state_dict(state, strict=False)
+    _adapt(model)
+    model.load_state_dict(load_file(trained), strict=False)
+    return model.eval()
 
 
 def make_ours(plain: _PlainSamed) -> SamedForSemanticSegmentation:

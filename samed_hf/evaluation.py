@@ -37,7 +37,7 @@ def score_cases(
     *,
     protocol: str = "strict",
     input_size: int | None = None,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     on_case: Callable[[Case, np.ndarray, CaseResult], None] | None = None,
 ) -> dict[str, CaseResult]:
     """Predict volumes one at a time; each is scored while the model predicts the next.
@@ -51,7 +51,7 @@ def score_cases(
         processor: zooms the slices.
         protocol: "strict" or "samed"; see [`samed_hf.metrics`].
         input_size: side in pixels to which slices are zoomed on the way (224 in SAMed); defaults to the processor's.
-        batch_size: slices through the model at once.
+        batch_size: slices through the model at once; `None` chooses by the memory that is free.
         on_case: called with each case, its prediction `(slices, height, width)` and its result, in the order of the
             cases and in the caller's thread, at the latest when the next case is predicted.
 

@@ -4,8 +4,7 @@ medpy runs a distance transform over every voxel of the scan, though it looks at
 trees over the two surfaces give those distances, up to rounding. Two distances only, those at the percentile's rank,
 shape the result and must be exact. For the voxels at that rank every equally near voxel of the other surface is looked
 up: medpy's value comes from one of them, and mostly all give the same floating-point number. Where they do not and the
-last bit depends on the choice, and where surfaces fill their box so that trees don't pay, scipy's distance transform
-decides, as it does for medpy.
+last bit depends on the choice, and where surfaces fill their box so that trees don't pay, medpy itself is asked.
 """
 
 from __future__ import annotations
@@ -14,7 +13,8 @@ from collections.abc import Sequence
 from functools import reduce
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt, find_objects
+from medpy.metric import binary
+from scipy.ndimage import find_objects
 from scipy.spatial import KDTree
 
 __all__ = ["class_boxes", "hd95", "mask_surface", "smallest_box"]
@@ -75,10 +75,7 @@ def hd95(prediction: np.ndarray, label: np.ndarray, spacing: Sequence[float] | N
         value = _percentile_by_trees(surfaces, voxels, scale)
         if value is not None:
             return value
-    distances = [
-        _transform_distances(surface, queries, scale) for surface, queries in zip(surfaces, voxels[::-1], strict=True)
-    ]
-    return float(np.percentile(np.concatenate(distances), _PERCENTILE))
+    return float(binary.hd95(prediction, label, voxelspacing=spacing))
 
 
 def mask_surface(mask: np.ndarray) -> np.ndarray:
@@ -90,12 +87,6 @@ def mask_surface(mask: np.ndarray) -> np.ndarray:
         here[:-1] &= there[1:]
         here[[0, -1]] = False
     return mask ^ inside
-
-
-def _transform_distances(surface: np.ndarray, queries: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Distance of voxels `(count, ndim)` from a surface, by scipy's transform: float64 of shape `(count,)`."""
-    nearest = distance_transform_edt(~surface, sampling=scale, return_distances=False, return_indices=True)
-    return _lengths(nearest[(slice(None), *queries.T)].T - queries, scale)
 
 
 def _lengths(steps: np.ndarray, scale: np.ndarray) -> np.ndarray:

@@ -19,8 +19,8 @@ from .checkpoint_conversion import register_sam_conversion
 from .configuration_samed import SamedConfig
 from .losses import segmentation_loss
 from .pretrained import SamedPreTrainedModel
-from .transforms import nearest_indices
 from .vision_encoder import SamedVisionLayer
+from .zooms import nearest_zoom
 
 __all__ = ["SamedForSemanticSegmentation", "SamedSegmenterOutput"]
 
@@ -215,7 +215,8 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
         )
         if labels is not None:
             labels = self.to_low_resolution(labels, logits.shape[-1])
-            output.loss, output.cross_entropy, output.dice = segmentation_loss(logits, labels, self.config.dice_weight)
+            parts = segmentation_loss(logits, labels, self.config.dice_weight)
+            output.loss, output.cross_entropy, output.dice = parts.loss, parts.cross_entropy, parts.dice
         return output if return_dict is not False else output.to_tuple()
 
     def get_image_embeddings(self, pixel_values: torch.FloatTensor) -> torch.FloatTensor:
@@ -236,8 +237,7 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
             )
         if labels.shape[1] == size:
             return labels
-        indices = torch.from_numpy(nearest_indices(4 * size, size).copy()).to(labels.device)
-        return labels[:, indices[:, None], indices]
+        return nearest_zoom(labels, (size, size))
 
 
 register_sam_conversion("SamedForSemanticSegmentation")

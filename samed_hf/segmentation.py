@@ -18,6 +18,7 @@ from .image_processing_samed import SamedImageProcessor, resize_logits
 from .inference import check_finite, label_dtype, narrow_labels, predict_logits
 from .launching import leave_cores_to_torch
 from .modeling_samed import SamedForSemanticSegmentation
+from .precision import resolve_dtype
 from .slicing import SliceStack, cut_picture, cut_slices, join_picture, join_slices, picture_bounds
 from .transforms import default_augmentation
 from .volumes.geometry import Volume
@@ -115,7 +116,7 @@ def load_model(adapter: str, *, dtype: str | torch.dtype = "float32") -> SamedFo
             "USER/NAME."
         )
     try:
-        model = SamedForSemanticSegmentation.from_pretrained(adapter, dtype=dtype)
+        model = SamedForSemanticSegmentation.from_pretrained(adapter)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -129,6 +130,13 @@ def load_model(adapter: str, *, dtype: str | torch.dtype = "float32") -> SamedFo
             "folder or Hub id, not a plain SAM."
         )
     leave_cores_to_torch()
+    dtype = resolve_dtype(dtype)
+    if dtype != torch.float32:
+        # Merged before it is rounded: one rounding, and no products of two types. In float32 merging would but change
+        # the last bits.
+        if model._hf_peft_config_loaded:
+            model.merge_and_unload()
+        model.sam.vision_encoder.to(dtype)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     return model.to(device).eval()
 

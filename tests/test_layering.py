@@ -9,20 +9,21 @@ import samed_hf
 
 ROOT = Path(samed_hf.__file__).parent
 ROOMS = {
-    "ideas": "adapter attention checkpoint_conversion configuration_samed files launching losses metrics precision "
-    "preprocessing presets published random_sam schedules transforms evaluate_metric checkpoints",
+    "ideas": "adapter attention checkpoint_conversion configuration_samed files launching losses mask_geometry metrics "
+    "overlapping precision preprocessing presets published random_sam schedules zooms transforms evaluate_metric "
+    "checkpoints",
     "scans": "volumes.geometry volumes.common volumes.snomed volumes.terminology volumes.scan_names volumes.nifti "
     "volumes.itk_files volumes.itk_voxels volumes.itk volumes.pictures volumes.dicom_headers volumes.dicom_frames "
     "volumes.dicom_gdcm volumes.dicom_search volumes.dicom_grid volumes.dicom_pixels volumes.dicom "
     "volumes.dicom_sources volumes.dicom_seg volumes.scan_files volumes.scans volumes",
-    "the model": "image_processing_samed slicing card hub pretrained vision_encoder modeling_samed inference "
+    "the model": "image_processing_samed slicing batching card hub pretrained vision_encoder modeling_samed inference "
     "segmentation serving",
     "data": "data.cases data.labels data.phantom data.synapse data.splits data.store data.slices data.prepare "
     "data.scan_cases data.folders data.synapse_dataset data.rows data.decathlon data.layouts",
     "the authors' code": "original_keys original_checkpoint convert",
     "scores": "report evaluation",
     "prediction": "postprocessing case_statistics preview prediction_page prediction_settings prediction_progress "
-    "prediction_files prediction_report prediction predict_command",
+    "prediction_files prediction_report prediction prediction_run predict_command",
     "training": "training_arguments training_data training_setup training_progress training train_command",
     "validation": "validation.problems validation.page validation.memory validation.suggestions validation.reading "
     "validation.measuring validation.case_checks validation.cohort_checks validation.fingerprint validation.charts "

@@ -1,0 +1,72 @@
+"""Peak memory of a training step, each kind in a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from samed_hf import SamedConfig, SamedForSemanticSegmentation, samed_lora_config
+from samed_hf.adapter import cast_frozen
+
+from .model import training_step
+from .plain import IMAGE_SIZE, NUM_LABELS, RANK, make_plain
+
+__all__ = ["measure_memory"]
+
+KINDS = ("plain", "ours", "ours, checkpointed", "mixed", "mixed, checkpointed")
+
+
+def measure_memory(kinds: tuple[str, ...] = KINDS) -> dict[str, Any]:
+    """Peak resident memory in bytes of a process that does two training steps, and how much of it the steps added.
+
+    Returns:
+        `{kind: {"peak": bytes, "step": bytes}}`; Linux alone tells a process's peak from a moment on.
+    """
+    return {kind: _in_own_process(kind) for kind in kinds}
+
+
+def _in_own_process(kind: str) -> dict[str, int]:
+    command = [sys.executable, "-m", "benchmarks.memory", "--kind", kind, "--threads", str(torch.get_num_threads())]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _measure(kind: str) -> dict[str, int]:
+    mixed = kind.startswith("mixed")
+    if kind == "plain":
+        model = make_plain()
+    else:
+        model = SamedForSemanticSegmentation(SamedConfig(image_size=IMAGE_SIZE, num_labels=NUM_LABELS))
+        model.add_adapter(samed_lora_config(rank=RANK))
+        if mixed:
+            cast_frozen(model, torch.bfloat16)
+        if kind.endswith("checkpointed"):
+            model.activation_checkpointing_enable()
+    pixels = torch.rand(1, 3, IMAGE_SIZE, IMAGE_SIZE)
+    labels = torch.randint(0, NUM_LABELS, (1, IMAGE_SIZE // 4, IMAGE_SIZE // 4))
+    step = training_step(model.train(), pixels, labels, mixed=mixed, fused=kind != "plain" or None)
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak counts from here
+    before = _resident("VmRSS")
+    step()
+    step()
+    return {"peak": _resident("VmHWM"), "step": _resident("VmHWM") - before}
+
+
+def _resident(name: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(f"{name}:")))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kind", choices=KINDS)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    print(json.dumps(_measure(arguments.kind) if arguments.kind else measure_memory()))
