@@ -6,7 +6,7 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -16,7 +16,16 @@ from PIL import Image
 
 from .files import write_bytes
 
-__all__ = ["draw_curve", "draw_overlay", "format_scores", "label_colors", "write_examples"]
+__all__ = [
+    "OverlayRow",
+    "draw_curve",
+    "draw_overlay",
+    "draw_rows",
+    "format_scores",
+    "label_colors",
+    "running_mean",
+    "write_examples",
+]
 
 
 def format_scores(metrics: Mapping[str, Any]) -> str:
@@ -80,31 +89,70 @@ def draw_overlay(
     if rows_run_up:
         image, label, prediction = (array[:, ::-1] for array in (image, label, prediction))
     slices = _telling_slices(label) if slices is None else list(slices)
-    colors = label_colors(len(id2label))
     shown = [array[slices] for array in (image, label, prediction)]
     box = _bright_box((shown[0] > 0.05) | (shown[1] > 0) | (shown[2] > 0))
-    image, label, prediction = (array[:, box[0], box[1]] for array in (image, label, prediction))
-    shape = image.shape[1:]
     aspect = 1.0 if spacing is None else spacing[1] / spacing[2]
-    height = 3.0 * aspect * shape[0] / shape[1] + 0.3
-    figure = Figure(figsize=(9.4, height * len(slices) + 1.0), facecolor="white", layout="constrained")
-    axes = figure.subplots(len(slices), 3, squeeze=False)
-    for row, index in zip(axes, slices, strict=True):
-        gray = np.clip(image[index], 0, 1)
-        for axis, name, mask in zip(row, ("image", "truth", "prediction"), (None, label, prediction), strict=True):
-            picture = np.repeat(gray[..., None], 3, axis=2)
-            if mask is not None:
-                picture = _blend(picture, mask[index], colors)
-            axis.imshow(picture, aspect=aspect, interpolation="nearest")
-            axis.set_title(f"{name}, slice {index}" if mask is None else name, fontsize=10)
+    rows = [
+        OverlayRow(*(array[index][box] for array in (image, label, prediction)), f"image, slice {index}", aspect=aspect)
+        for index in slices
+    ]
+    draw_rows(path, rows, id2label, title=title)
+
+
+class OverlayRow(NamedTuple):
+    """A slice to be drawn: image, truth and prediction beside each other.
+
+    Attributes:
+        image: of shape `(y, x)`, or `(y, x, 3)` in colour, in [0, 1]; the first row is drawn on top.
+        label: truth, of shape `(y, x)`, integer.
+        prediction: the same shape, integer.
+        name: above the image.
+        result: above the prediction.
+        aspect: height of a pixel, its width being 1.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    prediction: np.ndarray
+    name: str
+    result: str = "prediction"
+    aspect: float = 1.0
+
+
+def draw_rows(
+    path: str | os.PathLike, rows: Sequence[OverlayRow], id2label: Mapping[int, str], *, title: str = ""
+) -> None:
+    """Draw slices, also of different sizes, below each other as a PNG, with the colours of their labels.
+
+    Args:
+        path: the PNG file.
+        rows: at least one slice.
+        id2label: names for the legend.
+        title: line above.
+    """
+    colors = label_colors(len(id2label))
+    heights = [3.0 * row.aspect * row.image.shape[0] / row.image.shape[1] + 0.3 for row in rows]
+    figure = Figure(figsize=(9.4, sum(heights) + 1.0), facecolor="white", layout="constrained")
+    axes = figure.subplots(len(rows), 3, squeeze=False, gridspec_kw={"height_ratios": heights})
+    for line, row in zip(axes, rows, strict=True):
+        image = np.clip(row.image, 0, 1)
+        image = np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
+        names, masks = (row.name, "truth", row.result), (None, row.label, row.prediction)
+        for axis, name, mask in zip(line, names, masks, strict=True):
+            picture = image if mask is None else _blend(image, mask, colors)
+            axis.imshow(picture, aspect=row.aspect, interpolation="nearest")
+            # Names are shown as they are, not read as formulas.
+            axis.set_title(name, fontsize=10, parse_math=False)
             axis.set_axis_off()
-    present = np.union1d(label[slices], prediction[slices])
-    patches = [Patch(color=colors[value], label=id2label[int(value)]) for value in present if value]
+    present = np.unique(np.concatenate([np.union1d(row.label, row.prediction) for row in rows]))
+    patches = [Patch(color=colors[value], label="·") for value in present if value]
     if patches:
-        figure.legend(
+        legend = figure.legend(
             handles=patches, loc="outside lower center", ncols=min(4, len(patches)), frameon=False, fontsize=9
         )
-    figure.suptitle(title, fontsize=11)
+        for text, value in zip(legend.get_texts(), present[present > 0], strict=True):
+            text.set(parse_math=False, text=id2label[int(value)])
+    figure.suptitle(title, fontsize=11, parse_math=False)
     _save(figure, path)
 
 
@@ -133,34 +181,39 @@ def write_examples(folder: str | os.PathLike, name: str, image: np.ndarray, labe
     return paths
 
 
-def draw_curve(path: str | os.PathLike, rows: Sequence[Mapping[str, float]], *, title: str = "") -> None:
+def draw_curve(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], *, title: str = "") -> None:
     """Draw the losses and the learning rate of a run as a PNG.
 
     Args:
         path: the PNG file.
-        rows: one for each optimizer step with "step", "loss", "cross_entropy", "dice", "learning_rate", and
-            "validation_dice" where there was a validation.
+        rows: one for each optimizer step with "step", and "loss", "cross_entropy", "dice" and "learning_rate" where
+            they are finite numbers, and "validation_dice" where there was a validation.
         title: line above.
     """
     figure = Figure(figsize=(8, 4.5), facecolor="white")
     axis = figure.subplots()
-    steps = [row["step"] for row in rows]
     for key, name in (("loss", "loss"), ("cross_entropy", "cross-entropy"), ("dice", "Dice loss")):
-        line = axis.plot(steps, [row[key] for row in rows], alpha=0.25, linewidth=0.8)[0]
-        axis.plot(steps, _smooth([row[key] for row in rows]), color=line.get_color(), label=name)
-    validated = [row for row in rows if row.get("validation_dice") is not None]
-    if validated:
-        values = [row["validation_dice"] for row in validated]
-        axis.plot([row["step"] for row in validated], values, "ko-", markersize=4, label="validation DSC")
+        steps, values = _known(rows, key)
+        line = axis.plot(steps, values, alpha=0.25, linewidth=0.8)[0]
+        axis.plot(steps, running_mean(values), color=line.get_color(), label=name)
+    steps, values = _known(rows, "validation_dice")
+    if steps:
+        axis.plot(steps, values, "ko-", markersize=4, label="validation DSC")
     axis.set(xlabel="optimizer step", ylabel="loss, DSC", ylim=(0, None), title=title)
     axis.grid(alpha=0.3)
     rate = axis.twinx()
-    rate.plot(steps, [row["learning_rate"] for row in rows], color="gray", linestyle=":", label="learning rate")
+    rate.plot(*_known(rows, "learning_rate"), color="gray", linestyle=":", label="learning rate")
     rate.set(ylabel="learning rate", ylim=(0, None))
     handles = [*axis.get_legend_handles_labels()[0], *rate.get_legend_handles_labels()[0]]
     axis.legend(handles=handles, loc="upper right", fontsize=9)
     figure.tight_layout()
     _save(figure, path)
+
+
+def _known(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], list[float]]:
+    """Steps and values of a column, without those of steps that were skipped."""
+    known = [(row["step"], row[key]) for row in rows if row.get(key) is not None and np.isfinite(row[key])]
+    return [step for step, _ in known], [value for _, value in known]
 
 
 def _blend(picture: np.ndarray, mask: np.ndarray, colors: np.ndarray) -> np.ndarray:
@@ -186,8 +239,10 @@ def _telling_slices(label: np.ndarray, count: int = 3) -> list[int]:
     return [int(part[np.argmax(variety[part])]) for part in parts]
 
 
-def _smooth(values: Sequence[float], share: float = 0.05) -> np.ndarray:
-    """Running mean over a share of the run."""
+def running_mean(values: Sequence[float], share: float = 0.05) -> np.ndarray:
+    """Mean of each value and those before it, over a share of the run."""
+    if not len(values):
+        return np.zeros(0)
     window = max(1, int(len(values) * share))
     padded = np.concatenate([np.full(window - 1, values[0]), values])
     return np.convolve(padded, np.ones(window) / window, mode="valid")
