@@ -39,7 +39,7 @@ class Progress:
     def __init__(self, run: TrainingRun, first: int) -> None:
         self.run, self.first, self.steps = run, first, run.plan.steps
         self.labels = list(run.model.config.id2label.values())
-        self.terminal = sys.stderr.isatty()
+        self.terminal, self.width = sys.stderr.isatty(), _width()
         self.started = self.told = time.monotonic()
         self.best = BestScore(None)
         self.stack = ExitStack()
@@ -60,7 +60,7 @@ class Progress:
         return tqdm(
             total=self.steps,
             initial=self.first,
-            ncols=_width(),
+            ncols=self.width,
             bar_format="{n_fmt}/{total_fmt} |{bar}| {desc}",
             disable=not self.terminal,
             file=sys.stderr,
@@ -84,8 +84,9 @@ class Progress:
         self.log.add(row)
         numbers = numbers_of(row, self.labels, plain_names=True)
         self.run.accelerator.log({key: value for key, value in numbers.items() if key != "step"}, step=row["step"])
-        self.bar.set_description_str(self._status(row), refresh=False)
-        self.bar.update()
+        if self.terminal:
+            self.bar.set_description_str(self._status(row), refresh=False)
+            self.bar.update()
         validated = row.get("validation_dice") is not None
         if not self.terminal and (validated or self._speaks(row["step"])):
             self.told = time.monotonic()
@@ -105,17 +106,17 @@ class Progress:
     def _status(self, row: Mapping[str, Any]) -> str:
         """What stands beside the bar, as short as it can be read; the least important ones go where it is narrow."""
         parts = [
-            (5, f"epoch {row['epoch']:.1f}" if "epoch" in row else ""),
-            (0, f"loss {row['loss']:.3f}"),
-            (1, f"(CE {row['cross_entropy']:.3f} Dice {row['dice']:.3f})"),
+            (5, f"ep {_three(row['epoch'])}" if "epoch" in row else ""),
+            (0, f"loss {_four(row['loss'])}"),
+            (1, f"(CE {_four(row['cross_entropy'])} Dice {_four(row['dice'])})"),
             (2, f"lr {_short_rate(row['learning_rate'])}"),
             (4, f"grad {_three(row['gradient_norm'])}" if "gradient_norm" in row else ""),
             (3, f"{_three(row['samples_per_second'])}/s" if "samples_per_second" in row else ""),
             (6, f"{_three(row['memory_bytes'] / 1e9)}G" if "memory_bytes" in row else ""),
-            (0, f"{_clock(self._left(row['step']))}"),
+            (0, f"{_clock(self._left(row['step']))} left"),
         ]
         parts = [part for part in parts if part[1]]
-        room = (self.bar.ncols or _WIDTH) - 2 * len(str(self.steps)) - len("/ || ") - 3
+        room = self.width - 2 * len(str(self.steps)) - len("/ || ") - 3
         for least in range(7, 0, -1):
             text = " ".join(text for rank, text in parts if rank < least)
             if len(text) <= room:
@@ -190,6 +191,10 @@ def _three(number: float) -> str:
     return f"{number:.0f}" if number >= 99.95 else f"{number:.1f}" if number >= 9.995 else f"{number:.2f}"
 
 
+def _four(loss: float) -> str:
+    return f"{loss:.3f}" if loss < 10 else f"{loss:.2f}"
+
+
 def _short_rate(rate: float) -> str:
     """1.5e-3 for 0.0015."""
     digits, exponent = f"{rate:.1e}".split("e")
@@ -197,8 +202,11 @@ def _short_rate(rate: float) -> str:
 
 
 def _clock(seconds: float) -> str:
+    """45s, 12m05 or 8h02."""
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+    if not minutes:
+        return f"{rest}s"
+    return f"{minutes}m{rest:02}" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02}"
 
 
 def _words(seconds: float) -> str:
