@@ -1,150 +1,173 @@
-"""Checkpoints of a training run: the adapter and all that an exact continuation needs, whole or not there."""
+"""Checkpoints as folders that are whole or not there: written aside, checked, and moved in by a rename."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import pickle
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
-from peft import set_peft_model_state_dict
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
 
 from .files import write_text
+from .run_folder import move_in, sync, together
 
-__all__ = ["find_checkpoint", "load_checkpoint", "register_adapter_hooks", "save_checkpoint"]
+__all__ = [
+    "check_checkpoint",
+    "find_checkpoint",
+    "list_checkpoints",
+    "write_checkpoint",
+]
 
 _NAME = re.compile(r"^checkpoint-(\d+)$")
-_STATE = "training_state.json"
+_MANIFEST = "manifest.json"
 
 
-def register_adapter_hooks(accelerator: Accelerator, model: nn.Module) -> None:
-    """Make Accelerate's `save_state` and `load_state` carry the adapter alone instead of the whole model."""
+def write_checkpoint(
+    accelerator: Accelerator, output_dir: Path, step: int, fill: Callable[[Path], None], keep: int | None
+) -> Path:
+    """Write `checkpoint-STEP` aside, check it, move it in; only then take away the oldest beyond `keep`.
 
-    def save(models: list[nn.Module], weights: list[dict], folder: str) -> None:
-        weights.clear()
-        if accelerator.is_main_process:
-            accelerator.unwrap_model(model).save_pretrained(folder)
-
-    def load(models: list[nn.Module], folder: str) -> None:
-        models.clear()
-        state = load_file(Path(folder) / "adapter_model.safetensors")
-        result = set_peft_model_state_dict(accelerator.unwrap_model(model), _without_prefix(state))
-        if result.unexpected_keys:
-            raise ValueError(f"{folder} holds an adapter of other modules: {sorted(result.unexpected_keys)[:3]}.")
-
-    accelerator.register_save_state_pre_hook(save)
-    accelerator.register_load_state_pre_hook(load)
-
-
-def _without_prefix(state: dict[str, Any]) -> dict[str, Any]:
-    return {key.removeprefix("base_model.model."): value for key, value in state.items()}
-
-
-def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Write `checkpoint-STEP` aside and move it in when whole; then remove the oldest beyond `keep`.
+    A manifest holds the size and SHA-256 of every file. Files and folder are on the disk, and are read back from there,
+    before the rename, so that whatever is called `checkpoint-STEP` was whole at one time.
 
     Args:
         accelerator: every process must call.
-        output_dir: the run's folder.
+        output_dir: the run's folder, seen by all processes.
         step: optimizer steps done.
-        state: what the run needs beside Accelerate's own state; JSON.
-        keep: how many checkpoints stay.
+        fill: writes the files into a folder; called on every process.
+        keep: how many checkpoints stay; `None`: all.
+
+    Raises:
+        OSError: it couldn't be written, on all processes alike; nothing of it is left and the earlier ones are whole.
     """
-    folder = output_dir / f"checkpoint-{step}"
-    aside = output_dir / f".checkpoint-{step}.tmp"
-    if accelerator.is_main_process:
-        shutil.rmtree(aside, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(aside))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        write_text(aside / _STATE, json.dumps(state | {"step": step}, indent=2) + "\n")
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
-        for old in _checkpoints(output_dir)[:-keep]:
-            shutil.rmtree(old)
+    folder, aside = output_dir / f"checkpoint-{step}", output_dir / f".checkpoint-{step}.tmp"
+    main = accelerator.is_main_process
+
+    def seal() -> None:
+        _write_manifest(aside)
+        problem = check_checkpoint(aside)
+        if problem:
+            raise OSError(f"read back, {problem}")
+        move_in(aside, folder)
+
+    try:
+        together(accelerator, lambda: _make_empty(aside) if main else None)
+        together(accelerator, lambda: fill(aside))
+        together(accelerator, lambda: seal() if main else None)
+    except BaseException as error:
+        if main:
+            shutil.rmtree(aside, ignore_errors=True)
+        if isinstance(error, OSError):
+            earlier = list_checkpoints(output_dir)
+            kept = f"{earlier[-1].name} is whole" if earlier else "there is no earlier one"
+            raise OSError(
+                f"The checkpoint of step {step} can't be written to {output_dir} ({error.strerror or error}); {kept}. "
+                "Make room or the folder writable, and go on with the same command and --resume_from_checkpoint latest."
+            ) from error
+        raise
+    if main and keep is not None:
+        for old in [path for path in list_checkpoints(output_dir) if path != folder][: 1 - keep or None]:
+            _take_away(old)
     accelerator.wait_for_everyone()
     return folder
 
 
-def load_checkpoint(accelerator: Accelerator, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Bring model, optimizer, schedule, scaler and random streams to a checkpoint's state; returns the run's own.
+def _make_empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def _write_manifest(folder: Path) -> None:
+    """Bring the files to the disk, and note their sizes and hashes."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    about = {}
+    for path in files:
+        about[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        sync(path)
+    write_text(folder / _MANIFEST, json.dumps({"files": about}, indent=2) + "\n")
+    sync(folder / _MANIFEST)
+    for path in {folder, *(path.parent for path in files)}:
+        sync(path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def check_checkpoint(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, in words: a file missing, cut off or changed; `None` where it is whole."""
+    try:
+        files = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["files"]
+        for name, about in files.items():
+            path = folder / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != about["bytes"]:
+                return f"{name} has {path.stat().st_size} bytes instead of {about['bytes']}"
+            if _sha256(path) != about["sha256"]:
+                return f"{name} isn't what was written, by its SHA-256"
+    except FileNotFoundError:
+        return f"no {_MANIFEST} in it"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{_MANIFEST} can't be read"
+    except OSError as error:
+        return f"it can't be read: {error.strerror}"
+    return None
+
+
+def find_checkpoint(output_dir: Path, wanted: str, say: Callable[[str], None] | None = None) -> Path | None:
+    """The checkpoint to continue from: a folder, or "latest" for the last whole one of the run.
 
     Args:
-        accelerator: every process must call.
-        folder: the checkpoint.
-        settings: what an exact continuation must share with the run that wrote it, by name.
+        output_dir: the run's folder.
+        wanted: a folder, or "latest".
+        say: told of damaged checkpoints that are left out.
+
+    Returns:
+        The folder; `None` where "latest" finds no whole one: the run begins at its first step, so that a scheduler can
+        give the same command from the first time on.
 
     Raises:
-        ValueError: another number of processes or other settings wrote it, or it is damaged.
-    """
-    try:
-        state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise _damaged(folder, error) from error
-    others = [
-        f"{name} {state['settings'][name]} then, {value} now"
-        for name, value in settings.items()
-        if name in state.get("settings", {}) and state["settings"][name] != value
-    ]
-    if others:
-        raise ValueError(
-            f"{folder} was written with other settings ({'; '.join(others)}): give the same ones again, or leave out "
-            "--resume_from_checkpoint to begin anew."
-        )
-    if state["num_processes"] != accelerator.num_processes:
-        raise ValueError(
-            f"{folder} was written by {state['num_processes']} processes, this run has {accelerator.num_processes}: "
-            "an exact continuation needs the same number."
-        )
-    try:
-        accelerator.load_state(str(folder))
-    except (SafetensorError, RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        raise _damaged(folder, error) from error
-    return state
-
-
-def _damaged(folder: Path, error: Exception) -> ValueError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return ValueError(
-        f"The checkpoint {folder} is damaged ({reason}): move it away and give --resume_from_checkpoint another one, "
-        "or latest."
-    )
-
-
-def find_checkpoint(output_dir: Path, wanted: str) -> Path:
-    """The checkpoint to continue from: a folder, or "latest" for the newest of the run.
-
-    Raises:
-        FileNotFoundError: it isn't there, or isn't whole.
+        FileNotFoundError: the folder isn't there, or is no checkpoint.
+        ValueError: the folder is a damaged checkpoint.
     """
     if wanted == "latest":
-        found = _checkpoints(output_dir)
-        if not found:
-            raise FileNotFoundError(
-                f"resume_from_checkpoint is latest, but {output_dir} has no checkpoint: leave it out to begin anew."
-            )
-        return found[-1]
+        for folder in reversed(list_checkpoints(output_dir)):
+            problem = check_checkpoint(folder)
+            if problem is None:
+                return folder
+            if say is not None:
+                say(f"warning     {folder} is damaged ({problem}) and left out")
+        return None
     folder = Path(wanted)
-    if not (folder / _STATE).is_file():
+    problem = check_checkpoint(folder)
+    if problem and not (folder / _MANIFEST).is_file():
         raise FileNotFoundError(
-            f"resume_from_checkpoint {wanted!r} is no whole checkpoint (no {_STATE} in it): expected a folder "
+            f"resume_from_checkpoint {wanted!r} is no whole checkpoint ({problem}): expected a folder "
             f"checkpoint-STEP, or latest."
+        )
+    if problem:
+        raise ValueError(
+            f"The checkpoint {folder} is damaged ({problem}): give --resume_from_checkpoint another one, or latest."
         )
     return folder
 
 
-def _checkpoints(output_dir: Path) -> list[Path]:
-    """Whole checkpoints, oldest first."""
-    steps = {
-        int(match[1]): path
-        for path in output_dir.glob("checkpoint-*")
-        if (match := _NAME.match(path.name)) and (path / _STATE).is_file()
-    }
+def list_checkpoints(output_dir: Path) -> list[Path]:
+    """Folders called `checkpoint-STEP`, the fewest steps first."""
+    steps = {int(match[1]): path for path in output_dir.glob("checkpoint-*") if (match := _NAME.match(path.name))}
     return [steps[step] for step in sorted(steps)]
+
+
+def _take_away(folder: Path) -> None:
+    # Renamed first: half of a folder must never be called a checkpoint.
+    aside = folder.with_name(f".{folder.name}.tmp")
+    folder.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from ..losses import IGNORED
 from ..transforms import Augmentation, augment
 from ..zooms import nearest_zoom
 from .store import CaseStore
@@ -19,7 +20,8 @@ class SliceDataset(Dataset):
     """Slices as the model trains on them.
 
     The key of an item is `(epoch, index)`: its augmentation depends on the seed, the epoch and the index alone, so
-    every worker and every process makes the same sample, and each epoch another one.
+    every worker and every process makes the same sample, and each epoch another one. An index below 0 is no slice: it
+    makes a sample that counts for nothing, its labels being `IGNORED`.
 
     Args:
         store: holds the decoded cases.
@@ -45,11 +47,14 @@ class SliceDataset(Dataset):
         return self.cases[case], index - (int(self.ends[case - 1]) if case else 0)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
-        """`pixel_values` (3, S, S) float32 and `labels` (S / 4, S / 4) int64 of slice `index` in `epoch`.
+        """`pixel_values` (3, S, S) float32, `labels` (S / 4, S / 4) int64 and `index` () int64 of a slice in an epoch.
 
         The labels are zoomed to S and on to S / 4, each by order 0, as SAMed does.
         """
         epoch, index = key
+        if index < 0:
+            filler = self[epoch, 0]
+            return filler | {"labels": torch.full_like(filler["labels"], IGNORED), "index": torch.tensor(index)}
         name, number = self.place(index)
         image = self.store.slices(name).read([number])[0]
         label = np.asarray(self.store.label(name)[number])
@@ -62,6 +67,7 @@ class SliceDataset(Dataset):
         return {
             "pixel_values": pixels.expand(3, -1, -1).contiguous(),
             "labels": torch.from_numpy(labels.astype(np.int64)),
+            "index": torch.tensor(index),
         }
 
 
@@ -69,8 +75,9 @@ class EpochBatchSampler(Sampler):
     """The batches of one process through a whole run, epoch after epoch, from any batch on.
 
     Every epoch is a new permutation of all samples, made from the seed and the epoch's number, cut into global batches
-    of `batch_size · num_processes`, of which each process takes its share. The last batch of an epoch can be smaller;
-    with several processes it is filled up from the epoch's start, so that the shares are equal.
+    of `batch_size · num_processes`, of which each process takes its share. The last batch of an epoch can be smaller,
+    and a share of it by one slice smaller than another; a process without any gets a sample that counts for nothing.
+    So the global batches are the same however many processes there are.
 
     Args:
         num_samples: how many samples there are.
@@ -105,14 +112,13 @@ class EpochBatchSampler(Sampler):
         return max(0, self.num_batches - self.start)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Lists of `(epoch, index)`."""
+        """Lists of `(epoch, index)`, none empty; index -1 is a sample that counts for nothing."""
         epoch, order = -1, np.empty(0, dtype=np.int64)
         for batch in range(self.start, self.num_batches):
             if batch // self.batches_per_epoch != epoch:
                 epoch = batch // self.batches_per_epoch
                 order = np.random.default_rng((self.seed, epoch)).permutation(self.num_samples)
-                order = np.resize(order, -(-self.num_samples // self.num_processes) * self.num_processes)
             size = self.batch_size * self.num_processes
             first = batch % self.batches_per_epoch * size
             share = order[first : first + size][self.process_index :: self.num_processes]
-            yield [(epoch, int(index)) for index in share]
+            yield [(epoch, int(index)) for index in share] or [(epoch, -1)]
