@@ -61,7 +61,7 @@ class Progress:
             total=self.steps,
             initial=self.first,
             ncols=self.width,
-            bar_format="{n_fmt}/{total_fmt} |{bar}| {desc}",
+            bar_format="{n_fmt}/{total_fmt}|{bar}| {desc}",
             disable=not self.terminal,
             file=sys.stderr,
         )
@@ -116,7 +116,7 @@ class Progress:
             (0, f"{_clock(self._left(row['step']))} left"),
         ]
         parts = [part for part in parts if part[1]]
-        room = self.width - 2 * len(str(self.steps)) - len("/ || ") - 3
+        room = self.width - 2 * len(str(self.steps)) - len("/|| ") - 2
         for least in range(7, 0, -1):
             text = " ".join(text for rank, text in parts if rank < least)
             if len(text) <= room:
@@ -129,8 +129,8 @@ class Progress:
         facts += [f"epoch {row['epoch']:.2f}"] if "epoch" in row else []
         facts.append(f"loss {row['loss']:.4f} (cross-entropy {row['cross_entropy']:.4f}, Dice {row['dice']:.4f})")
         facts.append(f"lr {row['learning_rate']:.2e}")
-        facts += [f"gradient {_three(row['gradient_norm'])}"] if "gradient_norm" in row else []
-        more = [f"{_three(row['samples_per_second'])} slices/s"] if "samples_per_second" in row else []
+        more = [f"gradient {_three(row['gradient_norm'])}"] if "gradient_norm" in row else []
+        more += [f"{_three(row['samples_per_second'])} slices/s"] if "samples_per_second" in row else []
         more += [f"{row['memory_bytes'] / 1e9:.2f} GB"] if "memory_bytes" in row else []
         more += [f"{row['skipped']} skipped"] if row.get("skipped") else []
         more.append(f"{_words(self._left(row['step']))} left")
