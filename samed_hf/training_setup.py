@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
-import sys
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import ProjectConfiguration, set_seed
-from tqdm import tqdm
 from transformers import PreTrainedConfig
 from transformers.utils.hub import resolve_revision
 
@@ -21,151 +16,15 @@ from .checkpoints import find_checkpoint
 from .configuration_samed import SamedConfig
 from .data.cases import DataSet
 from .data.store import CaseStore
-from .image_processing_samed import SamedImageProcessor
 from .launching import leave_cores_to_torch
 from .modeling_samed import SamedForSemanticSegmentation
-from .precision import computes_bfloat16
-from .presets import PRESETS
+from .optimizers import check_optimizer
 from .random_sam import make_random_sam
 from .training_arguments import TrainingArguments
 from .training_data import make_processor, open_store, read_training_data, slice_side
+from .training_run import TrainingPlan, TrainingRun
 
-__all__ = ["TrainingPlan", "TrainingRun", "set_up_run"]
-
-
-@dataclass
-class TrainingPlan:
-    """How many batches and steps there are; a step is one of the optimizer.
-
-    Attributes:
-        batches_per_epoch: of one process.
-        accumulation: batches of one process in a step.
-        steps: of the whole run.
-        horizon: steps over which the learning rate falls to zero after the warmup.
-        warmup: steps over which it rises.
-    """
-
-    batches_per_epoch: int
-    accumulation: int
-    steps: int
-    horizon: int
-    warmup: int
-
-    @classmethod
-    def of(cls, args: TrainingArguments, num_slices: int, num_processes: int) -> TrainingPlan:
-        """The plan of settings whose defaults are filled in."""
-        batches = math.ceil(num_slices / (args.per_device_train_batch_size * num_processes))
-        per_epoch = batches / args.gradient_accumulation_steps
-        horizon = max(1, math.ceil(args.num_train_epochs * per_epoch))
-        steps = max(1, math.ceil(args.stop_after_epochs * per_epoch))
-        if args.max_train_steps is not None:
-            steps = args.max_train_steps
-            # A run cut short by max_train_steps decays over these steps, unless its epochs were asked for.
-            horizon = max(steps, horizon) if args.asks_for_epochs else steps
-        warmup = args.lr_warmup_steps if args.lr_warmup_steps is not None else min(250, max(1, steps // 40))
-        return cls(batches, args.gradient_accumulation_steps, steps, horizon, warmup)
-
-
-@dataclass
-class TrainingRun:
-    """What a training needs and leaves behind.
-
-    Attributes:
-        args: the settings, defaults filled in.
-        accelerator: Accelerate's engine.
-        data: the cases, divided into those to train on, to watch and to score.
-        store: the same decoded, on disk.
-        model: the model with its adapter, unwrapped.
-        processor: cuts, scales and zooms its input.
-        plan: batches and steps.
-        log: one row for each optimizer step, on the main process.
-        seconds: how long the training took.
-    """
-
-    args: TrainingArguments
-    accelerator: Accelerator
-    data: DataSet
-    store: CaseStore
-    model: SamedForSemanticSegmentation
-    processor: SamedImageProcessor
-    plan: TrainingPlan
-    log: list[dict[str, Any]] = field(default_factory=list)
-    seconds: float = 0.0
-
-    @property
-    def output_dir(self) -> Path:
-        """The run's folder."""
-        return Path(self.args.output_dir)
-
-    @property
-    def num_slices(self) -> int:
-        """How many slices are trained on."""
-        return sum(self.store.num_slices(name) for name in self.data.train)
-
-    @property
-    def deviations(self) -> list[str]:
-        """Where the run leaves its preset, in words."""
-        return self.args.deviations(self.accelerator.num_processes, input_size=self.processor.input_size)
-
-    def say(self, text: str) -> None:
-        """Print on the main process, above the progress bar."""
-        if self.accelerator.is_main_process:
-            tqdm.write(text, file=sys.stdout)
-            sys.stdout.flush()
-
-    def describe(self) -> str:
-        """What is about to happen, for a person to check before hours are spent."""
-        args, plan = self.args, self.plan
-        data = self.data
-        split, scored = data.scored
-        where = "synthetic phantom patients" if args.uses_phantom else f"{data.root}, {data.layout}"
-        base = (
-            "a small SAM of RANDOM weights (no pretrained model given: a demonstration, not a medical result)"
-            if args.uses_random_sam
-            else args.model_name_or_path
-        )
-        batch = args.per_device_train_batch_size * self.accelerator.num_processes * plan.accumulation
-        lines = [
-            f"data        {where}: {len(data.train)} cases to train on, {len(data.validation)} held out for "
-            f"validation, {len(scored)} to score ({split})",
-            f"slices      {self.num_slices} of {describe_cut(self.processor)}",
-            f"labels      {', '.join(list(self.model.config.id2label.values())[1:])}",
-            f"base model  {base}",
-            f"trains      {_count_trained(self.model)}",
-            f"run         {plan.steps} steps of {batch} slices at {args.image_size} pixels on "
-            f"{self.accelerator.device}, learning rate {args.learning_rate} after {plan.warmup} steps of warmup",
-        ]
-        if args.preset is not None:
-            lines.append(f"preset      {args.preset}: {_settings_of(args)}")
-            lines.append(f"deviates    {'; '.join(self.deviations) or 'in nothing from the paper'}")
-        lines += [f"note        {note}" for note in data.notes]
-        if self.args.mixed_precision == "fp16" and self.accelerator.device.type == "cpu":
-            lines.append("note        fp16 has no effect on a CPU: this run computes in float32")
-        if self.args.mixed_precision == "bf16" and not computes_bfloat16(self.accelerator.device):
-            lines.append(f"note        this {self.accelerator.device.type} emulates bfloat16: slower than float32")
-        if plan.accumulation > 1:
-            lines.append(
-                "note        the Dice loss sums over a batch: accumulated batches aren't equal to one larger batch"
-            )
-        return "\n".join(lines)
-
-
-def describe_cut(processor: SamedImageProcessor) -> str:
-    """How scans become slices in [0, 1], for people."""
-    orientation = processor.orientation
-    plane = {2: "axial", 1: "coronal", 0: "sagittal"}[processor.axis_order[0]] if orientation else "third-axis"
-    lies = f"{plane} slices in the orientation {orientation}" if orientation else "slices as the files have them"
-    window = processor.intensity_window
-    scaled = (
-        "as they are"
-        if processor.percentiles is None
-        else "between the percentiles {} and {}".format(*(f"{number:g}" for number in processor.percentiles or (0, 0)))
-    )
-    if window is not None:
-        scaled = f"in the window {window}"
-    names = ", ".join(processor.channel_names or ["image"])
-    channels = f"{names} with the neighbouring slices" if processor.context_slices else names
-    return f"{lies}; {channels}, intensities {scaled}"
+__all__ = ["TrainingPlan", "TrainingRun", "check_base", "make_accelerator", "set_up_run"]
 
 
 def set_up_run(args: TrainingArguments) -> TrainingRun:
@@ -184,12 +43,12 @@ def set_up_run(args: TrainingArguments) -> TrainingRun:
         processor = make_processor(args, data)
         side = slice_side(data, processor) if args.uses_random_sam and args.image_size is None else None
     args.fill_defaults(num_processes, side)
-    accelerator = _make_accelerator(args, cpu)
+    accelerator = make_accelerator(args, cpu)
     leave_cores_to_torch()
     _use_all_cores(accelerator)
     set_seed(args.seed)
     if not args.uses_random_sam:
-        _check_base(args)
+        check_base(args)
     if args.resume_from_checkpoint is not None:
         find_checkpoint(output_dir, args.resume_from_checkpoint)
     with accelerator.main_process_first():
@@ -216,7 +75,8 @@ def _store(args: TrainingArguments, data: DataSet, accelerator: Accelerator, dec
     return open_store(args, data, make_processor(args, data), decode=decode, say=say)
 
 
-def _make_accelerator(args: TrainingArguments, cpu: bool) -> Accelerator:
+def make_accelerator(args: TrainingArguments, cpu: bool) -> Accelerator:
+    """Accelerate's engine for settings whose defaults are filled in; what can't go together is refused."""
     tracker = None if args.report_to == "none" else args.report_to
     accelerator = Accelerator(
         cpu=cpu,
@@ -235,6 +95,7 @@ def _make_accelerator(args: TrainingArguments, cpu: bool) -> Accelerator:
             f"frozen_dtype is bfloat16 and mixed_precision {accelerator.mixed_precision}: expected bf16 beside it, in "
             "which the frozen weights are used as bfloat16 anyway."
         )
+    check_optimizer(args, accelerator.device)
     return accelerator
 
 
@@ -245,7 +106,7 @@ def _use_all_cores(accelerator: Accelerator) -> None:
         torch.set_num_threads(available)
 
 
-def _check_base(args: TrainingArguments) -> None:
+def check_base(args: TrainingArguments) -> None:
     """Refuse a base model that can't be found or isn't a plain SAM; a folder's place is made absolute."""
     if Path(args.model_name_or_path).is_dir():
         # The adapter names it, and is to find it from wherever it is loaded.
@@ -283,7 +144,10 @@ _PRODUCTS = (
     "examples",
     "training_curve.png",
     "training_log.csv",
+    "training_report.html",
     "training_settings.json",
+    "best",
+    "watch",
 )
 
 
@@ -328,19 +192,3 @@ def _make_model(args: TrainingArguments, base: str | Path, store: CaseStore) -> 
         model.activation_checkpointing_enable()
     model.image_processor = store.processor
     return model
-
-
-def _settings_of(args: TrainingArguments) -> str:
-    names = [name for name in PRESETS[args.preset] if hasattr(args, name)]
-    return ", ".join(f"{name} {getattr(args, name)}" for name in names if getattr(args, name) is not None)
-
-
-def _count_trained(model: SamedForSemanticSegmentation) -> str:
-    trained = {"LoRA": 0, "mask decoder": 0, "prompt embedding": 0}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            part = "LoRA" if "lora_" in name else "mask decoder" if "mask_decoder" in name else "prompt embedding"
-            trained[part] += parameter.numel()
-    total = sum(parameter.numel() for parameter in model.parameters())
-    parts = ", ".join(f"{part} {count:,}" for part, count in trained.items())
-    return f"{sum(trained.values()):,} of {total:,} parameters: {parts}"
