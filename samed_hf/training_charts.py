@@ -129,6 +129,7 @@ def draw_validation(rows: Rows, labels: Sequence[str]) -> bytes | None:
     axis.plot(*_column(rows, "validation_dice"), color=_GREY, linewidth=2.4, marker="o", markersize=4, label="mean")
     axis.axvline(best["step"], color=_RED, linestyle="--", linewidth=1)
     axis.plot(best["step"], best["validation_dice"], "*", color=_RED, markersize=12, linestyle="", label="best")
+    axis.set_xlim(0, None)
     axis.set_ylim(0, 1)
     return _svg(figure, axis)
 

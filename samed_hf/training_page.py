@@ -38,6 +38,7 @@ figure img { display: block; width: 100%; height: auto; } .pictures img { max-wi
 .charts figure { margin: 0; padding: .6rem .8rem; align-self: start; } .charts figcaption { padding: 0 0 .3rem; }
 summary { cursor: pointer; color: var(--soft); margin: .5rem 0; }
 dl { display: grid; grid-template-columns: minmax(6rem, max-content) 1fr; gap: .25rem 1.25rem; margin: 0; }
+@media (min-width: 60rem) { .many { grid-template-columns: max-content 1fr max-content 1fr; } }
 dt { color: var(--soft); overflow-wrap: anywhere; } dd { margin: 0; overflow-wrap: anywhere; }
 @media print { body { max-width: none; padding: 0; font-size: 11px; } figure { break-inside: avoid; }
   .long { max-height: none; } }
@@ -140,7 +141,8 @@ the test cases have no part in it.</p>
 {% for heading, facts in tables.items() %}
 <section>
 <h2>{{ heading }}</h2>
-<dl>{% for key, value in facts.items() %}<dt>{{ key }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
+<dl{% if facts | length > 12 %} class="many"{% endif %}>
+{% for key, value in facts.items() %}<dt>{{ key }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
 </section>
 {% endfor %}
 </body>

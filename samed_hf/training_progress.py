@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from .best_score import BestScore
 from .training_log import LogFile, numbers_of, read_log
-from .training_setup import TrainingRun
+from .training_run import TrainingRun
 
 __all__ = ["Progress", "read_log", "used_memory"]
 

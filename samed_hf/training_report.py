@@ -24,7 +24,7 @@ from .training_charts import (
     draw_validation,
 )
 from .training_page import PAGE
-from .training_setup import TrainingRun
+from .training_run import TrainingRun
 from .training_tables import SPLITS, duration, grouped, score_table, setting_tables, skipped_rows, validation_rows
 from .volumes.common import shown
 

@@ -13,7 +13,7 @@ from .metrics import binary_dice
 from .preview import telling_slices
 from .report import OverlayRow, draw_rows
 from .slicing import rows_run_up
-from .training_setup import TrainingRun
+from .training_run import TrainingRun
 from .volumes.common import shown
 
 __all__ = ["Watch", "watched_cases"]

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from samed_hf import training_progress
 from samed_hf.training_log import LogFile, numbers_of
 from samed_hf.training_progress import Progress, read_log, used_memory
-from samed_hf.training_setup import TrainingRun
+from samed_hf.training_run import TrainingRun
 
 LABELS = {0: "background", 1: "left kidney", 2: "a,b/µ"}
 WIDTH = 100
