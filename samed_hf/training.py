@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,14 @@ def _loop(state: TrainingState, on_push: OnPush | None) -> None:
     if state.step == 0 and run.accelerator.is_main_process:
         labels.training((name, run.store.label(name)) for name in run.data.train)
     _start_trackers(state)
-    batches = read_batches(run, state.step)
     run.model.train()
-    with Interruption(run.accelerator) as interruption, Progress(run, state.step - bool(state.pending)) as progress:
+    first = state.step - bool(state.pending)
+    # Closed whatever happens: workers would be waited for when the process ends.
+    with (
+        closing(read_batches(run, state.step)) as batches,
+        Interruption(run.accelerator) as interruption,
+        Progress(run, first) as progress,
+    ):
         while not state.ended:
             if state.pending is None:
                 state.pending = take_step(state, batches)
@@ -100,7 +106,6 @@ def _loop(state: TrainingState, on_push: OnPush | None) -> None:
                 _push(state, on_push)
             if every and state.step % every == 0 and not state.ended:
                 state.save()
-    batches.close()
     run.model.eval()
     state.guard.check_end()
     if state.step < run.plan.steps:

@@ -25,6 +25,7 @@ from .best_score import BestScore
 from .checkpoints import find_checkpoint, list_checkpoints, write_checkpoint
 from .files import write_text
 from .guarding import Guard
+from .optimizers import make_optimizer
 from .run_folder import clear_leftovers, set_aside
 from .schedules import warmup_polynomial
 from .training_progress import read_log
@@ -33,7 +34,6 @@ from .training_setup import TrainingRun
 __all__ = ["TrainingState", "load_adapter"]
 
 _STATE, _LOG = "training_state.json", "training_log.csv"
-_FUSED = ("cpu", "cuda", "mps", "xpu")  # where PyTorch has AdamW in one kernel
 _SHARED = ("seed", "rank", "variant", "image_size", "augmentation", "learning_rate", "weight_decay", "lr_power")
 _SHARED += ("per_device_train_batch_size", "gradient_accumulation_steps", "mixed_precision", "num_folds", "fold")
 _SHARED += ("preprocessing", "intensity_window", "orientation", "plane", "context_slices", "optimizer", "ema_decay")
@@ -73,7 +73,8 @@ class TrainingState:
     def of(cls, run: TrainingRun) -> TrainingState:
         """That of a training before its first step."""
         args, accelerator, plan = run.args, run.accelerator, run.plan
-        optimizer = _make_optimizer(run, [weight for weight in run.model.parameters() if weight.requires_grad])
+        weights = [weight for weight in run.model.parameters() if weight.requires_grad]
+        optimizer = make_optimizer(weights, args, accelerator.device)
         # Not prepared by Accelerate, which would step it once for every process: the schedule counts optimizer steps.
         schedule = LambdaLR(
             optimizer,
@@ -160,20 +161,6 @@ class TrainingState:
         self.guard.load_state_dict(state["guard"])
         self.best.load_state_dict(state["best"])
         run.log = read_log(folder / _LOG, self.step)
-
-
-def _make_optimizer(run: TrainingRun, trained: list[nn.Parameter]) -> torch.optim.Optimizer:
-    args = run.args
-    settings = {"lr": args.learning_rate, "betas": (0.9, 0.999), "weight_decay": args.weight_decay}
-    if args.optimizer == "adamw_8bit":
-        try:
-            from bitsandbytes.optim import AdamW8bit
-        except ImportError as error:
-            raise ValueError(
-                "optimizer is adamw_8bit, which needs bitsandbytes: pip install bitsandbytes, or --optimizer adamw."
-            ) from error
-        return AdamW8bit(trained, **settings)
-    return torch.optim.AdamW(trained, fused=run.accelerator.device.type in _FUSED, **settings)
 
 
 def _carry_the_adapter_alone(state: TrainingState) -> None:

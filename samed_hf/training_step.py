@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -117,5 +118,8 @@ def _update(state: TrainingState, loss: float, norm: float, cases: list[str]) ->
     elif scaler is not None:
         scaler.update()
     state.optimizer.zero_grad()
-    state.schedule.step()
+    with warnings.catch_warnings():
+        # Told where the very first step was skipped; that the schedule advances is meant.
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+        state.schedule.step()
     state.step += 1
