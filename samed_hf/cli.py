@@ -246,9 +246,9 @@ def _add_push(commands: argparse._SubParsersAction) -> None:
 
 def _train(argv: Sequence[str]) -> None:
     _start_processes(["train", *argv])
-    from .train_command import parse_arguments, run_training
+    from .train_command import train_command
 
-    run_training(parse_arguments(argv, prog="samed-hf train"))
+    train_command(argv, prog="samed-hf train")
 
 
 def _start_processes(argv: Sequence[str]) -> None:

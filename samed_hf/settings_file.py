@@ -9,43 +9,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
 
 from .training_arguments import TrainingArguments
 
-__all__ = ["NO_FLAGS", "TrainCommand", "parse_command", "read_settings"]
+__all__ = ["NO_FLAGS", "parse_command", "read_settings"]
 
-NO_FLAGS = frozenset({"num_processes", "deviations", "cases", "run", "record"})
+NO_FLAGS = frozenset({"num_processes", "deviations", "cases", "run"})
 """What a run's `training_settings.json` says besides its settings."""
 
 _KINDS = (".json", ".yaml", ".yml")
 
 
-class TrainCommand(NamedTuple):
-    """What `samed-hf train` was asked for.
-
-    Attributes:
-        args: the settings.
-        dry_run: whether only to tell what would be done.
-        saved: of the run whose settings the file holds, what it says besides: [`NO_FLAGS`]; else empty.
-    """
-
-    args: TrainingArguments
-    dry_run: bool
-    saved: dict[str, Any]
-
-
 def parse_command(
     argv: Sequence[str] | None = None, prog: str | None = None, description: str | None = None
-) -> TrainCommand:
+) -> tuple[TrainingArguments, bool]:
     """Flags, and the file that `--config` names, to settings; a flag wins over the file.
 
     Args:
         argv: the flags; by default those of the process.
         prog, description: of the help.
+
+    Returns:
+        The settings, and whether only to tell what would be done. `saved_run` of the settings is what a run's file
+        says besides.
 
     Raises:
         ValueError, FileNotFoundError: a file that can't be read or has an unknown key, or a value out of its range.
@@ -57,7 +47,8 @@ def parse_command(
         settings, saved = read_settings(given.config)
         parser.set_defaults(**settings)
     args, command = parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False)
-    return TrainCommand(args, command.dry_run, saved)
+    args.saved_run = saved
+    return args, command.dry_run
 
 
 def _parser(**options: Any) -> HfArgumentParser:

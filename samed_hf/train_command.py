@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from accelerate.utils import gather_object
-from transformers import HfArgumentParser
 from transformers.utils import logging
 
 from .card import write_card
 from .data.cases import Case
+from .dry_run import print_plan
 from .evaluation import CaseResult, score_cases, summarize_results, write_metrics
-from .files import write_text
 from .hub import push_adapter
 from .report import draw_curve, draw_overlay, format_scores, write_examples
+from .settings_file import parse_command
 from .slicing import rows_run_up
 from .training import train
 from .training_arguments import TrainingArguments
+from .training_report import write_training_report
 from .training_setup import TrainingRun
 
-__all__ = ["parse_arguments", "run_training"]
+__all__ = ["parse_arguments", "run_training", "train_command"]
 
 
-def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) -> TrainingArguments:
-    """Flags to settings; argparse's own exit on unknown ones."""
-    parser = HfArgumentParser(TrainingArguments, prog=prog, description=__doc__)
-    return parser.parse_args_into_dataclasses(args=argv)[0]
+def parse_arguments(argv: Sequence[str] | None = None) -> TrainingArguments:
+    """Flags, and the file that `--config` names, to settings; argparse's own exit on unknown ones."""
+    return parse_command(argv)[0]
+
+
+def train_command(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """`samed-hf train`: train, or with `--dry_run` tell what would be trained."""
+    args, dry_run = parse_command(argv, prog, __doc__)
+    if dry_run:
+        print_plan(args)
+    else:
+        run_training(args)
 
 
 def run_training(args: TrainingArguments) -> dict[str, Any] | None:
@@ -71,34 +79,12 @@ def _push(run: TrainingRun, folder: Path, message: str) -> str:
 
 def _push_on_the_way(run: TrainingRun, folder: Path) -> None:
     """Upload the adapter as it is now; the training goes on whatever the Hub says."""
-    _write_settings(run, folder)
+    run.write_settings(folder)
     try:
         run.say(f"pushed      {_push(run, folder, 'Adapter in training')}")
     except (ValueError, OSError) as error:
         reason = " ".join(str(error.__cause__ or error).split())
         run.say(f"warning     the adapter couldn't be pushed ({reason}). The training goes on.")
-
-
-def _write_settings(run: TrainingRun, folder: Path) -> None:
-    """What the run was, in `training_settings.json`: its settings by name, and what no flag says under "run"."""
-    args, source = run.args, run.data.about
-    about = {
-        "data": source.get("name"),
-        "synthetic": bool(source.get("synthetic")),
-        "random_base": args.uses_random_sam,
-        "layout": run.data.layout,
-        "train_cases": len(run.data.train),
-        "validation_cases": len(run.data.validation),
-        "test_cases": len(run.data.test),
-        "optimizer_steps": run.log[-1]["step"] if run.log else 0,
-        "seconds": round(run.seconds, 1),
-    }
-    settings = args.to_dict() | {"num_processes": run.accelerator.num_processes}
-    if args.preset:
-        settings["deviations"] = run.deviations
-    settings["cases"] = {split: getattr(run.data, split) for split in ("train", "validation", "test")}
-    settings["run"] = {key: value for key, value in about.items() if value is not None}
-    write_text(folder / "training_settings.json", json.dumps(settings, indent=2) + "\n")
 
 
 def _evaluate(run: TrainingRun, first: list[tuple[Case, np.ndarray]]) -> dict[str, Any] | None:
@@ -129,7 +115,7 @@ def _evaluate(run: TrainingRun, first: list[tuple[Case, np.ndarray]]) -> dict[st
 def _write_report(run: TrainingRun, metrics: dict[str, Any] | None, first: list[tuple[Case, np.ndarray]]) -> None:
     folder, args = run.output_dir, run.args
     id2label = run.model.config.id2label
-    _write_settings(run, folder)
+    run.write_settings(folder)
     if run.log:
         draw_curve(folder / "training_curve.png", run.log, title="SAMed training")
     if metrics is not None:
@@ -148,6 +134,8 @@ def _write_report(run: TrainingRun, metrics: dict[str, Any] | None, first: list[
         write_examples(folder / "examples", case.name, case.image, case.label)
         print(f"\n{format_scores(metrics)}\n", flush=True)
     write_card(folder, name=args.hub_model_id)
+    write_training_report(folder / "training_report.html", run, metrics)
     files = ["adapter_model.safetensors", "metrics.json", "metrics.csv", "training_curve.png", "overlay.png"]
+    files.append("training_report.html")
     print("\n".join(f"wrote       {folder / name}" for name in files if (folder / name).is_file()), flush=True)
     print(f"next        samed-hf predict {folder} SCAN.nii.gz --output segmentations", flush=True)

@@ -128,6 +128,7 @@ class TrainingArguments:
     def __post_init__(self) -> None:
         """Name every bad value at once."""
         self.asks_for_epochs = self.num_train_epochs is not None
+        self.saved_run: dict[str, Any] = {}  # of the run whose settings these are, what its file says besides
         problems = [
             f"{name} is {getattr(self, name)}: expected a number of at least {least}"
             for name, least in _LEAST.items()

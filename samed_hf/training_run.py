@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from dataclasses import dataclass, field
@@ -13,10 +14,12 @@ from tqdm import tqdm
 
 from .data.cases import DataSet
 from .data.store import CaseStore
+from .files import write_text
 from .image_processing_samed import SamedImageProcessor
 from .modeling_samed import SamedForSemanticSegmentation
 from .precision import computes_bfloat16
 from .presets import PRESETS
+from .run_record import compare_records
 from .training_arguments import TrainingArguments
 
 __all__ = ["TrainingPlan", "TrainingRun", "describe_run"]
@@ -69,6 +72,7 @@ class TrainingRun:
         plan: batches and steps.
         log: one row for each optimizer step, on the main process.
         seconds: how long the training took.
+        record: versions, machine, code, data and base model, on the main process.
     """
 
     args: TrainingArguments
@@ -80,6 +84,7 @@ class TrainingRun:
     plan: TrainingPlan
     log: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
+    record: dict[str, Any] = field(default_factory=dict)
 
     @property
     def output_dir(self) -> Path:
@@ -104,9 +109,46 @@ class TrainingRun:
 
     def describe(self) -> str:
         """What is about to happen, for a person to check before hours are spent."""
-        return describe_run(
+        lines = describe_run(
             self.args, self.plan, self.data, self.processor, self.model, self.num_slices, self.accelerator
         )
+        return "\n".join([lines, *self._departures()])
+
+    def _departures(self) -> list[str]:
+        """Where the run differs from the one whose settings it was given, in what no setting says."""
+        saved, lines = self.args.saved_run, []
+        count, now = saved.get("num_processes"), self.accelerator.num_processes
+        if count not in (None, now):
+            lines.append(f"differs     from the run of its config: {now} processes instead of {count}")
+        for what in compare_records(saved.get("run", {}), self.record):
+            lines.append(f"differs     from the run of its config: {what}")
+        return lines
+
+    def write_settings(self, folder: Path) -> None:
+        """Write `training_settings.json`: the settings by name, and what no flag says besides, under "run".
+
+        The file can be given to `samed-hf train --config`, and leads to the same adapter.
+        """
+        args, source = self.args, self.data.about
+        settings = args.to_dict() | {"num_processes": self.accelerator.num_processes}
+        if args.max_train_steps is not None and not args.asks_for_epochs:
+            settings["num_train_epochs"] = None  # given, they would stretch the learning rate's decay
+        if args.preset:
+            settings["deviations"] = self.deviations
+        settings["cases"] = {split: getattr(self.data, split) for split in ("train", "validation", "test")}
+        about = {
+            "data": source.get("name"),
+            "synthetic": bool(source.get("synthetic")),
+            "random_base": args.uses_random_sam,
+            "layout": self.data.layout,
+            "train_cases": len(self.data.train),
+            "validation_cases": len(self.data.validation),
+            "test_cases": len(self.data.test),
+            "optimizer_steps": self.log[-1]["step"] if self.log else 0,
+            "seconds": round(self.seconds, 1),
+        }
+        settings["run"] = {key: value for key, value in about.items() if value is not None} | self.record
+        write_text(folder / "training_settings.json", json.dumps(settings, indent=2) + "\n")
 
 
 def describe_run(

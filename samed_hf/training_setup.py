@@ -20,6 +20,7 @@ from .launching import leave_cores_to_torch
 from .modeling_samed import SamedForSemanticSegmentation
 from .optimizers import check_optimizer
 from .random_sam import make_random_sam
+from .run_record import make_record
 from .training_arguments import TrainingArguments
 from .training_data import make_processor, open_store, read_training_data, slice_side
 from .training_run import TrainingPlan, TrainingRun
@@ -65,7 +66,13 @@ def set_up_run(args: TrainingArguments) -> TrainingRun:
     plan = TrainingPlan.of(args, num_slices, accelerator.num_processes)
     # What was left to the run or to Accelerate is known now, and belongs to the settings that are saved.
     args.lr_warmup_steps, args.mixed_precision = plan.warmup, accelerator.mixed_precision
-    return TrainingRun(args, accelerator, data, store, model, store.processor, plan)
+    run = TrainingRun(args, accelerator, data, store, model, store.processor, plan)
+    if accelerator.is_main_process:
+        run.record = make_record(data, store, base, args.model_revision, accelerator.device)
+        if args.resume_from_checkpoint is None:  # that of a run continued is there, and may yet refuse this one
+            output_dir.mkdir(parents=True, exist_ok=True)
+            run.write_settings(output_dir)
+    return run
 
 
 def _store(args: TrainingArguments, data: DataSet, accelerator: Accelerator, decode: bool) -> CaseStore:
@@ -184,7 +191,7 @@ def _make_model(args: TrainingArguments, base: str | Path, store: CaseStore) -> 
     lora = samed_lora_config(args.rank, variant=args.variant)
     # The very commit trained on, so that the adapter never meets another one's weights.
     revision = resolve_revision(str(base), args.model_revision, token=args.hub_token)
-    lora.revision = getattr(revision, "resolved", revision)
+    lora.revision = args.model_revision = getattr(revision, "resolved", revision)
     model.add_adapter(lora)
     if args.frozen_dtype == "bfloat16":
         cast_frozen(model, torch.bfloat16)

@@ -15,11 +15,12 @@ from tqdm import tqdm
 
 from .data.cases import DataSet
 from .data.layouts import data_place, read_data
+from .memory_estimate import read_base_config
 from .training_arguments import TrainingArguments
 from .training_data import make_processor
 from .validation.fingerprint import make_fingerprint
 from .validation.measuring import CaseFacts
-from .validation.memory import MemoryEstimate, estimate_memory, read_base_config
+from .validation.memory import MemoryEstimate, estimate_memory
 from .validation.problems import SEVERITIES, Problem
 from .validation.report import FINGERPRINT, PAGE_FILE, write_fingerprint, write_report
 from .validation.run import Validation, validate_data

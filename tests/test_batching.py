@@ -11,7 +11,7 @@ import torch
 from samed_hf import SamedConfig, SamedForSemanticSegmentation, batching
 from samed_hf.batching import choose_batch_size, free_memory, is_out_of_memory, run_in_batches, slice_bytes
 from samed_hf.image_processing_samed import resize_logits, upsample_logits
-from samed_hf.validation.memory import _LiveBytes
+from samed_hf.memory_estimate import LiveBytes
 
 CPU = torch.device("cpu")
 
@@ -175,7 +175,7 @@ def test_the_estimate_is_neither_too_low_nor_far_off(image_size, vision, labels,
         model = SamedForSemanticSegmentation(config).eval()
     peaks = []
     for batch_size in (1, 2):
-        with _LiveBytes() as live, torch.inference_mode():
+        with LiveBytes() as live, torch.inference_mode():
             logits = model(torch.empty(batch_size, 3, image_size, image_size, device="meta")).logits
             resize_logits(upsample_logits(logits, image_size), size).softmax(dim=1).max(dim=1)
         peaks.append(live.peak)

@@ -16,18 +16,18 @@ def write(folder, content, name="settings.json"):
 
 def test_a_flag_wins_over_the_file_and_the_file_over_the_default(tmp_path):
     path = write(tmp_path, {"rank": 8, "learning_rate": 1, "save_best": False, "intensity_window": [-125, 275]})
-    command = parse_command(["--config", path, "--rank", "2", "--seed", "7"])
-    args = command.args
+    args, dry_run = parse_command(["--config", path, "--rank", "2", "--seed", "7"])
     assert (args.rank, args.learning_rate, args.save_best, args.seed) == (2, 1.0, False, 7)
     assert args.intensity_window == [-125.0, 275.0]
     assert args.weight_decay == TrainingArguments.weight_decay
-    assert (command.dry_run, command.saved) == (False, {})
-    assert parse_command(["--config", path, "--save_best"]).args.save_best is True
+    assert (dry_run, args.saved_run) == (False, {})
+    assert parse_command(["--config", path, "--save_best"])[0].save_best is True
 
 
 def test_yaml_reads_as_json_does(tmp_path):
     text = "learning_rate: 1e-3\nlabel_names:\n  - background\n  - liver\nlr_power: 2\nmixed_precision: 'no'\nrank: 3\n"
-    args = parse_command(["--config", write(tmp_path, text, "run.yaml"), "--dry_run"]).args
+    args, dry_run = parse_command(["--config", write(tmp_path, text, "run.yaml"), "--dry_run"])
+    assert dry_run
     assert (args.learning_rate, args.lr_power, args.rank, args.mixed_precision) == (0.001, 2.0, 3, "no")
     assert args.label_names == ["background", "liver"]
 
@@ -35,7 +35,7 @@ def test_yaml_reads_as_json_does(tmp_path):
 def test_every_setting_goes_to_a_file_and_back(tmp_path):
     given = TrainingArguments(ema_decay=0.999, label_names=["a", "b"], gradient_checkpointing=True, save_best=False)
     given.fill_defaults()
-    assert parse_command(["--config", write(tmp_path, given.to_dict())]).args.to_dict() == given.to_dict()
+    assert parse_command(["--config", write(tmp_path, given.to_dict())])[0].to_dict() == given.to_dict()
 
 
 def test_a_runs_own_file_is_taken_whatever_it_says_besides(tmp_path):
@@ -44,6 +44,7 @@ def test_a_runs_own_file_is_taken_whatever_it_says_besides(tmp_path):
     settings, saved = read_settings(path)
     assert settings == {"rank": 3}
     assert saved == besides
+    assert parse_command(["--config", path])[0].saved_run == besides
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from PIL import Image
 
 from samed_hf import SamedConfig, SamedForSemanticSegmentation, samed_lora_config
 from samed_hf.cli import main
-from samed_hf.validation.memory import _LiveBytes, estimate_memory, read_base_config
+from samed_hf.memory_estimate import LiveBytes, read_base_config
+from samed_hf.validation.memory import estimate_memory
 
 from .data_folders import make_scans, save_nifti, write_nnunet, write_pictures
 
@@ -109,7 +110,7 @@ def test_pictures_have_pixels_and_no_millilitres(tmp_path):
 
 
 def test_live_bytes_by_hand():
-    with _LiveBytes() as live:
+    with LiveBytes() as live:
         one = torch.empty(1000, device="meta")
         two = one + 1
         view = two.view(10, 100)
@@ -137,7 +138,7 @@ def test_the_estimate_is_what_a_real_training_step_takes(tiny_sam):
     peaks = []
     for batch_size in (1, 2, 3):
         pixels, truth = torch.rand(batch_size, 3, 128, 128), torch.zeros(batch_size, 32, 32, dtype=torch.long)
-        with _LiveBytes() as live:
+        with LiveBytes() as live:
             model(pixels, labels=truth).loss.backward()
         model.zero_grad(set_to_none=True)
         peaks.append(live.peak)

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
 from ..adapter import samed_lora_config
 from ..configuration_samed import SamedConfig
+from ..memory_estimate import LiveBytes
 from ..modeling_samed import SamedForSemanticSegmentation
 
-__all__ = ["MemoryEstimate", "estimate_memory", "read_base_config"]
+__all__ = ["MemoryEstimate", "estimate_memory"]
 
 _FLOAT = 4
 _MOMENTS = 2  # of AdamW, for each number that is trained
@@ -56,31 +54,11 @@ class MemoryEstimate:
         return self.parameters * _FLOAT + batch_size * self.per_slice_prediction
 
 
-def read_base_config(model_name_or_path: str | None) -> dict[str, Any]:
-    """The content of a base model's config.json; of `None` that of facebook/sam-vit-base, which is SAM's default.
-
-    Raises:
-        FileNotFoundError: no such model.
-        ValueError: it is no SAM.
-    """
-    if model_name_or_path is None:
-        return {"model_type": "sam"}
-    try:
-        content, _ = SamedConfig.get_config_dict(model_name_or_path)
-        SamedConfig.from_dict(dict(content), id2label={0: "background", 1: "label"})
-    except OSError as error:
-        raise FileNotFoundError(
-            f"model_name_or_path {model_name_or_path!r} can't be loaded: expected a folder or Hub id of a plain SAM, "
-            f"e.g. facebook/sam-vit-base. ({str(error).splitlines()[0]})"
-        ) from error
-    return content
-
-
 def estimate_memory(base: dict[str, Any], *, image_size: int, num_labels: int, rank: int = 4) -> MemoryEstimate:
     """Let the model tell its memory, by running it on tensors without content; a few seconds, once for each size.
 
     Args:
-        base: content of the base model's config.json; see [`read_base_config`].
+        base: content of the base model's config.json; see [`~samed_hf.memory_estimate.read_base_config`].
         image_size: side of the model's input in pixels.
         num_labels: how many labels there are, the background counted.
         rank: of the LoRA matrices.
@@ -109,7 +87,7 @@ def _added_by_a_slice(run: Callable[[int], None]) -> int:
     """How much more a batch of two needs at its peak than one of one."""
     peaks = []
     for batch_size in (1, 2):
-        with _LiveBytes() as live:
+        with LiveBytes() as live:
             run(batch_size)
         peaks.append(live.peak)
     return peaks[1] - peaks[0]
@@ -130,31 +108,3 @@ def _predict_once(model: SamedForSemanticSegmentation, batch_size: int) -> None:
     with torch.inference_mode():
         logits = model(torch.empty(batch_size, 3, side, side, device="meta")).logits
         torch.nn.functional.interpolate(logits, size=(side, side), mode="bilinear").softmax(dim=1)
-
-
-class _LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors made under it that are alive, and the most there ever were."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now, self.peak = 0, 0
-        self.sizes: dict[int, int] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_iter(result):
-            if isinstance(tensor, torch.Tensor):
-                self._add(tensor.untyped_storage())
-        return result
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key in self.sizes:
-            return
-        self.sizes[key] = storage.nbytes()
-        self.now += self.sizes[key]
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._drop, key)
-
-    def _drop(self, key: int) -> None:
-        self.now -= self.sizes.pop(key, 0)
