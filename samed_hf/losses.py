@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch.distributed import get_world_size
-from torch.distributed.nn.functional import all_reduce
+from torch import distributed
 
 __all__ = ["IGNORED", "SegmentationLoss", "dice_loss", "segmentation_loss"]
 
@@ -52,6 +51,22 @@ def dice_loss(logits: torch.Tensor, labels: torch.Tensor, *, across_processes: b
     return 1.0 - _dice(logits, labels, across_processes).mean()
 
 
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum of a tensor over all processes; so is its gradient, for each process's loss depends on every tensor."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
+        total = tensor.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        total = gradient.clone()
+        distributed.all_reduce(total)
+        return total
+
+
 def _dice(logits: torch.Tensor, labels: torch.Tensor, across_processes: bool) -> torch.Tensor:
     """The soft Dice coefficient of each class, `(num_labels,)`."""
     known = (labels != IGNORED)[:, None]
@@ -65,7 +80,7 @@ def _dice(logits: torch.Tensor, labels: torch.Tensor, across_processes: bool) ->
         ]
     )
     if across_processes:
-        sums = all_reduce(sums)
+        sums = _SumOverProcesses.apply(sums)
     intersection, total = sums
     return (2.0 * intersection + _SMOOTH) / (total + _SMOOTH)
 
@@ -75,9 +90,10 @@ def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor, across_processes:
     if not across_processes:
         return F.cross_entropy(logits.float(), labels, ignore_index=IGNORED)
     # Shares needn't be equal: the mean of the processes' own means would weigh the samples of a small one more.
-    known = all_reduce((labels != IGNORED).sum())
+    known = (labels != IGNORED).sum()
+    distributed.all_reduce(known)
     total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
-    return total * (get_world_size() / known)
+    return total * (distributed.get_world_size() / known)
 
 
 def segmentation_loss(
