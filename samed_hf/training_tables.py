@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import math
-import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .run_record import package_versions
 from .training_charts import best_validation
-from .training_setup import TrainingRun
+from .training_run import TrainingRun
 from .volumes.common import shown
 
 __all__ = ["SPLITS", "duration", "grouped", "score_table", "setting_tables", "skipped_rows", "validation_rows"]
 
 SPLITS = ("train", "validation", "test")
-_PACKAGES = ("samed_hf", "torch", "transformers", "peft", "accelerate", "safetensors", "huggingface-hub", "numpy")
 _MANY = 20  # so many cases of a split are named, more are counted
 _NARROW = "\N{NARROW NO-BREAK SPACE}"
 
@@ -87,15 +85,24 @@ def setting_tables(folder: Path, run: TrainingRun) -> dict[str, dict[str, str]]:
     file = folder / "training_settings.json"
     record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else run.args.to_dict()
     cases = record.pop("cases", None) or {name: getattr(run.data, name) for name in SPLITS}
-    parts = {key: value for key, value in record.items() if isinstance(value, Mapping) and value}
-    settings = {key: value for key, value in record.items() if key not in parts and value is not None}
-    tables = {"Settings": {key.replace("_", " "): _value(value) for key, value in settings.items()}}
-    tables["Cases"] = {name: _named(names) for name, names in cases.items() if names}
-    parts.setdefault("versions", _versions())
-    for key, part in parts.items():
-        heading = key.replace("_", " ").capitalize()
-        tables[heading] = {shown(name).replace("_", " "): _value(value) for name, value in part.items()}
-    return tables
+    parts: dict[str, Mapping[str, Any]] = {}
+    _divide({"settings": record}, parts)
+    parts["settings"] = {key: value for key, value in parts["settings"].items() if value is not None}
+    parts.setdefault("versions", package_versions())
+    tables = {
+        key.replace("_", " ").capitalize(): {shown(name).replace("_", " "): _value(one) for name, one in part.items()}
+        for key, part in parts.items()
+        if part
+    }
+    return tables | {"Cases": {name: _named(names) for name, names in cases.items() if names}}
+
+
+def _divide(record: Mapping[str, Any], parts: dict[str, Mapping[str, Any]]) -> None:
+    """Give each mapping a part of its own, however deep it lies in others."""
+    for key, value in record.items():
+        if isinstance(value, Mapping):
+            parts[key] = {name: one for name, one in value.items() if not isinstance(one, Mapping)}
+            _divide(value, parts)
 
 
 def _named(names: Sequence[str]) -> str:
@@ -103,21 +110,9 @@ def _named(names: Sequence[str]) -> str:
     return f"{len(names)}: " + ", ".join(shown(name) for name in names[:_MANY]) + more
 
 
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 def _value(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, Mapping):
-        return shown(", ".join(f"{key}: {_value(one)}" for key, one in value.items())) or "none"
     return shown(", ".join(map(_value, value)) or "none" if isinstance(value, list | tuple) else str(value))
 
 

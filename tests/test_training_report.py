@@ -192,12 +192,17 @@ def test_settings_and_versions_are_told_and_no_token(make_run):
     assert re.fullmatch(r"\d+\.\d+.*", words[words.index("torch") + 1])
     assert "hf_secret" not in text
     # What the run's own record holds goes before.
-    record = {"rank": 4, "cases": {"train": ["x"]}, "versions": {"torch": "9.9"}, "data fingerprint": {"sha256": "abc"}}
+    about = {"data_fingerprint": "sha256:abc", "code": {"changed": True}, "versions": {"torch": "9.9"}}
+    record = {"rank": 4, "cases": {"train": ["x"]}, "run": about}
     (run.output_dir / "training_settings.json").write_text(json.dumps(record))
-    words = [word for words in Page(write(run)).sections.values() for word in words]
-    assert words[words.index("torch") + 1] == "9.9"
-    assert words[words.index("sha256") + 1] == "abc"
-    assert words[words.index("train") + 1] == "1: x"
+    tables = list(Page(write(run)).sections.values())[-5:]
+    assert tables == [
+        ["Settings", "rank", "4"],
+        ["Run", "data fingerprint", "sha256:abc"],
+        ["Code", "changed", "yes"],
+        ["Versions", "torch", "9.9"],
+        ["Cases", "train", "1: x"],
+    ]
 
 
 def test_the_last_picture_is_open_and_the_first_and_best_can_be_opened(make_run):
