@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,7 +167,9 @@ def _step(model: SamedForSemanticSegmentation, settings: StepSettings) -> int:
     with FakeTensorMode():
         _fill_with_nothing(model)
         model.train()
-        with LiveBytes() as live, _attention(model, settings.fused):
+        if settings.fused:
+            _attend_as_accelerators_do(model)
+        with LiveBytes() as live:
             pixels = torch.empty(batch_size, 3, side, side)
             labels = torch.empty(batch_size, side // 4, side // 4, dtype=torch.long)
             # A processor's types stand for an accelerator's: what is cast where differs little, and fp16 is as large.
@@ -190,16 +191,19 @@ def _fill_with_nothing(model: nn.Module) -> None:
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
 
 
-@contextmanager
-def _attention(model: nn.Module, fused: bool) -> Iterator[None]:
-    if not fused:
-        yield
-        return
-    # With dropout, the encoder leaves its way of processors for that of accelerators; so little drops nothing.
+def _attend_as_accelerators_do(model: SamedForSemanticSegmentation) -> None:
     for layer in model.sam.vision_encoder.layers:
+        # With dropout, the encoder leaves its way of processors for that of accelerators; so little drops nothing.
         layer.attn.dropout = _ALMOST_NONE
-    with _FusedKernel():
-        yield
+        layer.attn.forward = _in_one_kernel(layer.attn.forward)
+
+
+def _in_one_kernel(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def inside(*args: Any, **options: Any) -> Any:
+        with _FusedKernel():
+            return forward(*args, **options)
+
+    return inside
 
 
 class _FusedKernel(TorchFunctionMode):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import platform
-import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +14,7 @@ import torch
 
 from .data.cases import DataSet
 from .data.store import CaseStore
+from .requirements import installed_version, read_requirements
 
 __all__ = ["code_revision", "compare_records", "data_fingerprint", "make_record", "package_versions", "weights_hash"]
 
@@ -55,18 +54,9 @@ def make_record(
 
 def package_versions() -> dict[str, str]:
     """Versions of Python, this package and everything that it requires, so far as they are installed."""
-    try:
-        required = importlib.metadata.requires("samed_hf") or []
-    except importlib.metadata.PackageNotFoundError:  # run from a checkout that isn't installed
-        required = []
-    names = [re.match(r"[\w.-]+", line).group() for line in required if "extra ==" not in line]
-    found = {"python": platform.python_version()}
-    for name in ["samed_hf", "torch", "transformers", "peft", "accelerate", *sorted(names), "bitsandbytes"]:
-        try:
-            found.setdefault(name, importlib.metadata.version(name))
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    names = [one.name for one in read_requirements() if not one.extra]
+    versions = {name: installed_version(name) for name in ["samed_hf", *names, "bitsandbytes"]}
+    return {"python": platform.python_version()} | {name: one for name, one in versions.items() if one is not None}
 
 
 def machine(device: torch.device) -> dict[str, Any]:
