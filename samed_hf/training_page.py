@@ -27,6 +27,7 @@ p { margin: .25rem 0; } .soft { color: var(--soft); } .small { font-size: .85rem
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { font-weight: 600; background: var(--panel); } tbody tr:last-child > * { border-bottom: 0; }
+@media (max-width: 30rem) { th, td { padding: .35rem .45rem; } }
 th:first-child, td:first-child { text-align: left; }
 tr.best td { background: var(--good-ground); font-weight: 600; } tr.mean td { font-weight: 600; }
 .swatch { display: inline-block; width: .75em; height: .75em; margin-right: .4em; border-radius: .15em; }

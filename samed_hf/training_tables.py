@@ -90,11 +90,16 @@ def setting_tables(folder: Path, run: TrainingRun) -> dict[str, dict[str, str]]:
     parts["settings"] = {key: value for key, value in parts["settings"].items() if value is not None}
     parts.setdefault("versions", package_versions())
     tables = {
-        key.replace("_", " ").capitalize(): {shown(name).replace("_", " "): _value(one) for name, one in part.items()}
+        key.replace("_", " ").capitalize(): {_readable(name, key): _value(one) for name, one in part.items()}
         for key, part in parts.items()
         if part
     }
     return tables | {"Cases": {name: _named(names) for name, names in cases.items() if names}}
+
+
+def _readable(name: str, part: str) -> str:
+    """A setting's name in words; a package's as it is."""
+    return shown(name) if part == "versions" else shown(name).replace("_", " ")
 
 
 def _divide(record: Mapping[str, Any], parts: dict[str, Mapping[str, Any]]) -> None:

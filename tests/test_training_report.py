@@ -192,7 +192,7 @@ def test_settings_and_versions_are_told_and_no_token(make_run):
     assert re.fullmatch(r"\d+\.\d+.*", words[words.index("torch") + 1])
     assert "hf_secret" not in text
     # What the run's own record holds goes before.
-    about = {"data_fingerprint": "sha256:abc", "code": {"changed": True}, "versions": {"torch": "9.9"}}
+    about = {"data_fingerprint": "sha256:abc", "code": {"changed": True}, "versions": {"samed_hf": "9.9"}}
     record = {"rank": 4, "cases": {"train": ["x"]}, "run": about}
     (run.output_dir / "training_settings.json").write_text(json.dumps(record))
     tables = list(Page(write(run)).sections.values())[-5:]
@@ -200,7 +200,7 @@ def test_settings_and_versions_are_told_and_no_token(make_run):
         ["Settings", "rank", "4"],
         ["Run", "data fingerprint", "sha256:abc"],
         ["Code", "changed", "yes"],
-        ["Versions", "torch", "9.9"],
+        ["Versions", "samed_hf", "9.9"],
         ["Cases", "train", "1: x"],
     ]
 
