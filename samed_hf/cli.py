@@ -42,6 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_convert(commands)
     _add_compare(commands)
     _add_push(commands)
+    check = commands.add_parser("doctor", help="what this machine has, what is missing, which models fit")
+    check.add_argument("--json", action="store_true", help="as JSON")
+    check.set_defaults(command="doctor")
     return parser
 
 
@@ -265,6 +268,10 @@ def _start_processes(argv: Sequence[str]) -> None:
 def _run(args: argparse.Namespace, argv: Sequence[str]) -> int | None:
     if args.command == "predict":
         _start_processes(argv)
+    if args.command == "doctor":  # which is to work where transformers doesn't
+        from .doctor import doctor
+
+        return doctor(args)
     from transformers.utils import logging
 
     logging.disable_progress_bar()
