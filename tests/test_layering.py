@@ -9,22 +9,25 @@ import samed_hf
 
 ROOT = Path(samed_hf.__file__).parent
 ROOMS = {
-    "ideas": "adapter attention checkpoint_conversion configuration_samed files launching losses mask_geometry metrics "
-    "overlapping precision preprocessing presets published random_sam schedules zooms transforms evaluate_metric "
-    "checkpoints",
+    "ideas": "adapter attention sharding averaging best_score checkpoint_conversion configuration_samed files guarding "
+    "interruption launching losses mask_geometry metrics overlapping precision preprocessing presets published "
+    "random_sam requirements run_folder schedules zooms transforms evaluate_metric checkpoints",
     "scans": "volumes.geometry volumes.common volumes.snomed volumes.terminology volumes.scan_names volumes.nifti "
     "volumes.itk_files volumes.itk_voxels volumes.itk volumes.pictures volumes.dicom_headers volumes.dicom_frames "
     "volumes.dicom_gdcm volumes.dicom_search volumes.dicom_grid volumes.dicom_pixels volumes.dicom "
     "volumes.dicom_sources volumes.dicom_seg volumes.scan_files volumes.scans volumes",
     "the model": "image_processing_samed slicing batching card hub pretrained vision_encoder modeling_samed inference "
     "segmentation serving",
+    "the machine": "memory_estimate memory_table machine_facts doctor",
     "data": "data.cases data.labels data.phantom data.synapse data.splits data.store data.slices data.prepare "
     "data.scan_cases data.folders data.synapse_dataset data.rows data.decathlon data.layouts",
     "the authors' code": "original_keys original_checkpoint convert",
     "scores": "report evaluation",
     "prediction": "postprocessing case_statistics preview prediction_page prediction_settings prediction_progress "
     "prediction_files prediction_report prediction prediction_run predict_command",
-    "training": "training_arguments training_data training_setup training_progress training train_command",
+    "training": "training_arguments settings_file optimizers run_record training_run training_data training_setup "
+    "dry_run training_log training_progress training_state training_step watching training_validation training "
+    "training_charts training_page training_tables training_report train_command",
     "validation": "validation.problems validation.page validation.memory validation.suggestions validation.reading "
     "validation.measuring validation.case_checks validation.cohort_checks validation.fingerprint validation.charts "
     "validation.run validation.tables validation.report validate_command",
