@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from .sharding import divided_like, gathered
+
 __all__ = ["WeightAverage"]
 
 
@@ -61,8 +63,8 @@ class WeightAverage:
             parameter.copy_(value)
 
     def state_dict(self) -> dict[str, Any]:
-        """The averages, in the order of the weights, and how many updates they have seen."""
-        return {"updates": self.updates, "averages": [average.clone() for average in self._averages]}
+        """The averages, in the order of the weights, and how many updates they have seen; every process must call."""
+        return {"updates": self.updates, "averages": [gathered(average).clone() for average in self._averages]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from [`state_dict`].
@@ -78,4 +80,4 @@ class WeightAverage:
             )
         self.updates = int(state["updates"])
         for average, value in zip(self._averages, state["averages"], strict=True):
-            average.copy_(value)
+            average.copy_(divided_like(average, value))
