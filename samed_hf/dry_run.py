@@ -48,9 +48,9 @@ def _plan(args: TrainingArguments, folder: Path) -> list[str]:
     processor = make_processor(args, data)
     side = slice_side(data, processor) if args.uses_random_sam and args.image_size is None else None
     args.fill_defaults(num_processes, side)
-    accelerator = make_accelerator(args, cpu)
     if args.resume_from_checkpoint is not None:
         find_checkpoint(Path(args.output_dir), args.resume_from_checkpoint)
+    accelerator = make_accelerator(args, cpu)
     if args.uses_random_sam:
         base = read_base_config(str(make_random_sam(folder / "base", image_size=args.image_size)))
     else:

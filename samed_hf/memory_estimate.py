@@ -244,7 +244,10 @@ class _FusedSizes(torch.autograd.Function):
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors made under it that are alive, and the most there ever were."""
+    """Counts the bytes of the tensors made under it that are alive, and the most there ever were.
+
+    Tensors that are older don't count, nor do views of them, e.g. a transposed weight.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -252,17 +255,20 @@ class LiveBytes(TorchDispatchMode):
         self.sizes: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        for tensor in tree_iter((args, kwargs)):
+            if isinstance(tensor, torch.Tensor):
+                self._add(tensor.untyped_storage(), is_older=True)
         result = func(*args, **(kwargs or {}))
         for tensor in tree_iter(result):
             if isinstance(tensor, torch.Tensor):
                 self._add(tensor.untyped_storage())
         return result
 
-    def _add(self, storage: torch.UntypedStorage) -> None:
+    def _add(self, storage: torch.UntypedStorage, is_older: bool = False) -> None:
         key = storage._cdata
         if key in self.sizes:
             return
-        self.sizes[key] = storage.nbytes()
+        self.sizes[key] = 0 if is_older else storage.nbytes()
         self.now += self.sizes[key]
         self.peak = max(self.peak, self.now)
         weakref.finalize(storage, self._drop, key)

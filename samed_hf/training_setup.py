@@ -50,8 +50,9 @@ def set_up_run(args: TrainingArguments) -> TrainingRun:
     set_seed(args.seed)
     if not args.uses_random_sam:
         check_base(args)
+    checkpoint = None
     if args.resume_from_checkpoint is not None:
-        find_checkpoint(output_dir, args.resume_from_checkpoint)
+        checkpoint = find_checkpoint(output_dir, args.resume_from_checkpoint)
     with accelerator.main_process_first():
         first = accelerator.is_local_main_process
         store = None if data is None else _store(args, data, accelerator, first)
@@ -69,7 +70,7 @@ def set_up_run(args: TrainingArguments) -> TrainingRun:
     run = TrainingRun(args, accelerator, data, store, model, store.processor, plan)
     if accelerator.is_main_process:
         run.record = make_record(data, store, base, args.model_revision, accelerator.device)
-        if args.resume_from_checkpoint is None:  # that of a run continued is there, and may yet refuse this one
+        if checkpoint is None:  # that of a run continued is there, and may yet refuse this one
             output_dir.mkdir(parents=True, exist_ok=True)
             run.write_settings(output_dir)
     return run

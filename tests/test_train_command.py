@@ -36,7 +36,7 @@ def test_it_says_what_it_does_and_prints_the_table(run):
     folder, printed = run
     assert "RANDOM weights" in printed
     assert "synthetic phantom patients: 18 cases to train on, 2 held out for validation, 6 to score" in printed
-    assert "step    12/12" in printed
+    assert "step 12/12" in printed
     mean = json.loads((folder / "metrics.json").read_text())["mean"]["dice"]
     rows = [line.split() for line in printed.splitlines()]
     assert ["mean", f"{mean:.4f}"] in [row[:2] for row in rows if row]
