@@ -191,7 +191,7 @@ def test_every_epoch_covers_every_sample(num_samples, batch_size, processes):
 @pytest.mark.parametrize(("num_samples", "batch_size"), SIZES)
 def test_shares_differ_by_one_slice_at_most_and_none_is_empty(num_samples, batch_size, processes):
     sizes = [[len(batch) for batch in share] for share in shares(num_samples, batch_size, processes, epochs=2)]
-    assert all(1 <= min(step) and max(step) - min(step) <= 1 for step in zip(*sizes, strict=True))
+    assert all(min(step) >= 1 and max(step) - min(step) <= 1 for step in zip(*sizes, strict=True))
     assert all(0 < size <= batch_size for size in sizes[0])
     assert len(sizes[0]) == 2 * -(-num_samples // (batch_size * processes))
 
