@@ -18,6 +18,7 @@ from .guarding import LabelWatch
 from .interruption import Interruption
 from .modeling_samed import SamedForSemanticSegmentation
 from .run_folder import check_writable, move_in, together
+from .sharding import adapter_weights, is_sharded
 from .training_arguments import TrainingArguments
 from .training_progress import Progress
 from .training_setup import TrainingRun, set_up_run
@@ -154,12 +155,13 @@ def _validated(state: TrainingState, interruption: Interruption, labels: LabelWa
 def _keep_best(state: TrainingState) -> None:
     """Put the adapter, as it is now, in `best`."""
     run = state.run
+    weights = adapter_weights(run.model)
     if not run.accelerator.is_main_process:
         return
     aside = run.output_dir / f".{_BEST}.tmp"
     shutil.rmtree(aside, ignore_errors=True)
     try:
-        run.model.save_pretrained(aside, image_processor=run.processor)
+        run.model.save_pretrained(aside, image_processor=run.processor, state_dict=weights)
         about = {"step": state.best.step, "validation_dice": state.best.score}
         write_text(aside / "validation.json", json.dumps(about, indent=2) + "\n")
         move_in(aside, run.output_dir / _BEST)
@@ -182,10 +184,12 @@ def _end_early(state: TrainingState, interruption: Interruption) -> None:
 def _push(state: TrainingState, on_push: OnPush) -> None:
     """Hand the adapter, as it is now, to `on_push`."""
     run = state.run
-    if run.accelerator.is_main_process:
-        with state.averaged(), tempfile.TemporaryDirectory() as folder:
-            run.model.save_pretrained(folder, image_processor=run.processor)
-            on_push(run, Path(folder))
+    with state.averaged():
+        weights = adapter_weights(run.model)
+        if run.accelerator.is_main_process:
+            with tempfile.TemporaryDirectory() as folder:
+                run.model.save_pretrained(folder, image_processor=run.processor, state_dict=weights)
+                on_push(run, Path(folder))
     run.accelerator.wait_for_everyone()
 
 
@@ -203,11 +207,12 @@ def _finish(state: TrainingState) -> None:
         run.say(f"adapter     that of the best validation, step {state.best.step}")
 
     def save() -> None:
+        weights = adapter_weights(run.model)
         if run.accelerator.is_main_process:
-            run.model.save_pretrained(run.output_dir, image_processor=run.processor)
+            run.model.save_pretrained(run.output_dir, image_processor=run.processor, state_dict=weights)
 
     together(run.accelerator, save)
     run.accelerator.wait_for_everyone()
-    if args.frozen_dtype == "bfloat16":
-        # Scored as anyone will load it, with the base model's own weights.
+    if args.frozen_dtype == "bfloat16" or is_sharded(run.model):
+        # Scored as anyone will load it, with the base model's own weights, whole on every process.
         run.model = SamedForSemanticSegmentation.from_pretrained(run.output_dir).to(run.accelerator.device)

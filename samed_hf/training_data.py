@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -17,6 +18,7 @@ from .data.store import CaseStore
 from .image_processing_samed import SamedImageProcessor
 from .preprocessing import guess_preprocessing, preprocessing_settings
 from .training_arguments import TrainingArguments
+from .volumes.common import NotFiniteError
 
 __all__ = ["make_processor", "open_store", "read_training_data", "slice_side"]
 
@@ -76,8 +78,11 @@ def make_processor(args: TrainingArguments, data: DataSet) -> SamedImageProcesso
 
 
 def slice_side(data: DataSet, processor: SamedImageProcessor) -> int:
-    """The longer side in pixels of a slice, by the first case to train on."""
-    return max(data.read_raw(data.train[0], processor).label.shape[1:])
+    """The longer side in pixels of a slice, by the first case to train on that can be."""
+    for name in data.train[:-1]:
+        with suppress(NotFiniteError):
+            return max(data.read_raw(name, processor).label.shape[1:])
+    return max(data.read_raw(data.train[-1], processor).label.shape[1:])
 
 
 def open_store(
@@ -89,7 +94,8 @@ def open_store(
         args: the settings.
         data: the cases.
         processor: cuts them.
-        decode: read every case once, so that a bad one is refused before hours are spent; on one process.
+        decode: read every case once, so that a bad one is refused before hours are spent; on one process. A training
+            case with NaN or infinity is left out and told.
         say: told what is done.
 
     Raises:
@@ -102,12 +108,21 @@ def open_store(
         names = [*data.train, *data.validation, *data.test]
         try:
             with tqdm(total=len(names), unit="case", ncols=100, disable=not sys.stderr.isatty()) as bar:
-                store.prepare(names, lambda done, total: bar.update(done - bar.n))
+                missing = store.prepare(names, lambda done, total: bar.update(done - bar.n), dispensable=data.train)
+            for reason in missing.values():
+                say(f"warning     left out of the training: {reason}")
+            if len(missing) == len(data.train):
+                raise ValueError(
+                    f"{data.root} has no case left to train on: all {len(missing)} hold NaN or infinite intensities; "
+                    "mend their files."
+                )
         except (ValueError, OSError):
             if is_new:
                 shutil.rmtree(output_dir, ignore_errors=True)
             raise
-        say(f"cache       {len(names)} cases decoded in {store.folder}")
+        say(f"cache       {len(names) - len(missing)} cases decoded in {store.folder}")
+    # On every process: those that the decoding one found wanting are not there.
+    data.train = [name for name in data.train if store.holds(name)]
     return store
 
 

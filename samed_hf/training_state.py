@@ -28,6 +28,7 @@ from .guarding import Guard
 from .optimizers import make_optimizer
 from .run_folder import clear_leftovers, set_aside
 from .schedules import warmup_polynomial
+from .sharding import adapter_weights, divided
 from .training_progress import read_log
 from .training_setup import TrainingRun
 
@@ -169,8 +170,9 @@ def _carry_the_adapter_alone(state: TrainingState) -> None:
 
     def save(models: list[nn.Module], weights: list[dict], folder: str) -> None:
         weights.clear()
+        adapter = adapter_weights(adapted)
         if accelerator.is_main_process:
-            adapted.save_pretrained(folder)
+            adapted.save_pretrained(folder, state_dict=adapter)
 
     def load(models: list[nn.Module], folder: str) -> None:
         models.clear()
@@ -188,7 +190,7 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
     """
     weights = load_file(folder / "adapter_model.safetensors")
     weights = {name.removeprefix("base_model.model."): value for name, value in weights.items()}
-    result = set_peft_model_state_dict(model, weights)
+    result = set_peft_model_state_dict(model, divided(model, weights))
     if result.unexpected_keys:
         raise ValueError(f"{folder} holds an adapter of other modules: {sorted(result.unexpected_keys)[:3]}.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
@@ -13,6 +14,9 @@ from .guarding import CaseLabels, labels_in
 from .inference import predict_slices
 from .interruption import Interruption
 from .metrics import binary_dice
+from .modeling_samed import SamedForSemanticSegmentation
+from .run_folder import together
+from .sharding import adapter_weights
 from .training_setup import TrainingRun
 from .watching import watched_cases
 
@@ -57,10 +61,11 @@ def validate(run: TrainingRun, interruption: Interruption, pictured: Collection[
     accelerator, names = run.accelerator, watched_cases(run)
     mine: list[tuple[str, _Scored]] = []
     run.model.eval()
+    model = _whole_model(run)
     try:
         for first in range(0, len(names), accelerator.num_processes):
             for name in names[first : first + accelerator.num_processes][accelerator.process_index :][:1]:
-                scored = interruption.attempt(lambda name=name: _score(run, name, name in pictured))
+                scored = interruption.attempt(lambda name=name: _score(run, model, name, name in pictured))
                 mine += [(name, scored)] if scored is not None else []
             if interruption.asked:
                 return None
@@ -69,10 +74,29 @@ def validate(run: TrainingRun, interruption: Interruption, pictured: Collection[
     return _summarize(run, dict(gather_object(mine)))
 
 
-def _score(run: TrainingRun, name: str, keep: bool) -> _Scored:
+def _whole_model(run: TrainingRun) -> SamedForSemanticSegmentation:
+    """The model as each process can use it alone: of a divided one a copy, by way of the run's folder."""
+    weights = adapter_weights(run.model)
+    if weights is None:
+        return run.model
+    folder = run.output_dir / ".validated.tmp"
+
+    def save() -> None:
+        if run.accelerator.is_main_process:
+            run.model.save_pretrained(folder, image_processor=run.processor, state_dict=weights)
+
+    together(run.accelerator, save)
+    model = SamedForSemanticSegmentation.from_pretrained(folder).to(run.accelerator.device)
+    run.accelerator.wait_for_everyone()
+    if run.accelerator.is_main_process:
+        shutil.rmtree(folder)
+    return model.eval()
+
+
+def _score(run: TrainingRun, model: SamedForSemanticSegmentation, name: str, keep: bool) -> _Scored:
     case = run.store.case(name)
     with _precision(run):
-        prediction = predict_slices(run.model, case.image, run.processor)
+        prediction = predict_slices(model, case.image, run.processor)
     dice = {}
     for label in range(1, run.model.config.num_labels):
         masks = prediction == label, case.label == label

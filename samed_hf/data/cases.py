@@ -11,6 +11,7 @@ import numpy as np
 
 from ..image_processing_samed import SamedImageProcessor
 from ..slicing import SliceStack, picture_bounds
+from ..volumes.common import NotFiniteError
 
 __all__ = ["Case", "CaseSource", "DataSet", "RawCase", "as_labels", "check_label_values", "renumber"]
 
@@ -115,7 +116,7 @@ class DataSet:
         if raw.image.shape[-2:] != raw.label.shape[-2:] or len(raw.image) != len(raw.label):
             raise ValueError(f"{name} has an image of shape {raw.image.shape} and a label of {raw.label.shape}.")
         if raw.image.dtype.kind == "f" and not (finite := np.isfinite(raw.image)).all():
-            raise ValueError(
+            raise NotFiniteError(
                 f"{name} holds {finite.size - np.count_nonzero(finite)} NaN or infinite intensities: expected finite "
                 "ones; mend its files or take it out of the data set."
             )

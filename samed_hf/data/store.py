@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from ..image_processing_samed import SamedImageProcessor
 from ..slicing import SliceStack
+from ..volumes.common import NotFiniteError
 from .cases import Case, DataSet
 
 __all__ = ["CaseStore"]
@@ -41,21 +42,37 @@ class CaseStore:
         self._places: dict[str, Path] = {}
         self._counts: dict[str, int] = {}
 
-    def prepare(self, names: Sequence[str], report: Callable[[int, int], None] | None = None) -> None:
+    def prepare(
+        self,
+        names: Sequence[str],
+        report: Callable[[int, int], None] | None = None,
+        *,
+        dispensable: Collection[str] = (),
+    ) -> dict[str, str]:
         """Decode what isn't there yet.
 
         Args:
             names: of the cases.
             report: told how many of how many cases are there, case by case.
+            dispensable: cases that may be missing where their intensities aren't finite.
+
+        Returns:
+            What is wrong with those that are missing for that reason, by name.
 
         Raises:
             ValueError: cases that can't be read; the first is described, the number of others told.
         """
         failed: list[Exception] = []
+        missing: dict[str, str] = {}
         for done, name in enumerate(names, 1):
             try:
-                if not (self._place(name) / "case.json").is_file():
+                if not self.holds(name):
                     self._decode(name)
+            except NotFiniteError as error:
+                if name in dispensable:
+                    missing[name] = str(error)
+                else:
+                    failed.append(error)
             except (ValueError, FileNotFoundError) as error:
                 failed.append(error)
             if report is not None:
@@ -63,6 +80,11 @@ class CaseStore:
         if failed:
             others = f" ({len(failed) - 1} other cases can't be read either)" if len(failed) > 1 else ""
             raise ValueError(f"{failed[0]}{others}")
+        return missing
+
+    def holds(self, name: str) -> bool:
+        """Whether a case is there, decoded."""
+        return (self._place(name) / "case.json").is_file()
 
     def slices(self, name: str) -> SliceStack:
         """The slices of a case, scaled when they are read."""

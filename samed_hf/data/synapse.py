@@ -20,6 +20,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import h5py
 import numpy as np
 
 from ..files import write_bytes, write_text
+from ..volumes.common import NotFiniteError
 from .cases import Case
 
 __all__ = [
@@ -124,7 +126,10 @@ class SynapseData:
 
     def train_size(self) -> int | None:
         """Side in pixels of the training slices, by one of each case; `None` where they differ or aren't square."""
-        shapes = {read_slice(self.slice_path(names[0]))[0].shape for names in self.slices_by_case().values()}
+        shapes = set()
+        for names in self.slices_by_case().values():
+            with suppress(NotFiniteError):  # of no matter here: the run leaves such a case out, and says so
+                shapes.add(read_slice(self.slice_path(names[0]))[0].shape)
         height, width = next(iter(shapes), (0, 1))
         return height if len(shapes) == 1 and height == width else None
 
@@ -303,7 +308,7 @@ def _checked(path: Path, image: np.ndarray, label: np.ndarray, ndim: int) -> tup
         raise ValueError(f"{path} holds a label with values between the whole numbers: expected the numbers of labels.")
     image = image.astype(np.float32)
     if not np.isfinite(image).all():
-        raise ValueError(
+        raise NotFiniteError(
             f"{path} holds {np.count_nonzero(~np.isfinite(image))} NaN or infinite intensities: expected finite ones; "
             "mend the file or take it out of its list."
         )

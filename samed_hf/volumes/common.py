@@ -19,6 +19,7 @@ __all__ = [
     "ITK_SUFFIXES",
     "NIFTI_SUFFIXES",
     "PICTURE_SUFFIXES",
+    "NotFiniteError",
     "arranged_shape",
     "check_file",
     "check_finite",
@@ -108,18 +109,22 @@ def check_memory(path: Path, num_bytes: int) -> None:
         )
 
 
+class NotFiniteError(ValueError):
+    """An image holds NaN or infinity, and is whole otherwise."""
+
+
 def check_finite(path: Path, array: np.ndarray) -> None:
     """Refuse NaN and infinity.
 
     Raises:
-        ValueError: If one of the values isn't finite.
+        NotFiniteError: If one of the values isn't finite.
     """
     if array.dtype.kind != "f":
         return
     # Part by part: the mask of a whole scan would take a quarter of its memory.
     wrong = sum(int(np.count_nonzero(~np.isfinite(part))) for part in (array.T if array.ndim else array))
     if wrong:
-        raise ValueError(
+        raise NotFiniteError(
             f"{shown(path)} holds NaN or infinity in {wrong} of {array.size} voxels, "
             "expected finite values; replace them, e.g. with numpy.nan_to_num."
         )
