@@ -109,8 +109,8 @@ def _out_of_range(name: str, version: str, expected: str) -> str | None:
 def _fits(devices: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     from .memory_table import fitting_batches
 
-    known = [device for device in devices if device["free"] is not None]
-    return fitting_batches({device["device"]: device["free"] - _LIBRARIES for device in known})
+    free = {one["device"]: one["free"] - _LIBRARIES for one in devices if one["free"] is not None}
+    return fitting_batches(free, [one["device"] for one in devices if one["bfloat16"]])
 
 
 def _warnings(found: dict[str, Any]) -> list[str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
 from transformers.utils import logging
 
 from .batching import free_memory
@@ -16,11 +17,13 @@ from .checkpoints import find_checkpoint
 from .data.cases import DataSet
 from .image_processing_samed import SamedImageProcessor
 from .memory_estimate import StepSettings, TrainingMemory, estimate_training, make_meta_model, read_base_config
+from .precision import computes_bfloat16
 from .random_sam import make_random_sam
 from .training_arguments import TrainingArguments
 from .training_data import make_processor, read_training_data, slice_side
 from .training_run import TrainingPlan, describe_run
 from .training_setup import check_base, make_accelerator
+from .volumes.common import NotFiniteError
 
 __all__ = ["print_plan"]
 
@@ -80,7 +83,7 @@ def _plan(args: TrainingArguments, folder: Path) -> list[str]:
         lines.append(
             f"note        slices and steps are about so many: {counted} of {len(data.train)} cases were read to count"
         )
-    lines += _memory(base, settings, accelerator.device, num_processes)
+    lines += _memory(base, settings, accelerator.device, _precision(accelerator))
     return [*lines, "dry run     nothing was trained or written"] if accelerator.is_main_process else []
 
 
@@ -99,12 +102,22 @@ def _count_slices(data: DataSet, processor: SamedImageProcessor) -> tuple[int, i
     if len(listed) == len(data.train):  # their slices are files of their own
         return sum(listed), len(listed)
     spread = data.train[:: -(-len(data.train) // _READ)]
-    found = sum(len(data.read_raw(name, processor).label) for name in spread)
-    return round(found / len(spread) * len(data.train)), len(spread)
+    counts = []
+    for name in spread:
+        with suppress(NotFiniteError):  # such a case is left out of a training
+            counts.append(len(data.read_raw(name, processor).label))
+    return round(sum(counts) / max(1, len(counts)) * len(data.train)), len(counts)
 
 
-def _memory(base: dict, settings: StepSettings, device: torch.device, num_processes: int) -> list[str]:
-    memory, free = estimate_training(base, settings), free_memory(device)
+def _precision(accelerator: Accelerator) -> str | None:
+    """The run's mixed precision, or else that which its device computes natively; `None` where there is none."""
+    if accelerator.mixed_precision == "bf16" or computes_bfloat16(accelerator.device):
+        return "bf16"
+    return None if accelerator.device.type == "cpu" else "fp16"
+
+
+def _memory(base: dict, settings: StepSettings, device: torch.device, precision: str | None) -> list[str]:
+    memory, free, num_processes = estimate_training(base, settings), free_memory(device), settings.num_processes
     on_one = num_processes if device.type == "cpu" else 1  # processes that share what is free
     lines = [
         f"memory      about {_gigabytes(memory.total)} GB for each process: {_gigabytes(memory.weights)} of weights, "
@@ -117,16 +130,22 @@ def _memory(base: dict, settings: StepSettings, device: torch.device, num_proces
         lines.append(
             f"warning     {_gigabytes(on_one * memory.total)} GB are more than the {_gigabytes(free)} GB that are free"
         )
-        lines += _remedies(base, settings, free / on_one, memory)
+        lines += _remedies(base, settings, free / on_one, memory, precision)
     return lines
 
 
-def _remedies(base: dict, settings: StepSettings, free: float, memory: TrainingMemory) -> list[str]:
+def _remedies(
+    base: dict, settings: StepSettings, free: float, memory: TrainingMemory, precision: str | None
+) -> list[str]:
     """Flags that need less, one after the other, each with those before it, until it fits."""
     half = -(-settings.batch_size // 2)
     steps = [
-        ("--mixed_precision bf16", {"mixed_precision": True}, not settings.mixed_precision),
-        ("--frozen_dtype bfloat16", {"frozen_bfloat16": True}, not settings.frozen_bfloat16),
+        (f"--mixed_precision {precision}", {"mixed_precision": True}, precision and not settings.mixed_precision),
+        (
+            "--frozen_dtype bfloat16",
+            {"frozen_bfloat16": True},
+            precision == "bf16" and not settings.frozen_bfloat16,
+        ),
         ("--gradient_checkpointing", {"gradient_checkpointing": True}, not settings.gradient_checkpointing),
         ("--optimizer adamw_8bit", {"optimizer": "adamw_8bit"}, settings.fused and settings.optimizer == "adamw"),
         (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ __all__ = ["SLIM", "base_config", "fitting_batches", "format_table"]
 
 SLIM = "--mixed_precision bf16 --frozen_dtype bfloat16 --gradient_checkpointing"
 """The flags that save most."""
+_AGAIN_FLAG = "--gradient_checkpointing"
+_HALF = f"--mixed_precision fp16 {_AGAIN_FLAG}"
 
 _VISION: dict[str, dict[str, Any]] = {
     "ViT-B": {},  # transformers' default
@@ -34,6 +36,13 @@ _ROWS: dict[str, dict[str, Any]] = {
     "… and `--optimizer adamw_8bit`": _FROZEN | _AGAIN | {"optimizer": "adamw_8bit"},
 }
 
+_WAYS = {
+    "": StepSettings(),
+    SLIM: StepSettings(**_FROZEN, **_AGAIN),
+    _AGAIN_FLAG: StepSettings(**_AGAIN),
+    _HALF: StepSettings(**_BF16, **_AGAIN),
+}
+
 
 def base_config(model: str) -> dict[str, Any]:
     """The config.json of a published SAM, "ViT-B", "ViT-L" or "ViT-H", so far as it isn't the default."""
@@ -43,7 +52,7 @@ def base_config(model: str) -> dict[str, Any]:
     return {"model_type": "sam", "vision_config": vision}
 
 
-def fitting_batches(free: dict[str, float]) -> dict[str, dict[str, dict[str, Any] | None]]:
+def fitting_batches(free: Mapping[str, float], bfloat16: Collection[str]) -> dict[str, dict[str, Any]]:
     """For each device and model the largest usual batch that fits, with the fewest flags.
 
     Attention is counted as accelerators compute it, and each slice as much as a batch of one: both err upwards on a
@@ -51,16 +60,25 @@ def fitting_batches(free: dict[str, float]) -> dict[str, dict[str, dict[str, Any
 
     Args:
         free: bytes that tensors may take, by the device's name.
+        bfloat16: the devices that compute it natively.
 
     Returns:
         "batch_size", "flags" and "bytes" by device and model; `None` where not one slice fits.
     """
-    ways = {"": StepSettings(), SLIM: StepSettings(**_FROZEN, **_AGAIN)}
-    needs = {
-        model: {flags: estimate_training(base_config(model), settings) for flags, settings in ways.items()}
-        for model in (_VISION if free else ())
-    }
-    return {device: {model: _largest(need, count) for model, need in needs.items()} for device, count in free.items()}
+
+    def need(model: str, flags: str) -> TrainingMemory:
+        if (model, flags) not in known:
+            known[model, flags] = estimate_training(base_config(model), _WAYS[flags])
+        return known[model, flags]
+
+    known: dict[tuple[str, str], TrainingMemory] = {}
+    found: dict[str, dict[str, Any]] = {}
+    for device, count in free.items():
+        slim = SLIM if device in bfloat16 else _AGAIN_FLAG if device == "cpu" else _HALF
+        found[device] = {
+            model: _largest({flags: need(model, flags) for flags in ("", slim)}, count) for model in _VISION
+        }
+    return found
 
 
 def _largest(needs: dict[str, TrainingMemory], free: float) -> dict[str, Any] | None:

@@ -127,9 +127,13 @@ def test_the_published_sizes_are_those(model, count):
 
 def test_what_fits_grows_with_what_is_free(monkeypatch):
     monkeypatch.setattr("samed_hf.memory_table._VISION", {"ViT-B": {}})
-    found = fitting_batches({"little": 1e8, "some": 0.6e9, "much": 1e12})
-    assert found["little"]["ViT-B"] is None
-    assert found["some"]["ViT-B"]["batch_size"] in (1, 4)
-    assert found["some"]["ViT-B"]["bytes"] <= 0.6e9
-    assert "--gradient_checkpointing" in found["some"]["ViT-B"]["flags"]
-    assert (found["much"]["ViT-B"]["batch_size"], found["much"]["ViT-B"]["flags"]) == (12, "")
+    free = {"little": 1e8, "some": 0.6e9, "much": 1e12}
+    found = {device: row["ViT-B"] for device, row in fitting_batches(free, ["some"]).items()}
+    assert found["little"] is None
+    assert found["some"]["batch_size"] in (1, 4)
+    assert found["some"]["bytes"] <= 0.6e9
+    assert "--frozen_dtype bfloat16" in found["some"]["flags"]
+    assert (found["much"]["batch_size"], found["much"]["flags"]) == (12, "")
+    older = fitting_batches({"cuda:0": 1e9, "cpu": 1e9}, [])
+    assert older["cuda:0"]["ViT-B"]["flags"] == "--mixed_precision fp16 --gradient_checkpointing"
+    assert older["cpu"]["ViT-B"]["flags"] == "--gradient_checkpointing"
