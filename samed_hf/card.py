@@ -85,6 +85,7 @@ def _shown(settings: Mapping[str, Any]) -> set[str]:
     """What shaped the training; not what was done with it."""
     hidden = PRIVATE_SETTINGS | {"deviations", "push_to_hub", "push_every", "with_handler", "report_to"}
     hidden |= {"checkpoints_total_limit", "checkpointing_steps", "dataloader_num_workers", "eval_steps"}
+    hidden |= {"watched_slices", "save_best", "max_skipped_steps"}
     return {key for key, value in settings.items() if value is not None and key not in hidden and key[:4] != "hub_"}
 
 

@@ -188,8 +188,10 @@ class LabelWatch:
             )
         present = frozenset().union(*(case.present for case in cases))
         predicted = frozenset().union(*(case.predicted for case in cases))
-        for _, label in self._new([("never", label) for label in self._organs() if label in present - predicted]):
-            self.say(f"warning     after step {step} {self.id2label[label]} is predicted in no validation case")
+        never = self._new([("never", label) for label in self._organs() if label in present - predicted])
+        if never:
+            names = ", ".join(self.id2label[label] for _, label in never)
+            self.say(f"warning     after step {step} predicted in no validation case: {names}")
 
     def _organs(self) -> list[int]:
         return [label for label in self.id2label if label != 0]

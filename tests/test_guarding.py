@@ -140,7 +140,7 @@ def test_one_case_of_background_alone_and_a_label_never_predicted(told):
         watch.predictions(step, cases)
     assert told == [
         "warning     after step 10 a is predicted as background alone",
-        "warning     after step 10 bar is predicted in no validation case",
+        "warning     after step 10 predicted in no validation case: bar",
     ]
 
 
