@@ -83,10 +83,15 @@ class Interruption:
     @property
     def asked(self) -> bool:
         """Whether the run is to end, on all processes alike: every one must ask at the same place."""
-        if not self._agreed and self.accelerator.num_processes > 1:
-            mine = torch.tensor([self.signal], device=self.accelerator.device)
-            self.signal = int(self.accelerator.gather(mine).max())
-        self._agreed = self.signal != 0
+        if not self._agreed:
+            asked = self.signal
+            if self.accelerator.num_processes > 1:
+                mine = torch.tensor([asked], device=self.accelerator.device)
+                asked = int(self.accelerator.gather(mine).max())
+            # A signal that came in the meantime is heard the next time: it mustn't be overwritten here.
+            if asked:
+                self.signal, self._agreed = asked, True
+                self._at = self._at or time.monotonic()
         return self._agreed
 
     def attempt(self, action: Callable[[], _Result]) -> _Result | None:
