@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator
 
-__all__ = ["Interrupted", "Interruption", "outlive_signals"]
+__all__ = ["Interrupted", "Interruption", "outlive_signals", "part"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _WORKERS_OUTLIVE = 20  # seconds
@@ -124,3 +124,15 @@ def outlive_signals(_: int = 0) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # But not for ever: SIGTERM is also how a parent ends a worker that is stuck.
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_WORKERS_OUTLIVE))
+
+
+def part(accelerator: Accelerator) -> None:
+    """Close the trackers and let the processes go their own ways.
+
+    Gloo's threads need Python's lock to put away what the last collective worked on; the group's destructor holds that
+    lock and waits for the threads. A moment in between keeps a process from waiting for itself for ever.
+    """
+    if accelerator.num_processes > 1:
+        accelerator.wait_for_everyone()
+        time.sleep(0.2)
+    accelerator.end_training()

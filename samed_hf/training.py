@@ -15,7 +15,7 @@ from typing import Any
 from .checkpoints import list_checkpoints
 from .files import write_text
 from .guarding import LabelWatch
-from .interruption import Interruption
+from .interruption import Interruption, part
 from .modeling_samed import SamedForSemanticSegmentation
 from .run_folder import check_writable, move_in, together
 from .sharding import adapter_weights, is_sharded
@@ -177,7 +177,7 @@ def _end_early(state: TrainingState, interruption: Interruption) -> None:
         f"stopped     after step {state.step} of {state.run.plan.steps}: {folder} is whole. To go on, give the same "
         "command with --resume_from_checkpoint latest."
     )
-    state.run.accelerator.end_training()
+    part(state.run.accelerator)
     raise interruption.end()
 
 

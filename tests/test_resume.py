@@ -1,6 +1,7 @@
 """Runs that are killed, interrupted, short of room or given damaged checkpoints, and go on as if nothing had been."""
 
 import contextlib
+import faulthandler
 import csv
 import json
 import multiprocessing
@@ -78,6 +79,8 @@ def _in_fork(settings: dict, output: str, environment: dict, slow_validation: bo
     os.dup2(file, 1)
     os.dup2(file, 2)
     torch.set_num_threads(1)
+    faulthandler.dump_traceback_later(8, repeat=True)
+    multiprocessing.set_start_method("fork", force=True)  # for workers, as in a program of its own
     if slow_validation:
         predict = training_validation.predict_slices
 
