@@ -15,6 +15,7 @@ from .data.cases import Case
 from .dry_run import print_plan
 from .evaluation import CaseResult, score_cases, summarize_results, write_metrics
 from .hub import push_adapter
+from .interruption import part
 from .report import draw_curve, draw_overlay, format_scores, write_examples
 from .settings_file import parse_command
 from .slicing import rows_run_up
@@ -53,8 +54,7 @@ def run_training(args: TrainingArguments) -> dict[str, Any] | None:
     metrics = _evaluate(run, first)
     if run.accelerator.is_main_process:
         _write_report(run, metrics, first)
-    run.accelerator.wait_for_everyone()
-    run.accelerator.end_training()
+    part(run.accelerator)
     if args.push_to_hub and run.accelerator.is_main_process:
         run.say(f"pushed      {_push(run, run.output_dir, 'Upload adapter')}")
     return metrics

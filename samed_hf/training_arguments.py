@@ -89,7 +89,7 @@ class TrainingArguments:
     )
     max_grad_norm: float | None = _flag(None, "Clip the gradient's norm to this; 0: never [0; 0.5 for the random SAM].")
     max_skipped_steps: int = _flag(
-        10, "Steps that may be left out because loss or gradient isn't finite, before the run stops."
+        10, "Steps in a row that may be left out because loss or gradient isn't finite, before the run stops."
     )
     ema_decay: float | None = _flag(
         None, "Save and score a moving average of the trained weights with this decay, e.g. 0.999 [none]."
@@ -99,13 +99,15 @@ class TrainingArguments:
         None, "Data type in which the encoder's frozen weights are kept: float32, or bfloat16 with bf16 [float32]."
     )
     gradient_checkpointing: bool = _flag(False, "Recompute the encoder's activations: less memory, slower.")
-    resume_from_checkpoint: str | None = _flag(None, "A checkpoint folder, or latest.")
+    resume_from_checkpoint: str | None = _flag(
+        None, "A checkpoint folder, or latest: the last whole one, or from the first step where there is none."
+    )
     checkpointing_steps: int | None = _flag(None, "Optimizer steps between checkpoints [one epoch; 0: none].")
     checkpoints_total_limit: int | None = _flag(2, "Checkpoints to keep.")
     num_validation_cases: int | None = _flag(None, "Training cases to hold out, unless the data does [a tenth].")
     eval_steps: int | None = _flag(None, "Optimizer steps between validations [a quarter of the run].")
     early_stopping_patience: int | None = _flag(
-        None, "Stop after so many validations in a row without a better score [never]."
+        None, "Stop after so many validations in a row without a better score, and save the best adapter [never]."
     )
     save_best: bool = _flag(True, "Keep the adapter of the best validation in OUTPUT_DIR/best.")
     watched_slices: int = _flag(4, "Validation slices pictured at every validation; 0: none.")

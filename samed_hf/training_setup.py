@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from transformers import PreTrainedConfig
 from transformers.utils.hub import resolve_revision
 
 from .adapter import cast_frozen, samed_lora_config
-from .checkpoints import find_checkpoint
+from .checkpoints import find_checkpoint, list_checkpoints
 from .configuration_samed import SamedConfig
 from .data.cases import DataSet
 from .data.store import CaseStore
@@ -20,6 +21,7 @@ from .launching import leave_cores_to_torch
 from .modeling_samed import SamedForSemanticSegmentation
 from .optimizers import check_optimizer
 from .random_sam import make_random_sam
+from .run_folder import move_in
 from .run_record import make_record
 from .training_arguments import TrainingArguments
 from .training_data import make_processor, open_store, read_training_data, slice_side
@@ -56,7 +58,7 @@ def set_up_run(args: TrainingArguments) -> TrainingRun:
     with accelerator.main_process_first():
         first = accelerator.is_local_main_process
         store = None if data is None else _store(args, data, accelerator, first)
-        if first and args.resume_from_checkpoint is None:
+        if first and (args.resume_from_checkpoint is None or _has_ended(output_dir)):
             _move_earlier_run(output_dir, args.uses_random_sam)
         if data is None:
             data = read_training_data(args)
@@ -159,6 +161,11 @@ _PRODUCTS = (
 )
 
 
+def _has_ended(output_dir: Path) -> bool:
+    """Whether a run ended there and left nothing to go on from."""
+    return (output_dir / "adapter_model.safetensors").is_file() and not list_checkpoints(output_dir)
+
+
 def _move_earlier_run(output_dir: Path, with_base: bool) -> None:
     """Keep what an earlier run left, together and out of the way: mixed with this one's it would tell lies."""
     patterns = (*_PRODUCTS, "base_model") if with_base else _PRODUCTS
@@ -178,7 +185,10 @@ def _move_earlier_run(output_dir: Path, with_base: bool) -> None:
 def _ensure_random_sam(folder: Path, args: TrainingArguments) -> Path:
     """A small SAM of random weights: the run's own one when it is continued, else a new one."""
     if args.resume_from_checkpoint is None or not folder.is_dir():
-        make_random_sam(folder, image_size=args.image_size, seed=args.seed)
+        aside = folder.with_name(f".{folder.name}.tmp")
+        shutil.rmtree(aside, ignore_errors=True)
+        make_random_sam(aside, image_size=args.image_size, seed=args.seed)
+        move_in(aside, folder)
     return folder
 
 
