@@ -15,7 +15,16 @@ from safetensors import SafetensorError
 __all__ = ["check_writable", "clear_leftovers", "move_in", "set_aside", "sync", "together"]
 
 # What a killed process leaves: folders being written or taken away, and files being written aside.
-_LEFTOVERS = (".checkpoint-*.tmp", ".best.tmp", ".validated.tmp", ".saving-*", ".writable-*", ".training_*-????????")
+_LEFTOVERS = (
+    ".checkpoint-*.tmp",
+    ".phantom-*",
+    ".base_model.tmp",
+    ".best.tmp",
+    ".validated.tmp",
+    ".saving-*",
+    ".writable-*",
+    ".training_*-????????",
+)
 
 
 def together(accelerator: Accelerator, action: Callable[[], None]) -> None:
