@@ -1,6 +1,7 @@
 """FSDP2 by itself on two gloo processes: a divided model trained, saved, loaded and averaged."""
 
 import copy
+import os
 from pathlib import Path
 
 import torch
@@ -83,12 +84,12 @@ def check_averages(rank):
 def work(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", f"file://{folder / 'meeting'}", rank=rank, world_size=2)
-    try:
-        for check in (check_training, check_saving_and_loading, check_averages):
-            check(rank)
-    finally:
-        distributed.destroy_process_group()
+    for check in (check_training, check_saving_and_loading, check_averages):
+        check(rank)
+    distributed.barrier()
     (folder / f"done-{rank}").touch()
+    # Gloo's threads now and then abort a process that takes its group down; that is no part of what is tested.
+    os._exit(0)
 
 
 def test_a_divided_model(tmp_path):
