@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from samed_hf.files import write_text
-from samed_hf.launching import leave_cores_to_torch
+from samed_hf.utils.atomic import write_text
+from samed_hf.utils.threads import single_threaded_blas
 
 from .gpu import measure_gpu
 from .loading import measure_loading
@@ -36,8 +36,8 @@ def main() -> None:
     parser.add_argument("--readme", type=Path, help="put the table into this file")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    leave_cores_to_torch()
-    results = measure(arguments.only, quick=arguments.quick)
+    with single_threaded_blas():
+        results = measure(arguments.only, quick=arguments.quick)
     if arguments.output:
         write_text(arguments.output, json.dumps(results, indent=2) + "\n")
     if {"inference", "training"} <= set(arguments.only):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from samed_hf.precision import computes_bfloat16
+from samed_hf.model.precision import computes_bfloat16
 
 from .timing import time_in_turn
 

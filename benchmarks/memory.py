@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from samed_hf import SamedConfig, SamedForSemanticSegmentation, samed_lora_config
-from samed_hf.adapter import cast_frozen
+from samed_hf.model.lora import cast_frozen
 
 from .model import training_step
 from .plain import IMAGE_SIZE, NUM_LABELS, RANK, make_plain

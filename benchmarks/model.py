@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from samed_hf.adapter import cast_frozen
-from samed_hf.attention import window_groups
-from samed_hf.image_processing_samed import upsample_logits
-from samed_hf.losses import segmentation_loss
-from samed_hf.precision import computes_bfloat16
+from samed_hf.model.attention import window_groups
+from samed_hf.model.image_processing_samed import upsample_logits
+from samed_hf.model.lora import cast_frozen
+from samed_hf.model.losses import segmentation_loss
+from samed_hf.model.precision import computes_bfloat16
 
 from .machine import matrix_rate
 from .plain import IMAGE_SIZE, NUM_LABELS, make_pair

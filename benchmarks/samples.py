@@ -20,11 +20,16 @@ import torch
 from scipy import ndimage
 
 from samed_hf import SamedImageProcessor
-from samed_hf.data.cases import DataSet, RawCase
+from samed_hf.data.cache import CaseStore
+from samed_hf.data.dataset import CaseDataset, RawCase
 from samed_hf.data.phantom import phantom_patient
-from samed_hf.data.slices import SliceDataset
-from samed_hf.data.store import CaseStore
-from samed_hf.transforms import SAMED_AUGMENTATION, Augmentation, default_augmentation, window_intensity
+from samed_hf.data.sampling import SliceDataset
+from samed_hf.transforms.augmentation import (
+    SAMED_AUGMENTATION,
+    Augmentation,
+    default_augmentation,
+    window_intensity,
+)
 
 __all__ = ["measure"]
 
@@ -114,18 +119,18 @@ class _Patient:
     """A synthetic patient as the Synapse layout holds one: intensities in [0, 1], 224 pixels."""
 
     def read(self, processor: SamedImageProcessor) -> RawCase:
-        """See [`samed_hf.data.cases.CaseSource`]."""
+        """See [`samed_hf.data.dataset.CaseSource`]."""
         scan, label, spacing = phantom_patient(_SEED, (_SLICES, _SIDE, _SIDE))
         return RawCase(window_intensity(scan, (-125, 275)), label.astype(np.uint8), spacing, rescaled=True)
 
     def stamp(self) -> list[Any]:
-        """See [`samed_hf.data.cases.CaseSource`]."""
+        """See [`samed_hf.data.dataset.CaseSource`]."""
         return []
 
 
-def _data_set() -> DataSet:
+def _data_set() -> CaseDataset:
     id2label = {index: f"label {index}" for index in range(9)}
-    return DataSet("benchmark", "", id2label, {"patient": _Patient()}, ["patient"])
+    return CaseDataset("benchmark", "", id2label, {"patient": _Patient()}, ["patient"])
 
 
 if __name__ == "__main__":

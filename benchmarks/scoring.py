@@ -17,7 +17,7 @@ from medpy.metric import binary
 from torch.nn import functional as F
 
 from samed_hf.data.phantom import phantom_patient
-from samed_hf.metrics import score_case
+from samed_hf.scoring.metrics import score_case
 
 __all__ = ["measure", "synthetic_case"]
 

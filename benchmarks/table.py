@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from samed_hf.files import write_text
+from samed_hf.utils.atomic import write_text
 
 __all__ = ["put_into_readme", "render"]
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from samed_hf import SamedImageProcessor
-from samed_hf.inference import predict_slices
-from samed_hf.precision import computes_bfloat16
+from samed_hf.inference.slices import predict_slices
+from samed_hf.model.precision import computes_bfloat16
 
 from .plain import IMAGE_SIZE, make_pair
 from .timing import time_in_turn

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from samed_hf.case_statistics import measure_labels
 from samed_hf.cli import run_command
-from samed_hf.segmentation import Segmenter, segment_volume
+from samed_hf.inference.segmenter import Segmenter, segment_volume
+from samed_hf.inference.statistics import measure_labels
 from samed_hf.volumes import find_scans, read_scan, write_labels
 
 

@@ -1,24 +1,26 @@
-"""SAMed on the Hugging Face stack: Segment Anything adapted to medical images with LoRA (arXiv 2304.13785)."""
+"""SAMed on the Hugging Face stack: Segment Anything adapted to medical images with LoRA (arXiv 2304.13785).
 
-__all__ = ["SamedConfig", "SamedForSemanticSegmentation", "SamedImageProcessor", "samed_lora_config"]
+Importing it registers SAMed with transformers' Auto classes and pipelines.
+"""
+
+import sys
+from pathlib import Path
+
+import lazy_loader
+
 __version__ = "0.1.0.dev0"
 
-try:
-    from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
-    from .adapter import samed_lora_config
-    from .configuration_samed import SamedConfig
-    from .image_processing_samed import SamedImageProcessor
-    from .modeling_samed import SamedForSemanticSegmentation
-except Exception as error:  # a package is missing or broken; `samed-hf doctor`, which tells which, is in this package
-    _problem = error
 
-    def __getattr__(name: str):
-        if name in __all__:
-            reason = " ".join(str(_problem).split()) or type(_problem).__name__
-            raise ImportError(f"samed_hf can't be used here ({reason}): samed-hf doctor tells more.") from _problem
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-else:
-    AutoConfig.register(SamedConfig.model_type, SamedConfig)
-    AutoImageProcessor.register(SamedConfig, slow_image_processor_class=SamedImageProcessor)
-    AutoModelForSemanticSegmentation.register(SamedConfig, SamedForSemanticSegmentation)
+def _is_command_line() -> bool:
+    """Whether this is the import by which `samed-hf` or `python -m samed_hf` starts."""
+    program = sys.argv[0] if sys.argv else ""
+    return program == "-m" or Path(program).stem == "samed-hf"
+
+
+# Registration imports transformers, PyTorch and PEFT, which takes seconds, and raises what a broken one of them raises.
+# The command line parses its arguments first, so that `samed-hf --help` answers at once and `samed-hf doctor` works
+# where one of them is broken; a command that loads a model imports the same module, and so registers the classes.
+if not _is_command_line():
+    from .model import modeling_samed  # noqa: F401

@@ -1,4 +1,4 @@
-"""Dice and HD95 as an `evaluate.Metric`, apart from `samed_hf.metrics` because importing evaluate takes seconds."""
+"""Dice and HD95 as an `evaluate.Metric`; a module of its own because importing evaluate takes seconds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from .metrics import score_case, summarize
+from .scoring.metrics import score_case, summarize
 
 __all__ = ["SamedMetric"]
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from samed_hf import SamedForSemanticSegmentation, SamedImageProcessor, samed_lora_config
-from samed_hf.data.cases import Case
-from samed_hf.data.synapse import write_case, write_lists, write_slice
-from samed_hf.random_sam import make_random_sam
+from samed_hf.data.dataset import Case
+from samed_hf.data.layouts.synapse import write_case, write_lists, write_slice
+from samed_hf.model.random_sam import make_random_sam
 
 # The models are tiny: on a busy machine, several threads spend their time waiting for one another.
 torch.set_num_threads(1)

@@ -11,9 +11,9 @@ import SimpleITK as sitk
 from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 
-from samed_hf import validate_command
 from samed_hf.cli import main
-from samed_hf.validation.memory import estimate_memory
+from samed_hf.cli import validate as validate_command
+from samed_hf.diagnostics.validation_memory import estimate_memory
 from samed_hf.volumes import Volume, read_volume, write_volume
 
 from .conftest import TINY_SIZE
@@ -111,8 +111,8 @@ def test_predict(suffix, whole, tiny_adapter, tmp_path, capfd):
 
 
 def write_synapse(root, scans):
-    from samed_hf.data.cases import Case
-    from samed_hf.data.synapse import write_case, write_lists, write_slice
+    from samed_hf.data.dataset import Case
+    from samed_hf.data.layouts.synapse import write_case, write_lists, write_slice
 
     slices = []
     for name, (image, label) in list(scans.items())[:-1]:

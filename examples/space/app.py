@@ -17,9 +17,9 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from samed_hf import SamedForSemanticSegmentation
-from samed_hf.inference import predict_picture, predict_volume
-from samed_hf.report import label_colors
-from samed_hf.slicing import SliceStack, cut_slices, rows_run_up
+from samed_hf.inference.slices import predict_picture, predict_volume
+from samed_hf.reporting.overlays import label_colors
+from samed_hf.transforms.slicing import SliceStack, cut_slices, rows_run_up
 from samed_hf.volumes import Volume, read_volume, write_labels
 
 _SCANS = (".nii", ".nii.gz")

@@ -1,1 +1,5 @@
-"""Slices and volumes: the Synapse layout, its preparation from raw scans, the synthetic phantom."""
+"""Data sets: layouts, cases, splits, decoded cases on disk and training samples."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

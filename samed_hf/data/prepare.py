@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..preprocessing import CT_WINDOW
-from ..transforms import nearest_zoom, spline_zoom, window_intensity
+from ..transforms.augmentation import nearest_zoom, spline_zoom, window_intensity
+from ..transforms.intensity import CT_WINDOW
 from ..volumes import Volume, case_name, find_volumes, read_volume, reorient, same_grid
-from .cases import Case
+from .dataset import Case
+from .layouts.synapse import SYNAPSE_LABELS, write_case, write_lists, write_slice
 from .phantom import phantom_patient
-from .synapse import SYNAPSE_LABELS, write_case, write_lists, write_slice
 
 __all__ = ["BTCV_TO_SYNAPSE", "SYNAPSE_TEST_CASES", "prepare_phantom", "prepare_synapse"]
 

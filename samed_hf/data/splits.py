@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from .cases import DataSet
+from .dataset import CaseDataset
 
 __all__ = ["divide_cases", "hold_out", "k_fold"]
 
 
 def divide_cases(
-    data: DataSet, *, num_validation: int | None = None, num_folds: int | None = None, fold: int | None = None
+    data: CaseDataset, *, num_validation: int | None = None, num_folds: int | None = None, fold: int | None = None
 ) -> None:
     """Set a data set's training and validation cases; its test cases stay.
 
@@ -36,7 +36,7 @@ def divide_cases(
         raise ValueError(f"{data.root} has no case to train on: expected at least one image with its label.")
 
 
-def check_disjoint(data: DataSet) -> None:
+def check_disjoint(data: CaseDataset) -> None:
     """Refuse a case in two splits."""
     splits = {"training": data.train, "validation": data.validation, "test": data.test}
     seen: dict[str, str] = {}

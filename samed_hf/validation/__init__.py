@@ -1,1 +1,5 @@
-"""A data set looked through before it is trained on: what is wrong with it, what it is, what would suit it."""
+"""A data set checked before training: problems, fingerprint and suggested settings."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..image_processing_samed import SamedImageProcessor
+from ..model.image_processing_samed import SamedImageProcessor
 from ..volumes.geometry import check_orientation
 from .measuring import CaseFacts
 from .problems import Problem

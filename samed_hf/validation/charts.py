@@ -17,13 +17,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 from PIL import Image
 
-from ..data.cases import DataSet
-from ..image_processing_samed import SamedImageProcessor
-from ..preprocessing import CT_WINDOW
-from ..preview import draw_preview, slice_plane, telling_slices
-from ..report import label_colors
-from ..slicing import rows_run_up
-from ..volumes.common import shown
+from ..data.dataset import CaseDataset
+from ..model.image_processing_samed import SamedImageProcessor
+from ..reporting.overlays import label_colors
+from ..reporting.preview import draw_preview, representative_slices, slice_plane
+from ..transforms.intensity import CT_WINDOW
+from ..transforms.slicing import rows_run_up
+from ..volumes._checks import shown
 from ..volumes.geometry import Volume
 from .case_checks import window_of
 from .fingerprint import pooled
@@ -39,7 +39,7 @@ _CHART = (6.4, 2.9)
 
 
 def draw_case(
-    facts: CaseFacts, reading: CaseReading, data: DataSet, processor: SamedImageProcessor, title: str
+    facts: CaseFacts, reading: CaseReading, data: CaseDataset, processor: SamedImageProcessor, title: str
 ) -> bytes | None:
     """A JPEG of telling slices of a case, its labels over them; `None` where image or label don't allow it."""
     image, label = reading.image, reading.label
@@ -48,7 +48,7 @@ def draw_case(
     flat = facts.spacing is None or processor.orientation is None
     if flat:
         # Slices whose place in the patient nobody knows: the most telling one, as a picture.
-        index = telling_slices(label, 1)[0]
+        index = representative_slices(label, 1)[0]
         image, label = image[index : index + 1], label[index : index + 1]
         if not data.pictures and rows_run_up(processor):
             image, label = image[..., ::-1, :], label[:, ::-1]

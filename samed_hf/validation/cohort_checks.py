@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.cases import DataSet
-from ..data.scan_cases import PictureSource, ScanSource
-from ..data.synapse_dataset import SliceSource
+from ..data.dataset import CaseDataset
+from ..data.layouts.synapse_dataset import SliceSource
+from ..data.sources import PictureSource, ScanSource
 from .measuring import CaseFacts
 from .problems import Problem
 
@@ -23,12 +23,12 @@ _ENOUGH = 5
 _AXES = ("slices", "rows", "columns")
 
 
-def splits_of(data: DataSet) -> dict[str, list[str]]:
+def splits_of(data: CaseDataset) -> dict[str, list[str]]:
     """The names of each split's cases."""
     return {split: list(getattr(data, split)) for split in SPLITS}
 
 
-def check_cohort(data: DataSet, cases: Sequence[CaseFacts], num_failed: int) -> list[Problem]:
+def check_cohort(data: CaseDataset, cases: Sequence[CaseFacts], num_failed: int) -> list[Problem]:
     """The faults of a data set that its cases show together.
 
     Args:
@@ -51,7 +51,7 @@ def check_cohort(data: DataSet, cases: Sequence[CaseFacts], num_failed: int) -> 
     ]
 
 
-def _same_names(data: DataSet) -> Iterable[Problem]:
+def _same_names(data: CaseDataset) -> Iterable[Problem]:
     seen: dict[str, str] = {}
     for split, names in splits_of(data).items():
         for name in names:
@@ -94,7 +94,7 @@ def _same_label(group: list[CaseFacts]) -> Problem | None:
     return Problem("warning", "same-label", text, first.name, first.split)
 
 
-def _slices_apart(data: DataSet) -> Iterable[Problem]:
+def _slices_apart(data: CaseDataset) -> Iterable[Problem]:
     """Pictures that look like slices of one patient, in two splits."""
     if not data.pictures:
         return
@@ -113,7 +113,7 @@ def _slices_apart(data: DataSet) -> Iterable[Problem]:
         )
 
 
-def _missing_classes(data: DataSet, cases: Sequence[CaseFacts], num_failed: int) -> Iterable[Problem]:
+def _missing_classes(data: CaseDataset, cases: Sequence[CaseFacts], num_failed: int) -> Iterable[Problem]:
     for split, names in splits_of(data).items():
         counted = [facts.voxels for facts in cases if facts.split == split and facts.voxels is not None]
         if not names or not counted:
@@ -190,7 +190,7 @@ def _kinds(cases: Sequence[CaseFacts]) -> Iterable[Problem]:
         yield Problem("note", "types", text)
 
 
-def _splits(data: DataSet) -> Iterable[Problem]:
+def _splits(data: CaseDataset) -> Iterable[Problem]:
     if not data.train:
         yield Problem("error", "splits", "There is no case to train on: expected at least one image with its label.")
     elif len(data.train) < _ENOUGH:
@@ -204,7 +204,7 @@ def _splits(data: DataSet) -> Iterable[Problem]:
         yield Problem("note", "splits", text)
 
 
-def _unused(data: DataSet) -> Iterable[Problem]:
+def _unused(data: CaseDataset) -> Iterable[Problem]:
     """Files beside the cases' own that no case uses: an image without label, a slice that no list names."""
     used: dict[Path, set[str]] = {}
     for source in data.sources.values():

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..data.cases import DataSet
-from ..image_processing_samed import SamedImageProcessor
-from ..volumes.common import shown
+from ..data.dataset import CaseDataset
+from ..model.image_processing_samed import SamedImageProcessor
+from ..volumes._checks import shown
 from .cohort_checks import splits_of
 from .measuring import CaseFacts
 
@@ -21,7 +21,7 @@ _AXES = ("slices", "height", "width")
 _ANATOMY = {"R": "left_right", "L": "left_right", "A": "front_back", "P": "front_back", "S": "up_down", "I": "up_down"}
 
 
-def make_fingerprint(data: DataSet, processor: SamedImageProcessor, cases: Sequence[CaseFacts]) -> dict[str, Any]:
+def make_fingerprint(data: CaseDataset, processor: SamedImageProcessor, cases: Sequence[CaseFacts]) -> dict[str, Any]:
     """The fingerprint of a data set.
 
     Args:
@@ -129,7 +129,7 @@ def _bytes(cases: Sequence[CaseFacts]) -> dict[str, int]:
     return {"largest_case": max(sizes, default=0), "disk": sum(sizes)}
 
 
-def _intensity(data: DataSet, cases: Sequence[CaseFacts]) -> dict[str, Any]:
+def _intensity(data: CaseDataset, cases: Sequence[CaseFacts]) -> dict[str, Any]:
     known = [facts for facts in cases if facts.sample is not None]
     if not known:
         return {}
@@ -144,7 +144,7 @@ def _intensity(data: DataSet, cases: Sequence[CaseFacts]) -> dict[str, Any]:
     }
 
 
-def channel_titles(data: DataSet) -> list[str]:
+def channel_titles(data: CaseDataset) -> list[str]:
     """The channels' names; equal ones get their number."""
     names = data.channel_names
     return [name if names.count(name) == 1 else f"{name} {index}" for index, name in enumerate(names)]

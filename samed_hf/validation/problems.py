@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..volumes.common import shown
+from ..volumes._checks import shown
 
 __all__ = ["KINDS", "SEVERITIES", "Problem", "sort_problems"]
 

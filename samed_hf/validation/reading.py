@@ -10,14 +10,14 @@ from typing import TypeVar
 import nibabel as nib
 import numpy as np
 
-from ..data.cases import DataSet, as_labels
-from ..data.scan_cases import PictureSource, ScanSource, read_mask
-from ..data.synapse import read_slice
-from ..data.synapse_dataset import SliceSource
-from ..image_processing_samed import SamedImageProcessor
-from ..slicing import cut_slices, slice_spacing
+from ..data.dataset import CaseDataset, as_labels
+from ..data.layouts.synapse import read_slice
+from ..data.layouts.synapse_dataset import SliceSource
+from ..data.sources import PictureSource, ScanSource, read_mask
+from ..model.image_processing_samed import SamedImageProcessor
+from ..transforms.slicing import cut_slices, slice_spacing
 from ..volumes import Volume, read_volume, reorient, same_grid
-from ..volumes.common import one_line
+from ..volumes._checks import one_line
 from .problems import Problem
 
 __all__ = ["CaseReading", "read_for_faults"]
@@ -68,7 +68,7 @@ class CaseReading:
             return None
 
 
-def read_for_faults(data: DataSet, name: str, processor: SamedImageProcessor) -> CaseReading:
+def read_for_faults(data: CaseDataset, name: str, processor: SamedImageProcessor) -> CaseReading:
     """Read one case as far as it can be read.
 
     Args:

@@ -11,13 +11,13 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from ..files import write_text
-from ..volumes.common import shown
+from ..diagnostics.validation_memory import MemoryEstimate
+from ..utils.atomic import write_text
+from ..volumes._checks import shown
 from .case_checks import window_of
 from .charts import draw_intensities, draw_sizes
 from .cohort_checks import SPLITS
 from .fingerprint import PERCENTILES, channel_titles
-from .memory import MemoryEstimate
 from .page import PAGE
 from .problems import KINDS, Problem
 from .run import Validation

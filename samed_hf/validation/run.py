@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..data.cases import DataSet
-from ..image_processing_samed import SamedImageProcessor
+from ..data.dataset import CaseDataset
+from ..model.image_processing_samed import SamedImageProcessor
 from .case_checks import check_case
 from .charts import draw_case
 from .cohort_checks import check_cohort, splits_of
@@ -35,7 +35,7 @@ class Validation:
         pictures: JPEGs of some cases, by name.
     """
 
-    data: DataSet
+    data: CaseDataset
     processor: SamedImageProcessor
     cases: list[CaseFacts] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -47,7 +47,7 @@ class Validation:
 
 
 def validate_data(
-    data: DataSet,
+    data: CaseDataset,
     processor: SamedImageProcessor,
     *,
     pictures_per_split: int = 3,
@@ -57,7 +57,7 @@ def validate_data(
 
     Args:
         data: the data set; nothing of it is changed.
-        processor: says how scans are cut; see [`~samed_hf.training_data.make_processor`].
+        processor: says how scans are cut; see [`~samed_hf.training.data.make_processor`].
         pictures_per_split: how many cases of each split are drawn, and as many with doubtful labels.
         on_case: told how many of how many cases are done.
     """
@@ -77,7 +77,7 @@ def validate_data(
     return validation
 
 
-def _spread(data: DataSet, count: int) -> set[str]:
+def _spread(data: CaseDataset, count: int) -> set[str]:
     """A few cases of each split, spread over it."""
     drawn = set()
     for names in splits_of(data).values():

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..image_processing_samed import SamedImageProcessor
-from ..preprocessing import CT_WINDOW, guess_preprocessing
-from .memory import MemoryEstimate
+from ..diagnostics.validation_memory import MemoryEstimate
+from ..model.image_processing_samed import SamedImageProcessor
+from ..transforms.intensity import CT_WINDOW, guess_preprocessing
 
 __all__ = ["Suggestion", "looks_like_ct", "suggest_batch", "suggest_settings", "training_command"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..preview import slice_plane
-from ..report import label_colors
-from ..volumes.common import shown
+from ..diagnostics.validation_memory import MemoryEstimate
+from ..reporting.overlays import label_colors
+from ..reporting.preview import slice_plane
+from ..volumes._checks import shown
 from .cohort_checks import SPLITS
-from .memory import MemoryEstimate
 from .problems import KINDS, Problem
 from .run import Validation
 

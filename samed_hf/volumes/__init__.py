@@ -1,22 +1,5 @@
-"""Scans of any format, and where they lie in the body."""
+"""Medical image files of every format, read and written with their geometry."""
 
-from .geometry import Volume, reorient, restore_orientation, same_grid
-from .nifti import find_volumes
-from .scan_files import find_scans
-from .scan_names import ScanFile, case_name
-from .scans import read_scan, read_volume, write_labels, write_volume
+import lazy_loader
 
-__all__ = [
-    "ScanFile",
-    "Volume",
-    "case_name",
-    "find_scans",
-    "find_volumes",
-    "read_scan",
-    "read_volume",
-    "reorient",
-    "restore_orientation",
-    "same_grid",
-    "write_labels",
-    "write_volume",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -23,7 +23,7 @@ class Volume:
             order of the file; a CT holds Hounsfield units.
         affine: Array of shape `(4, 4)`, float64: voxel indices to world coordinates in mm, RAS+.
         header: What the file says of its geometry in its format's own terms, which a written file takes over: a NIfTI
-            header, an [`~samed_hf.volumes.itk.ItkHeader`] or a [`~samed_hf.volumes.dicom.DicomSeries`].
+            header, an [`~samed_hf.volumes.itk.ItkHeader`] or a [`~samed_hf.volumes.dicom.series.DicomSeries`].
         path: File or folder it came from.
 
     Raises:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from .common import (
+from ._checks import (
     ITK_SUFFIXES,
     arranged_shape,
     check_file,
@@ -21,8 +21,8 @@ from .common import (
     made_volume,
     one_line,
     shown,
-    silent,
     storable,
+    suppress_stderr,
 )
 from .geometry import Volume
 from .itk_files import ItkHeader, find_voxels, form_of, with_geometry
@@ -65,7 +65,7 @@ def read_itk(path: str | Path, *, num_channels: int = 1) -> Volume:
     reader.SetImageIO("NrrdImageIO" if form_of(path) == "NRRD" else "MetaImageIO")
     reader.SetFileName(str(path))
     try:
-        with silent():
+        with suppress_stderr():
             reader.ReadImageInformation()
     except RuntimeError as error:
         raise damaged(path, form_of(path), _reason(error)) from error
@@ -108,7 +108,7 @@ def read_deep_picture(path: Path, form: str) -> np.ndarray:
     """
     _check_name(path)
     try:
-        with silent():
+        with suppress_stderr():
             image = sitk.ReadImage(str(path), imageIO=f"{form}ImageIO")
     except RuntimeError as error:
         raise ValueError(_reason(error)) from error
@@ -146,7 +146,7 @@ def write_itk(path: str | Path, volume: Volume) -> None:
     with folder_aside(path) as folder:
         written = folder / f"volume{path.suffix.lower()}"
         try:
-            with silent():
+            with suppress_stderr():
                 sitk.WriteImage(image, str(written), True)
             voxels = find_voxels(written)
             # ITK doesn't always notice that a disk is full.

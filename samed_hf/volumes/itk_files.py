@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from .common import damaged, shown
+from ._checks import damaged, shown
 
 __all__ = ["ItkHeader", "VoxelData", "find_voxels", "form_of", "with_geometry"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .common import check_memory, damaged, one_line
+from ._checks import check_memory, damaged, one_line
 from .itk_files import VoxelData, form_of
 
 __all__ = ["read_voxels", "unpacked"]

@@ -17,7 +17,7 @@ from typing import BinaryIO
 import nibabel as nib
 import numpy as np
 
-from .common import (
+from ._checks import (
     NIFTI_SUFFIXES,
     arranged_shape,
     check_file,

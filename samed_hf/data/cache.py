@@ -1,0 +1,159 @@
+"""Cases decoded once and kept on disk, memory-mapped, so that no later epoch decodes again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..model.image_processing_samed import SamedImageProcessor
+from ..transforms.slicing import SliceStack
+from ..volumes._checks import NotFiniteError
+from .dataset import Case, CaseDataset
+
+__all__ = ["CaseStore"]
+
+_VERSION = 1
+_OPEN = 64  # each open case holds two file handles
+
+
+class CaseStore:
+    """The cases of a data set as memory-mapped arrays, cut into slices as a processor says.
+
+    What is kept are the files' own intensities with the bounds that become 0 and 1. A case is decoded anew when one of
+    its files, or what the processor does to it, has changed.
+
+    Args:
+        data: the data set.
+        processor: cuts and scales the scans.
+        folder: where the arrays are kept, shared by any number of runs; made where it is missing.
+    """
+
+    def __init__(self, data: CaseDataset, processor: SamedImageProcessor, folder: Path) -> None:
+        self.data, self.processor, self.folder = data, processor, Path(folder)
+        self._opened: OrderedDict[str, tuple[SliceStack, np.ndarray, dict[str, Any]]] = OrderedDict()
+        self._places: dict[str, Path] = {}
+        self._counts: dict[str, int] = {}
+
+    def prepare(
+        self,
+        names: Sequence[str],
+        report: Callable[[int, int], None] | None = None,
+        *,
+        dispensable: Collection[str] = (),
+    ) -> dict[str, str]:
+        """Decode what isn't there yet.
+
+        Args:
+            names: of the cases.
+            report: told how many of how many cases are there, case by case.
+            dispensable: cases that may be missing where their intensities aren't finite.
+
+        Returns:
+            What is wrong with those that are missing for that reason, by name.
+
+        Raises:
+            ValueError: cases that can't be read; the first is described, the number of others told.
+        """
+        failed: list[Exception] = []
+        missing: dict[str, str] = {}
+        for done, name in enumerate(names, 1):
+            try:
+                if not self.holds(name):
+                    self._decode(name)
+            except NotFiniteError as error:
+                if name in dispensable:
+                    missing[name] = str(error)
+                else:
+                    failed.append(error)
+            except (ValueError, FileNotFoundError) as error:
+                failed.append(error)
+            if report is not None:
+                report(done, len(names))
+        if failed:
+            others = f" ({len(failed) - 1} other cases can't be read either)" if len(failed) > 1 else ""
+            raise ValueError(f"{failed[0]}{others}")
+        return missing
+
+    def holds(self, name: str) -> bool:
+        """Whether a case is there, decoded."""
+        return (self._place(name) / "case.json").is_file()
+
+    def slices(self, name: str) -> SliceStack:
+        """The slices of a case, scaled when they are read."""
+        return self._open(name)[0]
+
+    def label(self, name: str) -> np.ndarray:
+        """The labels of a case, `(slices, height, width)`, memory-mapped."""
+        return self._open(name)[1]
+
+    def num_slices(self, name: str) -> int:
+        """How many slices a case has."""
+        if name not in self._counts:
+            self._counts[name] = self._open(name)[2]["slices"]
+        return self._counts[name]
+
+    def case(self, name: str) -> Case:
+        """A case in memory, its intensities in [0, 1]."""
+        stack, label, about = self._open(name)
+        spacing = about["spacing"]
+        return Case(name, stack.scaled(), np.asarray(label), None if spacing is None else tuple(spacing))
+
+    def _place(self, name: str) -> Path:
+        if name not in self._places:
+            processor = self.processor
+            how = [processor.orientation, processor.axis_order, processor.intensity_window, processor.percentiles]
+            source = self.data.sources[name]
+            numbers = [
+                sorted(self.data.id2label),
+                *(getattr(source, what, None) for what in ("values", "num_channels")),
+            ]
+            key = [_VERSION, name, how, numbers, source.stamp()]
+            digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+            self._places[name] = self.folder / digest[:24]
+        return self._places[name]
+
+    def _decode(self, name: str) -> None:
+        raw = self.data.read_raw(name, self.processor)
+        about = {
+            "name": name,
+            "slices": len(raw.label),
+            "spacing": raw.spacing,
+            "rescaled": raw.rescaled,
+            "bounds": self.data.bounds(raw, self.processor),
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=".decoding-", dir=self.folder))
+        try:
+            np.save(aside / "image.npy", np.ascontiguousarray(raw.image))
+            np.save(aside / "label.npy", np.ascontiguousarray(raw.label))
+            (aside / "case.json").write_text(json.dumps(about), encoding="utf-8")
+            aside.chmod(0o755)
+            if not self._place(name).is_dir():  # another run may have been faster
+                aside.rename(self._place(name))
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def _open(self, name: str) -> tuple[SliceStack, np.ndarray, dict[str, Any]]:
+        if name in self._opened:
+            self._opened.move_to_end(name)
+            return self._opened[name]
+        place = self._place(name)
+        try:
+            about = json.loads((place / "case.json").read_text(encoding="utf-8"))
+            image, label = (np.load(place / f"{part}.npy", mmap_mode="r") for part in ("image", "label"))
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"The decoded case {name} in {place} can't be read ({reason}): delete it.") from error
+        stack = SliceStack(image, self.processor, bounds=about["bounds"], rescaled=about["rescaled"])
+        self._opened[name] = (stack, label, about)
+        if len(self._opened) > _OPEN:
+            self._opened.popitem(last=False)
+        return self._opened[name]

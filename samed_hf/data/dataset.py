@@ -1,0 +1,207 @@
+"""A data set as its cases: what each layout of files is turned into, and what a case is read as."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from ..model.image_processing_samed import SamedImageProcessor
+from ..transforms.slicing import SliceStack, picture_bounds
+from ..volumes._checks import NotFiniteError
+
+__all__ = ["Case", "CaseDataset", "CaseSource", "RawCase", "as_labels", "check_label_values", "renumber"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One patient's scan cut into slices, as the model reads it, and its truth.
+
+    Attributes:
+        name: e.g. "case0001".
+        image: of shape `(slices, height, width)`, or `(slices, channels, height, width)` of several channels, float32
+            in [0, 1].
+        label: of shape `(slices, height, width)`, integer; 0 is background.
+        spacing: mm along `(slices, height, width)`; `None` where the files don't say.
+    """
+
+    name: str
+    image: np.ndarray
+    label: np.ndarray
+    spacing: tuple[float, float, float] | None = None
+
+
+class RawCase(NamedTuple):
+    """A case as its files hold it, cut into slices.
+
+    Attributes:
+        image: of shape `(slices, height, width)` or `(slices, channels, height, width)`, in the files' unit and type.
+        label: of shape `(slices, height, width)`, uint8 or uint16.
+        spacing: mm along `(slices, height, width)`, or `None`.
+        rescaled: whether the intensities are in [0, 1] already.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    spacing: tuple[float, float, float] | None
+    rescaled: bool = False
+
+
+class CaseSource(Protocol):
+    """Where a case comes from."""
+
+    def read(self, processor: SamedImageProcessor) -> RawCase:
+        """The case, cut as the processor says.
+
+        Raises:
+            ValueError, FileNotFoundError: a file is missing or damaged, or image and label don't fit together.
+        """
+
+    def stamp(self) -> list[Any]:
+        """What changes when the case's files do; JSON."""
+
+
+@dataclass
+class CaseDataset:
+    """Cases with their labels, divided into those to train on, to watch and to score.
+
+    Attributes:
+        layout: what the folder was recognised as, for people.
+        root: the folder, or the data set's name.
+        id2label: name of each label, keys 0, 1, …; 0 is the background.
+        sources: where each case comes from, by its name.
+        train, validation, test: names of the cases; none stands in two.
+        channel_names: what the channels of a scan are.
+        pictures: whether the files are pictures without a unit.
+        orientation: in which the slices lie: "LPS" where the files say how they lie, else what the folder says.
+        input_size: side in pixels to which the slices were zoomed beforehand, if they were.
+        about: what the data set says of itself, e.g. "name", "synthetic".
+        notes: what a user should know.
+        declares_labels: whether the data set itself names its labels.
+        declares_folds: whether it divides its cases into folds of its own.
+    """
+
+    layout: str
+    root: Path | str
+    id2label: dict[int, str]
+    sources: dict[str, CaseSource]
+    train: list[str] = field(default_factory=list)
+    validation: list[str] = field(default_factory=list)
+    test: list[str] = field(default_factory=list)
+    channel_names: tuple[str, ...] = ("image",)
+    pictures: bool = False
+    orientation: str | None = "LPS"
+    input_size: int | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    declares_labels: bool = True
+    declares_folds: bool = False
+
+    @property
+    def scored(self) -> tuple[str, list[str]]:
+        """Which split the final scores are of, and its cases: the test cases, else those for validation."""
+        return ("test", self.test) if self.test else ("validation", self.validation)
+
+    def read_raw(self, name: str, processor: SamedImageProcessor) -> RawCase:
+        """Read one case and check it.
+
+        Raises:
+            ValueError: a damaged file, image and label that don't fit together, NaN, or a label without a name; the
+                case is named.
+        """
+        raw = self.sources[name].read(processor)
+        if raw.image.shape[-2:] != raw.label.shape[-2:] or len(raw.image) != len(raw.label):
+            raise ValueError(f"{name} has an image of shape {raw.image.shape} and a label of {raw.label.shape}.")
+        if raw.image.dtype.kind == "f" and not (finite := np.isfinite(raw.image)).all():
+            raise NotFiniteError(
+                f"{name} holds {finite.size - np.count_nonzero(finite)} NaN or infinite intensities: expected finite "
+                "ones; mend its files or take it out of the data set."
+            )
+        check_label_values(name, raw.label, len(self.id2label))
+        return raw
+
+    def read_case(self, name: str, processor: SamedImageProcessor) -> Case:
+        """Read one case with its intensities in [0, 1].
+
+        Raises:
+            ValueError: as [`read_raw`].
+        """
+        raw = self.read_raw(name, processor)
+        stack = SliceStack(raw.image, processor, bounds=self.bounds(raw, processor), rescaled=raw.rescaled)
+        return Case(name, stack.scaled(), raw.label, raw.spacing)
+
+    def bounds(self, raw: RawCase, processor: SamedImageProcessor) -> list[list[float]] | None:
+        """The intensities of a case that become 0 and 1 for each channel; `None` where it is rescaled already."""
+        if raw.rescaled:
+            return None
+        return picture_bounds(raw.image, processor) if self.pictures else processor.intensity_bounds(raw.image)
+
+    def expect_labels(self, id2label: Mapping[int, str]) -> None:
+        """Read the label values as a model names them.
+
+        Raises:
+            ValueError: the data set names them otherwise.
+        """
+        if self.declares_labels and dict(id2label) != self.id2label:
+            raise ValueError(
+                f"{self.root} has the labels {self.id2label}, but the model has {dict(id2label)}: expected the same; "
+                "score the model on data of its own labels."
+            )
+        self.id2label = dict(id2label)
+
+
+def check_label_values(name: str | Path, label: np.ndarray, num_labels: int) -> None:
+    """Refuse label values outside [0, num_labels), naming the file or case and the value."""
+    low, high = (int(label.min()), int(label.max())) if label.size else (0, 0)
+    if low < 0 or high >= num_labels:
+        strange = (label < 0) | (label >= num_labels)
+        where = f", slice {int(np.flatnonzero(strange.any(axis=(1, 2)))[0])}," if label.ndim == 3 else ""
+        raise ValueError(
+            f"{name}{where} holds the label value {high if high >= num_labels else low}: expected values from 0 to "
+            f"{num_labels - 1} for {num_labels} labels, the background counted. Name more labels or mend the file."
+        )
+
+
+def as_labels(name: str | Path, label: np.ndarray) -> np.ndarray:
+    """A label map in an integer type; one of floats must hold whole numbers from 0 to 65535.
+
+    Raises:
+        ValueError: it holds other values.
+    """
+    if label.dtype in (bool, np.uint8, np.uint16):
+        return label.astype(np.uint8) if label.dtype == bool else label
+    whole = label if label.dtype.kind in "iu" else np.round(label)
+    low, high = (float(label.min()), float(label.max())) if label.size else (0.0, 0.0)
+    if not (low >= 0 and high <= 65535 and np.array_equal(whole, label)):
+        raise ValueError(
+            f"{name} holds labels from {low:g} to {high:g}, some between the whole numbers or out of range: expected "
+            "whole numbers from 0 to 65535; is it a label map?"
+        )
+    return whole.astype(np.uint8 if high < 256 else np.uint16)
+
+
+def renumber(name: str | Path, label: np.ndarray, values: Sequence[int]) -> np.ndarray:
+    """A label map whose file uses other numbers than 0, 1, …, e.g. 0 and 255.
+
+    Args:
+        name: of the file or case.
+        label: integer.
+        values: the file's number of each label, in order.
+
+    Raises:
+        ValueError: a value that is none of them.
+    """
+    if list(values) == list(range(len(values))):
+        return label
+    table = np.full(int(max(int(label.max(initial=0)), *values)) + 1, len(values), dtype=np.uint16)
+    table[list(values)] = np.arange(len(values))
+    numbered = table[label]
+    if (strange := numbered == len(values)).any():
+        raise ValueError(
+            f"{name} holds the label value {int(label[strange].flat[0])}: expected one of "
+            f"{', '.join(map(str, values))}, those that have a name."
+        )
+    return numbered.astype(np.uint8 if len(values) <= 256 else np.uint16)

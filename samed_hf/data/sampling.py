@@ -1,0 +1,124 @@
+"""Training samples from slices, reproducible item by item, and the order in which a run visits them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from ..model.losses import IGNORED
+from ..transforms.augmentation import Augmentation, augment
+from ..transforms.zoom import nearest_zoom
+from .cache import CaseStore
+
+__all__ = ["EpochBatchSampler", "SliceDataset"]
+
+
+class SliceDataset(Dataset):
+    """Slices as the model trains on them.
+
+    The key of an item is `(epoch, index)`: its augmentation depends on the seed, the epoch and the index alone, so
+    every worker and every process makes the same sample, and each epoch another one. An index below 0 is no slice: it
+    makes a sample that counts for nothing, its labels being `IGNORED`.
+
+    Args:
+        store: holds the decoded cases.
+        cases: their names, in order; every slice of each is an item.
+        augmentation: how slices vary; `None` leaves them as they are.
+        seed: of the augmentation.
+    """
+
+    def __init__(
+        self, store: CaseStore, cases: Sequence[str], augmentation: Augmentation | None = None, seed: int = 0
+    ) -> None:
+        self.store, self.cases = store, list(cases)
+        self.augmentation, self.seed = augmentation, seed
+        self.ends = np.cumsum([store.num_slices(name) for name in self.cases])
+
+    def __len__(self) -> int:
+        """How many slices there are."""
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def place(self, index: int) -> tuple[str, int]:
+        """Case and slice of an item."""
+        case = int(np.searchsorted(self.ends, index, side="right"))
+        return self.cases[case], index - (int(self.ends[case - 1]) if case else 0)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
+        """`pixel_values` (3, S, S) float32, `labels` (S / 4, S / 4) int64 and `index` () int64 of a slice in an epoch.
+
+        The labels are zoomed to S and on to S / 4, each by order 0, as SAMed does.
+        """
+        epoch, index = key
+        if index < 0:
+            filler = self[epoch, 0]
+            return filler | {"labels": torch.full_like(filler["labels"], IGNORED), "index": torch.tensor(index)}
+        name, number = self.place(index)
+        image = self.store.slices(name).read([number])[0]
+        label = np.asarray(self.store.label(name)[number])
+        if self.augmentation is not None:
+            generator = np.random.default_rng((self.seed, epoch, index))
+            image, label = augment(image, label, self.augmentation, generator)
+        size = self.store.processor.image_size
+        pixels = self.store.processor.resize_slices(torch.from_numpy(image))
+        labels = nearest_zoom(label, (size, size), (size // 4, size // 4))
+        return {
+            "pixel_values": pixels.expand(3, -1, -1).contiguous(),
+            "labels": torch.from_numpy(labels.astype(np.int64)),
+            "index": torch.tensor(index),
+        }
+
+
+class EpochBatchSampler(Sampler):
+    """The batches of one process through a whole run, epoch after epoch, from any batch on.
+
+    Every epoch is a new permutation of all samples, made from the seed and the epoch's number, cut into global batches
+    of `batch_size · num_processes`, of which each process takes its share. The last batch of an epoch can be smaller,
+    and a share of it by one slice smaller than another; a process without any gets a sample that counts for nothing.
+    So the global batches are the same however many processes there are.
+
+    Args:
+        num_samples: how many samples there are.
+        batch_size: samples of one batch of one process.
+        num_batches: how many batches the whole run has.
+        seed: of the permutations.
+        process_index, num_processes: which share this is.
+        start: the first batches of the run to leave out, done before an interruption.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        num_batches: int,
+        *,
+        seed: int = 0,
+        process_index: int = 0,
+        num_processes: int = 1,
+        start: int = 0,
+    ) -> None:
+        self.num_samples, self.batch_size, self.num_batches = num_samples, batch_size, num_batches
+        self.seed, self.process_index, self.num_processes, self.start = seed, process_index, num_processes, start
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of one process in one epoch."""
+        return -(-self.num_samples // (self.batch_size * self.num_processes))
+
+    def __len__(self) -> int:
+        """Batches that are left of the run."""
+        return max(0, self.num_batches - self.start)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Lists of `(epoch, index)`, none empty; index -1 is a sample that counts for nothing."""
+        epoch, order = -1, np.empty(0, dtype=np.int64)
+        for batch in range(self.start, self.num_batches):
+            if batch // self.batches_per_epoch != epoch:
+                epoch = batch // self.batches_per_epoch
+                order = np.random.default_rng((self.seed, epoch)).permutation(self.num_samples)
+            size = self.batch_size * self.num_processes
+            first = batch % self.batches_per_epoch * size
+            share = order[first : first + size][self.process_index :: self.num_processes]
+            yield [(epoch, int(index)) for index in share] or [(epoch, -1)]

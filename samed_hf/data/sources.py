@@ -1,0 +1,122 @@
+"""Cases whose image and label are files of scans or pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..model.image_processing_samed import SamedImageProcessor
+from ..transforms.slicing import cut_slices, slice_spacing
+from ..volumes import ScanFile, Volume, read_scan, read_volume, reorient, same_grid
+from ..volumes import images as pictures
+from ..volumes.naming import file_kind, label_suffix
+from .dataset import RawCase, as_labels, renumber
+
+__all__ = ["PictureSource", "ScanSource", "file_stamp", "picture_channels"]
+
+
+def file_stamp(paths: Sequence[Path]) -> list[Any]:
+    """Name, size and time of each file: what changes when the file does."""
+    return [[str(path), (stat := path.stat()).st_size, stat.st_mtime_ns] for path in paths]
+
+
+@dataclass(frozen=True)
+class ScanSource:
+    """A scan and its label map on one grid.
+
+    Attributes:
+        name: of the case.
+        images: one file for each channel, or one file that holds them all.
+        label: the label map's file.
+        num_channels: of the scan.
+        values: the file's number of each label.
+        tolerance: how far image and label may lie apart, as a share of a voxel's smallest side.
+    """
+
+    name: str
+    images: tuple[Path, ...]
+    label: Path
+    num_channels: int
+    values: tuple[int, ...]
+    tolerance: float = 0.1
+
+    def read(self, processor: SamedImageProcessor) -> RawCase:
+        """See [`CaseSource`]. Image and label may have their axes in different orders."""
+        image, label = self.read_image(), read_volume(self.label)
+        labels = renumber(self.label, as_labels(self.label, label.array), self.values)
+        label = reorient(Volume(labels, label.affine), image.orientation)
+        # Of two oblique grids that nearly agree, the nearest axes could differ: the image's decide for both.
+        if differs := same_grid(reorient(image, image.orientation), label, self.tolerance):
+            raise ValueError(
+                f"{self.images[0]} and {self.label} don't lie on one grid: {differs}; resample the label, or allow "
+                "more with --geometry_tolerance."
+            )
+        label = Volume(label.array, image.affine)
+        return RawCase(cut_slices(image, processor), cut_slices(label, processor), slice_spacing(image, processor))
+
+    def read_image(self) -> Volume:
+        """The scan with all its channels."""
+        several = self.images if len(self.images) > 1 else ()
+        kind = file_kind(self.images[0]) or ""
+        scan = ScanFile(self.name, self.images[0], kind, several, label_suffix(self.images[0]))
+        return read_scan(scan, num_channels=self.num_channels)
+
+    def stamp(self) -> list[Any]:
+        """See [`CaseSource`]."""
+        return file_stamp([*self.images, self.label])
+
+
+@dataclass(frozen=True)
+class PictureSource:
+    """Pictures of one size and their masks; several are the slices of one case.
+
+    Attributes:
+        name: of the case.
+        images, labels: the files, slice by slice.
+        num_channels: 1 for grey, 3 for colour.
+        values: the masks' number of each label.
+    """
+
+    name: str
+    images: tuple[Path, ...]
+    labels: tuple[Path, ...]
+    num_channels: int
+    values: tuple[int, ...]
+
+    def read(self, processor: SamedImageProcessor) -> RawCase:
+        """See [`CaseSource`]."""
+        images = [read_volume(path, num_channels=self.num_channels).array for path in self.images]
+        labels = [renumber(path, read_mask(path), self.values) for path in self.labels]
+        for image_path, image, label_path, label in zip(self.images, images, self.labels, labels, strict=True):
+            if image.shape[:2] != label.shape[::-1]:
+                raise ValueError(
+                    f"{image_path} has {image.shape[0]}×{image.shape[1]} pixels, but {label_path} "
+                    f"{label.shape[1]}×{label.shape[0]}: expected a mask of the picture's size."
+                )
+        if len({image.shape for image in images}) > 1:
+            raise ValueError(f"The pictures of {self.name} differ in size: expected one size for each case.")
+        image = np.concatenate(images, axis=2).swapaxes(0, 2)  # (slices, height, width[, channels])
+        image = np.moveaxis(image, 3, 1) if image.ndim == 4 else image
+        return RawCase(image, np.stack(labels), None)
+
+    def stamp(self) -> list[Any]:
+        """See [`CaseSource`]."""
+        return file_stamp([*self.images, *self.labels])
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """A picture whose values are labels, `(height, width)`, uint8 or uint16; of one with a palette, the indices.
+
+    Raises:
+        ValueError: the file is damaged, coloured, or its values are no labels.
+    """
+    return as_labels(path, pictures.read_mask(path))
+
+
+def picture_channels(paths: Sequence[Path]) -> int:
+    """3 where any of the pictures isn't grey, else 1; by their headers, so that damaged ones count as coloured."""
+    return 1 if all(pictures.is_grey(path) for path in paths) else 3

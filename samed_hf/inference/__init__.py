@@ -1,0 +1,5 @@
+"""A model over slices, volumes and images: arrays in, label maps out."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,148 @@
+"""What a segmentation measures: millilitres, intensities, the model's confidence, and whether the scan cuts it off."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
+
+from ..utils.atomic import write_text
+from ..volumes.geometry import Volume
+
+__all__ = ["measure_labels", "write_statistics"]
+
+# Foreground voxels are gathered from so many voxels at a time: some 50 MB of indices and values.
+_VOXELS_AT_ONCE = 1 << 20
+_FACES = {"R": "right", "L": "left", "A": "anterior", "P": "posterior", "S": "superior", "I": "inferior"}
+_OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
+_PICTURE_FACES = (("left", "right"), ("top", "bottom"), None)
+
+
+def measure_labels(
+    labels: np.ndarray,
+    scan: Volume,
+    id2label: Mapping[int, str],
+    *,
+    confidence: np.ndarray | None = None,
+    picture: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Measure every label of a segmentation; in parts, so that a large scan needs little more memory than it has.
+
+    Args:
+        labels: Label map of shape `scan.grid`, an unsigned integer type; values without a name count for none.
+        scan: The scan in its own intensities (HU for CT), of one or several channels.
+        id2label: The names; the background, 0, is not measured.
+        confidence: Softmax of each voxel's label in [0, 1], of shape `scan.grid`.
+        picture: Whether the scan is a picture, which has pixels and no millilitres.
+
+    Returns:
+        For each label's name, ready for JSON, with `None` where nothing is defined, as for a label not found:
+
+        - `index`: its value in the label map.
+        - `voxels`, or `pixels` of a picture; and, of a scan, `ml`.
+        - `mean_intensity`, `sd_intensity`: over the label's voxels, in the scan's own unit; the SD is that of the
+          population, divided by n. Lists, one number for each channel, where the scan has several.
+        - `mean_confidence`: only with `confidence`.
+        - `touches_border`, and `border_faces`: whether and where the label reaches the scan's outermost voxels, so that
+          the organ may go on outside; e.g. `["superior"]`, `["left", "bottom"]` of a picture.
+        - `bounding_box`: first and last voxel along each axis, in the order of the file, counted from 0.
+        - `center_ras_mm`: centre of mass of a scan's label, mm to the right, to the front and upwards, as in NIfTI.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    for name, array in (("labels", labels), ("confidence", confidence)):
+        if array is not None and array.shape != scan.grid:
+            raise ValueError(f"{name} has shape {array.shape}, expected {scan.grid} as the scan has.")
+    wanted = sorted(index for index in id2label if index)
+    highest = max([int(labels.max()), *wanted])
+    moments = _Moments(highest + 1, scan.num_channels + 3 + (confidence is not None))
+    for part in _parts(labels.shape):
+        where = np.nonzero(labels[part])
+        channels = scan.array[part][where].reshape(len(where[0]), scan.num_channels).T
+        places = [axis + (along.start or 0) for axis, along in zip(where, part, strict=True)]
+        sure = [] if confidence is None else [confidence[part][where]]
+        moments.add(labels[part][where], [*channels, *places, *sure])
+    boxes = ndimage.find_objects(labels, max_label=highest)
+    return {id2label[index]: _row(index, moments, boxes[index - 1], scan, picture) for index in wanted}
+
+
+def write_statistics(path: str | os.PathLike, statistics: Mapping[str, Any]) -> None:
+    """Write statistics as JSON, in one step."""
+    write_text(path, json.dumps(statistics, indent=2, allow_nan=False) + "\n")
+
+
+class _Moments:
+    """Count, mean and sum of squared deviations of several quantities for each label, put together from parts.
+
+    By Chan's formula: sums of squares would lose the digits of a small spread around a large mean.
+    """
+
+    def __init__(self, num_labels: int, quantities: int) -> None:
+        self.count = np.zeros(num_labels)
+        self.mean = np.zeros((quantities, num_labels))
+        self.squares = np.zeros((quantities, num_labels))
+
+    def add(self, labels: np.ndarray, quantities: list[np.ndarray]) -> None:
+        size = len(self.count)
+        count = np.bincount(labels, minlength=size).astype(np.float64)
+        total = self.count + count
+        share = np.divide(count, total, out=np.zeros(size), where=total > 0)
+        for row, values in enumerate(quantities):
+            values = values.astype(np.float64)
+            sums = np.bincount(labels, weights=values, minlength=size)
+            mean = np.divide(sums, count, out=np.zeros(size), where=count > 0)
+            squares = np.bincount(labels, weights=(values - mean[labels]) ** 2, minlength=size)
+            apart = mean - self.mean[row]
+            self.mean[row] += apart * share
+            self.squares[row] += squares + apart**2 * self.count * share
+        self.count = total
+
+
+def _parts(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    """The array in parts along its longest axis."""
+    axis = int(np.argmax(shape))
+    step = max(1, _VOXELS_AT_ONCE * shape[axis] // int(np.prod(shape)))
+    for first in range(0, shape[axis], step):
+        yield tuple(slice(first, first + step) if one == axis else slice(None) for one in range(len(shape)))
+
+
+def _row(index: int, moments: _Moments, box: tuple[slice, ...] | None, scan: Volume, picture: bool) -> dict[str, Any]:
+    count, channels = int(moments.count[index]), scan.num_channels
+    mean = moments.mean[:, index]
+    deviation = np.sqrt(moments.squares[:channels, index] / max(1, count))
+    faces = [] if box is None else _faces(box, scan, picture)
+    row: dict[str, Any] = {"index": index, "pixels" if picture else "voxels": count}
+    if not picture:
+        row["ml"] = count * scan.voxel_ml
+    row["mean_intensity"] = _one_or_list(mean[:channels]) if count else None
+    row["sd_intensity"] = _one_or_list(deviation) if count else None
+    if len(mean) > channels + 3:
+        row["mean_confidence"] = float(mean[-1]) if count else None
+    row |= {"touches_border": bool(faces), "border_faces": faces}
+    row["bounding_box"] = None if box is None else [[along.start, along.stop - 1] for along in box]
+    if not picture:
+        center = nib.affines.apply_affine(scan.affine, mean[channels : channels + 3])
+        row["center_ras_mm"] = center.tolist() if count else None
+    return row
+
+
+def _one_or_list(values: np.ndarray) -> float | list[float]:
+    return float(values[0]) if len(values) == 1 else values.tolist()
+
+
+def _faces(box: tuple[slice, ...], scan: Volume, picture: bool) -> list[str]:
+    """The faces of the scan that a label reaches; an axis of one voxel has none."""
+    faces = []
+    for axis, letter in enumerate(scan.orientation):
+        low_high = _PICTURE_FACES[axis] if picture else (_FACES[_OPPOSITE[letter]], _FACES[letter])
+        if scan.grid[axis] == 1 or low_high is None:
+            continue
+        reached = (box[axis].start == 0, box[axis].stop == scan.grid[axis])
+        faces += [face for face, touches in zip(low_high, reached, strict=True) if touches]
+    return faces

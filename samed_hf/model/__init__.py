@@ -1,0 +1,5 @@
+"""The wrapped SAM: configuration, modules, image processor, LoRA, losses and loading."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,127 @@
+"""Configuration of a SAMed model: SAM's own sub-configs, the input size, the labels and the loss weight."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import SamConfig
+
+__all__ = ["SamedConfig"]
+
+# What may be given to `from_pretrained` over the values of a SAM checkpoint's config.json.
+_OVERRIDES = ("image_size", "id2label", "label2id", "num_labels", "dice_weight")
+
+
+@strict
+class SamedConfig(SamConfig):
+    r"""Configuration of [`SamedForSemanticSegmentation`].
+
+    It reads the `config.json` of a plain SAM checkpoint (`model_type` "sam") as well as its own.
+
+    Args:
+        vision_config, prompt_encoder_config, mask_decoder_config:
+            SAM's sub-configs, as in [`~transformers.SamConfig`]. Their image size and number of masks follow
+            `image_size` and `id2label`.
+        image_size (`int`, *optional*):
+            Height and width of the model's input in pixels, a multiple of the patch size (16). Defaults to the vision
+            config's; SAMed uses 512.
+        dice_weight (`float`, *optional*, defaults to 0.8):
+            Share of the Dice loss, in [0, 1]; cross-entropy has the rest (SAMed, section 3.4).
+        id2label (`dict[int, str]`, *optional*):
+            Name of each class, keys 0, 1, …; class 0 is the background.
+        num_labels (`int`, *optional*):
+            Number of classes, background included, where there are no names.
+
+    Raises:
+        ValueError: an image size that is no multiple of the patch size, labels not numbered 0, 1, …, fewer than two
+            labels, a `dice_weight` outside [0, 1], or a `config.json` of another kind of model.
+    """
+
+    model_type = "samed"
+
+    image_size: int | None = None
+    dice_weight: float = 0.8
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        # SAM's config.json names its own model type, which would stay on the instance.
+        kwargs.pop("model_type", None)
+        super().__post_init__(**kwargs)
+        if self.image_size is None:
+            self.image_size = self.vision_config.image_size
+        self.sync_subconfigs()
+
+    def sync_subconfigs(self) -> None:
+        """Check the values and make the sub-configs follow `image_size` and the number of labels."""
+        patch_size = self.vision_config.patch_size
+        if not isinstance(self.image_size, int) or self.image_size <= 0 or self.image_size % patch_size:
+            raise ValueError(
+                f"image_size is {self.image_size!r}: expected a positive multiple of {patch_size}, the patch size; "
+                f"the nearest is {max(1, round(float(self.image_size) / patch_size)) * patch_size}."
+            )
+        if sorted(self.id2label) != list(range(len(self.id2label))) or self.num_labels < 2:
+            raise ValueError(
+                f"id2label has the keys {sorted(self.id2label)}: expected 0, 1, … without a gap and at least two, "
+                "where 0 is the background, e.g. {0: 'background', 1: 'spleen'}."
+            )
+        if not 0.0 <= self.dice_weight <= 1.0:
+            raise ValueError(f"dice_weight is {self.dice_weight}: expected a number in [0, 1].")
+        self.label2id = {name: index for index, name in self.id2label.items()}
+        if len(self.label2id) != len(self.id2label):
+            raise ValueError(f"id2label names a label twice: {list(self.id2label.values())}. Give each its own name.")
+        self.vision_config.image_size = self.image_size
+        self.prompt_encoder_config.image_size = self.image_size
+        self.prompt_encoder_config.image_embedding_size = self.image_size // patch_size
+        # SAM counts the masks beyond its first one; SAMed uses them all, one for each class.
+        self.mask_decoder_config.num_multimask_outputs = self.num_labels - 1
+
+    @classmethod
+    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The content of a `config.json`, of SAM or of SAMed, and the unused arguments; as in transformers."""
+        config_dict, unused = super().get_config_dict(*args, **kwargs)
+        if not config_dict:
+            raise OSError(
+                f"{args[0] if args else ''!r} has no config.json: expected a folder or Hub id of SAM or SAMed."
+            )
+        return cls._as_samed(config_dict), unused
+
+    @classmethod
+    def _as_samed(cls, config_dict: dict[str, Any]) -> dict[str, Any]:
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type not in ("sam", cls.model_type):
+            raise ValueError(
+                f"The checkpoint's model_type is {model_type!r}: expected 'sam' (Segment Anything, e.g. "
+                "facebook/sam-vit-base, -large or -huge) or 'samed'. SAM-HQ, SAM 2 and other models are not supported."
+            )
+        return config_dict | {"model_type": cls.model_type}
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> SamedConfig:
+        """Build from the content of a `config.json`, of SAM or of SAMed.
+
+        Values in `kwargs` win over those of `config_dict`, and the sub-configs follow them.
+
+        Raises:
+            ValueError: `config_dict` describes another kind of model, or a value is out of its range.
+        """
+        config_dict = cls._as_samed(config_dict)
+        given = {key: kwargs.pop(key) for key in _OVERRIDES if kwargs.get(key) is not None}
+        if "id2label" in given:
+            given["id2label"] = {int(key): name for key, name in given["id2label"].items()}
+            if given.get("num_labels", len(given["id2label"])) != len(given["id2label"]):
+                raise ValueError(
+                    f"num_labels is {given['num_labels']} but id2label names {len(given['id2label'])} labels: "
+                    "give one of the two, the background counted."
+                )
+            given.pop("num_labels", None)
+        elif "num_labels" in given:
+            count = given.pop("num_labels")
+            if count != len(config_dict.get("id2label") or {}):
+                given["id2label"] = {0: "background"} | {i: f"label_{i}" for i in range(1, count)}
+        if "id2label" in given:
+            given.pop("label2id", None)
+            config_dict.pop("label2id", None)
+            config_dict.pop("num_labels", None)
+        elif not config_dict.get("id2label"):
+            config_dict["id2label"] = {0: "background", 1: "label_1"}
+        return super().from_dict(config_dict | given, **kwargs)

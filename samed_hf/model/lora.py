@@ -1,0 +1,153 @@
+"""What LoRA targets, what trains whole beside it, and how an adapter is merged into its model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
+from torch import nn
+
+__all__ = ["VARIANTS", "cast_frozen", "freeze_unused", "merge_adapter", "samed_lora_config", "swapped_label_heads"]
+
+# Regular expressions on whole module names, anchored: a bare "q_proj" would reach the mask decoder alone or both.
+_ENCODER = r"(.*\.)?vision_encoder\.layers\.\d+\.attn\.(q_proj|v_proj)"
+_DECODER = (
+    r"(.*\.)?mask_decoder\.transformer\.(layers\.\d+\.)?"
+    r"(self_attn|cross_attn_token_to_image|cross_attn_image_to_token|final_attn_token_to_image)\.(q_proj|v_proj)"
+)
+_DECODER_HEADS = [
+    "mask_decoder.iou_token",
+    "mask_decoder.mask_tokens",
+    "mask_decoder.upscale_conv1",
+    "mask_decoder.upscale_conv2",
+    "mask_decoder.upscale_layer_norm",
+    "mask_decoder.output_hypernetworks_mlps",
+    "mask_decoder.iou_prediction_head",
+]
+# Without a prompt, only the no-mask embedding takes part. The rest is saved too, since original checkpoints hold it.
+# PEFT can't wrap a list of modules, so the four point embeddings stand one by one.
+_PROMPT_ENCODER = [
+    "prompt_encoder.no_mask_embed",
+    "prompt_encoder.not_a_point_embed",
+    "prompt_encoder.mask_embed",
+    *(f"prompt_encoder.point_embed.{index}" for index in range(4)),
+]
+_NEVER_TRAINED = re.compile(r"iou_prediction_head\.|prompt_encoder\.(?!no_mask_embed\.)")
+
+# variant: (LoRA's targets, modules trained whole and saved with the adapter)
+VARIANTS: dict[str, tuple[str, list[str]]] = {
+    "samed": (_ENCODER, ["mask_decoder", *_PROMPT_ENCODER]),
+    "samed_s": (f"{_ENCODER}|{_DECODER}", [*_DECODER_HEADS, *_PROMPT_ENCODER]),
+}
+
+
+def samed_lora_config(rank: int = 4, variant: str = "samed", **lora_options: Any) -> LoraConfig:
+    """The PEFT configuration of a SAMed adapter (SAMed, sections 3.2 and 3.3).
+
+    LoRA on the q and v projection of every block of the image encoder with scaling 1; the mask decoder and the default
+    (no-mask) prompt embedding train whole. The IoU head, which the loss doesn't use, and the rest of the prompt encoder
+    are saved but never trained.
+
+    Args:
+        rank: rank of the LoRA matrices, at least 1; the paper's is 4.
+        variant: "samed", or "samed_s", where the mask decoder's transformer is frozen too, with LoRA on the q and v of
+            its attentions.
+        **lora_options: any other option of [`~peft.LoraConfig`], e.g. `use_dora=True`, `use_rslora=True`,
+            `lora_dropout=0.1`, `lora_alpha`.
+
+    Returns:
+        A [`~peft.LoraConfig`] for `model.add_adapter`.
+
+    Raises:
+        ValueError: an unknown variant or a rank below 1.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"variant is {variant!r}: expected one of {', '.join(map(repr, VARIANTS))}.")
+    if not isinstance(rank, int) or rank < 1:
+        raise ValueError(f"rank is {rank!r}: expected a whole number of at least 1; the paper's is 4.")
+    targets, whole = VARIANTS[variant]
+    options = {"lora_alpha": rank, "target_modules": targets, "modules_to_save": list(whole), "bias": "none"}
+    return LoraConfig(r=rank, task_type=None, **(options | lora_options))
+
+
+def freeze_unused(model: nn.Module) -> None:
+    """Stop the training of the parameters that never get a gradient: the IoU head's and those of absent prompts.
+
+    PEFT lets everything in `modules_to_save` train. A parameter without a gradient makes DistributedDataParallel fail
+    at its second step.
+    """
+    for name, parameter in model.named_parameters():
+        if _NEVER_TRAINED.search(name):
+            parameter.requires_grad_(False)
+
+
+def cast_frozen(model: nn.Module, dtype: torch.dtype) -> None:
+    """Keep the weights of the image encoder's frozen products in another data type, in place.
+
+    In mixed precision of the same type nothing else changes: the weights are no longer cast in every step, and take
+    half the memory. Normalisations and positions stay as they are.
+    """
+    for name, module in model.named_modules():
+        inside = "vision_encoder." in name and isinstance(module, nn.Linear | nn.Conv2d)
+        if inside and not any(parameter.requires_grad for parameter in module.parameters()):
+            module.to(dtype)
+
+
+@contextmanager
+def swapped_label_heads(owner: nn.Module, parts: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Give the module these parts for as long as PEFT copies what an adapter trains whole, and its own back after.
+
+    A mask decoder for other labels has parts of other shapes, which PEFT's copy of the present ones could not load.
+
+    Args:
+        owner: the module, or PEFT's wrapper around it.
+        parts: name of the attribute, and what stands there meanwhile.
+    """
+    owner = owner.original_module if isinstance(owner, ModulesToSaveWrapper) else owner
+    own = {name: _exchange(owner, name, part) for name, part in parts.items()}
+    try:
+        yield
+    finally:
+        for name, part in own.items():
+            _exchange(owner, name, part)
+
+
+def _exchange(owner: nn.Module, name: str, part: nn.Module) -> nn.Module:
+    present = getattr(owner, name)
+    if isinstance(present, ModulesToSaveWrapper):
+        own, present.original_module = present.original_module, part
+        return own
+    setattr(owner, name, part)
+    return present
+
+
+def merge_adapter(model: nn.Module) -> None:
+    """Merge the active adapter of every layer into its base layer and take PEFT's wrappers out, in place.
+
+    Raises:
+        ValueError: the model has no adapter, or more than one is active.
+    """
+    wrapped = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, (BaseTunerLayer, ModulesToSaveWrapper))
+    ]
+    if not wrapped:
+        raise ValueError("The model has no adapter to merge: call add_adapter or load_adapter first.")
+    for name, module in wrapped:
+        parent = model.get_submodule(name.rpartition(".")[0])
+        child = name.rpartition(".")[2]
+        active = module.active_adapters
+        if len(active) != 1:
+            raise ValueError(f"{len(active)} adapters are active ({active}): call set_adapter with one name first.")
+        if isinstance(module, BaseTunerLayer):
+            module.merge(safe_merge=True)
+            setattr(parent, child, module.get_base_layer())
+        else:
+            setattr(parent, child, module.modules_to_save[active[0]])

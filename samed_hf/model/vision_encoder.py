@@ -1,0 +1,196 @@
+"""The image encoder's block with q, k and v apart, so that LoRA can adapt two of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionLayer
+
+from .attention import (
+    Windows,
+    attend,
+    attend_at_border,
+    cut_windows,
+    join_windows,
+    relative_terms,
+    runs_in_tiles,
+    window_groups,
+)
+
+__all__ = ["SamedVisionAttention", "SamedVisionLayer"]
+
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+
+
+class SamedVisionAttention(SamVisionAttention):
+    """The encoder's attention with q, k and v as three projections, so that LoRA can adapt q and v alone.
+
+    It cuts the windows itself, after projecting: a padded token is zero, so its q, k and v are the biases and needn't
+    be computed, and every projection sees one batch entry for each image. With `attn_implementation="sdpa"`, the
+    default, a processor computes it in tiles ([`samed_hf.model.attention`]), an accelerator by PyTorch's fused kernels.
+    """
+
+    def __init__(self, config, window_size: int) -> None:
+        super().__init__(config, window_size)
+        del self.qkv
+        self.config = config
+        self.window_size = window_size
+        for name in _PROJECTIONS:
+            setattr(self, name, nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias))
+
+    def fuse(self) -> None:
+        """Make one product, `qkv`, of the three projections, as in a plain SAM; none of them may be adapted."""
+        if hasattr(self, "qkv"):
+            return
+        parts = [getattr(self, name) for name in _PROJECTIONS]
+        bias = torch.cat([part.bias for part in parts]) if self.config.qkv_bias else None
+        self.qkv = _linear(torch.cat([part.weight for part in parts]), bias, parts[0].weight.requires_grad)
+        for name in _PROJECTIONS:
+            delattr(self, name)
+
+    def split(self) -> None:
+        """Undo [`fuse`], so that the projections can be adapted again."""
+        if not hasattr(self, "qkv"):
+            return
+        biases = self.qkv.bias.chunk(3) if self.config.qkv_bias else (None,) * 3
+        for name, weight, bias in zip(_PROJECTIONS, self.qkv.weight.chunk(3), biases, strict=True):
+            setattr(self, name, _linear(weight, bias, self.qkv.weight.requires_grad))
+        del self.qkv
+
+    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attend among the tokens of each window, or of the whole image where `window_size` is 0.
+
+        Args:
+            hidden_states: of shape `(batch_size, height, width, hidden_size)`.
+
+        Returns:
+            The same shape, and the attention weights (`None` with SDPA).
+        """
+        if hasattr(self, "qkv"):
+            projected, bias = self.qkv(hidden_states).chunk(3, dim=-1), self.qkv.bias
+            biases = (None,) * 3 if bias is None else bias.chunk(3)
+        else:
+            projections = [getattr(self, name) for name in _PROJECTIONS]
+            projected = [projection(hidden_states) for projection in projections]
+            biases = [projection.bias for projection in projections]
+        terms = None
+        if self.use_rel_pos:
+            terms = relative_terms(projected[0], self.rel_pos_h, self.rel_pos_w, self.num_attention_heads)
+        dropout = self.dropout if self.training else 0.0
+        eager = self.config._attn_implementation == "eager"
+        weights = None
+        if terms is not None and not (eager or dropout) and runs_in_tiles(hidden_states):
+            tokens = [*projected, *terms]
+            context = self._in_windows(tokens, biases) if self.window_size else self._global(tokens)
+        else:
+            context, weights = self._padded(projected, biases, terms, dropout, eager)
+        return self.proj(context), weights
+
+    def _global(self, tokens: Sequence[torch.Tensor]) -> torch.Tensor:
+        batch_size, *grid, _ = tokens[0].shape
+        tokens = [one.unflatten(3, (self.num_attention_heads, -1)).flatten(1, 2).transpose(1, 2) for one in tokens]
+        images = [attend(*(one[index] for one in tokens)).transpose(0, 1) for index in range(batch_size)]
+        context = images[0][None] if batch_size == 1 else torch.stack(images)
+        return context.reshape(batch_size, *grid, -1)
+
+    def _in_windows(self, tokens: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None]) -> torch.Tensor:
+        height, width = tokens[0].shape[1:3]
+        groups = window_groups(height, width, self.window_size)
+        rows = [torch.cat([self._in_group(tokens, biases, group) for group in row], dim=2) for row in groups]
+        return torch.cat(rows, dim=1)
+
+    def _in_group(
+        self, tokens: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None], windows: Windows
+    ) -> torch.Tensor:
+        batch_size, grid = len(tokens[0]), (windows.height, windows.width)
+        tokens = [cut_windows(one, windows, self.num_attention_heads) for one in tokens]
+        if grid == (self.window_size, self.window_size):
+            context = attend(*(one.flatten(0, 1) for one in tokens)).unflatten(0, tokens[0].shape[:2])
+        else:
+            padding = [_token(bias, tokens[1]) for bias in biases[1:]]
+            context = attend_at_border(*tokens, grid=grid, padding=padding)
+        return join_windows(context, windows, batch_size)
+
+    def _padded(
+        self,
+        projected: Sequence[torch.Tensor],
+        biases: Sequence[torch.Tensor | None],
+        terms: Sequence[torch.Tensor] | None,
+        dropout: float,
+        eager: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The whole image at once, windows filled up with padded tokens: few large products, as accelerators want."""
+        batch_size, height, width, _ = projected[0].shape
+        query, key, value = (self._to_heads(*pair) for pair in zip(projected, biases, strict=True))
+        bias = None
+        if terms is not None:  # whatever they are for padded queries, which are left out
+            rows, columns = (self._to_heads(term, None) for term in terms)
+            bias = (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(-2)
+        if eager:
+            context, weights = self._eager(query, key, value, bias, dropout)
+        else:
+            context, weights = F.scaled_dot_product_attention(query, key, value, bias, dropout_p=dropout), None
+        return self._from_heads(context, batch_size, height, width).reshape(batch_size, height, width, -1), weights
+
+    def _eager(self, query, key, value, bias, dropout: float) -> tuple[torch.Tensor, torch.Tensor]:
+        scores = (query * self.scale) @ key.transpose(-2, -1)
+        scores = scores if bias is None else scores + bias
+        weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+        return F.dropout(weights, p=dropout) @ value, weights
+
+    def _to_heads(self, projected: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """`(batch, height, width, channels)` as `(batch · windows, heads, tokens, head_dim)`."""
+        batch_size, height, width, channels = projected.shape
+        size, heads = self.window_size, self.num_attention_heads
+        if not size:
+            return projected.reshape(batch_size, height * width, heads, -1).transpose(1, 2)
+        rows, columns = math.ceil(height / size) * size, math.ceil(width / size) * size
+        if (rows, columns) != (height, width):
+            shape = (batch_size, rows, columns, channels)
+            padded = projected.new_zeros(shape) if bias is None else bias.to(projected.dtype).expand(shape).clone()
+            padded[:, :height, :width] = projected
+            projected = padded
+        return cut_windows(projected, Windows((0, rows), (0, columns), size, size), heads)
+
+    def _from_heads(self, context: torch.Tensor, batch_size: int, height: int, width: int) -> torch.Tensor:
+        """The inverse of [`_to_heads`], the padded tokens left out."""
+        size = self.window_size
+        if not size:
+            return context.transpose(1, 2)
+        rows, columns = math.ceil(height / size) * size, math.ceil(width / size) * size
+        image = join_windows(context, Windows((0, rows), (0, columns), size, size), batch_size)
+        return image[:, :height, :width]
+
+
+def _token(bias: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+    """A padded token's key or value, `(heads, 1, head_dim)`: the projection's bias."""
+    heads, _, head_dim = like.shape[1:]
+    return like.new_zeros(heads, 1, head_dim) if bias is None else bias.reshape(heads, 1, head_dim)
+
+
+def _linear(weight: torch.Tensor, bias: torch.Tensor | None, requires_grad: bool) -> nn.Linear:
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight.detach().clone(), requires_grad)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias.detach().clone(), requires_grad)
+    return linear
+
+
+class SamedVisionLayer(SamVisionLayer):
+    """SAM's encoder block around [`SamedVisionAttention`]."""
+
+    def __init__(self, config, window_size: int) -> None:
+        super().__init__(config, window_size)
+        self.attn = SamedVisionAttention(config, window_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`(batch_size, height, width, hidden_size)` to the same shape."""
+        # The patch embedding leaves them channel by channel, and every normalisation would copy them.
+        hidden_states = hidden_states.contiguous()
+        attended, _ = self.attn(self.layer_norm1(hidden_states))
+        hidden_states = hidden_states + attended
+        return hidden_states + self.mlp(self.layer_norm2(hidden_states))

@@ -1,0 +1,1 @@
+"""Charts, overlays, previews and HTML pages."""

@@ -1,0 +1,299 @@
+"""Dice and HD95 on one mask pair, the protocols' rules for empty masks, and the summary over cases.
+
+Two protocols say what a class scores when a mask is empty:
+
+| prediction | label | `strict` (default) | `samed` (the reference implementation's) |
+|---|---|---|---|
+| present | present | Dice, HD95 in mm | Dice, HD95 in voxels |
+| present | absent | Dice 0, HD95 undefined | Dice 1, HD95 0 |
+| absent | present | Dice 0, HD95 undefined | Dice 0, HD95 0 |
+| absent | absent | left out | Dice 0, HD95 0 |
+
+`samed` lets a missed organ lower the mean HD95; it is there to be compared with the paper's tables (arXiv 2304.13785).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .hausdorff import class_boxes, hd95, smallest_box
+
+__all__ = ["PROTOCOLS", "MaskScore", "binary_dice", "binary_hd95", "score_case", "score_pair", "summarize"]
+
+PROTOCOLS = ("strict", "samed")
+"""Names of the protocols, the default first."""
+
+_MEMORY = 2**31  # bytes that the classes scored at once may take together
+_BYTES = 32  # that a class takes for each voxel of its box; a fraction of it where surfaces are few
+
+
+class MaskScore(NamedTuple):
+    """Scores of one class in one case; `None` where the protocol leaves a score undefined.
+
+    Attributes:
+        dice: Dice coefficient in [0, 1].
+        hd95: 95th percentile of the symmetric surface distance, at least 0, in mm or in voxels (see the protocol).
+    """
+
+    dice: float | None
+    hd95: float | None
+
+
+def binary_dice(prediction: np.ndarray, label: np.ndarray) -> float:
+    """Dice coefficient of two masks.
+
+    Args:
+        prediction: Mask of shape `(height, width)` or `(x, y, z)`; nonzero is the object.
+        label: Mask of the same shape.
+
+    Returns:
+        Dice in [0, 1]; 1 when both masks are empty.
+
+    Raises:
+        ValueError: If the shapes differ or are not 2-D or 3-D.
+    """
+    prediction, label = _mask_pair(prediction, label)
+    voxels = np.count_nonzero(prediction) + np.count_nonzero(label)
+    return float(2.0 * np.count_nonzero(prediction & label) / voxels) if voxels else 1.0
+
+
+def binary_hd95(prediction: np.ndarray, label: np.ndarray, spacing: Sequence[float] | None = None) -> float:
+    """95th percentile of the symmetric distance between the surfaces of two masks.
+
+    Args:
+        prediction: Mask of shape `(height, width)` or `(x, y, z)`; nonzero is the object.
+        label: Mask of the same shape.
+        spacing: Size of a voxel in mm along each array axis; `None` measures in voxels.
+
+    Returns:
+        Distance in mm, or in voxels without `spacing`; at least 0.
+
+    Raises:
+        ValueError: If a mask is empty (the distance is undefined), the shapes differ or `spacing` does not fit.
+    """
+    prediction, label = _mask_pair(prediction, label)
+    spacing = _checked_spacing(spacing, prediction.ndim)
+    empty = [name for name, mask in (("prediction", prediction), ("label", label)) if not mask.any()]
+    if empty:
+        raise ValueError(
+            f"HD95 is undefined: no voxel is set in {' and '.join(empty)}, expected at least one in each mask. "
+            "Use score_pair, whose protocol says what an empty mask scores."
+        )
+    box = smallest_box(prediction, label)
+    return hd95(prediction[box], label[box], spacing)
+
+
+def score_pair(
+    prediction: np.ndarray, label: np.ndarray, protocol: str = "strict", spacing: Sequence[float] | None = None
+) -> MaskScore:
+    """Score one mask pair under a protocol.
+
+    Args:
+        prediction: Mask of shape `(height, width)` or `(x, y, z)`; nonzero is the object.
+        label: Mask of the same shape.
+        protocol: `"strict"` or `"samed"`; see the table at the top of this module.
+        spacing: Size of a voxel in mm along each array axis; `None` measures in voxels. `"samed"` ignores it: the
+            reference implementation measures in voxels.
+
+    Returns:
+        Dice and HD95, each `None` where undefined. `(None, None)` means the class is left out of this case.
+
+    Raises:
+        ValueError: If the protocol is unknown, the shapes differ or `spacing` does not fit.
+    """
+    _check_protocol(protocol)
+    prediction, label = _mask_pair(prediction, label)
+    spacing = _checked_spacing(spacing, prediction.ndim)
+    box = smallest_box(prediction, label)
+    return _score_box(prediction[box], label[box], protocol, spacing)
+
+
+def score_case(
+    prediction: np.ndarray,
+    label: np.ndarray,
+    id2label: Mapping[int, str] | int,
+    protocol: str = "strict",
+    spacing: Sequence[float] | None = None,
+) -> dict[str, MaskScore]:
+    """Score every class but the background of one case.
+
+    Each class is scored in the smallest box around both its masks, the classes beside each other on the cores that
+    the process may use. Their number changes nothing in the scores.
+
+    Args:
+        prediction: Integer label map of shape `(height, width)` or `(x, y, z)`, values in [0, num_labels - 1].
+        label: Integer label map of the same shape and range.
+        id2label: Names of the classes 0 … num_labels - 1, class 0 being the background; or `num_labels` alone, and
+            the classes are called "1", "2", ….
+        protocol: `"strict"` or `"samed"`.
+        spacing: Size of a voxel in mm along each array axis; `None` measures in voxels.
+
+    Returns:
+        The score of each class by its name, in the order of the classes.
+
+    Raises:
+        ValueError: If the shapes differ, a map is not of integers or holds a value out of range, `id2label` has gaps
+            or a name twice, the protocol is unknown or `spacing` does not fit.
+    """
+    _check_protocol(protocol)
+    names = _class_names(id2label)
+    prediction, label = np.asarray(prediction), np.asarray(label)
+    _check_shapes(prediction, label)
+    for name, array in (("prediction", prediction), ("label", label)):
+        _check_label_map(name, array, num_labels=len(names) + 1)
+    spacing = _checked_spacing(spacing, prediction.ndim)
+    small = np.min_scalar_type(len(names))
+    prediction, label = prediction.astype(small, copy=False), label.astype(small, copy=False)
+    boxes = class_boxes(prediction, label, len(names))
+
+    def score(index: int) -> MaskScore:
+        box = boxes[index - 1]
+        return _score_box(prediction[box] == index, label[box] == index, protocol, spacing)
+
+    sizes = [label[box].size for box in boxes]
+    classes = sorted(range(1, len(names) + 1), key=lambda index: sizes[index - 1], reverse=True)
+    with ThreadPoolExecutor(_threads(sizes), "score") as pool:
+        scores = dict(zip(classes, pool.map(score, classes), strict=True))
+    return {name: scores[index] for index, name in enumerate(names, start=1)}
+
+
+def summarize(cases: Mapping[str, Mapping[str, MaskScore]], protocol: str = "strict") -> dict[str, Any]:
+    """Average the scores of cases, over the cases of each class and then over the classes.
+
+    Args:
+        cases: What `score_case` returned, by the name of the case.
+        protocol: The protocol the cases were scored under.
+
+    Returns:
+        A dictionary ready for JSON, with `None` and never NaN where nothing is defined:
+        `{"protocol", "mean": {"dice", "hd95"}, "per_class": {label: {"dice", "hd95", "cases", "hd95_undefined"}},
+        "per_case": {case: {label: {"dice", "hd95"}}}}`. Each mean is over the defined scores. `cases` counts the cases
+        with a Dice, `hd95_undefined` those among them in which exactly one mask was empty.
+
+    Raises:
+        ValueError: If there is no case, the protocol is unknown, or scores are undefined that `"samed"` defines.
+    """
+    _check_protocol(protocol)
+    if not cases:
+        raise ValueError("cases is empty, expected the scores of at least one case; check the list of cases to score.")
+    by_class: dict[str, list[MaskScore]] = {}
+    for case, scores in cases.items():
+        for name, score in scores.items():
+            if protocol == "samed" and None in score:
+                raise ValueError(
+                    f"cases[{case!r}][{name!r}] is {tuple(score)}, expected defined scores under protocol 'samed'; "
+                    "score the cases with protocol='samed' as well."
+                )
+            by_class.setdefault(name, []).append(score)
+    per_class = {name: _class_summary(scores) for name, scores in by_class.items()}
+    return {
+        "protocol": protocol,
+        "mean": {key: _mean([row[key] for row in per_class.values()]) for key in MaskScore._fields},
+        "per_class": per_class,
+        "per_case": {case: {name: score._asdict() for name, score in scores.items()} for case, scores in cases.items()},
+    }
+
+
+def _class_summary(scores: list[MaskScore]) -> dict[str, float | int | None]:
+    return {
+        "dice": _mean([score.dice for score in scores]),
+        "hd95": _mean([score.hd95 for score in scores]),
+        "cases": sum(score.dice is not None for score in scores),
+        "hd95_undefined": sum(score.dice is not None and score.hd95 is None for score in scores),
+    }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Mean of the defined values, `None` when there is none."""
+    defined = [value for value in values if value is not None]
+    return fmean(defined) if defined else None
+
+
+def _mask_pair(prediction: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    prediction, label = np.asarray(prediction), np.asarray(label)
+    _check_shapes(prediction, label)
+    return prediction.astype(bool, copy=False), label.astype(bool, copy=False)
+
+
+def _score_box(
+    prediction: np.ndarray, label: np.ndarray, protocol: str, spacing: tuple[float, ...] | None
+) -> MaskScore:
+    """Score two boolean masks cropped to the box around both, which is empty where they are."""
+    in_prediction, in_label = bool(prediction.any()), bool(label.any())
+    if in_prediction and in_label:
+        distance = hd95(prediction, label, spacing if protocol == "strict" else None)
+        return MaskScore(binary_dice(prediction, label), distance)
+    if protocol == "samed":
+        return MaskScore(1.0, 0.0) if in_prediction else MaskScore(0.0, 0.0)
+    return MaskScore(0.0, None) if in_prediction or in_label else MaskScore(None, None)
+
+
+def _threads(sizes: Sequence[int]) -> int:
+    """Classes to score at once, from the voxels of their boxes: what the process's cores and _MEMORY allow."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, len(sizes), _MEMORY // max(_BYTES * max(sizes), 1)))
+
+
+def _class_names(id2label: Mapping[int, str] | int) -> list[str]:
+    """Names of the classes 1 … num_labels - 1, in order."""
+    if isinstance(id2label, int | np.integer):
+        if id2label < 2:
+            raise ValueError(f"id2label is {id2label}, expected at least 2 labels: the background and one class.")
+        return [str(index) for index in range(1, id2label)]
+    try:
+        # JSON turns the keys of a config's id2label into strings.
+        names = {int(index): name for index, name in id2label.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(
+            f'id2label is {id2label!r}, expected a dictionary such as {{0: "background", 1: "spleen"}} or the number '
+            "of labels; for a label2id, swap keys and values."
+        ) from None
+    if len(names) < 2 or sorted(names) != list(range(len(names))):
+        raise ValueError(
+            f"id2label has the classes {sorted(names)}, expected 0 (the background), 1, 2, … without a gap; "
+            "name every class, the background too."
+        )
+    ordered = [names[index] for index in range(1, len(names))]
+    if len(set(ordered)) < len(ordered):
+        raise ValueError(f"id2label names the classes {ordered}, expected each name once; rename one of the twins.")
+    return ordered
+
+
+def _check_protocol(protocol: str) -> None:
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol is {protocol!r}, expected one of {', '.join(map(repr, PROTOCOLS))}.")
+
+
+def _check_shapes(prediction: np.ndarray, label: np.ndarray) -> None:
+    if prediction.shape != label.shape:
+        raise ValueError(
+            f"prediction has shape {prediction.shape} and label has shape {label.shape}, expected the same; "
+            "bring the prediction back to the grid of the label."
+        )
+    if prediction.ndim not in (2, 3):
+        raise ValueError(f"prediction and label have shape {prediction.shape}, expected two or three axes.")
+
+
+def _check_label_map(name: str, array: np.ndarray, num_labels: int) -> None:
+    if not (np.issubdtype(array.dtype, np.integer) or array.dtype == bool):
+        raise ValueError(f"{name} is of dtype {array.dtype}, expected integers; convert it, e.g. to numpy.uint8.")
+    if array.size and (array.min() < 0 or array.max() >= num_labels):
+        raise ValueError(
+            f"{name} holds values from {array.min()} to {array.max()}, expected 0 to {num_labels - 1} for "
+            f"{num_labels} labels with the background; check id2label or map the other values to 0."
+        )
+
+
+def _checked_spacing(spacing: Sequence[float] | None, ndim: int) -> tuple[float, ...] | None:
+    if spacing is None:
+        return None
+    values = np.asarray(spacing, dtype=np.float64)
+    if values.shape != (ndim,) or not (np.isfinite(values) & (values > 0)).all():
+        raise ValueError(f"spacing is {spacing!r}, expected {ndim} positive numbers in mm, one for each array axis.")
+    return tuple(values.tolist())

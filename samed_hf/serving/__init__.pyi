@@ -1,0 +1,3 @@
+from .handler import EndpointHandler
+
+__all__ = ["EndpointHandler"]

@@ -1,0 +1,220 @@
+"""Training a SAMed adapter with Accelerate: from a folder of slices to an adapter."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from ..model.modeling_samed import SamedForSemanticSegmentation
+from ..utils.atomic import write_text
+from ..utils.threads import single_threaded_blas
+from .arguments import SamedTrainingArguments
+from .checkpointing.checkpoints import list_checkpoints
+from .checkpointing.run_folder import check_writable, move_in, on_all_ranks
+from .checkpointing.state import TrainingState, load_adapter
+from .distributed.fsdp import adapter_weights, is_sharded
+from .distributed.interruption import Interruption, end_distributed
+from .monitoring.nonfinite import LabelChecks
+from .monitoring.progress import Progress
+from .monitoring.snapshots import Watch
+from .setup import TrainingRun, set_up_run
+from .step import read_batches, take_step
+from .validation import validate
+
+__all__ = ["train"]
+
+_BEST = "best"
+_NO_MORE_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+OnPush = Callable[[TrainingRun, Path], None]
+
+
+def train(args: SamedTrainingArguments, on_push: OnPush | None = None) -> TrainingRun:
+    """Train an adapter and save it in `args.output_dir`, with `training_log.csv` and checkpoints beside it.
+
+    The adapter saved is the last one; with `ema_decay` it is made of the averages, and with
+    `early_stopping_patience` it is that of the best validation. The latter is kept as `best` beside it anyway,
+    unless `save_best` is off.
+
+    Args:
+        args: the settings.
+        on_push: called on the main process every `push_every` steps with the run and a folder that holds the adapter.
+
+    The processes are still together when it returns: `run.accelerator.end_training()` closes trackers and parts them.
+
+    Raises:
+        ValueError, FileNotFoundError: bad settings or data, before anything is trained; or too many steps in a row
+            whose loss or gradient isn't finite.
+        OSError: `output_dir` can't be written to.
+        Interrupted: SIGTERM or SIGINT asked for an end; a checkpoint was written.
+    """
+    try:
+        check_writable(Path(args.output_dir))
+        run = set_up_run(args)
+        run.say(run.describe())
+        started = time.monotonic()
+        state = TrainingState.of(run)
+        state.resume()
+        with single_threaded_blas():
+            _loop(state, on_push)
+        run.seconds = time.monotonic() - started
+        _finish(state)
+    except OSError as error:
+        if error.errno in _NO_MORE_ROOM:
+            raise _no_more_room(args, error) from error
+        raise
+    return run
+
+
+def _no_more_room(args: SamedTrainingArguments, error: OSError) -> OSError:
+    kept = list_checkpoints(Path(args.output_dir))
+    go_on = f"; go on from {kept[-1].name} with --resume_from_checkpoint latest" if kept else ""
+    where = error.filename or args.output_dir
+    return OSError(
+        f"{where} can't be written to ({error.strerror}): make room or the folder writable, or give another "
+        f"--output_dir{go_on}."
+    )
+
+
+def _loop(state: TrainingState, on_push: OnPush | None) -> None:
+    run, args = state.run, state.run.args
+    every = args.checkpointing_steps if args.checkpointing_steps is not None else max(1, run.plan.batches_per_epoch)
+    labels, watch = LabelChecks(run.model.config.id2label, run.say), Watch(run, args.watched_slices)
+    if state.step == 0 and run.accelerator.is_main_process:
+        labels.training((name, run.store.label(name)) for name in run.data.train)
+    _start_trackers(state)
+    run.model.train()
+    first = state.step - bool(state.pending)
+    # Closed whatever happens: workers would be waited for when the process ends.
+    with (
+        closing(read_batches(run, state.step)) as batches,
+        Interruption(run.accelerator) as interruption,
+        Progress(run, first) as progress,
+    ):
+        while not state.ended:
+            if state.pending is None:
+                state.pending = take_step(state, batches)
+            if _validated(state, interruption, labels, watch):
+                progress.add(state.pending)
+                state.pending = None
+            if interruption.asked:
+                _end_early(state, interruption)
+            if on_push and args.push_every and state.step % args.push_every == 0 and not state.ended:
+                _push(state, on_push)
+            if every and state.step % every == 0 and not state.ended:
+                state.save()
+    run.model.eval()
+    state.guard.check_end()
+    if state.step < run.plan.steps:
+        run.say(f"stopped     early, after step {state.step}: no better validation than that of step {state.best.step}")
+
+
+def _start_trackers(state: TrainingState) -> None:
+    """Begin with the trackers, or go on where they were: what a killed run told them of later steps is cut off."""
+    run = state.run
+    if not run.accelerator.log_with:
+        return
+    settings: dict[str, dict[str, Any]] = {}
+    if run.args.resume_from_checkpoint is not None:
+        settings["tensorboard"] = {"purge_step": state.step + 1 - bool(state.pending)}
+    settings["wandb"] = {"id": state.identity, "resume": "allow"}
+    settings["trackio"] = {"name": f"{run.output_dir.name}-{state.identity}", "resume": "allow"}
+    config = {
+        name: value if isinstance(value, bool | int | float | str) else str(value)
+        for name, value in run.args.to_dict().items()
+        if value is not None
+    }
+    run.accelerator.init_trackers("samed_hf", config=config, init_kwargs=settings)
+
+
+def _validated(state: TrainingState, interruption: Interruption, labels: LabelChecks, watch: Watch) -> bool:
+    """Validate after the step in hand, where one is due; `False` where it is still due, for an interruption."""
+    run, step, args = state.run, state.step, state.run.args
+    every = args.eval_steps or max(1, run.plan.steps // 4)
+    if not run.data.validation or (step % every and step != run.plan.steps):
+        return True
+    if interruption.asked:
+        return False
+    with state.averaged():
+        found = validate(run, interruption, watch.cases)
+        if found is None:
+            return False
+        state.pending |= {"validation_dice": found.dice, "validation_dice_per_class": found.per_class}
+        if state.best.add(step, found.dice) and (args.save_best or args.early_stopping_patience):
+            on_all_ranks(run.accelerator, lambda: _keep_best(state))
+    if run.accelerator.is_main_process:
+        labels.predictions(step, found.labels)
+        watch.draw(step, found.predictions)
+    return True
+
+
+def _keep_best(state: TrainingState) -> None:
+    """Put the adapter, as it is now, in `best`."""
+    run = state.run
+    weights = adapter_weights(run.model)
+    if not run.accelerator.is_main_process:
+        return
+    aside = run.output_dir / f".{_BEST}.tmp"
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        run.model.save_pretrained(aside, image_processor=run.processor, state_dict=weights)
+        about = {"step": state.best.step, "validation_dice": state.best.score}
+        write_text(aside / "validation.json", json.dumps(about, indent=2) + "\n")
+        move_in(aside, run.output_dir / _BEST)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    run.say(f"best        validation Dice {state.best.score:.4f} at step {state.best.step}: {run.output_dir / _BEST}")
+
+
+def _end_early(state: TrainingState, interruption: Interruption) -> None:
+    """Write a checkpoint and end the process as it was asked to."""
+    folder = state.save()
+    state.run.say(
+        f"stopped     after step {state.step} of {state.run.plan.steps}: {folder} is whole. To go on, give the same "
+        "command with --resume_from_checkpoint latest."
+    )
+    end_distributed(state.run.accelerator)
+    raise interruption.end()
+
+
+def _push(state: TrainingState, on_push: OnPush) -> None:
+    """Hand the adapter, as it is now, to `on_push`."""
+    run = state.run
+    with state.averaged():
+        weights = adapter_weights(run.model)
+        if run.accelerator.is_main_process:
+            with tempfile.TemporaryDirectory() as folder:
+                run.model.save_pretrained(folder, image_processor=run.processor, state_dict=weights)
+                on_push(run, Path(folder))
+    run.accelerator.wait_for_everyone()
+
+
+def _finish(state: TrainingState) -> None:
+    """Save the adapter, and leave the model as anyone will load it."""
+    run, args = state.run, state.run.args
+    run.accelerator.wait_for_everyone()
+    if state.average is not None:
+        with state.averaged():
+            averages = [weight.detach().clone() for weight in state.trained]
+        for weight, average in zip(state.trained, averages, strict=True):
+            weight.data.copy_(average)
+    if args.early_stopping_patience is not None and state.best.step is not None:
+        load_adapter(run.model, run.output_dir / _BEST)
+        run.say(f"adapter     that of the best validation, step {state.best.step}")
+
+    def save() -> None:
+        weights = adapter_weights(run.model)
+        if run.accelerator.is_main_process:
+            run.model.save_pretrained(run.output_dir, image_processor=run.processor, state_dict=weights)
+
+    on_all_ranks(run.accelerator, save)
+    run.accelerator.wait_for_everyone()
+    if args.frozen_dtype == "bfloat16" or is_sharded(run.model):
+        # Scored as anyone will load it, with the base model's own weights, whole on every process.
+        run.model = SamedForSemanticSegmentation.from_pretrained(run.output_dir).to(run.accelerator.device)

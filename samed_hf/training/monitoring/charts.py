@@ -1,0 +1,202 @@
+"""The curves of a training's report as SVG, readable on a light page and on a dark one."""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ...reporting.overlays import label_colors, running_mean
+from ...volumes._checks import shown
+
+__all__ = ["best_validation", "draw_gradient", "draw_label_losses", "draw_losses", "draw_rate", "draw_validation"]
+
+_GREY, _RED = "#7d8894", "#d3495a"
+_COLORS = {"loss": "#3b82d6", "cross_entropy": "#d9822b", "dice": "#2f9e6e"}
+_NAMES = {"loss": "loss", "cross_entropy": "cross-entropy", "dice": "Dice loss"}
+_WIDTH, _HEIGHT = 4.8, 2.4
+_POINTS, _MAX_LABELS = 300, 24
+Rows = Sequence[Mapping[str, Any]]
+
+
+def best_validation(rows: Rows) -> Mapping[str, Any] | None:
+    """The first of the rows with the highest "validation_dice"; `None` where there was no validation."""
+    validated = [row for row in rows if _is_number(row.get("validation_dice"))]
+    return max(validated, key=lambda row: row["validation_dice"], default=None)
+
+
+def draw_losses(rows: Rows, skipped: Sequence[int] = ()) -> bytes | None:
+    """The loss and its parts: each step faint, the mean over a twentieth of the run strong.
+
+    Args:
+        rows: of the log.
+        skipped: steps that were left out, marked by lines.
+    """
+    columns = {key: _column(rows, key) for key in _COLORS}
+    if not any(len(steps) for steps, _ in columns.values()):
+        return None
+    figure, axis = _figure(1)
+    for key, (steps, values) in columns.items():
+        _plot(axis, steps, values, _COLORS[key], _NAMES[key])
+    for place, step in enumerate(skipped):
+        axis.axvline(step, color=_RED, linewidth=0.9, label="" if place else "skipped")
+    axis.set_ylim(0, None)
+    return _svg(figure, axis)
+
+
+def draw_label_losses(rows: Rows, labels: Sequence[str]) -> bytes | None:
+    """The Dice loss of each label, the mean over a twentieth of the run.
+
+    Args:
+        rows: of the log; "dice_per_class" lists the losses of all labels.
+        labels: names of all labels, the background first.
+    """
+    rows = [row | dict(enumerate(row.get("dice_per_class") or ())) for row in rows]
+    columns = {index: _column(rows, index) for index in range(min(len(labels), _MAX_LABELS + 1))}
+    columns = {index: column for index, column in columns.items() if len(column[0])}
+    if not columns:
+        return None
+    figure, axis = _figure(-(-len(columns) // 4))
+    colors = [_GREY, *label_colors(len(labels))[1:]]
+    for index, (steps, values) in columns.items():
+        axis.plot(*_thin(steps, running_mean(values)), color=colors[index], linewidth=1.3, label=_short(labels[index]))
+    axis.set_ylim(0, None)
+    return _svg(figure, axis)
+
+
+def draw_rate(rows: Rows) -> bytes | None:
+    """The learning rate of each step."""
+    steps, values = _column(rows, "learning_rate")
+    if not len(steps):
+        return None
+    figure, axis = _figure(0)
+    axis.plot(*_thin(steps, values), color=_COLORS["loss"], linewidth=1.4)
+    axis.set_ylim(0, None)
+    axis.ticklabel_format(axis="y", scilimits=(-3, 3))
+    axis.yaxis.get_offset_text().set(color=_GREY, fontsize=8)
+    return _svg(figure, axis)
+
+
+def draw_gradient(rows: Rows, limit: float | None = None) -> bytes | None:
+    """The gradient's norm before it is clipped, on a logarithmic axis where it varies much.
+
+    Args:
+        rows: of the log.
+        limit: norm to which gradients are clipped, drawn as a line.
+    """
+    steps, values = _column(rows, "gradient_norm")
+    if not len(steps):
+        return None
+    figure, axis = _figure(1)
+    _plot(axis, steps, values, _COLORS["loss"], "gradient norm")
+    if limit:
+        axis.axhline(limit, color=_GREY, linestyle="--", linewidth=1, label=f"clipped to {limit:g}")
+    if values.min() > 0 and values.max() > 30 * values.min():
+        axis.set_yscale("log")
+    else:
+        axis.set_ylim(0, None)
+    return _svg(figure, axis)
+
+
+def draw_validation(rows: Rows, labels: Sequence[str]) -> bytes | None:
+    """The Dice of each label and their mean at every validation, the best one marked.
+
+    Args:
+        rows: of the log; "validation_dice_per_class" holds Dice from 0 to 1 by a label's name.
+        labels: names of all labels, the background first.
+    """
+    best = best_validation(rows)
+    if best is None:
+        return None
+    rows = [
+        row | {("of", name): dice for name, dice in (row.get("validation_dice_per_class") or {}).items()}
+        for row in rows
+    ]
+    columns = {name: _column(rows, ("of", name)) for name in labels[1 : _MAX_LABELS + 1]}
+    columns = {name: column for name, column in columns.items() if len(column[0])}
+    figure, axis = _figure(-(-(len(columns) + 2) // 4))
+    colors = label_colors(len(labels))
+    for name, (steps, values) in columns.items():
+        axis.plot(steps, values, color=colors[list(labels).index(name)], linewidth=1, marker=".", label=_short(name))
+    axis.plot(*_column(rows, "validation_dice"), color=_GREY, linewidth=2.4, marker="o", markersize=4, label="mean")
+    axis.axvline(best["step"], color=_RED, linestyle="--", linewidth=1)
+    axis.plot(best["step"], best["validation_dice"], "*", color=_RED, markersize=12, linestyle="", label="best")
+    axis.set_xlim(0, None)
+    axis.set_ylim(0, 1)
+    return _svg(figure, axis)
+
+
+def _column(rows: Rows, key: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values where there are numbers."""
+    known = [(row["step"], row[key]) for row in rows if _is_number(row.get(key))]
+    return np.array([step for step, _ in known], dtype=int), np.array([value for _, value in known], dtype=float)
+
+
+def _is_number(value: Any) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _plot(axis: Axes, steps: np.ndarray, values: np.ndarray, color: str, name: str) -> None:
+    axis.plot(*_thin(steps, values), color=color, alpha=0.3, linewidth=0.8)
+    axis.plot(*_thin(steps, running_mean(values)), color=color, linewidth=1.6, label=name)
+
+
+def _thin(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """At most so many points that a page can hold: the lowest and the highest of each stretch, so that none hides."""
+    if len(values) <= 2 * _POINTS:
+        return steps, values
+    kept: list[int] = []
+    for part in np.array_split(np.arange(len(values)), _POINTS):
+        kept += sorted({int(part[np.argmin(values[part])]), int(part[np.argmax(values[part])])})
+    return steps[kept], values[kept]
+
+
+def _figure(legend_rows: int) -> tuple[Figure, Axes]:
+    figure = Figure((_WIDTH, _HEIGHT + 0.2 * legend_rows), layout="constrained")
+    axis = figure.subplots()
+    axis.grid(color=_GREY, alpha=0.25, linewidth=0.6)
+    axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axis.set_xlabel("step")
+    return figure, axis
+
+
+def _short(name: str) -> str:
+    """A name that leaves room for the chart."""
+    return shown(name) if len(name) <= 20 else f"{shown(name)[:19]}…"
+
+
+def _svg(figure: Figure, axis: Axes) -> bytes:
+    """Without ground, and a legend of names as they are, not read as formulas."""
+    figure.patch.set_alpha(0)
+    axis.patch.set_alpha(0)
+    axis.tick_params(which="both", colors=_GREY, labelsize=9)
+    axis.xaxis.label.set(color=_GREY, fontsize=9)
+    for side, spine in axis.spines.items():
+        spine.set(color=_GREY, visible=side == "bottom")
+    handles, names = axis.get_legend_handles_labels()
+    if handles:
+        legend = figure.legend(
+            handles,
+            ["·"] * len(names),
+            fontsize=8.5,
+            frameon=False,
+            labelcolor=_GREY,
+            loc="outside upper left",
+            ncols=4,
+        )
+        for text, name in zip(legend.get_texts(), names, strict=True):
+            text.set(parse_math=False, text=name)
+    content = io.BytesIO()
+    with warnings.catch_warnings(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "samed_hf"}):
+        # Signs that the font lacks come out as boxes.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        figure.savefig(content, format="svg", metadata={"Date": None})
+    return content.getvalue()

@@ -1,0 +1,151 @@
+"""What a training leaves for people: `training_report.html`, one file that opens offline."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from PIL import Image
+
+from ...reporting.overlays import label_colors
+from ...utils.atomic import write_text
+from ...volumes._checks import shown
+from ..run import TrainingRun
+from .charts import best_validation, draw_gradient, draw_label_losses, draw_losses, draw_rate, draw_validation
+from .page import PAGE
+from .tables import SPLITS, duration, grouped, score_table, setting_tables, skipped_rows, validation_rows
+
+__all__ = ["write_training_report"]
+
+
+def write_training_report(path: Path, run: TrainingRun, metrics: Mapping[str, Any] | None) -> None:
+    """Write the page of a run: scores, curves, validations, pictures, skipped steps, settings and versions.
+
+    Args:
+        path: the HTML file, in the folder of the run: `watch/`, `overlay.png` and `training_settings.json` are read
+            from there, so far as they are there.
+        run: the run; its log is drawn, and keys that rows of an older log lack are left out.
+        metrics: the final scores, what `metrics.json` holds, with the "split" they are of; `None` without any.
+    """
+    folder, rows = path.parent, run.log
+    labels = list(run.model.config.id2label.values())
+    colors = ["#" + "".join(f"{round(float(part) * 255):02x}" for part in color) for color in label_colors(len(labels))]
+    swatches = dict(zip(labels, colors, strict=True))
+    skipped = skipped_rows(rows)
+    validated = {name for row in rows for name in row.get("validation_dice_per_class") or ()}
+    columns = [{"name": shown(name), "color": swatches[name], "key": name} for name in labels if name in validated]
+    content = _template().render(
+        title=f"Training: {shown(folder.resolve().name)}",
+        about=_about(run),
+        notes=_notes(run),
+        facts=_facts(run, metrics, len(skipped)),
+        scores=None if metrics is None else score_table(metrics, swatches),
+        charts=_charts(run, labels, [row["step"] for row in skipped]),
+        columns=columns,
+        validations=validation_rows(rows, [column["key"] for column in columns]),
+        pictures=_pictures(folder, rows),
+        skipped=skipped,
+        tables=setting_tables(folder, run),
+    )
+    # A file's name need not be text.
+    write_text(path, content.encode("utf-8", "backslashreplace").decode("utf-8"))
+
+
+def _template() -> Any:
+    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(PAGE)
+
+
+def _about(run: TrainingRun) -> str:
+    data, split = run.data, {name: len(getattr(run.data, name)) for name in SPLITS}
+    cases = ", ".join(f"{count} {name}" for name, count in split.items() if count)
+    where = "synthetic phantom patients" if run.args.uses_phantom else f"{shown(data.root)}, {data.layout}"
+    base = "a small SAM of random weights" if run.args.uses_random_sam else shown(run.args.model_name_or_path)
+    return f"{where} ({cases} cases) · {base} · {datetime.now().astimezone().isoformat(sep=' ', timespec='seconds')}"
+
+
+def _notes(run: TrainingRun) -> list[str]:
+    """What a reader must know before the numbers."""
+    notes = []
+    if run.args.uses_random_sam:
+        notes.append("No pretrained model was given: a demonstration with random weights, not a medical result.")
+    last = run.log[-1]["step"] if run.log else 0
+    if last < run.plan.steps:
+        notes.append(f"The run ended early, after {last} of {run.plan.steps} steps.")
+    return notes + [shown(note) for note in run.data.notes]
+
+
+def _facts(run: TrainingRun, metrics: Mapping[str, Any] | None, skipped: int) -> list[dict[str, Any]]:
+    rows, last = run.log, run.log[-1] if run.log else {"step": 0}
+    facts = [(f"{grouped(last['step'])} of {grouped(run.plan.steps)}", "steps", "")]
+    facts += [(f"{last['epoch']:.1f}", "epochs", "")] if "epoch" in last else []
+    facts += [(duration(run.seconds), "of training", "")] if run.seconds else []
+    best = best_validation(rows)
+    if best is not None:
+        facts.append((f"{best['validation_dice']:.4f}", f"best validation Dice, step {best['step']}", "good"))
+    if metrics is not None and metrics["mean"]["dice"] is not None:
+        facts.append((f"{metrics['mean']['dice']:.4f}", f"Dice on the {metrics.get('split', 'scored')} cases", "good"))
+    if skipped:
+        facts.append((str(skipped), "step skipped" if skipped == 1 else "steps skipped", "warning"))
+    speeds = [row["samples_per_second"] for row in rows if row.get("samples_per_second")]
+    facts += [(f"{median(speeds):.3g}", "slices a second", "")] if speeds else []
+    memory = max((row.get("memory_bytes") or 0 for row in rows), default=0)
+    facts += [(f"{memory / 1e9:.3g} GB", "of memory at most", "")] if memory else []
+    return [{"number": number, "text": text, "tone": tone} for number, text, tone in facts]
+
+
+def _charts(run: TrainingRun, labels: Sequence[str], skipped: Sequence[int]) -> list[dict[str, str]]:
+    rows = run.log
+    charts = {
+        "Loss and its parts": draw_losses(rows, skipped),
+        "Validation Dice": draw_validation(rows, labels),
+        "Dice loss of each label": draw_label_losses(rows, labels),
+        "Gradient norm": draw_gradient(rows, run.args.max_grad_norm),
+        "Learning rate": draw_rate(rows),
+    }
+    return [
+        {"caption": caption, "source": _address(content, "image/svg+xml")}
+        for caption, content in charts.items()
+        if content is not None
+    ]
+
+
+def _pictures(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The last validation's picture, behind lines to open those of the first and the best, and the scored case's."""
+    steps = [row["step"] for row in rows if _watched(folder, row["step"]).is_file()]
+    best = best_validation(rows)
+    names = {steps[-1]: "the last"} if steps else {}
+    for step, name in ((best["step"] if best else None, "the best"), (steps[0] if steps else None, "the first")):
+        if step in steps:
+            names[step] = f"{names[step]}, {name}" if step in names else name
+    pictures = [
+        (_watched(folder, step), f"{name.capitalize()} validation: step {step}", step == steps[-1])
+        for step, name in names.items()
+    ]
+    if (folder / "overlay.png").is_file():
+        pictures.append((folder / "overlay.png", "A case not trained on, with the final adapter", True))
+    return [
+        {"caption": caption, "source": _address(_jpeg(path), "image/jpeg"), "open": is_open}
+        for path, caption, is_open in pictures
+    ]
+
+
+def _watched(folder: Path, step: int) -> Path:
+    return folder / "watch" / f"step-{step:06d}.png"
+
+
+def _jpeg(path: Path) -> bytes:
+    """A picture as JPEG, which takes a fraction of a PNG's size."""
+    content = io.BytesIO()
+    with Image.open(path) as picture:
+        picture.convert("RGB").save(content, format="JPEG", quality=88)
+    return content.getvalue()
+
+
+def _address(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -1,0 +1,146 @@
+"""Pictures of a training: the same few validation slices at every validation, image, truth and prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ...reporting.overlays import OverlayRow, draw_rows
+from ...reporting.preview import representative_slices
+from ...scoring.metrics import binary_dice
+from ...transforms.slicing import rows_run_up
+from ...volumes._checks import shown
+from ..run import TrainingRun
+
+__all__ = ["Watch", "validation_cases"]
+
+_CASES = 12
+
+
+def validation_cases(run: TrainingRun) -> list[str]:
+    """The validation cases looked at during a training: at most twelve, spread over all; the end scores all."""
+    cases = run.data.validation
+    count = min(len(cases), _CASES)
+    return [cases[index * len(cases) // count] for index in range(count)]
+
+
+class Watch:
+    """Draws the same few validation slices at every validation; they are chosen once, the same in every process.
+
+    They are of those cases that show most labels, and of these the slices that show most of them.
+
+    Args:
+        run: the run; its [`validation_cases`] are looked through.
+        count: how many slices; 0 draws nothing.
+
+    Attributes:
+        slices: case and index of each slice; fewer than asked for where the cases have fewer.
+        cases: names of the cases whose predictions are drawn.
+    """
+
+    def __init__(self, run: TrainingRun, count: int) -> None:
+        self.run = run
+        self.slices = _choose(run, count)
+        self.cases = list(dict.fromkeys(name for name, _ in self.slices))
+        self._rows = _read_slices(run, self.slices) if run.accelerator.is_main_process else {}
+
+    def draw(self, step: int, predictions: Mapping[str, np.ndarray]) -> Path | None:
+        """Write `OUTPUT_DIR/watch/step-000123.png` and hand it to the trackers that take pictures.
+
+        Args:
+            step: optimizer steps done.
+            predictions: labels `(slices, height, width)` of the watched cases; slices of those missing are left out.
+
+        Returns:
+            The picture; `None` on other processes than the main one, and where there is nothing to draw or the disk
+            doesn't take it, which is told: a picture isn't worth a training.
+        """
+        if not self.run.accelerator.is_main_process:
+            return None
+        rows = [self._row(name, index, predictions[name]) for name, index in self.slices if name in predictions]
+        if not rows:
+            return None
+        path = self.run.output_dir / "watch" / f"step-{step:06d}.png"
+        title = f"validation slices after {step} of {self.run.plan.steps} steps"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draw_rows(path, rows, self.run.model.config.id2label, title=title)
+        except OSError as error:
+            self.run.say(
+                f"warning     the picture {path} couldn't be written ({error.strerror}). The training goes on."
+            )
+            return None
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+        for tracker in self.run.accelerator.trackers:
+            _hand_over(tracker, pixels, step)
+        return path
+
+    def _row(self, name: str, index: int, prediction: np.ndarray) -> OverlayRow:
+        expected = self.run.store.label(name).shape
+        if prediction.shape != expected:
+            raise ValueError(f"predictions[{name!r}] has the shape {prediction.shape}: expected {expected}.")
+        row, found = self._rows[name, index], _upright(self.run, prediction[index])
+        return row._replace(prediction=found, result=f"prediction, Dice {_dice(row.label, found)}")
+
+
+def _read_slices(run: TrainingRun, slices: Sequence[tuple[str, int]]) -> dict[tuple[str, int], OverlayRow]:
+    """Image and truth of each slice; of several channels the first, of pictures all."""
+    rows = {}
+    for name in dict.fromkeys(name for name, _ in slices):
+        case = run.store.case(name)
+        aspect = 1.0 if case.spacing is None else case.spacing[1] / case.spacing[2]
+        for index in (index for other, index in slices if other == name):
+            image = case.image[index]
+            if image.ndim == 3:
+                image = np.moveaxis(image, 0, 2) if run.data.pictures and len(image) == 3 else image[0]
+            label = case.label[index]
+            title = f"{shown(name)}, slice {index}"
+            rows[name, index] = OverlayRow(*(_upright(run, one) for one in (image, label, label)), title, aspect=aspect)
+    return rows
+
+
+def _upright(run: TrainingRun, array: np.ndarray) -> np.ndarray:
+    """A slice as a radiologist looks at it; pictures lie as they are. It keeps no scan in memory."""
+    return (array[::-1] if not run.data.pictures and rows_run_up(run.processor) else array).copy()
+
+
+def _choose(run: TrainingRun, count: int) -> list[tuple[str, int]]:
+    """Cases with most labels first; of several slices of a case, those that show most of its thirds, quarters …"""
+    names = validation_cases(run)
+    if not names or not count:
+        return []
+    variety = {name: len(np.unique(run.store.label(name))) for name in names}
+    chosen: Sequence[str] = sorted(names, key=lambda name: -variety[name])[:count]
+    share, rest = divmod(count, len(chosen))
+    slices = []
+    for place, name in enumerate(chosen):
+        slices += [(name, index) for index in representative_slices(run.store.label(name), share + (place < rest))]
+    return slices
+
+
+def _dice(label: np.ndarray, prediction: np.ndarray) -> str:
+    """Mean Dice of the labels that are in one of the two, for people."""
+    present = [value for value in np.union1d(label, prediction) if value]
+    if not present:
+        return "-"
+    return f"{np.mean([binary_dice(prediction == value, label == value) for value in present]):.2f}"
+
+
+def _hand_over(tracker: Any, pixels: np.ndarray, step: int) -> None:
+    """Give a picture `(height, width, 3)`, uint8, to a tracker of Accelerate, each in its own way."""
+    name = "validation slices"
+    if tracker.name == "trackio":
+        import trackio  # Accelerate has no way to it
+
+        tracker.log({name: trackio.Image(pixels)}, step=step)
+    elif tracker.name == "tensorboard":
+        tracker.log_images({name: pixels[None]}, step=step, dataformats="NHWC")
+    elif tracker.name in ("aim", "clearml"):
+        tracker.log_images({name: pixels}, step=step)
+    elif hasattr(tracker, "log_images"):
+        tracker.log_images({name: [pixels]}, step=step)

@@ -1,0 +1,64 @@
+"""The optimizer of a training: AdamW in one kernel, or with its moments in 8 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.util import find_spec
+
+import torch
+from torch import nn
+
+from .arguments import SamedTrainingArguments
+
+__all__ = ["check_optimizer", "make_optimizer"]
+
+_BETAS = (0.9, 0.999)
+_FUSED = ("cpu", "cuda", "mps", "xpu")  # where PyTorch has AdamW in one kernel
+_EIGHT_BIT = ("cuda", "xpu")  # where bitsandbytes keeps the moments in 8 bits
+
+
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], args: SamedTrainingArguments, device: torch.device
+) -> torch.optim.Optimizer:
+    """AdamW over the parameters, as `args.optimizer` names it, with the run's learning rate and weight decay.
+
+    Args:
+        parameters: those that are trained.
+        args: the settings, defaults filled in.
+        device: where the parameters are.
+
+    Raises:
+        ValueError: as [`check_optimizer`].
+    """
+    check_optimizer(args, device)
+    options = {"lr": args.learning_rate, "betas": _BETAS, "weight_decay": args.weight_decay}
+    if args.optimizer == "adamw_8bit":
+        from bitsandbytes.optim import AdamW8bit
+
+        return AdamW8bit(parameters, **options)
+    return torch.optim.AdamW(parameters, **options, fused=device.type in _FUSED)
+
+
+def check_optimizer(args: SamedTrainingArguments, device: torch.device) -> None:
+    """Refuse an optimizer that this machine can't run, before anything long starts.
+
+    Raises:
+        ValueError: 8 bits are asked for without a GPU, or bitsandbytes is missing or can't be loaded.
+    """
+    if args.optimizer != "adamw_8bit":
+        return
+    if device.type not in _EIGHT_BIT:
+        raise ValueError(
+            f"optimizer is adamw_8bit, but the run is on {device.type}: expected a GPU of CUDA or XPU; leave the flag "
+            "out, for adamw."
+        )
+    if find_spec("bitsandbytes") is None:
+        raise ValueError(
+            "optimizer is adamw_8bit, but bitsandbytes isn't installed: pip install 'samed_hf[8bit]', or leave the "
+            "flag out, for adamw."
+        )
+    try:
+        import bitsandbytes.optim  # noqa: F401
+    except Exception as error:  # a library of a GPU that doesn't load fails in its own ways
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"optimizer is adamw_8bit, but bitsandbytes can't be loaded ({reason}).") from error

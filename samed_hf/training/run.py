@@ -1,0 +1,241 @@
+"""A training run as what it starts from and leaves behind, and in words."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from ..data.cache import CaseStore
+from ..data.dataset import CaseDataset
+from ..model.image_processing_samed import SamedImageProcessor
+from ..model.modeling_samed import SamedForSemanticSegmentation
+from ..model.precision import computes_bfloat16
+from ..utils.atomic import write_text
+from .arguments import SamedTrainingArguments
+from .checkpointing.record import compare_records
+from .presets import PRESETS
+
+__all__ = ["TrainingPlan", "TrainingRun", "describe_run"]
+
+
+@dataclass
+class TrainingPlan:
+    """How many batches and steps there are; a step is one of the optimizer.
+
+    Attributes:
+        batches_per_epoch: of one process.
+        accumulation: batches of one process in a step.
+        steps: of the whole run.
+        horizon: steps over which the learning rate falls to zero after the warmup.
+        warmup: steps over which it rises.
+    """
+
+    batches_per_epoch: int
+    accumulation: int
+    steps: int
+    horizon: int
+    warmup: int
+
+    @classmethod
+    def of(cls, args: SamedTrainingArguments, num_slices: int, num_processes: int) -> TrainingPlan:
+        """The plan of settings whose defaults are filled in."""
+        batches = math.ceil(num_slices / (args.per_device_train_batch_size * num_processes))
+        per_epoch = batches / args.gradient_accumulation_steps
+        horizon = max(1, math.ceil(args.num_train_epochs * per_epoch))
+        steps = max(1, math.ceil(args.stop_after_epochs * per_epoch))
+        if args.max_train_steps is not None:
+            steps = args.max_train_steps
+            # A run cut short by max_train_steps decays over these steps, unless its epochs were asked for.
+            horizon = max(steps, horizon) if args.asks_for_epochs else steps
+        warmup = args.lr_warmup_steps if args.lr_warmup_steps is not None else min(250, max(1, steps // 40))
+        return cls(batches, args.gradient_accumulation_steps, steps, horizon, warmup)
+
+
+@dataclass
+class TrainingRun:
+    """What a training needs and leaves behind.
+
+    Attributes:
+        args: the settings, defaults filled in.
+        accelerator: Accelerate's engine.
+        data: the cases, divided into those to train on, to watch and to score.
+        store: the same decoded, on disk.
+        model: the model with its adapter, unwrapped.
+        processor: cuts, scales and zooms its input.
+        plan: batches and steps.
+        log: one row for each optimizer step, on the main process.
+        seconds: how long the training took.
+        record: versions, machine, code, data and base model, on the main process.
+    """
+
+    args: SamedTrainingArguments
+    accelerator: Accelerator
+    data: CaseDataset
+    store: CaseStore
+    model: SamedForSemanticSegmentation
+    processor: SamedImageProcessor
+    plan: TrainingPlan
+    log: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def output_dir(self) -> Path:
+        """The run's folder."""
+        return Path(self.args.output_dir)
+
+    @property
+    def num_slices(self) -> int:
+        """How many slices are trained on."""
+        return sum(self.store.num_slices(name) for name in self.data.train)
+
+    @property
+    def deviations(self) -> list[str]:
+        """Where the run leaves its preset, in words."""
+        return self.args.deviations(self.accelerator.num_processes, input_size=self.processor.input_size)
+
+    def say(self, text: str) -> None:
+        """Print on the main process, above the progress bar."""
+        if self.accelerator.is_main_process:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+
+    def describe(self) -> str:
+        """What is about to happen, for a person to check before hours are spent."""
+        lines = describe_run(
+            self.args, self.plan, self.data, self.processor, self.model, self.num_slices, self.accelerator
+        )
+        return "\n".join([lines, *self._departures()])
+
+    def _departures(self) -> list[str]:
+        """Where the run differs from the one whose settings it was given, in what no setting says."""
+        saved, lines = self.args.saved_run, []
+        count, now = saved.get("num_processes"), self.accelerator.num_processes
+        if count not in (None, now):
+            lines.append(f"differs     from the run of its config: {now} processes instead of {count}")
+        for what in compare_records(saved.get("run", {}), self.record):
+            lines.append(f"differs     from the run of its config: {what}")
+        return lines
+
+    def write_settings(self, folder: Path) -> None:
+        """Write `training_settings.json`: the settings by name, and what no flag says besides, under "run".
+
+        The file can be given to `samed-hf train --config`, and leads to the same adapter.
+        """
+        args, source = self.args, self.data.about
+        settings = args.to_dict() | {"num_processes": self.accelerator.num_processes}
+        if args.max_train_steps is not None and not args.asks_for_epochs:
+            settings["num_train_epochs"] = None  # given, they would stretch the learning rate's decay
+        if args.preset:
+            settings["deviations"] = self.deviations
+        settings["cases"] = {split: getattr(self.data, split) for split in ("train", "validation", "test")}
+        about = {
+            "data": source.get("name"),
+            "synthetic": bool(source.get("synthetic")),
+            "random_base": args.uses_random_sam,
+            "layout": self.data.layout,
+            "train_cases": len(self.data.train),
+            "validation_cases": len(self.data.validation),
+            "test_cases": len(self.data.test),
+            "optimizer_steps": self.log[-1]["step"] if self.log else 0,
+            "seconds": round(self.seconds, 1),
+        }
+        settings["run"] = {key: value for key, value in about.items() if value is not None} | self.record
+        write_text(folder / "training_settings.json", json.dumps(settings, indent=2) + "\n")
+
+
+def describe_run(
+    args: SamedTrainingArguments,
+    plan: TrainingPlan,
+    data: CaseDataset,
+    processor: SamedImageProcessor,
+    model: SamedForSemanticSegmentation,
+    num_slices: int,
+    accelerator: Accelerator,
+) -> str:
+    """What a run is about to do, in lines for people.
+
+    Args:
+        args: the settings, defaults filled in.
+        plan: batches and steps.
+        data: the cases.
+        processor: cuts and scales them.
+        model: with its adapter; its weights aren't looked at.
+        num_slices: how many slices are trained on.
+        accelerator: Accelerate's engine.
+    """
+    split, scored = data.scored
+    where = "synthetic phantom patients" if args.uses_phantom else f"{data.root}, {data.layout}"
+    base = (
+        "a small SAM of RANDOM weights (no pretrained model given: a demonstration, not a medical result)"
+        if args.uses_random_sam
+        else args.model_name_or_path
+    )
+    batch = args.per_device_train_batch_size * accelerator.num_processes * plan.accumulation
+    lines = [
+        f"data        {where}: {len(data.train)} cases to train on, {len(data.validation)} held out for "
+        f"validation, {len(scored)} to score ({split})",
+        f"slices      {num_slices} of {describe_cut(processor)}",
+        f"labels      {', '.join(list(model.config.id2label.values())[1:])}",
+        f"base model  {base}",
+        f"trains      {_count_trained(model)}",
+        f"run         {plan.steps} steps of {batch} slices at {args.image_size} pixels on "
+        f"{accelerator.device}, learning rate {args.learning_rate} after {plan.warmup} steps of warmup",
+    ]
+    if args.preset is not None:
+        deviates = args.deviations(accelerator.num_processes, input_size=processor.input_size)
+        lines.append(f"preset      {args.preset}: {_settings_of(args)}")
+        lines.append(f"deviates    {'; '.join(deviates) or 'in nothing from the paper'}")
+    return "\n".join([*lines, *(f"note        {note}" for note in [*data.notes, *_notes(args, plan, accelerator)])])
+
+
+def _notes(args: SamedTrainingArguments, plan: TrainingPlan, accelerator: Accelerator) -> list[str]:
+    notes, kind = [], accelerator.device.type
+    if args.mixed_precision == "fp16" and kind == "cpu":
+        notes.append("fp16 has no effect on a CPU: this run computes in float32")
+    if args.mixed_precision == "bf16" and not computes_bfloat16(accelerator.device):
+        notes.append(f"this {kind} emulates bfloat16: slower than float32")
+    if plan.accumulation > 1:
+        notes.append("the Dice loss sums over a batch: accumulated batches aren't equal to one larger batch")
+    return notes
+
+
+def describe_cut(processor: SamedImageProcessor) -> str:
+    """How scans become slices in [0, 1], for people."""
+    orientation = processor.orientation
+    plane = {2: "axial", 1: "coronal", 0: "sagittal"}[processor.axis_order[0]] if orientation else "third-axis"
+    lies = f"{plane} slices in the orientation {orientation}" if orientation else "slices as the files have them"
+    window = processor.intensity_window
+    scaled = (
+        "as they are"
+        if processor.percentiles is None
+        else "between the percentiles {} and {}".format(*(f"{number:g}" for number in processor.percentiles or (0, 0)))
+    )
+    if window is not None:
+        scaled = f"in the window {window}"
+    names = ", ".join(processor.channel_names or ["image"])
+    channels = f"{names} with the neighbouring slices" if processor.context_slices else names
+    return f"{lies}; {channels}, intensities {scaled}"
+
+
+def _settings_of(args: SamedTrainingArguments) -> str:
+    names = [name for name in PRESETS[args.preset] if hasattr(args, name)]
+    return ", ".join(f"{name} {getattr(args, name)}" for name in names if getattr(args, name) is not None)
+
+
+def _count_trained(model: SamedForSemanticSegmentation) -> str:
+    trained = {"LoRA": 0, "mask decoder": 0, "prompt embedding": 0}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            part = "LoRA" if "lora_" in name else "mask decoder" if "mask_decoder" in name else "prompt embedding"
+            trained[part] += parameter.numel()
+    total = sum(parameter.numel() for parameter in model.parameters())
+    parts = ", ".join(f"{part} {count:,}" for part, count in trained.items())
+    return f"{sum(trained.values()):,} of {total:,} parameters: {parts}"

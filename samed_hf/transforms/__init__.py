@@ -1,0 +1,5 @@
+"""Pure functions on arrays: zoom, intensity, slicing, augmentation."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

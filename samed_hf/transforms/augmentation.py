@@ -1,0 +1,229 @@
+"""Intensity window and augmentation of slices: pure functions, randomness from an explicit generator.
+
+Rotations and scalings sample as scipy does, with its positions and its rule for the border, several times faster.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy import ndimage, special
+
+from .zoom import Array, nearest_indices, nearest_zoom, spline_matrix, spline_zoom
+
+__all__ = [
+    "Augmentation",
+    "augment",
+    "default_augmentation",
+    "nearest_indices",
+    "nearest_zoom",
+    "spline_matrix",
+    "spline_zoom",
+    "window_intensity",
+]
+
+
+def window_intensity(image: Array, window: Sequence[float]) -> Array:
+    """Clip to an intensity window and scale it to [0, 1].
+
+    Args:
+        image: array or tensor of any shape, any real dtype, in the window's unit (HU for CT).
+        window: the lower and the upper bound; SAMed's is (-125, 275) HU.
+
+    Returns:
+        float32 array, or tensor on the same device, of the same shape in [0, 1].
+
+    Raises:
+        ValueError: the bounds are not two increasing numbers.
+    """
+    low, high = (float(bound) for bound in window)
+    if not low < high:
+        raise ValueError(f"window is ({low}, {high}): expected a lower and a higher bound, e.g. (-125, 275).")
+    if isinstance(image, torch.Tensor):
+        return (image.float().clamp(low, high) - low) / (high - low)
+    clipped = np.clip(image, np.float32(low), np.float32(high), dtype=np.float32)
+    return (clipped - np.float32(low)) / np.float32(high - low)
+
+
+class Augmentation(NamedTuple):
+    """How a training slice is varied.
+
+    Attributes:
+        mirror: probability of swapping left and right, a slice's columns. Not for labels that have a side.
+        flip_rot90: probability of a random quarter turn followed by a random mirroring. It swaps left and right, so it
+            isn't for labels that have a side.
+        rotation: probability of a rotation about the centre, among the slices that were not turned and mirrored.
+        degrees: the rotation's angle is uniform in [-degrees, degrees).
+        order: spline degree with which a rotation samples the image; 0 is nearest neighbour. Labels always use 0.
+        whole_degrees: draw whole numbers of degrees only.
+        scaling: probability of enlarging or shrinking the slice about its centre, by a factor uniform in [1 - scale,
+            1 + scale].
+        scale: see `scaling`.
+        gamma: probability of raising the image's intensities, in [0, 1], to a power between 1/1.5 and 1.5.
+    """
+
+    mirror: float = 0.0
+    flip_rot90: float = 0.0
+    rotation: float = 0.5
+    degrees: float = 20.0
+    order: int = 1
+    whole_degrees: bool = False
+    scaling: float = 0.0
+    scale: float = 0.2
+    gamma: float = 0.0
+
+
+# What the reference implementation does: half of the slices are turned and mirrored, half of the others rotated with
+# nearest-neighbour sampling.
+SAMED_AUGMENTATION = Augmentation(flip_rot90=0.5, rotation=0.5, degrees=20.0, order=0, whole_degrees=True)
+
+
+def default_augmentation(label_names: Iterable[str], *, left_right: bool = True) -> Augmentation:
+    """The sound choice for labels of these names: rotation, scaling, gamma, and mirroring where none has a side.
+
+    A label has a side where its name says left or right, as "left kidney": its mirror image is another organ.
+
+    Args:
+        label_names: the names.
+        left_right: whether a slice's columns run from one side of the body to the other; else nothing is mirrored.
+    """
+    sided = not left_right or any({"left", "right"} & set(re.findall(r"[a-z]+", name.lower())) for name in label_names)
+    return Augmentation(mirror=0.0 if sided else 0.5, scaling=0.5, gamma=0.5)
+
+
+def augment(
+    image: np.ndarray, label: np.ndarray, augmentation: Augmentation, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Vary one slice and its label map at random.
+
+    Args:
+        image: of shape `(height, width)` or `(channels, height, width)`, floating point.
+        label: of shape `(height, width)`, integer.
+        augmentation: what may happen.
+        generator: the only source of randomness.
+
+    Returns:
+        Image and label, contiguous, of the shapes given (a quarter turn swaps height and width).
+    """
+    if augmentation.mirror and generator.random() < augmentation.mirror:
+        image, label = image[..., ::-1], label[..., ::-1]
+    if generator.random() < augmentation.flip_rot90:
+        turns, axis = int(generator.integers(0, 4)), int(generator.integers(0, 2))
+        image, label = (rotate_flip(array, turns, axis) for array in (image, label))
+    elif generator.random() < augmentation.rotation:
+        angle = generator.uniform(-augmentation.degrees, augmentation.degrees)
+        angle = float(np.floor(angle)) if augmentation.whole_degrees else angle
+        image, label = rotate(image, angle, augmentation.order), rotate(label, angle, 0)
+    if augmentation.scaling and generator.random() < augmentation.scaling:
+        factor = generator.uniform(1 - augmentation.scale, 1 + augmentation.scale)
+        image, label = enlarge(image, factor, augmentation.order), enlarge(label, factor, 0)
+    if augmentation.gamma and generator.random() < augmentation.gamma:
+        power = 1.5 ** generator.uniform(-1, 1)
+        image = np.clip(image, 0, 1) ** image.dtype.type(power)
+    return np.ascontiguousarray(image), np.ascontiguousarray(label)
+
+
+def rotate_flip(array: np.ndarray, turns: int, axis: int) -> np.ndarray:
+    """Turn `(…, height, width)` by `turns` quarter turns, then mirror it along `axis` 0 (rows) or 1; a view."""
+    return np.flip(np.rot90(array, turns, axes=(-2, -1)), axis=axis - 2)
+
+
+def enlarge(array: np.ndarray, factor: float, order: int) -> np.ndarray:
+    """Enlarge what `(…, height, width)` shows about its centre by a spline of degree `order`, zeros coming in."""
+    if _is_for_scipy(array, order):
+        centre = (np.array(array.shape[-2:]) - 1) / 2
+        matrix, offset = [1 / factor] * 2, centre - centre / factor
+        return _by_planes(array, lambda plane: ndimage.affine_transform(plane, matrix, offset, order=order))
+    return _enlargement(array.shape[-2:], factor).sample(array, order)
+
+
+def rotate(array: np.ndarray, degrees: float, order: int) -> np.ndarray:
+    """Rotate `(…, height, width)` about its centre by `degrees` with a spline of degree `order`, zeros coming in."""
+    if _is_for_scipy(array, order):
+        return _by_planes(array, lambda plane: ndimage.rotate(plane, degrees, order=order, reshape=False))
+    return _rotation(array.shape[-2:], degrees).sample(array, order)
+
+
+def _is_for_scipy(array: np.ndarray, order: int) -> bool:
+    """Splines of higher degree, integers that are to be rounded, and images that are no plane."""
+    return order > 1 or (order == 1 and array.dtype.kind != "f") or min(array.shape[-2:]) < 2
+
+
+def _by_planes(array: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    planes = [change(plane) for plane in array.reshape(-1, *array.shape[-2:])]
+    return np.stack(planes).reshape(array.shape)
+
+
+# One slice is turned as image and as label map: the positions are the same.
+@lru_cache(maxsize=1)
+def _rotation(shape: tuple[int, int], degrees: float) -> _Positions:
+    cosine, sine = special.cosdg(degrees), special.sindg(degrees)
+    matrix, centre = np.array([[cosine, sine], [-sine, cosine]]), (np.array(shape) - 1) / 2
+    offset = centre - matrix @ centre
+    rows, columns = np.arange(shape[0])[:, None], np.arange(shape[1])
+    # The sums in scipy's order, so that what falls on a border does so here too.
+    return _Positions(*(offset[i] + rows * matrix[i, 0] + columns * matrix[i, 1] for i in (0, 1)), shape)
+
+
+@lru_cache(maxsize=1)
+def _enlargement(shape: tuple[int, int], factor: float) -> _Positions:
+    centre, step = (np.array(shape) - 1) / 2, 1 / factor
+    shift = (centre - centre / factor) / step
+    return _Positions((np.arange(shape[0])[:, None] + shift[0]) * step, (np.arange(shape[1]) + shift[1]) * step, shape)
+
+
+class _Positions:
+    """Where in an image the pixels of the moved one come from.
+
+    Args:
+        rows, columns: in pixels from the first one's centre, float64; broadcast against each other to `shape`.
+        shape: height and width of the image.
+    """
+
+    def __init__(self, rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> None:
+        self.rows, self.columns, self.shape = rows, columns, shape
+
+    @cached_property
+    def outside(self) -> np.ndarray:
+        """Which lie beyond the centres of the outermost pixels, where scipy sees zeros."""
+        last_row, last_column = self.shape[0] - 1, self.shape[1] - 1
+        return (self.rows < 0) | (self.rows > last_row) | (self.columns < 0) | (self.columns > last_column)
+
+    @cached_property
+    def nearest(self) -> np.ndarray:
+        """Index of the pixel at each position, counted through the image."""
+        return self._index((self.rows + 0.5).astype(np.int64), (self.columns + 0.5).astype(np.int64))
+
+    @cached_property
+    def linear(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Index of the upper left one of the four pixels around each position, and its way down and to the right."""
+        height, width = self.shape
+        up = np.minimum(self.rows.astype(np.int64), height - 2)
+        left = np.minimum(self.columns.astype(np.int64), width - 2)
+        return self._index(up, left), self.rows - up, self.columns - left
+
+    def _index(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        index = rows * self.shape[1] + columns
+        np.copyto(index, 0, where=self.outside)
+        return index
+
+    def sample(self, array: np.ndarray, order: int) -> np.ndarray:
+        """The moved image, for an array `(…, *shape)`, by nearest neighbour or linearly; `order` is 0 or 1."""
+        flat, width = array.reshape(*array.shape[:-2], -1), self.shape[1]
+        if order == 0:
+            moved = flat.take(self.nearest, axis=-1)
+        else:
+            index, down, right = self.linear
+            down, right = down.astype(array.dtype), right.astype(array.dtype)
+            corners = (flat[..., first:].take(index, axis=-1) for first in (0, 1, width, width + 1))
+            moved, upper_right, lower, lower_right = corners
+            moved += (upper_right - moved) * right
+            lower += (lower_right - lower) * right
+            moved += (lower - moved) * down
+        np.copyto(moved, 0, where=self.outside)
+        return moved

@@ -1,0 +1,5 @@
+from .search import find_series
+from .seg_writer import write_segmentation
+from .series import read_series
+
+__all__ = ["find_series", "read_series", "write_segmentation"]

@@ -1,0 +1,188 @@
+"""The card is rendered from the files of a run, and from nothing else."""
+
+import json
+import re
+
+import pytest
+from huggingface_hub import ModelCard
+
+from samed_hf.hub.card import is_local_base, write_card
+
+METRICS = {
+    "protocol": "strict",
+    "distance_unit": "mm",
+    "mean": {"dice": 0.4512345, "hd95": 1.5},
+    "per_class": {"disc": {"dice": 0.9, "hd95": 1.504}, "bar": {"dice": 0.0, "hd95": None}},
+    "per_case": {"case0006": {}, "case0007": {}},
+}
+SETTINGS = {
+    "rank": 4,
+    "learning_rate": 0.005,
+    "gradient_checkpointing": False,
+    "max_train_steps": None,
+    "data_dir": "/home/someone/scans",
+    "run": {"data": "Synapse multi-organ CT", "train_cases": 18, "optimizer_steps": 300},
+}
+CONFIG = {"id2label": {"2": "bar", "0": "background", "1": "disc"}, "image_size": 64}
+ADAPTER = {"r": 4, "base_model_name_or_path": "facebook/sam-vit-base", "revision": "abc123"}
+
+
+@pytest.fixture
+def card(tmp_path):
+    """Writes the files of a run with some things changed, then its card, and reads it."""
+
+    def write(name="ward/discs", pictures=(), **changes):
+        files = {"config": CONFIG, "adapter_config": ADAPTER, "metrics": METRICS, "training_settings": SETTINGS}
+        for file, content in (files | changes).items():
+            (tmp_path / f"{file}.json").unlink(missing_ok=True)
+            if content is not None:
+                (tmp_path / f"{file}.json").write_text(json.dumps(content))
+        for picture in pictures:
+            (tmp_path / picture).parent.mkdir(exist_ok=True)
+            (tmp_path / picture).write_bytes(b"png")
+        write_card(tmp_path, name=name)
+        return ModelCard.load(tmp_path / "README.md")
+
+    return write
+
+
+def tables(text):
+    """The tables of a page, each a list of rows, each a list of cells."""
+    blocks = re.findall(r"(?:^\|.*\|\n)+", text, re.M)
+    return [[[cell.strip() for cell in row.strip("|").split("|")] for row in block.splitlines()] for block in blocks]
+
+
+def test_the_hub_can_file_it(card):
+    data = card().data.to_dict()
+    assert data["base_model"] == "facebook/sam-vit-base"
+    assert data["base_model_relation"] == "adapter"
+    assert data["library_name"] == "samed_hf"
+    assert data["pipeline_tag"] == "image-segmentation"
+    assert data["license"] == "apache-2.0"
+    assert data["datasets"] == ["synapse-multi-organ-ct"]
+    assert {"medical", "lora", "arxiv:2304.13785"} <= set(data["tags"])
+
+
+def test_the_hubs_scores_are_those_of_the_file_to_the_last_digit(card):
+    results = {result.metric_name: result for result in card().data.eval_results}
+    assert {name: result.metric_value for name, result in results.items()} == {
+        "Dice, mean": 0.4512345,
+        "HD95 in mm, mean": 1.5,
+        "Dice, disc": 0.9,
+        "HD95 in mm, disc": 1.504,
+        "Dice, bar": 0.0,  # its HD95 is defined nowhere
+    }
+    assert results["Dice, mean"].metric_args == {"protocol": "strict", "cases": 2}
+    assert results["Dice, mean"].dataset_name == "Synapse multi-organ CT"
+
+
+def test_a_base_that_is_not_on_the_hub_is_not_named(card):
+    page = card(adapter_config=ADAPTER | {"base_model_name_or_path": "/home/someone/sam"})
+    assert not {"base_model", "base_model_relation"} & set(page.data.to_dict())
+    assert "The base model isn't named on the Hub" in page.text
+    assert "/home/someone" not in page.content
+
+
+@pytest.mark.parametrize("base", ["./base_model", "../sam", "/data/sam", "~/sam", "C:\\sam", "a/b/c"])
+def test_places_on_a_disk(base):
+    assert is_local_base(base)
+
+
+def test_names_on_the_hub():
+    assert not is_local_base("facebook/sam-vit-base")
+    assert not is_local_base("gpt2")
+
+
+def test_it_says_what_the_adapter_is(card):
+    text = card().text
+    assert "\n# ward/discs\n" in text
+    assert "It segments disc, bar, slice by slice at 64×64 pixels." in text
+    assert "background," not in text
+    assert "Trained on Synapse multi-organ CT: 18 cases; 300 optimizer steps." in text
+    assert "not a medical device" in text
+    assert "at revision `abc123`" in text
+
+
+def test_the_scores_are_those_of_the_run(card):
+    page = card()
+    assert "Protocol `strict`, 2 cases, none of them trained on; HD95 in mm." in page.text
+    assert [
+        ["label", "DSC", "HD95"],
+        ["---", "---", "---"],
+        ["disc", "0.9000", "1.50"],
+        ["bar", "0.0000", "–"],
+        ["**mean**", "0.4512", "1.50"],
+    ] in tables(page.text)
+
+
+def test_means_that_are_not_defined(card):
+    metrics = METRICS | {"mean": {"dice": None, "hd95": None}, "distance_unit": "voxel"}
+    text = card(metrics=metrics).text
+    assert "| **mean** | – | – |" in text
+    assert "HD95 in voxel." in text
+
+
+def test_an_adapter_that_was_not_scored(card):
+    page = card(metrics=None)
+    assert "there are no scores" in page.text
+    assert "Protocol" not in page.text
+    assert page.data.eval_results is None
+    assert "there are no scores" not in card().text
+
+
+def test_an_adapter_whose_training_is_not_recorded(card):
+    page = card(training_settings=None)
+    assert "The settings of its training aren't recorded." in page.text
+    assert "datasets" not in page.data.to_dict()
+
+
+def test_random_weights_are_confessed(card):
+    random = SETTINGS | {"run": SETTINGS["run"] | {"random_base": True}}
+    assert "**random weights**" in card(training_settings=random).text
+    assert "random weights" not in card().text
+
+
+def test_the_settings_without_those_left_open_or_private(card):
+    assert [
+        ["setting", "value"],
+        ["---", "---"],
+        ["rank", "4"],
+        ["learning_rate", "0.005"],
+        ["gradient_checkpointing", "False"],
+    ] in tables(card().text)
+
+
+def test_it_says_how_far_it_is_the_papers_run(card):
+    def text(deviations):
+        return card(training_settings=SETTINGS | {"preset": "samed_h", "deviations": deviations}).text
+
+    assert "run `samed_h`, but for: rank 8 instead of 4; no warmup." in text(["rank 8 instead of 4", "no warmup"])
+    assert "run `samed_h`, without exception." in text([])
+    assert "paper's run" not in card().text
+
+
+def test_pictures_are_shown_where_they_are(card):
+    assert "overlay.png" not in card().text
+    page = card(pictures=["overlay.png", "examples/case0006-slice-3.png"])
+    assert "![overlay](overlay.png)" in page.text
+    assert page.data.to_dict()["widget"] == [
+        {"src": "examples/case0006-slice-3.png", "example_title": "case0006-slice-3"}
+    ]
+
+
+def test_no_placeholder_is_left(card):
+    for changes in ({}, {"metrics": None, "training_settings": None}, {"adapter_config": {"r": 4}}):
+        assert not re.search(r"{[{%]|[%}]}|\bNone\b|\bUndefined\b", card(**changes).text)
+
+
+def test_a_new_card_replaces_the_old_one(card, tmp_path):
+    card()
+    before = {path.name for path in tmp_path.iterdir()}
+    assert "# other" in card(name="other").text
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_a_folder_that_is_no_adapter(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        write_card(tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,217 @@
+"""From a training to every way of loading its adapter by name: the Hub journey, each step a process of its own."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from PIL import Image
+
+from samed_hf import SamedForSemanticSegmentation
+
+from ..loopback_hub import LoopbackHub, Repository
+
+NAME = "me/discs"
+
+
+def run(environment, *arguments, check=True):
+    command = [sys.executable, *arguments]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert not check or result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def hub(tiny_sam):
+    with LoopbackHub() as hub:
+        hub.add("lab/sam", tiny_sam)
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def trained(hub, tiny_data, tmp_path_factory):
+    """A run that pushed its adapter: its folder and what it printed. Its base model comes from the Hub."""
+    folder = tmp_path_factory.mktemp("run") / "out"
+    flags = ["--model_name_or_path", "lab/sam", "--data_dir", tiny_data, "--output_dir", folder, "--image_size", "64"]
+    flags += ["--max_train_steps", "4", "--per_device_train_batch_size", "2", "--report_to", "none", "--rank", "2"]
+    flags += ["--push_to_hub", "--push_every", "2", "--hub_model_id", NAME, "--with_handler", "--hub_pictures"]
+    environment = hub.environment(tmp_path_factory.mktemp("home"))
+    result = run(environment, "-m", "samed_hf.cli", "train", *map(str, flags))
+    return folder, result.stdout
+
+
+WAYS = """
+import sys, warnings
+import torch
+import samed_hf
+from peft import PeftModel
+from samed_hf import SamedConfig, SamedForSemanticSegmentation
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation, pipeline
+
+name, pixels, expected = sys.argv[1], torch.load(sys.argv[2]), torch.load(sys.argv[3])
+
+@torch.no_grad()
+def check(way, model):
+    difference = (model.eval()(pixels).logits.float() - expected).abs().max().item()
+    assert difference == 0.0, (way, difference)
+    print(way)
+    return model
+
+check("wrapper", SamedForSemanticSegmentation.from_pretrained(name))
+check("options", SamedForSemanticSegmentation.from_pretrained(
+    name, revision="v1", token="hf_test", cache_dir=sys.argv[4], device_map="cpu", dtype=torch.float32))
+check("offline", SamedForSemanticSegmentation.from_pretrained(
+    name, revision="v1", cache_dir=sys.argv[4], local_files_only=True))
+half = SamedForSemanticSegmentation.from_pretrained(name, dtype=torch.bfloat16)
+assert half.dtype == torch.bfloat16
+assert (half(pixels).logits.float() - expected).abs().max() < 0.1 * expected.abs().max()
+assert AutoConfig.from_pretrained(name).id2label == {0: "background", 1: "disc", 2: "bar"}
+assert AutoImageProcessor.from_pretrained(name, revision="v1").image_size == 64
+check("auto", AutoModelForSemanticSegmentation.from_pretrained(name))
+check("auto, revision", AutoModelForSemanticSegmentation.from_pretrained(name, revision="v1"))
+segment = pipeline("image-segmentation", model=name, revision="v1")
+check("pipeline", segment.model)
+assert segment.image_processor.input_size == 48
+config = SamedConfig.from_pretrained(name)
+base = SamedForSemanticSegmentation.from_pretrained("lab/sam", config=config)
+check("peft", PeftModel.from_pretrained(base, name, subfolder="adapter"))
+model = SamedForSemanticSegmentation.from_pretrained("lab/sam", image_size=64, num_labels=5)
+model.load_adapter(name, "published")
+check("load_adapter", model)
+assert model.config.num_labels == 3
+"""
+
+
+def test_every_way_of_loading_gives_the_trained_models_logits(hub, trained, tmp_path):
+    folder, _ = trained
+    hub.repositories[NAME].refs["v1"] = hub.repositories[NAME].refs["main"]
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    torch.save(pixels, tmp_path / "pixels.pt")
+    environment = hub.environment(tmp_path / "home")
+    ours = """
+import sys, torch
+from samed_hf import SamedForSemanticSegmentation
+with torch.no_grad():
+    model = SamedForSemanticSegmentation.from_pretrained(sys.argv[1])
+    torch.save(model(torch.load(sys.argv[2])).logits, sys.argv[3])
+"""
+    files = [str(tmp_path / "pixels.pt"), str(tmp_path / "expected.pt")]
+    run(environment, "-c", ours, str(folder), *files)
+    (tmp_path / "script.py").write_text(WAYS)
+    fresh = hub.environment(tmp_path / "another-home")
+    result = run(fresh, str(tmp_path / "script.py"), NAME, *files, str(tmp_path / "cache"))
+    ways = ["wrapper", "options", "offline", "auto", "auto, revision", "pipeline", "peft", "load_adapter"]
+    assert result.stdout.splitlines() == ways
+
+
+def test_the_run_pushed_on_its_way_and_at_its_end(hub, trained):
+    _, output = trained
+    assert output.count(f"pushed      {hub.url}/{NAME}") == 2
+    assert len(hub.repositories[NAME].commits) == 3  # the repository's making, step 2, the end
+
+
+def test_the_repository_names_the_base_models_commit_and_holds_none_of_it(hub, trained):
+    files = hub.files(NAME)
+    config = json.loads(files["adapter/adapter_config.json"])
+    assert config["base_model_name_or_path"] == "lab/sam"
+    assert config["revision"] == hub.repositories["lab/sam"].refs["main"]
+    assert [path for path in files if path.endswith((".safetensors", ".bin"))] == ["adapter/adapter_model.safetensors"]
+    assert b"vision_encoder.patch_embed" not in files["adapter/adapter_model.safetensors"]
+
+
+def test_the_card_tells_what_the_run_measured(hub, trained):
+    files = hub.files(NAME)
+    card = ModelCard(files["README.md"].decode())
+    metrics = json.loads(files["metrics.json"])
+    values = {result.metric_name: result.metric_value for result in card.data.eval_results}
+    assert values["Dice, mean"] == metrics["mean"]["dice"]
+    for label, row in metrics["per_class"].items():
+        assert values[f"Dice, {label}"] == row["dice"]
+    assert card.data.base_model == "lab/sam"
+    assert all(example["src"] in files for example in card.data.widget)
+    assert "overlay.png" in files
+
+
+def test_nothing_private_is_in_any_file(hub, trained, tiny_data):
+    folder, _ = trained
+    for path, content in hub.files(NAME).items():
+        for secret in (str(folder.parent), str(tiny_data.parent), "hf_test"):
+            assert secret.encode() not in content, path
+
+
+def test_the_snippets_of_the_card_work(hub, trained, tmp_path):
+    page = hub.files(NAME)["README.md"].decode()
+    scan = np.random.default_rng(0).normal(50, 90, (20, 24, 2)).astype(np.int16)
+    nib.save(nib.Nifti1Image(scan, np.diag([2, 2, 5, 1.0])), tmp_path / "scan.nii.gz")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50), dtype=np.uint8)).save(tmp_path / "slice.png")
+    snippets = re.findall(r"```python\n(.*?)```", page, re.S)
+    assert len(snippets) == 3
+    script = "import os, sys\nos.chdir(sys.argv[1])\n" + "\n".join(snippets)
+    (tmp_path / "snippets.py").write_text(script)
+    environment = hub.environment(tmp_path / "home")
+    run(environment, str(tmp_path / "snippets.py"), str(tmp_path))
+    command = re.search(r"^samed-hf (predict .*)$", page, re.M)[1].split()
+    command[2:] = [str(tmp_path / "scan.nii.gz"), str(tmp_path / "slice.png"), "--output", str(tmp_path / "predicted")]
+    run(environment, "-m", "samed_hf.cli", *command)
+    ours, theirs = (nib.load(tmp_path / name) for name in ("segmentation.nii.gz", "predicted/scan.nii.gz"))
+    assert ours.shape == scan.shape
+    np.testing.assert_array_equal(np.asarray(ours.dataobj), np.asarray(theirs.dataobj))
+    # The pipeline's masks are those of the command, at the picture's own size.
+    labels = np.asarray(Image.open(tmp_path / "predicted" / "slice.png"))
+    assert labels.shape == (40, 50)
+    names = {0: "background", 1: "disc", 2: "bar"}
+    assert {path.stem for path in tmp_path.glob("*.png")} - {"slice"} == {names[int(i)] for i in np.unique(labels)}
+    for index in np.unique(labels):
+        mask = np.asarray(Image.open(tmp_path / f"{names[int(index)]}.png"))
+        np.testing.assert_array_equal(mask > 0, labels == index)
+
+
+def test_the_snippet_of_the_readme_works(hub, trained, tmp_path):
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    code = re.findall(r"```python\n(.*?)```", readme, re.S)[1]
+    for theirs, ours in (("user/name", NAME), ("user/other", NAME), ("facebook/sam-vit-base", "lab/sam")):
+        assert theirs in code
+        code = code.replace(theirs, ours)
+    run(hub.environment(tmp_path / "home"), "-c", code)
+
+
+def test_private_and_gated_repositories(hub, trained, tmp_path):
+    hub.repositories["me/secret"] = Repository(private=True)
+    hub.repositories["me/secret"].commit(hub.files(NAME))
+    load = "from samed_hf import SamedForSemanticSegmentation as S; S.from_pretrained('me/secret'{})"
+    result = run(hub.environment(tmp_path / "home", token=None), "-c", load.format(""), check=False)
+    assert result.returncode == 1
+    assert "me/secret" in result.stderr
+    hub.repositories["me/gated"] = Repository(gated=True)
+    hub.repositories["me/gated"].commit(hub.files(NAME))
+    gated = load.replace("secret", "gated").format("")
+    result = run(hub.environment(tmp_path / "home"), "-c", gated, check=False)
+    assert result.returncode == 1
+    assert "me/gated is restricted" in result.stderr
+    run(hub.environment(tmp_path / "home", token=None), "-c", load.format(", token='hf_test'"))
+
+
+def test_a_failing_upload_costs_nothing(hub, tiny_data, tmp_path):
+    hub.refuse = "create"
+    flags = ["--model_name_or_path", "lab/sam", "--data_dir", str(tiny_data), "--output_dir", str(tmp_path / "out")]
+    flags += ["--image_size", "64", "--max_train_steps", "2", "--report_to", "none", "--num_validation_cases", "0"]
+    flags += ["--push_to_hub", "--push_every", "1", "--hub_model_id", "me/refused"]
+    try:
+        result = run(hub.environment(tmp_path / "home"), "-m", "samed_hf.cli", "train", *flags, check=False)
+    finally:
+        hub.refuse = None
+    assert result.returncode == 2
+    assert "The training goes on." in result.stdout
+    assert f"samed-hf push {tmp_path / 'out'} --repo_id me/refused" in result.stderr
+    base = tmp_path / "sam"
+    base.mkdir()
+    for path, content in hub.files("lab/sam").items():
+        (base / path).write_bytes(content)
+    model = SamedForSemanticSegmentation.from_pretrained(tmp_path / "out", base_model_name_or_path=base)
+    assert model.config.num_labels == 3

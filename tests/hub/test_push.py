@@ -1,0 +1,253 @@
+"""Uploads to the Hub on loopback, in this process."""
+
+import json
+import shutil
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+from huggingface_hub import close_session, constants
+from safetensors.torch import load, load_file
+
+from samed_hf.cli import main
+from samed_hf.hub.push import push_adapter
+
+from ..loopback_hub import LoopbackHub
+
+METRICS = {
+    "protocol": "strict",
+    "distance_unit": "mm",
+    "mean": {"dice": 0.5, "hd95": 1.0},
+    "per_class": {"disc": {"dice": 0.5, "hd95": 1.0}},
+    "per_case": {"case0006": {}},
+}
+OF_THE_RUN = [
+    "training_log.csv",
+    "checkpoint-2/adapter_config.json",
+    "checkpoint-2/adapter_model.safetensors",
+    "checkpoint-2/optimizer.bin",
+    "phantom/train_npz/case0001_slice000.npz",
+    "runs/events.out",
+]
+BASE = {"base_model": "facebook/sam-vit-base", "token": "hf_test"}
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    close_session()  # one made before may know a proxy
+    with LoopbackHub() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        yield hub
+    close_session()
+
+
+@pytest.fixture
+def adapter(tiny_adapter, tmp_path):
+    """What a training leaves: the adapter, its reports, and much that is only the run's."""
+    folder = tmp_path / "adapter"
+    shutil.copytree(tiny_adapter, folder)
+    settings = {"rank": 2, "data_dir": "/home/someone/scans", "run": {"data": "phantom", "synthetic": True}}
+    reports = {"metrics.json": METRICS, "training_settings.json": settings}
+    for name, content in reports.items():
+        (folder / name).write_text(json.dumps(content))
+    for name in ("metrics.csv", "overlay.png", "training_curve.png", "examples/case0006-slice-3.png", *OF_THE_RUN):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("of the run")
+    return folder
+
+
+def contents(folder):
+    return {str(path): path.is_file() and (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*")}
+
+
+def test_the_adapter_goes_up_and_the_run_stays(hub, adapter):
+    before = contents(adapter)
+    assert push_adapter(adapter, "ward/discs", **BASE) == f"{hub.url}/ward/discs"
+    assert set(hub.files("ward/discs")) == {
+        ".gitattributes",
+        "README.md",
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "config.json",
+        "examples/case0006-slice-3.png",
+        "metrics.csv",
+        "metrics.json",
+        "overlay.png",
+        "preprocessor_config.json",
+        "training_curve.png",
+        "training_settings.json",
+    }
+    assert contents(adapter) == before
+
+
+def test_no_place_on_this_machine_and_no_token_is_sent(hub, adapter, tmp_path):
+    push_adapter(adapter, "ward/discs", with_handler=True, **BASE)
+    for path, content in hub.files("ward/discs").items():
+        for secret in (b"/home/someone", b"hf_test", str(tmp_path).encode()):
+            assert secret not in content, path
+
+
+def test_a_place_in_the_adapters_own_files_stops_the_upload(hub, adapter):
+    (adapter / "metrics.csv").write_text(f"from {adapter}")
+    with pytest.raises(ValueError, match=r"metrics\.csv would tell others a place.*nothing was sent"):
+        push_adapter(adapter, "ward/discs", **BASE)
+    assert set(hub.files("ward/discs")) == {".gitattributes"}
+
+
+def test_the_base_model_is_the_one_named(hub, adapter):
+    push_adapter(adapter, "ward/discs", base_revision="v1", **BASE)
+    config = json.loads(hub.files("ward/discs")["adapter/adapter_config.json"])
+    assert (config["base_model_name_or_path"], config["revision"]) == ("facebook/sam-vit-base", "v1")
+
+
+def test_a_local_base_is_warned_of_and_not_told(hub, adapter, capsys):
+    push_adapter(adapter, "ward/discs", token="hf_test")
+    assert "the base model is a folder on this machine" in capsys.readouterr().out
+    assert json.loads(hub.files("ward/discs")["adapter/adapter_config.json"])["base_model_name_or_path"] is None
+    assert b"isn't named on the Hub" in hub.files("ward/discs")["README.md"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_the_weights_in_the_data_type_asked_for(hub, adapter, dtype, capsys):
+    push_adapter(adapter, "ward/discs", dtype=dtype, **BASE)
+    theirs = load(hub.files("ward/discs")["adapter/adapter_model.safetensors"])
+    ours = load_file(adapter / "adapter_model.safetensors")
+    assert theirs.keys() == ours.keys()
+    for key, tensor in theirs.items():
+        assert tensor.dtype == getattr(torch, dtype)
+        torch.testing.assert_close(tensor, ours[key].to(tensor.dtype), rtol=0, atol=0)
+    assert f"MB in {dtype}" in capsys.readouterr().out
+
+
+def test_pictures_of_patients_stay_unless_asked_for(hub, adapter, capsys):
+    settings = json.loads((adapter / "training_settings.json").read_text())
+    settings["run"]["synthetic"] = False
+    (adapter / "training_settings.json").write_text(json.dumps(settings))
+    pictures = {"overlay.png", "examples/case0006-slice-3.png"}
+    push_adapter(adapter, "ward/discs", **BASE)
+    assert not pictures & set(hub.files("ward/discs"))
+    assert "--pictures" in capsys.readouterr().out
+    push_adapter(adapter, "ward/discs", pictures=True, **BASE)
+    assert pictures <= set(hub.files("ward/discs"))
+    push_adapter(adapter, "ward/discs", pictures=False, **BASE)
+    assert not pictures & set(hub.files("ward/discs"))
+
+
+def test_an_older_layout_makes_way(hub, adapter, tiny_adapter):
+    hub.add("ward/discs", tiny_adapter)
+    push_adapter(adapter, "ward/discs", **BASE)
+    assert not {"adapter_config.json", "adapter_model.safetensors"} & set(hub.files("ward/discs"))
+
+
+def test_a_random_base_goes_up_too(hub, adapter, tiny_sam):
+    shutil.copytree(tiny_sam, adapter / "base_model")
+    config = json.loads((adapter / "adapter_config.json").read_text()) | {"base_model_name_or_path": "./base_model"}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    (adapter / "training_settings.json").write_text(json.dumps({"run": {"random_base": True}}))
+    push_adapter(adapter, "ward/discs", token="hf_test")
+    config = json.loads(hub.files("ward/discs")["adapter/adapter_config.json"])
+    assert config["base_model_name_or_path"] == "ward/discs-base"
+    assert hub.files("ward/discs-base", config["revision"])["model.safetensors"]
+    assert not any("model.safetensors" in path and "adapter" not in path for path in hub.files("ward/discs"))
+
+
+def test_a_bare_name_goes_to_ones_own_namespace(hub, adapter):
+    assert push_adapter(adapter, "discs", **BASE) == f"{hub.url}/me/discs"
+    assert list(hub.repositories) == ["me/discs"]
+
+
+def test_a_repository_is_private_where_that_is_asked_for(hub, adapter):
+    push_adapter(adapter, "ward/open", **BASE)
+    push_adapter(adapter, "ward/closed", private=True, **BASE)
+    assert [hub.repositories[name].private for name in ("ward/open", "ward/closed")] == [False, True]
+
+
+@pytest.mark.parametrize(("refuse", "reason"), [("create", "401"), ("lfs", "403"), ("commit", "403")])
+def test_a_refused_upload_leaves_the_folder_and_can_be_tried_again(hub, adapter, refuse, reason):
+    before = contents(adapter)
+    hub.refuse = refuse
+    with pytest.raises(ValueError, match=f"{reason}.*folder is untouched") as caught:
+        push_adapter(adapter, "ward/discs", **BASE)
+    assert f"The upload of {adapter} to 'ward/discs' failed" in str(caught.value)
+    assert f"`samed-hf push {adapter} --repo_id ward/discs --base_model facebook/sam-vit-base`" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert contents(adapter) == before
+    hub.refuse = None
+    push_adapter(adapter, "ward/discs", **BASE)
+    assert "adapter/adapter_model.safetensors" in hub.files("ward/discs")
+
+
+def test_what_was_sent_before_a_failure_is_not_sent_again(hub, adapter):
+    hub.refuse = "commit"
+    with pytest.raises(ValueError, match="403"):
+        push_adapter(adapter, "ward/discs", **BASE)
+    hub.refuse = None
+    hub.requests.clear()
+    push_adapter(adapter, "ward/discs", **BASE)
+    assert [request for request in hub.requests if request[0] == "PUT"] == []
+
+
+def test_a_hub_that_cannot_be_reached(hub, adapter, monkeypatch):
+    before = contents(adapter)
+    # A port that is bound and not listened to refuses every connection.
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler, bind_and_activate=False) as closed:
+        closed.server_bind()
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{closed.server_port}")
+        with pytest.raises(ValueError, match=r"to 'ward/discs' failed \(.+\)\. The folder is untouched; try again"):
+            push_adapter(adapter, "ward/discs", **BASE)
+    assert contents(adapter) == before
+
+
+def test_offline_mode_is_named(hub, adapter, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=r"offline mode is enabled.*try again with `samed-hf push"):
+        push_adapter(adapter, "ward/discs", **BASE)
+    assert hub.requests == []
+
+
+def test_a_name_the_hub_does_not_know_how_to_read(hub, adapter):
+    for name in ("a/b/c", "two words", "ward/"):
+        with pytest.raises(ValueError, match=f"'{name}'"):
+            push_adapter(adapter, name, **BASE)
+    assert hub.repositories == {}
+
+
+@pytest.mark.parametrize("missing", [["adapter_config.json"], ["adapter_config.json", "adapter_model.safetensors"]])
+def test_a_folder_without_adapter_is_refused_before_anything_is_made(hub, adapter, missing):
+    for name in missing:
+        (adapter / name).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"adapter is no adapter: {', '.join(missing)} missing"):
+        push_adapter(adapter, "ward/discs", **BASE)
+    with pytest.raises(FileNotFoundError, match="nowhere is no adapter"):
+        push_adapter(adapter / "nowhere", "ward/discs", **BASE)
+    assert hub.requests == []
+
+
+def test_damaged_weights_are_not_sent(hub, adapter):
+    path = adapter / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"adapter_model\.safetensors is damaged.*nothing was sent"):
+        push_adapter(adapter, "ward/discs", **BASE)
+
+
+def test_the_command(hub, adapter, capsys):
+    options = [
+        "--hub_token",
+        "hf_test",
+        "--base_model",
+        "facebook/sam-vit-base",
+        "--dtype",
+        "float16",
+        "--with_handler",
+    ]
+    assert main(["push", str(adapter), "--repo_id", "ward/discs", *options]) == 0
+    assert f"pushed      {hub.url}/ward/discs" in capsys.readouterr().out
+    assert {"handler.py", "requirements.txt"} <= set(hub.files("ward/discs"))
+    hub.refuse = "commit"
+    assert main(["push", str(adapter), "--repo_id", "ward/discs", "--hub_token", "hf_test", "--no-pictures"]) == 2
+    assert "try again with" in capsys.readouterr().err

@@ -1,0 +1,121 @@
+"""Adapters side by side on one model, also with different labels."""
+
+import shutil
+
+import pytest
+import torch
+
+from samed_hf import SamedForSemanticSegmentation, SamedImageProcessor, samed_lora_config
+
+from ..conftest import TINY_SIZE, randomize_lora
+
+LABELS = {"few": {0: "background", 1: "spleen"}, "many": {0: "background", 1: "liver", 2: "aorta", 3: "stomach"}}
+
+
+def save_adapter(base, folder, labels, seed, variant="samed", image_size=TINY_SIZE):
+    torch.manual_seed(seed)
+    model = SamedForSemanticSegmentation.from_pretrained(base, image_size=image_size, id2label=labels)
+    model.add_adapter(samed_lora_config(rank=2, variant=variant))
+    randomize_lora(model)
+    model.save_pretrained(folder, image_processor=SamedImageProcessor(image_size, (-10, seed)))
+    return folder
+
+
+@pytest.fixture(scope="module", params=["samed", "samed_s"])
+def saved(request, tiny_sam, tmp_path_factory):
+    """The folders of two adapters with different labels, and the logits of each loaded alone."""
+    root = tmp_path_factory.mktemp("adapters")
+    folders, expected = {}, {}
+    for seed, (name, labels) in enumerate(LABELS.items(), start=1):
+        folders[name] = save_adapter(tiny_sam, root / name, labels, seed, request.param)
+        expected[name] = logits(SamedForSemanticSegmentation.from_pretrained(folders[name]))
+    return folders, expected
+
+
+@torch.no_grad()
+def logits(model):
+    pixels = torch.rand(2, 3, TINY_SIZE, TINY_SIZE, generator=torch.Generator().manual_seed(0))
+    return model.eval()(pixels).logits
+
+
+def check(model, name, expected):
+    assert torch.equal(logits(model), expected[name])
+    assert model.config.id2label == LABELS[name]
+    assert model.config.num_labels == len(LABELS[name])
+    assert model.image_processor.intensity_window == [-10, 1 + list(LABELS).index(name)]
+
+
+@pytest.mark.parametrize("order", [("few", "many"), ("many", "few")])
+def test_each_is_what_it_is_alone(saved, order):
+    folders, expected = saved
+    first, second = order
+    model = SamedForSemanticSegmentation.from_pretrained(folders[first], adapter_name=first)
+    model.load_adapter(folders[second], second)
+    check(model, second, expected)
+    for name in (first, second, first):
+        model.set_adapter(name)
+        check(model, name, expected)
+    assert not any(parameter.requires_grad for name, parameter in model.named_parameters() if "iou_prediction" in name)
+
+
+def test_the_one_in_use_is_saved_and_merged(saved, tmp_path):
+    folders, expected = saved
+    model = SamedForSemanticSegmentation.from_pretrained(folders["few"])
+    model.load_adapter(folders["many"], "b")  # a name that is part of many others
+    model.save_pretrained(tmp_path / "again")
+    check(SamedForSemanticSegmentation.from_pretrained(tmp_path / "again"), "many", expected)
+    model.delete_adapter("default")
+    check(model, "many", expected)
+    torch.testing.assert_close(logits(model.merge_and_unload()), expected["many"], rtol=0, atol=1e-5)
+
+
+def test_a_plain_sam_takes_an_adapter_of_any_labels(saved, tiny_sam):
+    folders, expected = saved
+    model = SamedForSemanticSegmentation.from_pretrained(tiny_sam, image_size=TINY_SIZE, num_labels=7)
+    model.load_adapter(folders["many"])
+    check(model, "many", expected)
+
+
+def test_what_cannot_be_loaded_leaves_the_model_as_it_was(saved, tiny_sam, tmp_path):
+    folders, expected = saved
+    model = SamedForSemanticSegmentation.from_pretrained(folders["few"])
+    damaged = shutil.copytree(folders["many"], tmp_path / "damaged")
+    weights = (damaged / "adapter_model.safetensors").read_bytes()
+    (damaged / "adapter_model.safetensors").write_bytes(weights[:2000])
+    # The labels of the config are not those of the weights.
+    other = shutil.copytree(folders["many"], tmp_path / "other")
+    shutil.copyfile(folders["few"] / "config.json", other / "config.json")
+    larger = save_adapter(tiny_sam, tmp_path / "larger", LABELS["few"], 3, image_size=128)
+    for folder, message in (
+        (damaged, "can't be loaded"),
+        (other, "can't be loaded"),
+        (larger, "trained at 128 pixels, the model is built for 64"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.load_adapter(folder, "new")
+        check(model, "few", expected)
+        assert set(model.peft_config) == {"default"}
+    with pytest.raises(ValueError, match="'default' is taken"):
+        model.load_adapter(folders["many"])
+    with pytest.raises(FileNotFoundError, match="holds no adapter"):
+        model.load_adapter(tiny_sam, "new")
+    model.load_adapter(folders["many"], "new")
+    check(model, "many", expected)
+
+
+def test_variants_do_not_mix(tiny_sam, tmp_path):
+    samed = save_adapter(tiny_sam, tmp_path / "samed", LABELS["few"], 1)
+    samed_s = save_adapter(tiny_sam, tmp_path / "samed_s", LABELS["few"], 1, "samed_s")
+    model = SamedForSemanticSegmentation.from_pretrained(samed)
+    with pytest.raises(ValueError, match="another variant"):
+        model.load_adapter(samed_s, "other")
+
+
+def test_a_base_that_belongs_beside_the_adapter_is_not_taken_from_elsewhere(tmp_path, tiny_sam, monkeypatch):
+    shutil.copytree(tiny_sam, tmp_path / "run" / "base_model")
+    save_adapter(tmp_path / "run" / "base_model", tmp_path / "run", LABELS["few"], 1)
+    shutil.copytree(tiny_sam, tmp_path / "elsewhere" / "base_model")
+    shutil.rmtree(tmp_path / "run" / "base_model")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=r"needs the base model '\./base_model', a folder that belongs beside"):
+        SamedForSemanticSegmentation.from_pretrained(tmp_path / "run")

@@ -1,0 +1,268 @@
+import base64
+import gzip
+import io
+import json
+import struct
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from samed_hf.inference.slices import predict_confidence, predict_picture, predict_volume
+from samed_hf.serving import handler as serving
+from samed_hf.serving.handler import EndpointHandler
+from samed_hf.transforms.slicing import SliceStack
+from samed_hf.volumes import Volume
+
+NIFTI_START = (348).to_bytes(4, "little")
+
+
+@pytest.fixture(scope="module")
+def handler(tiny_adapter):
+    return EndpointHandler(str(tiny_adapter))
+
+
+@pytest.fixture(scope="module")
+def picture():
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module")
+def scan():
+    return np.random.default_rng(0).normal(50, 90, (20, 24, 3)).astype(np.int16)
+
+
+def encoded(picture, kind="PNG"):
+    content = io.BytesIO()
+    picture.save(content, format=kind)
+    return content.getvalue()
+
+
+def decoded(mask):
+    picture = Image.open(io.BytesIO(base64.b64decode(mask)))
+    assert (picture.format, picture.mode) == ("PNG", "L")
+    return np.asarray(picture)
+
+
+def nifti(array, kind=nib.Nifti1Image):
+    """The file's bytes, in the byte order of the array."""
+    header = kind.header_class(endianness=">" if array.dtype.byteorder == ">" else "<")
+    return kind(array, np.diag([2, 2, 5, 1.0]), header, dtype=array.dtype).to_bytes()
+
+
+def claiming(content, shape):
+    """The same file with another shape in its header."""
+    return content[:42] + struct.pack("<3h", *shape) + content[48:]
+
+
+def check(handler, answer, labels, confidence):
+    """Exactly the labels there are, in the order of their ids, with their masks and scores."""
+    indices = [int(index) for index in np.unique(labels) if index]
+    assert [found["label"] for found in answer] == [handler.model.config.id2label[index] for index in indices]
+    for index, found in zip(indices, answer, strict=True):
+        np.testing.assert_array_equal(decoded(found["mask"]), (labels == index) * 255)
+        assert found["score"] == pytest.approx(confidence[labels == index].mean(), abs=1e-5)
+
+
+def test_the_model_is_ready(handler):
+    assert not handler.model.training
+    accelerator = torch.accelerator.is_available()
+    assert handler.model.device.type == (torch.accelerator.current_accelerator().type if accelerator else "cpu")
+
+
+def test_a_picture(handler, picture):
+    content = encoded(picture)
+    text = base64.b64encode(content).decode()
+    broken = "\n".join(text[start : start + 76] for start in range(0, len(text), 76))
+    prefixed = f"data:image/png;name=a;base64,{text}"
+    answers = [handler({"inputs": inputs}) for inputs in (content, bytearray(content), text, broken, prefixed, picture)]
+    assert all(answer == answers[0] for answer in answers)
+    answer = json.loads(json.dumps(answers[0]))
+    assert answer
+    assert all(set(found) == {"label", "score", "mask"} for found in answer)
+    check(handler, answer, *predict_picture(handler.model, picture))
+
+
+def test_scores_by_hand(handler, picture, monkeypatch):
+    labels = np.array([[2, 2, 0], [1, 2, 0]], dtype=np.uint8)
+    confidence = np.array([[0.5, 0.75, 0.9], [0.375, 1.0, 0.9]], dtype=np.float32)
+    monkeypatch.setattr(serving, "predict_picture", lambda *_: (labels, confidence))
+    disc, bar = handler({"inputs": picture})
+    assert (disc["label"], disc["score"], bar["label"], bar["score"]) == ("disc", 0.375, "bar", 0.75)
+    assert decoded(disc["mask"]).tolist() == [[0, 0, 0], [255, 0, 0]]
+    assert decoded(bar["mask"]).tolist() == [[255, 255, 0], [0, 255, 0]]
+    labels[:] = 0
+    assert handler({"inputs": picture}) == []
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "1"])
+def test_other_kinds_of_pictures(handler, picture, mode):
+    picture = picture.convert(mode)
+    check(handler, handler({"inputs": encoded(picture)}), *predict_picture(handler.model, picture))
+    assert handler({"inputs": encoded(picture)}) == handler({"inputs": picture})
+
+
+def test_a_jpeg(handler, picture):
+    content = encoded(picture, "JPEG")
+    check(handler, handler({"inputs": content}), *predict_picture(handler.model, Image.open(io.BytesIO(content))))
+
+
+def test_a_16_bit_picture_holds_intensities_in_the_windows_unit(handler, picture):
+    shallow = np.asarray(picture)
+    content = encoded(Image.fromarray(shallow.astype(np.uint16)))
+    assert Image.open(io.BytesIO(content)).mode == "I;16"
+    answer = handler({"inputs": content})
+    check(handler, answer, *predict_picture(handler.model, shallow.astype(np.float32)))
+    assert answer != handler({"inputs": picture})  # the same numbers, but of 255
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("wrap", [bytes, gzip.compress, base64.b64encode])
+@pytest.mark.parametrize("dtype", ["<i2", ">i2", "u1"])
+def test_a_volume_slice_by_slice(handler, scan, kind, wrap, dtype):
+    scan = scan.clip(0, 255).astype(dtype)
+    labels = predict_volume(handler.model, Volume(scan.astype(np.int16), np.diag([2, 2, 5, 1.0]))).transpose(2, 1, 0)
+    slices = SliceStack(scan.astype(np.int16).transpose(2, 1, 0), handler.model.image_processor)
+    _, confidence = predict_confidence(handler.model, slices, handler.model.image_processor)
+    inputs = wrap(nifti(scan, kind))
+    inputs = inputs.decode() if wrap is base64.b64encode else inputs
+    answer = json.loads(json.dumps(handler({"inputs": inputs})))
+    assert answer
+    assert [found["slice"] for found in answer] == sorted(found["slice"] for found in answer)
+    for index in range(3):
+        inside = [found for found in answer if found["slice"] == index]
+        check(handler, inside, labels[index], confidence[index])
+
+
+def test_slices_are_cut_as_the_processor_says(handler, scan, monkeypatch):
+    everything = handler({"inputs": nifti(scan)})
+    monkeypatch.setattr(handler.model.image_processor, "axis_order", [0, 2, 1])
+    assert handler({"inputs": nifti(scan.transpose(2, 0, 1))}) == everything
+    assert {decoded(found["mask"]).shape for found in everything} == {(24, 20)}
+
+
+def test_the_batch_size_goes_to_the_model(handler, scan, monkeypatch):
+    sizes = []
+    resize = handler.model.image_processor.resize_slices
+    monkeypatch.setattr(
+        handler.model.image_processor,
+        "resize_slices",
+        lambda slices, *size: sizes.append(len(slices)) or resize(slices),
+    )
+    handler({"inputs": nifti(scan), "parameters": {"batch_size": 2}})
+    assert sizes == [2, 1]
+    assert handler({"inputs": nifti(scan), "parameters": {"batch_size": None}}) == handler({"inputs": nifti(scan)})
+
+
+def test_only_the_labels_asked_for(handler, picture, scan, monkeypatch):
+    slices = handler({"inputs": nifti(scan)})
+    wanted = slices[-1]["label"]
+    only = handler({"inputs": nifti(scan), "parameters": {"labels": [wanted]}})
+    assert only == [found for found in slices if found["label"] == wanted]
+    labels = np.array([[0, 1, 2]], dtype=np.uint8)
+    monkeypatch.setattr(serving, "predict_picture", lambda *_: (labels, np.ones(labels.shape)))
+    for names, expected in ((["bar"], ["bar"]), (["bar", "disc"], ["disc", "bar"])):
+        answer = handler({"inputs": picture, "parameters": {"labels": names}})
+        assert [found["label"] for found in answer] == expected
+
+
+SECRET = "patient" * 200
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({}, "no 'inputs'"),
+        ("picture", "no 'inputs'"),
+        ({"inputs": b""}, "is empty: expected a PNG or JPEG"),
+        ({"inputs": ""}, "is empty"),
+        ({"inputs": "data:image/png;base64,"}, "is empty"),
+        ({"inputs": None}, "of type NoneType"),
+        ({"inputs": 5}, "of type int"),
+        ({"inputs": np.zeros((4, 4))}, "of type ndarray"),
+        ({"inputs": SECRET + "!"}, "no base64"),
+        ({"inputs": SECRET + "é"}, "no base64"),
+        ({"inputs": f"data:image/png,{SECRET}"}, "no base64"),
+        ({"inputs": SECRET}, "neither a picture nor a volume"),
+        ({"inputs": SECRET.encode()}, "neither a picture nor a volume"),
+        ({"inputs": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"}, "neither a picture nor a volume"),
+        ({"inputs": Image.new("L", (1, 1))}, "at least 2 pixels each way"),
+        ({"inputs": gzip.compress(SECRET.encode())}, "something else than NIfTI"),
+        ({"inputs": NIFTI_START}, "The volume cannot be read as NIfTI"),
+        ({"inputs": NIFTI_START + b"x" * 400}, "The volume cannot be read as NIfTI|damaged volume"),
+        ({"inputs": nifti(np.zeros((4, 4, 3, 2), np.int16))}, r"The volume holds an image of shape \(4, 4, 3, 2\)"),
+        ({"inputs": nifti(np.full((4, 4, 3), np.nan, np.float32))}, "The volume holds NaN"),
+        ({"inputs": b"x", "parameters": {"size": 3}}, "'size': 3.*expected labels, batch_size or nothing"),
+        ({"inputs": b"x", "parameters": {"a\nb": SECRET}}, "expected labels, batch_size or nothing"),
+        ({"inputs": b"x", "parameters": {1: 2}}, "expected labels, batch_size or nothing"),
+        ({"inputs": b"x", "parameters": "labels"}, "parameters is 'labels'"),
+        ({"inputs": b"x", "parameters": []}, r"parameters is \[\]"),
+        (
+            {"inputs": b"x", "parameters": {"labels": ["disc", "heart"]}},
+            "'heart'.*expected a list of some of disc, bar",
+        ),
+        ({"inputs": b"x", "parameters": {"labels": ["background"]}}, "expected a list of some of disc, bar"),
+        ({"inputs": b"x", "parameters": {"labels": [[SECRET]]}}, "expected a list of some of disc, bar"),
+        ({"inputs": b"x", "parameters": {"labels": "disc"}}, "labels is 'disc'"),
+        ({"inputs": b"x", "parameters": {"labels": []}}, r"labels is \[\]"),
+        ({"inputs": b"x", "parameters": {"batch_size": 0}}, "batch_size is 0"),
+        ({"inputs": b"x", "parameters": {"batch_size": True}}, "batch_size is True"),
+        ({"inputs": b"x", "parameters": {"batch_size": "8"}}, "batch_size is '8'"),
+    ],
+)
+def test_bad_input_is_told_in_one_short_line(handler, data, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        handler(data)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+    assert "patient" * 5 not in str(caught.value)
+
+
+def test_what_arrived_in_part(handler, picture, scan):
+    for content in (encoded(picture)[:200], encoded(picture, "JPEG")[:-300]):
+        with pytest.raises(ValueError, match="damaged or too large picture"):
+            handler({"inputs": content})
+        with pytest.raises(ValueError, match="damaged or too large picture"):  # opened, not yet loaded
+            handler({"inputs": Image.open(io.BytesIO(content))})
+    packed = gzip.compress(nifti(scan))
+    flipped = bytearray(packed)
+    flipped[-6] ^= 1  # in the checksum
+    for content in (packed[:-12], packed[:14], bytes(flipped)):
+        with pytest.raises(ValueError, match="damaged gzip"):
+            handler({"inputs": content})
+    with pytest.raises(ValueError, match="The volume cannot be read as NIfTI"):
+        handler({"inputs": nifti(scan)[:-100]})
+
+
+@pytest.mark.parametrize("wrap", [bytes, gzip.compress])
+@pytest.mark.parametrize("shape", [(32767, 32767, 32767), (2000, 1500, 1000)])
+def test_a_header_that_claims_more_than_came_takes_no_memory(handler, scan, wrap, shape, monkeypatch):
+    monkeypatch.setattr(serving, "read_volume", lambda path: pytest.fail("would take the memory"))
+    with pytest.raises(
+        ValueError, match=f"damaged volume: .* its header tells of {2 * np.prod(shape, dtype=object):,}"
+    ):
+        handler({"inputs": wrap(claiming(nifti(scan), shape))})
+
+
+def test_what_is_too_large(handler, picture, scan, monkeypatch):
+    monkeypatch.setattr(serving, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(serving, "MAX_BYTES", 1000)
+    for inputs in (encoded(picture), picture):
+        with pytest.raises(ValueError, match="50×40 pixels: expected at most 1,000"):
+            handler({"inputs": inputs})
+    for content in (nifti(scan), gzip.compress(nifti(scan))):
+        with pytest.raises(ValueError, match="more than 1,000 bytes"):
+            handler({"inputs": content})
+
+
+def test_pillows_own_limit_is_told_the_same_way(handler, picture, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 900)
+    with pytest.raises(ValueError, match="too large picture"):
+        handler({"inputs": encoded(picture)})
+
+
+def test_a_plain_sam_is_refused(tiny_sam):
+    with pytest.raises(ValueError, match="expected a SAMed adapter"):
+        EndpointHandler(str(tiny_sam))

@@ -1,0 +1,89 @@
+"""Settings from a file, and flags over them."""
+
+import json
+
+import pytest
+
+from samed_hf.training.arguments import SamedTrainingArguments
+from samed_hf.training.settings_file import NO_FLAGS, parse_command, read_settings
+
+
+def write(folder, content, name="settings.json"):
+    path = folder / name
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return str(path)
+
+
+def test_a_flag_wins_over_the_file_and_the_file_over_the_default(tmp_path):
+    path = write(tmp_path, {"rank": 8, "learning_rate": 1, "save_best": False, "intensity_window": [-125, 275]})
+    args, dry_run = parse_command(["--config", path, "--rank", "2", "--seed", "7"])
+    assert (args.rank, args.learning_rate, args.save_best, args.seed) == (2, 1.0, False, 7)
+    assert args.intensity_window == [-125.0, 275.0]
+    assert args.weight_decay == SamedTrainingArguments.weight_decay
+    assert (dry_run, args.saved_run) == (False, {})
+    assert parse_command(["--config", path, "--save_best"])[0].save_best is True
+
+
+def test_yaml_reads_as_json_does(tmp_path):
+    text = "learning_rate: 1e-3\nlabel_names:\n  - background\n  - liver\nlr_power: 2\nmixed_precision: 'no'\nrank: 3\n"
+    args, dry_run = parse_command(["--config", write(tmp_path, text, "run.yaml"), "--dry_run"])
+    assert dry_run
+    assert (args.learning_rate, args.lr_power, args.rank, args.mixed_precision) == (0.001, 2.0, 3, "no")
+    assert args.label_names == ["background", "liver"]
+
+
+def test_every_setting_goes_to_a_file_and_back(tmp_path):
+    given = SamedTrainingArguments(
+        ema_decay=0.999, label_names=["a", "b"], gradient_checkpointing=True, save_best=False
+    )
+    given.fill_defaults()
+    assert parse_command(["--config", write(tmp_path, given.to_dict())])[0].to_dict() == given.to_dict()
+
+
+def test_a_runs_own_file_is_taken_whatever_it_says_besides(tmp_path):
+    besides = {name: {"anything": [1]} for name in NO_FLAGS}
+    path = write(tmp_path, {"rank": 3, "resume_from_checkpoint": "latest"} | besides)
+    settings, saved = read_settings(path)
+    assert settings == {"rank": 3}
+    assert saved == besides
+    assert parse_command(["--config", path])[0].saved_run == besides
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"learning_rte": 0.1}, "unknown key 'learning_rte': the nearest setting is 'learning_rate'"),
+        ({"Max-Train-Steps": 3}, "the nearest setting is 'max_train_steps'"),
+        ({"dry_run": True}, "'dry_run', which is a flag of the command"),
+        ({"rank": "four"}, "rank: invalid int value: 'four'"),
+        ({"rank": None}, "rank: null is no value"),
+        ({"rank": [1, 2]}, "rank: .* a single one"),
+        ({"rank": True}, "rank: true is no value"),
+        ({"label_names": "liver"}, "label_names: 'liver' is no value for it, expected a list"),
+        ({"gradient_checkpointing": "perhaps"}, "gradient_checkpointing: "),
+        ({"seed": 0.5, "rank": {}}, "seed: .*; rank: "),
+        ([1], "no settings by name"),
+        ("{", "can't be read"),
+    ],
+)
+def test_what_no_flag_would_take_is_refused(tmp_path, content, said):
+    with pytest.raises(ValueError, match=said) as error:
+        read_settings(write(tmp_path, content))
+    assert "settings.json" in str(error.value)
+
+
+def test_yamls_no_is_told_apart_from_a_no(tmp_path):
+    with pytest.raises(ValueError, match="mixed_precision: false is no value for it; YAML takes no"):
+        read_settings(write(tmp_path, "mixed_precision: no\n", "run.yml"))
+
+
+def test_values_out_of_range_are_refused_as_flags_are(tmp_path):
+    with pytest.raises(ValueError, match="rank is 0: expected a number of at least 1"):
+        parse_command(["--config", write(tmp_path, {"rank": 0})])
+
+
+def test_a_file_of_another_kind_or_none_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"\.toml"):
+        read_settings(write(tmp_path, "", "run.toml"))
+    with pytest.raises(FileNotFoundError, match=r"gone\.yaml"):
+        read_settings(tmp_path / "gone.yaml")
