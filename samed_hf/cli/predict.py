@@ -22,8 +22,8 @@ from ..prediction.files import REPORT, RUN, Job, keep_earlier, plan_jobs
 from ..prediction.report import write_report, write_run
 from ..prediction.run import predict_cases
 from ..prediction.settings import ALL, PredictionSettings
+from ..utils.text import printable
 from ..volumes import find_scans
-from ..volumes._checks import shown
 
 __all__ = ["predict"]
 
@@ -227,11 +227,11 @@ def _finish(output: Path, run: dict[str, Any], args: argparse.Namespace, made: b
         write_run(output / RUN, run)
         if not args.no_report:
             write_report(output / REPORT, run)
-        print(f"wrote       {shown(output / (RUN if args.no_report else REPORT))}", flush=True)
+        print(f"wrote       {printable(output / (RUN if args.no_report else REPORT))}", flush=True)
     elif made and output.is_dir() and not any(output.iterdir()):
         output.rmdir()
     if failed:
         print(f"{len(failed)} of {len(run['cases'])} scans failed:", file=sys.stderr)
     for case in failed:
-        print(f"error: {shown(case['name'])}: {case['error']}", file=sys.stderr, flush=True)
+        print(f"error: {printable(case['name'])}: {case['error']}", file=sys.stderr, flush=True)
     return 0 if not failed else 1 if done else 2

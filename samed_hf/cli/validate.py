@@ -19,13 +19,13 @@ from ..diagnostics.memory import read_base_config
 from ..diagnostics.validation_memory import MemoryEstimate, estimate_memory
 from ..training.arguments import SamedTrainingArguments
 from ..training.data import make_processor
+from ..utils.text import printable
 from ..validation.fingerprint import make_fingerprint
 from ..validation.measuring import CaseFacts
 from ..validation.problems import SEVERITIES, Problem
 from ..validation.report import FINGERPRINT, PAGE_FILE, write_fingerprint, write_report
 from ..validation.run import Validation, validate_data
 from ..validation.suggestions import Suggestion, suggest_batch, suggest_settings, training_command
-from ..volumes._checks import shown
 
 __all__ = ["validate"]
 
@@ -67,7 +67,7 @@ def validate(args: argparse.Namespace) -> int:
         validation = validate_data(data, make_processor(settings, data), on_case=progress.show)
     _print_problems(validation.problems)
     if not any(facts.sample is not None for facts in validation.cases):
-        print(f"error: no scan of {shown(args.data)} could be read.", file=sys.stderr)
+        print(f"error: no scan of {printable(args.data)} could be read.", file=sys.stderr)
         return 2
     _report(args, validation, output or Path("outputs") / f"validation-{_slug(data)}", base)
     return 1 if validation.count("error") else 0
@@ -88,8 +88,8 @@ def _report(args: argparse.Namespace, validation: Validation, output: Path, base
     write_report(output / PAGE_FILE, validation, fingerprint, suggested, command, memory, model)
     _print_suggestions(suggested)
     _print_memory(memory, model, fingerprint)
-    print(f"\n{shown(command)}\n")
-    print(f"wrote       {shown(output / FINGERPRINT)}, {shown(output / PAGE_FILE)}", flush=True)
+    print(f"\n{printable(command)}\n")
+    print(f"wrote       {printable(output / FINGERPRINT)}, {printable(output / PAGE_FILE)}", flush=True)
 
 
 def _sound(validation: Validation) -> list[CaseFacts]:
@@ -105,9 +105,9 @@ def _describe(data: CaseDataset) -> str:
     names = list(data.id2label.values())[1:]
     shown_names = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
     lines = [
-        f"data        {shown(data.root)}: {data.layout}, {about}",
-        f"labels      {shown(shown_names)}",
-        f"channels    {shown(', '.join(data.channel_names))}",
+        f"data        {printable(data.root)}: {data.layout}, {about}",
+        f"labels      {printable(shown_names)}",
+        f"channels    {printable(', '.join(data.channel_names))}",
     ]
     return "\n".join(lines)
 
@@ -157,7 +157,7 @@ def _print_problems(problems: list[Problem]) -> None:
 def _print_suggestions(suggested: list[Suggestion]) -> None:
     print()
     for one in suggested:
-        print(f"suggests    {' '.join(one.flags) or f'no --{one.setting}'}: {shown(one.reason)}")
+        print(f"suggests    {' '.join(one.flags) or f'no --{one.setting}'}: {printable(one.reason)}")
 
 
 def _print_memory(memory: MemoryEstimate, model: str, fingerprint: dict[str, Any]) -> None:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import io
 import os
-import secrets
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from ..data.layouts.synapse import SYNAPSE_LABELS
 from ..model.image_processing_samed import SamedImageProcessor
 from ..model.lora import samed_lora_config
 from ..model.modeling_samed import SamedForSemanticSegmentation
-from ..utils.atomic import write_bytes
+from ..utils.atomic import atomic_update, write_bytes
 from .checkpoint import check_tensors, count_decoder, is_samed, most_common, read_checkpoint, read_sam_geometry
 from .keys import LORA_PREFIXES, POSITIONAL_MATRIX, samed_keys
 
@@ -73,7 +71,8 @@ def convert_sam(
     state["prompt_encoder.shared_embedding.positional_embedding"] = state[names[POSITIONAL_MATRIX]]
     model.load_state_dict(state, assign=True)
     model.tie_weights()
-    _save_aside(model, folder)
+    with atomic_update(folder) as temporary:
+        model.save_pretrained(temporary)
     return Path(output_dir)
 
 
@@ -266,16 +265,3 @@ def _output_folder(output_dir: _Path, other_kind: str) -> Path:
             f"output_dir {str(output_dir)!r} holds a model of another kind ({others[0]}): expected a folder of its own."
         )
     return folder
-
-
-def _save_aside(model: SamModel, folder: Path) -> None:
-    """Save beside `folder` first and move the files in when all are whole."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
-    try:
-        model.save_pretrained(aside)
-        folder.mkdir(exist_ok=True)
-        for file in sorted(aside.iterdir(), key=lambda file: file.suffix == ".json"):
-            os.replace(file, folder / file.name)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 
 from ..model.image_processing_samed import SamedImageProcessor
 from ..transforms.slicing import SliceStack
+from ..utils.atomic import atomic_directory
 from ..volumes._checks import NotFiniteError
 from .dataset import Case, CaseDataset
 
@@ -129,17 +128,10 @@ class CaseStore:
             "rescaled": raw.rescaled,
             "bounds": self.data.bounds(raw, self.processor),
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=".decoding-", dir=self.folder))
-        try:
-            np.save(aside / "image.npy", np.ascontiguousarray(raw.image))
-            np.save(aside / "label.npy", np.ascontiguousarray(raw.label))
-            (aside / "case.json").write_text(json.dumps(about), encoding="utf-8")
-            aside.chmod(0o755)
-            if not self._place(name).is_dir():  # another run may have been faster
-                aside.rename(self._place(name))
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+        with atomic_directory(self._place(name)) as folder:
+            np.save(folder / "image.npy", np.ascontiguousarray(raw.image))
+            np.save(folder / "label.npy", np.ascontiguousarray(raw.label))
+            (folder / "case.json").write_text(json.dumps(about), encoding="utf-8")
 
     def _open(self, name: str) -> tuple[SliceStack, np.ndarray, dict[str, Any]]:
         if name in self._opened:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 
 from ..transforms.augmentation import nearest_zoom, spline_zoom, window_intensity
 from ..transforms.intensity import CT_WINDOW
+from ..utils.atomic import atomic_directory
 from ..volumes import Volume, case_name, find_volumes, read_volume, reorient, same_grid
 from .dataset import Case
 from .layouts.synapse import SYNAPSE_LABELS, write_case, write_lists, write_slice
@@ -187,16 +186,7 @@ def _write_slices(folder: Path, case: Case, size: int | None) -> list[str]:
 @contextmanager
 def _made_aside(output: Path) -> Iterator[Path]:
     """A temporary folder beside `output` that takes its place when the body has succeeded."""
-    output = output.resolve()  # of "." and of a link, too, the place itself is wanted
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
         raise ValueError(f"output {str(output)!r} exists and isn't an empty folder: choose another, or remove it.")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    try:
-        yield aside
-        aside.chmod(0o755)
-        if output.is_dir():
-            output.rmdir()
-        aside.rename(output)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with atomic_directory(output) as folder:
+        yield folder

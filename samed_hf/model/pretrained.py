@@ -6,7 +6,6 @@ import copy
 import json
 import os
 import re
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from transformers.models.sam.modeling_sam import SamPreTrainedModel
 from transformers.utils import cached_file, find_adapter_config_file
 
 from ..hub.push import ADAPTER_FOLDER, push_adapter
+from ..utils.atomic import atomic_update
 from .checkpoint_conversion import PLAIN_SAM_PREFIX
 from .configuration_samed import SamedConfig
 from .image_processing_samed import SamedImageProcessor
@@ -289,26 +289,19 @@ class SamedPreTrainedModel(SamPreTrainedModel):
         folder = Path(save_directory)
         if folder.is_file():
             raise ValueError(f"save_directory is the file {str(folder)!r}: expected a folder.")
-        folder.mkdir(parents=True, exist_ok=True)
         processor = image_processor or self.image_processor or SamedImageProcessor(self.config.image_size)
         hub = {key: kwargs.pop(key) for key in ("repo_id", "commit_message", "private", "token") if key in kwargs}
-        aside = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
-        try:
-            super().save_pretrained(aside, **kwargs)
+        # What loads first is moved last: an adapter_config.json always stands beside whole weights.
+        with atomic_update(folder) as temporary:
+            super().save_pretrained(temporary, **kwargs)
             config = copy.deepcopy(self.config)
             if self._hf_peft_config_loaded:
                 # How the base model's weights were kept here is no matter of the adapter's, which is in float32.
                 config.dtype = torch.float32
-            config.save_pretrained(aside)
-            processor.save_pretrained(aside)
+            config.save_pretrained(temporary)
+            processor.save_pretrained(temporary)
             if self._hf_peft_config_loaded:
-                _write_base(aside / "adapter_config.json", folder)
-            # What loads first is moved last: an adapter_config.json always stands beside whole weights.
-            for file in sorted(aside.iterdir(), key=lambda file: file.suffix == ".json"):
-                file.chmod(0o644)  # safetensors writes for the owner alone
-                os.replace(file, folder / file.name)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+                _write_base(temporary / "adapter_config.json", folder)
         if push_to_hub:
             self.push_to_hub(hub.pop("repo_id", folder.name), **hub)
 

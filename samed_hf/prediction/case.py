@@ -15,8 +15,8 @@ from ..inference.statistics import measure_labels, write_statistics
 from ..reporting.overlays import label_colors
 from ..reporting.preview import draw_preview, slice_plane
 from ..transforms.intensity import guess_preprocessing
+from ..utils.text import printable
 from ..volumes import Volume, read_scan, reorient, restore_orientation, write_labels, write_volume
-from ..volumes._checks import shown
 from .files import PREVIEW, STATISTICS, Job, label_file_names, staged
 from .report import format_ml
 from .settings import PredictionSettings
@@ -212,13 +212,13 @@ def _draw(
     texts = {row["index"]: f"{name}  {_size(row)}" for name, row in measured.items()}
     plane = slice_plane(processor.orientation or scan.orientation, processor.axis_order[0])
     names = {index: texts.get(index, name) for index, name in segmenter.id2label.items()}
-    title = shown(job.scan.name)
+    title = printable(job.scan.name)
     draw_preview(path, scan, labels, names, plane=plane, window=window, title=title, picture=picture)
 
 
 def describe_found(statistics: dict[str, Any]) -> str:
     """The labels found and their sizes, in a line."""
-    found = [f"{shown(name)} {_size(row)}" for name, row in statistics["labels"].items() if row["bounding_box"]]
+    found = [f"{printable(name)} {_size(row)}" for name, row in statistics["labels"].items() if row["bounding_box"]]
     return ", ".join(found) or "nothing found"
 
 

@@ -7,12 +7,12 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..volumes._checks import shown
+from ..utils.atomic import temporary_directory
+from ..utils.text import printable
 from ..volumes.discovery import ScanFile
 from .settings import PredictionSettings
 
@@ -59,7 +59,9 @@ def plan_jobs(
         ValueError: Such a clash, or a setting that doesn't suit a scan.
     """
     if output.exists() and not output.is_dir():
-        raise ValueError(f"--output {shown(output)} is a file: expected a folder, which is made where it is missing.")
+        raise ValueError(
+            f"--output {printable(output)} is a file: expected a folder, which is made where it is missing."
+        )
     jobs = [Job(scan, f".{settings.format}" if settings.format else scan.suffix) for scan in scans]
     sources = {path.resolve() for scan in scans for path in (scan.path, *scan.files)}
     taken: dict[str, Path | None] = {REPORT: None, RUN: None}
@@ -69,35 +71,37 @@ def plan_jobs(
         inside = folder.resolve()
         if target.resolve() in sources or inside in sources or any(source.parent == inside for source in sources):
             raise ValueError(
-                f"--output {shown(output)} holds the scan {shown(job.scan.path)} itself: choose another folder."
+                f"--output {printable(output)} holds the scan {printable(job.scan.path)} itself: choose another folder."
             )
         for name in (job.labels, job.folder):
             if name in taken:
-                other = "the run's report" if taken[name] is None else shown(taken[name])
+                other = "the run's report" if taken[name] is None else printable(taken[name])
                 raise ValueError(
-                    f"{other} and {shown(job.scan.path)} share the name {shown(name)}: predict them into different "
-                    "folders."
+                    f"{other} and {printable(job.scan.path)} share the name {printable(name)}: predict them into "
+                    "different folders."
                 )
             taken[name] = job.scan.path
         there = next((path for path in (target, folder) if _holds_something(path)), None)
         if there is not None and not overwrite:
             raise ValueError(
-                f"{shown(there)} is there already: choose another folder, or give --overwrite to replace it."
+                f"{printable(there)} is there already: choose another folder, or give --overwrite to replace it."
             )
         if target.is_dir() or (folder.exists() and not folder.is_dir()):
-            raise ValueError(f"{shown(target)} and the folder {shown(folder)} can't both be made: something is there.")
+            raise ValueError(
+                f"{printable(target)} and the folder {printable(folder)} can't both be made: something is there."
+            )
     return jobs
 
 
 def _check_scan(scan: ScanFile, settings: PredictionSettings) -> None:
     if scan.name in (".", ".."):
-        raise ValueError(f"{shown(scan.path)} gives no name to call its files by: rename it.")
+        raise ValueError(f"{printable(scan.path)} gives no name to call its files by: rename it.")
     if settings.format == "dcm" and scan.kind != "dicom":
         raise ValueError(
-            f"{shown(scan.path)} is no DICOM series, and DICOM-SEG refers to one: choose another --format for it."
+            f"{printable(scan.path)} is no DICOM series, and DICOM-SEG refers to one: choose another --format for it."
         )
     if settings.min_island_ml and scan.kind == "picture":
-        raise ValueError(f"{shown(scan.path)} is a picture, which has no millilitres: leave out --min_island_ml.")
+        raise ValueError(f"{printable(scan.path)} is a picture, which has no millilitres: leave out --min_island_ml.")
 
 
 def _holds_something(path: Path) -> bool:
@@ -123,15 +127,12 @@ def staged(output: Path, job: Job) -> Iterator[tuple[Path, Path]]:
         A folder for the label map, whose files go into `output`, and one for the files of the case's own folder.
     """
     output.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".predicting-", dir=output))
-    try:
-        top, inside = aside / "top", aside / "case"
+    with temporary_directory(output) as temporary:
+        top, inside = temporary / "top", temporary / "case"
         top.mkdir()
         inside.mkdir()
         yield top, inside
         _move_in(output, job, top, inside)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _move_in(output: Path, job: Job, top: Path, inside: Path) -> None:

@@ -7,7 +7,7 @@ import time
 
 from tqdm import tqdm
 
-from ..volumes._checks import shown
+from ..utils.text import printable
 
 __all__ = ["CaseProgress"]
 
@@ -27,7 +27,7 @@ class CaseProgress:
     """
 
     def __init__(self, name: str, number: int, count: int, *, bar: bool | None = None) -> None:
-        self.what = f"case {number}/{count} {shown(name)}"
+        self.what = f"case {number}/{count} {printable(name)}"
         self.bar = (
             tqdm(desc=self.what, total=0, unit="slice", ncols=100, leave=False, file=sys.stderr)
             if (sys.stderr.isatty() if bar is None else bar)

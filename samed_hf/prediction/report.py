@@ -15,7 +15,7 @@ from PIL import Image
 
 from ..reporting.overlays import label_colors
 from ..utils.atomic import write_text
-from ..volumes._checks import shown
+from ..utils.text import printable
 from .page import PAGE
 
 __all__ = ["format_ml", "write_report", "write_run"]
@@ -76,20 +76,20 @@ def _case(folder: Path, case: Mapping[str, Any], colors: Mapping[str, str]) -> d
     picture = statistics["kind"] == "picture"
     labels = statistics["labels"]
     grid = " × ".join(str(length) for length in statistics["grid"]["shape"])
-    facts = [shown(case["file"]), f"{grid} {'pixels' if picture else 'voxels'}"]
+    facts = [printable(case["file"]), f"{grid} {'pixels' if picture else 'voxels'}"]
     if not picture:
         facts.append(" × ".join(f"{side:.3g}" for side in statistics["grid"]["spacing_mm"]) + " mm")
     facts += [*statistics["notes"], _duration(case["seconds"])]
     unit = "pixels" if picture else "voxels"
     removed = [f"{name} {count} {unit}" for name, count in statistics["removed"].items() if count]
     return {
-        "name": shown(case["name"]),
+        "name": printable(case["name"]),
         "about": " · ".join(facts),
         "unit": unit,
         "has_ml": not picture,
         "rows": {name: _row(row, unit, colors[name]) for name, row in labels.items() if row[unit]},
         "removed": ", ".join(removed),
-        "files": [{"name": shown(file), "href": _address(file)} for file in case["files"]],
+        "files": [{"name": printable(file), "href": _address(file)} for file in case["files"]],
         "preview": case["preview"],
     }
 
@@ -113,7 +113,7 @@ def _row(row: Mapping[str, Any], unit: str, color: str) -> dict[str, str]:
 
 
 def _failure(case: Mapping[str, Any]) -> dict[str, str]:
-    return {"name": shown(case["name"]), "file": shown(case["file"]), "error": shown(case["error"])}
+    return {"name": printable(case["name"]), "file": printable(case["file"]), "error": printable(case["error"])}
 
 
 def _pictures(folder: Path, cases: list[dict[str, Any]]) -> Iterator[str | None]:
@@ -145,7 +145,7 @@ def _hex(color: Any) -> str:
 
 
 def _readable(facts: Mapping[str, Any]) -> dict[str, str]:
-    return {key.replace("_", " "): shown(_value(value)) for key, value in facts.items()}
+    return {key.replace("_", " "): printable(_value(value)) for key, value in facts.items()}
 
 
 def _value(value: Any) -> str:

@@ -12,8 +12,8 @@ import torch
 from ..inference.batching import is_out_of_memory
 from ..inference.segmenter import Segmenter
 from ..utils.pipelining import Outcome, read_process_write
+from ..utils.text import printable
 from ..volumes import Volume
-from ..volumes._checks import shown
 from .case import SegmentedCase, describe_found, read_case, segment_case, write_case
 from .files import PREVIEW, STATISTICS, Job
 from .progress import CaseProgress
@@ -88,12 +88,12 @@ def _record(
     """What `predictions.json` holds of a case, said in a line."""
     record: dict[str, Any] = {"name": job.scan.name, "file": str(job.scan.path), "kind": job.scan.kind}
     if outcome.error is not None:
-        say(f"failed      {shown(job.scan.name)}")
+        say(f"failed      {printable(job.scan.name)}")
         return record | {"status": "failed", "error": _explain(outcome.error)}
     statistics = outcome.result
     for line in statistics["notes"]:
-        say(f"note        {shown(job.scan.name)}: {line}")
-    say(f"{shown(output / job.labels)}: {describe_found(statistics)}")
+        say(f"note        {printable(job.scan.name)}: {line}")
+    say(f"{printable(output / job.labels)}: {describe_found(statistics)}")
     record |= {"status": "done", "seconds": round(outcome.seconds, 2)}
     record |= {"files": statistics["files"], "statistics": f"{job.folder}/{STATISTICS}"}
     return record | {"preview": f"{job.folder}/{PREVIEW}" if settings.preview else None}
@@ -101,7 +101,7 @@ def _record(
 
 def _explain(error: Exception) -> str:
     """One line for people on why a case failed."""
-    text = shown(" ".join(str(error).split()))
+    text = printable(" ".join(str(error).split()))
     if is_out_of_memory(error):
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

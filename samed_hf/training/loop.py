@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from ..model.modeling_samed import SamedForSemanticSegmentation
-from ..utils.atomic import write_text
+from ..utils.atomic import atomic_directory, write_text
 from ..utils.threads import single_threaded_blas
 from .arguments import SamedTrainingArguments
 from .checkpointing.checkpoints import list_checkpoints
-from .checkpointing.run_folder import check_writable, move_in, on_all_ranks
+from .checkpointing.run_folder import check_writable, on_all_ranks
 from .checkpointing.state import TrainingState, load_adapter
 from .distributed.fsdp import adapter_weights, is_sharded
 from .distributed.interruption import Interruption, end_distributed
@@ -160,15 +159,10 @@ def _keep_best(state: TrainingState) -> None:
     weights = adapter_weights(run.model)
     if not run.accelerator.is_main_process:
         return
-    aside = run.output_dir / f".{_BEST}.tmp"
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        run.model.save_pretrained(aside, image_processor=run.processor, state_dict=weights)
+    with atomic_directory(run.output_dir / _BEST) as folder:
+        run.model.save_pretrained(folder, image_processor=run.processor, state_dict=weights)
         about = {"step": state.best.step, "validation_dice": state.best.score}
-        write_text(aside / "validation.json", json.dumps(about, indent=2) + "\n")
-        move_in(aside, run.output_dir / _BEST)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        write_text(folder / "validation.json", json.dumps(about, indent=2) + "\n")
     run.say(f"best        validation Dice {state.best.score:.4f} at step {state.best.step}: {run.output_dir / _BEST}")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import torch
@@ -18,10 +17,11 @@ from ..model.configuration_samed import SamedConfig
 from ..model.lora import cast_frozen, samed_lora_config
 from ..model.modeling_samed import SamedForSemanticSegmentation
 from ..model.random_sam import make_random_sam
+from ..utils.atomic import atomic_directory
 from .arguments import SamedTrainingArguments
 from .checkpointing.checkpoints import find_checkpoint, list_checkpoints
 from .checkpointing.record import make_record
-from .checkpointing.run_folder import move_in
+from .checkpointing.run_folder import set_aside
 from .data import make_processor, open_store, read_training_data, slice_side
 from .optimizers import check_optimizer
 from .run import TrainingPlan, TrainingRun
@@ -170,23 +170,15 @@ def _move_earlier_run(output_dir: Path, with_base: bool) -> None:
     old = sorted({path for pattern in patterns for path in output_dir.glob(pattern)})
     if not old:
         return
-    number = 1
-    while (output_dir / f"earlier-{number}").exists():
-        number += 1
-    folder = output_dir / f"earlier-{number}"
-    folder.mkdir()
-    for path in old:
-        path.rename(folder / path.name)
+    folder = set_aside(output_dir, old)
     print(f"note        what an earlier run left in {output_dir} was moved to {folder}", flush=True)
 
 
 def _ensure_random_sam(folder: Path, args: SamedTrainingArguments) -> Path:
     """A small SAM of random weights: the run's own one when it is continued, else a new one."""
     if args.resume_from_checkpoint is None or not folder.is_dir():
-        aside = folder.with_name(f".{folder.name}.tmp")
-        shutil.rmtree(aside, ignore_errors=True)
-        make_random_sam(aside, image_size=args.image_size, seed=args.seed)
-        move_in(aside, folder)
+        with atomic_directory(folder) as temporary:
+            make_random_sam(temporary, image_size=args.image_size, seed=args.seed)
     return folder
 
 

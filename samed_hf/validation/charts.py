@@ -23,7 +23,7 @@ from ..reporting.overlays import label_colors
 from ..reporting.preview import draw_preview, representative_slices, slice_plane
 from ..transforms.intensity import CT_WINDOW
 from ..transforms.slicing import rows_run_up
-from ..volumes._checks import shown
+from ..utils.text import printable
 from ..volumes.geometry import Volume
 from .case_checks import window_of
 from .fingerprint import pooled
@@ -186,7 +186,7 @@ def _between_percentiles(facts: CaseFacts, percentiles: Sequence[float]) -> Case
 
 def _short(name: str) -> str:
     """A name that leaves room for the chart."""
-    return shown(name) if len(name) <= 24 else f"{shown(name)[:23]}…"
+    return printable(name) if len(name) <= 24 else f"{printable(name)[:23]}…"
 
 
 def _density(values: np.ndarray, edges: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..data.dataset import CaseDataset
 from ..model.image_processing_samed import SamedImageProcessor
-from ..volumes._checks import shown
+from ..utils.text import printable
 from .cohort_checks import splits_of
 from .measuring import CaseFacts
 
@@ -50,9 +50,9 @@ def make_fingerprint(data: CaseDataset, processor: SamedImageProcessor, cases: S
     return {
         "version": 1,
         "data": {
-            "root": shown(data.root),
+            "root": printable(data.root),
             "layout": data.layout,
-            "name": shown(data.about.get("name", "")),
+            "name": printable(data.about.get("name", "")),
             "channels": list(data.channel_names),
             "labels": {str(index): name for index, name in data.id2label.items()},
             "pictures": data.pictures,
@@ -186,7 +186,7 @@ def _label(index: int, cases: Sequence[CaseFacts]) -> dict[str, Any]:
 
 def _row(facts: CaseFacts, id2label: Mapping[int, str]) -> dict[str, Any]:
     row: dict[str, Any] = {
-        "case": shown(facts.name),
+        "case": printable(facts.name),
         "split": facts.split,
         "shape": list(facts.shape),
         "spacing_mm": None if facts.spacing is None else [_plain(side) for side in facts.spacing],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..volumes._checks import shown
+from ..utils.text import printable
 
 __all__ = ["KINDS", "SEVERITIES", "Problem", "sort_problems"]
 
@@ -62,7 +62,7 @@ class Problem:
     @property
     def line(self) -> str:
         """The problem in one line that starts with the case's name."""
-        return shown(self.text if self.case is None else f"{self.case}: {self.text}")
+        return printable(self.text if self.case is None else f"{self.case}: {self.text}")
 
     def to_dict(self) -> dict[str, str | None]:
         """The problem for JSON."""
@@ -71,7 +71,7 @@ class Problem:
             "kind": self.kind,
             "case": self.case,
             "split": self.split,
-            "text": shown(self.text),
+            "text": printable(self.text),
         }
 
 

@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined
 
 from ..diagnostics.validation_memory import MemoryEstimate
 from ..utils.atomic import write_text
-from ..volumes._checks import shown
+from ..utils.text import printable
 from .case_checks import window_of
 from .charts import draw_intensities, draw_sizes
 from .cohort_checks import SPLITS
@@ -77,14 +77,14 @@ def write_report(
     in_ml = bool(validation.cases) and all(facts.voxel_ml is not None for facts in validation.cases)
     unit = "ml" if in_ml else "pixels" if data.pictures else "voxels"
     content = _template().render(
-        title=f"Data set: {fingerprint['data']['name'] or shown(data.root)}",
+        title=f"Data set: {fingerprint['data']['name'] or printable(data.root)}",
         layout=data.layout,
-        root=shown(data.root),
+        root=printable(data.root),
         created=datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
         facts=_facts(validation, fingerprint),
         kinds=_kinds(validation.problems),
-        settings=[{"flags": _flags(one), "reason": shown(one.reason)} for one in settings],
-        command=shown(command),
+        settings=[{"flags": _flags(one), "reason": printable(one.reason)} for one in settings],
+        command=printable(command),
         memory=memory_table(memory, model),
         pictures=_pictures(validation),
         labels=label_rows(fingerprint, in_ml),
@@ -128,7 +128,7 @@ def _kinds(problems: Sequence[Problem]) -> list[dict[str, Any]]:
     """The problems of each severity and kind together; only the first ones are open."""
     groups: dict[tuple[str, str], list[dict[str, str | None]]] = {}
     for problem in problems:
-        line = {"case": None if problem.case is None else shown(problem.case), "text": shown(problem.text)}
+        line = {"case": None if problem.case is None else printable(problem.case), "text": printable(problem.text)}
         groups.setdefault((problem.severity, problem.kind), []).append(line)
     return [
         {
@@ -162,7 +162,7 @@ def _charts(validation: Validation, fingerprint: Mapping[str, Any]) -> list[dict
             low, high = percentiles
             scaled = f"; 0 and 1 are each scan's percentiles {low:g} and {high:g}, as training scales them"
         if drawn is not None:
-            caption = f"Intensities of {shown(name)}, of all voxels and within each label{scaled}"
+            caption = f"Intensities of {printable(name)}, of all voxels and within each label{scaled}"
             charts.append({"caption": caption, "source": _embed(drawn, "svg+xml")})
     if (drawn := draw_sizes(validation.cases, data.id2label)) is not None:
         caption = "Size of each label, one point for each case"
@@ -174,7 +174,7 @@ def _pictures(validation: Validation) -> list[dict[str, str]]:
     """The cases' pictures, with what is doubtful about each."""
     return [
         {
-            "name": shown(name),
+            "name": printable(name),
             "source": _embed(jpeg, "jpeg"),
             "problems": problem_headings([problem for problem in validation.problems if problem.case == name]),
         }

@@ -8,7 +8,7 @@ from typing import Any
 from ..diagnostics.validation_memory import MemoryEstimate
 from ..reporting.overlays import label_colors
 from ..reporting.preview import slice_plane
-from ..volumes._checks import shown
+from ..utils.text import printable
 from .cohort_checks import SPLITS
 from .problems import KINDS, Problem
 from .run import Validation
@@ -64,7 +64,7 @@ def label_rows(fingerprint: Mapping[str, Any], in_ml: bool) -> list[dict[str, An
         share = label["share_of_cases"]
         rows.append(
             {
-                "name": shown(name),
+                "name": printable(name),
                 "color": "#" + "".join(f"{round(float(part) * 255):02x}" for part in colors[label["index"]]),
                 "share": "–" if share is None else f"{label['cases']} ({share:.0%})",
                 "by_split": [label["by_split"].get(split, 0) for split in SPLITS if fingerprint["cases"][split]],
@@ -96,7 +96,7 @@ def intensity_rows(fingerprint: Mapping[str, Any]) -> list[dict[str, Any]]:
             whole = part == "all"
             rows.append(
                 {
-                    "name": f"{shown(channel)}, {name}",
+                    "name": f"{printable(channel)}, {name}",
                     "min": _short(intensity["min"]) if whole else "",
                     "max": _short(intensity["max"]) if whole else "",
                     "cells": [_short(value) for value in spread["percentiles"].values()],
@@ -158,7 +158,7 @@ def case_rows(validation: Validation, fingerprint: Mapping[str, Any], in_ml: boo
     blank = dict.fromkeys(("shape", "spacing", "orientation", "type", "range", "labelled", "inside"), "–")
     for name, found in by_case.items():
         if name is not None:
-            rows.append({"name": shown(name), "split": found[0].split or "–"} | blank | _found(found))
+            rows.append({"name": printable(name), "split": found[0].split or "–"} | blank | _found(found))
     return rows
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from ..utils.text import printable
 from .geometry import Volume
 
 __all__ = [
@@ -27,10 +26,7 @@ __all__ = [
     "check_memory",
     "check_parent",
     "damaged",
-    "folder_aside",
     "made_volume",
-    "one_line",
-    "shown",
     "storable",
     "suppress_stderr",
 ]
@@ -42,16 +38,6 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _stderr_lock = threading.Lock()
 
 
-def shown(path: str | Path) -> str:
-    """A path as messages show it: a line break or another sign that can't be printed becomes an escape."""
-    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in str(path))
-
-
-def one_line(error: Exception) -> str:
-    """What an error of another library says, in one line."""
-    return shown(" ".join(str(error).split())) or type(error).__name__
-
-
 def damaged(path: Path, form: str, reason: str) -> ValueError:
     """The error for a file that isn't what its name says.
 
@@ -61,7 +47,7 @@ def damaged(path: Path, form: str, reason: str) -> ValueError:
         reason: what is wrong with it.
     """
     return ValueError(
-        f"{shown(path)} cannot be read as {form} ({reason}), expected a whole file; "
+        f"{printable(path)} cannot be read as {form} ({reason}), expected a whole file; "
         "it is damaged, cut short or of another format: copy or export it again."
     )
 
@@ -74,13 +60,13 @@ def check_file(path: Path, suffixes: tuple[str, ...], form: str) -> None:
         ValueError: If the suffix is another one, or it is a folder.
     """
     if not path.exists():
-        raise FileNotFoundError(f"{shown(path)} does not exist, expected a {' or '.join(suffixes)} file.")
+        raise FileNotFoundError(f"{printable(path)} does not exist, expected a {' or '.join(suffixes)} file.")
     if not path.name.lower().endswith(suffixes):
         raise ValueError(
-            f"{shown(path)} is no {form} file by its name, expected {' or '.join(suffixes)}; convert or rename it."
+            f"{printable(path)} is no {form} file by its name, expected {' or '.join(suffixes)}; convert or rename it."
         )
     if not path.is_file():
-        raise ValueError(f"{shown(path)} is a folder, expected a {' or '.join(suffixes)} file; name a file in it.")
+        raise ValueError(f"{printable(path)} is a folder, expected a {' or '.join(suffixes)} file; name a file in it.")
 
 
 def check_parent(path: Path) -> None:
@@ -91,7 +77,7 @@ def check_parent(path: Path) -> None:
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(
-            f"{shown(path.parent)} does not exist, expected a folder to write {shown(path.name)} to; create it."
+            f"{printable(path.parent)} does not exist, expected a folder to write {printable(path.name)} to; create it."
         )
 
 
@@ -104,7 +90,7 @@ def check_memory(path: Path, num_bytes: int) -> None:
     free = psutil.virtual_memory().available
     if num_bytes > free:
         raise ValueError(
-            f"{shown(path)} holds a volume of {num_bytes / 1e9:.1f} GB, but {free / 1e9:.1f} GB of memory are free; "
+            f"{printable(path)} holds a volume of {num_bytes / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free; "
             "crop or resample it."
         )
 
@@ -125,7 +111,7 @@ def check_finite(path: Path, array: np.ndarray) -> None:
     wrong = sum(int(np.count_nonzero(~np.isfinite(part))) for part in (array.T if array.ndim else array))
     if wrong:
         raise NotFiniteError(
-            f"{shown(path)} holds NaN or infinity in {wrong} of {array.size} voxels, "
+            f"{printable(path)} holds NaN or infinity in {wrong} of {array.size} voxels, "
             "expected finite values; replace them, e.g. with numpy.nan_to_num."
         )
 
@@ -154,7 +140,7 @@ def arranged_shape(path: Path, shape: tuple[int, ...], num_channels: int) -> tup
             f"{num_channels} channels on its last axis; save them so, or each in a file of its own: "
             "case_0000, case_0001 and so on"
         )
-    raise ValueError(f"{shown(path)} holds an image of shape {shape}, expected {expected}.")
+    raise ValueError(f"{printable(path)} holds an image of shape {shape}, expected {expected}.")
 
 
 def made_volume(array: np.ndarray, affine: np.ndarray, header: object, path: Path) -> Volume:
@@ -162,7 +148,7 @@ def made_volume(array: np.ndarray, affine: np.ndarray, header: object, path: Pat
     try:
         return Volume(array, affine, header, path)
     except ValueError as error:
-        raise ValueError(f"{shown(path)}: {error}") from None
+        raise ValueError(f"{printable(path)}: {error}") from None
 
 
 def check_labels(array: np.ndarray, like: Volume) -> np.ndarray:
@@ -206,23 +192,6 @@ def storable(array: np.ndarray) -> np.ndarray:
     if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
         raise ValueError(f"array is of dtype {array.dtype}, expected integers or floats; convert it first.")
     return array
-
-
-@contextmanager
-def folder_aside(path: Path) -> Iterator[Path]:
-    """A hidden folder beside `path` to write in; what isn't moved out of it goes with it.
-
-    Its name is short, whatever the file's: one that just fits must be writable too.
-
-    Raises:
-        FileNotFoundError: If the folder of `path` does not exist.
-    """
-    check_parent(path)
-    folder = Path(tempfile.mkdtemp(prefix=".", dir=path.parent))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from ._checks import shown
+from ..utils.text import printable
 from .naming import DICOM_SUFFIXES, ScanFile, case_name, file_kind, label_suffix, named_apart
 
 __all__ = ["find_scans"]
@@ -52,10 +52,10 @@ def find_scans(
             series += found
             skipped += foreign
             if inside := _left_out(path, own):
-                example = f"e.g. {shown(inside[0].name)}: name them"
-                report(f"left out {len(inside)} folders with scans in {shown(path)}, {example}")
+                example = f"e.g. {printable(inside[0].name)}: name them"
+                report(f"left out {len(inside)} folders with scans in {printable(path)}, {example}")
         elif not path.exists():
-            raise FileNotFoundError(f"{shown(path)} does not exist, expected a scan or a folder of scans.")
+            raise FileNotFoundError(f"{printable(path)} does not exist, expected a scan or a folder of scans.")
         else:
             (files if file_kind(path) else dicom)[_real(path)] = path
     found, damaged = _named_series(list(dicom.values()))
@@ -65,7 +65,7 @@ def find_scans(
         *damaged,
     ]
     if skipped:
-        names = ", ".join(shown(path.name) for path in skipped[:3])
+        names = ", ".join(printable(path.name) for path in skipped[:3])
         count = f"{len(skipped)} files that are no scans" if len(skipped) > 1 else "1 file that is no scan"
         pictures = any(file_kind(path) == "picture" for path in skipped)
         beside = "; pictures beside scans count as screenshots" if pictures else ""
@@ -95,7 +95,7 @@ def _in_folder(folder: Path) -> tuple[list[Path], list[Any], list[Path]]:
             skipped += foreign
     if not own and not series:
         also = f"; its {len(skipped)} files are none" if skipped else ""
-        raise FileNotFoundError(f"{shown(folder)} holds no scan, expected {_KNOWN}{also}; check the folder.")
+        raise FileNotFoundError(f"{printable(folder)} holds no scan, expected {_KNOWN}{also}; check the folder.")
     return own, series, skipped
 
 
@@ -146,7 +146,7 @@ def _named_series(files: list[Path]) -> tuple[list[Any], list[ScanFile]]:
     left = [file for file in files if file not in taken]
     for file in left:
         if not file.name.lower().endswith(DICOM_SUFFIXES):
-            raise ValueError(f"{shown(file)} is of no known format, expected {_KNOWN}; convert it.")
+            raise ValueError(f"{printable(file)} is of no known format, expected {_KNOWN}; convert it.")
     return series, [ScanFile(case_name(file), file, "dicom", (file,), ".dcm") for file in left]
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ._checks import PICTURE_SUFFIXES, check_file, check_finite, damaged, folder_aside, one_line, shown, suppress_stderr
+from ..utils.atomic import temporary_directory
+from ..utils.text import one_line, printable
+from ._checks import PICTURE_SUFFIXES, check_file, check_finite, check_parent, damaged, suppress_stderr
 from .geometry import Volume
 
 __all__ = ["is_grey", "mask_array", "picture_array", "read_mask", "read_picture", "write_mask"]
@@ -58,7 +60,7 @@ def read_mask(path: str | Path) -> np.ndarray:
     """
     if Path(path).suffix.lower() in (".jpg", ".jpeg"):
         raise ValueError(
-            f"{shown(path)} is a JPEG, whose compression changes values, expected a mask in which each value is a "
+            f"{printable(path)} is a JPEG, whose compression changes values, expected a mask in which each value is a "
             "label; save masks as PNG."
         )
     return _read(Path(path), mask_array, 1)
@@ -81,7 +83,7 @@ def _read(path: Path, convert: Callable[..., np.ndarray], num_channels: int) -> 
         pages, array = _load(path, convert, num_channels)
     except Image.DecompressionBombError as error:
         raise ValueError(
-            f"{shown(path)} is too large ({one_line(error).split(',')[0]}), expected at most "
+            f"{printable(path)} is too large ({one_line(error).split(',')[0]}), expected at most "
             f"{2 * Image.MAX_IMAGE_PIXELS} pixels; cut it into tiles."
         ) from error
     except _ChannelsError as error:
@@ -89,7 +91,7 @@ def _read(path: Path, convert: Callable[..., np.ndarray], num_channels: int) -> 
     except Exception as error:  # of damaged files, Pillow's many decoders raise whatever comes
         raise damaged(path, "a picture", one_line(error)[:120]) from error
     if pages > 1:
-        raise ValueError(f"{shown(path)} has {pages} pages, expected one picture; save each page by itself.")
+        raise ValueError(f"{printable(path)} has {pages} pages, expected one picture; save each page by itself.")
     check_finite(path, array)
     return array
 
@@ -143,8 +145,8 @@ def write_mask(path: str | Path, labels: np.ndarray, colors: np.ndarray | None =
     path = Path(path)
     if labels.ndim != 3 or labels.shape[2] != 1:
         raise ValueError(
-            f"{shown(path)} cannot hold a label map of shape {labels.shape}, expected one slice (width, height, 1); "
-            "write a volume as .nii.gz."
+            f"{printable(path)} cannot hold a label map of shape {labels.shape}, expected one slice (width, height, "
+            "1); write a volume as .nii.gz."
         )
     mask = Image.fromarray(np.ascontiguousarray(labels[:, :, 0].T))
     if colors is not None and labels.dtype == np.uint8:
@@ -154,7 +156,8 @@ def write_mask(path: str | Path, labels: np.ndarray, colors: np.ndarray | None =
         mask.putpalette((np.asarray(colors) * 255).round().astype(np.uint8)[:256].tobytes())
     content = io.BytesIO()
     mask.save(content, format="PNG")
-    with folder_aside(path) as folder:
+    check_parent(path)
+    with temporary_directory(path.parent) as folder:
         (folder / "mask.png").write_bytes(content.getvalue())
         (folder / "mask.png").replace(path)
 
@@ -180,12 +183,12 @@ def _load(path: Path, convert: Callable[..., np.ndarray], num_channels: int) -> 
             is_deep = bool(picture.tile) and ";16" in str(picture.tile[0][3])
             picture.load()
             if not is_deep or mode in _DEEP_GREY:
-                return 1, convert(picture, name=shown(path))
+                return 1, convert(picture, name=printable(path))
     # Pillow has loaded it whole, but only 8 of its 16 bits.
     from .itk import read_deep_picture
 
     array = read_deep_picture(path, format_)
-    return 1, _with_channels(array if mode not in _GREY else array[:, :, 0], num_channels, shown(path))
+    return 1, _with_channels(array if mode not in _GREY else array[:, :, 0], num_channels, printable(path))
 
 
 def _check_strips(path: Path, picture: Image.Image) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ._checks import check_labels, check_memory, shown
+from ..utils.text import printable
+from ._checks import check_labels, check_memory
 from .discovery import find_scans
 from .geometry import Volume, same_grid
 from .naming import ScanFile, case_name, file_kind, label_suffix
@@ -45,7 +46,7 @@ def read_scan(scan: ScanFile | str | Path, *, num_channels: int = 1) -> Volume:
         volume = _read_file(scan.path, scan.kind, num_channels)
     if volume.num_channels != num_channels:
         raise ValueError(
-            f"{shown(scan.path)} holds {_images(volume.num_channels)}, expected {num_channels}; "
+            f"{printable(scan.path)} holds {_images(volume.num_channels)}, expected {num_channels}; "
             "name a scan of the kind that the model was trained on."
         )
     return volume
@@ -96,13 +97,13 @@ def write_labels(
         write_mask(path, labels, colors)
     elif path.suffix.lower() == ".dcm":
         if names is None:
-            raise ValueError(f"{shown(path)} needs the labels' names, and names is None; give {{1: 'liver', …}}.")
+            raise ValueError(f"{printable(path)} needs the labels' names, and names is None; give {{1: 'liver', …}}.")
         from .dicom.seg_writer import write_segmentation
 
         write_segmentation(path, labels, like, names, colors)
     else:
         raise ValueError(
-            f"{shown(path)} is of no format that a label map can be written in, expected {_WRITABLE}, .dcm or .png."
+            f"{printable(path)} is of no format that a label map can be written in, expected {_WRITABLE}, .dcm or .png."
         )
 
 
@@ -126,7 +127,7 @@ def write_volume(path: str | Path, volume: Volume) -> None:
 
         write_itk(path, volume)
     else:
-        raise ValueError(f"{shown(path)} is of no format that a volume can be written in, expected {_WRITABLE}.")
+        raise ValueError(f"{printable(path)} is of no format that a volume can be written in, expected {_WRITABLE}.")
 
 
 def _only_scan(path: Path) -> ScanFile:
@@ -134,9 +135,9 @@ def _only_scan(path: Path) -> ScanFile:
         return ScanFile(case_name(path), path, kind, (), label_suffix(path))
     found = find_scans(path, report=lambda note: None)
     if len(found) > 1:
-        names = ", ".join(shown(scan.name) for scan in found[:5])
+        names = ", ".join(printable(scan.name) for scan in found[:5])
         raise ValueError(
-            f"{shown(path)} holds {len(found)} scans ({names}{', …' if len(found) > 5 else ''}), expected one; "
+            f"{printable(path)} holds {len(found)} scans ({names}{', …' if len(found) > 5 else ''}), expected one; "
             "name one file, or put each series into a folder of its own."
         )
     return found[0]
@@ -160,8 +161,8 @@ def _read_channels(scan: ScanFile, num_channels: int) -> Volume:
     if numbers != list(range(num_channels)):
         there = ", ".join(f"{number:04d}" for number in numbers)
         raise ValueError(
-            f"{shown(scan.path)} is one of channels {there}, expected 0000 to {num_channels - 1:04d}; "
-            f"complete the files of {shown(scan.name)}."
+            f"{printable(scan.path)} is one of channels {there}, expected 0000 to {num_channels - 1:04d}; "
+            f"complete the files of {printable(scan.name)}."
         )
     first = _read_file(scan.files[0], scan.kind, 1)
     check_memory(scan.path, first.array.nbytes * num_channels)
@@ -170,7 +171,7 @@ def _read_channels(scan: ScanFile, num_channels: int) -> Volume:
         channel = _read_file(path, scan.kind, 1)
         if differs := same_grid(first, channel):
             raise ValueError(
-                f"{shown(scan.path)} and {shown(path)} are channels of one scan, but do not lie on one grid: "
+                f"{printable(scan.path)} and {printable(path)} are channels of one scan, but do not lie on one grid: "
                 f"{differs}; resample them."
             )
         channels.append(channel.array)

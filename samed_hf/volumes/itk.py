@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from ..utils.atomic import temporary_directory
+from ..utils.text import one_line, printable
 from ._checks import (
     ITK_SUFFIXES,
     arranged_shape,
     check_file,
     check_finite,
+    check_parent,
     damaged,
-    folder_aside,
     made_volume,
-    one_line,
-    shown,
     storable,
     suppress_stderr,
 )
@@ -72,7 +72,9 @@ def read_itk(path: str | Path, *, num_channels: int = 1) -> Volume:
     stored = _TYPES.get(reader.GetPixelIDValue())
     if stored is None:
         kind = sitk.GetPixelIDValueAsString(reader.GetPixelIDValue())
-        raise ValueError(f"{shown(path)} holds values of type {kind}, expected real numbers; export it in greyscale.")
+        raise ValueError(
+            f"{printable(path)} holds values of type {kind}, expected real numbers; export it in greyscale."
+        )
     size, components = reader.GetSize(), reader.GetNumberOfComponents()
     target = arranged_shape(path, (*size, components) if components > 1 else size, num_channels)
     array = read_voxels(path, voxels, int(np.prod(target)), stored)
@@ -133,7 +135,9 @@ def write_itk(path: str | Path, volume: Volume) -> None:
     if path.suffix.lower() == ".mhd" and (
         not path.stem.isprintable() or "%" in path.stem or path.stem != path.stem.strip()
     ):
-        raise ValueError(f"{shown(path)} has a name that an .mhd file cannot hold, expected plain signs; write .mha.")
+        raise ValueError(
+            f"{printable(path)} has a name that an .mhd file cannot hold, expected plain signs; write .mha."
+        )
     array = storable(volume.array)
     header = volume.header
     if not isinstance(header, ItkHeader) or not np.allclose(header.affine, volume.affine, rtol=0, atol=1e-6):
@@ -143,7 +147,8 @@ def write_itk(path: str | Path, volume: Volume) -> None:
     image.SetSpacing(header.spacing)
     image.SetOrigin(header.origin)
     image.SetDirection(header.direction)
-    with folder_aside(path) as folder:
+    check_parent(path)
+    with temporary_directory(path.parent) as folder:
         written = folder / f"volume{path.suffix.lower()}"
         try:
             with suppress_stderr():
@@ -154,7 +159,7 @@ def write_itk(path: str | Path, volume: Volume) -> None:
         except (RuntimeError, ValueError, FileNotFoundError, zlib.error):
             whole = False
         if not whole:
-            raise OSError(f"{shown(path)} could not be written whole; is the disk full?")
+            raise OSError(f"{printable(path)} could not be written whole; is the disk full?")
         if header.nrrd and voxels.geometry:
             written = _with_lines(written, voxels.offset, header.nrrd)
         if path.suffix.lower() == ".mhd":
@@ -195,7 +200,7 @@ def _check_name(path: Path) -> None:
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{shown(path)} has a name that is no UTF-8 text; rename it.") from None
+        raise ValueError(f"{printable(path)} has a name that is no UTF-8 text; rename it.") from None
 
 
 def _reason(error: RuntimeError) -> str:

@@ -11,7 +11,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ._checks import damaged, shown
+from ..utils.text import printable
+from ._checks import damaged
 
 __all__ = ["ItkHeader", "VoxelData", "find_voxels", "form_of", "with_geometry"]
 
@@ -134,11 +135,11 @@ def _find_in_nrrd(path: Path, file: BinaryIO) -> VoxelData:
             fields[field.lower()] = content.strip()
     encoding = fields.get("encoding", "").lower()
     if encoding not in ("raw", "gzip", "gz"):
-        raise ValueError(f"{shown(path)} has the encoding {encoding[:40]!r}, expected raw or gzip; save it so.")
+        raise ValueError(f"{printable(path)} has the encoding {encoding[:40]!r}, expected raw or gzip; save it so.")
     skips = [fields.get(name, "0") for name in ("line skip", "lineskip", "byte skip", "byteskip")]
     if any(skip != "0" for skip in skips):
         raise ValueError(
-            f"{shown(path)} skips a part of its data file, expected voxels only; save it as one .nrrd file."
+            f"{printable(path)} skips a part of its data file, expected voxels only; save it as one .nrrd file."
         )
     name = fields.get("data file", fields.get("datafile"))
     place, offset = (path, file.tell()) if name is None else (_beside(path, name), 0)
@@ -162,14 +163,14 @@ def _find_in_meta(path: Path, file: BinaryIO) -> VoxelData:
         fields[field] = content[0] if content else ""
         if field == "NDims" and not re.fullmatch("[1-9]", fields[field]):
             # ITK would write beyond its arrays, which ends the process.
-            raise damaged(path, "MetaImage", f"its header says NDims = {shown(fields[field])[:20]}")
+            raise damaged(path, "MetaImage", f"its header says NDims = {printable(fields[field])[:20]}")
         if field == "ElementDataFile":
             break
     if fields.get("BinaryData", "True")[:1] not in "Tt1":
-        raise ValueError(f"{shown(path)} holds its voxels as text, expected binary ones; save it so.")
+        raise ValueError(f"{printable(path)} holds its voxels as text, expected binary ones; save it so.")
     if fields.get("HeaderSize", "0") != "0":
         raise ValueError(
-            f"{shown(path)} skips a part of its data file, expected voxels only; save it as one .mha file."
+            f"{printable(path)} skips a part of its data file, expected voxels only; save it as one .mha file."
         )
     packed = _is_true(fields.get("CompressedData"))
     if "CompressedDataSize" in fields and not packed:
@@ -188,10 +189,11 @@ def _beside(path: Path, name: str) -> Path:
     """The file of the voxels, where a header names it."""
     if not name or name.upper().startswith("LIST") or "%" in name:
         raise ValueError(
-            f"{shown(path)} has its voxels in several files ({shown(name)[:80]}), expected one; save it as one file."
+            f"{printable(path)} has its voxels in several files ({printable(name)[:80]}), expected one; save it as "
+            "one file."
         )
     if not os.path.isfile(path.parent / name):
         raise FileNotFoundError(
-            f"{shown(path)} has its voxels in {shown(name)[:80]}, which is not there; copy that file too."
+            f"{printable(path)} has its voxels in {printable(name)[:80]}, which is not there; copy that file too."
         )
     return path.parent / name

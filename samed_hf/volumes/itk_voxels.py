@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ._checks import check_memory, damaged, one_line
+from ..utils.text import one_line
+from ._checks import check_memory, damaged
 from .itk_files import VoxelData, form_of
 
 __all__ = ["read_voxels", "unpacked"]

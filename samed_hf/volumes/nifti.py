@@ -17,17 +17,17 @@ from typing import BinaryIO
 import nibabel as nib
 import numpy as np
 
+from ..utils.atomic import temporary_directory
+from ..utils.text import one_line, printable
 from ._checks import (
     NIFTI_SUFFIXES,
     arranged_shape,
     check_file,
     check_finite,
     check_memory,
+    check_parent,
     damaged,
-    folder_aside,
     made_volume,
-    one_line,
-    shown,
     storable,
 )
 from .geometry import Volume
@@ -129,7 +129,7 @@ def find_volumes(paths: str | Path | Iterable[str | Path]) -> list[Path]:
             inside = [file for file in path.iterdir() if _suffix(file) and file.is_file() and file.name[0] != "."]
             if not inside:
                 raise FileNotFoundError(
-                    f"{shown(path)} holds no .nii or .nii.gz file, expected at least one; check the folder."
+                    f"{printable(path)} holds no .nii or .nii.gz file, expected at least one; check the folder."
                 )
             found.update(inside)
         else:
@@ -175,7 +175,7 @@ def _read_voxels(path: Path, file: BinaryIO, image: nib.Nifti1Image, num_channel
     target = arranged_shape(path, shape, num_channels)
     if stored.kind not in "iuf":
         raise ValueError(
-            f"{shown(path)} holds values of type {stored}, expected real numbers; export the scan in greyscale."
+            f"{printable(path)} holds values of type {stored}, expected real numbers; export the scan in greyscale."
         )
     slope, inter = image.dataobj.slope, image.dataobj.inter
     scaled = (slope, inter) != (1.0, 0.0)
@@ -226,7 +226,7 @@ def _copied_header(header: object) -> nib.Nifti1Header:
 
 def _write(path: Path, array: np.ndarray, affine: np.ndarray, header: nib.Nifti1Header) -> None:
     if not _suffix(path):
-        raise ValueError(f"{shown(path)} is no NIfTI file by its name, expected .nii or .nii.gz; rename it.")
+        raise ValueError(f"{printable(path)} is no NIfTI file by its name, expected .nii or .nii.gz; rename it.")
     affine = affine.copy()
     affine[:3] /= _mm_per_unit(header)
     header.set_data_shape(array.shape)
@@ -238,7 +238,8 @@ def _write(path: Path, array: np.ndarray, affine: np.ndarray, header: nib.Nifti1
     image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     # Left to nibabel, the matrices of the header are not touched as long as the affine is the header's own.
     image = image_class(array, header.get_best_affine(), header)
-    with folder_aside(path) as folder:
+    check_parent(path)
+    with temporary_directory(path.parent) as folder:
         # nibabel chooses format and compression by the suffix.
         nib.save(image, folder / f"volume{_suffix(path)}")
         (folder / f"volume{_suffix(path)}").replace(path)

@@ -357,7 +357,7 @@ def test_one_case_is_written_while_the_next_is_in_the_model(segmenter, scans, tm
     assert [Path(line.split(":")[0]).name for line in said] == ["a.nii.gz", "b.nii", "c.nii.gz"]
     one, other = (read_volume(tmp_path / "out" / f"{name}.nii.gz").array for name in "ac")
     np.testing.assert_array_equal(one, other)
-    assert not list((tmp_path / "out").glob(".predicting-*"))
+    assert not list((tmp_path / "out").glob(".*.tmp"))
 
 
 def test_nothing_is_shown_of_a_case_before_the_one_before_is_told(segmenter, scans, tmp_path, monkeypatch):

@@ -389,7 +389,7 @@ def test_what_a_kill_in_the_middle_of_a_replacement_leaves_is_set_right(settings
     (broken / "checkpoint-4").rename(broken / ".checkpoint-4.old")
     (broken / ".checkpoint-4.tmp").mkdir()
     (broken / ".checkpoint-4.tmp" / "optimizer.bin").write_bytes(b"half")
-    (broken / ".saving-abc").mkdir()
+    (broken / ".abc.tmp").mkdir()
     run(**settings(resume_from_checkpoint="latest"))
     assert half_written(broken) == []
     assert [path.name for path in list_checkpoints(broken)] == ["checkpoint-2", "checkpoint-4"]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from ...utils.atomic import write_text
-from .run_folder import move_in, on_all_ranks, sync
+from ...utils.atomic import fsync, replace_directory, write_text
+from .run_folder import on_all_ranks
 
 __all__ = [
     "check_checkpoint",
@@ -51,7 +51,7 @@ def write_checkpoint(
         problem = check_checkpoint(aside)
         if problem:
             raise OSError(f"read back, {problem}")
-        move_in(aside, folder)
+        replace_directory(aside, folder)
 
     try:
         on_all_ranks(accelerator, lambda: _make_empty(aside) if main else None)
@@ -86,11 +86,11 @@ def _write_manifest(folder: Path) -> None:
     about = {}
     for path in files:
         about[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-        sync(path)
+        fsync(path)
     write_text(folder / _MANIFEST, json.dumps({"files": about}, indent=2) + "\n")
-    sync(folder / _MANIFEST)
+    fsync(folder / _MANIFEST)
     for path in {folder, *(path.parent for path in files)}:
-        sync(path)
+        fsync(path)
 
 
 def _sha256(path: Path) -> str:

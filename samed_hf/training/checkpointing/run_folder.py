@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,19 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
 
-__all__ = ["check_writable", "clear_leftovers", "move_in", "on_all_ranks", "set_aside", "sync"]
-
-# What a killed process leaves: folders being written or taken away, and files being written aside.
-_LEFTOVERS = (
-    ".checkpoint-*.tmp",
-    ".phantom-*",
-    ".base_model.tmp",
-    ".best.tmp",
-    ".validated.tmp",
-    ".saving-*",
-    ".writable-*",
-    ".training_*-????????",
-)
+__all__ = ["check_writable", "on_all_ranks", "set_aside"]
 
 
 def on_all_ranks(accelerator: Accelerator, action: Callable[[], None]) -> None:
@@ -62,7 +49,7 @@ def check_writable(output_dir: Path) -> None:
     place = output_dir
     while not place.exists():
         place = place.parent
-    probe = place / f".writable-{os.getpid()}"
+    probe = place / f".writable-{os.getpid()}.tmp"
     try:
         probe.write_bytes(b"\0" * 4096)
     except OSError as error:
@@ -79,43 +66,6 @@ def _unlink(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError:  # a read-only folder, which the caller tells
         return
-
-
-def sync(path: Path) -> None:
-    """Bring a file or folder to the disk, and out of the memory, so that reading it reads the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-        if path.is_file() and hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(handle)
-
-
-def move_in(aside: Path, folder: Path) -> None:
-    """Put a folder in another's place; a kill in between leaves what [`clear_leftovers`] sets right."""
-    old = folder.with_name(f".{folder.name}.old")
-    if folder.exists():
-        folder.rename(old)
-    aside.rename(folder)
-    sync(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def clear_leftovers(output_dir: Path) -> None:
-    """Take away what a killed run left half-written, and put back what it was about to replace."""
-    for old in output_dir.glob(".*.old"):
-        place = old.with_name(old.name.removeprefix(".").removesuffix(".old"))
-        if place.exists():
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            old.rename(place)
-    for pattern in _LEFTOVERS:
-        for path in output_dir.glob(pattern):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                _unlink(path)
 
 
 def set_aside(output_dir: Path, folders: list[Path]) -> Path:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from ...utils.atomic import write_text
+from ...utils.atomic import remove_leftovers, write_text
 from ..distributed.fsdp import adapter_weights, shard_state_dict
 from ..early_stopping import EarlyStopping
 from ..ema import ExponentialMovingAverage
@@ -30,7 +30,7 @@ from ..optimizers import make_optimizer
 from ..schedules import warmup_polynomial
 from ..setup import TrainingRun
 from .checkpoints import find_checkpoint, list_checkpoints, write_checkpoint
-from .run_folder import clear_leftovers, set_aside
+from .run_folder import set_aside
 
 __all__ = ["TrainingState", "load_adapter"]
 
@@ -135,7 +135,7 @@ class TrainingState:
         run, wanted = self.run, self.run.args.resume_from_checkpoint
         if run.accelerator.is_main_process:
             run.output_dir.mkdir(parents=True, exist_ok=True)
-            clear_leftovers(run.output_dir)
+            remove_leftovers(run.output_dir)
         run.accelerator.wait_for_everyone()
         if wanted is None:
             return

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ...reporting.overlays import label_colors, running_mean
-from ...volumes._checks import shown
+from ...utils.text import printable
 
 __all__ = ["best_validation", "draw_gradient", "draw_label_losses", "draw_losses", "draw_rate", "draw_validation"]
 
@@ -170,7 +170,7 @@ def _figure(legend_rows: int) -> tuple[Figure, Axes]:
 
 def _short(name: str) -> str:
     """A name that leaves room for the chart."""
-    return shown(name) if len(name) <= 20 else f"{shown(name)[:19]}…"
+    return printable(name) if len(name) <= 20 else f"{printable(name)[:19]}…"
 
 
 def _svg(figure: Figure, axis: Axes) -> bytes:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ...reporting.overlays import label_colors
 from ...utils.atomic import write_text
-from ...volumes._checks import shown
+from ...utils.text import printable
 from ..run import TrainingRun
 from .charts import best_validation, draw_gradient, draw_label_losses, draw_losses, draw_rate, draw_validation
 from .page import PAGE
@@ -39,9 +39,9 @@ def write_training_report(path: Path, run: TrainingRun, metrics: Mapping[str, An
     swatches = dict(zip(labels, colors, strict=True))
     skipped = skipped_rows(rows)
     validated = {name for row in rows for name in row.get("validation_dice_per_class") or ()}
-    columns = [{"name": shown(name), "color": swatches[name], "key": name} for name in labels if name in validated]
+    columns = [{"name": printable(name), "color": swatches[name], "key": name} for name in labels if name in validated]
     content = _template().render(
-        title=f"Training: {shown(folder.resolve().name)}",
+        title=f"Training: {printable(folder.resolve().name)}",
         about=_about(run),
         notes=_notes(run),
         facts=_facts(run, metrics, len(skipped)),
@@ -64,8 +64,8 @@ def _template() -> Any:
 def _about(run: TrainingRun) -> str:
     data, split = run.data, {name: len(getattr(run.data, name)) for name in SPLITS}
     cases = ", ".join(f"{count} {name}" for name, count in split.items() if count)
-    where = "synthetic phantom patients" if run.args.uses_phantom else f"{shown(data.root)}, {data.layout}"
-    base = "a small SAM of random weights" if run.args.uses_random_sam else shown(run.args.model_name_or_path)
+    where = "synthetic phantom patients" if run.args.uses_phantom else f"{printable(data.root)}, {data.layout}"
+    base = "a small SAM of random weights" if run.args.uses_random_sam else printable(run.args.model_name_or_path)
     return f"{where} ({cases} cases) · {base} · {datetime.now().astimezone().isoformat(sep=' ', timespec='seconds')}"
 
 
@@ -77,7 +77,7 @@ def _notes(run: TrainingRun) -> list[str]:
     last = run.log[-1]["step"] if run.log else 0
     if last < run.plan.steps:
         notes.append(f"The run ended early, after {last} of {run.plan.steps} steps.")
-    return notes + [shown(note) for note in run.data.notes]
+    return notes + [printable(note) for note in run.data.notes]
 
 
 def _facts(run: TrainingRun, metrics: Mapping[str, Any] | None, skipped: int) -> list[dict[str, Any]]:

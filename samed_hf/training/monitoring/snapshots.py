@@ -13,7 +13,7 @@ from ...reporting.overlays import OverlayRow, draw_rows
 from ...reporting.preview import representative_slices
 from ...scoring.metrics import binary_dice
 from ...transforms.slicing import rows_run_up
-from ...volumes._checks import shown
+from ...utils.text import printable
 from ..run import TrainingRun
 
 __all__ = ["Watch", "validation_cases"]
@@ -99,7 +99,7 @@ def _read_slices(run: TrainingRun, slices: Sequence[tuple[str, int]]) -> dict[tu
             if image.ndim == 3:
                 image = np.moveaxis(image, 0, 2) if run.data.pictures and len(image) == 3 else image[0]
             label = case.label[index]
-            title = f"{shown(name)}, slice {index}"
+            title = f"{printable(name)}, slice {index}"
             rows[name, index] = OverlayRow(*(_upright(run, one) for one in (image, label, label)), title, aspect=aspect)
     return rows
 

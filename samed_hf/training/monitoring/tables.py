@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...volumes._checks import shown
+from ...utils.text import printable
 from ..checkpointing.record import package_versions
 from ..run import TrainingRun
 from .charts import best_validation
@@ -28,7 +28,8 @@ def score_table(metrics: Mapping[str, Any], swatches: Mapping[str, str]) -> dict
         swatches: colour of each label by its name.
     """
     rows = [
-        {"name": shown(name), "color": swatches.get(name, "transparent"), "cases": row.get("cases", "–")} | _score(row)
+        {"name": printable(name), "color": swatches.get(name, "transparent"), "cases": row.get("cases", "–")}
+        | _score(row)
         for name, row in metrics["per_class"].items()
     ]
     count = len(metrics["per_case"])
@@ -99,7 +100,7 @@ def setting_tables(folder: Path, run: TrainingRun) -> dict[str, dict[str, str]]:
 
 def _readable(name: str, part: str) -> str:
     """A setting's name in words; a package's as it is."""
-    return shown(name) if part == "versions" else shown(name).replace("_", " ")
+    return printable(name) if part == "versions" else printable(name).replace("_", " ")
 
 
 def _divide(record: Mapping[str, Any], parts: dict[str, Mapping[str, Any]]) -> None:
@@ -112,13 +113,13 @@ def _divide(record: Mapping[str, Any], parts: dict[str, Mapping[str, Any]]) -> N
 
 def _named(names: Sequence[str]) -> str:
     more = f" and {len(names) - _MANY} more" if len(names) > _MANY else ""
-    return f"{len(names)}: " + ", ".join(shown(name) for name in names[:_MANY]) + more
+    return f"{len(names)}: " + ", ".join(printable(name) for name in names[:_MANY]) + more
 
 
 def _value(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return "yes" if value else "no"
-    return shown(", ".join(map(_value, value)) or "none" if isinstance(value, list | tuple) else str(value))
+    return printable(", ".join(map(_value, value)) or "none" if isinstance(value, list | tuple) else str(value))
 
 
 def _number(value: float | None) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from pydicom import Dataset
 
-from .._checks import shown
+from ...utils.text import printable
 from .headers import numbers, text, value, whole_number
 
 __all__ = ["Frame", "frames_of", "what_differs"]
@@ -78,15 +78,17 @@ def frames_of(dataset: Dataset, path: Path) -> list[Frame]:
     _check_grey(dataset, path)
     size = (whole_number(dataset, "Columns", path), whole_number(dataset, "Rows", path))
     if 0 in size:
-        raise ValueError(f"{shown(path)} has an image of {size[0]}×{size[1]} pixels; copy or export the file again.")
+        raise ValueError(
+            f"{printable(path)} has an image of {size[0]}×{size[1]} pixels; copy or export the file again."
+        )
     if value(dataset, "ModalityLUTSequence", path) is not None:
         raise ValueError(
-            f"{shown(path)} maps its values by a table (ModalityLUTSequence), expected RescaleSlope and "
+            f"{printable(path)} maps its values by a table (ModalityLUTSequence), expected RescaleSlope and "
             "RescaleIntercept; convert the series, e.g. with dcm2niix."
         )
     if "MOSAIC" in text(dataset, "ImageType").split("\\"):
         raise ValueError(
-            f"{shown(path)} is a mosaic: all slices side by side in one picture, expected an image for each; "
+            f"{printable(path)} is a mosaic: all slices side by side in one picture, expected an image for each; "
             "convert the series, e.g. with dcm2niix."
         )
     count = whole_number(dataset, "NumberOfFrames", path, default=1)
@@ -94,14 +96,14 @@ def frames_of(dataset: Dataset, path: Path) -> list[Frame]:
     if groups is None:
         if count != 1:
             raise ValueError(
-                f"{shown(path)} holds {count} frames without saying where each lies (no "
+                f"{printable(path)} holds {count} frames without saying where each lies (no "
                 "PerFrameFunctionalGroupsSequence); "
                 "of multi-frame files the enhanced kinds are read: export the series as single images or as NIfTI."
             )
         return [_frame(dataset, path, 0, size, [dataset])]
     if len(groups) != count:
         raise ValueError(
-            f"{shown(path)} announces {count} frames and describes {len(groups)}; it is damaged: copy or "
+            f"{printable(path)} announces {count} frames and describes {len(groups)}; it is damaged: copy or "
             "export it again."
         )
     shared = next(iter(value(dataset, "SharedFunctionalGroupsSequence", path) or []), Dataset())
@@ -123,7 +125,7 @@ def _check_grey(dataset: Dataset, path: Path) -> None:
     samples = whole_number(dataset, "SamplesPerPixel", path, default=1)
     if samples != 1 or not kind.startswith("MONOCHROME"):
         raise ValueError(
-            f"{shown(path)} holds a picture of {kind or 'an unknown colour space'} with {samples} values per "
+            f"{printable(path)} holds a picture of {kind or 'an unknown colour space'} with {samples} values per "
             "pixel, expected greyscale (MONOCHROME1 or MONOCHROME2); export a colour picture as PNG."
         )
 
@@ -148,7 +150,9 @@ def _frame(dataset: Dataset, path: Path, index: int, size: tuple[int, int], plac
     )
     slope = read("PixelValueTransformationSequence", "RescaleSlope", 1, default=(1.0,))[0]
     if slope == 0:
-        raise ValueError(f"{shown(path)} has RescaleSlope 0, which makes all values the same; export the series again.")
+        raise ValueError(
+            f"{printable(path)} has RescaleSlope 0, which makes all values the same; export the series again."
+        )
     return Frame(
         path=path,
         dataset=dataset,
@@ -171,7 +175,7 @@ def _unit_vectors(directions: tuple[float, ...], path: Path) -> tuple[np.ndarray
     lengths = np.linalg.norm(row), np.linalg.norm(column)
     if max(abs(length - 1) for length in lengths) > 0.01 or abs(row @ column) > 0.01:
         raise ValueError(
-            f"{shown(path)} has ImageOrientationPatient {list(directions)}, expected two unit vectors at a "
+            f"{printable(path)} has ImageOrientationPatient {list(directions)}, expected two unit vectors at a "
             "right angle; the file is damaged or was written wrongly: copy or export it again."
         )
     row = row / lengths[0]

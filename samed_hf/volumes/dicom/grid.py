@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .._checks import shown
+from ...utils.text import printable
 from .frames import Frame, what_differs
 
 __all__ = ["Grid", "arrange", "refuse_differing"]
@@ -65,8 +65,9 @@ def refuse_differing(frames: list[Frame], name: Path) -> ValueError:
     """The error for several images at one place that are not the same."""
     differs = what_differs(frames)
     return ValueError(
-        f"{shown(name)} holds {len(frames)} different images at the same position ({_mm(_along(frames[0]))} mm), e.g. "
-        f"{shown(frames[0].path.name)} and {shown(frames[1].path.name)}, as of several echoes, phases or time points"
+        f"{printable(name)} holds {len(frames)} different images at the same position ({_mm(_along(frames[0]))} mm), "
+        f"e.g. {printable(frames[0].path.name)} and {printable(frames[1].path.name)}, "
+        "as of several echoes, phases or time points"
         f"{f' ({differs})' if differs else ''}; {_ADVICE}"
     )
 
@@ -86,8 +87,8 @@ def _check_alike(frames: Sequence[Frame], name: Path) -> None:
         else:
             continue
         raise ValueError(
-            f"{shown(name)} holds images of different {what} ({shown(first.path.name)}, "
-            f"{shown(frame.path.name)}), expected one stack of parallel slices; {_ADVICE}"
+            f"{printable(name)} holds images of different {what} ({printable(first.path.name)}, "
+            f"{printable(frame.path.name)}), expected one stack of parallel slices; {_ADVICE}"
         )
 
 
@@ -106,9 +107,9 @@ def _planes(frames: Sequence[Frame], name: Path) -> list[list[Frame]]:
             last = along[i]
         elif np.linalg.norm(frames[i].position - slices[-1][0].position) > 10 * near:
             raise ValueError(
-                f"{shown(name)} holds images side by side in one plane (at {_mm(along[i])} mm: "
-                f"{shown(slices[-1][0].path.name)}, "
-                f"{shown(frames[i].path.name)}), expected one stack of slices; {_ADVICE}"
+                f"{printable(name)} holds images side by side in one plane (at {_mm(along[i])} mm: "
+                f"{printable(slices[-1][0].path.name)}, "
+                f"{printable(frames[i].path.name)}), expected one stack of slices; {_ADVICE}"
             )
         slices[-1].append(frames[i])
     return slices
@@ -136,7 +137,7 @@ def _regular_step(slices: list[list[Frame]], name: Path) -> tuple[np.ndarray, tu
     sideways = step - (step @ normal) * normal
     if np.linalg.norm(positions - line, axis=1).max() > tolerance + 0.1 * min(slices[0][0].spacing):
         raise ValueError(
-            f"{shown(name)} holds slices that don't lie on a straight line one behind the other, expected one "
+            f"{printable(name)} holds slices that don't lie on a straight line one behind the other, expected one "
             f"stack; {_ADVICE}"
         )
     if np.linalg.norm(sideways) * (len(slices) - 1) <= tolerance:
@@ -156,14 +157,14 @@ def _uneven(along: np.ndarray, steps: np.ndarray, typical: float, name: Path) ->
     gaps = np.flatnonzero(steps > 1.5 * typical)
     if len(gaps) == 0:
         return (
-            f"{shown(name)} holds slices at uneven distances, from {_mm(steps.min())} to {_mm(steps.max())} "
+            f"{printable(name)} holds slices at uneven distances, from {_mm(steps.min())} to {_mm(steps.max())} "
             f"mm, expected one distance throughout; {_ADVICE}"
         )
     gap = int(gaps[0])
     missing = max(1, round(steps[gap] / typical) - 1)
     more = f" and in {len(gaps) - 1} more place{'s' if len(gaps) > 2 else ''}" if len(gaps) > 1 else ""
     return (
-        f"{shown(name)} has a gap between {_mm(along[gap])} and {_mm(along[gap + 1])} mm along the slices' "
+        f"{printable(name)} has a gap between {_mm(along[gap])} and {_mm(along[gap + 1])} mm along the slices' "
         f"normal{more}: "
         f"about {missing} slice{'s are' if missing > 1 else ' is'} missing there, by a distance of {_mm(typical)} mm "
         "elsewhere; copy or export the whole series again."

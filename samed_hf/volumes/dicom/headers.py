@@ -14,7 +14,7 @@ import pydicom
 from pydicom import Dataset
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from .._checks import shown
+from ...utils.text import printable
 
 __all__ = ["brief", "is_dicom", "numbers", "quiet", "read_file", "text", "transfer_syntax", "value", "whole_number"]
 
@@ -78,9 +78,13 @@ def read_file(path: Path, *, pixels: bool = False, tags: Sequence[str] | None = 
         OSError: The file system refuses it.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{shown(path)} does not exist or is no file, expected a DICOM file; check the path.")
+        raise FileNotFoundError(
+            f"{printable(path)} does not exist or is no file, expected a DICOM file; check the path."
+        )
     if not is_dicom(path):
-        raise ValueError(f"{shown(path)} is not DICOM, expected a file of a DICOM series; take it out of the folder.")
+        raise ValueError(
+            f"{printable(path)} is not DICOM, expected a file of a DICOM series; take it out of the folder."
+        )
     try:
         return pydicom.dcmread(
             path, force=True, stop_before_pixels=not pixels, specific_tags=None if tags is None else list(tags)
@@ -127,7 +131,7 @@ def numbers(
         if default is not None:
             return tuple(default)
         raise ValueError(
-            f"{shown(path)} lacks {keyword}, which a scan needs to be read as a volume; "
+            f"{printable(path)} lacks {keyword}, which a scan needs to be read as a volume; "
             "export the series again with its full headers, or leave this series out."
         )
     many = isinstance(found, Sequence) and not isinstance(found, str | bytes)
@@ -142,7 +146,7 @@ def numbers(
     ):
         what = f"{count} number{'s' if count > 1 else ''}{' above 0' if positive else ''}"
         raise ValueError(
-            f"{shown(path)} has {keyword} {brief(found)!r}, expected {what}; the file is damaged or was "
+            f"{printable(path)} has {keyword} {brief(found)!r}, expected {what}; the file is damaged or was "
             "written wrongly: copy or export it again."
         )
     return result
@@ -157,7 +161,7 @@ def whole_number(dataset: Dataset, keyword: str, path: Path, *, default: int | N
     number = numbers(dataset, keyword, 1, path, default=None if default is None else (default,))[0]
     if number != int(number) or number < 0:
         raise ValueError(
-            f"{shown(path)} has {keyword} {number:g}, expected a whole number; copy or export the file again."
+            f"{printable(path)} has {keyword} {number:g}, expected a whole number; copy or export the file again."
         )
     return int(number)
 
@@ -193,6 +197,6 @@ def brief(what: object, longest: int = 100) -> str:
 def _damaged(path: Path, error: Exception, keyword: str = "its header") -> ValueError:
     reason = brief(error) or type(error).__name__
     return ValueError(
-        f"{shown(path)} cannot be read as DICOM: {keyword} is damaged ({reason}); copy or export the file again, "
+        f"{printable(path)} cannot be read as DICOM: {keyword} is damaged ({reason}); copy or export the file again, "
         "or take it out of the folder."
     )

@@ -9,7 +9,7 @@ from pydicom import Dataset
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID, JPEGExtended12Bit, RLELossless
 
-from .._checks import shown
+from ...utils.text import printable
 from .gdcm import GDCM_SYNTAXES, GdcmDecoder
 from .headers import brief, transfer_syntax, value, whole_number
 
@@ -106,8 +106,8 @@ def _decode(dataset: Dataset, index: int, syntax: UID, stored: int, path: Path, 
     if syntax in GDCM_SYNTAXES:
         return gdcm.decode(dataset, index)
     raise _NoDecoderError(
-        f"{shown(path)} is compressed as {brief(syntax.name)} ({brief(syntax)}), for which no decoder is installed; "
-        f"run pip install {_PACKAGES}, or export the series uncompressed."
+        f"{printable(path)} is compressed as {brief(syntax.name)} ({brief(syntax)}), for which no decoder is "
+        f"installed; run pip install {_PACKAGES}, or export the series uncompressed."
     )
 
 
@@ -127,5 +127,5 @@ def _own_bits(array: np.ndarray, allocated: int, stored: int) -> np.ndarray:
 
 def _damaged(path: Path, reason: str) -> ValueError:
     return ValueError(
-        f"{shown(path)} cannot be decoded: {reason}; the file is damaged or cut short: copy or export it again."
+        f"{printable(path)} cannot be decoded: {reason}; the file is damaged or cut short: copy or export it again."
     )

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from pydicom import Dataset
 from pydicom.uid import UID
 
-from .._checks import shown
+from ...utils.text import printable
 from .headers import is_dicom, quiet, read_file, text
 
 __all__ = ["SeriesFiles", "find_series"]
@@ -118,7 +118,7 @@ def _walk(paths: Iterable[str | Path]) -> Iterator[Path]:
     for path in map(Path, paths):
         if not path.exists():
             raise FileNotFoundError(
-                f"{shown(path)} does not exist, expected a DICOM file or a folder of them; check the path."
+                f"{printable(path)} does not exist, expected a DICOM file or a folder of them; check the path."
             )
         for file in _files_in(path) if path.is_dir() else [path]:
             if file not in seen and file.is_file():

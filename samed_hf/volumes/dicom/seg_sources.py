@@ -11,7 +11,7 @@ from pydicom import Dataset
 from pydicom.uid import generate_uid
 from pydicom.valuerep import DA, TM
 
-from .._checks import shown
+from ...utils.text import printable
 from .frames import Frame, frames_of
 from .headers import text, value
 from .series import DicomSeries
@@ -61,7 +61,7 @@ def source_images(series: DicomSeries, path: Path) -> Sources:
     is_multi_frame = "PerFrameFunctionalGroupsSequence" in first
     if is_multi_frame and len(series.datasets) > 1:
         raise ValueError(
-            f"{shown(path)} consists of {len(series.datasets)} multi-frame files, expected one for a DICOM "
+            f"{printable(path)} consists of {len(series.datasets)} multi-frame files, expected one for a DICOM "
             "segmentation; write .nii.gz, .nrrd or .mha."
         )
     common = _common(first, path)
@@ -142,7 +142,7 @@ def _uid(dataset: Dataset, keyword: str, path: Path) -> str:
     # Leading zeros are against the standard and in use.
     if not re.fullmatch(r"[0-9]+(\.[0-9]+)+", found) or len(found) > 64:
         raise ValueError(
-            f"{shown(path)} has no usable {keyword} ({found!r}), to which a DICOM segmentation has to refer; "
+            f"{printable(path)} has no usable {keyword} ({found!r}), to which a DICOM segmentation has to refer; "
             "write .nii.gz, .nrrd or .mha, or anonymise the series so that its UIDs are replaced, not removed."
         )
     return found

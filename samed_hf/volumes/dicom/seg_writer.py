@@ -15,7 +15,8 @@ from pydicom.sr.coding import Code as DicomCode
 from pydicom.uid import generate_uid
 
 from ...utils.atomic import write_bytes
-from .._checks import check_labels, check_parent, shown
+from ...utils.text import printable
+from .._checks import check_labels, check_parent
 from ..geometry import Volume
 from .headers import brief, quiet
 from .seg_sources import source_images
@@ -75,7 +76,7 @@ def write_segmentation(
         except Exception as error:
             # highdicom knows not every kind of image that can be read, and says so in many ways.
             raise ValueError(
-                f"{shown(like.path)} cannot be the source of a DICOM segmentation ({brief(error)}); "
+                f"{printable(like.path)} cannot be the source of a DICOM segmentation ({brief(error)}); "
                 "write .nii.gz, .nrrd or .mha."
             ) from error
         buffer = BytesIO()
@@ -88,8 +89,8 @@ def _check(path: Path, array: np.ndarray, like: Volume, names: Mapping[int, str]
     check_parent(path)
     if not isinstance(like.header, DicomSeries):
         raise ValueError(
-            f"{shown(path.name)} would be a DICOM segmentation, which refers to a DICOM series, but the scan "
-            f"{shown(like.path or '')} is of another format; write .nii.gz, .nrrd or .mha."
+            f"{printable(path.name)} would be a DICOM segmentation, which refers to a DICOM series, but the scan "
+            f"{printable(like.path or '')} is of another format; write .nii.gz, .nrrd or .mha."
         )
     named = sorted(label for label in names if label != 0)
     if not named or not 0 < named[0] <= named[-1] <= _HIGHEST:

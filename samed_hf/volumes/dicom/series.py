@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from pydicom import Dataset
 
-from .._checks import check_memory, made_volume, shown
+from ...utils.text import printable
+from .._checks import check_memory, made_volume
 from ..geometry import Volume
 from .frames import Frame, frames_of
 from .gdcm import GdcmDecoder
@@ -72,7 +73,7 @@ def read_series(files: Iterable[str | Path], path: str | Path) -> Volume:
     files = sorted({Path(file) for file in files})
     if not files:
         raise FileNotFoundError(
-            f"{shown(path)} holds no DICOM file, expected a series of at least one; check the path."
+            f"{printable(path)} holds no DICOM file, expected a series of at least one; check the path."
         )
     with quiet():
         frames = [frame for file in files for frame in frames_of(read_file(file), file)]
@@ -137,7 +138,7 @@ def _rescaled(stored: np.ndarray, frame: Frame, kind: np.dtype) -> np.ndarray:
         image = (stored * frame.slope + frame.intercept).astype(kind)
     if not np.isfinite(image).all():
         raise ValueError(
-            f"{shown(frame.path)} holds values beyond all bounds once rescaled (RescaleSlope {frame.slope:g}, "
+            f"{printable(frame.path)} holds values beyond all bounds once rescaled (RescaleSlope {frame.slope:g}, "
             f"RescaleIntercept {frame.intercept:g}); the file is damaged: copy or export it again."
         )
     return image

@@ -1,0 +1,36 @@
+"""What the command line prints of the package's log messages; modules use `logging.getLogger(__name__)`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+__all__ = ["configure_logging"]
+
+_PACKAGE = __name__.partition(".")[0]
+
+
+class _Handler(logging.Handler):
+    """Prints messages up to INFO to standard output, and warnings and errors to standard error with their level."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text, stream = self.format(record), sys.stdout
+            if record.levelno >= logging.WARNING:
+                text, stream = f"{record.levelname.lower():<12}{text}", sys.stderr
+            print(text, file=stream, flush=True)
+        except Exception:
+            self.handleError(record)
+
+
+def configure_logging(level: int = logging.INFO) -> None:
+    """Print the package's messages of at least `level`; for programs, as a library leaves this to its user.
+
+    Args:
+        level: `logging.DEBUG`, `logging.INFO` or `logging.WARNING`.
+    """
+    logger = logging.getLogger(_PACKAGE)
+    logger.setLevel(level)
+    logger.propagate = False
+    logger.handlers[:] = [handler for handler in logger.handlers if not isinstance(handler, _Handler)]
+    logger.addHandler(_Handler())
