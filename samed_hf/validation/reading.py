@@ -16,8 +16,8 @@ from ..data.layouts.synapse_dataset import SliceSource
 from ..data.sources import PictureSource, ScanSource, read_mask
 from ..model.image_processing_samed import SamedImageProcessor
 from ..transforms.slicing import cut_slices, slice_spacing
+from ..utils.text import one_line
 from ..volumes import Volume, read_volume, reorient, same_grid
-from ..volumes._checks import one_line
 from .problems import Problem
 
 __all__ = ["CaseReading", "read_for_faults"]

@@ -337,7 +337,7 @@ def test_read_refuses_a_header_that_claims_more_than_there_is(tmp_path, suffix, 
 
 def test_read_refuses_what_fits_no_memory(tmp_path, monkeypatch):
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=100))
-    with pytest.raises(ValueError, match=r"holds a volume of 0\.0 GB, but 0\.0 GB of memory are free; crop"):
+    with pytest.raises(ValueError, match=r"holds a volume of 0\.0 GB, but 0\.0 GB are free; crop"):
         read_volume(save_scan(tmp_path / "scan.nii", int_scan()))
     read_volume(save_scan(tmp_path / "scan.nii", int_scan((4, 5, 2))))  # 80 bytes
 
