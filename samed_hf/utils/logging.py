@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 
+from tqdm import tqdm
+
 __all__ = ["configure_logging"]
 
 _PACKAGE = __name__.partition(".")[0]
@@ -18,7 +20,8 @@ class _Handler(logging.Handler):
             text, stream = self.format(record), sys.stdout
             if record.levelno >= logging.WARNING:
                 text, stream = f"{record.levelname.lower():<12}{text}", sys.stderr
-            print(text, file=stream, flush=True)
+            with tqdm.external_write_mode():  # above a progress bar
+                print(text, file=stream, flush=True)
         except Exception:
             self.handleError(record)
 

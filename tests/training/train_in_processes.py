@@ -1,6 +1,6 @@
 """One training in several numbers of processes, for test_processes.py: a script, for it may not share pytest's threads.
 
-`python -m tests.train_in_processes SETTINGS.json`, which holds `{"folder": …, "batch": …, "numbers": […],
+`python -m tests.training.train_in_processes SETTINGS.json`, which holds `{"folder": …, "batch": …, "numbers": […],
 "settings": {…}}`. torch's launcher forks the processes from this one, so that torch and transformers are imported once.
 """
 
