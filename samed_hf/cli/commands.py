@@ -15,7 +15,8 @@ from ..data.layouts import data_place, read_data
 from ..data.splits import k_fold
 from ..hub import push as hub
 from ..inference.segmenter import load_model
-from ..reporting.overlays import draw_overlay, format_scores
+from ..reporting.overlays import draw_overlay
+from ..reporting.tables import format_scores
 from ..scoring.evaluation import CaseResult, evaluate_cases, write_metrics
 from ..scoring.published import compare_with_published, read_metrics
 from ..transforms.slicing import rows_run_up
