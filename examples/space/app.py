@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from samed_hf import SamedForSemanticSegmentation
 from samed_hf.inference.slices import predict_picture, predict_volume
-from samed_hf.reporting.overlays import label_colors
+from samed_hf.reporting.colors import label_colors
 from samed_hf.transforms.slicing import SliceStack, cut_slices, rows_run_up
 from samed_hf.volumes import Volume, read_volume, write_labels
 

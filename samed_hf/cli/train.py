@@ -1,24 +1,29 @@
-"""`samed-hf train`: train an adapter, or print with `--dry_run` what a run would do."""
+"""`samed-hf train`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
 
-from ..training.dry_run import log_plan
-from ..training.pipeline import run_training
-from ..training.settings_file import parse_command
-from ..utils.logging import configure_logging
+from .processes import start_processes
 
-__all__ = ["train_command"]
-
-_DESCRIPTION = "Train an adapter, score it on cases it was not trained on, and write its card and report."
+__all__ = ["add_parser", "run"]
 
 
-def train_command(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
-    """Run `samed-hf train` with the flags `argv`."""
-    args, dry_run = parse_command(argv, prog, _DESCRIPTION)
-    configure_logging()
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the command, whose arguments are the fields of its settings and parsed by `run`."""
+    parser = commands.add_parser("train", help="train an adapter", add_help=False, allow_abbrev=False)
+    parser.set_defaults(run=run, accepts_rest=True)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train, score and describe an adapter; with `--dry_run`, print what that would take."""
+    start_processes(args.argv)
+    from ..training.dry_run import log_plan
+    from ..training.pipeline import run_training
+    from ..training.settings_file import parse_command
+
+    settings, dry_run = parse_command(args.rest, "samed-hf train", "Train an adapter, score it and write its card.")
     if dry_run:
-        log_plan(args)
+        log_plan(settings)
     else:
-        run_training(args)
+        run_training(settings)

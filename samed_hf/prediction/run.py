@@ -75,7 +75,7 @@ def predict_cases(
     read_process_write(
         list(zip(jobs, places, strict=True)),
         read=lambda entry: read_case(segmenter, entry[0]),
-        work=segment,
+        process=segment,
         write=lambda entry, segmented: write_case(segmenter, entry[0], segmented, settings),
         done=note,
     )

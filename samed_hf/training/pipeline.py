@@ -12,7 +12,9 @@ from transformers.utils import logging
 from ..data.dataset import Case
 from ..hub.card import write_card
 from ..hub.push import push_adapter
-from ..reporting.overlays import draw_curve, draw_overlay, format_scores, write_examples
+from ..reporting.charts import draw_curve
+from ..reporting.overlays import draw_overlay, write_examples
+from ..reporting.tables import format_scores
 from ..scoring.evaluation import CaseResult, score_cases, summarize_results, write_metrics
 from ..transforms.slicing import rows_run_up
 from .arguments import SamedTrainingArguments

@@ -1,8 +1,9 @@
-"""Items read, worked on and written one after the other, the files of some meanwhile the work on the next."""
+"""Items read, processed and written one after the other, with reading and writing in a thread of their own."""
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
@@ -10,17 +11,18 @@ from typing import Any, NamedTuple, TypeVar
 __all__ = ["Outcome", "read_process_write"]
 
 Item = TypeVar("Item")
-Read = TypeVar("Read")
-Made = TypeVar("Made")
+Content = TypeVar("Content")
+Result = TypeVar("Result")
+Value = TypeVar("Value")
 
 
 class Outcome(NamedTuple):
-    """What became of an item.
+    """How an item ended.
 
     Attributes:
-        result: what writing it gave.
-        error: what kept it from being read, worked on or written, if anything did.
-        seconds: spent on it, waiting not counted.
+        result: what `write` returned.
+        error: the exception of reading, processing or writing, if one was raised.
+        seconds: spent on the item, without waiting.
     """
 
     result: Any = None
@@ -30,68 +32,72 @@ class Outcome(NamedTuple):
 
 def read_process_write(
     items: Sequence[Item],
-    read: Callable[[Item], Read],
-    work: Callable[[Item, Read, Callable[[], bool]], Made],
-    write: Callable[[Item, Made], Any],
+    read: Callable[[Item], Content],
+    process: Callable[[Item, Content, Callable[[], bool]], Result],
+    write: Callable[[Item, Result], Any],
     done: Callable[[Item, Outcome], None],
 ) -> None:
-    """Read, work on and write each item; while one is worked on, a thread writes the one before and reads the next.
+    """Read, process and write each item; while one is processed, a thread writes the previous and reads the next one.
 
-    It is one thread, so that two files are never read or written at once and at most two items are in memory: the one
-    that is worked on, and one that is being written or read.
+    There is one such thread, so that at most two items are in memory: the one being processed, and one being read or
+    written.
 
-    An exception in one step ends that item alone. Whatever else is raised, as by Ctrl-C, ends the run once the item
-    whose work is done is written and told.
+    An `Exception` in one step ends that item alone. Any other `BaseException`, such as `KeyboardInterrupt`, ends the
+    run after the item that is already processed has been written and reported.
 
     Args:
         items: in order.
-        read: called in the other thread.
-        work: called here, with the item, what `read` gave, and a function that tells whether the item before is done
-            with: until then, nothing should be printed about this one.
-        write: called in the other thread with what `work` gave.
-        done: called here with each item and its outcome, in order, as soon as may be.
+        read: called in the thread.
+        process: called in the caller's thread with the item, what `read` returned, and a function that returns
+            whether the previous item has been reported. Until then, nothing about this item should be printed.
+        write: called in the thread with what `process` returned.
+        done: called in the caller's thread with each item and its outcome, in order, as early as possible.
     """
-    before: _Writing | None = None
-    ahead: Future | None = None
+    previous: _Writing | None = None
 
-    def tell_before(wait: bool = False) -> bool:
-        nonlocal before
-        if before is not None and (wait or before.future.done()):
-            over, before = before, None
-            done(over.item, over.outcome())
-        return before is None
+    def report_previous(wait: bool = False) -> bool:
+        nonlocal previous
+        if previous is not None and (wait or previous.future.done()):
+            finished, previous = previous, None
+            done(finished.item, finished.outcome())
+        return previous is None
 
-    def read_and_work(index: int) -> tuple[Made, float]:
-        nonlocal ahead
+    reads: deque[Future[tuple[Content, float]]] = deque()
+
+    def start_reading(index: int) -> None:
+        if index < len(items):
+            reads.append(thread.submit(_timed, read, items[index]))
+
+    def read_and_process(index: int) -> tuple[Result, float]:
         try:
-            content, seconds = ahead.result()
+            content, seconds = reads.popleft().result()
         finally:
-            ahead = files.submit(_timed, read, items[index + 1]) if index + 1 < len(items) else None
-        made, more = _timed(work, items[index], content, tell_before)
-        return made, seconds + more
+            start_reading(index + 1)
+        result, more = _timed(process, items[index], content, report_previous)
+        return result, seconds + more
 
-    with ThreadPoolExecutor(1, thread_name_prefix="files") as files:
+    with ThreadPoolExecutor(1, thread_name_prefix="files") as thread:
         try:
-            ahead = files.submit(_timed, read, items[0]) if items else None
+            start_reading(0)
             for index, item in enumerate(items):
                 try:
-                    made, seconds = read_and_work(index)
+                    result, seconds = read_and_process(index)
                 except Exception as error:
-                    tell_before(wait=True)
+                    report_previous(wait=True)
                     done(item, Outcome(error=error))
                 else:
-                    tell_before(wait=True)
-                    before = _Writing(item, files.submit(_timed, write, item, made), seconds)
-                    del made  # what is written needn't be kept longer
+                    report_previous(wait=True)
+                    previous = _Writing(item, thread.submit(_timed, write, item, result), seconds)
+                    del result  # it is kept only until it is written
         finally:
-            if ahead is not None:
-                ahead.cancel()
-            tell_before(wait=True)
+            for future in reads:
+                future.cancel()
+            report_previous(wait=True)
 
 
 class _Writing(NamedTuple):
     item: Any
-    future: Future
+    future: Future[tuple[Any, float]]
     seconds: float
 
     def outcome(self) -> Outcome:
@@ -102,6 +108,6 @@ class _Writing(NamedTuple):
         return Outcome(result, seconds=self.seconds + more)
 
 
-def _timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+def _timed(function: Callable[..., Value], *arguments: Any) -> tuple[Value, float]:
     started = time.monotonic()
     return function(*arguments), time.monotonic() - started

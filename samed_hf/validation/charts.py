@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import io
 import tempfile
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import matplotlib
 import nibabel as nib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 from PIL import Image
 
 from ..data.dataset import CaseDataset
 from ..model.image_processing_samed import SamedImageProcessor
-from ..reporting.overlays import label_colors
+from ..reporting.charts import GREY, MAX_LABELS, finish_svg, shorten
+from ..reporting.colors import label_colors
 from ..reporting.preview import draw_preview, representative_slices, slice_plane
 from ..transforms.intensity import CT_WINDOW
 from ..transforms.slicing import rows_run_up
-from ..utils.text import printable
 from ..volumes.geometry import Volume
 from .case_checks import window_of
 from .fingerprint import pooled
@@ -33,8 +30,6 @@ from .suggestions import looks_like_ct
 
 __all__ = ["draw_case", "draw_intensities", "draw_sizes"]
 
-_GREY = "#7d8894"  # readable on white and on black
-_MAX_LABELS = 24
 _CHART = (6.4, 2.9)
 
 
@@ -64,7 +59,7 @@ def draw_case(
             plane=plane,
             window=_window(processor, scan, facts),
             title=title,
-            picture=flat,
+            is_image=flat,
         )
         content = io.BytesIO()
         with Image.open(path) as picture:
@@ -95,7 +90,7 @@ def draw_intensities(
     everything = pooled(cases, channel)
     if not len(everything) or everything.min() == everything.max():
         return None
-    inside = {index: pooled(cases, channel, index) for index in list(id2label)[1:] if index <= _MAX_LABELS}
+    inside = {index: pooled(cases, channel, index) for index in list(id2label)[1:] if index <= MAX_LABELS}
     inside = {index: values for index, values in inside.items() if len(values) >= 20}
     ends = [np.percentile(values, (0.5, 99.5)) for values in (everything, *inside.values())]
     low, high = min(end[0] for end in ends), max(end[1] for end in ends)
@@ -104,16 +99,15 @@ def draw_intensities(
     edges = np.linspace(low, high, 81)
     figure = Figure(_CHART, layout="constrained")
     axis = figure.subplots()
-    axis.stairs(_density(everything, edges), edges, fill=True, color=_GREY, alpha=0.3, label="all voxels")
+    axis.stairs(_density(everything, edges), edges, fill=True, color=GREY, alpha=0.3, label="all voxels")
     colors = label_colors(max(id2label) + 1)
     for index, values in inside.items():
-        axis.stairs(_density(values, edges), edges, color=colors[index], linewidth=1.6, label=_short(id2label[index]))
+        axis.stairs(_density(values, edges), edges, color=colors[index], linewidth=1.6, label=shorten(id2label[index]))
     for bound in window or ():
         if low <= bound <= high:
-            axis.axvline(bound, color=_GREY, linestyle="--", linewidth=1)
+            axis.axvline(bound, color=GREY, linestyle="--", linewidth=1)
     axis.set(yticks=[], xlim=(low, high))
-    _legend(figure)
-    return _svg(figure, axis)
+    return finish_svg(figure, axis)
 
 
 def draw_sizes(cases: Sequence[CaseFacts], id2label: Mapping[int, str]) -> bytes | None:
@@ -122,7 +116,7 @@ def draw_sizes(cases: Sequence[CaseFacts], id2label: Mapping[int, str]) -> bytes
     if not known:
         return None
     in_ml = all(facts.voxel_ml is not None for facts in known)
-    labels = [index for index in id2label if index][:_MAX_LABELS]
+    labels = [index for index in id2label if index][:MAX_LABELS]
     figure = Figure((_CHART[0], max(_CHART[1], 0.9 + 0.3 * len(labels))), layout="constrained")
     axis = figure.subplots()
     colors, generator = label_colors(max(id2label) + 1), np.random.default_rng(0)
@@ -133,15 +127,15 @@ def draw_sizes(cases: Sequence[CaseFacts], id2label: Mapping[int, str]) -> bytes
         heights = row + generator.uniform(-0.22, 0.22, len(sizes))
         axis.scatter(sizes, heights, s=14, color=colors[index], alpha=0.65, linewidths=0)
     axis.set(xlabel="ml" if in_ml else "voxels", yticks=range(len(labels)), ylim=(len(labels) - 0.5, -0.5))
-    axis.set_yticklabels([_short(id2label[index]) for index in labels], parse_math=False)
+    axis.set_yticklabels([shorten(id2label[index]) for index in labels], parse_math=False)
     if max(every) > 20 * min(every):
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axis.xaxis.set_minor_formatter(NullFormatter())
     else:
         axis.set_xlim(0, None)
-    axis.grid(axis="x", color=_GREY, alpha=0.25, linewidth=0.6)
-    return _svg(figure, axis)
+    axis.grid(axis="x", color=GREY, alpha=0.25, linewidth=0.6)
+    return finish_svg(figure, axis)
 
 
 def _as_volume(image: np.ndarray, facts: CaseFacts, processor: SamedImageProcessor, flat: bool) -> Volume:
@@ -184,34 +178,7 @@ def _between_percentiles(facts: CaseFacts, percentiles: Sequence[float]) -> Case
     return replace(facts, sample=(facts.sample - low) / width, foreground=inside)
 
 
-def _short(name: str) -> str:
-    """A name that leaves room for the chart."""
-    return printable(name) if len(name) <= 24 else f"{printable(name)[:23]}…"
-
-
 def _density(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """Share of the values in each bin, the most frequent one being 1."""
     counts = np.histogram(values, edges)[0]
     return counts / max(1, counts.max())
-
-
-def _legend(figure: Figure) -> None:
-    legend = figure.legend(fontsize=8, frameon=False, labelcolor=_GREY, loc="outside upper left", ncols=4)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-
-
-def _svg(figure: Figure, axis: Axes) -> bytes:
-    """Without ground, in a grey that is read on a light page and on a dark one."""
-    figure.patch.set_alpha(0)
-    axis.patch.set_alpha(0)
-    axis.tick_params(colors=_GREY, labelsize=8)
-    axis.xaxis.label.set(color=_GREY, fontsize=9)
-    for side, spine in axis.spines.items():
-        spine.set(color=_GREY, visible=side == "bottom")
-    content = io.BytesIO()
-    with warnings.catch_warnings(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "samed_hf"}):
-        # Signs that the font lacks come out as boxes.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        figure.savefig(content, format="svg", metadata={"Date": None})
-    return content.getvalue()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..diagnostics.validation_memory import MemoryEstimate
-from ..reporting.overlays import label_colors
+from ..reporting.colors import label_colors
 from ..reporting.preview import slice_plane
 from ..utils.text import printable
 from .cohort_checks import SPLITS

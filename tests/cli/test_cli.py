@@ -270,7 +270,7 @@ def test_evaluate_says_which_cases_were_trained_on(tiny_sam, tiny_data, tmp_path
     assert main(command) == 0
     assert "trained on" not in capsys.readouterr().out
     assert main([*command, "--split", "train"]) == 0
-    assert "warning     5 of these cases were trained on" in capsys.readouterr().out
+    assert "warning     5 of these cases were trained on" in capsys.readouterr().err
 
 
 def test_a_fold_of_no_folds(tiny_sam, tiny_data, tmp_path, capsys):

@@ -3,7 +3,10 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from samed_hf.reporting.overlays import draw_curve, draw_overlay, format_scores, label_colors
+from samed_hf.reporting.charts import draw_curve
+from samed_hf.reporting.colors import label_colors
+from samed_hf.reporting.overlays import draw_overlay
+from samed_hf.reporting.tables import format_scores
 
 from ..conftest import TINY_LABELS
 

@@ -3,7 +3,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from samed_hf.reporting.overlays import label_colors
+from samed_hf.reporting.colors import label_colors
 from samed_hf.reporting.preview import draw_preview, representative_slices, slice_plane
 from samed_hf.volumes import Volume, reorient
 
@@ -140,7 +140,7 @@ def test_pictures_are_shown_as_they_lie(figures, tmp_path):
     array = np.random.default_rng(0).integers(0, 255, (9, 6, 1, 3), dtype=np.uint8)
     labels = np.zeros((9, 6, 1), dtype=np.uint8)
     labels[1, 4] = 1
-    draw_preview(tmp_path / "a.png", Volume(array, LPS), labels, NAMES, picture=True)
+    draw_preview(tmp_path / "a.png", Volume(array, LPS), labels, NAMES, is_image=True)
     painted, plain = figures[0].axes
     np.testing.assert_allclose(plain.images[0].get_array(), array[:, :, 0].swapaxes(0, 1) / 255)
     assert np.argwhere(np.asarray(painted.images[1].get_array())[..., 3]).tolist() == [[4, 1]]

@@ -1,11 +1,11 @@
-"""Accelerate's state and the package's logger, of which a process has one each, made anew for every test."""
+"""Accelerate's state, of which a process has one, made anew for every test."""
 
 import logging
 
 import pytest
 from accelerate.state import AcceleratorState, GradientState
 
-from samed_hf.utils.logging import configure_logging
+from samed_hf.utils.logging import console_logging
 
 
 def reset_accelerate() -> None:
@@ -14,13 +14,9 @@ def reset_accelerate() -> None:
 
 
 @pytest.fixture(autouse=True)
-def fresh_state():
-    """Every test begins and ends without Accelerate's state, and with the logger as a library has it."""
-    logger = logging.getLogger("samed_hf")
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-    logger.propagate = True
-    logger.setLevel(logging.INFO)
+def fresh_accelerate_state(caplog):
+    """Every test begins and ends without Accelerate's state; what the package logs is in `caplog`."""
+    caplog.set_level(logging.INFO, "samed_hf")
     reset_accelerate()
     yield
     reset_accelerate()
@@ -29,4 +25,5 @@ def fresh_state():
 @pytest.fixture
 def printed_log():
     """The package's messages are printed as the command line prints them; for tests of what a user reads."""
-    configure_logging()
+    with console_logging():
+        yield

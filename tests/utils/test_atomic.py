@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from samed_hf.utils.atomic import write_bytes, write_text
+from samed_hf.utils.atomic import (
+    atomic_directory,
+    atomic_file,
+    atomic_update,
+    remove_leftovers,
+    write_bytes,
+    write_text,
+)
 
 
 def test_what_is_written_is_what_was_given(tmp_path):
@@ -64,3 +71,114 @@ def test_places_where_no_file_can_be(tmp_path):
     with pytest.raises(OSError, match="folder"):
         write_bytes(tmp_path / "folder", b"")
     assert [path.name for path in tmp_path.rglob("*")] == ["folder"]
+
+
+def fail_after_writing(context, write):
+    with context as temporary:
+        write(temporary)
+        raise RuntimeError
+
+
+def write_new_files(directory):
+    with atomic_update(directory) as temporary:
+        for name in ("a", "b", "c"):
+            (temporary / name).write_text("new")
+
+
+def names(directory):
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_atomic_file_keeps_the_old_file_when_the_block_fails(tmp_path):
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(RuntimeError):
+        fail_after_writing(atomic_file(tmp_path / "a"), lambda temporary: temporary.write_text("half"))
+    assert (tmp_path / "a").read_text() == "old"
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_name_as_long_as_the_file_system_allows(tmp_path):
+    path = tmp_path / ("a" * 255)
+    write_text(path, "content")
+    assert path.read_text() == "content"
+
+
+def test_atomic_directory_replaces_the_old_one(tmp_path):
+    old = tmp_path / "parent" / "run"
+    with atomic_directory(old) as temporary:
+        (temporary / "a").write_text("1")
+        assert not old.exists()
+    with atomic_directory(old) as temporary:
+        (temporary / "b").write_text("2")
+        assert names(old) == ["a"]
+    assert names(old) == ["b"]
+    assert names(old.parent) == ["run"]
+
+
+def test_atomic_directory_keeps_the_old_one_when_the_block_fails(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "a").write_text("1")
+    with pytest.raises(RuntimeError):
+        fail_after_writing(atomic_directory(tmp_path / "run"), lambda temporary: (temporary / "b").write_text("2"))
+    assert names(tmp_path / "run") == ["a"]
+    assert names(tmp_path) == ["run"]
+
+
+def test_atomic_update_replaces_files_of_the_same_name_and_keeps_the_others(tmp_path):
+    (tmp_path / "kept").write_text("old")
+    (tmp_path / "replaced").write_text("old")
+    with atomic_update(tmp_path) as temporary:
+        (temporary / "replaced").write_text("new")
+        (temporary / "added").write_text("new")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "kept": "old",
+        "replaced": "new",
+        "added": "new",
+    }
+
+
+def test_atomic_update_moves_json_files_last(tmp_path, monkeypatch):
+    moved, replace = [], os.replace
+    monkeypatch.setattr(
+        os, "replace", lambda source, target: (moved.append(Path(target).name), replace(source, target))
+    )
+    with atomic_update(tmp_path) as temporary:
+        for name in ("a.json", "b.safetensors", "c.txt"):
+            (temporary / name).write_text("")
+    assert moved == ["b.safetensors", "c.txt", "a.json"]
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_atomic_update_restores_all_files_when_one_cannot_be_moved(tmp_path, monkeypatch, has_links):
+    (tmp_path / "a").write_text("old")
+    (tmp_path / "c").write_text("old")
+    replace = os.replace
+
+    def fail(source, target):
+        if Path(target).name == "c":
+            raise OSError("no space left on device")
+        replace(source, target)
+
+    def no_link(source, target):
+        raise OSError("not supported")
+
+    monkeypatch.setattr(os, "replace", fail)
+    if not has_links:
+        monkeypatch.setattr(os, "link", no_link)
+    with pytest.raises(OSError, match="no space"):
+        write_new_files(tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old", "c": "old"}
+
+
+def test_leftovers_of_a_killed_process_are_removed(tmp_path):
+    (tmp_path / ".abc.tmp").mkdir()
+    (tmp_path / ".abc.tmp" / "half").write_text("")
+    (tmp_path / ".def.tmp").write_text("")
+    (tmp_path / ".best.old").mkdir()  # killed after the old one was renamed, before the new one took its place
+    (tmp_path / ".best.old" / "weights").write_text("whole")
+    (tmp_path / "run").mkdir()
+    (tmp_path / ".run.old").mkdir()  # killed before the old one was deleted
+    (tmp_path / ".hidden").write_text("a user's")
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == [".hidden", "best", "run"]
+    assert (tmp_path / "best" / "weights").read_text() == "whole"

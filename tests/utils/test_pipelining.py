@@ -18,31 +18,31 @@ class Content:
         self.name = name
 
 
-def run(items, read=lambda item: item, work=lambda item, content, told: content, write=lambda item, made: made):
-    """Items and their outcomes in the order they were told."""
-    told = []
-    read_process_write(items, read, work, write, lambda item, outcome: told.append((item, outcome)))
-    return told
+def run(items, read=lambda item: item, process=lambda item, content, _: content, write=lambda item, made: made):
+    """Items and their outcomes in the order of the reports."""
+    reported = []
+    read_process_write(items, read, process, write, lambda item, outcome: reported.append((item, outcome)))
+    return reported
 
 
 def test_every_item_goes_through_all_steps_in_order():
-    told = run(
+    reported = run(
         "abc",
         read=lambda item: item + "r",
-        work=lambda item, content, _: content + "w",
+        process=lambda item, content, _: content + "w",
         write=lambda item, made: (item, made),
     )
-    assert [(item, outcome.result, outcome.error) for item, outcome in told] == [
+    assert [(item, outcome.result, outcome.error) for item, outcome in reported] == [
         *[("a", ("a", "arw"), None), ("b", ("b", "brw"), None), ("c", ("c", "crw"), None)]
     ]
-    assert all(outcome.seconds >= 0 for _, outcome in told)
+    assert all(outcome.seconds >= 0 for _, outcome in reported)
     assert run([]) == []
 
 
 def test_work_goes_on_while_files_are_written_and_read():
     begun = {step: threading.Event() for step in ("work 1", "work 2", "read 2")}
 
-    def work(item, content, told):
+    def work(item, content, reported):
         begun[f"work {item}"].set()
         if item == 1:
             assert begun["read 2"].wait(WAIT)  # the next one is read meanwhile
@@ -65,15 +65,15 @@ def test_work_goes_on_while_files_are_written_and_read():
 def test_the_work_is_told_when_the_item_before_is_done_with():
     written, asked = threading.Event(), []
 
-    def work(item, content, told):
+    def work(item, content, reported):
         if item == 2:
-            asked.append(told())
+            asked.append(reported())
             written.set()
-            while not told():
+            while not reported():
                 pass
             asked.append([name for name, _ in outcomes])
         else:
-            assert told()
+            assert reported()
         return content
 
     def write(item, made):
@@ -94,7 +94,7 @@ def test_at_most_two_items_are_in_memory():
         most.append(len(alive))
         return content
 
-    def work(item, content, told):
+    def work(item, content, reported):
         if item == 4:
             raise ValueError("one that fails is kept no longer")
         most.append(len(alive))
@@ -116,20 +116,20 @@ def test_a_failure_belongs_to_its_item(step, failing):
             raise ValueError(f"{name} {item}")
         return result
 
-    told = run(
+    reported = run(
         range(4),
         read=lambda item: fails("read", item, item),
-        work=lambda item, content, _: fails("work", item, content),
+        process=lambda item, content, _: fails("work", item, content),
         write=lambda item, made: fails("write", item, made),
     )
-    assert [item for item, _ in told] == [0, 1, 2, 3]
-    for item, outcome in told:
+    assert [item for item, _ in reported] == [0, 1, 2, 3]
+    for item, outcome in reported:
         assert outcome.result == (None if item in failing else item)
         assert str(outcome.error) == (f"{step} {item}" if item in failing else "None")
 
 
 def test_what_is_worked_out_is_written_and_told_before_an_interruption_goes_on():
-    reads, written, told, interrupted = [], [], [], threading.Event()
+    reads, written, reported, interrupted = [], [], [], threading.Event()
 
     def work(item, content, _):
         if item == 2:
@@ -146,7 +146,7 @@ def test_what_is_worked_out_is_written_and_told_before_an_interruption_goes_on()
         written.append(item)
 
     with pytest.raises(KeyboardInterrupt):
-        read_process_write([1, 2, 3, 4], read, work, write, lambda item, _: told.append(item))
-    assert written == told == [1]
+        read_process_write([1, 2, 3, 4], read, work, write, lambda item, _: reported.append(item))
+    assert written == reported == [1]
     assert 4 not in reads
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("files")]

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ...reporting.overlays import label_colors, running_mean
-from ...utils.text import printable
+from ...reporting.charts import GREY, MAX_LABELS, finish_svg, finite_column, running_mean, shorten
+from ...reporting.colors import label_colors
 
 __all__ = ["best_validation", "draw_gradient", "draw_label_losses", "draw_losses", "draw_rate", "draw_validation"]
 
-_GREY, _RED = "#7d8894", "#d3495a"
+_RED = "#d3495a"
 _COLORS = {"loss": "#3b82d6", "cross_entropy": "#d9822b", "dice": "#2f9e6e"}
 _NAMES = {"loss": "loss", "cross_entropy": "cross-entropy", "dice": "Dice loss"}
 _WIDTH, _HEIGHT = 4.8, 2.4
-_POINTS, _MAX_LABELS = 300, 24
+_POINTS = 300
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -40,7 +37,7 @@ def draw_losses(rows: Rows, skipped: Sequence[int] = ()) -> bytes | None:
         rows: of the log.
         skipped: steps that were left out, marked by lines.
     """
-    columns = {key: _column(rows, key) for key in _COLORS}
+    columns = {key: finite_column(rows, key) for key in _COLORS}
     if not any(len(steps) for steps, _ in columns.values()):
         return None
     figure, axis = _figure(1)
@@ -49,7 +46,7 @@ def draw_losses(rows: Rows, skipped: Sequence[int] = ()) -> bytes | None:
     for place, step in enumerate(skipped):
         axis.axvline(step, color=_RED, linewidth=0.9, label="" if place else "skipped")
     axis.set_ylim(0, None)
-    return _svg(figure, axis)
+    return finish_svg(figure, axis)
 
 
 def draw_label_losses(rows: Rows, labels: Sequence[str]) -> bytes | None:
@@ -60,29 +57,29 @@ def draw_label_losses(rows: Rows, labels: Sequence[str]) -> bytes | None:
         labels: names of all labels, the background first.
     """
     rows = [row | dict(enumerate(row.get("dice_per_class") or ())) for row in rows]
-    columns = {index: _column(rows, index) for index in range(min(len(labels), _MAX_LABELS + 1))}
+    columns = {index: finite_column(rows, index) for index in range(min(len(labels), MAX_LABELS + 1))}
     columns = {index: column for index, column in columns.items() if len(column[0])}
     if not columns:
         return None
     figure, axis = _figure(-(-len(columns) // 4))
-    colors = [_GREY, *label_colors(len(labels))[1:]]
+    colors = [GREY, *label_colors(len(labels))[1:]]
     for index, (steps, values) in columns.items():
-        axis.plot(*_thin(steps, running_mean(values)), color=colors[index], linewidth=1.3, label=_short(labels[index]))
+        axis.plot(*_thin(steps, running_mean(values)), color=colors[index], linewidth=1.3, label=shorten(labels[index]))
     axis.set_ylim(0, None)
-    return _svg(figure, axis)
+    return finish_svg(figure, axis)
 
 
 def draw_rate(rows: Rows) -> bytes | None:
     """The learning rate of each step."""
-    steps, values = _column(rows, "learning_rate")
+    steps, values = finite_column(rows, "learning_rate")
     if not len(steps):
         return None
     figure, axis = _figure(0)
     axis.plot(*_thin(steps, values), color=_COLORS["loss"], linewidth=1.4)
     axis.set_ylim(0, None)
     axis.ticklabel_format(axis="y", scilimits=(-3, 3))
-    axis.yaxis.get_offset_text().set(color=_GREY, fontsize=8)
-    return _svg(figure, axis)
+    axis.yaxis.get_offset_text().set(color=GREY, fontsize=8)
+    return finish_svg(figure, axis)
 
 
 def draw_gradient(rows: Rows, limit: float | None = None) -> bytes | None:
@@ -92,18 +89,18 @@ def draw_gradient(rows: Rows, limit: float | None = None) -> bytes | None:
         rows: of the log.
         limit: norm to which gradients are clipped, drawn as a line.
     """
-    steps, values = _column(rows, "gradient_norm")
+    steps, values = finite_column(rows, "gradient_norm")
     if not len(steps):
         return None
     figure, axis = _figure(1)
     _plot(axis, steps, values, _COLORS["loss"], "gradient norm")
     if limit:
-        axis.axhline(limit, color=_GREY, linestyle="--", linewidth=1, label=f"clipped to {limit:g}")
+        axis.axhline(limit, color=GREY, linestyle="--", linewidth=1, label=f"clipped to {limit:g}")
     if values.min() > 0 and values.max() > 30 * values.min():
         axis.set_yscale("log")
     else:
         axis.set_ylim(0, None)
-    return _svg(figure, axis)
+    return finish_svg(figure, axis)
 
 
 def draw_validation(rows: Rows, labels: Sequence[str]) -> bytes | None:
@@ -120,24 +117,20 @@ def draw_validation(rows: Rows, labels: Sequence[str]) -> bytes | None:
         row | {("of", name): dice for name, dice in (row.get("validation_dice_per_class") or {}).items()}
         for row in rows
     ]
-    columns = {name: _column(rows, ("of", name)) for name in labels[1 : _MAX_LABELS + 1]}
+    columns = {name: finite_column(rows, ("of", name)) for name in labels[1 : MAX_LABELS + 1]}
     columns = {name: column for name, column in columns.items() if len(column[0])}
     figure, axis = _figure(-(-(len(columns) + 2) // 4))
     colors = label_colors(len(labels))
     for name, (steps, values) in columns.items():
-        axis.plot(steps, values, color=colors[list(labels).index(name)], linewidth=1, marker=".", label=_short(name))
-    axis.plot(*_column(rows, "validation_dice"), color=_GREY, linewidth=2.4, marker="o", markersize=4, label="mean")
+        axis.plot(steps, values, color=colors[list(labels).index(name)], linewidth=1, marker=".", label=shorten(name))
+    axis.plot(
+        *finite_column(rows, "validation_dice"), color=GREY, linewidth=2.4, marker="o", markersize=4, label="mean"
+    )
     axis.axvline(best["step"], color=_RED, linestyle="--", linewidth=1)
     axis.plot(best["step"], best["validation_dice"], "*", color=_RED, markersize=12, linestyle="", label="best")
     axis.set_xlim(0, None)
     axis.set_ylim(0, 1)
-    return _svg(figure, axis)
-
-
-def _column(rows: Rows, key: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values where there are numbers."""
-    known = [(row["step"], row[key]) for row in rows if _is_number(row.get(key))]
-    return np.array([step for step, _ in known], dtype=int), np.array([value for _, value in known], dtype=float)
+    return finish_svg(figure, axis)
 
 
 def _is_number(value: Any) -> bool:
@@ -162,41 +155,7 @@ def _thin(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def _figure(legend_rows: int) -> tuple[Figure, Axes]:
     figure = Figure((_WIDTH, _HEIGHT + 0.2 * legend_rows), layout="constrained")
     axis = figure.subplots()
-    axis.grid(color=_GREY, alpha=0.25, linewidth=0.6)
+    axis.grid(color=GREY, alpha=0.25, linewidth=0.6)
     axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axis.set_xlabel("step")
     return figure, axis
-
-
-def _short(name: str) -> str:
-    """A name that leaves room for the chart."""
-    return printable(name) if len(name) <= 20 else f"{printable(name)[:19]}…"
-
-
-def _svg(figure: Figure, axis: Axes) -> bytes:
-    """Without ground, and a legend of names as they are, not read as formulas."""
-    figure.patch.set_alpha(0)
-    axis.patch.set_alpha(0)
-    axis.tick_params(which="both", colors=_GREY, labelsize=9)
-    axis.xaxis.label.set(color=_GREY, fontsize=9)
-    for side, spine in axis.spines.items():
-        spine.set(color=_GREY, visible=side == "bottom")
-    handles, names = axis.get_legend_handles_labels()
-    if handles:
-        legend = figure.legend(
-            handles,
-            ["·"] * len(names),
-            fontsize=8.5,
-            frameon=False,
-            labelcolor=_GREY,
-            loc="outside upper left",
-            ncols=4,
-        )
-        for text, name in zip(legend.get_texts(), names, strict=True):
-            text.set(parse_math=False, text=name)
-    content = io.BytesIO()
-    with warnings.catch_warnings(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "samed_hf"}):
-        # Signs that the font lacks come out as boxes.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        figure.savefig(content, format="svg", metadata={"Date": None})
-    return content.getvalue()

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from ...reporting.overlays import label_colors
+from ...reporting.colors import label_colors
 from ...utils.atomic import write_text
 from ...utils.text import printable
 from ..run import TrainingRun
