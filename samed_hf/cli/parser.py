@@ -14,7 +14,7 @@ from . import compare, convert, doctor, evaluate, predict, prepare, push, valida
 
 __all__ = ["main", "make_parser", "run_command"]
 
-_COMMANDS = (prepare, validate, training, evaluate, predict, convert, compare, push, doctor)
+_COMMANDS = (prepare, validate, train, evaluate, predict, convert, compare, push, doctor)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
