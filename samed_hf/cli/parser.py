@@ -10,7 +10,7 @@ from types import TracebackType
 
 from .. import __version__
 from ..utils.logging import console_logging
-from . import compare, convert, doctor, evaluate, predict, prepare, push, validate
+from . import compare, convert, doctor, evaluate, predict, prepare, push, train, validate
 
 __all__ = ["main", "make_parser", "run_command"]
 
