@@ -16,7 +16,7 @@ from ..reporting.charts import draw_curve
 from ..reporting.overlays import draw_overlay, write_examples
 from ..reporting.tables import format_scores
 from ..scoring.evaluation import CaseResult, score_cases, summarize_results, write_metrics
-from ..transforms.slicing import rows_run_up
+from ..transforms.slicing import rows_point_up
 from .arguments import SamedTrainingArguments
 from .distributed.interruption import end_distributed
 from .distributed.logging import get_logger
@@ -117,7 +117,7 @@ def _write_report(run: TrainingRun, metrics: dict[str, Any] | None, first: list[
             id2label,
             title=f"{case.name}, not trained on",
             spacing=case.spacing,
-            rows_run_up=rows_run_up(run.processor),
+            rows_point_up=rows_point_up(run.processor),
         )
         write_examples(folder / "examples", case.name, case.image, case.label)
         logger.info(f"\n{format_scores(metrics)}\n")
