@@ -25,7 +25,7 @@ def main(adapter: str, output_dir: str, *inputs: str) -> None:
     output.mkdir(parents=True, exist_ok=True)
     for scan in scans:
         volume = read_scan(scan, num_channels=channels)
-        picture = scan.kind == "picture"
+        picture = scan.kind == "image"
         result = segment_volume(segmenter, volume, is_image=picture)  # labels and confidence on the scan's own grid
         path = output / f"{scan.name}{scan.suffix}"
         write_labels(path, result.labels, volume, names=segmenter.id2label)

@@ -93,7 +93,7 @@ def segment_case(
             scan,
             batch_size=settings.batch_size,
             tta=settings.tta,
-            is_image=job.scan.kind == "picture",
+            is_image=job.scan.kind == "image",
             progress=on_slices,
             probabilities=top.parent / "probabilities.raw" if settings.probabilities else None,
         )
@@ -105,7 +105,7 @@ def write_case(
 ) -> dict[str, Any]:
     """The last step: clean, measure, write and draw; returns what `statistics.json` holds."""
     scan, segmentation, top, inside, folders = segmented
-    picture = job.scan.kind == "picture"
+    picture = job.scan.kind == "image"
     with folders:
         labels, removed = clean_labels(segmentation.labels, scan, segmenter.id2label, settings)
         wanted = settings.wanted(segmenter.id2label)
@@ -206,7 +206,7 @@ def _draw(
     path: Path, job: Job, scan: Volume, labels: np.ndarray, segmenter: Segmenter, measured: dict[str, Any]
 ) -> None:
     processor = segmenter.processor
-    picture = job.scan.kind == "picture"
+    picture = job.scan.kind == "image"
     windows = processor.intensity_window
     window = None if picture or windows is None else windows[0] if isinstance(windows[0], list) else windows
     texts = {row["index"]: f"{name}  {_size(row)}" for name, row in measured.items()}

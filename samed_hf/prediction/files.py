@@ -100,7 +100,7 @@ def _check_scan(scan: ScanFile, settings: PredictionSettings) -> None:
         raise ValueError(
             f"{printable(scan.path)} is no DICOM series, and DICOM-SEG refers to one: choose another --format for it."
         )
-    if settings.min_island_ml and scan.kind == "picture":
+    if settings.min_island_ml and scan.kind == "image":
         raise ValueError(f"{printable(scan.path)} is a picture, which has no millilitres: leave out --min_island_ml.")
 
 

@@ -73,7 +73,7 @@ def _template() -> Any:
 def _case(folder: Path, case: Mapping[str, Any], colors: Mapping[str, str]) -> dict[str, Any]:
     """One case as the page shows it, from its statistics."""
     statistics = json.loads((folder / case["statistics"]).read_text(encoding="utf-8"))
-    picture = statistics["kind"] == "picture"
+    picture = statistics["kind"] == "image"
     labels = statistics["labels"]
     grid = " × ".join(str(length) for length in statistics["grid"]["shape"])
     facts = [printable(case["file"]), f"{grid} {'pixels' if picture else 'voxels'}"]

@@ -7,9 +7,10 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from ..volumes.registry import LABEL_FORMATS as FORMATS
+
 __all__ = ["ALL", "FORMATS", "PredictionSettings"]
 
-FORMATS = ("nii.gz", "nii", "nrrd", "mha", "dcm")
 ALL = "all"
 """Stands for every label, in the settings of the clean-up."""
 
