@@ -12,7 +12,6 @@ from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 
 from samed_hf.cli import main
-from samed_hf.cli import validate as validate_command
 from samed_hf.diagnostics.validation_memory import estimate_memory
 from samed_hf.volumes import Volume, read_volume, write_volume
 
@@ -173,7 +172,7 @@ def estimate_once(monkeypatch):
             known[key] = estimate_memory(*args, **options)
         return known[key]
 
-    monkeypatch.setattr(validate_command, "estimate_memory", estimate)
+    monkeypatch.setattr("samed_hf.diagnostics.validation_memory.estimate_memory", estimate)
 
 
 @pytest.mark.parametrize("layout", WRITERS)

@@ -1,4 +1,4 @@
-"""`samed-hf predict`: scans divided over the processes, one report, and an exit status that tells what failed."""
+"""`samed-hf predict`: scans divided over the processes, one report, and an exit status for what failed."""
 
 from __future__ import annotations
 
@@ -7,82 +7,122 @@ import importlib.metadata
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
-
-from ..inference.segmenter import Segmenter
-from ..model.image_processing_samed import SamedImageProcessor
-from ..prediction.files import REPORT, RUN, Job, keep_earlier, plan_jobs
-from ..prediction.report import write_report, write_run
-from ..prediction.run import predict_cases
-from ..prediction.settings import ALL, PredictionSettings
 from ..utils.text import printable
-from ..volumes import find_scans
+from .options import add_computing, hide_loading_bars, names
+from .processes import FailedElsewhereError, on_all_ranks, on_main_rank, start_processes
 
-__all__ = ["predict"]
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+    from ..inference import Segmenter
+    from ..prediction import PredictionSettings
+    from ..prediction.files import Job
+
+__all__ = ["add_parser", "run"]
 
 _PACKAGES = ("samed_hf", "torch", "transformers", "peft", "accelerate", "numpy", "scipy", "nibabel", "SimpleITK")
 _PACKAGES += ("pydicom", "highdicom", "pillow")
-# A process that has done its cases waits for the others, however long theirs take.
-_PATIENCE = timedelta(days=14)
-
-Result = TypeVar("Result")
+# A process that has finished its cases waits for the others, however long theirs take.
+_TIMEOUT = timedelta(days=14)
 
 
-def predict(args: argparse.Namespace) -> int:
-    """`samed-hf predict`.
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the command's arguments."""
+    parser = commands.add_parser("predict", help="segment scans")
+    parser.add_argument("adapter", metavar="ADAPTER", help="directory or Hub id")
+    parser.add_argument(
+        "inputs", metavar="INPUT", nargs="+", help="NIfTI, NRRD, MHA, DICOM or image files, or directories of them"
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="directory for the segmentations")
+    parser.add_argument(
+        "--format",
+        choices=("nii.gz", "nii", "nrrd", "mha", "dcm"),
+        help="of the segmentations [the scan's own: DICOM-SEG for DICOM, PNG for images]",
+    )
+    parser.add_argument("--labels", type=names, metavar="A,B,…", help="labels to keep [all]")
+    parser.add_argument("--per_class", action="store_true", help="write a mask for each label too")
+    parser.add_argument("--probabilities", action="store_true", help="write each label's probability too, as 4-D file")
+    parser.add_argument(
+        "--ensemble", nargs="+", default=[], metavar="ADAPTER", help="more adapters of the same labels, averaged"
+    )
+    parser.add_argument("--tta", action="store_true", help="test-time augmentation: average turned and mirrored views")
+    parser.add_argument(
+        "--keep_largest", type=names, metavar="all|A,B,…", help="keep only the largest piece of these labels [none]"
+    )
+    parser.add_argument(
+        "--min_island_ml", metavar="ML|A=ML,…", help="remove pieces below this size, of all labels or of some [none]"
+    )
+    add_computing(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace existing segmentations")
+    parser.add_argument("--no_preview", action="store_true", help="draw no image of each case")
+    parser.add_argument("--no_report", action="store_true", help="write no report.html")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Segment the scans.
 
     Returns:
-        0, or 1 where some cases failed, 2 where all did; of several processes the first one's counts.
+        0, or 1 where some cases failed, 2 where all did; of several processes the main one's status counts.
 
     Raises:
-        ValueError: Arguments that can't be, a model that can't be loaded.
+        ValueError: invalid arguments, or a model that can't be loaded.
     """
-    started = time.monotonic()
+    start_processes(args.argv)
+    hide_loading_bars()
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
     settings = _settings(args)
-    # Of processes without an accelerator, Accelerate lets each believe that it is alone unless it is told "CPU".
+    # Without an accelerator, Accelerate starts a group of processes only if it is asked for the CPU.
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    state = PartialState(on_cpu, timeout=_PATIENCE)
+    state = PartialState(on_cpu, timeout=_TIMEOUT)
     try:
-        output = Path(args.output)
-        made = not output.exists()
-        jobs, unreadable = _on_first(state, lambda: _plan(args, output, settings))
-        mine = list(enumerate(jobs, start=1))[state.process_index :: state.num_processes]
-        segmenter = _on_all(state, lambda: _load(args, settings))
-        records = predict_cases(
-            segmenter,
-            [job for _, job in mine],
-            output,
-            settings,
-            places=[(number, len(jobs)) for number, _ in mine],
-            bar=None if state.num_processes == 1 else False,
-            say=lambda line: print(line, flush=True),
-        )
-        records = gather_object(records)
-        if not state.is_main_process:
-            return 0
-        order = {job.scan.name: number for number, job in enumerate(jobs)}
-        records.sort(key=lambda record: order[record["name"]])
-        records += unreadable
-        run = _run(args, settings, segmenter, records, state.num_processes, time.monotonic() - started)
-        return _finish(output, run, args, made)
-    except _ToldByAnotherError:
+        return _predict(args, settings, state)
+    except FailedElsewhereError:
         return 2
     finally:
         state.destroy_process_group()
 
 
-class _ToldByAnotherError(Exception):
-    """Another process tells what is wrong."""
+def _predict(args: argparse.Namespace, settings: PredictionSettings, state: PartialState) -> int:
+    """Segment this process's share of the scans; the main process gathers the results."""
+    from accelerate.utils import gather_object
+
+    from ..prediction import predict_cases
+
+    started = time.monotonic()
+    output = Path(args.output)
+    created = not output.exists()
+    jobs, unreadable = on_main_rank(state, lambda: _plan(args, output, settings))
+    mine = list(enumerate(jobs, start=1))[state.process_index :: state.num_processes]
+    segmenter = on_all_ranks(state, lambda: _load(args, settings))
+    records = predict_cases(
+        segmenter,
+        [job for _, job in mine],
+        output,
+        settings,
+        places=[(number, len(jobs)) for number, _ in mine],
+        bar=None if state.num_processes == 1 else False,
+        say=lambda line: print(line, flush=True),
+    )
+    records = gather_object(records)
+    if not state.is_main_process:
+        return 0
+    order = {job.scan.name: number for number, job in enumerate(jobs)}
+    records = sorted(records, key=lambda record: order[record["name"]]) + unreadable
+    description = _describe(args, settings, segmenter, state.num_processes, time.monotonic() - started)
+    return _finish(args, output, description | {"cases": records}, created)
 
 
 def _settings(args: argparse.Namespace) -> PredictionSettings:
+    from ..prediction import PredictionSettings
+
     return PredictionSettings(
         format=args.format,
         labels=None if args.labels is None else tuple(args.labels),
@@ -97,16 +137,16 @@ def _settings(args: argparse.Namespace) -> PredictionSettings:
 
 
 def _sizes(text: str | None) -> dict[str, float]:
-    """`0.5` for all labels, or `liver=1,spleen=0.5`."""
+    """Parse `0.5`, for all labels, or `liver=1,spleen=0.5`."""
     sizes: dict[str, float] = {}
-    for part in (text or "").split(",") if text is not None else ():
+    for part in [] if text is None else text.split(","):
         name, equals, number = part.rpartition("=")
-        name = name.strip() if equals else ALL
+        name = name.strip() if equals else "all"
         try:
             size = float(number)
         except ValueError:
-            size = None
-        if size is None or not name or name in sizes:
+            name = ""
+        if not name or name in sizes:
             raise ValueError(
                 f"--min_island_ml is {text!r}: expected a size in ml for all labels, e.g. 0.5, or one for each label, "
                 "e.g. liver=1,spleen=0.5."
@@ -118,7 +158,10 @@ def _sizes(text: str | None) -> dict[str, float]:
 def _plan(
     args: argparse.Namespace, output: Path, settings: PredictionSettings
 ) -> tuple[list[Job], list[dict[str, Any]]]:
-    """What to do, and records of the inputs that hold no scan: they don't keep the others from being done."""
+    """The scans to segment, and records of the inputs that hold none; those don't stop the others."""
+    from ..prediction.files import plan_jobs
+    from ..volumes import find_scans
+
     num_channels = _num_channels(args.adapter)
     inputs: list[str] = []
     unreadable: list[dict[str, Any]] = []
@@ -136,7 +179,9 @@ def _plan(
 
 
 def _num_channels(adapter: str) -> int:
-    """How many images make a scan for this adapter; where that can't be read, loading it will say why."""
+    """How many images make a scan for this adapter; if its configuration can't be read, loading it raises the error."""
+    from ..model.image_processing_samed import SamedImageProcessor
+
     try:
         content, _ = SamedImageProcessor.get_image_processor_dict(adapter)
     except (OSError, ValueError):
@@ -145,80 +190,40 @@ def _num_channels(adapter: str) -> int:
 
 
 def _load(args: argparse.Namespace, settings: PredictionSettings) -> Segmenter:
+    from ..inference import Segmenter
+
     segmenter = Segmenter.load([args.adapter, *args.ensemble], dtype=args.dtype)
     settings.check_labels(segmenter.id2label)
     return segmenter
 
 
-def _on_first(state: PartialState, work: Callable[[], Result]) -> Result:
-    """Do something once, before any process writes; all get its result, the first one its error."""
-    content: list[Any] = [None, None]
-    if state.is_main_process:
-        try:
-            content[0] = work()
-        except (ValueError, OSError, MemoryError) as error:
-            content[1] = error
-    error = content[1]
-    content[1] = None if error is None else True
-    content = broadcast_object_list(content)
-    if error is not None:
-        raise error
-    if content[1]:
-        raise _ToldByAnotherError
-    return content[0]
-
-
-def _on_all(state: PartialState, work: Callable[[], Result]) -> Result:
-    """Do something in every process; where it fails in one, all stop, and one tells why."""
-    result: Result | None = None
-    failure: Exception | None = None
-    try:
-        result = work()
-    except (ValueError, OSError, MemoryError, ImportError) as error:
-        failure = error
-    failed = gather_object([failure is not None])
-    if not any(failed):
-        return result
-    if failure is None or state.process_index != failed.index(True):
-        raise _ToldByAnotherError
-    raise failure
-
-
-def _run(
-    args: argparse.Namespace,
-    settings: PredictionSettings,
-    segmenter: Segmenter,
-    records: list[dict[str, Any]],
-    num_processes: int,
-    seconds: float,
+def _describe(
+    args: argparse.Namespace, settings: PredictionSettings, segmenter: Segmenter, num_processes: int, seconds: float
 ) -> dict[str, Any]:
-    """What `predictions.json` holds."""
+    """The content of `predictions.json`, without the cases."""
     models = {"adapter": args.adapter, "ensemble": list(args.ensemble)}
     first = segmenter.models[0]
     machine = {"device": str(first.device), "dtype": str(first.dtype).removeprefix("torch.")}
-    machine["num_processes"] = num_processes
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
     return {
         "created": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
         "seconds": round(seconds, 2),
         "labels": {str(index): name for index, name in settings.wanted(segmenter.id2label).items()},
-        "settings": models | settings.to_dict() | machine,
-        "versions": {"python": platform.python_version()} | _versions(),
-        "cases": records,
+        "settings": models | settings.to_dict() | machine | {"num_processes": num_processes},
+        "versions": versions,
     }
 
 
-def _versions() -> Mapping[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+def _finish(args: argparse.Namespace, output: Path, run: dict[str, Any], created: bool) -> int:
+    """Write the report if a case succeeded, and list the cases that failed."""
+    from ..prediction.files import REPORT, RUN, keep_earlier
+    from ..prediction.report import write_report, write_run
 
-
-def _finish(output: Path, run: dict[str, Any], args: argparse.Namespace, made: bool) -> int:
-    """Write the report where there is something to report on, and name what failed, each in a line."""
     failed = [case for case in run["cases"] if case["status"] == "failed"]
     done = len(run["cases"]) - len(failed)
     if done:
@@ -228,7 +233,7 @@ def _finish(output: Path, run: dict[str, Any], args: argparse.Namespace, made: b
         if not args.no_report:
             write_report(output / REPORT, run)
         print(f"wrote       {printable(output / (RUN if args.no_report else REPORT))}", flush=True)
-    elif made and output.is_dir() and not any(output.iterdir()):
+    elif created and output.is_dir() and not any(output.iterdir()):
         output.rmdir()
     if failed:
         print(f"{len(failed)} of {len(run['cases'])} scans failed:", file=sys.stderr)

@@ -24,7 +24,7 @@ from ..training.loop import train
 from ..training.monitoring.report import write_training_report
 from ..training.settings_file import parse_command
 from ..training.setup import TrainingRun
-from ..transforms.slicing import rows_run_up
+from ..transforms.slicing import rows_point_up
 
 __all__ = ["parse_arguments", "run_training", "train_command"]
 
@@ -131,7 +131,7 @@ def _write_report(run: TrainingRun, metrics: dict[str, Any] | None, first: list[
             id2label,
             title=f"{case.name}, not trained on",
             spacing=case.spacing,
-            rows_run_up=rows_run_up(run.processor),
+            rows_run_up=rows_point_up(run.processor),
         )
         write_examples(folder / "examples", case.name, case.image, case.label)
         print(f"\n{format_scores(metrics)}\n", flush=True)

@@ -1,43 +1,95 @@
-"""`samed-hf validate`: a data set looked through before hours are spent on it."""
+"""`samed-hf validate`: a data set checked before training."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..data.dataset import CaseDataset
-from ..data.layouts import data_place, read_data
-from ..diagnostics.memory import read_base_config
-from ..training.arguments import SamedTrainingArguments
-from ..training.data import make_processor
 from ..utils.progress import ProgressBar
 from ..utils.text import printable
-from ..validation.advice import Advice, directory_name, make_advice
-from ..validation.problems import SEVERITIES, Problem
-from ..validation.report import FINGERPRINT, PAGE_FILE, write_fingerprint, write_report
-from ..validation.run import Validation, validate_data
 
-__all__ = ["validate"]
+if TYPE_CHECKING:
+    from ..data import CaseDataset
+    from ..validation import Problem, Validation
+    from ..validation.advice import Advice
+
+__all__ = ["add_parser", "run"]
 
 _BASE = "facebook/sam-vit-base"
-_LINES = 20
+_LINES = 20  # printed of one kind of problem
+_TOLERANCE = 0.1
 _COLUMNS = ("dataset_config_name", "image_column", "label_column", "case_column", "label_names", "fold")
 
 
-def validate(args: argparse.Namespace) -> int:
-    """`samed-hf validate`.
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the command's arguments."""
+    parser = commands.add_parser("validate", help="check a data set before training on it")
+    parser.add_argument("data", metavar="DIR", help="data set in any layout that training reads, or a Hub id")
+    parser.add_argument(
+        "--output", metavar="DIR", help="directory for fingerprint.json, validation.html [outputs/validation-NAME]"
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=_TOLERANCE,
+        metavar="SHARE",
+        help="largest distance of image and label grid, as a share of a voxel [0.1]",
+    )
+    parser.add_argument("--label_names", nargs="+", metavar="NAME", help="names of the labels, if no file names them")
+    parser.add_argument("--orientation", metavar="LPS", help="orientation of the scans before they are cut [LPS]")
+    parser.add_argument("--plane", choices=("axial", "coronal", "sagittal"), help="slices to cut [axial]")
+    parser.add_argument("--fold", type=int, metavar="K", help="index of a fold that the data set declares [0]")
+    parser.add_argument("--dataset_config_name", metavar="NAME", help="configuration of a Hugging Face data set")
+    for column, what in (("image", "images"), ("label", "label maps"), ("case", "case of each slice")):
+        parser.add_argument(f"--{column}_column", metavar="NAME", help=f"its column: {what} [by the usual names]")
+    parser.add_argument(
+        "--model_name_or_path",
+        metavar="DIR_OR_ID",
+        help="plain SAM to train, whose memory is estimated [facebook/sam-vit-base]",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check the data set, print the problems and suggestions, and write the report.
 
     Returns:
         0, or 1 where errors were found, 2 where no case could be read.
 
     Raises:
-        ValueError, FileNotFoundError: arguments that can't be, or a folder in no layout that is known.
+        ValueError, FileNotFoundError: invalid arguments, or a directory in no known layout.
     """
+    from ..diagnostics.memory import read_base_config
+    from ..training.data import make_processor
+    from ..validation import validate_data
+    from ..validation.advice import directory_name
+
     output = Path(args.output) if args.output else None
     if output is not None and output.exists() and not output.is_dir():
-        raise ValueError(f"--output {args.output!r} is a file: expected a folder.")
+        raise ValueError(f"--output {args.output!r} is a file: expected a directory.")
     base = read_base_config(args.model_name_or_path)
+    data, settings = _read_data(args)
+    print(_describe(data), flush=True)
+    with ProgressBar("checking", "case") as progress:
+        validation = validate_data(data, make_processor(settings, data), progress=progress)
+    _print_problems(validation.problems)
+    if not any(facts.sample is not None for facts in validation.cases):
+        print(f"error: no scan of {printable(args.data)} could be read.", file=sys.stderr)
+        return 2
+    _report(args, validation, output or Path("outputs") / f"validation-{directory_name(data)}", base)
+    return 1 if validation.count("error") else 0
+
+
+def _read_data(args: argparse.Namespace) -> tuple[CaseDataset, Any]:
+    """The data set, and the settings with which training would read it."""
+    from ..data import read_data
+    from ..data.layouts import data_place
+    from ..training import SamedTrainingArguments
+
     settings = SamedTrainingArguments(
         **data_place(args.data),
         **{name: getattr(args, name) for name in (*_COLUMNS, "orientation", "plane")},
@@ -52,19 +104,14 @@ def validate(args: argparse.Namespace) -> int:
     )
     if settings.plane not in (None, "axial") and (data.pictures or data.layout == "Synapse"):
         raise ValueError(f"--plane is {settings.plane}, but {args.data} holds slices ({data.layout}).")
-    print(_describe(data), flush=True)
-    with ProgressBar("checked", "case") as progress:
-        validation = validate_data(data, make_processor(settings, data), progress=progress)
-    _print_problems(validation.problems)
-    if not any(facts.sample is not None for facts in validation.cases):
-        print(f"error: no scan of {printable(args.data)} could be read.", file=sys.stderr)
-        return 2
-    _report(args, validation, output or Path("outputs") / f"validation-{directory_name(data)}", base)
-    return 1 if validation.count("error") else 0
+    return data, settings
 
 
-def _report(args: argparse.Namespace, validation: Validation, output: Path, base: dict) -> None:
-    """Write fingerprint and page, and print what is suggested."""
+def _report(args: argparse.Namespace, validation: Validation, output: Path, base: dict[str, Any]) -> None:
+    """Write fingerprint and page, and print the suggestions."""
+    from ..validation.advice import make_advice
+    from ..validation.report import FINGERPRINT, PAGE_FILE, write_fingerprint, write_report
+
     advice = make_advice(validation, model=args.model_name_or_path or _BASE, base_config=base, flags=_data_flags(args))
     output.mkdir(parents=True, exist_ok=True)
     write_fingerprint(output / FINGERPRINT, validation, advice)
@@ -89,15 +136,18 @@ def _describe(data: CaseDataset) -> str:
     return "\n".join(lines)
 
 
-def _print_problems(problems: list[Problem]) -> None:
-    """Each in one line; of one kind and severity only the first ones, for the page has them all."""
-    told: dict[tuple[str, str], int] = {}
+def _print_problems(problems: Sequence[Problem]) -> None:
+    """Print each in one line; of one kind and severity only the first ones, as the page lists all."""
+    from ..validation.problems import SEVERITIES
+    from ..validation.report import PAGE_FILE
+
+    printed: Counter[tuple[str, str]] = Counter()
     for problem in problems:
         key = (problem.severity, problem.kind)
-        told[key] = told.get(key, 0) + 1
-        if told[key] <= _LINES:
+        printed[key] += 1
+        if printed[key] <= _LINES:
             print(f"{problem.severity:<12}{problem.line}")
-    for (severity, kind), count in told.items():
+    for (severity, kind), count in printed.items():
         if count > _LINES:
             print(f"{severity:<12}and {count - _LINES} more of the kind {kind!r}: see {PAGE_FILE}")
     counts = {severity: sum(one.severity == severity for one in problems) for severity in SEVERITIES}
@@ -118,16 +168,12 @@ def _print_memory(advice: Advice) -> None:
 
 
 def _data_flags(args: argparse.Namespace) -> list[str]:
-    """Flags of a training that name the data, or that the user has given here already."""
+    """Flags of `samed-hf train` for the arguments given to this command."""
     flags = ["--data_dir" if Path(args.data).exists() else "--dataset_name", args.data]
     for name in (*_COLUMNS, "orientation"):
         value = getattr(args, name)
         if value is not None:
             flags += [f"--{name}", *(value if isinstance(value, list) else [str(value)])]
-    if args.tolerance != _default_tolerance():
+    if args.tolerance != _TOLERANCE:
         flags += ["--geometry_tolerance", f"{args.tolerance:g}"]
     return flags
-
-
-def _default_tolerance() -> float:
-    return SamedTrainingArguments.geometry_tolerance

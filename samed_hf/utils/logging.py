@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-__all__ = ["configure_logging"]
+__all__ = ["configure_logging", "console_logging"]
 
 _PACKAGE = __name__.partition(".")[0]
 
@@ -34,3 +36,16 @@ def configure_logging(level: int = logging.INFO) -> None:
     logger.propagate = False
     logger.handlers[:] = [handler for handler in logger.handlers if not isinstance(handler, _Handler)]
     logger.addHandler(_Handler())
+
+
+@contextmanager
+def console_logging(level: int = logging.INFO) -> Iterator[None]:
+    """[`configure_logging`] for the duration of a block; at its end the earlier configuration is restored."""
+    logger = logging.getLogger(_PACKAGE)
+    earlier, propagate, handlers = logger.level, logger.propagate, list(logger.handlers)
+    configure_logging(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(earlier)
+        logger.propagate, logger.handlers[:] = propagate, handlers

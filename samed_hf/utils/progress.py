@@ -6,8 +6,10 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from tqdm import tqdm
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 __all__ = ["ProgressBar", "ProgressCallback"]
 
@@ -34,7 +36,11 @@ class ProgressBar:
     def __init__(self, description: str, unit: str, *, bar: bool | None = None) -> None:
         self.description, self.unit = description, unit
         show = sys.stderr.isatty() if bar is None else bar
-        self.bar = tqdm(desc=description, total=0, unit=unit, ncols=100, leave=False, file=sys.stderr) if show else None
+        self.bar: tqdm | None = None
+        if show:
+            from tqdm import tqdm
+
+            self.bar = tqdm(desc=description, total=0, unit=unit, ncols=100, leave=False, file=sys.stderr)
         self._tenth, self._last = 0, time.monotonic()
 
     def __enter__(self) -> ProgressBar:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from samed_hf.cli import commands, main  # noqa: F401  once for all
+import samed_hf.cli.train  # noqa: F401  once for all processes
+from samed_hf.cli import main
 from samed_hf.data.cache import CaseStore
 from samed_hf.inference import slices as inference
 from samed_hf.scoring import evaluation

@@ -12,7 +12,7 @@ from PIL import Image
 from ...reporting.overlays import OverlayRow, draw_rows
 from ...reporting.preview import representative_slices
 from ...scoring.metrics import binary_dice
-from ...transforms.slicing import rows_run_up
+from ...transforms.slicing import rows_point_up
 from ...utils.text import printable
 from ..run import TrainingRun
 
@@ -106,7 +106,7 @@ def _read_slices(run: TrainingRun, slices: Sequence[tuple[str, int]]) -> dict[tu
 
 def _upright(run: TrainingRun, array: np.ndarray) -> np.ndarray:
     """A slice as a radiologist looks at it; pictures lie as they are. It keeps no scan in memory."""
-    return (array[::-1] if not run.data.pictures and rows_run_up(run.processor) else array).copy()
+    return (array[::-1] if not run.data.pictures and rows_point_up(run.processor) else array).copy()
 
 
 def _choose(run: TrainingRun, count: int) -> list[tuple[str, int]]:

@@ -1,0 +1,33 @@
+"""`samed-hf doctor`: what this machine has, also where packages are missing or broken."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import warnings
+
+__all__ = ["add_parser", "run"]
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the command's arguments."""
+    parser = commands.add_parser("doctor", help="what this machine has, what is missing, which models fit")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the diagnosis.
+
+    Returns:
+        0, or 1 where a required package is missing or broken.
+    """
+    from ..diagnostics.doctor import diagnose, format_diagnosis
+
+    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = diagnose()
+    print(json.dumps(found, indent=2) if args.json else format_diagnosis(found), flush=True)
+    return 1 if found["missing"] else 0

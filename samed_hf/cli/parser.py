@@ -1,0 +1,116 @@
+"""The parser of `samed-hf`, made from those of its commands; one-line errors and exit statuses."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+from .. import __version__
+from ..utils.logging import console_logging
+from . import compare, convert, doctor, evaluate, predict, prepare, push, training, validate
+
+__all__ = ["main", "make_parser", "run_command"]
+
+_COMMANDS = (prepare, validate, training, evaluate, predict, convert, compare, push, doctor)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the command and its arguments; by default those of the process.
+
+    Returns:
+        The exit status: 0, 1 where some cases failed, or 2 for bad input. argparse itself exits on unknown arguments.
+    """
+    parser = make_parser()
+    args, args.rest = parser.parse_known_args(argv)
+    if args.rest and not args.accepts_rest:
+        parser.error(f"unrecognized arguments: {' '.join(args.rest)}")
+    args.argv = list(sys.argv[1:] if argv is None else argv)
+    with console_logging(args.log_level):
+        return run_command(lambda: args.run(args))
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands.
+
+    Its result has `run`, the command's function, and `log_level`.
+    """
+    parser = argparse.ArgumentParser(prog="samed-hf", description="SAMed: Segment Anything for medical images.")
+    parser.add_argument("--version", action="version", version=f"samed-hf {__version__}")
+    parser.set_defaults(accepts_rest=False)
+    _add_verbosity(parser, default=logging.INFO)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in _COMMANDS:
+        command.add_parser(commands)
+    for subparser in _leaves(parser):
+        # Without a default of its own, it leaves a value given before the command as it is.
+        _add_verbosity(subparser, default=argparse.SUPPRESS)
+    return parser
+
+
+def _leaves(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    """The parsers of the commands, and of their kinds where they have some."""
+    groups = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    children = [child for group in groups for child in group.values()]
+    return [leaf for child in children for leaf in _leaves(child) or [child]]
+
+
+def _add_verbosity(parser: argparse.ArgumentParser, default: int | str) -> None:
+    group = parser.add_mutually_exclusive_group()
+    for flag, level, text in (
+        ("--verbose", logging.DEBUG, "print details too"),
+        ("--quiet", logging.WARNING, "print results, warnings and errors only"),
+    ):
+        group.add_argument(flag, action="store_const", const=level, dest="log_level", default=default, help=text)
+
+
+def run_command(command: Callable[[], int | None]) -> int:
+    """Run `command` and print its errors in one line on standard error.
+
+    Args:
+        command: returns its exit status; `None` is 0.
+
+    Returns:
+        The exit status: that of `command`, 2 after an error, or 130 after Ctrl-C.
+    """
+    try:
+        return command() or 0
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except Exception as error:
+        package = _broken_package(error)
+        if package is None and not isinstance(error, ValueError | OSError | ImportError | MemoryError):
+            raise
+        message = " ".join(str(error).split()) or type(error).__name__
+        if package is not None:
+            message = f"{package} can't be imported ({message}). samed-hf doctor lists what is missing or broken."
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        return 2
+
+
+def _broken_package(error: BaseException | None) -> str | None:
+    """The other package whose import raised the error; `None` for an error of any other kind."""
+    package = None
+    while error is not None:
+        if isinstance(error, ImportError) and error.name:
+            package = error.name.partition(".")[0]
+        package = _imported_at(error.__traceback__) or package
+        error = error.__cause__
+    return None if package == "samed_hf" else package
+
+
+def _imported_at(traceback: TracebackType | None) -> str | None:
+    """The innermost package whose module was being run, other than this one."""
+    package = None
+    while traceback is not None:
+        frame = traceback.tb_frame
+        if frame.f_code.co_name == "<module>":
+            package = str(frame.f_globals.get("__name__")).partition(".")[0]
+        traceback = traceback.tb_next
+    return None if package in ("samed_hf", "__main__") else package
