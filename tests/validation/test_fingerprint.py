@@ -6,11 +6,11 @@ import shlex
 import numpy as np
 import pytest
 
-from samed_hf.cli.train import parse_arguments
 from samed_hf.data.dataset import CaseDataset
 from samed_hf.data.layouts import read_data
 from samed_hf.diagnostics.validation_memory import MemoryEstimate
 from samed_hf.model.image_processing_samed import SamedImageProcessor
+from samed_hf.training import parse_arguments
 from samed_hf.training.arguments import SamedTrainingArguments
 from samed_hf.training.data import make_processor
 from samed_hf.validation.advice import suggest_batch, training_command
