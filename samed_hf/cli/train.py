@@ -73,7 +73,6 @@ def _push(run: TrainingRun, folder: Path, message: str) -> str:
         pictures=args.hub_pictures or None,
         with_handler=args.with_handler,
         commit_message=message,
-        report=run.say,
         private=args.hub_private_repo or None,
         token=args.hub_token,
     )
