@@ -26,12 +26,12 @@ def main(adapter: str, output_dir: str, *inputs: str) -> None:
     for scan in scans:
         volume = read_scan(scan, num_channels=channels)
         picture = scan.kind == "picture"
-        result = segment_volume(segmenter, volume, picture=picture)  # labels and confidence on the scan's own grid
+        result = segment_volume(segmenter, volume, is_image=picture)  # labels and confidence on the scan's own grid
         path = output / f"{scan.name}{scan.suffix}"
         write_labels(path, result.labels, volume, names=segmenter.id2label)
         print(f"{path}")
         statistics = measure_labels(
-            result.labels, volume, segmenter.id2label, confidence=result.confidence, picture=picture
+            result.labels, volume, segmenter.id2label, confidence=result.confidence, is_image=picture
         )
         for name, row in statistics.items():
             size = f"{row['pixels']} pixels" if picture else f"{row['ml']:.2f} ml"

@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 from samed_hf import SamedForSemanticSegmentation
-from samed_hf.inference.slices import predict_picture, predict_volume
+from samed_hf.inference.slices import predict_image, predict_volume
 from samed_hf.volumes import read_volume
 
 SPACE = Path(__file__).parents[1] / "examples" / "space"
@@ -146,7 +146,7 @@ def test_a_picture(page, model, tmp_path):
     page.segment(tmp_path / "picture.png")
     page.overlay()
     masks = np.asarray(Image.open(page.masks(tmp_path / "masks.png")))
-    np.testing.assert_array_equal(masks, predict_picture(model, picture)[0])
+    np.testing.assert_array_equal(masks, predict_image(model, picture)[0])
     assert page.until("document.querySelector('#slice') === null || !document.querySelector('#slice').offsetParent")
 
 

@@ -17,9 +17,9 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from samed_hf import SamedForSemanticSegmentation
-from samed_hf.inference.slices import predict_picture, predict_volume
+from samed_hf.inference.slices import predict_image, predict_volume
 from samed_hf.reporting.colors import label_colors
-from samed_hf.transforms.slicing import SliceStack, cut_slices, rows_run_up
+from samed_hf.transforms.slicing import SliceStack, cut_slices, rows_point_up
 from samed_hf.volumes import Volume, read_volume, write_labels
 
 _SCANS = (".nii", ".nii.gz")
@@ -77,7 +77,7 @@ def segment(file: str | None, adapter: str, progress: Any = gr.Progress()) -> tu
 
 def _segment_picture(model: SamedForSemanticSegmentation, file: str) -> dict[str, Any]:
     with Image.open(file) as picture:
-        labels, _ = predict_picture(model, picture)
+        labels, _ = predict_image(model, picture)
         gray = np.asarray(picture.convert("L"), dtype=np.float32) / 255
     target = Path(tempfile.mkdtemp()) / f"{Path(file).stem}-labels.png"
     Image.fromarray(labels).save(target)
@@ -93,7 +93,7 @@ def _segment_scan(model: SamedForSemanticSegmentation, file: str) -> dict[str, A
     gray = SliceStack(cut_slices(scan, processor), processor).scaled()
     gray = gray[:, 0] if gray.ndim == 4 else gray
     slices = cut_slices(Volume(labels, scan.affine), processor)
-    if rows_run_up(processor):  # shown the way radiologists look at it
+    if rows_point_up(processor):  # shown the way radiologists look at it
         gray, slices = gray[:, ::-1], slices[:, ::-1]
     return _result(model, gray, slices, scan.voxel_ml, "ml", target)
 

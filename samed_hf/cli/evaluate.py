@@ -114,7 +114,7 @@ def _show_case(
 ) -> None:
     """Draw a case and print its mean Dice coefficient."""
     from ..reporting.overlays import draw_overlay
-    from ..transforms.slicing import rows_run_up
+    from ..transforms.slicing import rows_point_up
 
     output.mkdir(parents=True, exist_ok=True)
     draw_overlay(
@@ -125,7 +125,7 @@ def _show_case(
         model.config.id2label,
         title=case.name,
         spacing=case.spacing,
-        rows_run_up=rows_run_up(model.image_processor),
+        rows_run_up=rows_point_up(model.image_processor),
     )
     dice = [score.dice for score in result.scores.values() if score.dice is not None]
     scored = f"mean DSC {sum(dice) / len(dice):.4f}" if dice else "nothing to score"

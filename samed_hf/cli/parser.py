@@ -10,11 +10,11 @@ from types import TracebackType
 
 from .. import __version__
 from ..utils.logging import console_logging
-from . import compare, convert, doctor, evaluate, predict, prepare, push, training, validate
+from . import compare, convert, doctor, evaluate, predict, prepare, push, train, validate
 
 __all__ = ["main", "make_parser", "run_command"]
 
-_COMMANDS = (prepare, validate, training, evaluate, predict, convert, compare, push, doctor)
+_COMMANDS = (prepare, validate, train, evaluate, predict, convert, compare, push, doctor)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ..model.image_processing_samed import SamedImageProcessor
-from ..transforms.slicing import SliceStack, picture_bounds
+from ..transforms.slicing import SliceStack, image_bounds
 from ..volumes._checks import NotFiniteError
 
 __all__ = ["Case", "CaseDataset", "CaseSource", "RawCase", "as_labels", "check_label_values", "renumber"]
@@ -137,7 +137,7 @@ class CaseDataset:
         """The intensities of a case that become 0 and 1 for each channel; `None` where it is rescaled already."""
         if raw.rescaled:
             return None
-        return picture_bounds(raw.image, processor) if self.pictures else processor.intensity_bounds(raw.image)
+        return image_bounds(raw.image, processor) if self.pictures else processor.intensity_bounds(raw.image)
 
     def expect_labels(self, id2label: Mapping[int, str]) -> None:
         """Read the label values as a model names them.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,8 @@ from ..model.image_processing_samed import SamedImageProcessor, resize_logits
 from ..model.modeling_samed import SamedForSemanticSegmentation
 from ..model.precision import resolve_dtype
 from ..transforms.augmentation import default_augmentation
-from ..transforms.slicing import SliceStack, cut_picture, cut_slices, join_picture, join_slices, picture_bounds
+from ..transforms.slicing import SliceStack, cut_image, cut_slices, image_bounds, join_image, join_slices
+from ..utils.progress import ProgressCallback
 from ..utils.threads import single_threaded_blas
 from ..volumes.geometry import Volume
 from .batching import run_in_batches
@@ -147,8 +148,8 @@ def segment_volume(
     *,
     batch_size: int | None = None,
     tta: bool = False,
-    picture: bool = False,
-    on_slices: Callable[[int, int], None] | None = None,
+    is_image: bool = False,
+    progress: ProgressCallback | None = None,
     probabilities: Path | None = None,
 ) -> Segmentation:
     """Segment a scan on its own grid.
@@ -160,9 +161,9 @@ def segment_volume(
         volume: the scan, in the unit of the processor's intensity window (HU for CT).
         batch_size: slices through a model at once; `None` chooses it by the memory that is free.
         tta: look at every slice as it is and turned by 8° either way, and mirrored too where no label has a side.
-        picture: the volume is a picture, one slice `(width, height, 1)`: it is looked at as it lies, and 8-bit values
+        is_image: the volume is a 2-D image `(width, height, 1)`: its slice is segmented as stored, and 8-bit values
             count from 0 to 255 whatever the processor's window is.
-        on_slices: told how many of how many slices are done.
+        progress: called with the numbers of slices done and in all.
         probabilities: a file to make, in which the softmax of every label is kept.
 
     Raises:
@@ -170,9 +171,9 @@ def segment_volume(
     """
     check_finite(volume)
     processor = segmenter.processor
-    slices = cut_picture(volume) if picture else cut_slices(volume, processor)
+    slices = cut_image(volume) if is_image else cut_slices(volume, processor)
     processors = [model.image_processor for model in segmenter.models]
-    bounds = [picture_bounds(slices, one) if picture else None for one in processors]
+    bounds = [image_bounds(slices, one) if is_image else None for one in processors]
     stacks = [SliceStack(slices, one, bounds=bound) for one, bound in zip(processors, bounds, strict=True)]
     shape = (len(slices), *stacks[0].size)
     labels, confidence = np.empty(shape, label_dtype(segmenter.num_labels)), np.empty(shape, np.float16)
@@ -196,9 +197,9 @@ def segment_volume(
             labels[place], confidence[place] = maps[:2]
             if every is not None:
                 every[place] = maps[2]
-            if on_slices is not None:
-                on_slices(place.stop, len(slices))
-    join = join_picture if picture else partial(join_slices, volume=volume, processor=processor)
+            if progress is not None:
+                progress(place.stop, len(slices))
+    join = join_image if is_image else partial(join_slices, volume=volume, processor=processor)
     maps = (np.ascontiguousarray(join(array)) for array in (labels, confidence))
     return Segmentation(*maps, None if every is None else join(every))
 

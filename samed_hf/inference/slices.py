@@ -20,8 +20,8 @@ __all__ = [
     "label_dtype",
     "narrow_labels",
     "predict_confidence",
+    "predict_image",
     "predict_logits",
-    "predict_picture",
     "predict_slices",
     "predict_volume",
 ]
@@ -104,7 +104,7 @@ def predict_confidence(
 
 
 @torch.inference_mode()
-def predict_picture(
+def predict_image(
     model: SamedForSemanticSegmentation, picture: Any, processor: SamedImageProcessor | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Segment one picture at its own size, as transformers' image-segmentation pipeline does.

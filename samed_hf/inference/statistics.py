@@ -20,7 +20,7 @@ __all__ = ["measure_labels", "write_statistics"]
 _VOXELS_AT_ONCE = 1 << 20
 _FACES = {"R": "right", "L": "left", "A": "anterior", "P": "posterior", "S": "superior", "I": "inferior"}
 _OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
-_PICTURE_FACES = (("left", "right"), ("top", "bottom"), None)
+_IMAGE_FACES = (("left", "right"), ("top", "bottom"), None)
 
 
 def measure_labels(
@@ -29,7 +29,7 @@ def measure_labels(
     id2label: Mapping[int, str],
     *,
     confidence: np.ndarray | None = None,
-    picture: bool = False,
+    is_image: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Measure every label of a segmentation; in parts, so that a large scan needs little more memory than it has.
 
@@ -38,7 +38,7 @@ def measure_labels(
         scan: The scan in its own intensities (HU for CT), of one or several channels.
         id2label: The names; the background, 0, is not measured.
         confidence: Softmax of each voxel's label in [0, 1], of shape `scan.grid`.
-        picture: Whether the scan is a picture, which has pixels and no millilitres.
+        is_image: Whether the scan is a 2-D image, which has pixels and no millilitres.
 
     Returns:
         For each label's name, ready for JSON, with `None` where nothing is defined, as for a label not found:
@@ -69,7 +69,7 @@ def measure_labels(
         sure = [] if confidence is None else [confidence[part][where]]
         moments.add(labels[part][where], [*channels, *places, *sure])
     boxes = ndimage.find_objects(labels, max_label=highest)
-    return {id2label[index]: _row(index, moments, boxes[index - 1], scan, picture) for index in wanted}
+    return {id2label[index]: _row(index, moments, boxes[index - 1], scan, is_image) for index in wanted}
 
 
 def write_statistics(path: str | os.PathLike, statistics: Mapping[str, Any]) -> None:
@@ -112,13 +112,13 @@ def _parts(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
         yield tuple(slice(first, first + step) if one == axis else slice(None) for one in range(len(shape)))
 
 
-def _row(index: int, moments: _Moments, box: tuple[slice, ...] | None, scan: Volume, picture: bool) -> dict[str, Any]:
+def _row(index: int, moments: _Moments, box: tuple[slice, ...] | None, scan: Volume, is_image: bool) -> dict[str, Any]:
     count, channels = int(moments.count[index]), scan.num_channels
     mean = moments.mean[:, index]
     deviation = np.sqrt(moments.squares[:channels, index] / max(1, count))
-    faces = [] if box is None else _faces(box, scan, picture)
-    row: dict[str, Any] = {"index": index, "pixels" if picture else "voxels": count}
-    if not picture:
+    faces = [] if box is None else _faces(box, scan, is_image)
+    row: dict[str, Any] = {"index": index, "pixels" if is_image else "voxels": count}
+    if not is_image:
         row["ml"] = count * scan.voxel_ml
     row["mean_intensity"] = _one_or_list(mean[:channels]) if count else None
     row["sd_intensity"] = _one_or_list(deviation) if count else None
@@ -126,7 +126,7 @@ def _row(index: int, moments: _Moments, box: tuple[slice, ...] | None, scan: Vol
         row["mean_confidence"] = float(mean[-1]) if count else None
     row |= {"touches_border": bool(faces), "border_faces": faces}
     row["bounding_box"] = None if box is None else [[along.start, along.stop - 1] for along in box]
-    if not picture:
+    if not is_image:
         center = nib.affines.apply_affine(scan.affine, mean[channels : channels + 3])
         row["center_ras_mm"] = center.tolist() if count else None
     return row
@@ -136,11 +136,11 @@ def _one_or_list(values: np.ndarray) -> float | list[float]:
     return float(values[0]) if len(values) == 1 else values.tolist()
 
 
-def _faces(box: tuple[slice, ...], scan: Volume, picture: bool) -> list[str]:
+def _faces(box: tuple[slice, ...], scan: Volume, is_image: bool) -> list[str]:
     """The faces of the scan that a label reaches; an axis of one voxel has none."""
     faces = []
     for axis, letter in enumerate(scan.orientation):
-        low_high = _PICTURE_FACES[axis] if picture else (_FACES[_OPPOSITE[letter]], _FACES[letter])
+        low_high = _IMAGE_FACES[axis] if is_image else (_FACES[_OPPOSITE[letter]], _FACES[letter])
         if scan.grid[axis] == 1 or low_high is None:
             continue
         reached = (box[axis].start == 0, box[axis].stop == scan.grid[axis])

@@ -93,8 +93,8 @@ def segment_case(
             scan,
             batch_size=settings.batch_size,
             tta=settings.tta,
-            picture=job.scan.kind == "picture",
-            on_slices=on_slices,
+            is_image=job.scan.kind == "picture",
+            progress=on_slices,
             probabilities=top.parent / "probabilities.raw" if settings.probabilities else None,
         )
         return SegmentedCase(scan, segmentation, top, inside, folders.pop_all())
@@ -109,7 +109,7 @@ def write_case(
     with folders:
         labels, removed = clean_labels(segmentation.labels, scan, segmenter.id2label, settings)
         wanted = settings.wanted(segmenter.id2label)
-        measured = measure_labels(labels, scan, wanted, confidence=segmentation.confidence, picture=picture)
+        measured = measure_labels(labels, scan, wanted, confidence=segmentation.confidence, is_image=picture)
         _write_maps(job, scan, labels, segmentation, segmenter, settings, (top, inside))
         if settings.preview:
             _draw(inside / PREVIEW, job, scan, labels, segmenter, measured)

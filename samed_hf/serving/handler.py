@@ -20,7 +20,7 @@ import torch
 from nibabel.spatialimages import HeaderDataError
 from PIL import Image, UnidentifiedImageError
 
-from ..inference.slices import predict_confidence, predict_picture
+from ..inference.slices import predict_confidence, predict_image
 from ..model.modeling_samed import SamedForSemanticSegmentation
 from ..transforms.slicing import SliceStack, cut_slices
 from ..volumes import read_volume
@@ -75,7 +75,7 @@ class EndpointHandler:
         wanted, batch_size = self._parameters(data.get("parameters"))
         content = data["inputs"] if isinstance(data["inputs"], Image.Image) else _as_bytes(data["inputs"])
         if isinstance(content, Image.Image) or (volume := _nifti(content)) is None:
-            return list(self._found(*predict_picture(self.model, _picture(content)), wanted))
+            return list(self._found(*predict_image(self.model, _picture(content)), wanted))
         processor = self.model.image_processor
         labels, confidence = predict_confidence(self.model, self._slices(volume), processor, batch_size=batch_size)
         return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import tempfile
 from contextlib import suppress
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
-from transformers.utils import logging
+from transformers.utils import logging as transformers_logging
 
 from ..data.dataset import CaseDataset
 from ..diagnostics.memory import StepSettings, TrainingMemory, estimate_training, make_meta_model, read_base_config
@@ -22,26 +23,31 @@ from ..volumes._checks import NotFiniteError
 from .arguments import SamedTrainingArguments
 from .checkpointing.checkpoints import find_checkpoint
 from .data import make_processor, read_training_data, slice_side
+from .distributed.logging import get_logger
 from .run import TrainingPlan, describe_run
 from .setup import check_base, make_accelerator
 
-__all__ = ["print_plan"]
+__all__ = ["log_plan"]
+
+logger = get_logger(__name__)
 
 _READ = 3  # cases of whole scans that are read to reckon how many slices all have
 _GIGA = 1e9
 
 
-def print_plan(args: SamedTrainingArguments) -> None:
-    """Print what a run with these settings would do and need; nothing is trained, downloaded or left on disk.
+def log_plan(args: SamedTrainingArguments) -> None:
+    """Log what a run with these settings would do and need; nothing is trained, downloaded or left on disk.
 
     Raises:
         ValueError, FileNotFoundError: bad settings, data or base model, as the run itself would refuse them.
     """
     args = copy.copy(args)
-    logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     with tempfile.TemporaryDirectory(prefix="samed-hf-dry-run-") as folder:
         for line in _plan(args, Path(folder)):
-            print(line, flush=True)
+            logger.log(
+                logging.WARNING if line.startswith("warning") else logging.INFO, line.removeprefix("warning     ")
+            )
 
 
 def _plan(args: SamedTrainingArguments, folder: Path) -> list[str]:

@@ -16,12 +16,24 @@ from transformers import HfArgumentParser
 
 from .arguments import SamedTrainingArguments
 
-__all__ = ["NO_FLAGS", "parse_command", "read_settings"]
+__all__ = ["NO_FLAGS", "parse_arguments", "parse_command", "read_settings"]
 
 NO_FLAGS = frozenset({"num_processes", "deviations", "cases", "run"})
 """What a run's `training_settings.json` says besides its settings."""
 
 _KINDS = (".json", ".yaml", ".yml")
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> SamedTrainingArguments:
+    """The settings of `samed-hf train` from its flags, and from the file that `--config` names.
+
+    Args:
+        argv: the flags; by default those of the process. Unknown ones end the process, as argparse does.
+
+    Raises:
+        ValueError, FileNotFoundError: a file that can't be read or has an unknown key, or a value out of its range.
+    """
+    return parse_command(argv)[0]
 
 
 def parse_command(

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SliceStack",
-    "cut_picture",
+    "cut_image",
     "cut_slices",
-    "join_picture",
+    "image_bounds",
+    "join_image",
     "join_slices",
-    "picture_bounds",
-    "rows_run_up",
+    "rows_point_up",
     "slice_spacing",
 ]
 
@@ -57,17 +57,17 @@ def join_slices(slices: np.ndarray, volume: Volume, processor: SamedImageProcess
     return restore_orientation(np.transpose(slices, back), volume, processor.orientation)
 
 
-def cut_picture(picture: Volume) -> np.ndarray:
+def cut_image(picture: Volume) -> np.ndarray:
     """The one slice of a picture as it lies: `(1, height, width)`, or `(1, channels, height, width)`."""
     return np.transpose(picture.array, (2, 1, 0) if picture.array.ndim == 3 else (2, 3, 1, 0))
 
 
-def join_picture(slices: np.ndarray) -> np.ndarray:
-    """The inverse of [`cut_picture`] for a map: `(width, height, 1)`, or `(width, height, 1, channels)`."""
+def join_image(slices: np.ndarray) -> np.ndarray:
+    """The inverse of [`cut_image`] for a map: `(width, height, 1)`, or `(width, height, 1, channels)`."""
     return np.transpose(slices, (2, 1, 0) if slices.ndim == 3 else (3, 2, 0, 1))
 
 
-def picture_bounds(picture: np.ndarray, processor: SamedImageProcessor) -> list[list[float]]:
+def image_bounds(picture: np.ndarray, processor: SamedImageProcessor) -> list[list[float]]:
     """What becomes 0 and 1 in each channel of cut pictures: of 8 bits 0 and 255 whatever the processor's window is."""
     if picture.dtype != np.uint8:
         return processor.intensity_bounds(picture)
@@ -80,7 +80,7 @@ def slice_spacing(volume: Volume, processor: SamedImageProcessor) -> tuple[float
     return tuple(spacing[axis] for axis in processor.axis_order)
 
 
-def rows_run_up(processor: SamedImageProcessor) -> bool:
+def rows_point_up(processor: SamedImageProcessor) -> bool:
     """Whether a slice's first row is the hindmost or lowest, as in BTCV's scans, so that it is drawn below."""
     return processor.orientation is None or processor.orientation[processor.axis_order[1]] in "AS"
 

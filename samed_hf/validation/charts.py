@@ -20,7 +20,7 @@ from ..reporting.charts import GREY, MAX_LABELS, finish_svg, shorten
 from ..reporting.colors import label_colors
 from ..reporting.preview import draw_preview, representative_slices, slice_plane
 from ..transforms.intensity import CT_WINDOW
-from ..transforms.slicing import rows_run_up
+from ..transforms.slicing import rows_point_up
 from ..volumes.geometry import Volume
 from .case_checks import window_of
 from .fingerprint import pooled
@@ -45,7 +45,7 @@ def draw_case(
         # Slices whose place in the patient nobody knows: the most telling one, as a picture.
         index = representative_slices(label, 1)[0]
         image, label = image[index : index + 1], label[index : index + 1]
-        if not data.pictures and rows_run_up(processor):
+        if not data.pictures and rows_point_up(processor):
             image, label = image[..., ::-1, :], label[:, ::-1]
     scan, labels = _as_volume(image, facts, processor, flat), _to_grid(label, processor, flat)
     plane = "axial" if flat else slice_plane(processor.orientation, processor.axis_order[0])

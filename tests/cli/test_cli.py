@@ -12,7 +12,7 @@ from PIL import Image
 from samed_hf import SamedForSemanticSegmentation
 from samed_hf.cli import main
 from samed_hf.data.layouts.synapse import SynapseData, write_lists, write_slice
-from samed_hf.inference.slices import predict_picture
+from samed_hf.inference.slices import predict_image
 
 from ..conftest import TINY_LABELS, TINY_SIZE
 
@@ -248,7 +248,7 @@ def test_predict_reads_pictures(tiny_adapter, tmp_path, capsys):
     assert "pixels" in capsys.readouterr().out
     model = SamedForSemanticSegmentation.from_pretrained(tiny_adapter)
     written = np.asarray(Image.open(tmp_path / "out" / "slice.png"))
-    np.testing.assert_array_equal(written, predict_picture(model, picture)[0])
+    np.testing.assert_array_equal(written, predict_image(model, picture)[0])
     (tmp_path / "torn.png").write_bytes((tmp_path / "slice.png").read_bytes()[:100])
     assert run("predict", tiny_adapter, tmp_path / "torn.png", "--output", tmp_path / "out") == 2
     assert "cannot be read as a picture" in error_of(capsys)

@@ -96,7 +96,7 @@ def test_pictures_have_pixels_and_edges():
     labels = np.zeros((6, 4, 1), dtype=np.uint8)
     labels[0:2, 3, 0] = 1
     labels[3, 2, 0] = 2
-    measured = measure_labels(labels, picture, NAMES, picture=True)
+    measured = measure_labels(labels, picture, NAMES, is_image=True)
     assert measured["liver"]["pixels"] == 2
     assert measured["liver"]["border_faces"] == ["left", "bottom"]
     assert measured["left kidney"]["border_faces"] == []

@@ -332,7 +332,7 @@ class Meeting:
         def segment(segmenter, scan, **options):
             self.cases.append(scan)
             if len(self.cases) == 2:
-                self.in_b(options["on_slices"])
+                self.in_b(options["progress"])
                 self.reached.set()
             return segment_volume(segmenter, scan, **options)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from samed_hf.inference.slices import predict_confidence, predict_picture, predict_volume
+from samed_hf.inference.slices import predict_confidence, predict_image, predict_volume
 from samed_hf.serving import handler as serving
 from samed_hf.serving.handler import EndpointHandler
 from samed_hf.transforms.slicing import SliceStack
@@ -82,13 +82,13 @@ def test_a_picture(handler, picture):
     answer = json.loads(json.dumps(answers[0]))
     assert answer
     assert all(set(found) == {"label", "score", "mask"} for found in answer)
-    check(handler, answer, *predict_picture(handler.model, picture))
+    check(handler, answer, *predict_image(handler.model, picture))
 
 
 def test_scores_by_hand(handler, picture, monkeypatch):
     labels = np.array([[2, 2, 0], [1, 2, 0]], dtype=np.uint8)
     confidence = np.array([[0.5, 0.75, 0.9], [0.375, 1.0, 0.9]], dtype=np.float32)
-    monkeypatch.setattr(serving, "predict_picture", lambda *_: (labels, confidence))
+    monkeypatch.setattr(serving, "predict_image", lambda *_: (labels, confidence))
     disc, bar = handler({"inputs": picture})
     assert (disc["label"], disc["score"], bar["label"], bar["score"]) == ("disc", 0.375, "bar", 0.75)
     assert decoded(disc["mask"]).tolist() == [[0, 0, 0], [255, 0, 0]]
@@ -100,13 +100,13 @@ def test_scores_by_hand(handler, picture, monkeypatch):
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "1"])
 def test_other_kinds_of_pictures(handler, picture, mode):
     picture = picture.convert(mode)
-    check(handler, handler({"inputs": encoded(picture)}), *predict_picture(handler.model, picture))
+    check(handler, handler({"inputs": encoded(picture)}), *predict_image(handler.model, picture))
     assert handler({"inputs": encoded(picture)}) == handler({"inputs": picture})
 
 
 def test_a_jpeg(handler, picture):
     content = encoded(picture, "JPEG")
-    check(handler, handler({"inputs": content}), *predict_picture(handler.model, Image.open(io.BytesIO(content))))
+    check(handler, handler({"inputs": content}), *predict_image(handler.model, Image.open(io.BytesIO(content))))
 
 
 def test_a_16_bit_picture_holds_intensities_in_the_windows_unit(handler, picture):
@@ -114,7 +114,7 @@ def test_a_16_bit_picture_holds_intensities_in_the_windows_unit(handler, picture
     content = encoded(Image.fromarray(shallow.astype(np.uint16)))
     assert Image.open(io.BytesIO(content)).mode == "I;16"
     answer = handler({"inputs": content})
-    check(handler, answer, *predict_picture(handler.model, shallow.astype(np.float32)))
+    check(handler, answer, *predict_image(handler.model, shallow.astype(np.float32)))
     assert answer != handler({"inputs": picture})  # the same numbers, but of 255
 
 
@@ -162,7 +162,7 @@ def test_only_the_labels_asked_for(handler, picture, scan, monkeypatch):
     only = handler({"inputs": nifti(scan), "parameters": {"labels": [wanted]}})
     assert only == [found for found in slices if found["label"] == wanted]
     labels = np.array([[0, 1, 2]], dtype=np.uint8)
-    monkeypatch.setattr(serving, "predict_picture", lambda *_: (labels, np.ones(labels.shape)))
+    monkeypatch.setattr(serving, "predict_image", lambda *_: (labels, np.ones(labels.shape)))
     for names, expected in ((["bar"], ["bar"]), (["bar", "disc"], ["disc", "bar"])):
         answer = handler({"inputs": picture, "parameters": {"labels": names}})
         assert [found["label"] for found in answer] == expected
