@@ -59,7 +59,6 @@ def _push(run: TrainingRun, folder: Path, message: str) -> str:
         pictures=args.hub_pictures or None,
         with_handler=args.with_handler,
         commit_message=message,
-        report=logger.info,
         private=args.hub_private_repo or None,
         token=args.hub_token,
     )

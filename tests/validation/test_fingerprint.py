@@ -13,11 +13,12 @@ from samed_hf.model.image_processing_samed import SamedImageProcessor
 from samed_hf.training import parse_arguments
 from samed_hf.training.arguments import SamedTrainingArguments
 from samed_hf.training.data import make_processor
+from samed_hf.validation.advice import suggest_batch, training_command
 from samed_hf.validation.fingerprint import PERCENTILES, make_fingerprint, pooled
 from samed_hf.validation.measuring import measure_case
 from samed_hf.validation.reading import CaseReading
 from samed_hf.validation.run import validate_data
-from samed_hf.validation.suggestions import Suggestion, suggest_batch, suggest_settings, training_command
+from samed_hf.validation.suggestions import Suggestion, suggest_settings
 
 from ..data_folders import make_scans, save_nifti, write_nnunet
 
@@ -291,7 +292,7 @@ def test_millilitres_are_those_of_the_files(tmp_path):
         save_nifti(root / "labelsTr" / f"{name}.nii.gz", label, affine)
     data = read_data(root)
     validation = validate_data(
-        data, make_processor(SamedTrainingArguments(data_dir=str(root)), data), pictures_per_split=0
+        data, make_processor(SamedTrainingArguments(data_dir=str(root)), data), images_per_split=0
     )
     fingerprint = make_fingerprint(data, validation.processor, validation.cases)
     voxels = sum(int(np.count_nonzero(label == 1)) for _, label in scans.values())
