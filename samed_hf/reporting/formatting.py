@@ -44,8 +44,8 @@ def format_duration(seconds: float) -> str:
 
 
 def format_sides(sides: Sequence[float]) -> str:
-    """Format lengths along axes, in three digits: 0.977 × 0.977 × 2."""
-    return " × ".join(f"{side:.3g}" for side in sides)
+    """Format numbers along axes: 512 × 512 × 30, or 0.977 × 0.977 × 2, lengths in three digits."""
+    return " × ".join(str(side) if isinstance(side, int) else f"{side:.3g}" for side in sides)
 
 
 def format_value(value: Any) -> str:

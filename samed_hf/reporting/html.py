@@ -25,7 +25,7 @@ def write_page(path: str | os.PathLike[str], package: str, template: str, **valu
         template: name of the template.
         values: values of the template; they are escaped, so that any text is safe.
     """
-    loaders = [PackageLoader(name) for name in dict.fromkeys((package, __package__))]
+    loaders = [PackageLoader(name) for name in dict.fromkeys((package, "samed_hf.reporting"))]
     environment = Environment(
         loader=ChoiceLoader(loaders), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
