@@ -33,7 +33,9 @@ def table() -> Iterator[str]:
     yield f"| settings | {' | '.join(f'{model}, {size}' for model, size in columns)} |"
     yield f"|---|{'---:|' * len(columns)}"
     for name, settings in _ROWS.items():
-        totals = [estimate_training(base_config(model), replace(settings, batch_size=size)).total for model, size in columns]
+        totals = [
+            estimate_training(base_config(model), replace(settings, batch_size=size)).total for model, size in columns
+        ]
         yield f"| {name} | {' | '.join(f'{total / 1e9:.2f}' for total in totals)} |"
 
 

@@ -29,7 +29,6 @@ __all__ = [
     "MemoryEstimate",
     "StepSettings",
     "TrainingMemory",
-    "estimate_prediction",
     "estimate_training",
     "make_meta_model",
     "read_base_config",
@@ -102,8 +101,8 @@ class TrainingMemory:
             f"{count / 1e9:.2f}" for count in (self.total, self.weights, self.optimizer, self.step)
         )
         return (
-            f"about {total} GB: {weights} of weights, {optimizer} of the optimizer, {step} of activations and gradients "
-            f"of {batch_size} slices; computed, not measured: libraries and reserves come on top"
+            f"about {total} GB: {weights} of weights, {optimizer} of the optimizer, {step} of activations and "
+            f"gradients of {batch_size} slices; computed, not measured: libraries and reserves come on top"
         )
 
 
@@ -124,8 +123,15 @@ class MemoryEstimate:
         return estimate_training(self.base, replace(self.settings, **changes))
 
     def prediction(self, batch_size: int) -> int:
-        """The bytes of a prediction; see [`estimate_prediction`]."""
-        return estimate_prediction(self.base, replace(self.settings, batch_size=batch_size))
+        """The bytes of predicting a batch, in float32 and without the scan.
+
+        A slice counts as much as where `samed-hf predict` chooses its batch size; see
+        [`~samed_hf.inference.batching.slice_bytes`].
+        """
+        side, num_labels = self.settings.image_size, self.settings.num_labels
+        config = SamedConfig.from_dict(dict(self.base), image_size=side, num_labels=num_labels)
+        weights = _FLOAT * self.training(1).parameters
+        return weights + batch_size * slice_bytes(config, (side, side), torch.float32)
 
 
 def read_base_config(model_name_or_path: str | None, **options: Any) -> dict[str, Any]:
@@ -168,18 +174,6 @@ def _estimate_once(base: str, settings: StepSettings) -> TrainingMemory:
     # In a thread of its own: a processor's attention keeps memory for its thread, which must not be fake afterwards.
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(_estimate, json.loads(base), settings).result()
-
-
-def estimate_prediction(base: Mapping[str, Any], settings: StepSettings) -> int:
-    """Estimate the bytes of predicting a batch, in float32 and without the scan.
-
-    A slice counts as much as where `samed-hf predict` chooses its batch size; see
-    [`~samed_hf.inference.batching.slice_bytes`].
-    """
-    model = make_meta_model(base, settings)
-    side = settings.image_size
-    weights = sum(parameter.numel() for parameter in model.parameters()) * _FLOAT
-    return weights + settings.batch_size * slice_bytes(model.config, (side, side), torch.float32)
 
 
 def make_meta_model(base: Mapping[str, Any], settings: StepSettings) -> SamedForSemanticSegmentation:
