@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from samed_hf import cli
-from samed_hf.cli.train import parse_arguments
+from samed_hf.training import parse_arguments
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "docs/reproduce.md"]

@@ -10,11 +10,11 @@ from types import TracebackType
 
 from .. import __version__
 from ..utils.logging import console_logging
-from . import compare, convert, doctor, evaluate, predict, prepare, push, training, validate
+from . import compare, convert, doctor, evaluate, predict, prepare, push, train, validate
 
 __all__ = ["main", "make_parser", "run_command"]
 
-_COMMANDS = (prepare, validate, training, evaluate, predict, convert, compare, push, doctor)
+_COMMANDS = (prepare, validate, train, evaluate, predict, convert, compare, push, doctor)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,9 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, 1 where some cases failed, or 2 for bad input. argparse itself exits on unknown arguments.
     """
     parser = make_parser()
-    args, args.rest = parser.parse_known_args(argv)
-    if args.rest and not args.accepts_rest:
-        parser.error(f"unrecognized arguments: {' '.join(args.rest)}")
+    args, rest = parser.parse_known_args(argv)
+    args.rest = rest
+    if rest and not args.accepts_rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.argv = list(sys.argv[1:] if argv is None else argv)
     with console_logging(args.log_level):
         return run_command(lambda: args.run(args))

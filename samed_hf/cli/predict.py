@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser", "run"]
 
-_PACKAGES = ("samed_hf", "torch", "transformers", "peft", "accelerate", "numpy", "scipy", "nibabel", "SimpleITK")
-_PACKAGES += ("pydicom", "highdicom", "pillow")
+_PACKAGES = ["samed_hf", "torch", "transformers", "peft", "accelerate", "numpy", "scipy", "nibabel", "SimpleITK"]
+_PACKAGES += ["pydicom", "highdicom", "pillow"]
 # A process that has finished its cases waits for the others, however long theirs take.
 _TIMEOUT = timedelta(days=14)
 

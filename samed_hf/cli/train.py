@@ -1,143 +1,31 @@
-"""`samed-hf train` and `examples/train_synapse.py`: train, score on cases not trained on, picture, write the card."""
+"""`samed-hf train`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+import argparse
 
-import numpy as np
-from accelerate.utils import gather_object
-from transformers.utils import logging
+from .processes import start_processes
 
-from ..data.dataset import Case
-from ..hub.card import write_card
-from ..hub.push import push_adapter
-from ..reporting.charts import draw_curve
-from ..reporting.overlays import draw_overlay, write_examples
-from ..reporting.tables import format_scores
-from ..scoring.evaluation import CaseResult, score_cases, summarize_results, write_metrics
-from ..training.arguments import SamedTrainingArguments
-from ..training.distributed.interruption import end_distributed
-from ..training.dry_run import print_plan
-from ..training.loop import train
-from ..training.monitoring.report import write_training_report
-from ..training.settings_file import parse_command
-from ..training.setup import TrainingRun
-from ..transforms.slicing import rows_point_up
-
-__all__ = ["parse_arguments", "run_training", "train_command"]
+__all__ = ["add_parser", "run"]
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> SamedTrainingArguments:
-    """Flags, and the file that `--config` names, to settings; argparse's own exit on unknown ones."""
-    return parse_command(argv)[0]
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the command, whose arguments are the fields of its settings and parsed by `run`."""
+    parser = commands.add_parser("train", help="train an adapter", add_help=False, allow_abbrev=False)
+    parser.set_defaults(run=run, accepts_rest=True)
 
 
-def train_command(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
-    """`samed-hf train`: train, or with `--dry_run` tell what would be trained."""
-    args, dry_run = parse_command(argv, prog, __doc__)
+def run(args: argparse.Namespace) -> None:
+    """Train, score and describe an adapter; with `--dry_run`, print what that would take."""
+    start_processes(args.argv)
+    from ..training.settings_file import parse_command
+
+    settings, dry_run = parse_command(args.rest, "samed-hf train", "Train an adapter, score it and write its card.")
     if dry_run:
-        print_plan(args)
+        from ..training.dry_run import log_plan
+
+        log_plan(settings)
     else:
-        run_training(args)
+        from ..training.pipeline import run_training
 
-
-def run_training(args: SamedTrainingArguments) -> dict[str, Any] | None:
-    """Train, then score, picture and describe the adapter in `args.output_dir`.
-
-    Returns:
-        The metrics, on every process; `None` where the data has no case to score.
-    """
-    logging.disable_progress_bar()
-    run = train(args, on_push=_push_on_the_way if args.push_every else None)
-    run.say(f"trained     {run.log[-1]['step'] if run.log else 0} steps in {run.seconds:.0f} s")
-    first: list[tuple[Case, np.ndarray]] = []
-    metrics = _evaluate(run, first)
-    if run.accelerator.is_main_process:
-        _write_report(run, metrics, first)
-    end_distributed(run.accelerator)
-    if args.push_to_hub and run.accelerator.is_main_process:
-        run.say(f"pushed      {_push(run, run.output_dir, 'Upload adapter')}")
-    return metrics
-
-
-def _push(run: TrainingRun, folder: Path, message: str) -> str:
-    args = run.args
-    repo_id = args.hub_model_id or run.output_dir.resolve().name
-    return push_adapter(
-        folder,
-        repo_id,
-        dtype=args.hub_dtype,
-        base_model=args.hub_base_model,
-        pictures=args.hub_pictures or None,
-        with_handler=args.with_handler,
-        commit_message=message,
-        report=run.say,
-        private=args.hub_private_repo or None,
-        token=args.hub_token,
-    )
-
-
-def _push_on_the_way(run: TrainingRun, folder: Path) -> None:
-    """Upload the adapter as it is now; the training goes on whatever the Hub says."""
-    run.write_settings(folder)
-    try:
-        run.say(f"pushed      {_push(run, folder, 'Adapter in training')}")
-    except (ValueError, OSError) as error:
-        reason = " ".join(str(error.__cause__ or error).split())
-        run.say(f"warning     the adapter couldn't be pushed ({reason}). The training goes on.")
-
-
-def _evaluate(run: TrainingRun, first: list[tuple[Case, np.ndarray]]) -> dict[str, Any] | None:
-    """Score the test cases, or else those for validation, divided over the processes; keeps the first in `first`."""
-    split, names = run.data.scored
-    if not names:
-        run.say("scores      none: the data has no case for test or validation")
-        return None
-
-    def keep_first(case: Case, prediction: np.ndarray, result: CaseResult) -> None:
-        if not first:
-            first.append((case, prediction))
-
-    accelerator = run.accelerator
-    mine = names[accelerator.process_index :: accelerator.num_processes]
-    results = score_cases(
-        run.model,
-        (run.store.case(name) for name in mine),
-        run.processor,
-        protocol=run.args.protocol,
-        on_case=keep_first,
-    )
-    gathered = dict(gather_object(list(results.items())))
-    metrics = summarize_results({name: gathered[name] for name in names}, run.args.protocol)
-    return metrics | {"split": split}
-
-
-def _write_report(run: TrainingRun, metrics: dict[str, Any] | None, first: list[tuple[Case, np.ndarray]]) -> None:
-    folder, args = run.output_dir, run.args
-    id2label = run.model.config.id2label
-    run.write_settings(folder)
-    if run.log:
-        draw_curve(folder / "training_curve.png", run.log, title="SAMed training")
-    if metrics is not None:
-        write_metrics(folder, metrics)
-        case, prediction = first[0]
-        draw_overlay(
-            folder / "overlay.png",
-            case.image,
-            case.label,
-            prediction,
-            id2label,
-            title=f"{case.name}, not trained on",
-            spacing=case.spacing,
-            rows_run_up=rows_point_up(run.processor),
-        )
-        write_examples(folder / "examples", case.name, case.image, case.label)
-        print(f"\n{format_scores(metrics)}\n", flush=True)
-    write_card(folder, name=args.hub_model_id)
-    write_training_report(folder / "training_report.html", run, metrics)
-    files = ["adapter_model.safetensors", "metrics.json", "metrics.csv", "training_curve.png", "overlay.png"]
-    files.append("training_report.html")
-    print("\n".join(f"wrote       {folder / name}" for name in files if (folder / name).is_file()), flush=True)
-    print(f"next        samed-hf predict {folder} SCAN.nii.gz --output segmentations", flush=True)
+        run_training(settings)

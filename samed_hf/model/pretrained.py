@@ -24,7 +24,8 @@ from transformers import PreTrainedConfig
 from transformers.models.sam.modeling_sam import SamPreTrainedModel
 from transformers.utils import cached_file, find_adapter_config_file
 
-from ..hub.push import ADAPTER_FOLDER, push_adapter
+from ..hub.layout import ADAPTER_DIRECTORY
+from ..hub.push import push_adapter
 from ..utils.atomic import atomic_update
 from .checkpoint_conversion import PLAIN_SAM_PREFIX
 from .configuration_samed import SamedConfig
@@ -437,7 +438,7 @@ class _Adapter:
 def _find_adapter(place: str, download: dict[str, Any]) -> _Adapter | None:
     """The adapter of a folder or repository, at its root or in the subfolder of the Hub's layout; `None` without."""
     root = download.get("subfolder") or ""
-    for subfolder in (root, f"{root}/{ADAPTER_FOLDER}".lstrip("/")):
+    for subfolder in (root, f"{root}/{ADAPTER_DIRECTORY}".lstrip("/")):
         file = find_adapter_config_file(place, **(download | {"subfolder": subfolder}))
         if file is not None:
             try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,8 +18,11 @@ from ..model.image_processing_samed import SamedImageProcessor
 from ..transforms.intensity import guess_preprocessing, preprocessing_settings
 from ..volumes._checks import NotFiniteError
 from .arguments import SamedTrainingArguments
+from .distributed.logging import get_logger
 
 __all__ = ["make_processor", "open_store", "read_training_data", "slice_side"]
+
+logger = get_logger(__name__)
 
 _PLANES = {"axial": ((2, 1, 0), "LPS"), "coronal": ((1, 2, 0), "LPI"), "sagittal": ((0, 2, 1), "LPI")}
 """Axes that become slices, rows and columns, and the orientation in which the head or the front is above."""
@@ -91,7 +93,6 @@ def open_store(
     processor: SamedImageProcessor,
     *,
     decode: bool,
-    say: Callable[[str], None],
 ) -> CaseStore:
     """The cases on disk.
 
@@ -100,8 +101,7 @@ def open_store(
         data: the cases.
         processor: cuts them.
         decode: read every case once, so that a bad one is refused before hours are spent; on one process. A training
-            case with NaN or infinity is left out and told.
-        say: told what is done.
+            case with NaN or infinity is left out and reported.
 
     Raises:
         ValueError: cases that can't be read; a folder made for the run is taken away again.
@@ -115,7 +115,7 @@ def open_store(
             with tqdm(total=len(names), unit="case", ncols=100, disable=not sys.stderr.isatty()) as bar:
                 missing = store.prepare(names, lambda done, total: bar.update(done - bar.n), dispensable=data.train)
             for reason in missing.values():
-                say(f"warning     left out of the training: {reason}")
+                logger.warning(f"left out of the training: {reason}")
             if len(missing) == len(data.train):
                 raise ValueError(
                     f"{data.root} has no case left to train on: all {len(missing)} hold NaN or infinite intensities; "
@@ -125,7 +125,7 @@ def open_store(
             if is_new:
                 shutil.rmtree(output_dir, ignore_errors=True)
             raise
-        say(f"cache       {len(names) - len(missing)} cases decoded in {store.folder}")
+        logger.info(f"cache       {len(names) - len(missing)} cases decoded in {store.folder}")
     # On every process: those that the decoding one found wanting are not there.
     data.train = [name for name in data.train if store.holds(name)]
     return store

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import tempfile
 from contextlib import suppress
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
-from transformers.utils import logging
+from transformers.utils import logging as transformers_logging
 
 from ..data.dataset import CaseDataset
 from ..diagnostics.memory import StepSettings, TrainingMemory, estimate_training, make_meta_model, read_base_config
@@ -22,26 +23,31 @@ from ..volumes._checks import NotFiniteError
 from .arguments import SamedTrainingArguments
 from .checkpointing.checkpoints import find_checkpoint
 from .data import make_processor, read_training_data, slice_side
+from .distributed.logging import get_logger
 from .run import TrainingPlan, describe_run
 from .setup import check_base, make_accelerator
 
-__all__ = ["print_plan"]
+__all__ = ["log_plan"]
+
+logger = get_logger(__name__)
 
 _READ = 3  # cases of whole scans that are read to reckon how many slices all have
 _GIGA = 1e9
 
 
-def print_plan(args: SamedTrainingArguments) -> None:
-    """Print what a run with these settings would do and need; nothing is trained, downloaded or left on disk.
+def log_plan(args: SamedTrainingArguments) -> None:
+    """Log what a run with these settings would do and need; nothing is trained, downloaded or left on disk.
 
     Raises:
         ValueError, FileNotFoundError: bad settings, data or base model, as the run itself would refuse them.
     """
     args = copy.copy(args)
-    logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     with tempfile.TemporaryDirectory(prefix="samed-hf-dry-run-") as folder:
         for line in _plan(args, Path(folder)):
-            print(line, flush=True)
+            logger.log(
+                logging.WARNING if line.startswith("warning") else logging.INFO, line.removeprefix("warning     ")
+            )
 
 
 def _plan(args: SamedTrainingArguments, folder: Path) -> list[str]:
@@ -120,9 +126,7 @@ def _memory(base: dict, settings: StepSettings, device: torch.device, precision:
     memory, free, num_processes = estimate_training(base, settings), free_memory(device), settings.num_processes
     on_one = num_processes if device.type == "cpu" else 1  # processes that share what is free
     lines = [
-        f"memory      about {_gigabytes(memory.total)} GB for each process: {_gigabytes(memory.weights)} of weights, "
-        f"{_gigabytes(memory.optimizer)} of the optimizer, {_gigabytes(memory.step)} of activations and gradients of "
-        f"{settings.batch_size} slices; computed, not measured: libraries and reserves come on top",
+        f"memory      for each process {memory.describe(settings.batch_size)}",
         f"device      {device} has {_gigabytes(free)} GB free"
         + (f", for {num_processes} processes" if on_one > 1 else ""),
     ]

@@ -16,18 +16,21 @@ from ..utils.atomic import atomic_directory, write_text
 from ..utils.threads import single_threaded_blas
 from .arguments import SamedTrainingArguments
 from .checkpointing.checkpoints import list_checkpoints
-from .checkpointing.run_folder import check_writable, on_all_ranks
+from .checkpointing.run_directory import check_writable, on_all_ranks
 from .checkpointing.state import TrainingState, load_adapter
 from .distributed.fsdp import adapter_weights, is_sharded
 from .distributed.interruption import Interruption, end_distributed
-from .monitoring.nonfinite import LabelChecks
+from .distributed.logging import get_logger
+from .monitoring.label_checks import LabelChecks
 from .monitoring.progress import Progress
-from .monitoring.snapshots import Watch
+from .monitoring.snapshots import ValidationSnapshots
 from .setup import TrainingRun, set_up_run
 from .step import read_batches, take_step
 from .validation import validate
 
 __all__ = ["train"]
+
+logger = get_logger(__name__)
 
 _BEST = "best"
 _NO_MORE_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -56,7 +59,7 @@ def train(args: SamedTrainingArguments, on_push: OnPush | None = None) -> Traini
     try:
         check_writable(Path(args.output_dir))
         run = set_up_run(args)
-        run.say(run.describe())
+        logger.info(run.describe())
         started = time.monotonic()
         state = TrainingState.of(run)
         state.resume()
@@ -84,7 +87,7 @@ def _no_more_room(args: SamedTrainingArguments, error: OSError) -> OSError:
 def _loop(state: TrainingState, on_push: OnPush | None) -> None:
     run, args = state.run, state.run.args
     every = args.checkpointing_steps if args.checkpointing_steps is not None else max(1, run.plan.batches_per_epoch)
-    labels, watch = LabelChecks(run.model.config.id2label, run.say), Watch(run, args.watched_slices)
+    labels, snapshots = LabelChecks(run.model.config.id2label), ValidationSnapshots(run, args.watched_slices)
     if state.step == 0 and run.accelerator.is_main_process:
         labels.training((name, run.store.label(name)) for name in run.data.train)
     _start_trackers(state)
@@ -99,7 +102,7 @@ def _loop(state: TrainingState, on_push: OnPush | None) -> None:
         while not state.ended:
             if state.pending is None:
                 state.pending = take_step(state, batches)
-            if _validated(state, interruption, labels, watch):
+            if _validated(state, interruption, labels, snapshots):
                 progress.add(state.pending)
                 state.pending = None
             if interruption.asked:
@@ -111,7 +114,9 @@ def _loop(state: TrainingState, on_push: OnPush | None) -> None:
     run.model.eval()
     state.guard.check_end()
     if state.step < run.plan.steps:
-        run.say(f"stopped     early, after step {state.step}: no better validation than that of step {state.best.step}")
+        logger.info(
+            f"stopped     early, after step {state.step}: no better validation than that of step {state.best.step}"
+        )
 
 
 def _start_trackers(state: TrainingState) -> None:
@@ -132,7 +137,9 @@ def _start_trackers(state: TrainingState) -> None:
     run.accelerator.init_trackers("samed_hf", config=config, init_kwargs=settings)
 
 
-def _validated(state: TrainingState, interruption: Interruption, labels: LabelChecks, watch: Watch) -> bool:
+def _validated(
+    state: TrainingState, interruption: Interruption, labels: LabelChecks, snapshots: ValidationSnapshots
+) -> bool:
     """Validate after the step in hand, where one is due; `False` where it is still due, for an interruption."""
     run, step, args = state.run, state.step, state.run.args
     every = args.eval_steps or max(1, run.plan.steps // 4)
@@ -141,7 +148,7 @@ def _validated(state: TrainingState, interruption: Interruption, labels: LabelCh
     if interruption.asked:
         return False
     with state.averaged():
-        found = validate(run, interruption, watch.cases)
+        found = validate(run, interruption, snapshots.cases)
         if found is None:
             return False
         state.pending |= {"validation_dice": found.dice, "validation_dice_per_class": found.per_class}
@@ -149,7 +156,7 @@ def _validated(state: TrainingState, interruption: Interruption, labels: LabelCh
             on_all_ranks(run.accelerator, lambda: _keep_best(state))
     if run.accelerator.is_main_process:
         labels.predictions(step, found.labels)
-        watch.draw(step, found.predictions)
+        snapshots.draw(step, found.predictions)
     return True
 
 
@@ -163,13 +170,15 @@ def _keep_best(state: TrainingState) -> None:
         run.model.save_pretrained(folder, image_processor=run.processor, state_dict=weights)
         about = {"step": state.best.step, "validation_dice": state.best.score}
         write_text(folder / "validation.json", json.dumps(about, indent=2) + "\n")
-    run.say(f"best        validation Dice {state.best.score:.4f} at step {state.best.step}: {run.output_dir / _BEST}")
+    logger.info(
+        f"best        validation Dice {state.best.score:.4f} at step {state.best.step}: {run.output_dir / _BEST}"
+    )
 
 
 def _end_early(state: TrainingState, interruption: Interruption) -> None:
     """Write a checkpoint and end the process as it was asked to."""
     folder = state.save()
-    state.run.say(
+    logger.info(
         f"stopped     after step {state.step} of {state.run.plan.steps}: {folder} is whole. To go on, give the same "
         "command with --resume_from_checkpoint latest."
     )
@@ -200,7 +209,7 @@ def _finish(state: TrainingState) -> None:
             weight.data.copy_(average)
     if args.early_stopping_patience is not None and state.best.step is not None:
         load_adapter(run.model, run.output_dir / _BEST)
-        run.say(f"adapter     that of the best validation, step {state.best.step}")
+        logger.info(f"adapter     that of the best validation, step {state.best.step}")
 
     def save() -> None:
         weights = adapter_weights(run.model)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from tqdm import tqdm
 
 from ..data.cache import CaseStore
 from ..data.dataset import CaseDataset
@@ -100,12 +98,6 @@ class TrainingRun:
     def deviations(self) -> list[str]:
         """Where the run leaves its preset, in words."""
         return self.args.deviations(self.accelerator.num_processes, input_size=self.processor.input_size)
-
-    def say(self, text: str) -> None:
-        """Print on the main process, above the progress bar."""
-        if self.accelerator.is_main_process:
-            tqdm.write(text, file=sys.stdout)
-            sys.stdout.flush()
 
     def describe(self) -> str:
         """What is about to happen, for a person to check before hours are spent."""

@@ -21,12 +21,15 @@ from ..utils.atomic import atomic_directory
 from .arguments import SamedTrainingArguments
 from .checkpointing.checkpoints import find_checkpoint, list_checkpoints
 from .checkpointing.record import make_record
-from .checkpointing.run_folder import set_aside
+from .checkpointing.run_directory import archive_directories
 from .data import make_processor, open_store, read_training_data, slice_side
+from .distributed.logging import get_logger
 from .optimizers import check_optimizer
 from .run import TrainingPlan, TrainingRun
 
 __all__ = ["TrainingPlan", "TrainingRun", "check_base", "make_accelerator", "set_up_run"]
+
+logger = get_logger(__name__)
 
 
 def set_up_run(args: SamedTrainingArguments) -> TrainingRun:
@@ -52,7 +55,7 @@ def set_up_run(args: SamedTrainingArguments) -> TrainingRun:
         check_base(args)
     checkpoint = None
     if args.resume_from_checkpoint is not None:
-        checkpoint = find_checkpoint(output_dir, args.resume_from_checkpoint)
+        checkpoint = find_checkpoint(output_dir, args.resume_from_checkpoint, quiet=True)
     with accelerator.main_process_first():
         first = accelerator.is_local_main_process
         store = None if data is None else _store(args, data, accelerator, first)
@@ -77,10 +80,7 @@ def set_up_run(args: SamedTrainingArguments) -> TrainingRun:
 
 
 def _store(args: SamedTrainingArguments, data: CaseDataset, accelerator: Accelerator, decode: bool) -> CaseStore:
-    def say(text: str) -> None:
-        print(text, flush=True)
-
-    return open_store(args, data, make_processor(args, data), decode=decode, say=say)
+    return open_store(args, data, make_processor(args, data), decode=decode)
 
 
 def make_accelerator(args: SamedTrainingArguments, cpu: bool) -> Accelerator:
@@ -170,8 +170,8 @@ def _move_earlier_run(output_dir: Path, with_base: bool) -> None:
     old = sorted({path for pattern in patterns for path in output_dir.glob(pattern)})
     if not old:
         return
-    folder = set_aside(output_dir, old)
-    print(f"note        what an earlier run left in {output_dir} was moved to {folder}", flush=True)
+    folder = archive_directories(output_dir, old)
+    logger.info(f"note        what an earlier run left in {output_dir} was moved to {folder}")
 
 
 def _ensure_random_sam(folder: Path, args: SamedTrainingArguments) -> Path:

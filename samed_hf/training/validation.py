@@ -13,14 +13,22 @@ from accelerate.utils import gather_object
 from ..inference.slices import predict_slices
 from ..model.modeling_samed import SamedForSemanticSegmentation
 from ..scoring.metrics import binary_dice
-from .checkpointing.run_folder import on_all_ranks
+from .checkpointing.run_directory import on_all_ranks
 from .distributed.fsdp import adapter_weights
 from .distributed.interruption import Interruption
-from .monitoring.nonfinite import CaseLabels, labels_in
-from .monitoring.snapshots import validation_cases
+from .monitoring.label_checks import CaseLabels, labels_in
 from .setup import TrainingRun
 
-__all__ = ["Validation", "validate"]
+__all__ = ["Validation", "validate", "validation_cases"]
+
+_MAX_CASES = 12
+
+
+def validation_cases(run: TrainingRun) -> list[str]:
+    """The cases scored during a training: at most twelve, evenly spaced among those for validation."""
+    cases = run.data.validation
+    count = min(len(cases), _MAX_CASES)
+    return [cases[index * len(cases) // count] for index in range(count)]
 
 
 class Validation(NamedTuple):

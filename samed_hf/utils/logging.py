@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tqdm import tqdm
+
 __all__ = ["configure_logging", "console_logging"]
 
 _PACKAGE = __name__.partition(".")[0]
@@ -20,7 +22,8 @@ class _Handler(logging.Handler):
             text, stream = self.format(record), sys.stdout
             if record.levelno >= logging.WARNING:
                 text, stream = f"{record.levelname.lower():<12}{text}", sys.stderr
-            print(text, file=stream, flush=True)
+            with tqdm.external_write_mode():  # above a progress bar
+                print(text, file=stream, flush=True)
         except Exception:
             self.handleError(record)
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from ..diagnostics.validation_memory import MemoryEstimate
 from ..utils.atomic import write_text
 from ..utils.text import printable
+from .advice import Advice
 from .case_checks import window_of
 from .charts import draw_intensities, draw_sizes
 from .cohort_checks import SPLITS
@@ -21,7 +21,7 @@ from .fingerprint import PERCENTILES, channel_titles
 from .page import PAGE
 from .problems import KINDS, Problem
 from .run import Validation
-from .suggestions import Suggestion, looks_like_ct
+from .suggestions import looks_like_ct
 from .tables import (
     about_rows,
     case_rows,
@@ -39,41 +39,25 @@ FINGERPRINT, PAGE_FILE = "fingerprint.json", "validation.html"
 _FIRST = 8
 
 
-def write_fingerprint(
-    path: Path,
-    fingerprint: Mapping[str, Any],
-    problems: Sequence[Problem],
-    settings: Sequence[Suggestion],
-    command: str,
-) -> None:
-    """Write the fingerprint with problems and suggestions beside it as JSON, in one step."""
-    content = dict(fingerprint) | {
-        "problems": [problem.to_dict() for problem in problems],
-        "suggestions": {one.setting: {"value": one.value, "reason": one.reason} for one in settings},
-        "command": command,
+def write_fingerprint(path: Path, validation: Validation, advice: Advice) -> None:
+    """Write the fingerprint with problems and suggestions as JSON, atomically."""
+    content = advice.fingerprint | {
+        "problems": [problem.to_dict() for problem in validation.problems],
+        "suggestions": {one.setting: {"value": one.value, "reason": one.reason} for one in advice.suggestions},
+        "command": advice.command,
     }
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def write_report(
-    path: Path,
-    validation: Validation,
-    fingerprint: Mapping[str, Any],
-    settings: Sequence[Suggestion],
-    command: str,
-    memory: MemoryEstimate,
-    model: str,
-) -> None:
-    """Write the page: problems on top, then settings, pictures, labels, intensities and all cases.
+def write_report(path: Path, validation: Validation, advice: Advice) -> None:
+    """Write the page: problems, suggestions, images, labels, intensities, sizes and a row for each case.
 
     Args:
         path: the HTML file.
         validation: what was found.
-        fingerprint: its fingerprint.
-        settings: suggestions, and `command`, made of them.
-        memory: what the model needs, and `model`, its name.
+        advice: fingerprint and suggestions.
     """
-    data = validation.data
+    data, fingerprint = validation.data, advice.fingerprint
     in_ml = bool(validation.cases) and all(facts.voxel_ml is not None for facts in validation.cases)
     unit = "ml" if in_ml else "pixels" if data.pictures else "voxels"
     content = _template().render(
@@ -83,9 +67,9 @@ def write_report(
         created=datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
         facts=_facts(validation, fingerprint),
         kinds=_kinds(validation.problems),
-        settings=[{"flags": _flags(one), "reason": printable(one.reason)} for one in settings],
-        command=printable(command),
-        memory=memory_table(memory, model),
+        settings=[{"flags": one.text, "reason": printable(one.reason)} for one in advice.suggestions],
+        command=printable(advice.command),
+        memory=memory_table(advice.memory, advice.model),
         pictures=_pictures(validation),
         labels=label_rows(fingerprint, in_ml),
         splits=[split for split in SPLITS if fingerprint["cases"][split]],
@@ -97,7 +81,7 @@ def write_report(
         about=about_rows(fingerprint),
         cases=case_rows(validation, fingerprint, in_ml),
     )
-    # A file's name need not be text.
+    # A file's name may contain bytes that are no text.
     write_text(path, content.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
@@ -140,10 +124,6 @@ def _kinds(problems: Sequence[Problem]) -> list[dict[str, Any]]:
         }
         for (severity, kind), lines in groups.items()
     ]
-
-
-def _flags(suggestion: Suggestion) -> str:
-    return " ".join(suggestion.flags) or f"no --{suggestion.setting}"
 
 
 def _charts(validation: Validation, fingerprint: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..data.dataset import CaseDataset
 from ..model.image_processing_samed import SamedImageProcessor
+from ..utils.progress import ProgressCallback
 from .case_checks import check_case
 from .charts import draw_case
 from .cohort_checks import check_cohort, splits_of
@@ -50,28 +50,28 @@ def validate_data(
     data: CaseDataset,
     processor: SamedImageProcessor,
     *,
-    pictures_per_split: int = 3,
-    on_case: Callable[[int, int], None] | None = None,
+    images_per_split: int = 3,
+    progress: ProgressCallback | None = None,
 ) -> Validation:
     """Look through a data set for what would spoil a training.
 
     Args:
         data: the data set; nothing of it is changed.
         processor: says how scans are cut; see [`~samed_hf.training.data.make_processor`].
-        pictures_per_split: how many cases of each split are drawn, and as many with doubtful labels.
-        on_case: told how many of how many cases are done.
+        images_per_split: how many cases of each split are drawn, and as many with doubtful labels.
+        progress: called with how many of how many cases are done.
     """
     validation = Validation(data, processor)
     splits: dict[str, str] = {}
     for split, names in splits_of(data).items():
         for name in names:
             splits.setdefault(name, split)
-    drawn = _spread(data, pictures_per_split)
+    drawn = _spread(data, images_per_split)
     budget = int(np.clip(_SAMPLED // max(1, len(splits)), _LEAST, _MOST))
     for done, (name, split) in enumerate(splits.items(), 1):
-        _look_at(validation, name, split, budget, drawn, pictures_per_split)
-        if on_case is not None:
-            on_case(done, len(splits))
+        _look_at(validation, name, split, budget, drawn, images_per_split)
+        if progress is not None:
+            progress(done, len(splits))
     failed = len(splits) - sum(facts.voxels is not None for facts in validation.cases)
     validation.problems = sort_problems([*validation.problems, *check_cohort(data, validation.cases, failed)])
     return validation

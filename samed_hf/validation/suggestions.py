@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..diagnostics.validation_memory import MemoryEstimate
 from ..model.image_processing_samed import SamedImageProcessor
 from ..transforms.intensity import CT_WINDOW, guess_preprocessing
 
-__all__ = ["Suggestion", "looks_like_ct", "suggest_batch", "suggest_settings", "training_command"]
+__all__ = ["Suggestion", "looks_like_ct", "suggest_settings"]
 
 _SIZES = (128, 256, 384, 512)
-_BATCHES = (12, 6, 4, 3, 2, 1)  # the paper's, and those that accumulate to it
 _SMALL = 4.0
 _CONTEXT_MM = 3.0
 _PLANES = {"axial": "up_down", "coronal": "front_back", "sagittal": "left_right"}
@@ -46,16 +43,10 @@ class Suggestion:
         values = self.value if isinstance(self.value, list | tuple) else [self.value]
         return [f"--{self.setting}", *(f"{value:g}" if isinstance(value, float) else str(value) for value in values)]
 
-
-def training_command(settings: Sequence[Suggestion], given: Sequence[str]) -> str:
-    """The command to copy.
-
-    Args:
-        settings: the suggestions.
-        given: flags that name model, data and output.
-    """
-    flags = [flag for one in settings for flag in one.flags]
-    return shlex.join(["samed-hf", "train", *given, *flags])
+    @property
+    def text(self) -> str:
+        """The flags in one string; "no --SETTING" where training's default fits."""
+        return " ".join(self.flags) or f"no --{self.setting}"
 
 
 def suggest_settings(fingerprint: Mapping[str, Any], processor: SamedImageProcessor) -> list[Suggestion]:
@@ -73,35 +64,6 @@ def suggest_settings(fingerprint: Mapping[str, Any], processor: SamedImageProces
         plane, suggestion = _plane(fingerprint, own)
         settings.append(suggestion)
     return [*settings, _image_size(fingerprint, plane, own), _context(fingerprint, plane, own)]
-
-
-def suggest_batch(estimate: MemoryEstimate, available: int | None, device: str) -> list[Suggestion]:
-    """How many slices go through the model at once.
-
-    Args:
-        estimate: the model's memory.
-        available: bytes that may be taken.
-        device: what has them, for people.
-    """
-    name, least = "per_device_train_batch_size", 1e9
-    fits = [size for size in _BATCHES if estimate.training(size) <= available]
-    gigabytes = f"{available / least:.1f} GB may be taken of {device}"
-    if not fits:
-        need = estimate.training(1, gradient_checkpointing=True) / least
-        reason = f"{gigabytes}: less than one slice needs; with gradient checkpointing it is about {need:.1f} GB"
-        return [
-            Suggestion(name, 1, reason),
-            Suggestion("gradient_accumulation_steps", _BATCHES[0], "12 slices a step, as in the paper"),
-            Suggestion("gradient_checkpointing", True, "computes the encoder twice instead of keeping it"),
-        ]
-    reason = f"about {estimate.training(fits[0]) / least:.1f} GB; {gigabytes}"
-    if fits[0] == _BATCHES[0]:
-        return [Suggestion(name, fits[0], reason)]
-    steps = _BATCHES[0] // fits[0]
-    return [
-        Suggestion(name, fits[0], reason),
-        Suggestion("gradient_accumulation_steps", steps, "12 slices a step, as in the paper"),
-    ]
 
 
 def _intensities(fingerprint: Mapping[str, Any], processor: SamedImageProcessor) -> Suggestion:

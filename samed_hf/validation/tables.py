@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..diagnostics.validation_memory import MemoryEstimate
+from ..diagnostics.memory import MemoryEstimate
 from ..reporting.colors import label_colors
 from ..reporting.preview import slice_plane
 from ..utils.text import printable
@@ -29,26 +29,26 @@ _THIN = "\N{NARROW NO-BREAK SPACE}"
 
 
 def memory_table(memory: MemoryEstimate, model: str) -> dict[str, Any]:
-    """What a model needs for batches of some sizes, and how that is reckoned."""
+    """What a model needs for batches of some sizes, and how that is computed."""
     rows = {
-        "training": [memory.training(size) for size in _BATCHES],
+        "training": [memory.training(size).total for size in _BATCHES],
         "training with --gradient_checkpointing": [
-            memory.training(size, gradient_checkpointing=True) for size in _BATCHES
+            memory.training(size, gradient_checkpointing=True).total for size in _BATCHES
         ],
         "prediction": [memory.prediction(size) for size in _BATCHES],
     }
+    one = memory.training(1)
+    attention = "in one kernel, as on an accelerator" if memory.settings.fused else "in tiles, as on a processor"
     return {
         "model": model,
-        "image_size": memory.image_size,
+        "image_size": memory.settings.image_size,
         "sizes": _BATCHES,
         "rows": [{"name": name, "cells": [_size(value) for value in values]} for name, values in rows.items()],
         "formula": (
-            f"Training: {grouped(memory.parameters)} weights, and a gradient and two moments of AdamW for each of the "
-            f"{grouped(memory.trained)} that are trained, 4 bytes each ({_size(memory.fixed)}), and "
-            f"{_size(memory.per_slice)} for every slice: the most bytes that tensors take at one moment of a "
-            "step, as the model itself tells, run on shapes alone. All in float32, with attention by its plain "
-            "formula. Fused attention and mixed precision take less; the accelerator's own context and its reserve "
-            "come on top."
+            f"Training: {grouped(one.parameters)} weights ({_size(one.weights)}), two moments of AdamW for each of the "
+            f"{grouped(one.trained)} that are trained ({_size(one.optimizer)}), and activations and gradients at the "
+            "moment of a step when they are most. All in float32, with attention computed " + attention + ". Mixed "
+            "precision takes less; the libraries, an accelerator's context and its reserve come on top."
         ),
     }
 

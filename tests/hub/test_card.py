@@ -6,7 +6,8 @@ import re
 import pytest
 from huggingface_hub import ModelCard
 
-from samed_hf.hub.card import is_local_base, write_card
+from samed_hf.hub import write_card
+from samed_hf.hub.card import is_local_base
 
 METRICS = {
     "protocol": "strict",
@@ -84,7 +85,7 @@ def test_a_base_that_is_not_on_the_hub_is_not_named(card):
 
 
 @pytest.mark.parametrize("base", ["./base_model", "../sam", "/data/sam", "~/sam", "C:\\sam", "a/b/c"])
-def test_places_on_a_disk(base):
+def test_paths_of_a_file_system(base):
     assert is_local_base(base)
 
 

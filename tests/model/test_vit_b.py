@@ -5,7 +5,7 @@ import torch
 from transformers import SamConfig, SamModel
 
 from samed_hf import SamedForSemanticSegmentation, samed_lora_config
-from samed_hf.hub.push import lay_out_repository
+from samed_hf.hub import lay_out_repository
 
 from ..conftest import randomize_lora
 

@@ -11,8 +11,8 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import DistributedType
 
-from samed_hf.cli.train import parse_arguments
 from samed_hf.model import vision_encoder
+from samed_hf.training import parse_arguments
 
 from ..conftest import TINY_SIZE
 

@@ -57,8 +57,8 @@ def test_it_warns_where_memory_is_short_and_says_what_would_help(tiny_sam, tiny_
     monkeypatch.setattr("samed_hf.training.dry_run.free_memory", lambda device: 10**6)
     monkeypatch.setattr("samed_hf.training.dry_run.computes_bfloat16", lambda device: False)
     assert main(flags(tiny_sam, tiny_data, tmp_path / "run", "--dry_run", "--per_device_train_batch_size", 8)) == 0
-    printed = capsys.readouterr().out
-    assert "warning     0.0" in printed
+    printed, warnings = capsys.readouterr()
+    assert "warning     0.0" in warnings
     tried = [line for line in printed.splitlines() if line.startswith("try")]
     assert any("--gradient_checkpointing" in line for line in tried)
     assert any("--per_device_train_batch_size 4 with twice the --gradient_accumulation_steps" in line for line in tried)

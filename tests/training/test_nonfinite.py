@@ -4,19 +4,23 @@ import math
 import numpy as np
 import pytest
 
-from samed_hf.training.monitoring.nonfinite import CaseLabels, LabelChecks, NonFiniteGuard, labels_in
+from samed_hf.training.monitoring.label_checks import CaseLabels, LabelChecks, labels_in
+from samed_hf.training.monitoring.nonfinite import NonFiniteGuard
 
 LABELS = {0: "background", 1: "disc", 2: "bar"}
 NAN, INF = math.nan, math.inf
 
 
 @pytest.fixture
-def told():
-    return []
+def told(caplog, monkeypatch):
+    """Messages as they are logged."""
+    messages = []
+    monkeypatch.setattr(caplog.handler, "emit", lambda record: messages.append(record.getMessage()))
+    return messages
 
 
 def test_finite_steps_are_accepted_in_silence(told):
-    guard = NonFiniteGuard(0, told.append)
+    guard = NonFiniteGuard(0)
     assert all(guard.accepts(step, 0.5, 1.0, ["a"]) for step in range(1, 20))
     assert (guard.skipped, told) == (0, [])
     guard.check_end()
@@ -24,7 +28,7 @@ def test_finite_steps_are_accepted_in_silence(told):
 
 @pytest.mark.parametrize(("loss", "norm"), [(NAN, 1.0), (INF, 1.0), (0.5, NAN), (0.5, INF)])
 def test_a_step_that_is_not_finite_is_skipped_and_told_with_its_cases(told, loss, norm):
-    guard = NonFiniteGuard(3, told.append)
+    guard = NonFiniteGuard(3)
     assert not guard.accepts(7, loss, norm, ["b", "a", "b"])
     assert guard.skipped == 1
     (line,) = told
@@ -32,7 +36,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_told_with_its_cases(told, loss
 
 
 def test_the_limit_is_on_steps_in_a_row(told):
-    guard = NonFiniteGuard(2, told.append)
+    guard = NonFiniteGuard(2)
     for step in range(1, 31):  # two bad steps, one good one, again and again
         assert guard.accepts(step, 0.5 if step % 3 == 0 else NAN, 1.0, ["a"]) == (step % 3 == 0)
     assert guard.skipped == 20
@@ -45,29 +49,29 @@ def test_the_limit_is_on_steps_in_a_row(told):
 
 def test_a_limit_of_none_stops_at_once(told):
     with pytest.raises(ValueError, match="1 step had to be skipped, max_skipped_steps is 0"):
-        NonFiniteGuard(0, told.append).accepts(1, NAN, 1.0, [])
+        NonFiniteGuard(0).accepts(1, NAN, 1.0, [])
     assert told == []
 
 
 def test_many_cases_are_counted(told):
-    NonFiniteGuard(1, told.append).accepts(1, NAN, 1.0, [f"case{number:02d}" for number in range(15)])
+    NonFiniteGuard(1).accepts(1, NAN, 1.0, [f"case{number:02d}" for number in range(15)])
     assert "case11 and 3 more" in told[0]
     assert "case12" not in told[0]
 
 
 def test_with_a_loss_scaler_an_overflow_is_its_business_but_not_for_ever(told):
-    guard = NonFiniteGuard(2, told.append)
+    guard = NonFiniteGuard(2)
     assert all(guard.accepts(step, 0.5, INF, ["a"], scaled=True) for step in range(1, 43))
     assert (guard.skipped, told) == (0, [])
     with pytest.raises(ValueError, match=r"stopped at step 43.*norm inf.*43 steps in a row"):
         guard.accepts(43, 0.5, INF, ["a"], scaled=True)
-    guard = NonFiniteGuard(2, told.append)
+    guard = NonFiniteGuard(2)
     assert not guard.accepts(1, NAN, NAN, ["a"], scaled=True)
     assert guard.skipped == 1
 
 
 def test_a_training_that_ends_before_the_limit_without_a_step_done(told):
-    guard = NonFiniteGuard(10, told.append)
+    guard = NonFiniteGuard(10)
     for step in range(1, 4):
         guard.accepts(step, NAN, NAN, ["a"])
     with pytest.raises(ValueError, match="ended without one finite step, 3 were skipped"):
@@ -77,10 +81,10 @@ def test_a_training_that_ends_before_the_limit_without_a_step_done(told):
 
 
 def test_a_continued_run_counts_on(told):
-    guard = NonFiniteGuard(2, told.append)
+    guard = NonFiniteGuard(2)
     for loss in (0.5, NAN, NAN):
         guard.accepts(1, loss, 1.0, [])
-    other = NonFiniteGuard(2, told.append)
+    other = NonFiniteGuard(2)
     other.load_state_dict(json.loads(json.dumps(guard.state_dict())))
     assert other.skipped == 2
     other.check_end()
@@ -90,7 +94,7 @@ def test_a_continued_run_counts_on(told):
 
 def test_a_limit_below_zero():
     with pytest.raises(ValueError, match="limit is -1: expected"):
-        NonFiniteGuard(-1, print)
+        NonFiniteGuard(-1)
 
 
 def label_map(*values):
@@ -107,14 +111,14 @@ def test_labels_in_a_map():
 
 
 def test_training_cases_of_background_alone_and_labels_without_a_case(told):
-    watch = LabelChecks(LABELS, told.append)
+    watch = LabelChecks(LABELS)
     watch.training([("full", label_map(1, 2)), ("other", label_map(2))])
     assert told == []
     cases = [("a", label_map(1)), ("empty", label_map()), ("void", label_map())]
     watch.training(cases)
     assert [line.split(":")[0] for line in told] == [
-        "warning     the labels of empty, void are background alone",
-        "warning     no training case holds bar (label 2)",
+        "the labels of empty, void are background alone",
+        "no training case holds bar (label 2)",
     ]
     watch.training(cases)
     assert len(told) == 2
@@ -125,7 +129,7 @@ def case(name, present, predicted):
 
 
 def test_a_model_that_predicts_background_alone_is_told_once(told):
-    watch = LabelChecks(LABELS, told.append)
+    watch = LabelChecks(LABELS)
     empty = [case("a", {0, 1}, {0}), case("b", {0, 2}, {0}), case("healthy", {0}, {0})]
     for step in (10, 20):
         watch.predictions(step, empty)
@@ -134,18 +138,18 @@ def test_a_model_that_predicts_background_alone_is_told_once(told):
 
 
 def test_one_case_of_background_alone_and_a_label_never_predicted(told):
-    watch = LabelChecks(LABELS, told.append)
+    watch = LabelChecks(LABELS)
     cases = [case("a", {0, 1, 2}, {0}), case("b", {0, 2}, {0, 1}), case("healthy", {0}, {0})]
     for step in (10, 20):
         watch.predictions(step, cases)
     assert told == [
-        "warning     after step 10 a is predicted as background alone",
-        "warning     after step 10 predicted in no validation case: bar",
+        "after step 10 a is predicted as background alone",
+        "after step 10 predicted in no validation case: bar",
     ]
 
 
 def test_what_is_as_the_truth_is_not_told(told):
-    watch = LabelChecks(LABELS, told.append)
+    watch = LabelChecks(LABELS)
     watch.predictions(10, [case("healthy", {0}, {0}), case("a", {0, 1}, {0, 1})])
     assert told == []
     watch.predictions(20, [])

@@ -59,7 +59,7 @@ def runs(uneven_data, tiny_sam, tmp_path_factory) -> dict[int, Path]:
     plan = {"folder": str(root), "batch": BATCH, "numbers": [1, 2, 4], "settings": settings}
     (root / "plan.json").write_text(json.dumps(plan))
     result = subprocess.run(
-        [sys.executable, "-m", "tests.train_in_processes", str(root / "plan.json")],
+        [sys.executable, "-m", "tests.training.train_in_processes", str(root / "plan.json")],
         cwd=Path(__file__).parents[2],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,

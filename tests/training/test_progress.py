@@ -17,7 +17,6 @@ from tqdm import tqdm
 from samed_hf.training.monitoring import progress as training_progress
 from samed_hf.training.monitoring.log import LogFile, numbers_of
 from samed_hf.training.monitoring.progress import Progress, read_log, used_memory
-from samed_hf.training.run import TrainingRun
 
 LABELS = {0: "background", 1: "left kidney", 2: "a,b/µ"}
 WIDTH = 100
@@ -50,7 +49,7 @@ def clock(monkeypatch):
 
 
 @pytest.fixture
-def make_run(tmp_path):
+def make_run(tmp_path, printed_log):
     def make(steps=100, log=(), main=True):
         told = []
         run = SimpleNamespace(
@@ -63,7 +62,6 @@ def make_run(tmp_path):
                 is_main_process=main, log=lambda values, step: told.append((step, values)), trackers=[]
             ),
         )
-        run.say = lambda text: TrainingRun.say(run, text)
         return run
 
     return make

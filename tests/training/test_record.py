@@ -30,9 +30,7 @@ from ..conftest import TINY_SIZE
 def fingerprint(data_dir, output_dir):
     args = SamedTrainingArguments(data_dir=str(data_dir), output_dir=str(output_dir), image_size=TINY_SIZE)
     data = read_training_data(args)
-    return data_fingerprint(
-        data, open_store(args, data, make_processor(args, data), decode=True, say=lambda text: None)
-    )
+    return data_fingerprint(data, open_store(args, data, make_processor(args, data), decode=True))
 
 
 def test_the_datas_fingerprint_is_of_what_is_in_it_not_of_where_it_lies(tiny_data, tmp_path):

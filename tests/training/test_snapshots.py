@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 
 from samed_hf.data.dataset import Case
@@ -14,7 +13,8 @@ from samed_hf.reporting.colors import label_colors
 from samed_hf.training.arguments import SamedTrainingArguments
 from samed_hf.training.loop import train
 from samed_hf.training.monitoring import snapshots as watching
-from samed_hf.training.monitoring.snapshots import Watch, validation_cases
+from samed_hf.training.monitoring.snapshots import ValidationSnapshots
+from samed_hf.training.validation import validation_cases
 
 from ..conftest import TINY_LABELS, TINY_SIZE
 
@@ -51,8 +51,6 @@ def make_run(tmp_path):
             plan=SimpleNamespace(steps=50),
             output_dir=tmp_path,
             accelerator=SimpleNamespace(is_main_process=main, trackers=list(trackers)),
-            told=(told := []),
-            say=told.append,
         )
 
     return make
@@ -81,29 +79,29 @@ def test_slices_are_of_the_cases_with_most_labels(make_run):
         make_case("three", [[1], [1, 2, 3], [2]]),
         make_case("two", [[2], [], [1, 2], [1]]),
     ]
-    assert Watch(make_run(cases), 1).slices == [("three", 1)]
-    assert Watch(make_run(cases), 2).slices == [("three", 1), ("two", 2)]
-    assert Watch(make_run(cases), 3).cases == ["three", "two", "one"]
-    assert Watch(make_run(cases), 4).cases == ["three", "two", "one", "none"]
-    assert Watch(make_run(cases[::-1]), 2).cases == ["three", "two"]
+    assert ValidationSnapshots(make_run(cases), 1).slices == [("three", 1)]
+    assert ValidationSnapshots(make_run(cases), 2).slices == [("three", 1), ("two", 2)]
+    assert ValidationSnapshots(make_run(cases), 3).cases == ["three", "two", "one"]
+    assert ValidationSnapshots(make_run(cases), 4).cases == ["three", "two", "one", "none"]
+    assert ValidationSnapshots(make_run(cases[::-1]), 2).cases == ["three", "two"]
     # Of equal cases the first ones.
     same = [make_case(name, [[1, 2]]) for name in "cab"]
-    assert Watch(make_run(same), 2).cases == ["c", "a"]
+    assert ValidationSnapshots(make_run(same), 2).cases == ["c", "a"]
 
 
 def test_few_cases_give_several_slices_and_no_slice_comes_twice(make_run):
     cases = [make_case("a", [[1], [1, 2], [1], [], [3], [3, 2]]), make_case("b", [[], [2]])]
-    watch = Watch(make_run(cases), 5)
+    watch = ValidationSnapshots(make_run(cases), 5)
     assert [name for name, _ in watch.slices] == ["a", "a", "a", "b", "b"]
     assert len(set(watch.slices)) == 5
-    assert len(Watch(make_run(cases), 100).slices) == 8  # all there are
-    assert watch.slices == Watch(make_run(cases), 5).slices
+    assert len(ValidationSnapshots(make_run(cases), 100).slices) == 8  # all there are
+    assert watch.slices == ValidationSnapshots(make_run(cases), 5).slices
 
 
 @pytest.mark.parametrize("count", [0, 4])
 def test_nothing_to_watch(make_run, count, tmp_path):
     run = make_run([make_case("a", [[1]])] if not count else [])
-    watch = Watch(run, count)
+    watch = ValidationSnapshots(run, count)
     assert (watch.slices, watch.cases) == ([], [])
     assert watch.draw(3, {}) is None
     assert list(tmp_path.iterdir()) == []
@@ -124,7 +122,7 @@ def test_the_picture_shows_image_truth_and_prediction_upright(make_run, drawn, t
     prediction = np.zeros_like(case.label)
     prediction[1, 0] = 1  # the first label whole, of the second nothing: Dice 1 and 0
     for up in (True, False):
-        path = Watch(make_run([case], up=up), 1).draw(123, {"a": prediction})
+        path = ValidationSnapshots(make_run([case], up=up), 1).draw(123, {"a": prediction})
         assert path == tmp_path / "watch" / "step-000123.png"
         (row,) = drawn[-1]
         turn = slice(None, None, -1) if up else slice(None)
@@ -142,17 +140,17 @@ def test_the_picture_shows_image_truth_and_prediction_upright(make_run, drawn, t
 def test_pictures_lie_as_they_are_and_keep_their_colours(make_run, drawn):
     case = make_case("a", [[1]])
     colored = Case("a", np.stack([case.image, case.image / 2, case.image / 4], axis=1), case.label)
-    Watch(make_run([colored], pictures=True), 1).draw(1, {"a": case.label})
+    ValidationSnapshots(make_run([colored], pictures=True), 1).draw(1, {"a": case.label})
     np.testing.assert_array_equal(drawn[-1][0].image, np.moveaxis(colored.image[0], 0, 2))
     assert drawn[-1][0].result == "prediction, Dice 1.00"
     # Of a scan's several channels the first is shown.
-    Watch(make_run([colored], up=False), 1).draw(2, {"a": case.label})
+    ValidationSnapshots(make_run([colored], up=False), 1).draw(2, {"a": case.label})
     np.testing.assert_array_equal(drawn[-1][0].image, case.image[0])
 
 
 def test_slices_of_different_sizes_share_a_picture_and_missing_cases_are_left_out(make_run, drawn):
     cases = [make_case("a", [[1, 2]]), make_case("b", [[1]], shape=(20, 6)), make_case("c", [[]])]
-    watch = Watch(make_run(cases), 3)
+    watch = ValidationSnapshots(make_run(cases), 3)
     assert watch.draw(1, {case.name: case.label for case in cases}) is not None
     assert [row.image.shape for row in drawn[-1]] == [(8, 10), (20, 6), (8, 10)]
     assert drawn[-1][2].result == "prediction, Dice -"
@@ -161,29 +159,30 @@ def test_slices_of_different_sizes_share_a_picture_and_missing_cases_are_left_ou
 
 
 def test_predictions_of_another_shape_are_refused(make_run):
-    watch = Watch(make_run([make_case("a", [[1]])]), 1)
+    watch = ValidationSnapshots(make_run([make_case("a", [[1]])]), 1)
     with pytest.raises(ValueError, match=r"predictions\['a'\] has the shape \(1, 4, 4\): expected \(1, 8, 10\)"):
         watch.draw(1, {"a": np.zeros((1, 4, 4), dtype=np.uint8)})
 
 
-def test_a_full_disk_is_told_and_the_training_goes_on(make_run, monkeypatch):
+def test_a_full_disk_is_told_and_the_training_goes_on(make_run, monkeypatch, caplog):
     case = make_case("a", [[1]])
     run = make_run([case], [tracker := Tracker()])
-    watch = Watch(run, 1)
+    watch = ValidationSnapshots(run, 1)
 
     def fail(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(watching, "draw_rows", fail)
     assert watch.draw(7, {"a": case.label}) is None
-    assert len(run.told) == 1
-    assert "step-000007.png couldn't be written (No space left on device)" in run.told[0]
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "step-000007.png couldn't be written (No space left on device)" in record.getMessage()
     assert tracker.given == []
 
 
 def test_other_processes_choose_alike_and_draw_nothing(make_run, tmp_path):
     case = make_case("a", [[1], [1, 2]])
-    watch = Watch(make_run([case], main=False), 1)
+    watch = ValidationSnapshots(make_run([case], main=False), 1)
     assert watch.slices == [("a", 1)]
     assert watch.draw(1, {"a": case.label}) is None
     assert list(tmp_path.iterdir()) == []
@@ -195,7 +194,7 @@ def test_other_processes_choose_alike_and_draw_nothing(make_run, tmp_path):
 @pytest.mark.parametrize("name", ["wandb", "swanlab", "aim", "clearml", "tensorboard"])
 def test_each_tracker_gets_the_picture_in_its_own_way(make_run, name):
     case = make_case("a", [[1]])
-    path = Watch(make_run([case], [tracker := Tracker(name)]), 1).draw(9, {"a": case.label})
+    path = ValidationSnapshots(make_run([case], [tracker := Tracker(name)]), 1).draw(9, {"a": case.label})
     ((values, step, how),) = tracker.given
     (value,) = values.values()
     assert step == 9
@@ -212,7 +211,7 @@ def test_trackio_gets_its_own_kind_of_image(make_run, monkeypatch):
     given = []
     tracker = SimpleNamespace(name="trackio", log=lambda values, step: given.append((values, step)))
     case = make_case("a", [[1]])
-    Watch(make_run([case], [tracker, SimpleNamespace(name="mlflow")]), 1).draw(9, {"a": case.label})
+    ValidationSnapshots(make_run([case], [tracker, SimpleNamespace(name="mlflow")]), 1).draw(9, {"a": case.label})
     ((values, step),) = given
     kind, shape = values["validation slices"]
     assert (kind, shape[2], step) == ("image", 3, 9)
@@ -234,8 +233,6 @@ def test_a_training_leaves_pictures_of_the_same_slices_at_every_validation(tiny_
     )
     run = train(args)
     run.accelerator.end_training()
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
     names = sorted(path.name for path in (tmp_path / "run" / "watch").iterdir())
     assert names == ["step-000002.png", "step-000004.png"]
     first, last = drawn

@@ -4,20 +4,11 @@ import shutil
 
 import nibabel as nib
 import numpy as np
-import pytest
-from accelerate.state import AcceleratorState, GradientState
 
 from samed_hf.cli import main
 from samed_hf.data.layouts.synapse import read_slice, write_slice
 
 from ..data_folders import make_scans, write_nnunet
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate_state():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 def spoil_slices(folder, cases, what):
@@ -44,14 +35,15 @@ def test_one_nan_image_and_one_case_of_background_train_through(tiny_sam, tiny_d
     spoil_slices(data, ["case0001"], with_nan)
     spoil_slices(data, ["case0003"], lambda image, label: (image, np.zeros_like(label)))
     assert run(tiny_sam, data, tmp_path / "run") == 0
-    lines = capsys.readouterr().out.splitlines()
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
     left_out = [line for line in lines if "left out of the training" in line]
     assert len(left_out) == 1
     assert "case0001" in left_out[0]
     assert "NaN" in left_out[0]
     background = [line for line in lines if "background alone" in line and line.startswith("warning")]
     assert "case0003" in background[0]
-    assert any("5 cases to train on" in line for line in lines)
+    assert "5 cases to train on" in out
     assert (tmp_path / "run" / "adapter_model.safetensors").is_file()
 
 
@@ -74,5 +66,5 @@ def test_whole_scans_with_nan_too(tiny_sam, tmp_path, capsys):
     nib.save(nib.Nifti1Image(values, scan.affine), path)
     assert run(tiny_sam, data, tmp_path / "run") == 0
     assert path.name.removesuffix("_0000.nii.gz") in next(
-        line for line in capsys.readouterr().out.splitlines() if "left out of the training" in line
+        line for line in capsys.readouterr().err.splitlines() if "left out of the training" in line
     )

@@ -1,6 +1,6 @@
 """One training in several numbers of processes, for test_processes.py: a script, for it may not share pytest's threads.
 
-`python -m tests.train_in_processes SETTINGS.json`, which holds `{"folder": …, "batch": …, "numbers": […],
+`python -m tests.training.train_in_processes SETTINGS.json`, which holds `{"folder": …, "batch": …, "numbers": […],
 "settings": {…}}`. torch's launcher forks the processes from this one, so that torch and transformers are imported once.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-import samed_hf.cli.train  # noqa: F401  once for all processes
+import samed_hf.training.pipeline  # noqa: F401  once for all processes
 from samed_hf.cli import main
 from samed_hf.data.cache import CaseStore
 from samed_hf.inference import slices as inference

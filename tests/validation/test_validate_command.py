@@ -43,7 +43,7 @@ def check(root, tolerance=0.1, **settings):
     """What is found in a folder."""
     data = read_data(root, geometry_tolerance=tolerance)
     processor = make_processor(SamedTrainingArguments(data_dir=str(root), **settings), data)
-    return validate_data(data, processor, pictures_per_split=0)
+    return validate_data(data, processor, images_per_split=0)
 
 
 def told(validation, *severities):

@@ -12,7 +12,8 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from ...utils.atomic import fsync, replace_directory, write_text
-from .run_folder import on_all_ranks
+from ..distributed.logging import get_logger
+from .run_directory import on_all_ranks
 
 __all__ = [
     "check_checkpoint",
@@ -20,6 +21,8 @@ __all__ = [
     "list_checkpoints",
     "write_checkpoint",
 ]
+
+logger = get_logger(__name__)
 
 _NAME = re.compile(r"^checkpoint-(\d+)$")
 _MANIFEST = "manifest.json"
@@ -122,13 +125,13 @@ def check_checkpoint(folder: Path) -> str | None:
     return None
 
 
-def find_checkpoint(output_dir: Path, wanted: str, say: Callable[[str], None] | None = None) -> Path | None:
+def find_checkpoint(output_dir: Path, requested: str, *, quiet: bool = False) -> Path | None:
     """The checkpoint to continue from: a folder, or "latest" for the last whole one of the run.
 
     Args:
         output_dir: the run's folder.
-        wanted: a folder, or "latest".
-        say: told of damaged checkpoints that are left out.
+        requested: a directory, or "latest".
+        quiet: log no warning of damaged checkpoints that are skipped.
 
     Returns:
         The folder; `None` where "latest" finds no whole one: the run begins at its first step, so that a scheduler can
@@ -138,19 +141,19 @@ def find_checkpoint(output_dir: Path, wanted: str, say: Callable[[str], None] | 
         FileNotFoundError: the folder isn't there, or is no checkpoint.
         ValueError: the folder is a damaged checkpoint.
     """
-    if wanted == "latest":
+    if requested == "latest":
         for folder in reversed(list_checkpoints(output_dir)):
             problem = check_checkpoint(folder)
             if problem is None:
                 return folder
-            if say is not None:
-                say(f"warning     {folder} is damaged ({problem}) and left out")
+            if not quiet:
+                logger.warning(f"{folder} is damaged ({problem}) and left out")
         return None
-    folder = Path(wanted)
+    folder = Path(requested)
     problem = check_checkpoint(folder)
     if problem and not (folder / _MANIFEST).is_file():
         raise FileNotFoundError(
-            f"resume_from_checkpoint {wanted!r} is no whole checkpoint ({problem}): expected a folder "
+            f"resume_from_checkpoint {requested!r} is no whole checkpoint ({problem}): expected a folder "
             f"checkpoint-STEP, or latest."
         )
     if problem:

@@ -21,7 +21,9 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from ...utils.atomic import remove_leftovers, write_text
+from ...utils.settings import field_names
 from ..distributed.fsdp import adapter_weights, shard_state_dict
+from ..distributed.logging import get_logger
 from ..early_stopping import EarlyStopping
 from ..ema import ExponentialMovingAverage
 from ..monitoring.nonfinite import NonFiniteGuard
@@ -30,14 +32,13 @@ from ..optimizers import make_optimizer
 from ..schedules import warmup_polynomial
 from ..setup import TrainingRun
 from .checkpoints import find_checkpoint, list_checkpoints, write_checkpoint
-from .run_folder import set_aside
+from .run_directory import archive_directories
 
 __all__ = ["TrainingState", "load_adapter"]
 
+logger = get_logger(__name__)
+
 _STATE, _LOG = "training_state.json", "training_log.csv"
-_SHARED = ("seed", "rank", "variant", "image_size", "augmentation", "learning_rate", "weight_decay", "lr_power")
-_SHARED += ("per_device_train_batch_size", "gradient_accumulation_steps", "mixed_precision", "num_folds", "fold")
-_SHARED += ("preprocessing", "intensity_window", "orientation", "plane", "context_slices", "optimizer", "ema_decay")
 
 
 @dataclass
@@ -83,7 +84,7 @@ class TrainingState:
         )
         model, optimizer = accelerator.prepare(run.model, optimizer)
         trained = [weight for weight in model.parameters() if weight.requires_grad]
-        guard, best = NonFiniteGuard(args.max_skipped_steps, run.say), EarlyStopping(args.early_stopping_patience)
+        guard, best = NonFiniteGuard(args.max_skipped_steps), EarlyStopping(args.early_stopping_patience)
         average = ExponentialMovingAverage(trained, args.ema_decay) if args.ema_decay is not None else None
         accelerator.register_for_checkpointing(schedule, *([average] if average is not None else []))
         state = cls(run, model, trained, optimizer, schedule, guard, best, average)
@@ -132,20 +133,20 @@ class TrainingState:
             ValueError: other settings or another number of processes wrote it, or it is damaged.
             FileNotFoundError: it isn't there.
         """
-        run, wanted = self.run, self.run.args.resume_from_checkpoint
+        run, requested = self.run, self.run.args.resume_from_checkpoint
         if run.accelerator.is_main_process:
             run.output_dir.mkdir(parents=True, exist_ok=True)
             remove_leftovers(run.output_dir)
         run.accelerator.wait_for_everyone()
-        if wanted is None:
+        if requested is None:
             return
-        folder = _agree(run, lambda: find_checkpoint(run.output_dir, wanted, run.say))
+        folder = _agree(run, lambda: find_checkpoint(run.output_dir, requested))
         if folder is None:
-            run.say(f"resume      {run.output_dir} has no whole checkpoint yet: from the first step")
+            logger.info(f"resume      {run.output_dir} has no whole checkpoint yet: from the first step")
         else:
             self._load(folder)
-            run.say(f"resume      {folder}, {self.step} steps done")
-        _agree(run, lambda: _part_with_later(run, self.step))
+            logger.info(f"resume      {folder}, {self.step} steps done")
+        _agree(run, lambda: _archive_later_checkpoints(run, self.step))
 
     def _load(self, folder: Path) -> None:
         run = self.run
@@ -197,7 +198,9 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
 
 def _shared_settings(run: TrainingRun) -> dict[str, Any]:
     """What a run that continues another must have in common with it."""
-    return {name: getattr(run.args, name) for name in _SHARED} | {"training slices": run.num_slices}
+    return {name: getattr(run.args, name) for name in field_names(run.args, "resume")} | {
+        "training slices": run.num_slices
+    }
 
 
 def _check_fits(run: TrainingRun, folder: Path, state: dict[str, Any]) -> None:
@@ -233,12 +236,12 @@ def _damaged(folder: Path, error: Exception) -> ValueError:
     )
 
 
-def _part_with_later(run: TrainingRun, step: int) -> None:
+def _archive_later_checkpoints(run: TrainingRun, step: int) -> None:
     """Move checkpoints of later steps away: they are damaged, or of a course that is left here."""
     later = [path for path in list_checkpoints(run.output_dir) if int(path.name.rpartition("-")[2]) > step]
     if later:
-        earlier = set_aside(run.output_dir, later)
-        run.say(f"note        {', '.join(path.name for path in later)} moved to {earlier}")
+        earlier = archive_directories(run.output_dir, later)
+        logger.info(f"note        {', '.join(path.name for path in later)} moved to {earlier}")
 
 
 def _agree(run: TrainingRun, find: Callable[[], Any]) -> Any:

@@ -14,11 +14,14 @@ import psutil
 import torch
 from tqdm import tqdm
 
+from ..distributed.logging import get_logger
 from ..early_stopping import EarlyStopping
 from ..run import TrainingRun
 from .log import LogFile, numbers_of, read_log
 
 __all__ = ["Progress", "read_log", "used_memory"]
+
+logger = get_logger(__name__)
 
 _WIDTH = 100
 _LINES, _SECONDS = 20, 60.0
@@ -90,9 +93,9 @@ class Progress:
         validated = row.get("validation_dice") is not None
         if not self.terminal and (validated or self._speaks(row["step"])):
             self.told = time.monotonic()
-            self.run.say(self._lines(row))
+            logger.info(self._lines(row))
         if validated:
-            self.run.say(self._validation(row))
+            logger.info(self._validation(row))
 
     def _speaks(self, step: int) -> bool:
         every = max(1, self.steps // _LINES)

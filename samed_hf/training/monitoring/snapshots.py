@@ -14,21 +14,16 @@ from ...reporting.preview import representative_slices
 from ...scoring.metrics import binary_dice
 from ...transforms.slicing import rows_point_up
 from ...utils.text import printable
+from ..distributed.logging import get_logger
 from ..run import TrainingRun
+from ..validation import validation_cases
 
-__all__ = ["Watch", "validation_cases"]
+__all__ = ["ValidationSnapshots"]
 
-_CASES = 12
-
-
-def validation_cases(run: TrainingRun) -> list[str]:
-    """The validation cases looked at during a training: at most twelve, spread over all; the end scores all."""
-    cases = run.data.validation
-    count = min(len(cases), _CASES)
-    return [cases[index * len(cases) // count] for index in range(count)]
+logger = get_logger(__name__)
 
 
-class Watch:
+class ValidationSnapshots:
     """Draws the same few validation slices at every validation; they are chosen once, the same in every process.
 
     They are of those cases that show most labels, and of these the slices that show most of them.
@@ -70,9 +65,7 @@ class Watch:
             path.parent.mkdir(parents=True, exist_ok=True)
             draw_rows(path, rows, self.run.model.config.id2label, title=title)
         except OSError as error:
-            self.run.say(
-                f"warning     the picture {path} couldn't be written ({error.strerror}). The training goes on."
-            )
+            logger.warning(f"the image {path} couldn't be written ({error.strerror}). The training goes on.")
             return None
         with Image.open(path) as picture:
             pixels = np.asarray(picture.convert("RGB"))

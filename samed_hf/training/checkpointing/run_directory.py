@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
 
-__all__ = ["check_writable", "on_all_ranks", "set_aside"]
+__all__ = ["archive_directories", "check_writable", "on_all_ranks"]
 
 
 def on_all_ranks(accelerator: Accelerator, action: Callable[[], None]) -> None:
@@ -68,13 +68,13 @@ def _unlink(path: Path) -> None:
         return
 
 
-def set_aside(output_dir: Path, folders: list[Path]) -> Path:
-    """Move folders into `earlier-N`, the first that is free; returns it."""
+def archive_directories(output_dir: Path, directories: list[Path]) -> Path:
+    """Move directories and files into `earlier-N`, the first free number; returns it."""
     number = 1
     while (output_dir / f"earlier-{number}").exists():
         number += 1
     earlier = output_dir / f"earlier-{number}"
     earlier.mkdir()
-    for folder in folders:
-        folder.rename(earlier / folder.name)
+    for path in directories:
+        path.rename(earlier / path.name)
     return earlier

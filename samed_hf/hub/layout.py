@@ -1,0 +1,154 @@
+"""The layout of an adapter's repository on the Hub: which files of a run it gets, and what they contain."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from .card import PRIVATE_SETTINGS, is_local_base, write_card
+
+__all__ = ["ADAPTER_DIRECTORY", "ADAPTER_FILES", "DTYPES", "IMAGES", "check_adapter", "lay_out_repository", "read_json"]
+
+ADAPTER_DIRECTORY = "adapter"
+"""Directory of the adapter's files in a repository.
+
+With an `adapter_config.json` at the root, transformers' Auto classes and pipelines would load config and image
+processor from the base model, and at the adapter's revision.
+"""
+
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+IMAGES = ("overlay.png", "examples/*.png")
+"""Patterns of the files that show slices of the data."""
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# Checkpoints, logs and data of the run are not uploaded.
+_FILES = ("config.json", "preprocessor_config.json", "metrics.csv", "metrics.json", "training_curve.png")
+_HANDLER = '''"""The module that Hugging Face Inference Endpoints load from a repository."""
+
+from samed_hf.serving import EndpointHandler
+
+__all__ = ["EndpointHandler"]
+'''
+
+logger = logging.getLogger(__name__)
+
+
+def check_adapter(directory: Path, dtype: str) -> None:
+    """Check what an upload needs before anything is created on the Hub.
+
+    Raises:
+        FileNotFoundError: `directory` has no adapter.
+        ValueError: unknown `dtype`.
+    """
+    missing = [name for name in ADAPTER_FILES if not (directory / name).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{directory} is no adapter: {', '.join(missing)} missing. Give the output directory of a training."
+        )
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}: expected one of {', '.join(DTYPES)}.")
+
+
+def lay_out_repository(
+    directory: Path,
+    target: Path,
+    *,
+    repo_id: str,
+    dtype: str = "float32",
+    base: tuple[str | None, str | None] = (None, None),
+    pictures: bool | None = None,
+    with_handler: bool = False,
+) -> Path:
+    """Write the files of a repository.
+
+    Args:
+        directory: of the adapter, as a training left it.
+        target: directory to create.
+        repo_id: "user/name", for the card.
+        dtype: data type of the weights: "float32", "float16" or "bfloat16".
+        base: name of the base model on the Hub and its revision; (`None`, `None`) keeps those of the adapter.
+        pictures: include overlay and example slices; `None` includes those of synthetic data only.
+        with_handler: include `handler.py` and `requirements.txt` for Inference Endpoints.
+
+    Returns:
+        `target`.
+
+    Raises:
+        ValueError: damaged weights.
+    """
+    (target / ADAPTER_DIRECTORY).mkdir(parents=True)
+    settings = read_json(directory / "training_settings.json")
+    _write_json(target / ADAPTER_DIRECTORY / "adapter_config.json", _hub_config(directory, base))
+    _write_weights(directory, target / ADAPTER_DIRECTORY, dtype)
+    images = IMAGES if _includes_images(directory, settings, pictures) else ()
+    for pattern in (*_FILES, *images):
+        for file in sorted(directory.glob(pattern)):
+            copy = target / file.relative_to(directory)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
+    if settings:
+        public = {key: value for key, value in settings.items() if key not in PRIVATE_SETTINGS}
+        _write_json(target / "training_settings.json", public)
+    if with_handler:
+        (target / "handler.py").write_text(_HANDLER, encoding="utf-8")
+        (target / "requirements.txt").write_text("samed_hf\n", encoding="utf-8")
+    if (target / "config.json").is_file():
+        write_card(target, name=repo_id)
+    else:
+        logger.warning("%s has no config.json: the repository gets no card, and loading it needs id2label", directory)
+    return target
+
+
+def _includes_images(directory: Path, settings: dict[str, Any], pictures: bool | None) -> bool:
+    if pictures is None and not settings.get("run", {}).get("synthetic"):
+        if any(file for pattern in IMAGES for file in directory.glob(pattern)):
+            logger.warning(
+                "overlay and example slices show patients and are not uploaded; if you may publish them, push with "
+                "--pictures"
+            )
+        return False
+    return pictures is not False
+
+
+def _hub_config(directory: Path, base: tuple[str | None, str | None]) -> dict[str, Any]:
+    """The adapter's config with a base model that others can load, or none."""
+    content = read_json(directory / "adapter_config.json")
+    own = content.get("base_model_name_or_path")
+    if base[0] is not None:
+        content |= {"base_model_name_or_path": base[0], "revision": base[1]}
+    elif own is None or is_local_base(own) or (directory / own).is_dir():
+        logger.warning(
+            "the base model is a local directory: by from_pretrained, pipeline and PEFT, others can load the adapter "
+            "only with a copy of it as base_model_name_or_path. If it is on the Hub, push again with "
+            "--base_model USER/NAME."
+        )
+        content |= {"base_model_name_or_path": None, "revision": None}
+    return content
+
+
+def _write_weights(directory: Path, target: Path, dtype: str) -> None:
+    name = "adapter_model.safetensors"
+    try:
+        weights = load_file(directory / name)
+    except SafetensorError as error:
+        raise ValueError(f"{directory / name} is damaged ({error}): nothing was uploaded.") from error
+    save_file(
+        {key: value.to(DTYPES[dtype]) for key, value in weights.items()}, target / name, metadata={"format": "pt"}
+    )
+    logger.info("adapter     %.1f MB in %s", (target / name).stat().st_size / 1e6, dtype)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a file; empty if it does not exist."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,128 @@
+"""A whole training: train, score on cases not trained on, draw, write card and report, push."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate.utils import gather_object
+from transformers.utils import logging
+
+from ..data.dataset import Case
+from ..hub.card import write_card
+from ..hub.push import push_adapter
+from ..reporting.charts import draw_curve
+from ..reporting.overlays import draw_overlay, write_examples
+from ..reporting.tables import format_scores
+from ..scoring.evaluation import CaseResult, score_cases, summarize_results, write_metrics
+from ..transforms.slicing import rows_point_up
+from .arguments import SamedTrainingArguments
+from .distributed.interruption import end_distributed
+from .distributed.logging import get_logger
+from .loop import train
+from .monitoring.report import write_training_report
+from .setup import TrainingRun
+
+__all__ = ["run_training"]
+
+logger = get_logger(__name__)
+
+
+def run_training(args: SamedTrainingArguments) -> dict[str, Any] | None:
+    """Train, then score, picture and describe the adapter in `args.output_dir`.
+
+    Returns:
+        The metrics, on every process; `None` where the data has no case to score.
+    """
+    logging.disable_progress_bar()
+    run = train(args, on_push=_push_on_the_way if args.push_every else None)
+    logger.info(f"trained     {run.log[-1]['step'] if run.log else 0} steps in {run.seconds:.0f} s")
+    first: list[tuple[Case, np.ndarray]] = []
+    metrics = _evaluate(run, first)
+    if run.accelerator.is_main_process:
+        _write_report(run, metrics, first)
+    end_distributed(run.accelerator)
+    if args.push_to_hub and run.accelerator.is_main_process:
+        logger.info(f"pushed      {_push(run, run.output_dir, 'Upload adapter')}")
+    return metrics
+
+
+def _push(run: TrainingRun, folder: Path, message: str) -> str:
+    args = run.args
+    repo_id = args.hub_model_id or run.output_dir.resolve().name
+    return push_adapter(
+        folder,
+        repo_id,
+        dtype=args.hub_dtype,
+        base_model=args.hub_base_model,
+        pictures=args.hub_pictures or None,
+        with_handler=args.with_handler,
+        commit_message=message,
+        private=args.hub_private_repo or None,
+        token=args.hub_token,
+    )
+
+
+def _push_on_the_way(run: TrainingRun, folder: Path) -> None:
+    """Upload the adapter as it is now; the training goes on whatever the Hub says."""
+    run.write_settings(folder)
+    try:
+        logger.info(f"pushed      {_push(run, folder, 'Adapter in training')}")
+    except (ValueError, OSError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        logger.warning(f"the adapter couldn't be pushed ({reason}). The training goes on.")
+
+
+def _evaluate(run: TrainingRun, first: list[tuple[Case, np.ndarray]]) -> dict[str, Any] | None:
+    """Score the test cases, or else those for validation, divided over the processes; keeps the first in `first`."""
+    split, names = run.data.scored
+    if not names:
+        logger.info("scores      none: the data has no case for test or validation")
+        return None
+
+    def keep_first(case: Case, prediction: np.ndarray, result: CaseResult) -> None:
+        if not first:
+            first.append((case, prediction))
+
+    accelerator = run.accelerator
+    mine = names[accelerator.process_index :: accelerator.num_processes]
+    results = score_cases(
+        run.model,
+        (run.store.case(name) for name in mine),
+        run.processor,
+        protocol=run.args.protocol,
+        on_case=keep_first,
+    )
+    gathered = dict(gather_object(list(results.items())))
+    metrics = summarize_results({name: gathered[name] for name in names}, run.args.protocol)
+    return metrics | {"split": split}
+
+
+def _write_report(run: TrainingRun, metrics: dict[str, Any] | None, first: list[tuple[Case, np.ndarray]]) -> None:
+    folder, args = run.output_dir, run.args
+    id2label = run.model.config.id2label
+    run.write_settings(folder)
+    if run.log:
+        draw_curve(folder / "training_curve.png", run.log, title="SAMed training")
+    if metrics is not None:
+        write_metrics(folder, metrics)
+        case, prediction = first[0]
+        draw_overlay(
+            folder / "overlay.png",
+            case.image,
+            case.label,
+            prediction,
+            id2label,
+            title=f"{case.name}, not trained on",
+            spacing=case.spacing,
+            rows_run_up=rows_point_up(run.processor),
+        )
+        write_examples(folder / "examples", case.name, case.image, case.label)
+        logger.info(f"\n{format_scores(metrics)}\n")
+    write_card(folder, name=args.hub_model_id)
+    write_training_report(folder / "training_report.html", run, metrics)
+    files = ["adapter_model.safetensors", "metrics.json", "metrics.csv", "training_curve.png", "overlay.png"]
+    files.append("training_report.html")
+    logger.info("\n".join(f"wrote       {folder / name}" for name in files if (folder / name).is_file()))
+    logger.info(f"next        samed-hf predict {folder} SCAN.nii.gz --output segmentations")
