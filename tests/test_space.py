@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 from samed_hf import SamedForSemanticSegmentation
-from samed_hf.inference.slices import predict_image, predict_volume
+from samed_hf.inference import predict_image, predict_volume
 from samed_hf.volumes import read_volume
 
 SPACE = Path(__file__).parents[1] / "examples" / "space"

@@ -107,7 +107,7 @@ def _out_of_range(name: str, version: str, expected: str) -> str | None:
 
 
 def _fits(devices: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    from .memory_table import fitting_batches
+    from .fitting import fitting_batches
 
     free = {one["device"]: one["free"] - _LIBRARIES for one in devices if one["free"] is not None}
     return fitting_batches(free, [one["device"] for one in devices if one["bfloat16"]])

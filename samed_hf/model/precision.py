@@ -7,7 +7,7 @@ import platform
 import torch
 from transformers.utils import logging
 
-__all__ = ["computes_bfloat16", "resolve_dtype"]
+__all__ = ["computes_bfloat16", "default_device", "resolve_dtype"]
 
 logger = logging.get_logger(__name__)
 
@@ -21,7 +21,7 @@ def computes_bfloat16(device: torch.device | str | None = None) -> bool:
         device: by default the accelerator where there is one, else the processor. On Apple's GPUs the answer is no:
             which of them have the instructions isn't told.
     """
-    kind = torch.device(_default_device() if device is None else device).type
+    kind = torch.device(default_device() if device is None else device).type
     if kind == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if kind == "xpu":
@@ -50,7 +50,7 @@ def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device | str | 
         return dtype
     if dtype == "auto":
         native = computes_bfloat16(device)
-        place = torch.device(_default_device() if device is None else device).type
+        place = torch.device(default_device() if device is None else device).type
         logger.warning_once(
             f"dtype auto: {'bfloat16' if native else 'float32'}, since this {place} "
             f"{'computes bfloat16 natively' if native else 'has no bfloat16 instructions'}."
@@ -61,5 +61,6 @@ def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device | str | 
     return _DTYPES[dtype]
 
 
-def _default_device() -> torch.device | str:
-    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+def default_device() -> torch.device:
+    """The accelerator if there is one, else the CPU."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..inference import Segmentation, Segmenter, segment_volume
 from ..inference.postprocessing import keep_labels, keep_largest, remove_islands
-from ..inference.segmenter import Segmentation, Segmenter, segment_volume
 from ..inference.statistics import measure_labels, write_statistics
 from ..reporting.charts import save_png
 from ..reporting.colors import label_colors

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..diagnostics.validation_memory import MemoryEstimate
+from ..diagnostics.memory import MemoryEstimate
 from ..reporting.colors import hex_colors
 from ..reporting.formatting import format_bytes, format_count, format_counts, format_number, format_sides
 from ..reporting.preview import slice_plane
@@ -30,24 +30,25 @@ _BATCH_SIZES = (1, 4, 12)
 def memory_table(memory: MemoryEstimate, model: str) -> dict[str, Any]:
     """Return the memory of a model for some batch sizes, and how it is estimated."""
     rows = {
-        "training": [memory.training(size) for size in _BATCH_SIZES],
+        "training": [memory.training(size).total for size in _BATCH_SIZES],
         "training with --gradient_checkpointing": [
-            memory.training(size, gradient_checkpointing=True) for size in _BATCH_SIZES
+            memory.training(size, gradient_checkpointing=True).total for size in _BATCH_SIZES
         ],
         "prediction": [memory.prediction(size) for size in _BATCH_SIZES],
     }
+    one = memory.training(1)
+    attention = "in one kernel, as on an accelerator" if memory.settings.fused else "in tiles, as on a processor"
     return {
         "model": model,
-        "image_size": memory.image_size,
+        "image_size": memory.settings.image_size,
         "sizes": _BATCH_SIZES,
         "rows": {name: [format_bytes(value) for value in values] for name, values in rows.items()},
         "formula": (
-            f"Training needs {format_bytes(memory.fixed)} for {format_count(memory.parameters)} weights, and a "
-            f"gradient and two moments of AdamW for each of the {format_count(memory.trained)} that are trained, 4 "
-            f"bytes each, and {format_bytes(memory.per_slice)} for every slice: the largest size of all tensors at "
-            "any moment of a step, measured by running the model on shapes without values. It assumes float32 and "
-            "unfused attention. Fused attention and mixed precision need less; the accelerator's context and its "
-            "reserve need more."
+            f"Training needs {format_bytes(one.weights)} for {format_count(one.parameters)} weights, "
+            f"{format_bytes(one.optimizer)} for two moments of AdamW for each of the {format_count(one.trained)} that "
+            "are trained, and memory for activations and gradients, here at their maximum during a step. All are "
+            f"float32, and attention is computed {attention}. Mixed precision needs less; the libraries, an "
+            "accelerator's context and its reserve need more."
         ),
     }
 

@@ -12,7 +12,7 @@ from PIL import Image
 from samed_hf import SamedForSemanticSegmentation
 from samed_hf.cli import main
 from samed_hf.data.layouts.synapse import SynapseData, write_lists, write_slice
-from samed_hf.inference.slices import predict_image
+from samed_hf.inference import predict_image
 
 from ..conftest import TINY_LABELS, TINY_SIZE
 

@@ -20,7 +20,7 @@ from PIL import Image
 from scipy import ndimage
 
 from samed_hf.cli import main
-from samed_hf.inference.segmenter import Segmenter, segment_volume
+from samed_hf.inference import Segmenter, segment_volume
 from samed_hf.prediction import case as prediction
 from samed_hf.prediction import files as prediction_files
 from samed_hf.prediction import progress as prediction_progress
