@@ -62,7 +62,7 @@ def diagnose() -> dict[str, Any]:
 
 
 def _try(part: Callable[[], Any], default: Any) -> tuple[Any, str | None]:
-    """A part of the diagnosis, or `default` and the reason: a broken package, which can raise anything, hides no other."""
+    """A part of the diagnosis, or `default` and the reason: a broken package, whatever it raises, hides no other."""
     try:
         return part(), None
     except Exception as error:
