@@ -12,6 +12,7 @@ import numpy as np
 from ..inference import Segmentation, Segmenter, segment_volume
 from ..inference.postprocessing import keep_labels, keep_largest, remove_islands
 from ..inference.statistics import measure_labels, write_statistics
+from ..reporting.charts import save_png
 from ..reporting.colors import label_colors
 from ..reporting.preview import draw_preview, slice_plane
 from ..transforms.intensity import guess_preprocessing
@@ -213,7 +214,8 @@ def _draw(
     plane = slice_plane(processor.orientation or scan.orientation, processor.axis_order[0])
     names = {index: texts.get(index, name) for index, name in segmenter.id2label.items()}
     title = printable(job.scan.name)
-    draw_preview(path, scan, labels, names, plane=plane, window=window, title=title, is_image=picture)
+    figure = draw_preview(scan, labels, names, plane=plane, window=window, title=title, is_image=picture)
+    save_png(figure, path, dpi=100)
 
 
 def describe_found(statistics: dict[str, Any]) -> str:

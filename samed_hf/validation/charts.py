@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import io
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
-from PIL import Image
 
 from ..data.dataset import CaseDataset
 from ..model.image_processing_samed import SamedImageProcessor
-from ..reporting.charts import GREY, MAX_LABELS, finish_svg, shorten
+from ..reporting.charts import GREY, MAX_LABELS, figure_jpeg, finish_svg, shorten
 from ..reporting.colors import label_colors
 from ..reporting.preview import draw_preview, representative_slices, slice_plane
 from ..transforms.intensity import CT_WINDOW
@@ -49,22 +45,10 @@ def draw_case(
             image, label = image[..., ::-1, :], label[:, ::-1]
     scan, labels = _as_volume(image, facts, processor, flat), _to_grid(label, processor, flat)
     plane = "axial" if flat else slice_plane(processor.orientation, processor.axis_order[0])
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "case.png"
-        draw_preview(
-            path,
-            scan,
-            labels,
-            data.id2label,
-            plane=plane,
-            window=_window(processor, scan, facts),
-            title=title,
-            is_image=flat,
-        )
-        content = io.BytesIO()
-        with Image.open(path) as picture:
-            picture.convert("RGB").save(content, format="JPEG", quality=88)
-    return content.getvalue()
+    window = _window(processor, scan, facts)
+    return figure_jpeg(
+        draw_preview(scan, labels, data.id2label, plane=plane, window=window, title=title, is_image=flat)
+    )
 
 
 def draw_intensities(

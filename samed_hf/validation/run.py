@@ -32,14 +32,14 @@ class Validation:
         processor: how its scans were cut.
         cases: what is known of the cases that could be read, in the splits' order.
         problems: what is wrong, the worst first.
-        pictures: JPEGs of some cases, by name.
+        images: JPEGs of some cases, by name.
     """
 
     data: CaseDataset
     processor: SamedImageProcessor
     cases: list[CaseFacts] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
-    pictures: dict[str, bytes] = field(default_factory=dict)
+    images: dict[str, bytes] = field(default_factory=dict)
 
     def count(self, severity: str) -> int:
         """How many problems are so bad."""
@@ -95,9 +95,9 @@ def _look_at(validation: Validation, name: str, split: str, budget: int, drawn: 
         validation.cases.append(facts)
         found += check_case(facts, data.id2label, processor, rescaled=reading.rescaled)
         doubtful = any(one.kind in ("geometry", "swapped", "sparse", "label-values") for one in found)
-        others = len(validation.pictures.keys() - drawn)
+        others = len(validation.images.keys() - drawn)
         if name in drawn or (doubtful and others < num_doubtful):
             picture = draw_case(facts, reading, data, processor, f"{name} · {split}")
             if picture is not None:
-                validation.pictures[name] = picture
+                validation.images[name] = picture
     validation.problems += found

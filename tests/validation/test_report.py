@@ -53,9 +53,9 @@ def test_names_are_shown_and_never_markup(report):
 
 def test_problems_stand_on_top_the_worst_first(report):
     page, fingerprint = report
-    places = [page.index(f'id="{name}"') for name in ("problems", "suggestions", "pictures", "labels", "cases")]
+    places = [page.index(f'id="{name}"') for name in ("problems", "suggestions", "images", "labels", "cases")]
     assert places == sorted(places)
-    severities = re.findall(r'<div class="kind (\w+)">', page)
+    severities = re.findall(r'<div class="box (\w+)">', page)
     assert severities == sorted(severities, key=["error", "warning", "note"].index)
     errors = [one for one in fingerprint["problems"] if one["severity"] == "error"]
     assert re.search(rf'class="error"><b>{len(errors)}</b> errors', page)
