@@ -90,11 +90,9 @@ def _read_data(args: argparse.Namespace) -> tuple[CaseDataset, Any]:
     from ..data.layouts import data_place
     from ..training import SamedTrainingArguments
 
-    settings = SamedTrainingArguments(
-        **data_place(args.data),
-        **{name: getattr(args, name) for name in (*_COLUMNS, "orientation", "plane")},
-        geometry_tolerance=args.tolerance,
-    )
+    given: dict[str, Any] = {name: getattr(args, name) for name in (*_COLUMNS, "orientation", "plane")}
+    given |= data_place(args.data)
+    settings = SamedTrainingArguments(**given, geometry_tolerance=args.tolerance)
     data = read_data(
         settings.data_dir,
         dataset_name=settings.dataset_name,

@@ -119,8 +119,8 @@ class MemoryEstimate:
 
     def training(self, batch_size: int, *, gradient_checkpointing: bool = False) -> TrainingMemory:
         """The memory of a training step; see [`estimate_training`]."""
-        changes = {"batch_size": batch_size, "gradient_checkpointing": gradient_checkpointing}
-        return estimate_training(self.base, replace(self.settings, **changes))
+        settings = replace(self.settings, batch_size=batch_size, gradient_checkpointing=gradient_checkpointing)
+        return estimate_training(self.base, settings)
 
     def prediction(self, batch_size: int) -> int:
         """The bytes of predicting a batch, in float32 and without the scan.
