@@ -23,7 +23,7 @@ def keep_labels(labels: np.ndarray, indices: Iterable[int]) -> tuple[np.ndarray,
     Returns:
         A new map of the same type, and the voxels removed of each label that lost any.
     """
-    counts = sum(np.bincount(part.ravel(), minlength=_highest(labels) + 1) for part in labels)
+    counts = _count(labels, int(labels.max(initial=0)))
     wanted = {0, *indices}
     table = np.array([index if index in wanted else 0 for index in range(len(counts))], dtype=labels.dtype)
     removed = {index: int(count) for index, count in enumerate(counts) if count and index not in wanted}
@@ -83,7 +83,7 @@ def _remove(
             continue
         # In the label's own box alone: the numbers of the pieces take four bytes a voxel.
         pieces, count = ndimage.label(labels[box] == index, _NEIGHBOURS)
-        sizes = sum(np.bincount(part.ravel(), minlength=count + 1) for part in pieces)[1:]
+        sizes = _count(pieces, count)[1:]
         gone = np.concatenate([[False], small(sizes, index)])
         if gone.any():
             for part, numbers in zip(result[box], pieces, strict=True):  # numpy takes eight bytes for each index
@@ -92,5 +92,9 @@ def _remove(
     return result, removed
 
 
-def _highest(labels: np.ndarray) -> int:
-    return int(labels.max()) if labels.size else 0
+def _count(labels: np.ndarray, highest: int) -> np.ndarray:
+    """Voxels of each value from 0 to `highest`, counted slab by slab: numpy takes eight bytes for each index."""
+    counts = np.zeros(highest + 1, dtype=np.int64)
+    for part in labels:
+        counts += np.bincount(part.ravel(), minlength=highest + 1)
+    return counts

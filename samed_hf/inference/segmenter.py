@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ..model.image_processing_samed import SamedImageProcessor
 from ..model.modeling_samed import SamedForSemanticSegmentation
@@ -115,10 +116,10 @@ def load_model(adapter: str, *, dtype: str | torch.dtype = "float32") -> SamedFo
             "directory or Hub id, not a plain SAM."
         )
     resolved = resolve_dtype(dtype)
-    if resolved != torch.float32:
+    if resolved not in (None, torch.float32):
         # Merging before rounding rounds once and avoids products of two types. In float32, merging would only change
         # the last bits.
         if model._hf_peft_config_loaded:
             model.merge_and_unload()
-        model.sam.vision_encoder.to(resolved)
+        nn.Module.to(model.sam.vision_encoder, resolved)
     return model.to(default_device()).eval()

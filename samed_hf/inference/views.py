@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +59,7 @@ def mean_softmax(
     return torch.as_tensor(total / weight)
 
 
-def _views(label_names: Sequence[str], stack: SliceStack, tta: bool) -> Iterator[tuple[float, bool]]:
+def _views(label_names: Iterable[str], stack: SliceStack, tta: bool) -> Iterator[tuple[float, bool]]:
     """The rotation in degrees of each view, and whether it is mirrored."""
     if not tta:
         return iter([(0.0, False)])

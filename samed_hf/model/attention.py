@@ -11,12 +11,12 @@ backward pass makes them anew, so that none are kept.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 __all__ = [
     "Windows",
@@ -185,7 +185,7 @@ class _Tiles:
         self.queries = min(queries, fitting)
         self.buffers = _workspace(buffers * self.heads * self.queries * keys, query.dtype).view(buffers, -1)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[slice, slice]]:
         """Pairs of slices: the heads and the queries of each tile."""
         for head in range(0, len(self.query), self.heads):
             for first in range(0, self.query.shape[1], self.queries):
@@ -225,7 +225,14 @@ def _workspace(count: int, dtype: torch.dtype) -> torch.Tensor:
 
 class _TiledAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, query, key, value, rows, columns):
+    def forward(
+        ctx: FunctionCtx,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        rows: torch.Tensor,
+        columns: torch.Tensor,
+    ) -> torch.Tensor:
         ctx.save_for_backward(query, key, value, rows, columns)
         context = _like(query)
         with torch.autocast("cpu", enabled=False):
@@ -236,7 +243,7 @@ class _TiledAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, ...]:
         query, key, value, rows, columns = ctx.saved_tensors
         of_query, of_key, of_value = _like(query), _like(key).zero_(), _like(value).zero_()
         of_rows, of_columns = torch.empty_like(rows), torch.empty_like(columns)

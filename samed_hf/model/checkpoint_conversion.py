@@ -40,7 +40,7 @@ def interpolate_positions(table: torch.Tensor, shape: torch.Size) -> torch.Tenso
 class InterpolatePositions(ConversionOps):
     """Fits a table of positions to the model's own image size; with equal sizes, as on saving, nothing changes."""
 
-    def convert(
+    def convert(  # type: ignore[override]  # tensors instead of lists, as transformers' own operations return them
         self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
     ) -> dict[str, torch.Tensor]:
         """Interpolate the one tensor of `input_dict` to the shape of the parameter `full_layer_name` of `model`."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from huggingface_hub.dataclasses import strict
 from transformers import SamConfig
 
-__all__ = ["SamedConfig"]
+if TYPE_CHECKING:
+    from transformers.models.sam.configuration_sam import SamMaskDecoderConfig, SamPromptEncoderConfig, SamVisionConfig
+
+__all__ = ["OVERRIDES", "SamedConfig"]
 
 # What may be given to `from_pretrained` over the values of a SAM checkpoint's config.json.
-_OVERRIDES = ("image_size", "id2label", "label2id", "num_labels", "dice_weight")
+OVERRIDES = ("image_size", "id2label", "label2id", "num_labels", "dice_weight")
 
 
 @strict
@@ -40,8 +43,17 @@ class SamedConfig(SamConfig):
 
     model_type = "samed"
 
-    image_size: int | None = None
     dice_weight: float = 0.8
+    if TYPE_CHECKING:  # the types that SamConfig's fields have after initialisation
+        image_size: int
+        vision_config: SamVisionConfig
+        prompt_encoder_config: SamPromptEncoderConfig
+        mask_decoder_config: SamMaskDecoderConfig
+        id2label: dict[int, str]
+        label2id: dict[str, int]
+        num_labels: int
+    else:
+        image_size: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         # SAM's config.json names its own model type, which would stay on the instance.
@@ -51,9 +63,14 @@ class SamedConfig(SamConfig):
             self.image_size = self.vision_config.image_size
         self.sync_subconfigs()
 
+    @property
+    def tokens_per_side(self) -> int:
+        """Rows and columns of tokens in the image encoder."""
+        return self.image_size // cast(int, self.vision_config.patch_size)
+
     def sync_subconfigs(self) -> None:
         """Check the values and make the sub-configs follow `image_size` and the number of labels."""
-        patch_size = self.vision_config.patch_size
+        patch_size = cast(int, self.vision_config.patch_size)  # SAM's patches are square
         if not isinstance(self.image_size, int) or self.image_size <= 0 or self.image_size % patch_size:
             raise ValueError(
                 f"image_size is {self.image_size!r}: expected a positive multiple of {patch_size}, the patch size; "
@@ -71,7 +88,7 @@ class SamedConfig(SamConfig):
             raise ValueError(f"id2label names a label twice: {list(self.id2label.values())}. Give each its own name.")
         self.vision_config.image_size = self.image_size
         self.prompt_encoder_config.image_size = self.image_size
-        self.prompt_encoder_config.image_embedding_size = self.image_size // patch_size
+        self.prompt_encoder_config.image_embedding_size = self.tokens_per_side
         # SAM counts the masks beyond its first one; SAMed uses them all, one for each class.
         self.mask_decoder_config.num_multimask_outputs = self.num_labels - 1
 
@@ -105,7 +122,7 @@ class SamedConfig(SamConfig):
             ValueError: `config_dict` describes another kind of model, or a value is out of its range.
         """
         config_dict = cls._as_samed(config_dict)
-        given = {key: kwargs.pop(key) for key in _OVERRIDES if kwargs.get(key) is not None}
+        given = {key: kwargs.pop(key) for key in OVERRIDES if kwargs.get(key) is not None}
         if "id2label" in given:
             given["id2label"] = {int(key): name for key, name in given["id2label"].items()}
             if given.get("num_labels", len(given["id2label"])) != len(given["id2label"]):

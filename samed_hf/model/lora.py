@@ -72,7 +72,12 @@ def samed_lora_config(rank: int = 4, variant: str = "samed", **lora_options: Any
     if not isinstance(rank, int) or rank < 1:
         raise ValueError(f"rank is {rank!r}: expected a whole number of at least 1; the paper's is 4.")
     targets, whole = VARIANTS[variant]
-    options = {"lora_alpha": rank, "target_modules": targets, "modules_to_save": list(whole), "bias": "none"}
+    options: dict[str, Any] = {
+        "lora_alpha": rank,
+        "target_modules": targets,
+        "modules_to_save": list(whole),
+        "bias": "none",
+    }
     return LoraConfig(r=rank, task_type=None, **(options | lora_options))
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation
 from transformers import initialization as init
+from transformers.models.sam.configuration_sam import SamMaskDecoderConfig
 from transformers.models.sam.modeling_sam import (
     SamMaskDecoder,
     SamModel,
@@ -27,7 +29,7 @@ from .vision_encoder import SamedVisionLayer
 __all__ = ["SamedForSemanticSegmentation", "SamedSegmenterOutput"]
 
 # The mask decoder's parts whose shapes follow the number of labels.
-LABEL_PARTS = ("mask_tokens", "output_hypernetworks_mlps", "iou_prediction_head")
+LABEL_HEADS = ("mask_tokens", "output_hypernetworks_mlps", "iou_prediction_head")
 
 
 @dataclass
@@ -46,13 +48,13 @@ class SamedSegmenterOutput(ModelOutput):
         attentions (`tuple(torch.FloatTensor)`, *optional*, eager attention only): the encoder's weights.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    iou_scores: torch.FloatTensor | None = None
-    cross_entropy: torch.FloatTensor | None = None
-    dice: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    iou_scores: torch.Tensor | None = None
+    cross_entropy: torch.Tensor | None = None
+    dice: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class SamedHypernetworks(nn.Module):
@@ -74,16 +76,17 @@ class SamedHypernetworks(nn.Module):
 class SamedMaskDecoder(SamMaskDecoder):
     """SAM's mask decoder, returning the masks of all its mask tokens, one for each class."""
 
-    def __init__(self, config) -> None:
+    def __init__(self, config: SamMaskDecoderConfig) -> None:
         super().__init__(config)
-        self.output_hypernetworks_mlps = SamedHypernetworks(self.output_hypernetworks_mlps)
+        networks: Any = SamedHypernetworks(self.output_hypernetworks_mlps)  # SAM's type is a list of modules
+        self.output_hypernetworks_mlps = networks
         # What depends on the labels starts fresh, as PyTorch's own default and not as SAM's. The mark stands on the
         # leaves: transformers passes over a module that holds no parameter of its own.
-        for part in LABEL_PARTS:
-            for leaf in getattr(self, part).modules():
+        for head in LABEL_HEADS:
+            for leaf in getattr(self, head).modules():
                 leaf.starts_as_in_pytorch = True
 
-    def forward(
+    def forward(  # type: ignore[override]  # SAM's takes prompts
         self,
         image_embeddings: torch.Tensor,
         image_positional_embeddings: torch.Tensor,
@@ -156,11 +159,11 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
         self.sam = SamedModel(config)
         self.post_init()
 
-    def _label_parts(self, num_labels: int) -> dict[str, nn.Module]:
+    def _new_label_heads(self, num_labels: int) -> dict[str, nn.Module]:
         config = copy.deepcopy(self.config.mask_decoder_config)
         config.num_multimask_outputs = num_labels - 1
         decoder = SamedMaskDecoder(config).to(self.device, self.sam.mask_decoder.iou_token.weight.dtype)
-        return {name: getattr(decoder, name) for name in LABEL_PARTS}
+        return {name: getattr(decoder, name) for name in LABEL_HEADS}
 
     def get_input_embeddings(self) -> nn.Module:
         """The patch embedding."""
@@ -173,9 +176,9 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
 
     def forward(
         self,
-        pixel_values: torch.FloatTensor | None = None,
-        labels: torch.LongTensor | None = None,
-        image_embeddings: torch.FloatTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        image_embeddings: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
@@ -195,15 +198,14 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
         Raises:
             ValueError: not exactly one of `pixel_values` and `image_embeddings`, or labels of another shape.
         """
-        if (pixel_values is None) == (image_embeddings is None):
-            raise ValueError("Give either pixel_values or image_embeddings, not both and not neither.")
         encoded = None
-        if image_embeddings is None:
-            wanted = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
-            encoded = self.sam.vision_encoder(
-                pixel_values.to(self.dtype), **{key: value for key, value in wanted.items() if value}
-            )
+        if image_embeddings is None and pixel_values is not None:
+            requested = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+            options = {key: value for key, value in requested.items() if value}
+            encoded = self.sam.vision_encoder(pixel_values.to(self.dtype), **options)
             image_embeddings = encoded.last_hidden_state
+        elif image_embeddings is None or pixel_values is not None:
+            raise ValueError("Give pixel_values or image_embeddings, exactly one of the two.")
         _, dense = self.sam.prompt_encoder(None, None, None, None)
         # The decoder stays in float32 where the encoder is in half precision.
         dtype = self.sam.mask_decoder.iou_token.weight.dtype
@@ -216,17 +218,17 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
             attentions=encoded.attentions if encoded is not None else None,
         )
         if labels is not None:
-            labels = self.to_low_resolution(labels, logits.shape[-1])
-            parts = segmentation_loss(logits, labels, self.config.dice_weight)
+            low_resolution = self.to_low_resolution(labels, logits.shape[-1])
+            parts = segmentation_loss(logits, low_resolution, self.config.dice_weight)
             output.loss, output.cross_entropy, output.dice = parts.loss, parts.cross_entropy, parts.dice
         return output if return_dict is not False else output.to_tuple()
 
-    def get_image_embeddings(self, pixel_values: torch.FloatTensor) -> torch.FloatTensor:
+    def get_image_embeddings(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """The encoder's output for `pixel_values`, of shape `(batch_size, output_channels, S / 16, S / 16)`."""
         return self.sam.vision_encoder(pixel_values.to(self.dtype)).last_hidden_state
 
     @staticmethod
-    def to_low_resolution(labels: torch.LongTensor, size: int) -> torch.LongTensor:
+    def to_low_resolution(labels: torch.Tensor, size: int) -> torch.Tensor:
         """Labels `(batch_size, 4 · size, 4 · size)` at the logits' size by an order-0 zoom; those of `size` unchanged.
 
         Raises:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers.models.sam.configuration_sam import SamVisionConfig
 from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionLayer
 
 from .attention import (
@@ -34,7 +35,7 @@ class SamedVisionAttention(SamVisionAttention):
     default, a processor computes it in tiles ([`samed_hf.model.attention`]), an accelerator by PyTorch's fused kernels.
     """
 
-    def __init__(self, config, window_size: int) -> None:
+    def __init__(self, config: SamVisionConfig, window_size: int) -> None:
         super().__init__(config, window_size)
         del self.qkv
         self.config = config
@@ -42,7 +43,7 @@ class SamedVisionAttention(SamVisionAttention):
         for name in _PROJECTIONS:
             setattr(self, name, nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias))
 
-    def fuse(self) -> None:
+    def fuse_projections(self) -> None:
         """Make one product, `qkv`, of the three projections, as in a plain SAM; none of them may be adapted."""
         if hasattr(self, "qkv"):
             return
@@ -52,8 +53,8 @@ class SamedVisionAttention(SamVisionAttention):
         for name in _PROJECTIONS:
             delattr(self, name)
 
-    def split(self) -> None:
-        """Undo [`fuse`], so that the projections can be adapted again."""
+    def split_projections(self) -> None:
+        """Undo [`fuse_projections`], so that the projections can be adapted again."""
         if not hasattr(self, "qkv"):
             return
         biases = self.qkv.bias.chunk(3) if self.config.qkv_bias else (None,) * 3
@@ -61,7 +62,9 @@ class SamedVisionAttention(SamVisionAttention):
             setattr(self, name, _linear(weight, bias, self.qkv.weight.requires_grad))
         del self.qkv
 
-    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(  # type: ignore[override]  # whether weights are returned depends on the attention alone
+        self, hidden_states: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attend among the tokens of each window, or of the whole image where `window_size` is 0.
 
         Args:
@@ -136,7 +139,9 @@ class SamedVisionAttention(SamVisionAttention):
             context, weights = F.scaled_dot_product_attention(query, key, value, bias, dropout_p=dropout), None
         return self._from_heads(context, batch_size, height, width).reshape(batch_size, height, width, -1), weights
 
-    def _eager(self, query, key, value, bias, dropout: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def _eager(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None, dropout: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         scores = (query * self.scale) @ key.transpose(-2, -1)
         scores = scores if bias is None else scores + bias
         weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
@@ -183,11 +188,11 @@ def _linear(weight: torch.Tensor, bias: torch.Tensor | None, requires_grad: bool
 class SamedVisionLayer(SamVisionLayer):
     """SAM's encoder block around [`SamedVisionAttention`]."""
 
-    def __init__(self, config, window_size: int) -> None:
+    def __init__(self, config: SamVisionConfig, window_size: int) -> None:
         super().__init__(config, window_size)
         self.attn = SamedVisionAttention(config, window_size)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # a tensor, as SAM's does
         """`(batch_size, height, width, hidden_size)` to the same shape."""
         # The patch embedding leaves them channel by channel, and every normalisation would copy them.
         hidden_states = hidden_states.contiguous()

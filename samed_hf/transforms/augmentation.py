@@ -167,7 +167,8 @@ def _rotation(shape: tuple[int, int], degrees: float) -> _Positions:
     offset = centre - matrix @ centre
     rows, columns = np.arange(shape[0])[:, None], np.arange(shape[1])
     # The sums in scipy's order, so that what falls on a border does so here too.
-    return _Positions(*(offset[i] + rows * matrix[i, 0] + columns * matrix[i, 1] for i in (0, 1)), shape)
+    from_rows, from_columns = (offset[i] + rows * matrix[i, 0] + columns * matrix[i, 1] for i in (0, 1))
+    return _Positions(from_rows, from_columns, shape)
 
 
 @lru_cache(maxsize=1)

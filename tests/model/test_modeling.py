@@ -82,7 +82,7 @@ def test_image_embeddings_instead_of_pixels(tiny_model):
 
 
 def test_bad_inputs(tiny_model):
-    with pytest.raises(ValueError, match="either pixel_values or image_embeddings"):
+    with pytest.raises(ValueError, match="pixel_values or image_embeddings"):
         tiny_model()
     with pytest.raises(ValueError, match="labels have the shape"):
         tiny_model(PIXELS, labels=torch.zeros(2, 20, 20, dtype=torch.long))
