@@ -64,16 +64,19 @@ def format_ml(ml: float) -> str:
 
 
 def _facts(done: int, failed: int, labels: int, seconds: float) -> list[dict[str, Any]]:
-    facts = [{"number": done, "text": f"{'case' if done == 1 else 'cases'} segmented"}]
-    facts += [{"number": failed, "text": "failed", "tone": "error"}] if failed else []
-    facts.append({"number": labels, "text": "label" if labels == 1 else "labels"})
-    return [{"tone": ""} | fact for fact in [*facts, {"number": format_duration(seconds), "text": "in all"}]]
+    facts = [(done, f"{'case' if done == 1 else 'cases'} segmented", "")]
+    facts += [(failed, "failed", "error")] if failed else []
+    facts.append((labels, "label" if labels == 1 else "labels", ""))
+    return [{"number": number, "text": text, "tone": tone} for number, text, tone in facts] + [
+        {"number": format_duration(seconds), "text": "in all", "tone": ""}
+    ]
 
 
 def _case(directory: Path, case: Mapping[str, Any], colors: Mapping[str, str]) -> dict[str, Any]:
     """Return the page's values of a case from its statistics."""
     statistics = json.loads((directory / case["statistics"]).read_text(encoding="utf-8"))
-    grid, is_image = statistics["grid"], statistics["kind"] == "picture"
+    grid = statistics["grid"]
+    is_image = "spacing_mm" not in grid
     unit = "pixels" if is_image else "voxels"
     about = [printable(case["file"]), f"{format_sides(grid['shape'])} {unit}"]
     about += [] if is_image else [f"{format_sides(grid['spacing_mm'])} mm"]
