@@ -1,4 +1,4 @@
-"""Configuration of a SAMed model: SAM's own sub-configs, the input size, the labels and the loss weight."""
+"""Configuration of a SAMed model: SAM's sub-configs, the input size, the labels and the loss weight."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OVERRIDES", "SamedConfig"]
 
-# What may be given to `from_pretrained` over the values of a SAM checkpoint's config.json.
+# Arguments of `from_pretrained` that replace values of a checkpoint's config.json.
 OVERRIDES = ("image_size", "id2label", "label2id", "num_labels", "dice_weight")
 
 
@@ -34,7 +34,7 @@ class SamedConfig(SamConfig):
         id2label (`dict[int, str]`, *optional*):
             Name of each class, keys 0, 1, …; class 0 is the background.
         num_labels (`int`, *optional*):
-            Number of classes, background included, where there are no names.
+            Number of classes, background included, if they have no names.
 
     Raises:
         ValueError: an image size that is no multiple of the patch size, labels not numbered 0, 1, …, fewer than two
@@ -56,7 +56,7 @@ class SamedConfig(SamConfig):
         image_size: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        # SAM's config.json names its own model type, which would stay on the instance.
+        # The model type in SAM's config.json would stay on the instance.
         kwargs.pop("model_type", None)
         super().__post_init__(**kwargs)
         if self.image_size is None:
@@ -69,7 +69,7 @@ class SamedConfig(SamConfig):
         return self.image_size // cast(int, self.vision_config.patch_size)
 
     def sync_subconfigs(self) -> None:
-        """Check the values and make the sub-configs follow `image_size` and the number of labels."""
+        """Check the values and copy `image_size` and the number of labels into the sub-configs."""
         patch_size = cast(int, self.vision_config.patch_size)  # SAM's patches are square
         if not isinstance(self.image_size, int) or self.image_size <= 0 or self.image_size % patch_size:
             raise ValueError(
@@ -89,7 +89,7 @@ class SamedConfig(SamConfig):
         self.vision_config.image_size = self.image_size
         self.prompt_encoder_config.image_size = self.image_size
         self.prompt_encoder_config.image_embedding_size = self.tokens_per_side
-        # SAM counts the masks beyond its first one; SAMed uses them all, one for each class.
+        # SAM counts the masks after the first one; SAMed uses all, one for each class.
         self.mask_decoder_config.num_multimask_outputs = self.num_labels - 1
 
     @classmethod
@@ -98,7 +98,7 @@ class SamedConfig(SamConfig):
         config_dict, unused = super().get_config_dict(*args, **kwargs)
         if not config_dict:
             raise OSError(
-                f"{args[0] if args else ''!r} has no config.json: expected a folder or Hub id of SAM or SAMed."
+                f"{args[0] if args else ''!r} has no config.json: expected a directory or Hub id of SAM or SAMed."
             )
         return cls._as_samed(config_dict), unused
 
@@ -116,7 +116,7 @@ class SamedConfig(SamConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> SamedConfig:
         """Build from the content of a `config.json`, of SAM or of SAMed.
 
-        Values in `kwargs` win over those of `config_dict`, and the sub-configs follow them.
+        Values in `kwargs` replace those of `config_dict`, also in the sub-configs.
 
         Raises:
             ValueError: `config_dict` describes another kind of model, or a value is out of its range.

@@ -1,4 +1,4 @@
-"""SAMed: transformers' `SamModel` with split q/k/v attention and a decoder that names every pixel."""
+"""SAMed: transformers' `SamModel` with split q/k/v attention and a decoder that predicts a mask for every label."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation
 from transformers import initialization as init
 from transformers.models.sam.configuration_sam import SamMaskDecoderConfig
-from transformers.models.sam.modeling_sam import (
-    SamMaskDecoder,
-    SamModel,
-)
+from transformers.models.sam.modeling_sam import SamMaskDecoder, SamModel
 from transformers.utils import ModelOutput
 
 from ..transforms.zoom import nearest_zoom
@@ -28,7 +25,7 @@ from .vision_encoder import SamedVisionLayer
 
 __all__ = ["SamedForSemanticSegmentation", "SamedSegmenterOutput"]
 
-# The mask decoder's parts whose shapes follow the number of labels.
+# The mask decoder's parts whose shapes depend on the number of labels.
 LABEL_HEADS = ("mask_tokens", "output_hypernetworks_mlps", "iou_prediction_head")
 
 
@@ -37,11 +34,11 @@ class SamedSegmenterOutput(ModelOutput):
     """Output of [`SamedForSemanticSegmentation`].
 
     Attributes:
-        loss (`torch.FloatTensor` of shape `()`, *optional*, returned with `labels`): the weighted sum of the two below.
+        loss (`torch.FloatTensor` of shape `()`, *optional*, returned with `labels`): weighted sum of the two below.
         logits (`torch.FloatTensor` of shape `(batch_size, num_labels, image_size / 4, image_size / 4)`): scores of
             every class, background first.
-        iou_scores (`torch.FloatTensor` of shape `(batch_size, num_labels)`): output of SAM's IoU head, which starts
-            fresh and isn't trained: without meaning, kept for comparison with the original implementation.
+        iou_scores (`torch.FloatTensor` of shape `(batch_size, num_labels)`): output of SAM's IoU head, which is fresh
+            and untrained: meaningless, kept for comparison with the original implementation.
         cross_entropy, dice (`torch.FloatTensor` of shape `()`, *optional*, returned with `labels`): the loss's parts.
         hidden_states (`tuple(torch.FloatTensor)`, *optional*): the encoder's, each of shape `(batch_size, image_size /
             16, image_size / 16, hidden_size)`.
@@ -58,9 +55,9 @@ class SamedSegmenterOutput(ModelOutput):
 
 
 class SamedHypernetworks(nn.Module):
-    """One small network for each class, making the weights of its mask out of its token.
+    """SAM's small networks that turn the token of each label into the weights of its mask.
 
-    The parameters' names are those of SAM's list of networks; PEFT can save a module whole, but not a list.
+    Parameter names are those of SAM's list of networks; PEFT can save a module whole, but not a list.
     """
 
     def __init__(self, networks: nn.ModuleList) -> None:
@@ -74,17 +71,17 @@ class SamedHypernetworks(nn.Module):
 
 
 class SamedMaskDecoder(SamMaskDecoder):
-    """SAM's mask decoder, returning the masks of all its mask tokens, one for each class."""
+    """SAM's mask decoder, returning the masks of all mask tokens, one for each label."""
 
     def __init__(self, config: SamMaskDecoderConfig) -> None:
         super().__init__(config)
         networks: Any = SamedHypernetworks(self.output_hypernetworks_mlps)  # SAM's type is a list of modules
         self.output_hypernetworks_mlps = networks
-        # What depends on the labels starts fresh, as PyTorch's own default and not as SAM's. The mark stands on the
-        # leaves: transformers passes over a module that holds no parameter of its own.
+        # Heads that depend on the labels start with PyTorch's initialisation instead of SAM's. The leaves are marked:
+        # transformers skips modules without parameters of their own.
         for head in LABEL_HEADS:
             for leaf in getattr(self, head).modules():
-                leaf.starts_as_in_pytorch = True
+                leaf.uses_pytorch_init = True
 
     def forward(  # type: ignore[override]  # SAM's takes prompts
         self,
@@ -121,7 +118,7 @@ class SamedMaskDecoder(SamMaskDecoder):
 
 
 class SamedModel(SamModel):
-    """`SamModel` with SAMed's attention and decoder; the decoder's label-dependent parts start as PyTorch's do."""
+    """`SamModel` with SAMed's attention and decoder, whose label-dependent heads have PyTorch's initialisation."""
 
     def __init__(self, config: SamedConfig) -> None:
         super().__init__(config)
@@ -136,7 +133,7 @@ class SamedModel(SamModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if not getattr(module, "starts_as_in_pytorch", False):
+        if not getattr(module, "uses_pytorch_init", False):
             return
         if isinstance(module, nn.Embedding):
             init.normal_(module.weight)
@@ -147,10 +144,10 @@ class SamedModel(SamModel):
 
 
 class SamedForSemanticSegmentation(SamedPreTrainedModel):
-    """A SAM that names the class of every pixel without a prompt (SAMed, arXiv 2304.13785).
+    """SAM for semantic segmentation without prompts (SAMed, arXiv 2304.13785).
 
-    `from_pretrained` takes a plain SAM checkpoint or a SAMed adapter, `save_pretrained` writes the adapter alone, and
-    `merge_and_unload` makes a model without adapter, saved whole.
+    `from_pretrained` loads a plain SAM, a SAMed adapter or a merged model, `save_pretrained` writes the adapter alone,
+    and `merge_and_unload` returns a model without adapter, which is saved whole.
     """
 
     def __init__(self, config: SamedConfig) -> None:
@@ -188,11 +185,10 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
         Args:
             pixel_values: of shape `(batch_size, 3, image_size, image_size)`, as [`SamedImageProcessor`] makes them.
             labels: of shape `(batch_size, image_size / 4, image_size / 4)` or `(batch_size, image_size, image_size)`,
-                int64 in [0, num_labels). The latter are sampled as an order-0 zoom does (SAMed's low-resolution
-                labels).
+                int64 in [0, num_labels). The latter are reduced by an order-0 zoom (SAMed's low-resolution labels).
             image_embeddings: of shape `(batch_size, output_channels, image_size / 16, image_size / 16)`: the encoder's
-                output for these images, instead of `pixel_values`.
-            output_hidden_states, output_attentions: return the encoder's.
+                output, instead of `pixel_values`.
+            output_hidden_states, output_attentions: whether to return those of the encoder.
             return_dict: `False` returns a tuple.
 
         Raises:
@@ -229,7 +225,7 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
 
     @staticmethod
     def to_low_resolution(labels: torch.Tensor, size: int) -> torch.Tensor:
-        """Labels `(batch_size, 4 · size, 4 · size)` at the logits' size by an order-0 zoom; those of `size` unchanged.
+        """Reduce labels `(batch_size, 4 · size, 4 · size)` by an order-0 zoom; those of the logits' size are unchanged.
 
         Raises:
             ValueError: labels of another shape.

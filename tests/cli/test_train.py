@@ -1,4 +1,4 @@
-"""The journey of the example script: trained, scored, pictured, described, and used again."""
+"""The journey of the example script: training, scores, images, card, and use of the adapter."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The example script without data and model, as a newcomer starts it but for its length; and what it printed."""
+    """Directory and output of the example script without data and model, shortened."""
     folder = tmp_path_factory.mktemp("run") / "samed"
     flags = ["--image_size", TINY_SIZE, "--max_train_steps", 12, "--output_dir", folder]
     script = [sys.executable, "examples/train_synapse.py", *map(str, flags)]
@@ -32,7 +32,8 @@ def run(tmp_path_factory):
     return folder, result.stdout
 
 
-def test_it_says_what_it_does_and_prints_the_table(run):
+@pytest.mark.slow
+def test_it_prints_the_data_the_steps_and_the_scores(run):
     folder, printed = run
     assert "RANDOM weights" in printed
     assert "synthetic phantom patients: 18 cases to train on, 2 held out for validation, 6 to score" in printed
@@ -44,7 +45,8 @@ def test_it_says_what_it_does_and_prints_the_table(run):
     assert f"samed-hf predict {folder}" in printed
 
 
-def test_it_leaves_an_adapter_scores_and_pictures(run):
+@pytest.mark.slow
+def test_it_writes_an_adapter_scores_and_images(run):
     folder, _ = run
     assert {
         "README.md",
@@ -60,15 +62,16 @@ def test_it_leaves_an_adapter_scores_and_pictures(run):
         "training_settings.json",
     } <= {path.name for path in folder.iterdir()}
     for name in ("overlay.png", "training_curve.png"):
-        with Image.open(folder / name) as picture:
-            assert min(picture.size) > 400
-            assert picture.convert("L").getextrema() != (0, 0)
+        with Image.open(folder / name) as image:
+            assert min(image.size) > 400
+            assert image.convert("L").getextrema() != (0, 0)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert sorted(metrics["per_case"]) == [f"phantom{number:04d}" for number in range(20, 26)]
     assert json.loads((folder / "training_settings.json").read_text())["seed"] == 0
 
 
-def test_log_file_and_tensorboard_tell_the_same(run):
+@pytest.mark.slow
+def test_log_file_and_tensorboard_agree(run):
     folder, _ = run
     rows = list(csv.DictReader((folder / "training_log.csv").open()))
     events = EventAccumulator(str(next(folder.glob("runs/**/events*")).parent)).Reload()
@@ -77,7 +80,8 @@ def test_log_file_and_tensorboard_tell_the_same(run):
     assert len(rows) == 12
 
 
-def test_the_card_holds_the_runs_numbers(run):
+@pytest.mark.slow
+def test_the_card_has_the_scores_of_the_run(run):
     folder, _ = run
     card = (folder / "README.md").read_text()
     mean = json.loads((folder / "metrics.json").read_text())["mean"]["dice"]
@@ -86,6 +90,7 @@ def test_the_card_holds_the_runs_numbers(run):
     assert "not a medical device" in card
 
 
+@pytest.mark.slow
 def test_the_adapter_predicts_a_scan(run, tmp_path):
     folder, _ = run
     scan = np.random.default_rng(0).normal(40, 80, (32, 32, 4)).astype(np.int16)
@@ -94,6 +99,7 @@ def test_the_adapter_predicts_a_scan(run, tmp_path):
     assert nib.load(tmp_path / "out" / "scan.nii.gz").shape == scan.shape
 
 
+@pytest.mark.slow
 def test_the_run_can_be_moved(run, tmp_path):
     folder, _ = run
     moved = tmp_path / "moved"
@@ -131,7 +137,7 @@ def test_every_setting_is_a_flag_of_the_design():
     assert flags <= set(SamedTrainingArguments().to_dict())
 
 
-def test_a_preset_says_where_the_run_leaves_it(tiny_sam, tiny_data, tmp_path, capsys):
+def test_the_deviations_from_a_preset(tiny_sam, tiny_data, tmp_path, capsys):
     flags = [
         "--preset",
         "samed_s",
@@ -149,16 +155,16 @@ def test_a_preset_says_where_the_run_leaves_it(tiny_sam, tiny_data, tmp_path, ca
     assert settings["augmentation"] == "samed"
     assert settings["lr_warmup_steps"] == 250
     assert settings["deviations"] == [
-        "model_name_or_path a local folder instead of facebook/sam-vit-base",
+        "model_name_or_path a local directory instead of facebook/sam-vit-base",
         f"image_size {TINY_SIZE} instead of 512",
         "effective_batch_size 4 instead of 24",
         "max_train_steps 2 instead of none",
         "input_size 48 instead of 224",
     ]
     printed, card = capsys.readouterr().out, (tmp_path / "run" / "README.md").read_text()
-    for place in (printed, card):
-        assert "samed_s" in place
-        assert "effective_batch_size 4 instead of 24" in place
+    for text in (printed, card):
+        assert "samed_s" in text
+        assert "effective_batch_size 4 instead of 24" in text
     assert str(tmp_path) not in card
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["protocol"] == "samed"
     adapter = json.loads((tmp_path / "run" / "adapter_config.json").read_text())

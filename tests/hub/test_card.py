@@ -80,7 +80,7 @@ def test_the_hubs_scores_are_those_of_the_file_to_the_last_digit(card):
 def test_a_base_that_is_not_on_the_hub_is_not_named(card):
     page = card(adapter_config=ADAPTER | {"base_model_name_or_path": "/home/someone/sam"})
     assert not {"base_model", "base_model_relation"} & set(page.data.to_dict())
-    assert "The base model isn't named on the Hub" in page.text
+    assert "The base model is not on the Hub" in page.text
     assert "/home/someone" not in page.content
 
 

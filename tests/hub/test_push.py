@@ -109,7 +109,7 @@ def test_a_local_base_gives_a_warning_and_is_not_published(hub, adapter, caplog)
     push_adapter(adapter, "ward/discs", token="hf_test")
     assert "--base_model USER/NAME" in caplog.text
     assert json.loads(hub.files("ward/discs")["adapter/adapter_config.json"])["base_model_name_or_path"] is None
-    assert b"isn't named on the Hub" in hub.files("ward/discs")["README.md"]
+    assert b"is not on the Hub" in hub.files("ward/discs")["README.md"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
