@@ -203,7 +203,7 @@ def test_an_adapter_of_other_labels_than_the_data(tiny_adapter, data, tmp_path, 
 def test_predict_refuses_to_write_over_a_scan(tiny_adapter, scans, tmp_path, capsys):
     before = (scans / "a.nii.gz").read_bytes()
     assert run("predict", tiny_adapter, scans / "a.nii.gz", "--output", scans) == 2
-    assert "choose another folder" in error_of(capsys)
+    assert "choose another directory" in error_of(capsys)
     assert (scans / "a.nii.gz").read_bytes() == before
     shutil.copytree(scans, tmp_path / "more")
     assert run("predict", tiny_adapter, scans, tmp_path / "more", "--output", tmp_path / "out", "--no_preview") == 0
