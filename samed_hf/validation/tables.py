@@ -133,7 +133,7 @@ def case_rows(validation: Validation, fingerprint: Mapping[str, Any], in_ml: boo
         by_case.setdefault(problem.case, []).append(problem)
     rows = []
     for facts, row in zip(validation.cases, fingerprint["per_case"], strict=True):
-        inside = None if facts.voxels is None else sum(facts.voxels[1:])
+        inside = sum(facts.voxels[1:]) if facts.voxels else None
         rows.append(
             {
                 "name": row["case"],
