@@ -88,11 +88,11 @@ class LoopbackHub(ThreadingHTTPServer):
         repository = self.repositories[name]
         return repository.commits[repository.resolve(revision)]
 
-    def add(self, name: str, folder: Path, **options: bool) -> str:
-        """A repository with a folder's files; returns the commit."""
+    def add(self, name: str, directory: Path, **options: bool) -> str:
+        """A repository with a directory's files; returns the commit."""
         repository = self.repositories.setdefault(name, Repository(**options))
-        paths = [path for path in folder.rglob("*") if path.is_file()]
-        return repository.commit({path.relative_to(folder).as_posix(): path.read_bytes() for path in paths})
+        paths = [path for path in directory.rglob("*") if path.is_file()]
+        return repository.commit({path.relative_to(directory).as_posix(): path.read_bytes() for path in paths})
 
 
 class _Handler(BaseHTTPRequestHandler):

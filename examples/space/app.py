@@ -13,11 +13,10 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-import torch
 from PIL import Image
 
 from samed_hf import SamedForSemanticSegmentation, SamedImageProcessor
-from samed_hf.inference import Segmenter, segment_volume
+from samed_hf.inference import Segmenter, load_model, segment_volume
 from samed_hf.reporting.colors import label_colors
 from samed_hf.transforms import SliceStack, cut_image, cut_slices, image_bounds, rows_point_up
 from samed_hf.volumes import Volume, find_scans, read_scan, write_labels
@@ -40,14 +39,11 @@ def load(adapter: str) -> SamedForSemanticSegmentation:
         raise gr.Error("Name an adapter of the Hub first, e.g. user/adapter.")
     if adapter not in _models:
         try:
-            model = SamedForSemanticSegmentation.from_pretrained(adapter)
+            model = load_model(adapter)
         except (ValueError, OSError) as error:
             raise gr.Error(f"{adapter} can't be loaded: {str(error).splitlines()[0]}") from error
-        if model.image_processor is None:
-            raise gr.Error(f"{adapter} is no SAMed adapter.")
         _models.clear()
-        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-        _models[adapter] = model.to(device).eval()
+        _models[adapter] = model
     return _models[adapter]
 
 
@@ -76,7 +72,7 @@ def segment(file: str | None, adapter: str, progress: Any = gr.Progress()) -> tu
 
 def _segment(model: SamedForSemanticSegmentation, file: str) -> dict[str, Any]:
     """Segment a file: grey slices and labels `(slices, height, width)`, amounts of the labels, their file."""
-    segmenter, scan = Segmenter((model,)), find_scans(file)[0]
+    segmenter, scan = Segmenter.of(model), find_scans(file)[0]
     processor, is_image = segmenter.processor, scan.kind == "picture"
     volume = read_scan(scan, num_channels=processor.num_channels)
     labels = segment_volume(segmenter, volume, is_image=is_image).labels

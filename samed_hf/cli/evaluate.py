@@ -97,7 +97,7 @@ def _choose_cases(args: argparse.Namespace) -> tuple[CaseDataset, str, list[str]
         raise ValueError(f"{args.data} has no case to score ({declared}): give --split or --num_folds and --fold.")
     print(f"data        {args.data}: {data.layout}, {len(names)} {split} cases", flush=True)
     if seen := set(names) & set(known.get("train", ())):
-        logger.warning("%d of these cases were trained on: their scores say nothing of others", len(seen))
+        logger.warning("%d of these cases were trained on: their scores do not apply to new cases", len(seen))
     return data, split, names
 
 

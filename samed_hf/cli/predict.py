@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import platform
 import sys
 import time
 from datetime import datetime, timedelta
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser", "run"]
 
-_PACKAGES = ["samed_hf", "torch", "transformers", "peft", "accelerate", "numpy", "scipy", "nibabel", "SimpleITK"]
-_PACKAGES += ["pydicom", "highdicom", "pillow"]
 # A process that has finished its cases waits for the others, however long theirs take.
 _TIMEOUT = timedelta(days=14)
 
@@ -193,21 +189,17 @@ def _describe(
     args: argparse.Namespace, settings: PredictionSettings, segmenter: Segmenter, num_processes: int, seconds: float
 ) -> dict[str, Any]:
     """The content of `predictions.json`, without the cases."""
+    from ..training.checkpointing.record import package_versions
+
     models = {"adapter": args.adapter, "ensemble": list(args.ensemble)}
     first = segmenter.models[0]
     machine = {"device": str(first.device), "dtype": str(first.dtype).removeprefix("torch.")}
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return {
         "created": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
         "seconds": round(seconds, 2),
         "labels": {str(index): name for index, name in settings.requested(segmenter.id2label).items()},
         "settings": models | settings.to_dict() | machine | {"num_processes": num_processes},
-        "versions": versions,
+        "versions": package_versions(),
     }
 
 

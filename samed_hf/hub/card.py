@@ -61,7 +61,7 @@ def write_card(directory: str | os.PathLike[str], *, name: str | None = None, li
         settings={key: value for key, value in settings.items() if key in _shown(settings)},
         deviations=settings.get("deviations"),
         metrics=metrics,
-        pictures=[path.name for path in directory.glob("*.png")],
+        images=[path.name for path in directory.glob("*.png")],
         **adapter,
     )
     write_text(files.card, str(card))

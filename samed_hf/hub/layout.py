@@ -58,7 +58,7 @@ def lay_out_repository(
     repo_id: str,
     dtype: str = "float32",
     base: tuple[str | None, str | None] = (None, None),
-    pictures: bool | None = None,
+    images: bool | None = None,
     with_handler: bool = False,
 ) -> Path:
     """Write the files of a repository.
@@ -69,7 +69,7 @@ def lay_out_repository(
         repo_id: "user/name", for the card.
         dtype: data type of the weights: "float32", "float16" or "bfloat16".
         base: name of the base model on the Hub and its revision; (`None`, `None`) keeps those of the adapter.
-        pictures: include overlay and example slices; `None` includes those of synthetic data only.
+        images: include overlay and example slices; `None` includes those of synthetic data only.
         with_handler: include `handler.py` and `requirements.txt` for Inference Endpoints.
 
     Returns:
@@ -87,7 +87,7 @@ def lay_out_repository(
         _write_json(files.settings, {key: value for key, value in settings.items() if key not in PRIVATE_SETTINGS})
     # Checkpoints, logs and data of the run are not uploaded.
     copied = [run.config, run.processor_config, run.metrics_table, run.metrics, run.curve]
-    for path in copied + _images(run, settings, pictures):
+    for path in copied + _images_to_upload(run, settings, images):
         if path.is_file():
             copy = target / path.relative_to(directory)
             copy.parent.mkdir(exist_ok=True)
@@ -102,12 +102,12 @@ def lay_out_repository(
     return target
 
 
-def _images(run: RunLayout, settings: dict[str, Any], pictures: bool | None) -> list[Path]:
+def _images_to_upload(run: RunLayout, settings: dict[str, Any], images: bool | None) -> list[Path]:
     """The images of the data to upload."""
-    images = [path for path in (run.overlay, *sorted(run.examples.glob("*.png"))) if path.is_file()]
-    if pictures or (pictures is None and settings.get("run", {}).get("synthetic")):
-        return images
-    if images and pictures is None:
+    existing = [path for path in (run.overlay, *sorted(run.examples.glob("*.png"))) if path.is_file()]
+    if images or (images is None and settings.get("run", {}).get("synthetic")):
+        return existing
+    if existing and images is None:
         logger.warning(
             "overlay and example slices show patients and are not uploaded; if you may publish them, push with "
             "--pictures"

@@ -31,7 +31,7 @@ def push_adapter(
     dtype: str = "float32",
     base_model: str | None = None,
     base_revision: str | None = None,
-    pictures: bool | None = None,
+    images: bool | None = None,
     with_handler: bool = False,
     commit_message: str = "Upload adapter",
 ) -> str:
@@ -45,7 +45,7 @@ def push_adapter(
         dtype: data type of the uploaded weights: "float32", "float16" or "bfloat16".
         base_model: Hub name of the base model, if the adapter names a local directory.
         base_revision: its branch, tag or commit.
-        pictures: upload overlay and example slices too; `None` uploads those of synthetic data only.
+        images: upload overlay and example slices too; `None` uploads those of synthetic data only.
         with_handler: add `handler.py` and `requirements.txt` for Inference Endpoints.
         commit_message: of the commit.
 
@@ -60,7 +60,7 @@ def push_adapter(
     check_adapter(directory, dtype)
     flags = {"--dtype": dtype if dtype != "float32" else None, "--base_model": base_model}
     flags |= {"--base_revision": base_revision}
-    switches = {"--private": private, "--pictures": pictures, "--with_handler": with_handler}
+    switches = {"--private": private, "--pictures": images, "--with_handler": with_handler}
     command = _command(directory, repo_id, flags, switches)
     with tempfile.TemporaryDirectory() as temporary, _one_line_errors(directory, repo_id, command):
         api = HfApi(token=token)
@@ -72,7 +72,7 @@ def push_adapter(
             repo_id=repo_id,
             dtype=dtype,
             base=base,
-            pictures=pictures,
+            images=images,
             with_handler=with_handler,
         )
         _refuse_secrets(staged, directory, token)

@@ -143,12 +143,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def choose_batch_size(models: Sequence[SamedForSemanticSegmentation], size: tuple[int, int]) -> int:
-    """The number of slices in a batch: as many as make it faster and fit into most of the memory that is free now.
-
-    Args:
-        models: run one after the other on one device.
-        size: height and width of the slices in pixels.
-    """
+    """The number of slices of `size` pixels in a batch: as many as are useful and fit into most of the free memory."""
     device = models[0].device
     tokens = max(model.config.tokens_per_side**2 for model in models)
     useful = (_CPU_TOKENS if device.type == "cpu" else _ACCELERATOR_TOKENS) // tokens
@@ -176,12 +171,7 @@ def slice_bytes(config: SamedConfig, size: tuple[int, int], dtype: torch.dtype) 
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can be allocated on a device.
-
-    Args:
-        device: for accelerators other than CUDA's, which share the host's memory or don't report theirs, the host's
-            memory counts.
-    """
+    """Bytes that can be allocated on a device; for accelerators other than CUDA's, on the host."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

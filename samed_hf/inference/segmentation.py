@@ -128,7 +128,7 @@ def predict_volume(
     *,
     batch_size: int | None = None,
 ) -> np.ndarray:
-    """Segment a scan with one model; see [`segment_volume`].
+    """The labels of [`segment_volume`] with one model.
 
     Args:
         model: in evaluation mode.
@@ -138,11 +138,8 @@ def predict_volume(
 
     Returns:
         Label map of shape `volume.grid`, uint8 (uint16 for more than 256 labels).
-
-    Raises:
-        ValueError: no image processor, another number of channels than the processor's, or NaN or infinity in the scan.
     """
-    return segment_volume(Segmenter((model,), _given(processor)), volume, batch_size=batch_size).labels
+    return segment_volume(Segmenter.of(model, processor), volume, batch_size=batch_size).labels
 
 
 def predict_image(
@@ -164,15 +161,11 @@ def predict_image(
         float32 in (0, 1].
 
     Raises:
-        ValueError: no image processor, or `image` is no finite image of at least 2 pixels each way.
+        ValueError: the model has no image processor, or `image` is no finite image of at least 2 pixels each way.
     """
-    segmenter = Segmenter((model,), _given(processor))
+    segmenter = Segmenter.of(model, processor)
     found = _segment_slices(segmenter, segmenter.processor.image_slices(image), is_image=True)
     return found.labels[0], found.confidence[0]
-
-
-def _given(processor: SamedImageProcessor | None) -> tuple[SamedImageProcessor, ...]:
-    return () if processor is None else (processor,)
 
 
 def check_finite(volume: Volume) -> None:

@@ -22,21 +22,23 @@ class Segmenter:
 
     Attributes:
         models: in evaluation mode, on one device.
-        processors: the image processor of each model; empty for the models' own.
-
-    Raises:
-        ValueError: a model has no image processor.
+        processors: the image processor of each model.
     """
 
     models: tuple[SamedForSemanticSegmentation, ...]
-    processors: tuple[SamedImageProcessor, ...] = ()
+    processors: tuple[SamedImageProcessor, ...]
 
-    def __post_init__(self) -> None:
-        """Use the models' own processors by default."""
-        own = tuple(one for model in self.models if (one := model.image_processor) is not None)
-        object.__setattr__(self, "processors", self.processors or own)
-        if len(self.processors) != len(self.models):
-            raise ValueError("The model carries no image processor: give one as `processor`.")
+    @classmethod
+    def of(cls, model: SamedForSemanticSegmentation, processor: SamedImageProcessor | None = None) -> Segmenter:
+        """A segmenter of one model, with its own image processor by default.
+
+        Raises:
+            ValueError: there is no image processor.
+        """
+        processor = processor or model.image_processor
+        if processor is None:
+            raise ValueError("The model has no image processor: give one as `processor`.")
+        return cls((model,), (processor,))
 
     @classmethod
     def load(cls, adapters: Sequence[str], *, dtype: str | torch.dtype = "float32") -> Segmenter:
@@ -50,20 +52,21 @@ class Segmenter:
             FileNotFoundError: an adapter does not exist.
             ValueError: one is no SAMed model, or its labels or slices differ from the first one's.
         """
-        segmenter = cls(tuple(load_model(adapter, dtype=dtype) for adapter in adapters))
-        first = segmenter.processor
-        for name, model, one in zip(adapters, segmenter.models, segmenter.processors, strict=True):
-            if model.config.id2label != segmenter.id2label:
+        members = [cls.of(load_model(adapter, dtype=dtype)) for adapter in adapters]
+        first = members[0]
+        for name, member in zip(adapters, members, strict=True):
+            if member.id2label != first.id2label:
                 raise ValueError(
-                    f"{name!r} has the labels {model.config.id2label}, {adapters[0]!r} {segmenter.id2label}: "
-                    "expected the same labels in all members of an ensemble."
+                    f"{name!r} has the labels {member.id2label}, {adapters[0]!r} {first.id2label}: expected the same "
+                    "labels in all members of an ensemble."
                 )
-            if (one.orientation, one.axis_order) != (first.orientation, first.axis_order):
+            cuts = [(one.processor.orientation, one.processor.axis_order) for one in (member, first)]
+            if cuts[0] != cuts[1]:
                 raise ValueError(
-                    f"{name!r} cuts scans by {(one.orientation, one.axis_order)}, {adapters[0]!r} by "
-                    f"{(first.orientation, first.axis_order)}: expected the same slices in all members of an ensemble."
+                    f"{name!r} cuts scans by {cuts[0]}, {adapters[0]!r} by {cuts[1]}: expected the same slices in all "
+                    "members of an ensemble."
                 )
-        return segmenter
+        return cls(tuple(one.models[0] for one in members), tuple(one.processor for one in members))
 
     @property
     def id2label(self) -> dict[int, str]:

@@ -69,15 +69,7 @@ def _views(label_names: Iterable[str], stack: SliceStack, tta: bool) -> Iterator
 
 
 def rotate_images(images: torch.Tensor, degrees: float) -> torch.Tensor:
-    """Rotate images about their centre by linear interpolation; zeros enter at the corners.
-
-    Args:
-        images: of shape `(batch_size, channels, height, width)`, floating point.
-        degrees: the angle, counter-clockwise as displayed with the first row on top.
-
-    Returns:
-        Tensor of the same shape; `images` itself for 0 degrees.
-    """
+    """Rotate `(batch_size, channels, height, width)` counter-clockwise about the centre, linearly; zeros enter."""
     if not degrees:
         return images
     height, width = images.shape[-2:]

@@ -63,17 +63,10 @@ class AdapterFiles:
 
     @classmethod
     def find(cls, source: str, download: dict[str, Any]) -> AdapterFiles | None:
-        """Find the adapter, at the root or in the subfolder of the Hub's earlier layout.
-
-        Args:
-            source: directory or Hub id.
-            download: some of `DOWNLOAD_OPTIONS`.
-
-        Returns:
-            The adapter, or `None` if there is none.
+        """Find the adapter of a directory or Hub id, at the root or in the subfolder of the Hub's earlier layout.
 
         Raises:
-            ValueError: its `adapter_config.json` is damaged.
+            ValueError: `adapter_config.json` is damaged.
         """
         root = download.get("subfolder") or ""
         for subfolder in (root, f"{root}/{ADAPTER_DIRECTORY}".lstrip("/")):
@@ -121,12 +114,7 @@ class AdapterFiles:
 
 
 def write_base_path(adapter_config: Path, directory: Path) -> None:
-    """Write the path of a local base so that it stays valid: relative if the base lies in or beside `directory`.
-
-    Args:
-        adapter_config: the `adapter_config.json` to change.
-        directory: where the adapter will be.
-    """
+    """Write the path of a local base into `adapter_config`: relative if the base lies in or beside `directory`."""
     content = json.loads(adapter_config.read_text(encoding="utf-8"))
     name = content.get("base_model_name_or_path")
     if not name or not Path(name).is_dir():
@@ -141,15 +129,7 @@ def write_base_path(adapter_config: Path, directory: Path) -> None:
 
 
 def check_same_base(base_config: SamedConfig, config: SamedConfig, base: str, adapter: str) -> None:
-    """Refuse a base model whose layers differ from those that an adapter was trained on.
-
-    Args:
-        base_config: of the base model called `base`.
-        config: of the adapter called `adapter`.
-
-    Raises:
-        ValueError: it lists the differences.
-    """
+    """Raise a `ValueError` with the differences if the adapter was trained on a base model with other layers."""
     differences = [
         f"{part}.{key} {theirs[key]} instead of {value}"
         for part in ("vision_config", "prompt_encoder_config", "mask_decoder_config")

@@ -107,13 +107,9 @@ def attend(
     """Attention over a grid of keys, with a term for each row and each column of keys.
 
     Args:
-        query: of shape `(heads, queries, head_dim)`, any strides, as for the others.
+        query: of shape `(heads, queries, head_dim)`, as the result; any strides.
         key, value: of shape `(heads, height · width, head_dim)`.
-        rows: of shape `(heads, queries, height)`.
-        columns: of shape `(heads, queries, width)`.
-
-    Returns:
-        Tensor of the query's shape and memory order.
+        rows, columns: of shape `(heads, queries, height)` and `(heads, queries, width)`.
     """
     return _TiledAttention.apply(query, key, value, rows, columns)
 
@@ -135,9 +131,6 @@ def attend_at_border(
         rows, columns: terms of all rows and columns of keys, padded ones included, `(batch, heads, tokens, size)`.
         grid: height and width of the real tokens.
         padding: key and value of a padded token, `(heads, 1, head_dim)`.
-
-    Returns:
-        Tensor of the query's shape.
     """
     height, width = grid
     beside = _log_sum(rows[..., :height]) + _log_sum(columns[..., width:])

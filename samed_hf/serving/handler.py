@@ -18,9 +18,7 @@ import torch
 from PIL import Image
 
 from ..inference.segmentation import predict_image, segment_volume
-from ..inference.segmenter import Segmenter
-from ..model.modeling_samed import SamedForSemanticSegmentation
-from ..model.precision import default_device
+from ..inference.segmenter import Segmenter, load_model
 from ..transforms.slicing import cut_image, cut_slices
 from ..volumes import Volume, read_volume
 
@@ -42,15 +40,13 @@ class EndpointHandler:
         path: directory or Hub id of an adapter or a merged model.
 
     Raises:
+        FileNotFoundError: the model does not exist.
         ValueError: it is no SAMed model.
     """
 
     def __init__(self, path: str = "") -> None:
-        model = SamedForSemanticSegmentation.from_pretrained(path)
-        if model.image_processor is None:
-            raise ValueError(f"{path!r} has no SamedImageProcessor: expected a SAMed adapter or merged model.")
-        self.model = model.to(default_device()).eval()
-        self.segmenter = Segmenter((self.model,))
+        self.model = load_model(path)
+        self.segmenter = Segmenter.of(self.model)
 
     def __call__(self, data: dict[str, Any]) -> list[dict[str, Any]]:
         """Segment an image or every slice of a volume.

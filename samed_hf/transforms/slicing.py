@@ -28,11 +28,7 @@ __all__ = [
 
 
 def cut_slices(volume: Volume, processor: SamedImageProcessor) -> np.ndarray:
-    """Cut a scan along the processor's axis, in its canonical orientation whatever the order of the file's axes.
-
-    Args:
-        volume: scan of shape `(x, y, z)` or `(x, y, z, channels)`.
-        processor: its `orientation` and `axis_order` define the slices.
+    """Cut a scan into slices as the processor's `orientation` and `axis_order` define, whatever the file's axes.
 
     Returns:
         A view of the array of shape `(slices, height, width)`, or `(slices, channels, height, width)` for several
@@ -46,12 +42,7 @@ def cut_slices(volume: Volume, processor: SamedImageProcessor) -> np.ndarray:
 
 
 def join_slices(slices: np.ndarray, volume: Volume, processor: SamedImageProcessor) -> np.ndarray:
-    """The inverse of [`cut_slices`].
-
-    Args:
-        slices: of shape `(slices, height, width)` or `(slices, channels, height, width)`.
-        volume: the scan that was cut.
-        processor: the one that cut it.
+    """The inverse of [`cut_slices`] for maps of the slices of `volume`, with or without channels.
 
     Returns:
         A view of shape `volume.grid` or `(*volume.grid, channels)`.
@@ -177,9 +168,10 @@ class SliceStack:
 
     def scaled(self) -> np.ndarray:
         """All slices in [0, 1], float32, of the array's own shape."""
+        if self.rescaled:
+            return self.array.astype(np.float32)
         if self.array.ndim == 3:
-            return self._scaled(self.array, 0)
-        return np.stack([self._scaled(self.array[:, i], i) for i in range(self.array.shape[1])], axis=1)
-
-    def _scaled(self, slices: np.ndarray, channel: int) -> np.ndarray:
-        return slices.astype(np.float32) if self.rescaled else window_intensity(slices, self.bounds[channel])
+            return window_intensity(self.array, self.bounds[0])
+        channels = np.moveaxis(self.array, 1, 0)
+        scaled = [window_intensity(one, bound) for one, bound in zip(channels, self.bounds, strict=True)]
+        return np.stack(scaled, axis=1)

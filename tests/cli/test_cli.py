@@ -20,13 +20,13 @@ from ..conftest import TINY_LABELS, TINY_SIZE
 @pytest.fixture
 def scans(tmp_path):
     """A directory with two scans, one of them oblique and of an uncommon data type."""
-    folder = tmp_path / "scans"
-    folder.mkdir()
+    directory = tmp_path / "scans"
+    directory.mkdir()
     generator = np.random.default_rng(0)
     affine = np.array([[-0.8, 0.2, 0, 90], [0.2, 0.8, 0, -100], [0, 0, 3, 20], [0, 0, 0, 1.0]])
-    nib.save(nib.Nifti1Image(generator.normal(50, 90, (40, 36, 5)).astype(np.int16), affine), folder / "a.nii.gz")
-    nib.save(nib.Nifti1Image(generator.normal(50, 90, (20, 24, 3)), np.diag([2, 2, 5, 1.0])), folder / "b.nii")
-    return folder
+    nib.save(nib.Nifti1Image(generator.normal(50, 90, (40, 36, 5)).astype(np.int16), affine), directory / "a.nii.gz")
+    nib.save(nib.Nifti1Image(generator.normal(50, 90, (20, 24, 3)), np.diag([2, 2, 5, 1.0])), directory / "b.nii")
+    return directory
 
 
 def run(*argv) -> int:
@@ -68,8 +68,8 @@ def test_evaluate_writes_scores_and_images(tiny_adapter, tiny_data, tmp_path, ca
 def test_a_merged_model_predicts_like_its_adapter(tiny_adapter, scans, tmp_path):
     model = SamedForSemanticSegmentation.from_pretrained(tiny_adapter)
     model.merge_and_unload().save_pretrained(tmp_path / "merged")
-    for name, place in (("adapter", tiny_adapter), ("merged", tmp_path / "merged")):
-        assert run("predict", place, scans / "a.nii.gz", "--output", tmp_path / name) == 0
+    for name, path in (("adapter", tiny_adapter), ("merged", tmp_path / "merged")):
+        assert run("predict", path, scans / "a.nii.gz", "--output", tmp_path / name) == 0
     first, second = (np.asarray(nib.load(tmp_path / name / "a.nii.gz").dataobj) for name in ("adapter", "merged"))
     assert (first == second).mean() > 0.999
 
@@ -177,20 +177,20 @@ def test_an_image_size_that_is_no_multiple_of_16(tiny_sam, tiny_data, tmp_path, 
 
 def test_a_checkpoint_that_is_not_sam(tiny_data, tiny_adapter, tmp_path, capsys):
     for name, content in (("bert", {"model_type": "bert"}), ("hq", {"model_type": "sam_hq"})):
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "config.json").write_text(json.dumps(content))
-        assert f"model_type is '{content['model_type']}'" in train(capsys, tmp_path, folder, tiny_data)
+        directory = tmp_path / name
+        directory.mkdir()
+        (directory / "config.json").write_text(json.dumps(content))
+        assert f"model_type is '{content['model_type']}'" in train(capsys, tmp_path, directory, tiny_data)
     (tmp_path / "nothing").mkdir()
     assert "config.json" in train(capsys, tmp_path, tmp_path / "nothing", tiny_data)
     assert "is a SAMed model" in train(capsys, tmp_path, tiny_adapter, tiny_data)
 
 
 def test_an_adapter_whose_base_cannot_be_found(tiny_adapter, tiny_data, tmp_path, capsys):
-    folder = shutil.copytree(tiny_adapter, tmp_path / "adapter")
-    config = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "/no/such/sam"}))
-    message = evaluate(capsys, tmp_path, folder, tiny_data)
+    directory = shutil.copytree(tiny_adapter, tmp_path / "adapter")
+    config = json.loads((directory / "adapter_config.json").read_text())
+    (directory / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "/no/such/sam"}))
+    message = evaluate(capsys, tmp_path, directory, tiny_data)
     assert "needs the base model '/no/such/sam'" in message
     assert "base_model_name_or_path" in message
 
@@ -203,7 +203,7 @@ def test_an_adapter_of_other_labels_than_the_data(tiny_adapter, data, tmp_path, 
 def test_predict_refuses_to_write_over_a_scan(tiny_adapter, scans, tmp_path, capsys):
     before = (scans / "a.nii.gz").read_bytes()
     assert run("predict", tiny_adapter, scans / "a.nii.gz", "--output", scans) == 2
-    assert "choose another folder" in error_of(capsys)
+    assert "choose another directory" in error_of(capsys)
     assert (scans / "a.nii.gz").read_bytes() == before
     shutil.copytree(scans, tmp_path / "more")
     assert run("predict", tiny_adapter, scans, tmp_path / "more", "--output", tmp_path / "out", "--no_preview") == 0
@@ -222,19 +222,19 @@ def test_predict_keeps_existing_segmentations(tiny_adapter, scans, tmp_path, cap
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     capsys.readouterr()
     assert run("predict", tiny_adapter, scans, "--output", out) == 2
-    assert "is there already" in error_of(capsys)
+    assert "exists already" in error_of(capsys)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
     assert run("predict", tiny_adapter, scans, "--output", out, "--overwrite") == 0
 
 
 def test_predict_reads_images(tiny_adapter, tmp_path, capsys):
-    picture = np.random.default_rng(0).integers(0, 255, (40, 50), dtype=np.uint8)
-    Image.fromarray(picture).save(tmp_path / "slice.png")
+    image = np.random.default_rng(0).integers(0, 255, (40, 50), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "slice.png")
     assert run("predict", tiny_adapter, tmp_path / "slice.png", "--output", tmp_path / "out") == 0
     assert "pixels" in capsys.readouterr().out
     model = SamedForSemanticSegmentation.from_pretrained(tiny_adapter)
     written = np.asarray(Image.open(tmp_path / "out" / "slice.png"))
-    np.testing.assert_array_equal(written, predict_image(model, picture)[0])
+    np.testing.assert_array_equal(written, predict_image(model, image)[0])
     (tmp_path / "torn.png").write_bytes((tmp_path / "slice.png").read_bytes()[:100])
     assert run("predict", tiny_adapter, tmp_path / "torn.png", "--output", tmp_path / "out") == 2
     assert "cannot be read as a picture" in error_of(capsys)

@@ -24,30 +24,30 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Directory and output of the example script without data and model, shortened."""
-    folder = tmp_path_factory.mktemp("run") / "samed"
-    flags = ["--image_size", TINY_SIZE, "--max_train_steps", 12, "--output_dir", folder]
+    directory = tmp_path_factory.mktemp("run") / "samed"
+    flags = ["--image_size", TINY_SIZE, "--max_train_steps", 12, "--output_dir", directory]
     script = [sys.executable, "examples/train_synapse.py", *map(str, flags)]
     result = subprocess.run(script, capture_output=True, text=True, cwd=ROOT, env=os.environ, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
-    return folder, result.stdout
+    return directory, result.stdout
 
 
 @pytest.mark.slow
 def test_it_prints_the_data_the_steps_and_the_scores(run):
-    folder, printed = run
+    directory, printed = run
     assert "RANDOM weights" in printed
     assert "synthetic phantom patients: 18 cases to train on, 2 held out for validation, 6 to score" in printed
     assert "step 12/12" in printed
-    mean = json.loads((folder / "metrics.json").read_text())["mean"]["dice"]
+    mean = json.loads((directory / "metrics.json").read_text())["mean"]["dice"]
     rows = [line.split() for line in printed.splitlines()]
     assert ["mean", f"{mean:.4f}"] in [row[:2] for row in rows if row]
     assert "left kidney" in printed
-    assert f"samed-hf predict {folder}" in printed
+    assert f"samed-hf predict {directory}" in printed
 
 
 @pytest.mark.slow
 def test_it_writes_an_adapter_scores_and_images(run):
-    folder, _ = run
+    directory, _ = run
     assert {
         "README.md",
         "adapter_config.json",
@@ -60,21 +60,21 @@ def test_it_writes_an_adapter_scores_and_images(run):
         "training_curve.png",
         "training_log.csv",
         "training_settings.json",
-    } <= {path.name for path in folder.iterdir()}
+    } <= {path.name for path in directory.iterdir()}
     for name in ("overlay.png", "training_curve.png"):
-        with Image.open(folder / name) as image:
+        with Image.open(directory / name) as image:
             assert min(image.size) > 400
             assert image.convert("L").getextrema() != (0, 0)
-    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics = json.loads((directory / "metrics.json").read_text())
     assert sorted(metrics["per_case"]) == [f"phantom{number:04d}" for number in range(20, 26)]
-    assert json.loads((folder / "training_settings.json").read_text())["seed"] == 0
+    assert json.loads((directory / "training_settings.json").read_text())["seed"] == 0
 
 
 @pytest.mark.slow
 def test_log_file_and_tensorboard_agree(run):
-    folder, _ = run
-    rows = list(csv.DictReader((folder / "training_log.csv").open()))
-    events = EventAccumulator(str(next(folder.glob("runs/**/events*")).parent)).Reload()
+    directory, _ = run
+    rows = list(csv.DictReader((directory / "training_log.csv").open()))
+    events = EventAccumulator(str(next(directory.glob("runs/**/events*")).parent)).Reload()
     for key in ("loss", "learning_rate"):
         assert [event.value for event in events.Scalars(key)] == pytest.approx([float(row[key]) for row in rows])
     assert len(rows) == 12
@@ -82,9 +82,9 @@ def test_log_file_and_tensorboard_agree(run):
 
 @pytest.mark.slow
 def test_the_card_has_the_scores_of_the_run(run):
-    folder, _ = run
-    card = (folder / "README.md").read_text()
-    mean = json.loads((folder / "metrics.json").read_text())["mean"]["dice"]
+    directory, _ = run
+    card = (directory / "README.md").read_text()
+    mean = json.loads((directory / "metrics.json").read_text())["mean"]["dice"]
     assert f"{mean:.4f}" in card
     assert "random weights" in card
     assert "not a medical device" in card
@@ -92,24 +92,24 @@ def test_the_card_has_the_scores_of_the_run(run):
 
 @pytest.mark.slow
 def test_the_adapter_predicts_a_scan(run, tmp_path):
-    folder, _ = run
+    directory, _ = run
     scan = np.random.default_rng(0).normal(40, 80, (32, 32, 4)).astype(np.int16)
     nib.save(nib.Nifti1Image(scan, np.diag([2, 2, 5, 1.0])), tmp_path / "scan.nii.gz")
-    assert main(["predict", str(folder), str(tmp_path / "scan.nii.gz"), "--output", str(tmp_path / "out")]) == 0
+    assert main(["predict", str(directory), str(tmp_path / "scan.nii.gz"), "--output", str(tmp_path / "out")]) == 0
     assert nib.load(tmp_path / "out" / "scan.nii.gz").shape == scan.shape
 
 
 @pytest.mark.slow
 def test_the_run_can_be_moved(run, tmp_path):
-    folder, _ = run
+    directory, _ = run
     moved = tmp_path / "moved"
-    os.rename(folder, moved)
+    os.rename(directory, moved)
     try:
         assert main(["evaluate", str(moved), "--data", str(moved / "phantom"), "--output", str(tmp_path / "out")]) == 0
     finally:
-        os.rename(moved, folder)
+        os.rename(moved, directory)
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["mean"] == pytest.approx(
-        json.loads((folder / "metrics.json").read_text())["mean"]
+        json.loads((directory / "metrics.json").read_text())["mean"]
     )
 
 

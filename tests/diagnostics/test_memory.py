@@ -107,8 +107,8 @@ def test_weights_and_moments_by_hand(base):
     assert memory.total == memory.weights + memory.optimizer + memory.step
     average = estimate_training(base, replace(SETTINGS, ema=True))
     assert average.optimizer == 12 * memory.trained
-    together = estimate_training(base, replace(SETTINGS, num_processes=2))
-    assert together.step == memory.step + 4 * memory.trained
+    distributed = estimate_training(base, replace(SETTINGS, num_processes=2))
+    assert distributed.step == memory.step + 4 * memory.trained
 
 
 def test_moments_of_eight_bits(base):

@@ -39,13 +39,22 @@ def hub(tiny_sam):
 @pytest.fixture(scope="module")
 def trained(hub, tiny_data, tmp_path_factory):
     """Directory and output of a run that pushed its adapter. Its base model comes from the Hub."""
-    folder = tmp_path_factory.mktemp("run") / "out"
-    flags = ["--model_name_or_path", "lab/sam", "--data_dir", tiny_data, "--output_dir", folder, "--image_size", "64"]
+    directory = tmp_path_factory.mktemp("run") / "out"
+    flags = [
+        "--model_name_or_path",
+        "lab/sam",
+        "--data_dir",
+        tiny_data,
+        "--output_dir",
+        directory,
+        "--image_size",
+        "64",
+    ]
     flags += ["--max_train_steps", "4", "--per_device_train_batch_size", "2", "--report_to", "none", "--rank", "2"]
     flags += ["--push_to_hub", "--push_every", "2", "--hub_model_id", NAME, "--with_handler", "--hub_pictures"]
     environment = hub.environment(tmp_path_factory.mktemp("home"))
     result = run(environment, "-m", "samed_hf.cli", "train", *map(str, flags))
-    return folder, result.stdout
+    return directory, result.stdout
 
 
 WAYS = """
@@ -91,7 +100,7 @@ assert model.config.num_labels == 3
 
 
 def test_every_way_of_loading_gives_the_trained_models_logits(hub, trained, tmp_path):
-    folder, _ = trained
+    directory, _ = trained
     hub.repositories[NAME].refs["v1"] = hub.repositories[NAME].refs["main"]
     pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     torch.save(pixels, tmp_path / "pixels.pt")
@@ -104,7 +113,7 @@ with torch.no_grad():
     torch.save(model(torch.load(sys.argv[2])).logits, sys.argv[3])
 """
     files = [str(tmp_path / "pixels.pt"), str(tmp_path / "expected.pt")]
-    run(environment, "-c", ours, str(folder), *files)
+    run(environment, "-c", ours, str(directory), *files)
     (tmp_path / "script.py").write_text(WAYS)
     fresh = hub.environment(tmp_path / "another-home")
     result = run(fresh, str(tmp_path / "script.py"), NAME, *files, str(tmp_path / "cache"))
@@ -141,9 +150,9 @@ def test_the_card_has_the_scores_of_the_run(hub, trained):
 
 
 def test_nothing_private_is_in_any_file(hub, trained, tiny_data):
-    folder, _ = trained
+    directory, _ = trained
     for path, content in hub.files(NAME).items():
-        for secret in (str(folder.parent), str(tiny_data.parent), "hf_test"):
+        for secret in (str(directory.parent), str(tiny_data.parent), "hf_test"):
             assert secret.encode() not in content, path
 
 

@@ -32,14 +32,14 @@ def pip(*arguments):
 @pytest.fixture(scope="module")
 def target(tmp_path_factory):
     """A directory that holds the package as pip installs it from its wheel, and nothing else."""
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"  # a copy, as the build leaves files behind
+    directory = tmp_path_factory.mktemp("wheel")
+    source = directory / "source"  # a copy, as the build leaves files behind
     shutil.copytree(ROOT / "samed_hf", source / "samed_hf", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, source)
-    pip("install", "--no-deps", "--no-index", "--target", folder / "target", *folder.glob("*.whl"))
-    return folder / "target"
+    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", directory, source)
+    pip("install", "--no-deps", "--no-index", "--target", directory / "target", *directory.glob("*.whl"))
+    return directory / "target"
 
 
 @pytest.mark.slow

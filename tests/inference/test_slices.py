@@ -119,7 +119,7 @@ def test_axes_are_taken_in_the_processors_order(model, scan, monkeypatch):
 
 
 def test_what_cannot_be_predicted(model, tiny_model, scan):
-    with pytest.raises(ValueError, match="carries no image processor"):
+    with pytest.raises(ValueError, match="no image processor"):
         predict_volume(tiny_model, scan)
     scan.array[0, 0, 0] = np.nan
     with pytest.raises(ValueError, match="1 NaN or infinite"):

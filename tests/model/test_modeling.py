@@ -129,6 +129,7 @@ def test_half_precision_keeps_the_positional_matrix_whole(tiny_sam):
         assert model(PIXELS).logits.isfinite().all()
 
 
+@pytest.mark.slow
 def test_vit_b_at_512_pixels(tmp_path):
     """The figures of the paper's geometry: parameters, gradients, size on disk, exact reload, merging."""
     make_random_sam(tmp_path / "sam", image_size=1024, hidden_size=768, num_layers=12, num_heads=12, embedding_size=256)

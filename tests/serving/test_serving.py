@@ -124,7 +124,7 @@ def test_a_16_bit_picture_holds_intensities_in_the_windows_unit(handler, picture
 def test_a_volume_slice_by_slice(handler, scan, kind, wrap, dtype):
     scan = scan.clip(0, 255).astype(dtype)
     volume = Volume(scan.astype(np.int16), np.diag([2, 2, 5, 1.0]))
-    maps = segment_volume(Segmenter((handler.model,)), volume, confidence_dtype=torch.float32)
+    maps = segment_volume(Segmenter.of(handler.model), volume, confidence_dtype=torch.float32)
     labels, confidence = maps.labels.transpose(2, 1, 0), maps.confidence.transpose(2, 1, 0)
     inputs = wrap(nifti(scan, kind))
     inputs = inputs.decode() if wrap is base64.b64encode else inputs
@@ -267,5 +267,5 @@ def test_pillows_own_limit_is_told_the_same_way(handler, picture, monkeypatch):
 
 
 def test_a_plain_sam_is_refused(tiny_sam):
-    with pytest.raises(ValueError, match="expected a SAMed adapter"):
+    with pytest.raises(ValueError, match="no SAMed model"):
         EndpointHandler(str(tiny_sam))
