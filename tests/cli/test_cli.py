@@ -222,7 +222,7 @@ def test_predict_keeps_existing_segmentations(tiny_adapter, scans, tmp_path, cap
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     capsys.readouterr()
     assert run("predict", tiny_adapter, scans, "--output", out) == 2
-    assert "is there already" in error_of(capsys)
+    assert "exists already" in error_of(capsys)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
     assert run("predict", tiny_adapter, scans, "--output", out, "--overwrite") == 0
 
