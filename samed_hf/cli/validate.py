@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from ..validation.advice import Advice
 
 __all__ = ["add_parser", "run"]
+
+logger = logging.getLogger(__name__)
 
 _BASE = "facebook/sam-vit-base"
 _LINES = 20  # printed of one kind of problem
@@ -73,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--output {args.output!r} is a file: expected a directory.")
     base = read_base_config(args.model_name_or_path)
     data, settings = _read_data(args)
-    print(_describe(data), flush=True)
+    logger.info(_describe(data))
     with ProgressBar("checking", "case") as progress:
         validation = validate_data(data, make_processor(settings, data), progress=progress)
     _print_problems(validation.problems)
