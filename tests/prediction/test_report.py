@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from samed_hf.prediction import report as prediction_report
-from samed_hf.prediction.report import format_ml, write_report, write_run
+from samed_hf.prediction.report import write_report, write_run
 from samed_hf.reporting.colors import label_colors
+from samed_hf.reporting.formatting import format_ml
 
 
 def row(index, ml=None, pixels=None, faces=(), mean=80.0, sd=20.0):

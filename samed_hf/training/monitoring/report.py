@@ -71,7 +71,7 @@ def _notes(run: TrainingRun) -> list[str]:
     return notes + [printable(note) for note in run.data.notes]
 
 
-def _facts(run: TrainingRun, metrics: Mapping[str, Any] | None, skipped: int) -> list[dict[str, Any]]:
+def _facts(run: TrainingRun, metrics: Mapping[str, Any] | None, skipped: int) -> list[tuple[str, str, str]]:
     rows, last = run.log, run.log[-1] if run.log else {"step": 0}
     facts = [(f"{format_count(last['step'])} of {format_count(run.plan.steps)}", "steps", "")]
     facts += [(f"{last['epoch']:.1f}", "epochs", "")] if "epoch" in last else []
@@ -87,7 +87,7 @@ def _facts(run: TrainingRun, metrics: Mapping[str, Any] | None, skipped: int) ->
     facts += [(f"{median(speeds):.3g}", "slices a second", "")] if speeds else []
     memory = max((row.get("memory_bytes") or 0 for row in rows), default=0)
     facts += [(f"{memory / 1e9:.3g} GB", "of memory at most", "")] if memory else []
-    return [{"number": number, "text": text, "tone": tone} for number, text, tone in facts]
+    return facts
 
 
 def _charts(run: TrainingRun, labels: Sequence[str], skipped: Sequence[int]) -> list[dict[str, str]]:
@@ -100,7 +100,7 @@ def _charts(run: TrainingRun, labels: Sequence[str], skipped: Sequence[int]) -> 
         "Learning rate": draw_rate(rows),
     }
     return [
-        {"caption": caption, "alt": caption, "source": data_uri(content, "image/svg+xml")}
+        {"caption": caption, "source": data_uri(content, "image/svg+xml")}
         for caption, content in charts.items()
         if content is not None
     ]
@@ -120,10 +120,7 @@ def _images(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, A
     ]
     if (folder / "overlay.png").is_file():
         images.append((folder / "overlay.png", "A case not trained on, with the final adapter", True))
-    return [
-        {"caption": caption, "alt": caption, "source": jpeg_uri(path), "open": is_open}
-        for path, caption, is_open in images
-    ]
+    return [{"caption": caption, "source": jpeg_uri(path), "open": is_open} for path, caption, is_open in images]
 
 
 def _watched(folder: Path, step: int) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...reporting.formatting import format_names, format_value
+from ...reporting.formatting import format_names
 from ...utils.text import printable
 from ..checkpointing.record import package_versions
 from ..run import TrainingRun
@@ -91,7 +91,7 @@ def setting_tables(folder: Path, run: TrainingRun) -> dict[str, dict[str, str]]:
     parts["settings"] = {key: value for key, value in parts["settings"].items() if value is not None}
     parts.setdefault("versions", package_versions())
     tables = {
-        key.replace("_", " ").capitalize(): {_readable(name, key): format_value(one) for name, one in part.items()}
+        key.replace("_", " ").capitalize(): {_readable(name, key): one for name, one in part.items()}
         for key, part in parts.items()
         if part
     }
