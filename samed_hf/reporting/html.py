@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +14,12 @@ from PIL import Image
 
 from ..utils.atomic import write_text
 from ..utils.text import printable
-from .formatting import (
-    NARROW_SPACE,
-    format_bytes,
-    format_count,
-    format_counts,
-    format_duration,
-    format_ml,
-    format_number,
-    format_sides,
-    format_value,
-)
+from . import formatting
 
 __all__ = ["data_uri", "jpeg_uri", "write_page"]
 
 
-_FILTERS: dict[str, Callable[..., str]] = {
-    "bytes": format_bytes,
-    "count": format_count,
-    "counts": format_counts,
-    "duration": format_duration,
-    "ml": format_ml,
-    "number": format_number,
-    "setting": format_value,
-    "sides": format_sides,
-}
+_FILTERS = ("bytes", "count", "counts", "duration", "ml", "number", "sides", "value")  # formatting.format_…
 
 
 def write_page(path: str | os.PathLike[str], package: str, template: str, **values: Any) -> None:
@@ -60,7 +40,7 @@ def write_page(path: str | os.PathLike[str], package: str, template: str, **valu
         lstrip_blocks=True,
         finalize=_printable,
     )
-    environment.filters |= _FILTERS
+    environment.filters |= {name: getattr(formatting, f"format_{name}") for name in _FILTERS}
     write_text(path, environment.get_template(template).render(values))
 
 
@@ -68,7 +48,7 @@ def _printable(value: Any) -> Any:
     """Replace characters of a text that can't be printed, except for the narrow spaces of numbers."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
-    return NARROW_SPACE.join(map(printable, value.split(NARROW_SPACE)))
+    return formatting.NARROW_SPACE.join(map(printable, value.split(formatting.NARROW_SPACE)))
 
 
 def data_uri(content: bytes, media_type: str) -> Markup:
