@@ -96,9 +96,10 @@ def test_the_fingerprint_names_suggestions_and_command(report):
     assert fingerprint["labels"]["never seen"]["cases"] == 0
 
 
-def test_pictures_have_pixels_and_no_millilitres(tmp_path):
+def test_pictures_have_pixels_and_no_millilitres(tiny_sam, tmp_path):
     root = write_pictures(tmp_path / "data", make_scans(5, (30, 34, 3)))
-    assert main(["validate", str(root), "--output", str(tmp_path / "out")]) == 0
+    argv = ["validate", str(root), "--output", str(tmp_path / "out"), "--model_name_or_path", str(tiny_sam)]
+    assert main(argv) == 0
     page = (tmp_path / "out" / "validation.html").read_text()
     assert "pixels per case" in page
     assert " ml" not in re.sub(r'src="data:[^"]+"', "", page)
