@@ -11,7 +11,6 @@ from PIL import Image
 from samed_hf.prediction import report as prediction_report
 from samed_hf.prediction.report import write_report, write_run
 from samed_hf.reporting.colors import label_colors
-from samed_hf.reporting.formatting import format_ml
 
 
 def row(index, ml=None, pixels=None, faces=(), mean=80.0, sd=20.0):
@@ -187,11 +186,3 @@ def test_the_run_is_plain_json(run, tmp_path):
     run["cases"] = [{"name": "\udcff", "status": "failed"}]
     write_run(tmp_path / "predictions.json", run)
     assert json.loads((tmp_path / "predictions.json").read_text(encoding="ascii")) == run
-
-
-@pytest.mark.parametrize(
-    ("ml", "text"),
-    [(0.0, "0"), (0.01234, "0.0123"), (9.1, "9.1"), (99.94, "99.9"), (99.97, "100"), (1510.4, "1510"), (1e5, "100000")],
-)
-def test_millilitres(ml, text):
-    assert format_ml(ml) == text
