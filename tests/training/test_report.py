@@ -23,8 +23,7 @@ from samed_hf.training.monitoring.charts import (
     draw_losses,
     draw_validation,
 )
-from samed_hf.training.monitoring.report import write_training_report
-from samed_hf.training.monitoring.tables import skipped_rows
+from samed_hf.training.monitoring.report import skipped_rows, write_training_report
 
 NASTY = "<script>alert(1)</script>"
 LABELS = ["background", NASTY, "$x^2", "cyst"]
