@@ -14,7 +14,6 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from samed_hf.reporting.formatting import format_duration
 from samed_hf.training.arguments import SamedTrainingArguments
 from samed_hf.training.monitoring.charts import (
     best_validation,
@@ -329,8 +328,3 @@ def test_skipped_steps_are_where_the_count_rises():
     rows = [{"step": step, "skipped": count} for step, count in enumerate(counts, 1)]
     assert [row["step"] for row in skipped_rows(rows)] == [2, 4]
     assert skipped_rows([{"step": 1}, {"step": 2}]) == []
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(5.04, "5.0 s"), (125, "2 min 5 s"), (7384, "2 h 3 min")])
-def test_durations(seconds, text):
-    assert format_duration(seconds) == text
