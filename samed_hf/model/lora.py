@@ -71,13 +71,8 @@ def samed_lora_config(rank: int = 4, variant: str = "samed", **lora_options: Any
     if not isinstance(rank, int) or rank < 1:
         raise ValueError(f"rank is {rank!r}: expected a whole number of at least 1; the paper's is 4.")
     targets, whole = VARIANTS[variant]
-    options: dict[str, Any] = {
-        "lora_alpha": rank,
-        "target_modules": targets,
-        "modules_to_save": list(whole),
-        "bias": "none",
-    }
-    return LoraConfig(r=rank, task_type=None, **(options | lora_options))
+    options: dict[str, Any] = {"lora_alpha": rank, "target_modules": targets, "modules_to_save": list(whole)}
+    return LoraConfig(r=rank, task_type=None, **({"bias": "none"} | options | lora_options))
 
 
 def freeze_unused(model: nn.Module) -> None:
@@ -117,7 +112,7 @@ def replace_label_heads(decoder: nn.Module, heads: Mapping[str, nn.Module], adap
         head = head.to(next(present.parameters()))
         if isinstance(present, ModulesToSaveWrapper):
             present.modules_to_save[adapter_name] = head
-        else:
+        elif owner is not decoder:  # the base model's own heads stay
             setattr(owner, name, head)
 
 
