@@ -21,7 +21,7 @@ _COLORS = {"loss": "#3b82d6", "cross_entropy": "#d9822b", "dice": "#2f9e6e"}
 _NAMES = {"loss": "loss", "cross_entropy": "cross-entropy", "dice": "Dice loss"}
 _WIDTH, _HEIGHT = 4.8, 2.4
 _POINTS = 300
-Rows = Sequence[Mapping[str, Any]]
+Rows = Sequence[Mapping[Any, Any]]  # a row of the log, to which columns may be added
 
 
 def best_validation(rows: Rows) -> Mapping[str, Any] | None:
