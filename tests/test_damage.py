@@ -12,7 +12,6 @@ from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 
 from samed_hf.cli import main
-from samed_hf.diagnostics.validation_memory import estimate_memory
 from samed_hf.volumes import Volume, read_volume, write_volume
 
 from .conftest import TINY_SIZE
@@ -161,27 +160,13 @@ def ends_clearly(argv, captured, status, word):
         assert_clear(lines[0])
 
 
-@pytest.fixture
-def estimate_once(monkeypatch):
-    """The model's memory, which takes seconds to find out, is told once for each size."""
-    known = {}
-
-    def estimate(*args, **options):
-        key = repr((args, options))
-        if key not in known:
-            known[key] = estimate_memory(*args, **options)
-        return known[key]
-
-    monkeypatch.setattr("samed_hf.diagnostics.validation_memory.estimate_memory", estimate)
-
-
 @pytest.mark.parametrize("layout", WRITERS)
-def test_validate(layout, estimate_once, tmp_path, capfd):
+def test_validate(layout, tiny_sam, tmp_path, capfd):
     root = WRITERS[layout](tmp_path / "data", SCANS)
     count = 0
     for word in damaged_data(root, "validate"):
         output = tmp_path / f"out{count}"
-        status = main(["validate", str(root), "--output", str(output)])
+        status = main(["validate", str(root), "--output", str(output), "--model_name_or_path", str(tiny_sam)])
         ends_clearly([], capfd.readouterr(), status, word)
         assert not output.exists() or leftovers(output) == []
         if status == 1:
@@ -227,12 +212,12 @@ ODD = {
 }
 
 
-def test_one_missing_file_keeps_no_other_case_from_being_checked(estimate_once, tmp_path, capfd):
+def test_one_missing_file_keeps_no_other_case_from_being_checked(tiny_sam, tmp_path, capfd):
     for write in (write_decathlon, write_nnunet, write_folders, write_pictures):
         root = write(tmp_path / write.__name__, SCANS)
         sorted(path for path in root.rglob("*case_01*") if "mask" in str(path) or "labels" in str(path))[0].unlink()
         output = tmp_path / f"{write.__name__}-checked"
-        assert main(["validate", str(root), "--output", str(output)]) == 1
+        assert main(["validate", str(root), "--output", str(output), "--model_name_or_path", str(tiny_sam)]) == 1
         captured = capfd.readouterr()
         assert_no_traceback(captured)
         assert "case_01" in captured.out

@@ -27,9 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, 1 where some cases failed, or 2 for bad input. argparse itself exits on unknown arguments.
     """
     parser = make_parser()
-    args, args.rest = parser.parse_known_args(argv)
-    if args.rest and not args.accepts_rest:
-        parser.error(f"unrecognized arguments: {' '.join(args.rest)}")
+    args, rest = parser.parse_known_args(argv)
+    args.rest = rest
+    if rest and not args.accepts_rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.argv = list(sys.argv[1:] if argv is None else argv)
     with console_logging(args.log_level):
         return run_command(lambda: args.run(args))

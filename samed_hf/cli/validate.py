@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import re
+import logging
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -15,16 +15,15 @@ from ..utils.text import printable
 
 if TYPE_CHECKING:
     from ..data import CaseDataset
-    from ..diagnostics.validation_memory import MemoryEstimate
     from ..validation import Problem, Validation
-    from ..validation.measuring import CaseFacts
-    from ..validation.suggestions import Suggestion
+    from ..validation.advice import Advice
 
 __all__ = ["add_parser", "run"]
 
+logger = logging.getLogger(__name__)
+
 _BASE = "facebook/sam-vit-base"
 _LINES = 20  # printed of one kind of problem
-_SHARE = 0.8  # of the memory, for training
 _TOLERANCE = 0.1
 _COLUMNS = ("dataset_config_name", "image_column", "label_column", "case_column", "label_names", "fold")
 
@@ -70,20 +69,21 @@ def run(args: argparse.Namespace) -> int:
     from ..diagnostics.memory import read_base_config
     from ..training.data import make_processor
     from ..validation import validate_data
+    from ..validation.advice import directory_name
 
     output = Path(args.output) if args.output else None
     if output is not None and output.exists() and not output.is_dir():
         raise ValueError(f"--output {args.output!r} is a file: expected a directory.")
     base = read_base_config(args.model_name_or_path)
     data, settings = _read_data(args)
-    print(_describe(data), flush=True)
+    logger.info(_describe(data))
     with ProgressBar("checking", "case") as progress:
-        validation = validate_data(data, make_processor(settings, data), on_case=progress)
+        validation = validate_data(data, make_processor(settings, data), progress=progress)
     _print_problems(validation.problems)
     if not any(facts.sample is not None for facts in validation.cases):
         print(f"error: no scan of {printable(args.data)} could be read.", file=sys.stderr)
         return 2
-    _report(args, validation, output or Path("outputs") / f"validation-{_slug(data)}", base)
+    _report(args, validation, output or Path("outputs") / f"validation-{directory_name(data)}", base)
     return 1 if validation.count("error") else 0
 
 
@@ -93,11 +93,9 @@ def _read_data(args: argparse.Namespace) -> tuple[CaseDataset, Any]:
     from ..data.layouts import data_place
     from ..training import SamedTrainingArguments
 
-    settings = SamedTrainingArguments(
-        **data_place(args.data),
-        **{name: getattr(args, name) for name in (*_COLUMNS, "orientation", "plane")},
-        geometry_tolerance=args.tolerance,
-    )
+    given: dict[str, Any] = {name: getattr(args, name) for name in (*_COLUMNS, "orientation", "plane")}
+    given |= data_place(args.data)
+    settings = SamedTrainingArguments(**given, geometry_tolerance=args.tolerance)
     data = read_data(
         settings.data_dir,
         dataset_name=settings.dataset_name,
@@ -112,34 +110,19 @@ def _read_data(args: argparse.Namespace) -> tuple[CaseDataset, Any]:
 
 def _report(args: argparse.Namespace, validation: Validation, output: Path, base: dict[str, Any]) -> None:
     """Write fingerprint and page, and print the suggestions."""
-    from ..diagnostics.validation_memory import estimate_memory
-    from ..validation import make_fingerprint, suggest_settings
+    from ..validation.advice import make_advice
     from ..validation.report import FINGERPRINT, PAGE_FILE, write_fingerprint, write_report
-    from ..validation.suggestions import suggest_batch, training_command
 
-    data = validation.data
-    fingerprint = make_fingerprint(data, validation.processor, validation.cases)
-    suggested = suggest_settings(make_fingerprint(data, validation.processor, _sound(validation)), validation.processor)
-    size = next(one.value for one in suggested if one.setting == "image_size")
-    memory = estimate_memory(base, image_size=size, num_labels=len(data.id2label))
-    suggested += suggest_batch(memory, *_available())
-    model = args.model_name_or_path or _BASE
-    command = training_command(suggested, _given(args, model, f"outputs/{_slug(data)}"))
+    advice = make_advice(validation, model=args.model_name_or_path or _BASE, base_config=base, flags=_data_flags(args))
     output.mkdir(parents=True, exist_ok=True)
-    write_fingerprint(output / FINGERPRINT, fingerprint, validation.problems, suggested, command)
-    write_report(output / PAGE_FILE, validation, fingerprint, suggested, command, memory, model)
-    _print_suggestions(suggested)
-    _print_memory(memory, model, fingerprint)
-    print(f"\n{printable(command)}\n")
+    write_fingerprint(output / FINGERPRINT, validation, advice)
+    write_report(output / PAGE_FILE, validation, advice)
+    print()
+    for one in advice.suggestions:
+        print(f"suggests    {one.text}: {printable(one.reason)}")
+    _print_memory(advice)
+    print(f"\n{printable(advice.command)}\n")
     print(f"wrote       {printable(output / FINGERPRINT)}, {printable(output / PAGE_FILE)}", flush=True)
-
-
-def _sound(validation: Validation) -> list[CaseFacts]:
-    """The cases with plausible intensities, or all: a mistake in a few must not determine the window."""
-    kinds = ("units", "range", "constant", "not-finite")
-    doubtful = {problem.case for problem in validation.problems if problem.kind in kinds}
-    readable = [facts for facts in validation.cases if facts.sample is not None]
-    return [facts for facts in readable if facts.name not in doubtful] or readable
 
 
 def _describe(data: CaseDataset) -> str:
@@ -173,49 +156,28 @@ def _print_problems(problems: Sequence[Problem]) -> None:
     print(f"found       {several}", flush=True)
 
 
-def _print_suggestions(suggested: list[Suggestion]) -> None:
-    print()
-    for one in suggested:
-        print(f"suggests    {' '.join(one.flags) or f'no --{one.setting}'}: {printable(one.reason)}")
-
-
-def _print_memory(memory: MemoryEstimate, model: str, fingerprint: dict[str, Any]) -> None:
-    largest, disk = (fingerprint["bytes"][key] / 1e9 for key in ("largest_case", "disk"))
+def _print_memory(advice: Advice) -> None:
+    """Print the memory of training with the suggested settings, of prediction, and of the data."""
+    settings = {one.setting: one.value for one in advice.suggestions}
+    batch_size = settings["per_device_train_batch_size"]
+    checkpointing = bool(settings.get("gradient_checkpointing"))
+    memory = advice.memory.training(batch_size, gradient_checkpointing=checkpointing)
+    prediction = advice.memory.prediction(1) / 1e9
+    largest, disk = (advice.fingerprint["bytes"][key] / 1e9 for key in ("largest_case", "disk"))
     print(
-        f"memory      {model} at {memory.image_size} pixels, in float32: {memory.fixed / 1e9:.2f} GB of weights, "
-        f"gradients and AdamW's moments, {memory.per_slice / 1e9:.2f} GB for each slice of a training batch "
-        f"({memory.per_slice_checkpointed / 1e9:.2f} with --gradient_checkpointing), "
-        f"{memory.per_slice_prediction / 1e9:.2f} GB for each at prediction; the largest case {largest:.3f} GB, all "
-        f"cases decoded on disk {disk:.3f} GB"
+        f"memory      {advice.model} at {settings['image_size']} pixels: {memory.describe(batch_size)}\n"
+        f"            {prediction:.2f} GB to predict one slice; {largest:.3f} GB for the largest case; "
+        f"{disk:.3f} GB on disk for all decoded cases"
     )
 
 
-def _available() -> tuple[int, str]:
-    """Bytes that training may use on this machine, and a description of the device."""
-    import psutil
-    import torch
-
-    if torch.accelerator.is_available() and torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(torch.accelerator.current_accelerator())
-        return int(_SHARE * properties.total_memory), f"{properties.name}'s {properties.total_memory / 1e9:.0f} GB"
-    total = psutil.virtual_memory().total
-    return int(_SHARE * total), f"this machine's {total / 1e9:.0f} GB, without a GPU"
-
-
-def _given(args: argparse.Namespace, model: str, output_dir: str) -> list[str]:
-    """Flags of `samed-hf train` for the arguments given to this command, the model and the output."""
-    where = "--data_dir" if Path(args.data).exists() else "--dataset_name"
-    given = ["--model_name_or_path", model, where, args.data, "--output_dir", output_dir]
+def _data_flags(args: argparse.Namespace) -> list[str]:
+    """Flags of `samed-hf train` for the arguments given to this command."""
+    flags = ["--data_dir" if Path(args.data).exists() else "--dataset_name", args.data]
     for name in (*_COLUMNS, "orientation"):
         value = getattr(args, name)
         if value is not None:
-            given += [f"--{name}", *(value if isinstance(value, list) else [str(value)])]
+            flags += [f"--{name}", *(value if isinstance(value, list) else [str(value)])]
     if args.tolerance != _TOLERANCE:
-        given += ["--geometry_tolerance", f"{args.tolerance:g}"]
-    return given
-
-
-def _slug(data: CaseDataset) -> str:
-    """The data set's name in a form for directories."""
-    name = str(data.about.get("name") or Path(str(data.root)).name)
-    return re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII).strip("-.").lower() or "data"
+        flags += ["--geometry_tolerance", f"{args.tolerance:g}"]
+    return flags

@@ -1,4 +1,5 @@
 from .card import write_card
-from .push import lay_out_repository, push_adapter
+from .layout import lay_out_repository
+from .push import push_adapter
 
 __all__ = ["lay_out_repository", "push_adapter", "write_card"]

@@ -1,10 +1,9 @@
-"""What LoRA targets, what trains whole beside it, and how an adapter is merged into its model."""
+"""The modules that LoRA targets, those trained whole, and merging an adapter into its model."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,9 +12,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
-__all__ = ["VARIANTS", "cast_frozen", "freeze_unused", "merge_adapter", "samed_lora_config", "swapped_label_heads"]
+__all__ = ["VARIANTS", "cast_frozen", "freeze_unused", "merge_adapter", "replace_label_heads", "samed_lora_config"]
 
-# Regular expressions on whole module names, anchored: a bare "q_proj" would reach the mask decoder alone or both.
+# Regular expressions on full module names: a bare "q_proj" would match the mask decoder too.
 _ENCODER = r"(.*\.)?vision_encoder\.layers\.\d+\.attn\.(q_proj|v_proj)"
 _DECODER = (
     r"(.*\.)?mask_decoder\.transformer\.(layers\.\d+\.)?"
@@ -30,8 +29,8 @@ _DECODER_HEADS = [
     "mask_decoder.output_hypernetworks_mlps",
     "mask_decoder.iou_prediction_head",
 ]
-# Without a prompt, only the no-mask embedding takes part. The rest is saved too, since original checkpoints hold it.
-# PEFT can't wrap a list of modules, so the four point embeddings stand one by one.
+# Without a prompt, only the no-mask embedding is used. The rest is saved too, since original checkpoints contain it.
+# PEFT can't wrap a list of modules, so the four point embeddings are listed one by one.
 _PROMPT_ENCODER = [
     "prompt_encoder.no_mask_embed",
     "prompt_encoder.not_a_point_embed",
@@ -48,11 +47,11 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
 
 
 def samed_lora_config(rank: int = 4, variant: str = "samed", **lora_options: Any) -> LoraConfig:
-    """The PEFT configuration of a SAMed adapter (SAMed, sections 3.2 and 3.3).
+    """The PEFT configuration of a SAMed adapter (arXiv 2304.13785, sections 3.2 and 3.3; LoRA: arXiv 2106.09685).
 
-    LoRA on the q and v projection of every block of the image encoder with scaling 1; the mask decoder and the default
-    (no-mask) prompt embedding train whole. The IoU head, which the loss doesn't use, and the rest of the prompt encoder
-    are saved but never trained.
+    LoRA `W + (lora_alpha / rank) · B A` on the q and v projections of every block of the image encoder, with scaling 1;
+    the mask decoder and the no-mask prompt embedding train whole. The IoU head, which the loss doesn't use, and the
+    rest of the prompt encoder are saved but never trained.
 
     Args:
         rank: rank of the LoRA matrices, at least 1; the paper's is 4.
@@ -72,15 +71,15 @@ def samed_lora_config(rank: int = 4, variant: str = "samed", **lora_options: Any
     if not isinstance(rank, int) or rank < 1:
         raise ValueError(f"rank is {rank!r}: expected a whole number of at least 1; the paper's is 4.")
     targets, whole = VARIANTS[variant]
-    options = {"lora_alpha": rank, "target_modules": targets, "modules_to_save": list(whole), "bias": "none"}
-    return LoraConfig(r=rank, task_type=None, **(options | lora_options))
+    options: dict[str, Any] = {"lora_alpha": rank, "target_modules": targets, "modules_to_save": list(whole)}
+    return LoraConfig(r=rank, task_type=None, **({"bias": "none"} | options | lora_options))
 
 
 def freeze_unused(model: nn.Module) -> None:
-    """Stop the training of the parameters that never get a gradient: the IoU head's and those of absent prompts.
+    """Freeze the parameters that never get a gradient: those of the IoU head and of absent prompts.
 
-    PEFT lets everything in `modules_to_save` train. A parameter without a gradient makes DistributedDataParallel fail
-    at its second step.
+    PEFT makes everything in `modules_to_save` trainable, but DistributedDataParallel fails at its second step if a
+    trainable parameter has no gradient.
     """
     for name, parameter in model.named_parameters():
         if _NEVER_TRAINED.search(name):
@@ -88,10 +87,10 @@ def freeze_unused(model: nn.Module) -> None:
 
 
 def cast_frozen(model: nn.Module, dtype: torch.dtype) -> None:
-    """Keep the weights of the image encoder's frozen products in another data type, in place.
+    """Convert the frozen linear and convolutional weights of the image encoder to another data type, in place.
 
     In mixed precision of the same type nothing else changes: the weights are no longer cast in every step, and take
-    half the memory. Normalisations and positions stay as they are.
+    half the memory. Normalisations and positions keep their type.
     """
     for name, module in model.named_modules():
         inside = "vision_encoder." in name and isinstance(module, nn.Linear | nn.Conv2d)
@@ -99,36 +98,26 @@ def cast_frozen(model: nn.Module, dtype: torch.dtype) -> None:
             module.to(dtype)
 
 
-@contextmanager
-def swapped_label_heads(owner: nn.Module, parts: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Give the module these parts for as long as PEFT copies what an adapter trains whole, and its own back after.
-
-    A mask decoder for other labels has parts of other shapes, which PEFT's copy of the present ones could not load.
+def replace_label_heads(decoder: nn.Module, heads: Mapping[str, nn.Module], adapter_name: str) -> None:
+    """Replace an adapter's copies of the mask decoder's label-dependent heads, whose shapes are those of other labels.
 
     Args:
-        owner: the module, or PEFT's wrapper around it.
-        parts: name of the attribute, and what stands there meanwhile.
+        decoder: the mask decoder, or PEFT's wrapper around it.
+        heads: the new heads by the name of the attribute.
+        adapter_name: the adapter to which they belong.
     """
-    owner = owner.original_module if isinstance(owner, ModulesToSaveWrapper) else owner
-    own = {name: _exchange(owner, name, part) for name, part in parts.items()}
-    try:
-        yield
-    finally:
-        for name, part in own.items():
-            _exchange(owner, name, part)
-
-
-def _exchange(owner: nn.Module, name: str, part: nn.Module) -> nn.Module:
-    present = getattr(owner, name)
-    if isinstance(present, ModulesToSaveWrapper):
-        own, present.original_module = present.original_module, part
-        return own
-    setattr(owner, name, part)
-    return present
+    owner = decoder.modules_to_save[adapter_name] if isinstance(decoder, ModulesToSaveWrapper) else decoder
+    for name, head in heads.items():
+        present = getattr(owner, name)
+        head = head.to(next(present.parameters()))
+        if isinstance(present, ModulesToSaveWrapper):
+            present.modules_to_save[adapter_name] = head
+        elif owner is not decoder:  # the base model's own heads stay
+            setattr(owner, name, head)
 
 
 def merge_adapter(model: nn.Module) -> None:
-    """Merge the active adapter of every layer into its base layer and take PEFT's wrappers out, in place.
+    """Merge the active adapter of every layer into its base layer and remove PEFT's wrappers, in place.
 
     Raises:
         ValueError: the model has no adapter, or more than one is active.

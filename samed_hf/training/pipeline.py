@@ -56,10 +56,9 @@ def _push(run: TrainingRun, folder: Path, message: str) -> str:
         repo_id,
         dtype=args.hub_dtype,
         base_model=args.hub_base_model,
-        pictures=args.hub_pictures or None,
+        images=args.hub_pictures or None,
         with_handler=args.with_handler,
         commit_message=message,
-        report=logger.info,
         private=args.hub_private_repo or None,
         token=args.hub_token,
     )
@@ -117,7 +116,7 @@ def _write_report(run: TrainingRun, metrics: dict[str, Any] | None, first: list[
             id2label,
             title=f"{case.name}, not trained on",
             spacing=case.spacing,
-            rows_point_up=rows_point_up(run.processor),
+            rows_run_up=rows_point_up(run.processor),
         )
         write_examples(folder / "examples", case.name, case.image, case.label)
         logger.info(f"\n{format_scores(metrics)}\n")

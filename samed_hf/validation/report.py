@@ -1,186 +1,145 @@
-"""What a validation leaves for people and programs: `validation.html` and `fingerprint.json`."""
+"""Files that describe a validation: `validation.html` and `fingerprint.json`."""
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-
-from ..diagnostics.validation_memory import MemoryEstimate
+from ..reporting.colors import hex_colors
+from ..reporting.formatting import format_count
+from ..reporting.html import data_uri, write_page
+from ..reporting.preview import slice_plane
 from ..utils.atomic import write_text
-from ..utils.text import printable
+from .advice import Advice
 from .case_checks import window_of
 from .charts import draw_intensities, draw_sizes
 from .cohort_checks import SPLITS
 from .fingerprint import PERCENTILES, channel_titles
-from .page import PAGE
 from .problems import KINDS, Problem
 from .run import Validation
-from .suggestions import Suggestion, looks_like_ct
-from .tables import (
-    about_rows,
-    case_rows,
-    grid_rows,
-    grouped,
-    intensity_rows,
-    label_rows,
-    memory_table,
-    problem_headings,
-)
+from .suggestions import looks_like_ct
 
 __all__ = ["FINGERPRINT", "PAGE_FILE", "write_fingerprint", "write_report"]
 
 FINGERPRINT, PAGE_FILE = "fingerprint.json", "validation.html"
-_FIRST = 8
+_BATCH_SIZES = (1, 4, 12)
 
 
-def write_fingerprint(
-    path: Path,
-    fingerprint: Mapping[str, Any],
-    problems: Sequence[Problem],
-    settings: Sequence[Suggestion],
-    command: str,
-) -> None:
-    """Write the fingerprint with problems and suggestions beside it as JSON, in one step."""
-    content = dict(fingerprint) | {
-        "problems": [problem.to_dict() for problem in problems],
-        "suggestions": {one.setting: {"value": one.value, "reason": one.reason} for one in settings},
-        "command": command,
+def write_fingerprint(path: Path, validation: Validation, advice: Advice) -> None:
+    """Write the fingerprint with problems and suggestions as JSON, atomically."""
+    content = advice.fingerprint | {
+        "problems": [problem.to_dict() for problem in validation.problems],
+        "suggestions": {one.setting: {"value": one.value, "reason": one.reason} for one in advice.suggestions},
+        "command": advice.command,
     }
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def write_report(
-    path: Path,
-    validation: Validation,
-    fingerprint: Mapping[str, Any],
-    settings: Sequence[Suggestion],
-    command: str,
-    memory: MemoryEstimate,
-    model: str,
-) -> None:
-    """Write the page: problems on top, then settings, pictures, labels, intensities and all cases.
+def write_report(path: Path, validation: Validation, advice: Advice) -> None:
+    """Write the page: problems, suggestions, images, labels, intensities, sizes and a row for each case.
 
     Args:
         path: the HTML file.
-        validation: what was found.
-        fingerprint: its fingerprint.
-        settings: suggestions, and `command`, made of them.
-        memory: what the model needs, and `model`, its name.
+        validation: problems and cases.
+        advice: fingerprint and suggestions.
     """
-    data = validation.data
+    data, fingerprint = validation.data, advice.fingerprint
     in_ml = bool(validation.cases) and all(facts.voxel_ml is not None for facts in validation.cases)
-    unit = "ml" if in_ml else "pixels" if data.pictures else "voxels"
-    content = _template().render(
-        title=f"Data set: {fingerprint['data']['name'] or printable(data.root)}",
-        layout=data.layout,
-        root=printable(data.root),
-        created=datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
+    created = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+    cut = fingerprint["cut"]
+    write_page(
+        path,
+        "samed_hf.validation",
+        "validation.html.j2",
+        title=f"Data set: {fingerprint['data']['name'] or data.root}",
+        subtitle=f"{data.layout} · {data.root} · {created}",
         facts=_facts(validation, fingerprint),
         kinds=_kinds(validation.problems),
-        settings=[{"flags": _flags(one), "reason": printable(one.reason)} for one in settings],
-        command=printable(command),
-        memory=memory_table(memory, model),
-        pictures=_pictures(validation),
-        labels=label_rows(fingerprint, in_ml),
+        advice=advice,
+        fingerprint=fingerprint,
+        batch_sizes=_BATCH_SIZES,
+        images={name: data_uri(jpeg, "image/jpeg") for name, jpeg in validation.images.items()},
+        colors=hex_colors(len(data.id2label)),
         splits=[split for split in SPLITS if fingerprint["cases"][split]],
-        unit=unit,
-        charts=_charts(validation, fingerprint),
-        grid=grid_rows(fingerprint),
+        in_ml=in_ml,
+        unit="ml" if in_ml else "pixels" if data.pictures else "voxels",
+        charts=list(_charts(validation, fingerprint)),
         percentiles=[f"{one:g}\N{NARROW NO-BREAK SPACE}%" for one in PERCENTILES],
-        intensities=intensity_rows(fingerprint),
-        about=about_rows(fingerprint),
-        cases=case_rows(validation, fingerprint, in_ml),
+        plane=None if cut["orientation"] is None else slice_plane(cut["orientation"], cut["axis_order"][0]),
+        cases=_cases(validation, fingerprint),
     )
-    # A file's name need not be text.
-    write_text(path, content.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
-def _template() -> Any:
-    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(PAGE)
-
-
-def _facts(validation: Validation, fingerprint: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _facts(validation: Validation, fingerprint: Mapping[str, Any]) -> list[tuple[Any, str, str]]:
     names = {"train": "to train on", "validation": "for validation", "test": "to test on"}
     facts = [
-        {"number": count, "text": f"{'case' if count == 1 else 'cases'} {names[split]}", "tone": ""}
+        (count, f"{'case' if count == 1 else 'cases'} {names[split]}", "")
         for split, count in fingerprint["cases"].items()
         if count
     ]
-    count = len(fingerprint["labels"])
-    facts.append({"number": count, "text": "label" if count == 1 else "labels", "tone": ""})
+    num_labels = len(fingerprint["labels"])
+    facts.append((num_labels, "label" if num_labels == 1 else "labels", ""))
     slices = sum(sum(split.values()) for split in fingerprint["slices"].values())
-    facts.append({"number": grouped(slices), "text": "slices", "tone": ""})
-    errors, warnings = validation.count("error"), validation.count("warning")
-    for number, word, tone in ((errors, "error", "error"), (warnings, "warning", "warning")):
-        facts.append(
-            {"number": number, "text": word if number == 1 else f"{word}s", "tone": tone if number else "good"}
-        )
+    facts.append((format_count(slices), "slices", ""))
+    for severity in ("error", "warning"):
+        count = validation.count(severity)
+        facts.append((count, severity if count == 1 else f"{severity}s", severity if count else "good"))
     return facts
 
 
-def _kinds(problems: Sequence[Problem]) -> list[dict[str, Any]]:
-    """The problems of each severity and kind together; only the first ones are open."""
-    groups: dict[tuple[str, str], list[dict[str, str | None]]] = {}
+def _kinds(problems: Sequence[Problem]) -> list[tuple[str, str, list[Problem]]]:
+    """Group the problems by severity and heading."""
+    groups: dict[tuple[str, str], list[Problem]] = {}
     for problem in problems:
-        line = {"case": None if problem.case is None else printable(problem.case), "text": printable(problem.text)}
-        groups.setdefault((problem.severity, problem.kind), []).append(line)
-    return [
-        {
-            "severity": severity,
-            "heading": KINDS[kind],
-            "count": len(lines),
-            "first": lines[:_FIRST],
-            "others": lines[_FIRST:],
-        }
-        for (severity, kind), lines in groups.items()
-    ]
+        groups.setdefault((problem.severity, KINDS[problem.kind]), []).append(problem)
+    return [(severity, heading, found) for (severity, heading), found in groups.items()]
 
 
-def _flags(suggestion: Suggestion) -> str:
-    return " ".join(suggestion.flags) or f"no --{suggestion.setting}"
-
-
-def _charts(validation: Validation, fingerprint: Mapping[str, Any]) -> list[dict[str, str]]:
+def _charts(validation: Validation, fingerprint: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     data, processor = validation.data, validation.processor
-    charts = []
     for channel, name in enumerate(channel_titles(data) if fingerprint["intensity"] else ()):
         window = None if data.layout == "Synapse" else window_of(processor, channel)
         spread = fingerprint["intensity"][name]["all"]["percentiles"]
         has_unit = data.pictures or data.layout == "Synapse" or looks_like_ct(spread["1"], spread["99.5"])
         percentiles = None if has_unit else processor.percentiles
-        drawn = draw_intensities(validation.cases, channel, data.id2label, window=window, percentiles=percentiles)
         scaled = ""
         if window is not None:
             scaled = f"; dashed: the window from {window[0]:g} to {window[1]:g}"
         elif percentiles is not None:
             low, high = percentiles
             scaled = f"; 0 and 1 are each scan's percentiles {low:g} and {high:g}, as training scales them"
+        drawn = draw_intensities(validation.cases, channel, data.id2label, window=window, percentiles=percentiles)
         if drawn is not None:
-            caption = f"Intensities of {printable(name)}, of all voxels and within each label{scaled}"
-            charts.append({"caption": caption, "source": _embed(drawn, "svg+xml")})
+            caption = f"Intensities of {name}, of all voxels and within each label{scaled}"
+            yield {"caption": caption, "source": data_uri(drawn, "image/svg+xml")}
     if (drawn := draw_sizes(validation.cases, data.id2label)) is not None:
         caption = "Size of each label, one point for each case"
-        charts.append({"caption": caption, "source": _embed(drawn, "svg+xml")})
-    return charts
+        yield {"caption": caption, "source": data_uri(drawn, "image/svg+xml")}
 
 
-def _pictures(validation: Validation) -> list[dict[str, str]]:
-    """The cases' pictures, with what is doubtful about each."""
-    return [
-        {
-            "name": printable(name),
-            "source": _embed(jpeg, "jpeg"),
-            "problems": problem_headings([problem for problem in validation.problems if problem.case == name]),
-        }
-        for name, jpeg in validation.pictures.items()
-    ]
+def _cases(validation: Validation, fingerprint: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return each case's row of the fingerprint with its problems; unreadable cases come last."""
+    rows = {
+        facts.name: row | {"name": facts.name, "voxel_ml": facts.voxel_ml}
+        for facts, row in zip(validation.cases, fingerprint["per_case"], strict=True)
+    }
+    found: dict[str, list[Problem]] = {name: [] for name in rows}
+    for problem in validation.problems:
+        if problem.case is not None:
+            rows.setdefault(problem.case, {"name": problem.case, "split": problem.split or "–", "shape": None})
+            found.setdefault(problem.case, []).append(problem)
+    return [row | {"problems": _headings(found[name]), "tone": _worst(found[name])} for name, row in rows.items()]
 
 
-def _embed(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64," + base64.b64encode(content).decode("ascii")
+def _worst(problems: Sequence[Problem]) -> str:
+    severities = {problem.severity for problem in problems}
+    return next((severity for severity in ("error", "warning") if severity in severities), "")
+
+
+def _headings(problems: Sequence[Problem]) -> str:
+    """Return the kinds of a case's errors and warnings."""
+    kinds = dict.fromkeys(KINDS[problem.kind] for problem in problems if problem.severity != "note")
+    return "; ".join(kind[0].lower() + kind[1:] if kind[1].islower() else kind for kind in kinds)

@@ -1,4 +1,4 @@
-"""Uploads to the Hub on loopback, in this process."""
+"""Uploads to a Hub on loopback, in this process."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ from huggingface_hub import close_session, constants
 from safetensors.torch import load, load_file
 
 from samed_hf.cli import main
-from samed_hf.hub.push import push_adapter
+from samed_hf.hub import push_adapter
 
 from ..loopback_hub import LoopbackHub
 
@@ -48,21 +48,21 @@ def hub(monkeypatch):
 
 @pytest.fixture
 def adapter(tiny_adapter, tmp_path):
-    """What a training leaves: the adapter, its reports, and much that is only the run's."""
-    folder = tmp_path / "adapter"
-    shutil.copytree(tiny_adapter, folder)
+    """The output of a training: the adapter, its reports, and files that belong to the run only."""
+    directory = tmp_path / "adapter"
+    shutil.copytree(tiny_adapter, directory)
     settings = {"rank": 2, "data_dir": "/home/someone/scans", "run": {"data": "phantom", "synthetic": True}}
     reports = {"metrics.json": METRICS, "training_settings.json": settings}
     for name, content in reports.items():
-        (folder / name).write_text(json.dumps(content))
+        (directory / name).write_text(json.dumps(content))
     for name in ("metrics.csv", "overlay.png", "training_curve.png", "examples/case0006-slice-3.png", *OF_THE_RUN):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("of the run")
-    return folder
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text("of the run")
+    return directory
 
 
-def contents(folder):
-    return {str(path): path.is_file() and (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*")}
+def contents(directory):
+    return {str(path): path.is_file() and (path.read_bytes(), path.stat().st_mtime_ns) for path in directory.rglob("*")}
 
 
 def test_the_adapter_goes_up_and_the_run_stays(hub, adapter):
@@ -85,16 +85,16 @@ def test_the_adapter_goes_up_and_the_run_stays(hub, adapter):
     assert contents(adapter) == before
 
 
-def test_no_place_on_this_machine_and_no_token_is_sent(hub, adapter, tmp_path):
+def test_no_path_of_this_machine_and_no_token_is_uploaded(hub, adapter, tmp_path):
     push_adapter(adapter, "ward/discs", with_handler=True, **BASE)
     for path, content in hub.files("ward/discs").items():
         for secret in (b"/home/someone", b"hf_test", str(tmp_path).encode()):
             assert secret not in content, path
 
 
-def test_a_place_in_the_adapters_own_files_stops_the_upload(hub, adapter):
+def test_a_path_in_the_adapters_own_files_stops_the_upload(hub, adapter):
     (adapter / "metrics.csv").write_text(f"from {adapter}")
-    with pytest.raises(ValueError, match=r"metrics\.csv would tell others a place.*nothing was sent"):
+    with pytest.raises(ValueError, match=r"metrics\.csv contains a path.*nothing was uploaded"):
         push_adapter(adapter, "ward/discs", **BASE)
     assert set(hub.files("ward/discs")) == {".gitattributes"}
 
@@ -105,15 +105,16 @@ def test_the_base_model_is_the_one_named(hub, adapter):
     assert (config["base_model_name_or_path"], config["revision"]) == ("facebook/sam-vit-base", "v1")
 
 
-def test_a_local_base_is_warned_of_and_not_told(hub, adapter, capsys):
+def test_a_local_base_gives_a_warning_and_is_not_published(hub, adapter, caplog):
     push_adapter(adapter, "ward/discs", token="hf_test")
-    assert "the base model is a folder on this machine" in capsys.readouterr().out
+    assert "--base_model USER/NAME" in caplog.text
     assert json.loads(hub.files("ward/discs")["adapter/adapter_config.json"])["base_model_name_or_path"] is None
-    assert b"isn't named on the Hub" in hub.files("ward/discs")["README.md"]
+    assert b"is not on the Hub" in hub.files("ward/discs")["README.md"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_the_weights_in_the_data_type_asked_for(hub, adapter, dtype, capsys):
+def test_the_weights_in_the_data_type_asked_for(hub, adapter, dtype, caplog):
+    caplog.set_level("INFO", "samed_hf")
     push_adapter(adapter, "ward/discs", dtype=dtype, **BASE)
     theirs = load(hub.files("ward/discs")["adapter/adapter_model.safetensors"])
     ours = load_file(adapter / "adapter_model.safetensors")
@@ -121,21 +122,21 @@ def test_the_weights_in_the_data_type_asked_for(hub, adapter, dtype, capsys):
     for key, tensor in theirs.items():
         assert tensor.dtype == getattr(torch, dtype)
         torch.testing.assert_close(tensor, ours[key].to(tensor.dtype), rtol=0, atol=0)
-    assert f"MB in {dtype}" in capsys.readouterr().out
+    assert f"MB in {dtype}" in caplog.text
 
 
-def test_pictures_of_patients_stay_unless_asked_for(hub, adapter, capsys):
+def test_images_of_patients_are_uploaded_on_request_only(hub, adapter, caplog):
     settings = json.loads((adapter / "training_settings.json").read_text())
     settings["run"]["synthetic"] = False
     (adapter / "training_settings.json").write_text(json.dumps(settings))
-    pictures = {"overlay.png", "examples/case0006-slice-3.png"}
+    images = {"overlay.png", "examples/case0006-slice-3.png"}
     push_adapter(adapter, "ward/discs", **BASE)
-    assert not pictures & set(hub.files("ward/discs"))
-    assert "--pictures" in capsys.readouterr().out
-    push_adapter(adapter, "ward/discs", pictures=True, **BASE)
-    assert pictures <= set(hub.files("ward/discs"))
-    push_adapter(adapter, "ward/discs", pictures=False, **BASE)
-    assert not pictures & set(hub.files("ward/discs"))
+    assert not images & set(hub.files("ward/discs"))
+    assert "--pictures" in caplog.text
+    push_adapter(adapter, "ward/discs", images=True, **BASE)
+    assert images <= set(hub.files("ward/discs"))
+    push_adapter(adapter, "ward/discs", images=False, **BASE)
+    assert not images & set(hub.files("ward/discs"))
 
 
 def test_an_older_layout_makes_way(hub, adapter, tiny_adapter):
@@ -171,7 +172,7 @@ def test_a_repository_is_private_where_that_is_asked_for(hub, adapter):
 def test_a_refused_upload_leaves_the_folder_and_can_be_tried_again(hub, adapter, refuse, reason):
     before = contents(adapter)
     hub.refuse = refuse
-    with pytest.raises(ValueError, match=f"{reason}.*folder is untouched") as caught:
+    with pytest.raises(ValueError, match=f"{reason}.*directory is unchanged") as caught:
         push_adapter(adapter, "ward/discs", **BASE)
     assert f"The upload of {adapter} to 'ward/discs' failed" in str(caught.value)
     assert f"`samed-hf push {adapter} --repo_id ward/discs --base_model facebook/sam-vit-base`" in str(caught.value)
@@ -198,7 +199,7 @@ def test_a_hub_that_cannot_be_reached(hub, adapter, monkeypatch):
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler, bind_and_activate=False) as closed:
         closed.server_bind()
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{closed.server_port}")
-        with pytest.raises(ValueError, match=r"to 'ward/discs' failed \(.+\)\. The folder is untouched; try again"):
+        with pytest.raises(ValueError, match=r"to 'ward/discs' failed \(.+\)\. The directory is unchanged; try again"):
             push_adapter(adapter, "ward/discs", **BASE)
     assert contents(adapter) == before
 
@@ -231,7 +232,7 @@ def test_a_folder_without_adapter_is_refused_before_anything_is_made(hub, adapte
 def test_damaged_weights_are_not_sent(hub, adapter):
     path = adapter / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"adapter_model\.safetensors is damaged.*nothing was sent"):
+    with pytest.raises(ValueError, match=r"adapter_model\.safetensors is damaged.*nothing was uploaded"):
         push_adapter(adapter, "ward/discs", **BASE)
 
 

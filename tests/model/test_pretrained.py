@@ -33,7 +33,7 @@ def test_a_plain_sam_is_split_and_interpolated(tiny_sam, tiny_model):
     assert torch.equal(windowed, plain.vision_encoder.layers[0].attn.rel_pos_h)
 
 
-def test_label_dependent_parts_start_fresh_even_where_they_would_fit(tiny_sam):
+def test_label_heads_are_fresh_even_if_the_checkpoints_fit(tiny_sam):
     model = SamedForSemanticSegmentation.from_pretrained(tiny_sam, num_labels=4)
     plain = SamModel.from_pretrained(tiny_sam)
     assert model.sam.mask_decoder.mask_tokens.weight.shape == plain.mask_decoder.mask_tokens.weight.shape
@@ -41,7 +41,7 @@ def test_label_dependent_parts_start_fresh_even_where_they_would_fit(tiny_sam):
     assert torch.equal(model.sam.mask_decoder.iou_token.weight, plain.mask_decoder.iou_token.weight)
 
 
-def test_an_adapters_folder(tiny_adapter):
+def test_files_of_an_adapter(tiny_adapter):
     assert {path.name for path in tiny_adapter.iterdir()} == {
         "adapter_config.json",
         "adapter_model.safetensors",
@@ -73,7 +73,7 @@ def test_a_merged_model_is_saved_whole_and_loaded_exactly(tiny_adapter, tmp_path
     loaded = SamedForSemanticSegmentation.from_pretrained(tmp_path)
     torch.testing.assert_close(logits(loaded), logits(merged), rtol=0, atol=1e-6)
     for layer in merged.sam.vision_encoder.layers:
-        layer.attn.split()
+        layer.attn.split_projections()
     assert merged.state_dict().keys() == loaded.state_dict().keys()
     for name, tensor in merged.state_dict().items():
         assert torch.equal(tensor, loaded.state_dict()[name]), name
@@ -94,7 +94,7 @@ def test_dtype_and_device_map(tiny_adapter):
     )
 
 
-def test_a_base_inside_the_adapters_folder_moves_with_it(tmp_path):
+def test_a_base_inside_the_adapters_directory_moves_with_it(tmp_path):
     make_random_sam(tmp_path / "run" / "base_model", image_size=64, hidden_size=16, num_heads=2, embedding_size=16)
     from samed_hf import samed_lora_config
 
@@ -160,5 +160,5 @@ def test_a_failed_save_leaves_the_old_adapter(copied, monkeypatch):
 
 def test_saving_over_a_file(tiny_model, tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(ValueError, match="expected a folder"):
+    with pytest.raises(ValueError, match="save_directory is the file"):
         tiny_model.save_pretrained(tmp_path / "file")

@@ -1,4 +1,4 @@
-"""The fingerprint against numbers worked out by hand, and the settings that follow from it."""
+"""The fingerprint against numbers computed by hand, and the suggested settings."""
 
 import json
 import shlex
@@ -8,16 +8,17 @@ import pytest
 
 from samed_hf.data.dataset import CaseDataset
 from samed_hf.data.layouts import read_data
-from samed_hf.diagnostics.validation_memory import MemoryEstimate
+from samed_hf.diagnostics.memory import TrainingMemory
 from samed_hf.model.image_processing_samed import SamedImageProcessor
 from samed_hf.training import parse_arguments
 from samed_hf.training.arguments import SamedTrainingArguments
 from samed_hf.training.data import make_processor
+from samed_hf.validation.advice import suggest_batch, training_command
 from samed_hf.validation.fingerprint import PERCENTILES, make_fingerprint, pooled
 from samed_hf.validation.measuring import measure_case
 from samed_hf.validation.reading import CaseReading
 from samed_hf.validation.run import validate_data
-from samed_hf.validation.suggestions import Suggestion, suggest_batch, suggest_settings, training_command
+from samed_hf.validation.suggestions import Suggestion, suggest_settings
 
 from ..data_folders import make_scans, save_nifti, write_nnunet
 
@@ -210,7 +211,7 @@ def test_image_size(side, size):
     assert fingerprint_of(side=side)["image_size"].value == size
 
 
-def test_large_slices_and_small_labels_are_told():
+def test_large_slices_and_small_labels_are_mentioned():
     assert "2 times smaller" in fingerprint_of(side=1024)["image_size"].reason
     image, label = np.random.default_rng(0).normal(0, 1, (4, 512, 512)), np.zeros((4, 512, 512), np.uint8)
     label[:, :5, :5] = 2
@@ -246,7 +247,12 @@ def test_no_context_without_a_spacing_or_for_several_channels():
     assert "T1 as mr, T2 as mr" in suggested["preprocessing"].reason
 
 
-ESTIMATE = MemoryEstimate(512, 1000, 100, int(1e9), int(1e9), int(2e8), int(1e8))
+class Estimate:
+    """1 GB, and for each slice 1 GB, or 0.2 GB with gradient checkpointing."""
+
+    def training(self, batch_size, *, gradient_checkpointing=False):
+        step = batch_size * int(2e8 if gradient_checkpointing else 1e9)
+        return TrainingMemory(parameters=1000, trained=100, weights=int(1e9), optimizer=0, step=step)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +266,7 @@ ESTIMATE = MemoryEstimate(512, 1000, 100, int(1e9), int(1e9), int(2e8), int(1e8)
     ],
 )
 def test_the_batch_fits_the_memory(available, flags):
-    suggested = suggest_batch(ESTIMATE, int(available), "a card")
+    suggested = suggest_batch(Estimate(), int(available), "a card")
     assert " ".join(flag for one in suggested for flag in one.flags) == flags
 
 
@@ -269,7 +275,7 @@ def test_the_command_is_what_training_takes(tmp_path):
         Suggestion("intensity_window", (-900, -700), ""),
         Suggestion("plane", None, "no"),
         Suggestion("context_slices", True, ""),
-        *suggest_batch(ESTIMATE, int(1.5e9), "a card"),
+        *suggest_batch(Estimate(), int(1.5e9), "a card"),
     ]
     command = training_command(settings, ["--data_dir", "my data", "--output_dir", str(tmp_path)])
     words = shlex.split(command)
@@ -291,7 +297,7 @@ def test_millilitres_are_those_of_the_files(tmp_path):
         save_nifti(root / "labelsTr" / f"{name}.nii.gz", label, affine)
     data = read_data(root)
     validation = validate_data(
-        data, make_processor(SamedTrainingArguments(data_dir=str(root)), data), pictures_per_split=0
+        data, make_processor(SamedTrainingArguments(data_dir=str(root)), data), images_per_split=0
     )
     fingerprint = make_fingerprint(data, validation.processor, validation.cases)
     voxels = sum(int(np.count_nonzero(label == 1)) for _, label in scans.values())

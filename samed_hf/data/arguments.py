@@ -1,0 +1,91 @@
+"""The settings that select and cut the data, as command-line flags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..transforms.intensity import PREPROCESSING
+from ..utils.settings import find_problems, setting
+
+__all__ = ["DataArguments"]
+
+
+@dataclass
+class DataArguments:
+    """Where the data are, and how scans become slices.
+
+    Raises:
+        ValueError: values out of range; all of them are named.
+    """
+
+    data_dir: str | None = setting(
+        None,
+        "Directory of the data: Synapse's layout, nnU-Net raw, Medical Segmentation Decathlon, images and masks, or a "
+        "saved Hugging Face data set. Without data: a synthetic phantom.",
+        private=True,
+    )
+    dataset_name: str | None = setting(
+        None, "Hugging Face data set instead of data_dir: Hub id or directory.", private=True
+    )
+    dataset_config_name: str | None = setting(None, "Configuration of the Hugging Face data set.")
+    image_column: str | None = setting(None, "Its column of images [image, …].")
+    label_column: str | None = setting(None, "Its column of label maps [label, mask, …].")
+    case_column: str | None = setting(None, "Its column of case names, one for each slice [case, patient_id, …].")
+    label_names: list[str] | None = setting(None, "Names of the labels, numbered from 0, where no file has them.")
+    preprocessing: str | None = setting(
+        None,
+        f"How intensities are scaled to [0, 1]: {', '.join(PREPROCESSING)} [by the data: CT, MR or 8-bit images].",
+        choices=tuple(PREPROCESSING),
+        resume=True,
+    )
+    intensity_window: list[float] | None = setting(None, "LOW HIGH: bounds of the window, instead.", resume=True)
+    orientation: str | None = setting(
+        None, "Orientation of all scans before they are cut, e.g. LPS [LPS; Synapse's layout: unchanged].", resume=True
+    )
+    plane: str | None = setting(
+        None,
+        "Plane of the slices: axial, coronal or sagittal [axial].",
+        choices=("axial", "coronal", "sagittal"),
+        resume=True,
+    )
+    context_slices: bool = setting(False, "Add the two neighbouring slices as channels, for grey scans.", resume=True)
+    num_folds: int | None = setting(
+        None, "Divide the cases into so many folds; --fold is held out.", minimum=2, resume=True
+    )
+    fold: int | None = setting(
+        None, "Fold that is held out, from 0; also of those that nnU-Net's layout declares [0].", minimum=0, resume=True
+    )
+    geometry_tolerance: float = setting(
+        0.1, "Largest distance between the grids of image and label, as a share of a voxel.", minimum=0
+    )
+    cache_dir: str | None = setting(None, "Directory of decoded cases [OUTPUT_DIR/cache].", private=True)
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        problems = self.find_problems()
+        if problems:
+            raise ValueError("; ".join(problems) + ".")
+
+    @property
+    def uses_phantom(self) -> bool:
+        """Whether no data are given, so that synthetic patients are used."""
+        return self.data_dir is None and self.dataset_name is None
+
+    def find_problems(self) -> list[str]:
+        """One phrase for each bad value."""
+        problems = find_problems(self)
+        if self.data_dir is not None and self.dataset_name is not None:
+            problems.append("data_dir and dataset_name are both given: expected one of them")
+        window = self.intensity_window
+        if window is not None and (len(window) != 2 or not window[0] < window[1]):
+            problems.append(f"intensity_window is {window}: expected LOW HIGH, e.g. -125 275")
+        if self.preprocessing is not None and window is not None:
+            problems.append("preprocessing and intensity_window are both given: expected one of them")
+        if self.orientation is not None:
+            from ..volumes.geometry import check_orientation  # imports nibabel, which takes half a second
+
+            try:
+                self.orientation = check_orientation(self.orientation)
+            except ValueError as error:
+                problems.append(str(error).rstrip("."))
+        return problems
