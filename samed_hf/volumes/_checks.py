@@ -97,7 +97,7 @@ def check_finite(path: Path, array: np.ndarray) -> None:
     wrong = sum(int(np.count_nonzero(~np.isfinite(part))) for part in array.T)
     if wrong:
         raise NotFiniteError(
-            f"{printable(path)} contains NaN or infinity in {wrong} of {array.size} voxels, "
+            f"{printable(path)} holds NaN or infinity in {wrong} of {array.size} voxels, "
             "expected finite values; replace them, e.g. with numpy.nan_to_num."
         )
 

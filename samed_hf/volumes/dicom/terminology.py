@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from functools import cache
+from importlib.resources import files
 from typing import NamedTuple
-
-from .snomed import ABNORMALITIES, ORDINALS, RIBS, STRUCTURES, VERTEBRAE
 
 __all__ = ["Code", "Term", "known_codes", "term_of"]
 
@@ -114,32 +114,27 @@ def _structure(words: frozenset[str]) -> tuple[Code | None, tuple[Code, ...]]:
 
 @cache
 def _structures() -> dict[frozenset[str], tuple[Code, str]]:
-    """By the words of each of its names: a structure, and its marks."""
-    table = {}
-    for names, code, marks in _lines(STRUCTURES):
-        table |= {_words(name): (code, marks) for name in names}
-    for letter, values in VERTEBRAE.items():
-        for number, value in enumerate(values.split(), 1):
-            code = Code(value, f"{letter}{number} vertebra")
-            table |= {_words(name): (code, "") for name in (code.meaning, f"{letter}{number}")}
-    for number, (value, ordinal) in enumerate(zip(RIBS.split(), ORDINALS.split(), strict=True), 1):
-        table |= {_words(name): (Code(value, f"{ordinal} rib"), "*") for name in (f"{ordinal} rib", f"rib {number}")}
-    return table
+    """Map the words of each name of a structure to its code and marks."""
+    return {_words(name): (code, marks) for names, code, marks in _rows("structure") for name in names}
 
 
 @cache
 def _abnormalities() -> list[tuple[frozenset[str], Code]]:
-    """The words that tell each of them, in the order in which they count."""
-    lines = _lines(ABNORMALITIES)
-    return [(frozenset().union(*(_words(name) for name in names if "," not in name)), code) for names, code, _ in lines]
+    """Return the words of each abnormality, any of which identifies it; the first match counts."""
+    rows = _rows("abnormality")
+    return [(frozenset().union(*(_words(name) for name in names if "," not in name)), code) for names, code, _ in rows]
 
 
-def _lines(table: str) -> list[tuple[list[str], Code, str]]:
-    """Names, code and marks of each line of a table."""
-    lines = []
-    for line in table.strip().splitlines():
-        head, _, aliases = line.partition(" = ")
-        value, meaning = head.split(" ", 1)
-        code = Code(value.rstrip("*+"), meaning)
-        lines.append(([meaning, *filter(None, aliases.split("; "))], code, value.lstrip("0123456789")))
-    return lines
+def _rows(group: str) -> list[tuple[list[str], Code, str]]:
+    """Return names, code and marks of a group's rows in `snomed.csv`.
+
+    The mark `*` stands for paired structures, which have a left and a right one, `+` for those with an anterior and a
+    posterior part. The codes are those of the DICOM standard's context groups, or of TotalSegmentator's published
+    mapping (single ribs and muscles, myocardium, auricular appendage, first sacral vertebra, portal and splenic vein).
+    """
+    content = files(__package__).joinpath("snomed.csv").read_text(encoding="utf-8")
+    return [
+        ([row["meaning"], *filter(None, row["aliases"].split("; "))], Code(row["code"], row["meaning"]), row["marks"])
+        for row in csv.DictReader(content.splitlines())
+        if row["group"] == group
+    ]
