@@ -2,145 +2,112 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ..data.arguments import DataArguments, flag, range_problems
 from ..model.lora import VARIANTS
-from ..transforms.intensity import PREPROCESSING
-from ..volumes.geometry import check_orientation
 from .presets import PRESETS, deviations
 
 __all__ = ["SamedTrainingArguments"]
 
 
-def _flag(default, help_text: str):
-    return field(default=default, metadata={"help": help_text})
+@dataclass
+class ModelArguments:
+    """The model that a training starts from."""
+
+    model_name_or_path: str | None = flag(
+        None, "A plain SAM, folder or Hub id, e.g. facebook/sam-vit-base. Without it: a small SAM of random weights."
+    )
+    model_revision: str | None = flag(None, "Branch, tag or commit of model_name_or_path on the Hub.")
 
 
 @dataclass
-class SamedTrainingArguments:
+class SamedTrainingArguments(DataArguments, ModelArguments):
     """Settings of a SAMed training run; the defaults are the paper's where a pretrained SAM is given.
 
     Raises:
         ValueError: a value out of its range; every bad one is named.
     """
 
-    model_name_or_path: str | None = _flag(
-        None, "A plain SAM, folder or Hub id, e.g. facebook/sam-vit-base. Without it: a small SAM of random weights."
-    )
-    model_revision: str | None = _flag(None, "Branch, tag or commit of model_name_or_path on the Hub.")
-    data_dir: str | None = _flag(
-        None,
-        "Folder with data: Synapse's layout, nnU-Net raw, Medical Segmentation Decathlon, images and masks, or a saved "
-        "Hugging Face data set. Without data: a synthetic phantom.",
-    )
-    dataset_name: str | None = _flag(None, "Hugging Face data set instead: Hub id or folder.")
-    dataset_config_name: str | None = _flag(None, "Its configuration.")
-    image_column: str | None = _flag(None, "Its column of images [image, …].")
-    label_column: str | None = _flag(None, "Its column of label maps [label, mask, …].")
-    case_column: str | None = _flag(None, "Its column saying which rows are slices of one case [case, patient_id, …].")
-    label_names: list[str] | None = _flag(None, "Names of the labels, numbered from 0, where no file names them.")
-    preprocessing: str | None = _flag(
-        None, f"How intensities become [0, 1]: {', '.join(PREPROCESSING)} [by the data: CT, MR or pictures]."
-    )
-    intensity_window: list[float] | None = _flag(None, "LOW HIGH: bounds of a window of your own, instead.")
-    orientation: str | None = _flag(
-        None, "Where the axes of every scan run to before it is cut, e.g. LPS [LPS; the Synapse layout: as it lies]."
-    )
-    plane: str | None = _flag(None, "Slices to cut: axial, coronal or sagittal [axial].")
-    context_slices: bool = _flag(False, "Neighbouring slices in the channels beside a slice's own, for grey scans.")
-    num_folds: int | None = _flag(None, "Divide the cases into so many folds, by case; --fold is held out.")
-    fold: int | None = _flag(None, "Which fold is held out, from 0; also of those an nnU-Net folder declares [0].")
-    geometry_tolerance: float = _flag(0.1, "How far image and label may lie apart, as a share of a voxel.")
-    cache_dir: str | None = _flag(None, "Where decoded cases are kept for the next epochs and runs [OUTPUT_DIR/cache].")
-    preset: str | None = _flag(
+    preset: str | None = flag(
         None, "samed, samed_s or samed_h: all settings as in the paper's run, but for those given besides."
     )
-    output_dir: str = _flag("outputs/samed", "Where the adapter, scores, pictures and checkpoints go.")
-    image_size: int | None = _flag(
+    output_dir: str = flag("outputs/samed", "Where the adapter, scores, pictures and checkpoints go.")
+    image_size: int | None = flag(
         None, "Model input in pixels, a multiple of 16 [512; for the random SAM 256, or 128 for slices of up to 96]."
     )
-    rank: int = _flag(4, "Rank of the LoRA matrices.")
-    variant: str | None = _flag(None, "samed, or samed_s: LoRA on the mask decoder's transformer too [samed].")
-    augmentation: str | None = _flag(
+    rank: int = flag(4, "Rank of the LoRA matrices.")
+    variant: str | None = flag(None, "samed, or samed_s: LoRA on the mask decoder's transformer too [samed].")
+    augmentation: str | None = flag(
         None,
         "default: rotation, and left-right mirroring where no label has a side; samed: the paper's, which mirrors all; "
         "none [default].",
     )
-    per_device_train_batch_size: int | None = _flag(
+    per_device_train_batch_size: int | None = flag(
         None,
         "Slices per process and step [12; for the random SAM 4, of small slices 16; with a preset, 24 in all].",
     )
-    gradient_accumulation_steps: int = _flag(1, "Batches per optimizer step.")
-    learning_rate: float | None = _flag(None, "Base learning rate [0.005; 0.003 for the random SAM's small batches].")
-    weight_decay: float = _flag(0.1, "Weight decay of AdamW.")
-    optimizer: str = _flag("adamw", "adamw, or adamw_8bit: AdamW's moments in 8 bits, with bitsandbytes on a GPU.")
-    lr_warmup_steps: int | None = _flag(None, "Optimizer steps of warmup [250, at most a fortieth of the run].")
-    lr_power: float | None = _flag(None, "Exponent of the learning rate's decay [0.9].")
-    num_train_epochs: float | None = _flag(
+    gradient_accumulation_steps: int = flag(1, "Batches per optimizer step.")
+    learning_rate: float | None = flag(None, "Base learning rate [0.005; 0.003 for the random SAM's small batches].")
+    weight_decay: float = flag(0.1, "Weight decay of AdamW.")
+    optimizer: str = flag("adamw", "adamw, or adamw_8bit: AdamW's moments in 8 bits, with bitsandbytes on a GPU.")
+    lr_warmup_steps: int | None = flag(None, "Optimizer steps of warmup [250, at most a fortieth of the run].")
+    lr_power: float | None = flag(None, "Exponent of the learning rate's decay [0.9].")
+    num_train_epochs: float | None = flag(
         None, "Epochs of the learning rate's decay [200; 14 for the random SAM, 10 on the phantom]."
     )
-    stop_after_epochs: float | None = _flag(None, "Epochs actually trained [160 of 200, else num_train_epochs].")
-    max_train_steps: int | None = _flag(
+    stop_after_epochs: float | None = flag(None, "Epochs actually trained [160 of 200, else num_train_epochs].")
+    max_train_steps: int | None = flag(
         None, "Optimizer steps to train instead of epochs; the rate decays over them, unless num_train_epochs is given."
     )
-    max_grad_norm: float | None = _flag(None, "Clip the gradient's norm to this; 0: never [0; 0.5 for the random SAM].")
-    max_skipped_steps: int = _flag(
+    max_grad_norm: float | None = flag(None, "Clip the gradient's norm to this; 0: never [0; 0.5 for the random SAM].")
+    max_skipped_steps: int = flag(
         10, "Steps in a row that may be left out because loss or gradient isn't finite, before the run stops."
     )
-    ema_decay: float | None = _flag(
+    ema_decay: float | None = flag(
         None, "Save and score a moving average of the trained weights with this decay, e.g. 0.999 [none]."
     )
-    mixed_precision: str | None = _flag(None, "no, fp16 or bf16 [Accelerate's configuration].")
-    frozen_dtype: str | None = _flag(
+    mixed_precision: str | None = flag(None, "no, fp16 or bf16 [Accelerate's configuration].")
+    frozen_dtype: str | None = flag(
         None, "Data type in which the encoder's frozen weights are kept: float32, or bfloat16 with bf16 [float32]."
     )
-    gradient_checkpointing: bool = _flag(False, "Recompute the encoder's activations: less memory, slower.")
-    resume_from_checkpoint: str | None = _flag(
+    gradient_checkpointing: bool = flag(False, "Recompute the encoder's activations: less memory, slower.")
+    resume_from_checkpoint: str | None = flag(
         None, "A checkpoint folder, or latest: the last whole one, or from the first step where there is none."
     )
-    checkpointing_steps: int | None = _flag(None, "Optimizer steps between checkpoints [one epoch; 0: none].")
-    checkpoints_total_limit: int | None = _flag(2, "Checkpoints to keep.")
-    num_validation_cases: int | None = _flag(None, "Training cases to hold out, unless the data does [a tenth].")
-    eval_steps: int | None = _flag(None, "Optimizer steps between validations [a quarter of the run].")
-    early_stopping_patience: int | None = _flag(
+    checkpointing_steps: int | None = flag(None, "Optimizer steps between checkpoints [one epoch; 0: none].")
+    checkpoints_total_limit: int | None = flag(2, "Checkpoints to keep.")
+    num_validation_cases: int | None = flag(None, "Training cases to hold out, unless the data does [a tenth].")
+    eval_steps: int | None = flag(None, "Optimizer steps between validations [a quarter of the run].")
+    early_stopping_patience: int | None = flag(
         None, "Stop after so many validations in a row without a better score, and save the best adapter [never]."
     )
-    save_best: bool = _flag(True, "Keep the adapter of the best validation in OUTPUT_DIR/best.")
-    watched_slices: int = _flag(4, "Validation slices pictured at every validation; 0: none.")
-    protocol: str | None = _flag(None, "Protocol of the final scores: strict or samed [strict].")
-    dataloader_num_workers: int = _flag(0, "Worker processes that prepare samples.")
-    report_to: str | None = _flag(
+    save_best: bool = flag(True, "Keep the adapter of the best validation in OUTPUT_DIR/best.")
+    watched_slices: int = flag(4, "Validation slices pictured at every validation; 0: none.")
+    protocol: str | None = flag(None, "Protocol of the final scores: strict or samed [strict].")
+    dataloader_num_workers: int = flag(0, "Worker processes that prepare samples.")
+    report_to: str | None = flag(
         None, "Tracker of Accelerate (tensorboard, wandb, trackio, …), or none [tensorboard where it is installed]."
     )
-    seed: int = _flag(0, "Seed of weights, order and augmentation: the same seed gives the same run.")
-    push_to_hub: bool = _flag(False, "Upload the adapter when the training has ended.")
-    push_every: int | None = _flag(None, "Upload the adapter every so many optimizer steps too [only at the end].")
-    hub_model_id: str | None = _flag(None, "Repository to push to [the name of output_dir].")
-    hub_private_repo: bool = _flag(False, "Make a new repository private.")
-    hub_token: str | None = _flag(None, "Token of the Hub [that of `hf auth login` or HF_TOKEN]; never saved.")
-    hub_base_model: str | None = _flag(None, "Hub name of the base model, where model_name_or_path is a local folder.")
-    hub_dtype: str = _flag("float32", "Data type of the weights pushed: float32, float16 or bfloat16.")
-    hub_pictures: bool = _flag(False, "Push overlay and example slices of real scans too; those of the phantom always.")
-    with_handler: bool = _flag(False, "Push handler.py and requirements.txt for Inference Endpoints.")
+    seed: int = flag(0, "Seed of weights, order and augmentation: the same seed gives the same run.")
+    push_to_hub: bool = flag(False, "Upload the adapter when the training has ended.")
+    push_every: int | None = flag(None, "Upload the adapter every so many optimizer steps too [only at the end].")
+    hub_model_id: str | None = flag(None, "Repository to push to [the name of output_dir].")
+    hub_private_repo: bool = flag(False, "Make a new repository private.")
+    hub_token: str | None = flag(None, "Token of the Hub [that of `hf auth login` or HF_TOKEN]; never saved.")
+    hub_base_model: str | None = flag(None, "Hub name of the base model, where model_name_or_path is a local folder.")
+    hub_dtype: str = flag("float32", "Data type of the weights pushed: float32, float16 or bfloat16.")
+    hub_pictures: bool = flag(False, "Push overlay and example slices of real scans too; those of the phantom always.")
+    with_handler: bool = flag(False, "Push handler.py and requirements.txt for Inference Endpoints.")
 
     def __post_init__(self) -> None:
         """Name every bad value at once."""
         self.asks_for_epochs = self.num_train_epochs is not None
         self.saved_run: dict[str, Any] = {}  # of the run whose settings these are, what its file says besides
-        problems = [
-            f"{name} is {getattr(self, name)}: expected a number of at least {least}"
-            for name, least in _LEAST.items()
-            if getattr(self, name) is not None and not least <= getattr(self, name) < math.inf
-        ]
-        problems += [
-            f"{name} is {getattr(self, name)!r}: expected {', '.join(map(repr, choices))}"
-            for name, choices in _CHOICES.items()
-            if getattr(self, name) is not None and getattr(self, name) not in choices
-        ]
+        problems = range_problems(self, _LEAST, _CHOICES) + self.data_problems()
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             problems.append(f"ema_decay is {self.ema_decay}: expected a number between 0 and 1, e.g. 0.999")
         if self.image_size is not None and (self.image_size <= 0 or self.image_size % 16):
@@ -151,19 +118,6 @@ class SamedTrainingArguments:
             problems.append(f"push_every is {self.push_every} without push_to_hub: give --push_to_hub too")
         if self.model_name_or_path and Path(self.model_name_or_path).resolve() == Path(self.output_dir).resolve():
             problems.append(f"output_dir {self.output_dir!r} is the base model's folder: expected another")
-        if self.data_dir is not None and self.dataset_name is not None:
-            problems.append("data_dir and dataset_name are both given: expected one of them")
-        if self.intensity_window is not None and (
-            len(self.intensity_window) != 2 or not self.intensity_window[0] < self.intensity_window[1]
-        ):
-            problems.append(f"intensity_window is {self.intensity_window}: expected LOW HIGH, e.g. -125 275")
-        if self.preprocessing is not None and self.intensity_window is not None:
-            problems.append("preprocessing and intensity_window are both given: expected one of them")
-        if self.orientation is not None:
-            try:
-                self.orientation = check_orientation(self.orientation)
-            except ValueError as error:
-                problems.append(str(error).rstrip("."))
         if problems:
             raise ValueError("; ".join(problems) + ".")
 
@@ -271,9 +225,6 @@ _LEAST = {
     "dataloader_num_workers": 0,
     "seed": 0,
     "push_every": 1,
-    "num_folds": 2,
-    "fold": 0,
-    "geometry_tolerance": 0,
 }
 _CHOICES = {
     "preset": tuple(PRESETS),
@@ -284,6 +235,4 @@ _CHOICES = {
     "optimizer": ("adamw", "adamw_8bit"),
     "protocol": ("strict", "samed"),
     "hub_dtype": ("float32", "float16", "bfloat16"),
-    "preprocessing": tuple(PREPROCESSING),
-    "plane": ("axial", "coronal", "sagittal"),
 }

@@ -45,7 +45,7 @@ def draw_case(
         # Slices whose place in the patient nobody knows: the most telling one, as a picture.
         index = representative_slices(label, 1)[0]
         image, label = image[index : index + 1], label[index : index + 1]
-        if not data.pictures and rows_point_up(processor):
+        if not data.is_2d and rows_point_up(processor):
             image, label = image[..., ::-1, :], label[:, ::-1]
     scan, labels = _as_volume(image, facts, processor, flat), _to_grid(label, processor, flat)
     plane = "axial" if flat else slice_plane(processor.orientation, processor.axis_order[0])

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..data.dataset import CaseDataset
 from ..data.layouts.synapse_dataset import SliceSource
-from ..data.sources import PictureSource, ScanSource
+from ..data.sources import ImageSource, ScanSource
 from .measuring import CaseFacts
 from .problems import Problem
 
@@ -96,7 +96,7 @@ def _same_label(group: list[CaseFacts]) -> Problem | None:
 
 def _slices_apart(data: CaseDataset) -> Iterable[Problem]:
     """Pictures that look like slices of one patient, in two splits."""
-    if not data.pictures:
+    if not data.is_2d:
         return
     patients: dict[str, set[str]] = {}
     for split, names in splits_of(data).items():
@@ -210,7 +210,7 @@ def _unused(data: CaseDataset) -> Iterable[Problem]:
     for source in data.sources.values():
         if isinstance(source, ScanSource):
             files = (*source.images, source.label)
-        elif isinstance(source, PictureSource):
+        elif isinstance(source, ImageSource):
             files = (*source.images, *source.labels)
         elif isinstance(source, SliceSource):
             files = tuple(source.data.slice_path(name) for name in source.slices)

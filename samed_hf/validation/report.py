@@ -59,7 +59,7 @@ def write_report(path: Path, validation: Validation, advice: Advice) -> None:
     """
     data, fingerprint = validation.data, advice.fingerprint
     in_ml = bool(validation.cases) and all(facts.voxel_ml is not None for facts in validation.cases)
-    unit = "ml" if in_ml else "pixels" if data.pictures else "voxels"
+    unit = "ml" if in_ml else "pixels" if data.is_2d else "voxels"
     content = _template().render(
         title=f"Data set: {fingerprint['data']['name'] or printable(data.root)}",
         layout=data.layout,
@@ -132,7 +132,7 @@ def _charts(validation: Validation, fingerprint: Mapping[str, Any]) -> list[dict
     for channel, name in enumerate(channel_titles(data) if fingerprint["intensity"] else ()):
         window = None if data.layout == "Synapse" else window_of(processor, channel)
         spread = fingerprint["intensity"][name]["all"]["percentiles"]
-        has_unit = data.pictures or data.layout == "Synapse" or looks_like_ct(spread["1"], spread["99.5"])
+        has_unit = data.is_2d or data.layout == "Synapse" or looks_like_ct(spread["1"], spread["99.5"])
         percentiles = None if has_unit else processor.percentiles
         drawn = draw_intensities(validation.cases, channel, data.id2label, window=window, percentiles=percentiles)
         scaled = ""
