@@ -18,12 +18,14 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     """Train, score and describe an adapter; with `--dry_run`, print what that would take."""
     start_processes(args.argv)
-    from ..training.dry_run import log_plan
-    from ..training.pipeline import run_training
     from ..training.settings_file import parse_command
 
     settings, dry_run = parse_command(args.rest, "samed-hf train", "Train an adapter, score it and write its card.")
     if dry_run:
+        from ..training.dry_run import log_plan
+
         log_plan(settings)
     else:
+        from ..training.pipeline import run_training
+
         run_training(settings)

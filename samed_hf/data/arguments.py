@@ -1,83 +1,86 @@
-"""The settings that say where a data set is and how its scans are cut, as command-line flags."""
+"""The settings that select and cut the data, as command-line flags."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ..transforms.intensity import PREPROCESSING
+from ..utils.settings import find_problems, setting
 
-__all__ = ["DataArguments", "flag", "range_problems"]
-
-
-def flag(default: Any, help_text: str) -> Any:
-    """A dataclass field with the help text of its command-line flag."""
-    return field(default=default, metadata={"help": help_text})
-
-
-def range_problems(settings: object, least: Mapping[str, float], choices: Mapping[str, Sequence[str]]) -> list[str]:
-    """Describe the settings that are out of range; those that are `None` are valid.
-
-    Args:
-        settings: an object with the named attributes.
-        least: smallest value of each number by its name; it must be finite too.
-        choices: valid values of each string by its name.
-    """
-    problems = [
-        f"{name} is {value}: expected a number of at least {lowest}"
-        for name, lowest in least.items()
-        if (value := getattr(settings, name)) is not None and not lowest <= value < math.inf
-    ]
-    return problems + [
-        f"{name} is {value!r}: expected {', '.join(map(repr, valid))}"
-        for name, valid in choices.items()
-        if (value := getattr(settings, name)) is not None and value not in valid
-    ]
+__all__ = ["DataArguments"]
 
 
 @dataclass
 class DataArguments:
-    """Where a data set is, how its cases are divided, and how its scans become slices in [0, 1].
+    """Where the data are, and how scans become slices.
 
     Raises:
-        ValueError: values out of range or contradictory; all of them are named.
+        ValueError: values out of range; all of them are named.
     """
 
-    data_dir: str | None = flag(
+    data_dir: str | None = setting(
         None,
-        "Folder with data: Synapse's layout, nnU-Net raw, Medical Segmentation Decathlon, images and masks, or a saved "
-        "Hugging Face data set. Without data: a synthetic phantom.",
+        "Directory of the data: Synapse's layout, nnU-Net raw, Medical Segmentation Decathlon, images and masks, or a "
+        "saved Hugging Face data set. Without data: a synthetic phantom.",
+        private=True,
     )
-    dataset_name: str | None = flag(None, "Hugging Face data set instead: Hub id or folder.")
-    dataset_config_name: str | None = flag(None, "Its configuration.")
-    image_column: str | None = flag(None, "Its column of images [image, …].")
-    label_column: str | None = flag(None, "Its column of label maps [label, mask, …].")
-    case_column: str | None = flag(None, "Its column saying which rows are slices of one case [case, patient_id, …].")
-    label_names: list[str] | None = flag(None, "Names of the labels, numbered from 0, where no file names them.")
-    preprocessing: str | None = flag(
-        None, f"How intensities become [0, 1]: {', '.join(PREPROCESSING)} [by the data: CT, MR or pictures]."
+    dataset_name: str | None = setting(
+        None, "Hugging Face data set instead of data_dir: Hub id or directory.", private=True
     )
-    intensity_window: list[float] | None = flag(None, "LOW HIGH: bounds of a window of your own, instead.")
-    orientation: str | None = flag(
-        None, "Where the axes of every scan run to before it is cut, e.g. LPS [LPS; the Synapse layout: as it lies]."
+    dataset_config_name: str | None = setting(None, "Configuration of the Hugging Face data set.")
+    image_column: str | None = setting(None, "Its column of images [image, …].")
+    label_column: str | None = setting(None, "Its column of label maps [label, mask, …].")
+    case_column: str | None = setting(None, "Its column of case names, one for each slice [case, patient_id, …].")
+    label_names: list[str] | None = setting(None, "Names of the labels, numbered from 0, where no file has them.")
+    preprocessing: str | None = setting(
+        None,
+        f"How intensities are scaled to [0, 1]: {', '.join(PREPROCESSING)} [by the data: CT, MR or 8-bit images].",
+        choices=tuple(PREPROCESSING),
+        resume=True,
     )
-    plane: str | None = flag(None, "Slices to cut: axial, coronal or sagittal [axial].")
-    context_slices: bool = flag(False, "Neighbouring slices in the channels beside a slice's own, for grey scans.")
-    num_folds: int | None = flag(None, "Divide the cases into so many folds, by case; --fold is held out.")
-    fold: int | None = flag(None, "Which fold is held out, from 0; also of those an nnU-Net folder declares [0].")
-    geometry_tolerance: float = flag(0.1, "How far image and label may lie apart, as a share of a voxel.")
-    cache_dir: str | None = flag(None, "Where decoded cases are kept for the next epochs and runs [OUTPUT_DIR/cache].")
+    intensity_window: list[float] | None = setting(None, "LOW HIGH: bounds of the window, instead.", resume=True)
+    orientation: str | None = setting(
+        None, "Orientation of all scans before they are cut, e.g. LPS [LPS; Synapse's layout: unchanged].", resume=True
+    )
+    plane: str | None = setting(
+        None,
+        "Plane of the slices: axial, coronal or sagittal [axial].",
+        choices=("axial", "coronal", "sagittal"),
+        resume=True,
+    )
+    context_slices: bool = setting(False, "Add the two neighbouring slices as channels, for grey scans.", resume=True)
+    num_folds: int | None = setting(
+        None, "Divide the cases into so many folds; --fold is held out.", minimum=2, resume=True
+    )
+    fold: int | None = setting(
+        None, "Fold that is held out, from 0; also of those that nnU-Net's layout declares [0].", minimum=0, resume=True
+    )
+    geometry_tolerance: float = setting(
+        0.1, "Largest distance between the grids of image and label, as a share of a voxel.", minimum=0
+    )
+    cache_dir: str | None = setting(None, "Directory of decoded cases [OUTPUT_DIR/cache].", private=True)
 
     def __post_init__(self) -> None:
-        """Check the settings."""
-        if problems := self.data_problems():
+        """Check the values."""
+        problems = self.find_problems()
+        if problems:
             raise ValueError("; ".join(problems) + ".")
 
-    def data_problems(self) -> list[str]:
-        """Describe every invalid setting of the data; a valid `orientation` becomes upper case."""
-        problems = range_problems(self, _LEAST, _CHOICES)
+    @property
+    def uses_phantom(self) -> bool:
+        """Whether no data are given, so that synthetic patients are used."""
+        return self.data_dir is None and self.dataset_name is None
+
+    def read_options(self) -> dict[str, Any]:
+        """The settings that are arguments of [`read_data`]; a declared fold is not read if `num_folds` divides anew."""
+        names = ("data_dir", "dataset_name", "dataset_config_name", "image_column", "label_column", "case_column")
+        options = {name: getattr(self, name) for name in (*names, "label_names", "geometry_tolerance")}
+        return options | {"fold": None if self.num_folds else self.fold}
+
+    def find_problems(self) -> list[str]:
+        """One phrase for each bad value."""
+        problems = find_problems(self)
         if self.data_dir is not None and self.dataset_name is not None:
             problems.append("data_dir and dataset_name are both given: expected one of them")
         window = self.intensity_window
@@ -86,20 +89,10 @@ class DataArguments:
         if self.preprocessing is not None and window is not None:
             problems.append("preprocessing and intensity_window are both given: expected one of them")
         if self.orientation is not None:
-            from ..volumes.geometry import check_orientation  # nibabel, which the help of a command doesn't need
+            from ..volumes.geometry import check_orientation  # imports nibabel, which takes half a second
 
             try:
                 self.orientation = check_orientation(self.orientation)
             except ValueError as error:
                 problems.append(str(error).rstrip("."))
         return problems
-
-    def read_options(self) -> dict[str, Any]:
-        """The settings that are arguments of [`read_data`]."""
-        names = ("data_dir", "dataset_name", "dataset_config_name", "image_column", "label_column", "case_column")
-        options = {name: getattr(self, name) for name in (*names, "label_names", "geometry_tolerance")}
-        return options | {"fold": None if self.num_folds else self.fold}
-
-
-_LEAST = {"num_folds": 2, "fold": 0, "geometry_tolerance": 0}
-_CHOICES = {"preprocessing": tuple(PREPROCESSING), "plane": ("axial", "coronal", "sagittal")}

@@ -111,7 +111,7 @@ def _write_report(run: TrainingRun, metrics: dict[str, Any] | None, first: list[
             id2label,
             title=f"{case.name}, not trained on",
             spacing=case.spacing,
-            rows_point_up=rows_point_up(run.processor),
+            rows_run_up=rows_point_up(run.processor),
         )
         write_examples(folder / "examples", case.name, case.image, case.label)
         logger.info(f"\n{format_scores(metrics)}\n")

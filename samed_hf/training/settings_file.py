@@ -1,4 +1,4 @@
-"""Flags and a file of settings, together the settings of a training; what a run saved is such a file."""
+"""The settings of a training from flags and from a file, such as the one that every run writes."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-import yaml
-from transformers import HfArgumentParser
-
 from .arguments import SamedTrainingArguments
 
-__all__ = ["NO_FLAGS", "parse_arguments", "parse_command", "read_settings"]
+__all__ = ["NO_FLAGS", "make_parser", "parse_arguments", "parse_command", "read_settings"]
 
 NO_FLAGS = frozenset({"num_processes", "deviations", "cases", "run"})
-"""What a run's `training_settings.json` says besides its settings."""
+"""Keys of a run's `training_settings.json` that are no settings."""
 
-_KINDS = (".json", ".yaml", ".yml")
+_SUFFIXES = (".json", ".yaml", ".yml")
+_BOOLEANS = dict.fromkeys(("yes", "true", "t", "y", "1"), True) | dict.fromkeys(("no", "false", "f", "n", "0"), False)
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> SamedTrainingArguments:
@@ -39,36 +37,54 @@ def parse_arguments(argv: Sequence[str] | None = None) -> SamedTrainingArguments
 def parse_command(
     argv: Sequence[str] | None = None, prog: str | None = None, description: str | None = None
 ) -> tuple[SamedTrainingArguments, bool]:
-    """Flags, and the file that `--config` names, to settings; a flag wins over the file.
+    """As [`parse_arguments`], with the command's own flags; a flag wins over the file.
 
     Args:
         argv: the flags; by default those of the process.
-        prog, description: of the help.
+        prog: name of the program in the help.
+        description: text of the help.
 
     Returns:
-        The settings, and whether only to tell what would be done. `saved_run` of the settings is what a run's file
-        says besides.
-
-    Raises:
-        ValueError, FileNotFoundError: a file that can't be read or has an unknown key, or a value out of its range.
-            Unknown flags end the process, as argparse does.
+        The settings, and whether `--dry_run` is given. `saved_run` of the settings is what a run's file holds besides.
     """
-    parser = _parser(prog=prog, description=description)
-    given, saved = parser.parse_args(argv), {}
+    parser, saved = make_parser(prog=prog, description=description), {}
+    given = parser.parse_args(argv)
     if given.config is not None:
         settings, saved = read_settings(given.config)
         parser.set_defaults(**settings)
-    args, command = parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False)
+        given = parser.parse_args(argv)
+    args = SamedTrainingArguments(**{item.name: getattr(given, item.name) for item in fields(SamedTrainingArguments)})
     args.saved_run = saved
-    return args, command.dry_run
+    return args, given.dry_run
 
 
-def _parser(**options: Any) -> HfArgumentParser:
-    parser = HfArgumentParser(SamedTrainingArguments, **options)
+def make_parser(**options: Any) -> argparse.ArgumentParser:
+    """A parser with a flag for each field of [`SamedTrainingArguments`], and `--config` and `--dry_run`.
+
+    A flag is written with underscores or hyphens. A boolean one takes an optional value, and one that is true by
+    default has a twin `--no_…`. transformers' `HfArgumentParser` does the same, but takes a second to import.
+
+    Args:
+        **options: of [`argparse.ArgumentParser`].
+    """
+    parser = argparse.ArgumentParser(**options)
+    kinds = get_type_hints(SamedTrainingArguments)
+    for item in fields(SamedTrainingArguments):
+        flags = _flags(item.name)
+        kind = next(one for one in (*get_args(kinds[item.name]), kinds[item.name]) if one is not type(None))
+        common: dict[str, Any] = {"default": item.default, "help": _help(item.metadata["help"], item.default)}
+        if kind is bool:
+            parser.add_argument(*flags, type=_boolean, nargs="?", const=True, metavar="BOOL", **common)
+            if item.default is True:
+                parser.add_argument(*_flags(f"no_{item.name}"), action="store_false", dest=item.name)
+        elif get_origin(kind) is list:
+            parser.add_argument(*flags, type=get_args(kind)[0], nargs="+", **common)
+        else:
+            parser.add_argument(*flags, type=kind, **common)
     parser.add_argument(
         "--config",
         metavar="FILE",
-        help="Settings in a .json or .yaml file, e.g. a run's training_settings.json; flags given besides win.",
+        help="Settings in a .json or .yaml file, e.g. a run's training_settings.json; other flags win.",
     )
     parser.add_argument(
         "--dry_run", action="store_true", help="Print plan, parameters and memory of the run; train and write nothing."
@@ -76,19 +92,36 @@ def _parser(**options: Any) -> HfArgumentParser:
     return parser
 
 
-def read_settings(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
+def _flags(name: str) -> list[str]:
+    return list(dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")))
+
+
+def _help(text: str, default: Any) -> str:
+    """The help text, with the default unless the text has a derived one."""
+    text = text.replace("%", "%%")
+    return text if default is None or default is False else f"{text.removesuffix('.')} [{default}]."
+
+
+def _boolean(text: str) -> bool:
+    try:
+        return _BOOLEANS[text.lower()]
+    except KeyError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no boolean: expected one of {', '.join(_BOOLEANS)}") from None
+
+
+def read_settings(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Settings by name from a .json or .yaml file, each of the type of its flag.
 
     Args:
-        path: of the file. Of a run's own `training_settings.json`, how it was resumed is left out: a run from the
-            beginning gives the same.
+        path: of the file. `resume_from_checkpoint` in a run's own `training_settings.json` is left out: a run from the
+            first step gives the same adapter.
 
     Returns:
-        The settings, and what the file of a run says besides.
+        The settings, and what the file of a run holds besides.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: it is of another kind, damaged, or holds keys or values that no flag would take; all are named.
+        FileNotFoundError: the file does not exist.
+        ValueError: it has another format, is damaged, or has bad keys or values; all of them are named.
     """
     path = Path(path)
     content = _read(path)
@@ -100,39 +133,41 @@ def read_settings(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, An
         raise ValueError(f"config {str(path)!r} has {'; '.join(problems)}.")
     if saved:
         settings.pop("resume_from_checkpoint", None)
-    return _as_flags(settings, path), saved
+    return _parse_values(settings, path), saved
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    if path.suffix.lower() not in _KINDS:
-        raise ValueError(f"config {str(path)!r} ends in {path.suffix!r}: expected a file in {', '.join(_KINDS)}.")
+    if path.suffix.lower() not in _SUFFIXES:
+        raise ValueError(f"config {str(path)!r} ends in {path.suffix!r}: expected a file in {', '.join(_SUFFIXES)}.")
     if not path.is_file():
-        raise FileNotFoundError(f"config {str(path)!r} isn't there: expected a file of settings, .json or .yaml.")
+        raise FileNotFoundError(f"config {str(path)!r} doesn't exist: expected a file of settings, .json or .yaml.")
+    import yaml
+
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"config {str(path)!r} can't be read: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ValueError(f"config {str(path)!r} holds no settings by name: expected e.g. learning_rate: 0.005 in it.")
+        raise ValueError(f"config {str(path)!r} has no settings by name: expected e.g. learning_rate: 0.005 in it.")
     return content
 
 
 def _unknown(key: str, known: Sequence[str]) -> str:
     if key in ("config", "dry_run"):
-        return f"the key {key!r}, which is a flag of the command alone: give it there"
-    near = get_close_matches(key.lower().lstrip("-").replace("-", "_"), known, n=1, cutoff=0.0)[0]
-    return f"the unknown key {key!r}: the nearest setting is {near!r}"
+        return f"the key {key!r}, which is a flag of the command only: give it there"
+    nearest = get_close_matches(key.lower().lstrip("-").replace("-", "_"), known, n=1, cutoff=0.0)[0]
+    return f"the unknown key {key!r}: the nearest setting is {nearest!r}"
 
 
-def _as_flags(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The values as the command line would have made them: each flag's own parser reads them."""
-    parser = _parser(exit_on_error=False)
+def _parse_values(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The values as the command line would parse them."""
+    parser = make_parser(exit_on_error=False)
     kinds = get_type_hints(SamedTrainingArguments)
     problems, values = [], {}
     for name, value in settings.items():
         try:
-            values[name] = _value(parser, name, value, kinds[name])
+            values[name] = _parse_value(parser, name, value, kinds[name])
         except (argparse.ArgumentError, argparse.ArgumentTypeError, ValueError) as error:
             problems.append(f"{name}: {getattr(error, 'message', None) or error}")
     if problems:
@@ -140,7 +175,7 @@ def _as_flags(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return values
 
 
-def _value(parser: HfArgumentParser, name: str, value: Any, kind: Any) -> Any:
+def _parse_value(parser: argparse.ArgumentParser, name: str, value: Any, kind: Any) -> Any:
     kinds = get_args(kind) or (kind,)
     is_list = any(get_origin(one) is list for one in kinds)
     if value is None:
@@ -148,7 +183,7 @@ def _value(parser: HfArgumentParser, name: str, value: Any, kind: Any) -> Any:
             raise ValueError("null is no value for it; leave it out, for its default")
         return None
     if isinstance(value, bool) and bool not in kinds:
-        hint = "; YAML takes no and off without quotes for false" if not value else ""
+        hint = "" if value else "; YAML reads no and off without quotes as false"
         raise ValueError(f"{json.dumps(value)} is no value for it{hint}")
     if isinstance(value, dict) or isinstance(value, list) != is_list:
         raise ValueError(f"{value!r} is no value for it, expected {'a list' if is_list else 'a single one'}")

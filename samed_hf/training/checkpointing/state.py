@@ -21,6 +21,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from ...utils.atomic import remove_leftovers, write_text
+from ...utils.settings import field_names
 from ..distributed.fsdp import adapter_weights, shard_state_dict
 from ..distributed.logging import get_logger
 from ..early_stopping import EarlyStopping
@@ -38,9 +39,6 @@ __all__ = ["TrainingState", "load_adapter"]
 logger = get_logger(__name__)
 
 _STATE, _LOG = "training_state.json", "training_log.csv"
-_SHARED = ("seed", "rank", "variant", "image_size", "augmentation", "learning_rate", "weight_decay", "lr_power")
-_SHARED += ("per_device_train_batch_size", "gradient_accumulation_steps", "mixed_precision", "num_folds", "fold")
-_SHARED += ("preprocessing", "intensity_window", "orientation", "plane", "context_slices", "optimizer", "ema_decay")
 
 
 @dataclass
@@ -200,7 +198,9 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
 
 def _shared_settings(run: TrainingRun) -> dict[str, Any]:
     """What a run that continues another must have in common with it."""
-    return {name: getattr(run.args, name) for name in _SHARED} | {"training slices": run.num_slices}
+    return {name: getattr(run.args, name) for name in field_names(run.args, "resume")} | {
+        "training slices": run.num_slices
+    }
 
 
 def _check_fits(run: TrainingRun, folder: Path, state: dict[str, Any]) -> None:

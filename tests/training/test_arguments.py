@@ -1,0 +1,71 @@
+"""The settings of a training: their metadata, and a parser that imports nothing heavy."""
+
+import subprocess
+import sys
+
+import pytest
+
+from samed_hf.model.lora import VARIANTS
+from samed_hf.training.arguments import SamedTrainingArguments
+from samed_hf.training.presets import PRESETS
+from samed_hf.training.settings_file import make_parser
+from samed_hf.utils.settings import field_names
+
+
+def test_the_variants_are_those_of_lora():
+    choices = SamedTrainingArguments.__dataclass_fields__["variant"].metadata["choices"]
+    assert set(choices) == set(VARIANTS)
+
+
+def test_paths_names_of_data_and_the_token_are_private():
+    assert set(field_names(SamedTrainingArguments, "private")) == {
+        *("data_dir", "dataset_name", "cache_dir", "output_dir", "model_name_or_path", "resume_from_checkpoint"),
+        "hub_token",
+    }
+    assert not set(field_names(SamedTrainingArguments, "private")) & set(field_names(SamedTrainingArguments, "on_card"))
+
+
+def test_what_decides_the_weights_must_be_the_same_when_a_run_is_resumed():
+    names = set(field_names(SamedTrainingArguments, "resume"))
+    assert {"learning_rate", "weight_decay", "seed", "rank", "ema_decay", "optimizer", "plane", "fold"} <= names
+    assert not names & {"max_train_steps", "eval_steps", "save_best", "report_to", "output_dir"}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_setting_of_a_preset_is_a_flag_or_known_to_be_none(preset):
+    assert set(PRESETS[preset]) - set(field_names(SamedTrainingArguments, "help")) == {
+        "effective_batch_size",
+        "input_size",
+    }
+
+
+@pytest.mark.parametrize(
+    ("flags", "name", "value"),
+    [
+        (["--rank", "8"], "rank", 8),
+        (["--learning-rate", "0.1"], "learning_rate", 0.1),
+        (["--gradient_checkpointing"], "gradient_checkpointing", True),
+        (["--gradient_checkpointing", "no"], "gradient_checkpointing", False),
+        ([], "save_best", True),
+        (["--no_save_best"], "save_best", False),
+        (["--no-save-best"], "save_best", False),
+        (["--intensity_window", "-125", "275"], "intensity_window", [-125.0, 275.0]),
+        (["--label_names", "background", "liver"], "label_names", ["background", "liver"]),
+        (["--max_train_steps=3"], "max_train_steps", 3),
+    ],
+)
+def test_a_flag_for_each_setting(flags, name, value):
+    assert getattr(make_parser().parse_args(flags), name) == value
+
+
+def test_the_help_imports_nothing_heavy():
+    script = (
+        "import sys; sys.argv = ['samed-hf', 'train', '--help']\n"
+        "from samed_hf.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'transformers', 'peft', 'nibabel', 'scipy', 'accelerate'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "--learning_rate" in result.stdout
+    assert result.stdout.splitlines()[-1] == "[]"
