@@ -11,8 +11,7 @@ from pathlib import Path
 from transformers.utils import logging
 
 from samed_hf.cli import run_command
-from samed_hf.inference.segmenter import Segmenter, segment_volume
-from samed_hf.inference.statistics import measure_labels
+from samed_hf.inference import Segmenter, measure_labels, segment_volume
 from samed_hf.volumes import find_scans, read_scan, write_labels
 
 
@@ -25,16 +24,16 @@ def main(adapter: str, output_dir: str, *inputs: str) -> None:
     output.mkdir(parents=True, exist_ok=True)
     for scan in scans:
         volume = read_scan(scan, num_channels=channels)
-        picture = scan.kind == "picture"
-        result = segment_volume(segmenter, volume, is_image=picture)  # labels and confidence on the scan's own grid
+        is_image = scan.kind == "picture"
+        result = segment_volume(segmenter, volume, is_image=is_image)  # labels and confidence on the scan's own grid
         path = output / f"{scan.name}{scan.suffix}"
         write_labels(path, result.labels, volume, names=segmenter.id2label)
         print(f"{path}")
         statistics = measure_labels(
-            result.labels, volume, segmenter.id2label, confidence=result.confidence, is_image=picture
+            result.labels, volume, segmenter.id2label, confidence=result.confidence, is_image=is_image
         )
         for name, row in statistics.items():
-            size = f"{row['pixels']} pixels" if picture else f"{row['ml']:.2f} ml"
+            size = f"{row['pixels']} pixels" if is_image else f"{row['ml']:.2f} ml"
             confidence = "" if row["mean_confidence"] is None else f", confidence {row['mean_confidence']:.2f}"
             print(f"  {name}: {size}{confidence}{', cut off by the border' if row['touches_border'] else ''}")
 

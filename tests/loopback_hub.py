@@ -1,8 +1,8 @@
 """A Hugging Face Hub on loopback: enough of its protocol for an unpatched huggingface_hub, repositories in memory.
 
-Spoken are the creation of repositories, commits with LFS uploads, tags, model info, trees and resolve, and the errors
-of missing, private and gated repositories. Large files come by LFS: the storage behind Xet isn't imitated, so clients
-are told `HF_HUB_DISABLE_XET=1`.
+It implements creating repositories, commits with LFS uploads, tags, model info, trees and resolve, and the errors
+of missing, private and gated repositories. Large files are uploaded by LFS: Xet's storage is not imitated, so clients
+need `HF_HUB_DISABLE_XET=1`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Repository:
         return name
 
     def resolve(self, revision: str) -> str | None:
-        """The commit that a branch, tag or commit's name stands for."""
+        """The commit of a branch, a tag or a commit's own name."""
         return revision if revision in self.commits else self.refs.get(revision)
 
 
@@ -50,9 +50,9 @@ class LoopbackHub(ThreadingHTTPServer):
 
     Attributes:
         repositories: by "user/name".
-        refuse: what is answered with an error: None, "create", "lfs" or "commit".
+        refuse: kind of request that is answered with an error: None, "create", "lfs" or "commit".
         uploaded: LFS objects sent, by their sha256; each only once.
-        requests: method and path of everything asked.
+        requests: method and path of every request.
     """
 
     daemon_threads = True
@@ -76,7 +76,7 @@ class LoopbackHub(ThreadingHTTPServer):
         self.thread.join()
 
     def environment(self, home: Path, token: str | None = "hf_test") -> dict[str, str]:
-        """The environment of a process that takes this for the Hub, with its cache in `home`."""
+        """The environment of a process that uses this server as the Hub, with its cache in `home`."""
         dropped = ("HF_", "HUGGING", "TRANSFORMERS_")
         kept = {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
         kept = {key: value for key, value in kept.items() if not key.lower().endswith("_proxy")}
@@ -88,11 +88,11 @@ class LoopbackHub(ThreadingHTTPServer):
         repository = self.repositories[name]
         return repository.commits[repository.resolve(revision)]
 
-    def add(self, name: str, folder: Path, **options: bool) -> str:
-        """A repository with a folder's files; returns the commit."""
+    def add(self, name: str, directory: Path, **options: bool) -> str:
+        """A repository with a directory's files; returns the commit."""
         repository = self.repositories.setdefault(name, Repository(**options))
-        paths = [path for path in folder.rglob("*") if path.is_file()]
-        return repository.commit({path.relative_to(folder).as_posix(): path.read_bytes() for path in paths})
+        paths = [path for path in directory.rglob("*") if path.is_file()]
+        return repository.commit({path.relative_to(directory).as_posix(): path.read_bytes() for path in paths})
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -129,15 +129,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.answer(status, {"error": message}, X_Error_Code=code, X_Error_Message=message)
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log no requests."""
 
     @property
     def user(self) -> str | None:
-        """Whose token came with the request."""
+        """The owner of the request's token."""
         return OWNER_OF_TOKEN.get(self.headers.get("Authorization", "").removeprefix("Bearer "))
 
     def repository(self, name: str) -> Repository | None:
-        """The repository, where this user may see it; else the answer is sent."""
+        """The repository if this user may see it; otherwise the error is sent."""
         repository = self.server.repositories.get(name)
         if repository is None or (repository.private and self.user is None):
             self.fail(404 if self.user else 401, "RepoNotFound", "Repository not found")

@@ -12,7 +12,6 @@ from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 
 from samed_hf.cli import main
-from samed_hf.diagnostics.validation_memory import estimate_memory
 from samed_hf.volumes import Volume, read_volume, write_volume
 
 from .conftest import TINY_SIZE
@@ -161,22 +160,8 @@ def ends_clearly(argv, captured, status, word):
         assert_clear(lines[0])
 
 
-@pytest.fixture
-def estimate_once(monkeypatch):
-    """The model's memory, which takes seconds to find out, is told once for each size."""
-    known = {}
-
-    def estimate(*args, **options):
-        key = repr((args, options))
-        if key not in known:
-            known[key] = estimate_memory(*args, **options)
-        return known[key]
-
-    monkeypatch.setattr("samed_hf.diagnostics.validation_memory.estimate_memory", estimate)
-
-
 @pytest.mark.parametrize("layout", WRITERS)
-def test_validate(layout, estimate_once, tmp_path, capfd):
+def test_validate(layout, tmp_path, capfd):
     root = WRITERS[layout](tmp_path / "data", SCANS)
     count = 0
     for word in damaged_data(root, "validate"):

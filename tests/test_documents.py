@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samed_hf import cli
+from samed_hf.cli.parser import make_parser
 from samed_hf.training import parse_arguments
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "docs/reproduce.md"]
+PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+DEVELOPMENT = ("pip", "python", "make")
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -27,16 +28,25 @@ def commands(page: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_have_the_flags_they_are_given(page):
-    found = commands(page)
-    for program, *words in found:
+    for program, *words in commands(page):
         if program == "samed-hf":
-            parse_arguments(words[1:]) if words[0] == "train" else cli._parser().parse_args(words)
+            parse_arguments(words[1:]) if words[0] == "train" else make_parser().parse_args(words)
         elif program == "accelerate":
-            script = words.index("examples/train_synapse.py")
-            parse_arguments(words[script + 1 :])
+            parse_arguments(words[words.index("examples/train_synapse.py") + 1 :])
         else:
-            assert program in ("pip", "python"), program
-    assert len(found) > 4
+            assert program in DEVELOPMENT, program
+
+
+def test_the_readme_is_short_and_names_its_commands():
+    assert (ROOT / "README.md").stat().st_size <= 10_000
+    assert {words[1] for words in commands("README.md") if words[0] == "samed-hf"} >= {
+        *("validate", "train", "evaluate", "compare", "predict", "push", "doctor")
+    }
+
+
+def test_every_page_is_in_the_navigation():
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    assert pages == set(re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize("page", PAGES)

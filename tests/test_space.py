@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 from samed_hf import SamedForSemanticSegmentation
-from samed_hf.inference.slices import predict_image, predict_volume
+from samed_hf.inference import predict_image, predict_volume
 from samed_hf.volumes import read_volume
 
 SPACE = Path(__file__).parents[1] / "examples" / "space"
@@ -112,6 +112,8 @@ def model(tiny_adapter):
     return SamedForSemanticSegmentation.from_pretrained(tiny_adapter)
 
 
+@pytest.mark.slow
+@pytest.mark.browser
 def test_a_scan(page, browser, model, tmp_path):
     scan = np.random.default_rng(0).normal(50, 90, (40, 48, 6)).astype(np.int16)
     nib.save(nib.Nifti1Image(scan, np.diag([2, 2, 5, 1.0])), tmp_path / "scan.nii.gz")
@@ -140,6 +142,8 @@ def test_a_scan(page, browser, model, tmp_path):
     np.testing.assert_array_equal(written.affine, np.diag([2, 2, 5, 1.0]))
 
 
+@pytest.mark.slow
+@pytest.mark.browser
 def test_a_picture(page, model, tmp_path):
     picture = Image.fromarray(np.random.default_rng(1).integers(0, 255, (40, 50), dtype=np.uint8))
     picture.save(tmp_path / "picture.png")
@@ -150,6 +154,8 @@ def test_a_picture(page, model, tmp_path):
     assert page.until("document.querySelector('#slice') === null || !document.querySelector('#slice').offsetParent")
 
 
+@pytest.mark.slow
+@pytest.mark.browser
 def test_something_else(page, tmp_path):
     (tmp_path / "notes.png").write_text("no picture")
     page.segment(tmp_path / "notes.png")

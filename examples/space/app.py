@@ -1,4 +1,4 @@
-"""A Space that segments pictures and scans with a SAMed adapter of the Hub.
+"""A Space that segments images and scans with a SAMed adapter of the Hub.
 
 The adapter is named by the variable SAMED_ADAPTER, or typed in.
 """
@@ -13,16 +13,14 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from samed_hf import SamedForSemanticSegmentation
-from samed_hf.inference.slices import predict_image, predict_volume
+from samed_hf import SamedForSemanticSegmentation, SamedImageProcessor
+from samed_hf.inference import Segmenter, load_model, segment_volume
 from samed_hf.reporting.colors import label_colors
-from samed_hf.transforms.slicing import SliceStack, cut_slices, rows_point_up
-from samed_hf.volumes import Volume, read_volume, write_labels
+from samed_hf.transforms import SliceStack, cut_image, cut_slices, image_bounds, rows_point_up
+from samed_hf.volumes import Volume, find_scans, read_scan, write_labels
 
-_SCANS = (".nii", ".nii.gz")
 _NOTICE = (
     "# SAMed\nA Segment Anything Model that names the class of every pixel, adapted by an adapter of the Hub. "
     "**A research tool, not a medical device: not for diagnosis or treatment.**"
@@ -41,14 +39,11 @@ def load(adapter: str) -> SamedForSemanticSegmentation:
         raise gr.Error("Name an adapter of the Hub first, e.g. user/adapter.")
     if adapter not in _models:
         try:
-            model = SamedForSemanticSegmentation.from_pretrained(adapter)
+            model = load_model(adapter)
         except (ValueError, OSError) as error:
             raise gr.Error(f"{adapter} can't be loaded: {str(error).splitlines()[0]}") from error
-        if model.image_processor is None:
-            raise gr.Error(f"{adapter} is no SAMed adapter.")
         _models.clear()
-        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-        _models[adapter] = model.to(device).eval()
+        _models[adapter] = model
     return _models[adapter]
 
 
@@ -59,13 +54,13 @@ def segment(file: str | None, adapter: str, progress: Any = gr.Progress()) -> tu
         gr.Error: no file, an unreadable one, or no adapter.
     """
     if file is None:
-        raise gr.Error("Upload a picture (PNG, JPEG) or a scan (.nii, .nii.gz) first.")
+        raise gr.Error("Upload an image (PNG, JPEG) or a scan (.nii, .nii.gz) first.")
     progress(0.1, desc="loading the adapter")
     model = load(adapter)
     progress(0.4, desc="segmenting")
     try:
-        result = _segment_scan(model, file) if file.lower().endswith(_SCANS) else _segment_picture(model, file)
-    except (ValueError, OSError, SyntaxError, UnidentifiedImageError) as error:
+        result = _segment(model, file)
+    except (ValueError, OSError) as error:
         raise gr.Error(f"{Path(file).name} can't be segmented: {str(error).replace(file, Path(file).name)}") from error
     slices = len(result["labels"])
     first = int(np.argmax((result["labels"] > 0).sum(axis=(1, 2))))
@@ -75,36 +70,28 @@ def segment(file: str | None, adapter: str, progress: Any = gr.Progress()) -> tu
     return result, slider, overlay(result, first), legend(result), table, result["file"]
 
 
-def _segment_picture(model: SamedForSemanticSegmentation, file: str) -> dict[str, Any]:
-    with Image.open(file) as picture:
-        labels, _ = predict_image(model, picture)
-        gray = np.asarray(picture.convert("L"), dtype=np.float32) / 255
-    target = Path(tempfile.mkdtemp()) / f"{Path(file).stem}-labels.png"
-    Image.fromarray(labels).save(target)
-    return _result(model, gray[None], labels[None], 1.0, "pixels", target)
-
-
-def _segment_scan(model: SamedForSemanticSegmentation, file: str) -> dict[str, Any]:
-    processor = model.image_processor
-    scan = read_volume(file, num_channels=processor.num_channels)
-    labels = predict_volume(model, scan)
-    target = Path(tempfile.mkdtemp()) / f"{Path(file).name.removesuffix('.gz').removesuffix('.nii')}-labels.nii.gz"
-    write_labels(target, labels, like=scan)
-    gray = SliceStack(cut_slices(scan, processor), processor).scaled()
-    gray = gray[:, 0] if gray.ndim == 4 else gray
-    slices = cut_slices(Volume(labels, scan.affine), processor)
-    if rows_point_up(processor):  # shown the way radiologists look at it
+def _segment(model: SamedForSemanticSegmentation, file: str) -> dict[str, Any]:
+    """Segment a file: grey slices and labels `(slices, height, width)`, amounts of the labels, their file."""
+    segmenter, scan = Segmenter.of(model), find_scans(file)[0]
+    processor, is_image = segmenter.processor, scan.kind == "picture"
+    volume = read_scan(scan, num_channels=processor.num_channels)
+    labels = segment_volume(segmenter, volume, is_image=is_image).labels
+    target = Path(tempfile.mkdtemp()) / f"{scan.name}-labels{scan.suffix}"
+    write_labels(target, labels, volume)
+    gray, slices = _slices(volume, processor, is_image), _slices(Volume(labels, volume.affine), processor, is_image)
+    gray = SliceStack(gray, processor, bounds=image_bounds(gray, processor) if is_image else None).scaled()
+    gray = gray.mean(axis=1) if gray.ndim == 4 and is_image else gray[:, 0] if gray.ndim == 4 else gray
+    if rows_point_up(processor) and not is_image:  # shown as radiologists see it
         gray, slices = gray[:, ::-1], slices[:, ::-1]
-    return _result(model, gray, slices, scan.voxel_ml, "ml", target)
-
-
-def _result(
-    model: SamedForSemanticSegmentation, gray: np.ndarray, labels: np.ndarray, each: float, unit: str, file: Path
-) -> dict[str, Any]:
     names = model.config.id2label
+    each, unit = (1.0, "pixels") if is_image else (volume.voxel_ml, "ml")
     counts = {names[int(index)]: int((labels == index).sum()) for index in np.unique(labels) if index}
     amounts = {name: float(f"{count * each:.4g}") for name, count in counts.items()}
-    return {"gray": gray, "labels": labels, "names": names, "amounts": amounts, "unit": unit, "file": str(file)}
+    return {"gray": gray, "labels": slices, "names": names, "amounts": amounts, "unit": unit, "file": str(target)}
+
+
+def _slices(volume: Volume, processor: SamedImageProcessor, is_image: bool) -> np.ndarray:
+    return cut_image(volume) if is_image else cut_slices(volume, processor)
 
 
 def overlay(result: dict[str, Any] | None, index: int) -> Image.Image | None:
@@ -114,9 +101,9 @@ def overlay(result: dict[str, Any] | None, index: int) -> Image.Image | None:
     labels = result["labels"][index]
     gray = np.repeat(np.clip(result["gray"][index], 0, 1)[..., None], 3, axis=2)
     painted = 0.5 * gray + 0.5 * label_colors(len(result["names"]))[labels]
-    picture = Image.fromarray((np.where((labels > 0)[..., None], painted, gray) * 255).astype(np.uint8))
-    scale = max(1, 512 // max(picture.size))
-    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+    image = Image.fromarray((np.where((labels > 0)[..., None], painted, gray) * 255).astype(np.uint8))
+    scale = max(1, 512 // max(image.size))
+    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
 
 
 def legend(result: dict[str, Any]) -> str:
@@ -139,19 +126,19 @@ def build(adapter: str | None = None) -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=1):
                 name = gr.Textbox(adapter or "", label="Adapter (Hub id)", elem_id="adapter")
-                file = gr.File(label="Picture or scan (.png, .jpg, .nii, .nii.gz)", type="filepath", elem_id="file")
+                file = gr.File(label="Image or scan (.png, .jpg, .nii, .nii.gz)", type="filepath", elem_id="file")
                 button = gr.Button("Segment", variant="primary", elem_id="segment")
                 table = gr.Dataframe(headers=["label", "amount"], label="Found", interactive=False, elem_id="found")
                 download = gr.File(label="Masks", interactive=False, elem_id="masks")
             with gr.Column(scale=2):
-                picture = gr.Image(label="Overlay", format="png", height=560, elem_id="overlay")
+                shown = gr.Image(label="Overlay", format="png", height=560, elem_id="overlay")
                 slider = gr.Slider(0, 1, 0, step=1, label="Slice", visible=False, elem_id="slice")
                 colors = gr.HTML()
-        button.click(segment, [file, name], [state, slider, picture, colors, table, download])
-        slider.change(overlay, [state, slider], picture, show_progress="hidden")
+        button.click(segment, [file, name], [state, slider, shown, colors, table, download])
+        slider.change(overlay, [state, slider], shown, show_progress="hidden")
     return page
 
 
 if __name__ == "__main__":
-    fonts = ["system-ui", "sans-serif"]  # of the machine's own: a page about patients calls nobody
+    fonts = ["system-ui", "sans-serif"]  # the machine's own: a page about patients requests nothing from others
     build(os.environ.get("SAMED_ADAPTER")).launch(theme=gr.themes.Default(font=fonts, font_mono=["monospace"]))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..data.dataset import Case, CaseDataset
-    from ..model.modeling_samed import SamedForSemanticSegmentation
+    from ..inference import Segmenter
     from ..scoring.evaluation import CaseResult
 
 __all__ = ["add_parser", "run"]
@@ -50,7 +50,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     """Score the cases and write scores and images."""
     hide_loading_bars()
-    from ..inference import load_model
+    from ..inference import Segmenter
     from ..reporting.tables import format_scores
     from ..scoring import score_cases, summarize_results, write_metrics
 
@@ -59,15 +59,15 @@ def run(args: argparse.Namespace) -> None:
             f"--batch_size is {args.batch_size}, --input_size {args.input_size}: expected at least 1 slice, 2 pixels."
         )
     data, split, names = _choose_cases(args)
-    model = load_model(args.adapter, dtype=args.dtype)
-    processor = model.image_processor
-    data.expect_labels(model.config.id2label)
+    segmenter = Segmenter.load([args.adapter], dtype=args.dtype)
+    processor = segmenter.processor
+    data.expect_labels(segmenter.id2label)
     for name in names:
         data.read_raw(name, processor)
     output = Path(args.output)
     results = {}
     for case, prediction, result in score_cases(
-        model,
+        segmenter.models[0],
         (data.read_case(name, processor) for name in names),
         processor,
         protocol=args.protocol,
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
         batch_size=args.batch_size,
     ):
         results[case.name] = result
-        _show_case(output, model, case, prediction, result)
+        _show_case(output, segmenter, case, prediction, result)
     metrics = summarize_results(results, args.protocol)
     write_metrics(output, metrics | {"split": split})
     print(f"\n{format_scores(metrics)}\n\nwrote {output / 'metrics.json'}, metrics.csv and one image for each case")
@@ -87,7 +87,8 @@ def _choose_cases(args: argparse.Namespace) -> tuple[CaseDataset, str, list[str]
     from ..data.layouts import dataset_arguments
     from ..data.splits import k_fold
 
-    data = read_data(**dataset_arguments(args.data), label_names=args.label_names, fold=args.fold)
+    location: dict[str, Any] = dataset_arguments(args.data)
+    data = read_data(**location, label_names=args.label_names, fold=args.fold)
     if args.num_folds is not None:
         _, data.validation = k_fold(sorted({*data.train, *data.validation}), args.num_folds, args.fold or 0)
     split, names = (args.split, getattr(data, args.split)) if args.split else data.evaluation_split
@@ -99,7 +100,7 @@ def _choose_cases(args: argparse.Namespace) -> tuple[CaseDataset, str, list[str]
         raise ValueError(f"{args.data} has no case to score ({declared}): give --split or --num_folds and --fold.")
     print(f"data        {args.data}: {data.layout}, {len(names)} {split} cases", flush=True)
     if seen := set(names) & set(known.get("train", ())):
-        logger.warning("%d of these cases were trained on: their scores say nothing of others", len(seen))
+        logger.warning("%d of these cases were trained on: their scores do not apply to new cases", len(seen))
     return data, split, names
 
 
@@ -112,9 +113,7 @@ def _cases_of(adapter: str) -> dict[str, Any]:
     return content.get("cases", {}) if isinstance(content, dict) else {}
 
 
-def _show_case(
-    output: Path, model: SamedForSemanticSegmentation, case: Case, prediction: np.ndarray, result: CaseResult
-) -> None:
+def _show_case(output: Path, segmenter: Segmenter, case: Case, prediction: np.ndarray, result: CaseResult) -> None:
     """Draw a case and print its mean Dice coefficient."""
     from ..reporting.overlays import draw_overlay
     from ..transforms.slicing import rows_point_up
@@ -125,10 +124,10 @@ def _show_case(
         case.image,
         case.label,
         prediction,
-        model.config.id2label,
+        segmenter.id2label,
         title=case.name,
         spacing=case.spacing,
-        rows_run_up=rows_point_up(model.image_processor),
+        rows_run_up=rows_point_up(segmenter.processor),
     )
     dice = [score.dice for score in result.scores.values() if score.dice is not None]
     scored = f"mean DSC {sum(dice) / len(dice):.4f}" if dice else "nothing to score"

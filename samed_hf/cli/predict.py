@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import platform
 import sys
 import time
 from datetime import datetime, timedelta
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser", "run"]
 
-_PACKAGES = ["samed_hf", "torch", "transformers", "peft", "accelerate", "numpy", "scipy", "nibabel", "SimpleITK"]
-_PACKAGES += ["pydicom", "highdicom", "pillow"]
 # A process that has finished its cases waits for the others, however long theirs take.
 _TIMEOUT = timedelta(days=14)
 
@@ -100,21 +96,13 @@ def _predict(args: argparse.Namespace, settings: PredictionSettings, state: Part
     output = Path(args.output)
     created = not output.exists()
     jobs, unreadable = on_main_rank(state, lambda: _plan(args, output, settings))
-    mine = list(enumerate(jobs, start=1))[state.process_index :: state.num_processes]
+    mine = jobs[state.process_index :: state.num_processes]
     segmenter = on_all_ranks(state, lambda: _load(args, settings))
-    records = predict_cases(
-        segmenter,
-        [job for _, job in mine],
-        output,
-        settings,
-        places=[(number, len(jobs)) for number, _ in mine],
-        bar=None if state.num_processes == 1 else False,
-        say=lambda line: print(line, flush=True),
-    )
+    records = predict_cases(segmenter, mine, output, settings, bar=None if state.num_processes == 1 else False)
     records = gather_object(records)
     if not state.is_main_process:
         return 0
-    order = {job.scan.name: number for number, job in enumerate(jobs)}
+    order = {job.scan.name: job.number for job in jobs}
     records = sorted(records, key=lambda record: order[record["name"]]) + unreadable
     description = _describe(args, settings, segmenter, state.num_processes, time.monotonic() - started)
     return _finish(args, output, description | {"cases": records}, created)
@@ -201,21 +189,17 @@ def _describe(
     args: argparse.Namespace, settings: PredictionSettings, segmenter: Segmenter, num_processes: int, seconds: float
 ) -> dict[str, Any]:
     """The content of `predictions.json`, without the cases."""
+    from ..training.checkpointing.record import package_versions
+
     models = {"adapter": args.adapter, "ensemble": list(args.ensemble)}
     first = segmenter.models[0]
     machine = {"device": str(first.device), "dtype": str(first.dtype).removeprefix("torch.")}
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return {
         "created": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
         "seconds": round(seconds, 2),
-        "labels": {str(index): name for index, name in settings.wanted(segmenter.id2label).items()},
+        "labels": {str(index): name for index, name in settings.requested(segmenter.id2label).items()},
         "settings": models | settings.to_dict() | machine | {"num_processes": num_processes},
-        "versions": versions,
+        "versions": package_versions(),
     }
 
 

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
         dtype=args.dtype,
         base_model=args.base_model,
         base_revision=args.base_revision,
-        pictures=args.pictures,
+        images=args.pictures,
         with_handler=args.with_handler,
     )
     print(f"pushed      {address}")

@@ -8,6 +8,11 @@ from .processes import start_processes
 
 __all__ = ["add_parser", "run"]
 
+_DESCRIPTION = (
+    "Train an adapter, score it and write its card. --verbose prints details too; --quiet prints results, warnings and "
+    "errors only."
+)
+
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Add the command, whose arguments are the fields of its settings and parsed by `run`."""
@@ -20,7 +25,7 @@ def run(args: argparse.Namespace) -> None:
     start_processes(args.argv)
     from ..training.settings_file import parse_command
 
-    settings, dry_run = parse_command(args.rest, "samed-hf train", "Train an adapter, score it and write its card.")
+    settings, dry_run = parse_command(args.rest, "samed-hf train", _DESCRIPTION)
     if dry_run:
         from ..training.dry_run import log_plan
 

@@ -141,14 +141,17 @@ def _print_problems(problems: Sequence[Problem]) -> None:
 
 
 def _print_memory(advice: Advice) -> None:
-    memory = advice.memory
+    """Print the memory of training with the suggested settings, of prediction, and of the data."""
+    settings = {one.setting: one.value for one in advice.suggestions}
+    batch_size = settings["per_device_train_batch_size"]
+    checkpointing = bool(settings.get("gradient_checkpointing"))
+    memory = advice.memory.training(batch_size, gradient_checkpointing=checkpointing)
+    prediction = advice.memory.prediction(1) / 1e9
     largest, disk = (advice.fingerprint["bytes"][key] / 1e9 for key in ("largest_case", "disk"))
     print(
-        f"memory      {advice.model} at {memory.image_size} pixels, in float32: {memory.fixed / 1e9:.2f} GB of "
-        f"weights, gradients and AdamW's moments, {memory.per_slice / 1e9:.2f} GB for each slice of a training batch "
-        f"({memory.per_slice_checkpointed / 1e9:.2f} with --gradient_checkpointing), "
-        f"{memory.per_slice_prediction / 1e9:.2f} GB for each at prediction; the largest case {largest:.3f} GB, all "
-        f"cases decoded on disk {disk:.3f} GB"
+        f"memory      {advice.model} at {settings['image_size']} pixels: {memory.describe(batch_size)}\n"
+        f"            {prediction:.2f} GB to predict one slice; {largest:.3f} GB for the largest case; "
+        f"{disk:.3f} GB on disk for all decoded cases"
     )
 
 

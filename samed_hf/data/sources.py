@@ -89,7 +89,9 @@ class ImageSource:
 
     def read(self, processor: SamedImageProcessor) -> RawCase:
         """See [`CaseSource`]."""
-        images = [read_volume(path, num_channels=self.num_channels).array for path in self.images]
+        # A model of grey images sees colours as grey, here as in prediction.
+        num_channels = processor.num_channels if processor.num_channels in (1, 3) else self.num_channels
+        images = [read_volume(path, num_channels=num_channels).array for path in self.images]
         labels = [renumber(path, read_mask(path), self.values) for path in self.labels]
         for image_path, image, label_path, label in zip(self.images, images, self.labels, labels, strict=True):
             if image.shape[:2] != label.shape[::-1]:

@@ -8,15 +8,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-__all__ = ["accelerate_config", "find_accelerators", "find_disk", "find_hub", "find_processor", "reason"]
+from ..utils.text import one_line
+
+__all__ = ["find_accelerate_config", "find_accelerators", "find_disk", "find_hub", "find_processor", "short_reason"]
 
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve")
 _TIMEOUT = 3  # seconds for the Hub
 
 
-def reason(error: BaseException) -> str:
-    """What an error says, in one line that isn't too long."""
-    return (" ".join(str(error).split()) or type(error).__name__)[:300]
+def short_reason(error: BaseException) -> str:
+    """The message of an error in one line of at most 300 characters."""
+    return one_line(error)[:300]
 
 
 def find_processor() -> dict[str, Any]:
@@ -29,7 +31,7 @@ def find_processor() -> dict[str, Any]:
     about = {"device": "cpu", "name": name, "cores": cores, "instructions": instructions}
     try:
         native = _computes_bfloat16("cpu")
-    except Exception:  # torch is broken or missing, which is told elsewhere
+    except Exception:  # torch is broken or missing, which the packages' part reports
         native = None
     return about | {"bytes": memory.total, "free": memory.available, "bfloat16": native}
 
@@ -41,32 +43,33 @@ def _computes_bfloat16(device: str) -> bool:
 
 
 def find_accelerators() -> list[dict[str, Any]]:
-    """GPUs and their like, as torch sees them."""
+    """GPUs and other accelerators that torch can use."""
     import torch
 
     devices = []
     for index in range(torch.cuda.device_count()):
-        about, device = torch.cuda.get_device_properties(index), f"cuda:{index}"
+        properties, device = torch.cuda.get_device_properties(index), f"cuda:{index}"
         devices.append(
             {
                 "device": device,
-                "name": about.name,
-                "compute_capability": f"{about.major}.{about.minor}",
-                "bytes": about.total_memory,
+                "name": properties.name,
+                "compute_capability": f"{properties.major}.{properties.minor}",
+                "bytes": properties.total_memory,
                 "free": torch.cuda.mem_get_info(index)[0],
                 "bfloat16": _computes_bfloat16(device),
             }
         )
-    if torch.accelerator.is_available() and not devices:
-        kind = torch.accelerator.current_accelerator().type
-        # These share the machine's memory or don't tell theirs.
-        about = {"device": kind, "name": kind, "bytes": None, "free": None}
-        devices.append(about | {"bfloat16": _computes_bfloat16(kind)})
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is not None and not devices:
+        kind = accelerator.type
+        # Its memory is the machine's, or can't be queried.
+        unknown = {"bytes": None, "free": None}
+        devices.append({"device": kind, "name": kind, **unknown, "bfloat16": _computes_bfloat16(kind)})
     return devices
 
 
 def _processor() -> tuple[str, list[str]]:
-    """Name, and which of the instructions that matter it has; Linux alone tells them."""
+    """Name and relevant instructions; without /proc/cpuinfo the name only."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -79,26 +82,23 @@ def _processor() -> tuple[str, list[str]]:
 
 def find_disk() -> dict[str, dict[str, Any]]:
     """Bytes free where runs and where models are written."""
-    places = {"working directory": Path.cwd()}
+    directories = {"working directory": Path.cwd()}
     try:
         from huggingface_hub.constants import HF_HUB_CACHE
 
-        places["Hub cache"] = Path(HF_HUB_CACHE)
+        directories["Hub cache"] = Path(HF_HUB_CACHE)
     except ImportError:
         pass
     found = {}
-    for name, place in places.items():
-        there = next(folder for folder in [place, *place.absolute().parents] if folder.exists())
-        found[name] = {
-            "path": str(place),
-            "free": shutil.disk_usage(there).free,
-            "writable": os.access(there, os.W_OK),
-        }
+    for name, path in directories.items():
+        existing = next(parent for parent in [path, *path.absolute().parents] if parent.exists())
+        free, writable = shutil.disk_usage(existing).free, os.access(existing, os.W_OK)
+        found[name] = {"path": str(path), "free": free, "writable": writable}
     return found
 
 
 def find_hub() -> dict[str, str]:
-    """Whether the Hub can be reached; nothing is asked of it in offline mode."""
+    """Whether the Hub can be reached; no request is sent in offline mode."""
     from huggingface_hub import constants, get_token
 
     signed_in = "signed in" if get_token() else "not signed in: hf auth login, or HF_TOKEN, to publish"
@@ -108,13 +108,13 @@ def find_hub() -> dict[str, str]:
 
     try:
         get_session().head(constants.ENDPOINT, timeout=_TIMEOUT)
-    except Exception as error:  # of whatever library the Hub's client uses
-        return {"state": "unreachable", "why": f"{constants.ENDPOINT}: {reason(error)}"}
+    except Exception as error:  # the HTTP library's own type
+        return {"state": "unreachable", "why": f"{constants.ENDPOINT}: {short_reason(error)}"}
     return {"state": "reachable", "why": f"{constants.ENDPOINT}, {signed_in}"}
 
 
-def accelerate_config() -> dict[str, Any] | None:
-    """Accelerate's default configuration; `None` where there is none."""
+def find_accelerate_config() -> dict[str, Any] | None:
+    """Path and content of Accelerate's default configuration, or `None`."""
     from accelerate.commands.config.config_args import default_config_file, load_config_from_file
 
     if not os.path.isfile(default_config_file):

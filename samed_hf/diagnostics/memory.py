@@ -1,51 +1,59 @@
-"""The memory of a training step, told by the model itself: run on tensors without content, nothing computed."""
+"""The memory of training and prediction: the one estimator of doctor, validate, `--dry_run` and docs/memory.md.
+
+A training step is run on fake tensors, which have sizes and no content, and the bytes alive at the worst moment are
+counted; nothing is computed and no weight is allocated.
+"""
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable
+import json
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.autograd.function import once_differentiable
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
+from ..inference.batching import slice_bytes
 from ..model.configuration_samed import SamedConfig
 from ..model.lora import cast_frozen, samed_lora_config
 from ..model.losses import segmentation_loss
 from ..model.modeling_samed import SamedForSemanticSegmentation
+from .fused_attention import use_fused_attention
+from .live_bytes import LiveBytes
 
-__all__ = ["LiveBytes", "StepSettings", "TrainingMemory", "estimate_training", "make_meta_model", "read_base_config"]
+__all__ = [
+    "MemoryEstimate",
+    "StepSettings",
+    "TrainingMemory",
+    "estimate_training",
+    "make_meta_model",
+    "read_base_config",
+]
 
 _FLOAT = 4
 _SMALL, _BLOCK = 4096, 256  # bitsandbytes: smaller tensors keep moments of 32 bits; a scale for each block of the rest
-_ALIGNED = 8  # keys to which the fused kernel fills up its bias
-_ALMOST_NONE = 1e-9
 
 
 @dataclass(frozen=True)
 class StepSettings:
-    """What the memory of a training step depends on, beside the model's sizes.
+    """Settings on which the memory of a training step depends, beside the base model.
 
     Attributes:
         image_size: side of the model's input in pixels.
-        num_labels: how many labels there are, the background counted.
+        num_labels: number of labels, background included.
         rank, variant: of the adapter.
-        batch_size: slices that go through the model at once.
-        mixed_precision: whether activations are of 16 bits, bf16 or fp16 alike.
+        batch_size: slices in a batch.
+        mixed_precision: whether activations have 16 bits, bf16 or fp16 alike.
         frozen_bfloat16: whether the encoder's frozen weights are kept in bfloat16.
-        gradient_checkpointing: whether the encoder's activations are computed again.
+        gradient_checkpointing: whether the encoder's activations are recomputed.
         optimizer: "adamw" or "adamw_8bit".
         ema: whether an average of the trained weights is kept.
-        fused: attention as accelerators compute it, by one kernel; else as this package does on a processor.
-        num_processes: that train together.
+        fused: attention by one fused kernel, as on accelerators; otherwise in tiles, as on a processor.
+        num_processes: number of processes that train together.
     """
 
     image_size: int = 512
@@ -64,15 +72,15 @@ class StepSettings:
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes that tensors take in a training step, each part at its most.
+    """Bytes of the tensors in a training step, each part at its peak.
 
-    What isn't in it: the libraries and the accelerator's context (about half a gigabyte each), what allocators keep in
-    reserve, and kernels' work spaces.
+    Not counted are the libraries and the accelerator's context (about half a gigabyte each), the reserves of allocators
+    and the work spaces of kernels.
 
     Attributes:
-        parameters, trained: how many numbers the model has, and how many of them are trained.
-        weights: bytes of all weights, each in its own type.
-        optimizer: bytes of AdamW's two moments, and of the average where there is one.
+        parameters, trained: number of the model's weights, and of those that are trained.
+        weights: bytes of all weights, each in its own data type.
+        optimizer: bytes of AdamW's two moments, and of the average, if there is one.
         step: bytes of activations and gradients at the moment when they are most.
     """
 
@@ -84,20 +92,59 @@ class TrainingMemory:
 
     @property
     def total(self) -> int:
-        """Bytes of all of it."""
+        """Bytes of all parts."""
         return self.weights + self.optimizer + self.step
+
+    def describe(self, batch_size: int) -> str:
+        """The total and its parts in words, in GB (10⁹ bytes)."""
+        total, weights, optimizer, step = (
+            f"{count / 1e9:.2f}" for count in (self.total, self.weights, self.optimizer, self.step)
+        )
+        return (
+            f"about {total} GB: {weights} of weights, {optimizer} of the optimizer, {step} of activations and "
+            f"gradients of {batch_size} slices; computed, not measured: libraries and reserves come on top"
+        )
+
+
+class MemoryEstimate:
+    """The memory of one base model for batches of any size.
+
+    Args:
+        base: content of the base model's config.json; see [`read_base_config`].
+        settings: of the training; its batch size and gradient checkpointing are replaced.
+    """
+
+    def __init__(self, base: Mapping[str, Any], settings: StepSettings) -> None:
+        self.base, self.settings = base, settings
+
+    def training(self, batch_size: int, *, gradient_checkpointing: bool = False) -> TrainingMemory:
+        """The memory of a training step; see [`estimate_training`]."""
+        settings = replace(self.settings, batch_size=batch_size, gradient_checkpointing=gradient_checkpointing)
+        return estimate_training(self.base, settings)
+
+    def prediction(self, batch_size: int) -> int:
+        """The bytes of predicting a batch, in float32 and without the scan.
+
+        A slice counts as much as where `samed-hf predict` chooses its batch size; see
+        [`~samed_hf.inference.batching.slice_bytes`].
+        """
+        side, num_labels = self.settings.image_size, self.settings.num_labels
+        config = SamedConfig.from_dict(dict(self.base), image_size=side, num_labels=num_labels)
+        weights = _FLOAT * self.training(1).parameters
+        return weights + batch_size * slice_bytes(config, (side, side), torch.float32)
 
 
 def read_base_config(model_name_or_path: str | None, **options: Any) -> dict[str, Any]:
-    """The content of a base model's config.json; of `None` that of facebook/sam-vit-base, which is SAM's default.
+    """Read a base model's config.json.
 
     Args:
-        model_name_or_path: folder or Hub id of a plain SAM.
-        **options: `revision`, `token`, as for transformers' loading.
+        model_name_or_path: directory or Hub id of a plain SAM; `None` gives the configuration of
+            facebook/sam-vit-base, SAM's default.
+        **options: `revision` and `token`, as for transformers' loading.
 
     Raises:
         FileNotFoundError: no such model.
-        ValueError: it is no SAM.
+        ValueError: the model is no SAM.
     """
     if model_name_or_path is None:
         return {"model_type": "sam"}
@@ -106,26 +153,31 @@ def read_base_config(model_name_or_path: str | None, **options: Any) -> dict[str
         SamedConfig.from_dict(dict(content), id2label={0: "background", 1: "label"})
     except OSError as error:
         raise FileNotFoundError(
-            f"model_name_or_path {model_name_or_path!r} can't be loaded: expected a folder or Hub id of a plain SAM, "
-            f"e.g. facebook/sam-vit-base. ({str(error).splitlines()[0]})"
+            f"model_name_or_path {model_name_or_path!r} can't be loaded: expected a directory or Hub id of a plain "
+            f"SAM, e.g. facebook/sam-vit-base. ({str(error).splitlines()[0]})"
         ) from error
     return content
 
 
-def estimate_training(base: dict[str, Any], settings: StepSettings) -> TrainingMemory:
-    """The memory of a training step, by running one on tensors without content; a few seconds.
+def estimate_training(base: Mapping[str, Any], settings: StepSettings) -> TrainingMemory:
+    """Estimate the memory of a training step by running one on fake tensors; takes seconds, once for each settings.
 
     Args:
         base: content of the base model's config.json; see [`read_base_config`].
         settings: of the training.
     """
-    # In a thread of its own: a processor's attention keeps memory for its thread, which must have content.
+    return _estimate_once(json.dumps(base, sort_keys=True), settings)
+
+
+@lru_cache(maxsize=256)
+def _estimate_once(base: str, settings: StepSettings) -> TrainingMemory:
+    # In a thread of its own: a processor's attention keeps memory for its thread, which must not be fake afterwards.
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(_estimate, base, settings).result()
+        return thread.submit(_estimate, json.loads(base), settings).result()
 
 
-def make_meta_model(base: dict[str, Any], settings: StepSettings) -> SamedForSemanticSegmentation:
-    """The model with its adapter, as these settings train it, without content."""
+def make_meta_model(base: Mapping[str, Any], settings: StepSettings) -> SamedForSemanticSegmentation:
+    """The model with its adapter as these settings train it, on the meta device."""
     config = SamedConfig.from_dict(dict(base), image_size=settings.image_size, num_labels=settings.num_labels)
     with torch.device("meta"):
         model = SamedForSemanticSegmentation(config)
@@ -139,7 +191,7 @@ def make_meta_model(base: dict[str, Any], settings: StepSettings) -> SamedForSem
 
 def _estimate(base: dict[str, Any], settings: StepSettings) -> TrainingMemory:
     model = make_meta_model(base, settings)
-    # PEFT keeps the parts that train whole twice: as they were, and as they are trained.
+    # PEFT keeps the modules that train whole twice: the original and the trained copy.
     parameters = list(model.parameters())
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     count = sum(parameter.numel() for parameter in trained)
@@ -163,24 +215,25 @@ def _moments(count: int, optimizer: str) -> int:
 
 
 def _step(model: SamedForSemanticSegmentation, settings: StepSettings) -> int:
+    """Bytes of activations and gradients at the peak of a step."""
     side, batch_size = settings.image_size, settings.batch_size
     with FakeTensorMode():
-        _fill_with_nothing(model)
+        _make_fake(model)
         model.train()
         if settings.fused:
-            _attend_as_accelerators_do(model)
+            use_fused_attention(model)
         with LiveBytes() as live:
             pixels = torch.empty(batch_size, 3, side, side)
             labels = torch.empty(batch_size, side // 4, side // 4, dtype=torch.long)
-            # A processor's types stand for an accelerator's: what is cast where differs little, and fp16 is as large.
+            # A processor's autocast stands for an accelerator's: the casts differ little, and fp16 is as large as bf16.
             with torch.autocast("cpu", torch.bfloat16, enabled=settings.mixed_precision):
                 logits = model(pixels).logits
             segmentation_loss(logits.float(), labels, model.config.dice_weight).loss.backward()
     return live.peak
 
 
-def _fill_with_nothing(model: nn.Module) -> None:
-    """Weights that say they are on a processor, so that all goes its way there, and have no content."""
+def _make_fake(model: nn.Module) -> None:
+    """Replace the weights by fake tensors of the CPU, so that the model runs as it does there."""
     for module in model.modules():
         for name, weight in module._parameters.items():
             if weight is not None:
@@ -189,89 +242,3 @@ def _fill_with_nothing(model: nn.Module) -> None:
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
-
-
-def _attend_as_accelerators_do(model: SamedForSemanticSegmentation) -> None:
-    for layer in model.sam.vision_encoder.layers:
-        # With dropout, the encoder leaves its way of processors for that of accelerators; so little drops nothing.
-        layer.attn.dropout = _ALMOST_NONE
-        layer.attn.forward = _in_one_kernel(layer.attn.forward)
-
-
-def _in_one_kernel(forward: Callable[..., Any]) -> Callable[..., Any]:
-    def inside(*args: Any, **options: Any) -> Any:
-        with _FusedKernel():
-            return forward(*args, **options)
-
-    return inside
-
-
-class _FusedKernel(TorchFunctionMode):
-    """Puts tensors of the sizes that a fused kernel makes in the place of attention's."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **kwargs)
-        query, key, value, *rest = args
-        bias = rest[0] if rest else kwargs.get("attn_mask")
-        tensors = [query, key, value] if bias is None else [query, key, value, bias]
-        if torch.is_autocast_enabled("cpu"):
-            tensors = [tensor.to(torch.get_autocast_dtype("cpu")) for tensor in tensors]
-        if bias is not None and (rest := -tensors[3].shape[-1] % _ALIGNED):
-            tensors[3] = F.pad(tensors[3], (0, rest))
-        return _FusedSizes.apply(*tensors)
-
-
-class _FusedSizes(torch.autograd.Function):
-    """What the memory-efficient kernel allocates and keeps: the result and a row's sum, never the weights."""
-
-    @staticmethod
-    def forward(ctx, *tensors):
-        query, value = tensors[0], tensors[2]
-        context = query.new_empty(*query.shape[:-1], value.shape[-1])
-        sums = query.new_empty(query.shape[:-1], dtype=torch.float32)
-        ctx.save_for_backward(*tensors, context, sums)
-        return context
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient):
-        *tensors, _, _ = ctx.saved_tensors
-        return tuple(torch.empty_like(tensor) for tensor in tensors)
-
-
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors made under it that are alive, and the most there ever were.
-
-    Tensors that are older don't count, nor do views of them, e.g. a transposed weight.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now, self.peak = 0, 0
-        self.sizes: dict[int, int] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        for tensor in tree_iter((args, kwargs)):
-            if isinstance(tensor, torch.Tensor):
-                self._add(tensor.untyped_storage(), is_older=True)
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_iter(result):
-            if isinstance(tensor, torch.Tensor):
-                self._add(tensor.untyped_storage())
-        return result
-
-    def _add(self, storage: torch.UntypedStorage, is_older: bool = False) -> None:
-        key = storage._cdata
-        if key in self.sizes:
-            return
-        self.sizes[key] = 0 if is_older else storage.nbytes()
-        self.now += self.sizes[key]
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._drop, key)
-
-    def _drop(self, key: int) -> None:
-        self.now -= self.sizes.pop(key, 0)

@@ -1,4 +1,4 @@
-"""What this package requires, as its setup.cfg declares it; the standard library suffices to read it."""
+"""The packages that this one requires, read with the standard library alone."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["Requirement", "installed_version", "read_requirements"]
 
 
 class Requirement(NamedTuple):
-    """A package that is required.
+    """A required package.
 
     Attributes:
         name: of the distribution.
         versions: the range, e.g. ">=2.6".
-        extra: of what optional part, or empty.
+        extra: name of the extra that requires it, or empty.
     """
 
     name: str
@@ -26,10 +26,11 @@ class Requirement(NamedTuple):
 
 
 def read_requirements(setup_file: Path | None = None) -> list[Requirement]:
-    """All packages required, the optional ones after the others.
+    """The required packages, those of extras last.
 
     Args:
-        setup_file: setup.cfg of a checkout; by default this one's. Without it, what was installed says the same.
+        setup_file: setup.cfg of a checkout; by default this one's. Where it does not exist, the metadata of the
+            installed package are read.
     """
     path = setup_file or Path(__file__).parents[2] / "setup.cfg"
     if not path.is_file():
@@ -55,12 +56,12 @@ def _installed() -> list[Requirement]:
 
 
 def _parse(line: str, extra: str) -> Requirement:
-    name, versions = re.match(r"\s*([\w.-]+)\s*([^;]*)", line).groups()
+    name, versions = re.findall(r"^\s*([\w.-]+)\s*([^;]*)", line)[0]
     return Requirement(name, versions.strip().strip("()"), extra)
 
 
 def installed_version(name: str) -> str | None:
-    """The version of a distribution; `None` where it isn't installed."""
+    """The version of a distribution, or `None` if it isn't installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

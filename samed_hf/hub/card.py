@@ -13,6 +13,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..utils.atomic import write_text
+from .run_layout import RunLayout
 
 __all__ = ["PRIVATE_SETTINGS", "is_local_base", "write_card"]
 
@@ -41,46 +42,46 @@ def write_card(directory: str | os.PathLike[str], *, name: str | None = None, li
         FileNotFoundError: `config.json` or `adapter_config.json` is missing.
     """
     directory = Path(directory)
+    files = RunLayout(directory)
     name = name or directory.resolve().name
-    metrics = _read(directory / "metrics.json", required=False)
-    settings = _read(directory / "training_settings.json", required=False)
+    metrics = _read(files.metrics, required=False)
+    settings = _read(files.settings, required=False)
     run = settings.pop("run", {})
     data = run.get("data", _UNKNOWN_DATA)
-    adapter = _describe_adapter(directory)
-    examples = sorted(path.relative_to(directory).as_posix() for path in directory.glob("examples/*.png"))
+    adapter = _describe_adapter(files)
+    examples = sorted(path.relative_to(directory).as_posix() for path in files.examples.glob("*.png"))
     card = ModelCard.from_template(
         _metadata(name, license_id, adapter["base_model"], data, metrics, examples),
         template_str=resources.files(__package__).joinpath("templates/model_card.md").read_text(encoding="utf-8"),
         name=name,
         license_id=license_id,
-        processor=_read(directory / "preprocessor_config.json", required=False),
+        processor=_read(files.processor_config, required=False),
         data=data,
         run=run,
         settings={key: value for key, value in settings.items() if key in _shown(settings)},
         deviations=settings.get("deviations"),
         metrics=metrics,
-        pictures=[path.name for path in directory.glob("*.png")],
+        images=[path.name for path in directory.glob("*.png")],
         **adapter,
     )
-    write_text(directory / "README.md", str(card))
+    write_text(files.card, str(card))
 
 
-def _describe_adapter(directory: Path) -> dict[str, Any]:
+def _describe_adapter(files: RunLayout) -> dict[str, Any]:
     """The template's variables that describe the adapter itself."""
-    config = _read(directory / "config.json")
+    config = _read(files.config)
     id2label = {int(index): label for index, label in config["id2label"].items()}
-    subdirectory = directory / "adapter"
-    path = subdirectory if (subdirectory / "adapter_config.json").is_file() else directory
-    adapter = _read(path / "adapter_config.json")
-    weights = path / "adapter_model.safetensors"
+    if (subdirectory := RunLayout(files.directory / "adapter")).adapter_config.is_file():
+        files = subdirectory
+    adapter = _read(files.adapter_config)
     base = adapter.get("base_model_name_or_path")
     return {
         "labels": [label for index, label in sorted(id2label.items())][1:],
         "image_size": config["image_size"],
         "adapter": adapter,
-        "adapter_folder": path.name,
+        "adapter_folder": files.directory.name,
         "base_model": None if base is None or is_local_base(base) else base,
-        "megabytes": weights.stat().st_size / 1e6 if weights.is_file() else None,
+        "megabytes": files.adapter_weights.stat().st_size / 1e6 if files.adapter_weights.is_file() else None,
     }
 
 

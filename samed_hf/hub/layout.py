@@ -13,8 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .card import PRIVATE_SETTINGS, is_local_base, write_card
+from .run_layout import RunLayout
 
-__all__ = ["ADAPTER_DIRECTORY", "ADAPTER_FILES", "DTYPES", "IMAGES", "check_adapter", "lay_out_repository", "read_json"]
+__all__ = ["ADAPTER_DIRECTORY", "DTYPES", "check_adapter", "lay_out_repository", "read_json"]
 
 ADAPTER_DIRECTORY = "adapter"
 """Directory of the adapter's files in a repository.
@@ -23,13 +24,7 @@ With an `adapter_config.json` at the root, transformers' Auto classes and pipeli
 processor from the base model, and at the adapter's revision.
 """
 
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
-IMAGES = ("overlay.png", "examples/*.png")
-"""Patterns of the files that show slices of the data."""
-
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-# Checkpoints, logs and data of the run are not uploaded.
-_FILES = ("config.json", "preprocessor_config.json", "metrics.csv", "metrics.json", "training_curve.png")
 _HANDLER = '''"""The module that Hugging Face Inference Endpoints load from a repository."""
 
 from samed_hf.serving import EndpointHandler
@@ -47,8 +42,8 @@ def check_adapter(directory: Path, dtype: str) -> None:
         FileNotFoundError: `directory` has no adapter.
         ValueError: unknown `dtype`.
     """
-    missing = [name for name in ADAPTER_FILES if not (directory / name).is_file()]
-    if missing:
+    run = RunLayout(directory)
+    if missing := [path.name for path in (run.adapter_config, run.adapter_weights) if not path.is_file()]:
         raise FileNotFoundError(
             f"{directory} is no adapter: {', '.join(missing)} missing. Give the output directory of a training."
         )
@@ -63,7 +58,7 @@ def lay_out_repository(
     repo_id: str,
     dtype: str = "float32",
     base: tuple[str | None, str | None] = (None, None),
-    pictures: bool | None = None,
+    images: bool | None = None,
     with_handler: bool = False,
 ) -> Path:
     """Write the files of a repository.
@@ -74,7 +69,7 @@ def lay_out_repository(
         repo_id: "user/name", for the card.
         dtype: data type of the weights: "float32", "float16" or "bfloat16".
         base: name of the base model on the Hub and its revision; (`None`, `None`) keeps those of the adapter.
-        pictures: include overlay and example slices; `None` includes those of synthetic data only.
+        images: include overlay and example slices; `None` includes those of synthetic data only.
         with_handler: include `handler.py` and `requirements.txt` for Inference Endpoints.
 
     Returns:
@@ -83,47 +78,50 @@ def lay_out_repository(
     Raises:
         ValueError: damaged weights.
     """
-    (target / ADAPTER_DIRECTORY).mkdir(parents=True)
-    settings = read_json(directory / "training_settings.json")
-    _write_json(target / ADAPTER_DIRECTORY / "adapter_config.json", _hub_config(directory, base))
-    _write_weights(directory, target / ADAPTER_DIRECTORY, dtype)
-    images = IMAGES if _includes_images(directory, settings, pictures) else ()
-    for pattern in (*_FILES, *images):
-        for file in sorted(directory.glob(pattern)):
-            copy = target / file.relative_to(directory)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, copy)
+    run, files, adapter = RunLayout(directory), RunLayout(target), RunLayout(target / ADAPTER_DIRECTORY)
+    adapter.directory.mkdir(parents=True)
+    _write_json(adapter.adapter_config, _hub_config(run, base))
+    _write_weights(run.adapter_weights, adapter.adapter_weights, dtype)
+    settings = read_json(run.settings)
     if settings:
-        public = {key: value for key, value in settings.items() if key not in PRIVATE_SETTINGS}
-        _write_json(target / "training_settings.json", public)
+        _write_json(files.settings, {key: value for key, value in settings.items() if key not in PRIVATE_SETTINGS})
+    # Checkpoints, logs and data of the run are not uploaded.
+    copied = [run.config, run.processor_config, run.metrics_table, run.metrics, run.curve]
+    for path in copied + _images_to_upload(run, settings, images):
+        if path.is_file():
+            copy = target / path.relative_to(directory)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, copy)
     if with_handler:
         (target / "handler.py").write_text(_HANDLER, encoding="utf-8")
         (target / "requirements.txt").write_text("samed_hf\n", encoding="utf-8")
-    if (target / "config.json").is_file():
+    if files.config.is_file():
         write_card(target, name=repo_id)
     else:
         logger.warning("%s has no config.json: the repository gets no card, and loading it needs id2label", directory)
     return target
 
 
-def _includes_images(directory: Path, settings: dict[str, Any], pictures: bool | None) -> bool:
-    if pictures is None and not settings.get("run", {}).get("synthetic"):
-        if any(file for pattern in IMAGES for file in directory.glob(pattern)):
-            logger.warning(
-                "overlay and example slices show patients and are not uploaded; if you may publish them, push with "
-                "--pictures"
-            )
-        return False
-    return pictures is not False
+def _images_to_upload(run: RunLayout, settings: dict[str, Any], images: bool | None) -> list[Path]:
+    """The images of the data to upload."""
+    existing = [path for path in (run.overlay, *sorted(run.examples.glob("*.png"))) if path.is_file()]
+    if images or (images is None and settings.get("run", {}).get("synthetic")):
+        return existing
+    if existing and images is None:
+        logger.warning(
+            "overlay and example slices show patients and are not uploaded; if you may publish them, push with "
+            "--pictures"
+        )
+    return []
 
 
-def _hub_config(directory: Path, base: tuple[str | None, str | None]) -> dict[str, Any]:
+def _hub_config(run: RunLayout, base: tuple[str | None, str | None]) -> dict[str, Any]:
     """The adapter's config with a base model that others can load, or none."""
-    content = read_json(directory / "adapter_config.json")
+    content = read_json(run.adapter_config)
     own = content.get("base_model_name_or_path")
     if base[0] is not None:
         content |= {"base_model_name_or_path": base[0], "revision": base[1]}
-    elif own is None or is_local_base(own) or (directory / own).is_dir():
+    elif own is None or is_local_base(own) or (run.directory / own).is_dir():
         logger.warning(
             "the base model is a local directory: by from_pretrained, pipeline and PEFT, others can load the adapter "
             "only with a copy of it as base_model_name_or_path. If it is on the Hub, push again with "
@@ -133,16 +131,14 @@ def _hub_config(directory: Path, base: tuple[str | None, str | None]) -> dict[st
     return content
 
 
-def _write_weights(directory: Path, target: Path, dtype: str) -> None:
-    name = "adapter_model.safetensors"
+def _write_weights(source: Path, target: Path, dtype: str) -> None:
     try:
-        weights = load_file(directory / name)
+        weights = load_file(source)
     except SafetensorError as error:
-        raise ValueError(f"{directory / name} is damaged ({error}): nothing was uploaded.") from error
-    save_file(
-        {key: value.to(DTYPES[dtype]) for key, value in weights.items()}, target / name, metadata={"format": "pt"}
-    )
-    logger.info("adapter     %.1f MB in %s", (target / name).stat().st_size / 1e6, dtype)
+        raise ValueError(f"{source} is damaged ({error}): nothing was uploaded.") from error
+    converted = {key: value.to(DTYPES[dtype]) for key, value in weights.items()}
+    save_file(converted, target, metadata={"format": "pt"})
+    logger.info("adapter     %.1f MB in %s", target.stat().st_size / 1e6, dtype)
 
 
 def read_json(path: Path) -> dict[str, Any]:

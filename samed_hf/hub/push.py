@@ -14,7 +14,8 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import httpx
 
-from .layout import ADAPTER_FILES, IMAGES, check_adapter, lay_out_repository, read_json
+from .layout import check_adapter, lay_out_repository, read_json
+from .run_layout import RunLayout
 
 __all__ = ["push_adapter"]
 
@@ -30,7 +31,7 @@ def push_adapter(
     dtype: str = "float32",
     base_model: str | None = None,
     base_revision: str | None = None,
-    pictures: bool | None = None,
+    images: bool | None = None,
     with_handler: bool = False,
     commit_message: str = "Upload adapter",
 ) -> str:
@@ -44,7 +45,7 @@ def push_adapter(
         dtype: data type of the uploaded weights: "float32", "float16" or "bfloat16".
         base_model: Hub name of the base model, if the adapter names a local directory.
         base_revision: its branch, tag or commit.
-        pictures: upload overlay and example slices too; `None` uploads those of synthetic data only.
+        images: upload overlay and example slices too; `None` uploads those of synthetic data only.
         with_handler: add `handler.py` and `requirements.txt` for Inference Endpoints.
         commit_message: of the commit.
 
@@ -59,7 +60,7 @@ def push_adapter(
     check_adapter(directory, dtype)
     flags = {"--dtype": dtype if dtype != "float32" else None, "--base_model": base_model}
     flags |= {"--base_revision": base_revision}
-    switches = {"--private": private, "--pictures": pictures, "--with_handler": with_handler}
+    switches = {"--private": private, "--pictures": images, "--with_handler": with_handler}
     command = _command(directory, repo_id, flags, switches)
     with tempfile.TemporaryDirectory() as temporary, _one_line_errors(directory, repo_id, command):
         api = HfApi(token=token)
@@ -71,7 +72,7 @@ def push_adapter(
             repo_id=repo_id,
             dtype=dtype,
             base=base,
-            pictures=pictures,
+            images=images,
             with_handler=with_handler,
         )
         _refuse_secrets(staged, directory, token)
@@ -93,9 +94,11 @@ def _command(directory: Path, repo_id: str, flags: dict[str, str | None], switch
 
 def _outdated_files(api: HfApi, repo_id: str, staged: Path) -> list[str] | None:
     """Patterns of an earlier upload's files to delete: those of an older layout, and images that are not uploaded."""
-    outdated = [name for name in ADAPTER_FILES if api.file_exists(repo_id, name)]
-    if not (staged / "overlay.png").is_file() and api.file_exists(repo_id, "overlay.png"):
-        outdated += IMAGES
+    files = RunLayout(staged)
+    outdated = [path.name for path in (files.adapter_config, files.adapter_weights)]
+    outdated = [name for name in outdated if api.file_exists(repo_id, name)]
+    if not files.overlay.is_file() and api.file_exists(repo_id, files.overlay.name):
+        outdated += [files.overlay.name, f"{files.examples.name}/*.png"]
     return outdated or None
 
 
@@ -105,11 +108,11 @@ def _push_random_base(api: HfApi, directory: Path, repo_id: str, private: bool |
     Returns:
         Its name and commit; (`None`, `None`) for any other adapter.
     """
-    own = read_json(directory / "adapter_config.json").get("base_model_name_or_path")
-    if not own or not read_json(directory / "training_settings.json").get("run", {}).get("random_base"):
-        return None, None
-    base = directory / own
-    if not (base / "model.safetensors").is_file():
+    run = RunLayout(directory)
+    own = read_json(run.adapter_config).get("base_model_name_or_path")
+    base = directory / (own or "")
+    is_random = read_json(run.settings).get("run", {}).get("random_base")
+    if not own or not is_random or not (base / "model.safetensors").is_file():
         return None, None
     name = api.create_repo(f"{repo_id}-base", private=private, exist_ok=True).repo_id
     files = ["config.json", "model.safetensors", "preprocessor_config.json"]

@@ -1,6 +1,7 @@
 from .postprocessing import keep_largest, remove_islands
-from .segmenter import Segmentation, Segmenter, load_model, segment_volume
-from .slices import predict_confidence, predict_image, predict_slices, predict_volume
+from .segmentation import Segmentation, predict_image, predict_volume, segment_volume
+from .segmenter import Segmenter, load_model
+from .slices import predict_slices
 from .statistics import measure_labels
 
 __all__ = [
@@ -9,7 +10,6 @@ __all__ = [
     "keep_largest",
     "load_model",
     "measure_labels",
-    "predict_confidence",
     "predict_image",
     "predict_slices",
     "predict_volume",

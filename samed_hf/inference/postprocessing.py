@@ -1,4 +1,4 @@
-"""A label map cleaned up: some labels alone, the largest piece of each, no small islands."""
+"""Clean-up of label maps: selected labels, the largest component of each, no small islands."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from scipy import ndimage
 
 __all__ = ["keep_labels", "keep_largest", "remove_islands"]
 
-# Voxels that touch at a corner belong together.
+# Voxels that touch at a corner are connected.
 _NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)
 
 
 def keep_labels(labels: np.ndarray, indices: Iterable[int]) -> tuple[np.ndarray, dict[int, int]]:
-    """Make every other label background; the indices of those kept stay as they are.
+    """Set all labels but some to background.
 
     Args:
         labels: Label map of shape `(x, y, z)`, an unsigned integer type.
-        indices: The labels to keep; the background, 0, needs no naming.
+        indices: The labels to keep; the background, 0, is always kept.
 
     Returns:
-        A new map of the same type, and the voxels removed of each label that lost any.
+        A new map of the same type, and the number of voxels removed from each label.
     """
-    counts = sum(np.bincount(part.ravel(), minlength=_highest(labels) + 1) for part in labels)
-    wanted = {0, *indices}
-    table = np.array([index if index in wanted else 0 for index in range(len(counts))], dtype=labels.dtype)
-    removed = {index: int(count) for index, count in enumerate(counts) if count and index not in wanted}
+    counts = _count(labels, int(labels.max(initial=0)))
+    kept = {0, *indices}
+    table = np.array([index if index in kept else 0 for index in range(len(counts))], dtype=labels.dtype)
+    removed = {index: int(count) for index, count in enumerate(counts) if count and index not in kept}
     result = np.empty_like(labels)
     for part, target in zip(labels, result, strict=True):
         target[...] = table[part]
@@ -34,16 +34,15 @@ def keep_labels(labels: np.ndarray, indices: Iterable[int]) -> tuple[np.ndarray,
 
 
 def keep_largest(labels: np.ndarray, indices: Iterable[int]) -> tuple[np.ndarray, dict[int, int]]:
-    """Leave only the largest connected piece of each of some labels.
+    """Keep only the largest connected component of each of some labels.
 
     Args:
         labels: Label map of shape `(x, y, z)`, an unsigned integer type.
         indices: The labels to clean.
 
     Returns:
-        A new map of the same type, and the voxels removed of each label that lost any. Voxels that touch at a face, an
-        edge or a corner are connected. Of pieces of the same size the one stays whose first voxel, in the order of the
-        array in memory order (C), comes first.
+        A new map of the same type, and the number of voxels removed from each label. Voxels that touch at a face, an
+        edge or a corner are connected. Of equal components the one with the first voxel in C order stays.
     """
 
     def small(sizes: np.ndarray, index: int) -> np.ndarray:
@@ -53,19 +52,19 @@ def keep_largest(labels: np.ndarray, indices: Iterable[int]) -> tuple[np.ndarray
 
 
 def remove_islands(labels: np.ndarray, min_voxels: Mapping[int, float]) -> tuple[np.ndarray, dict[int, int]]:
-    """Remove the connected pieces of a label that are smaller than a limit, the largest too.
+    """Remove connected components smaller than a limit, even the largest one.
 
     Args:
         labels: Label map of shape `(x, y, z)`, an unsigned integer type.
-        min_voxels: For each label to clean the number of voxels that a piece needs to stay.
+        min_voxels: For each label to clean, the smallest number of voxels of a component that stays.
 
     Returns:
-        A new map of the same type, and the voxels removed of each label that lost any. Voxels that touch at a face, an
+        A new map of the same type, and the number of voxels removed from each label. Voxels that touch at a face, an
         edge or a corner are connected.
     """
 
     def small(sizes: np.ndarray, index: int) -> np.ndarray:
-        # A limit given in ml is no whole number of voxels: rounding must not remove a piece that has just as many.
+        # A limit in ml is rounded as a number of voxels, which must not remove a component of exactly that size.
         return sizes < min_voxels[index] * (1 - 1e-9)
 
     return _remove(labels, min_voxels, small)
@@ -74,23 +73,27 @@ def remove_islands(labels: np.ndarray, min_voxels: Mapping[int, float]) -> tuple
 def _remove(
     labels: np.ndarray, indices: Iterable[int], small: Callable[[np.ndarray, int], np.ndarray]
 ) -> tuple[np.ndarray, dict[int, int]]:
-    """Remove of each label the pieces that `small` marks, from their sizes in voxels, in the order they come."""
+    """Remove the components that `small` marks, given their sizes in voxels and the label."""
     result, removed = labels.copy(), {}
     boxes = ndimage.find_objects(labels)
     for index in sorted(set(indices)):
         box = boxes[index - 1] if 0 < index <= len(boxes) else None
         if box is None:
             continue
-        # In the label's own box alone: the numbers of the pieces take four bytes a voxel.
-        pieces, count = ndimage.label(labels[box] == index, _NEIGHBOURS)
-        sizes = sum(np.bincount(part.ravel(), minlength=count + 1) for part in pieces)[1:]
-        gone = np.concatenate([[False], small(sizes, index)])
-        if gone.any():
-            for part, numbers in zip(result[box], pieces, strict=True):  # numpy takes eight bytes for each index
-                part[gone[numbers]] = 0
-            removed[index] = int(sizes[gone[1:]].sum())
+        # Only in the label's bounding box: numbers of components take four bytes a voxel.
+        components, count = ndimage.label(labels[box] == index, _NEIGHBOURS)
+        sizes = _count(components, count)[1:]
+        removes = np.concatenate([[False], small(sizes, index)])
+        if removes.any():
+            for part, numbers in zip(result[box], components, strict=True):  # numpy takes eight bytes for each index
+                part[removes[numbers]] = 0
+            removed[index] = int(sizes[removes[1:]].sum())
     return result, removed
 
 
-def _highest(labels: np.ndarray) -> int:
-    return int(labels.max()) if labels.size else 0
+def _count(labels: np.ndarray, highest: int) -> np.ndarray:
+    """Voxels of each value from 0 to `highest`, counted slab by slab: numpy takes eight bytes for each index."""
+    counts = np.zeros(highest + 1, dtype=np.int64)
+    for part in labels:
+        counts += np.bincount(part.ravel(), minlength=highest + 1)
+    return counts

@@ -1,4 +1,4 @@
-"""What a segmentation measures: millilitres, intensities, the model's confidence, and whether the scan cuts it off."""
+"""Measurements of a segmentation: volume, intensities, confidence, position, and contact with the scan's border."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..volumes.geometry import Volume
 
 __all__ = ["measure_labels", "write_statistics"]
 
-# Foreground voxels are gathered from so many voxels at a time: some 50 MB of indices and values.
+# Voxels searched at a time: some 50 MB of indices and values.
 _VOXELS_AT_ONCE = 1 << 20
 _FACES = {"R": "right", "L": "left", "A": "anterior", "P": "posterior", "S": "superior", "I": "inferior"}
 _OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
@@ -31,27 +31,27 @@ def measure_labels(
     confidence: np.ndarray | None = None,
     is_image: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Measure every label of a segmentation; in parts, so that a large scan needs little more memory than it has.
+    """Measure every label of a segmentation.
 
     Args:
-        labels: Label map of shape `scan.grid`, an unsigned integer type; values without a name count for none.
+        labels: Label map of shape `scan.grid`, an unsigned integer type; values without a name are ignored.
         scan: The scan in its own intensities (HU for CT), of one or several channels.
-        id2label: The names; the background, 0, is not measured.
+        id2label: Name of each label; the background, 0, is not measured.
         confidence: Softmax of each voxel's label in [0, 1], of shape `scan.grid`.
         is_image: Whether the scan is a 2-D image, which has pixels and no millilitres.
 
     Returns:
-        For each label's name, ready for JSON, with `None` where nothing is defined, as for a label not found:
+        By the name of the label, ready for JSON; values are `None` if undefined, as for a label not found:
 
         - `index`: its value in the label map.
-        - `voxels`, or `pixels` of a picture; and, of a scan, `ml`.
-        - `mean_intensity`, `sd_intensity`: over the label's voxels, in the scan's own unit; the SD is that of the
-          population, divided by n. Lists, one number for each channel, where the scan has several.
+        - `voxels` and `ml`, or `pixels` for an image.
+        - `mean_intensity`, `sd_intensity`: over the label's voxels, in the scan's unit; the SD is the population's
+          (divided by n). Lists with a number for each channel if the scan has several.
         - `mean_confidence`: only with `confidence`.
-        - `touches_border`, and `border_faces`: whether and where the label reaches the scan's outermost voxels, so that
-          the organ may go on outside; e.g. `["superior"]`, `["left", "bottom"]` of a picture.
-        - `bounding_box`: first and last voxel along each axis, in the order of the file, counted from 0.
-        - `center_ras_mm`: centre of mass of a scan's label, mm to the right, to the front and upwards, as in NIfTI.
+        - `touches_border`, `border_faces`: whether and where the label reaches the scan's outermost voxels, so that the
+          organ may extend beyond it; e.g. `["superior"]`, or `["left", "bottom"]` for an image.
+        - `bounding_box`: first and last voxel along each axis of the file, counted from 0.
+        - `center_ras_mm`: centre of mass in RAS mm as in NIfTI; not for an image.
 
     Raises:
         ValueError: The shapes differ.
@@ -59,17 +59,17 @@ def measure_labels(
     for name, array in (("labels", labels), ("confidence", confidence)):
         if array is not None and array.shape != scan.grid:
             raise ValueError(f"{name} has shape {array.shape}, expected {scan.grid} as the scan has.")
-    wanted = sorted(index for index in id2label if index)
-    highest = max([int(labels.max()), *wanted])
+    named = sorted(index for index in id2label if index)
+    highest = max([int(labels.max()), *named])
     moments = _Moments(highest + 1, scan.num_channels + 3 + (confidence is not None))
     for part in _parts(labels.shape):
         where = np.nonzero(labels[part])
         channels = scan.array[part][where].reshape(len(where[0]), scan.num_channels).T
-        places = [axis + (along.start or 0) for axis, along in zip(where, part, strict=True)]
-        sure = [] if confidence is None else [confidence[part][where]]
-        moments.add(labels[part][where], [*channels, *places, *sure])
+        positions = [axis + (along.start or 0) for axis, along in zip(where, part, strict=True)]
+        softmax = [] if confidence is None else [confidence[part][where]]
+        moments.add(labels[part][where], [*channels, *positions, *softmax])
     boxes = ndimage.find_objects(labels, max_label=highest)
-    return {id2label[index]: _row(index, moments, boxes[index - 1], scan, is_image) for index in wanted}
+    return {id2label[index]: _row(index, moments, boxes[index - 1], scan, is_image) for index in named}
 
 
 def write_statistics(path: str | os.PathLike, statistics: Mapping[str, Any]) -> None:
@@ -78,9 +78,9 @@ def write_statistics(path: str | os.PathLike, statistics: Mapping[str, Any]) -> 
 
 
 class _Moments:
-    """Count, mean and sum of squared deviations of several quantities for each label, put together from parts.
+    """Count, mean and sum of squared deviations of several quantities for each label, accumulated over parts.
 
-    By Chan's formula: sums of squares would lose the digits of a small spread around a large mean.
+    Chan's formula (1979) is used: sums of squares would lose the digits of a small spread around a large mean.
     """
 
     def __init__(self, num_labels: int, quantities: int) -> None:
@@ -105,7 +105,7 @@ class _Moments:
 
 
 def _parts(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-    """The array in parts along its longest axis."""
+    """Parts of the array along its longest axis."""
     axis = int(np.argmax(shape))
     step = max(1, _VOXELS_AT_ONCE * shape[axis] // int(np.prod(shape)))
     for first in range(0, shape[axis], step):

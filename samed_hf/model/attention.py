@@ -1,49 +1,41 @@
-"""The encoder's attention on a processor: exact, a tile of scores at a time, and no padding.
+"""Exact attention of the image encoder on a CPU: scores in tiles, windows without padding.
 
-A window at the image's border holds tokens that are only padding. They are zero before the projection, so their keys
-and values are the projections' biases: all alike. What they add to a softmax is that of one key, whose bias is the
-logarithm of the sum of their exponentials. The windows are therefore never padded.
+A window at the image's border contains padded tokens. They are zero before the projection, so all their keys and values
+equal the projections' biases, and together they add to a softmax what a single key does whose bias is the logarithm of
+the sum of their exponentials. The windows are therefore never padded.
 
-Scores and their softmax are made for a few heads at a time, in memory that is used again and stays in the cache; the
-backward pass makes them anew, so that none are kept.
+Scores and their softmax are computed for a few heads at a time in memory that stays in the cache. The backward pass
+computes them again, so none are stored (as in FlashAttention, arXiv 2205.14135).
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 
-__all__ = [
-    "Windows",
-    "attend",
-    "attend_at_border",
-    "cut_windows",
-    "join_windows",
-    "relative_terms",
-    "runs_in_tiles",
-    "window_groups",
-]
+__all__ = ["Windows", "attend", "attend_at_border", "cut_windows", "join_windows"]
+__all__ += ["relative_terms", "runs_in_tiles", "window_groups"]
 
 _TILE_BYTES = 16 * 2**20
-"""Scores in memory at once: about what a core's share of the last cache holds. Twice as many in the backward pass."""
+"""Bytes of scores at once: about a core's share of the last-level cache. Twice as many in the backward pass."""
 
 
 def runs_in_tiles(hidden_states: torch.Tensor) -> bool:
-    """Whether this module's attention is the right one: on a processor, unless a compiler or an exporter looks on."""
+    """Whether to use this module's attention: on a CPU, unless the model is being compiled or exported."""
     return hidden_states.device.type == "cpu" and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
 
 
 class Windows(NamedTuple):
-    """Windows of one size in the image: the rows and columns that they cover, and the real tokens of each.
+    """Windows of one size.
 
     Attributes:
-        rows, columns: half-open ranges of tokens.
-        height, width: of one window's real tokens; less than the window's size where it reaches over the border.
+        rows, columns: half-open ranges of the tokens that they cover together.
+        height, width: of the real tokens in one window; smaller than the window if it extends over the border.
     """
 
     rows: tuple[int, int]
@@ -53,12 +45,7 @@ class Windows(NamedTuple):
 
 
 def window_groups(height: int, width: int, window_size: int) -> list[list[Windows]]:
-    """The windows of an image, those of equal size together: rows of groups, each from left to right.
-
-    Args:
-        height, width: of the image in tokens.
-        window_size: side of a window in tokens.
-    """
+    """Group the windows of an image of `height` × `width` tokens by size: rows of groups, from left to right."""
 
     def spans(length: int) -> list[tuple[tuple[int, int], int]]:
         whole = length // window_size * window_size
@@ -72,7 +59,7 @@ def window_groups(height: int, width: int, window_size: int) -> list[list[Window
 
 
 def cut_windows(tokens: torch.Tensor, windows: Windows, heads: int) -> torch.Tensor:
-    """`(batch, height, width, channels)` as `(batch · windows, heads, tokens, head_dim)`, one group's windows alone."""
+    """Cut one group: `(batch, height, width, channels)` to `(batch · windows, heads, tokens, head_dim)`."""
     (top, bottom), (left, right), height, width = windows
     tokens = tokens[:, top:bottom, left:right].unflatten(3, (heads, -1))
     tokens = tokens.unflatten(1, (-1, height)).unflatten(3, (-1, width))
@@ -90,16 +77,16 @@ def join_windows(tokens: torch.Tensor, windows: Windows, batch_size: int) -> tor
 def relative_terms(
     query: torch.Tensor, rel_pos_h: torch.Tensor, rel_pos_w: torch.Tensor, heads: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the scores gain by relative positions: a term for each row of keys, and one for each column.
+    """The decomposed relative position terms of the scores (MViTv2, arXiv 2112.01526).
 
     Args:
         query: of shape `(batch, height, width, channels)`.
         rel_pos_h, rel_pos_w: tables `(2 · size - 1, head_dim)` by the distance of query and key, where `size` is the
             side of a window, or of the image.
-        heads: among which the channels are divided.
+        heads: number of heads.
 
     Returns:
-        Tensors `(batch, height, width, heads · size)`.
+        A term for each row and one for each column of keys, each of shape `(batch, height, width, heads · size)`.
     """
     query = query.unflatten(3, (heads, -1))
     rows = torch.einsum("nhwac,hkc->nhwak", query, _by_distance(rel_pos_h, query.shape[1]))
@@ -108,7 +95,7 @@ def relative_terms(
 
 
 def _by_distance(table: torch.Tensor, length: int) -> torch.Tensor:
-    """`(2 · size - 1, head_dim)` as `(length, size, head_dim)`: for the queries of an axis the keys of their window."""
+    """Table entries `(length, size, head_dim)` for each query of an axis and each key of its window."""
     keys = torch.arange((len(table) + 1) // 2, device=table.device)
     queries = torch.arange(length, device=table.device) % len(keys)
     return table[queries[:, None] - keys + len(keys) - 1]
@@ -117,16 +104,12 @@ def _by_distance(table: torch.Tensor, length: int) -> torch.Tensor:
 def attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
 ) -> torch.Tensor:
-    """Attention over a grid of keys, with terms for the keys' rows and columns.
+    """Attention over a grid of keys, with a term for each row and each column of keys.
 
     Args:
-        query: of shape `(heads, queries, head_dim)`, as are the others; any strides.
+        query: of shape `(heads, queries, head_dim)`, as the result; any strides.
         key, value: of shape `(heads, height · width, head_dim)`.
-        rows: added to the scores of each row of keys, `(heads, queries, height)`.
-        columns: added to the scores of each column of keys, `(heads, queries, width)`.
-
-    Returns:
-        Tensor of the query's shape, in its order in memory.
+        rows, columns: of shape `(heads, queries, height)` and `(heads, queries, width)`.
     """
     return _TiledAttention.apply(query, key, value, rows, columns)
 
@@ -141,16 +124,13 @@ def attend_at_border(
     grid: tuple[int, int],
     padding: Sequence[torch.Tensor],
 ) -> torch.Tensor:
-    """Attention in windows that reach over the image's border, all their padded tokens as one key.
+    """Attention in windows that extend over the image's border, with all padded tokens as one key.
 
     Args:
         query, key, value: the real tokens, `(batch, heads, height · width, head_dim)`.
-        rows, columns: terms for the rows and the columns of keys, the padded ones too, `(batch, heads, tokens, size)`.
+        rows, columns: terms of all rows and columns of keys, padded ones included, `(batch, heads, tokens, size)`.
         grid: height and width of the real tokens.
         padding: key and value of a padded token, `(heads, 1, head_dim)`.
-
-    Returns:
-        Tensor of the query's shape.
     """
     height, width = grid
     beside = _log_sum(rows[..., :height]) + _log_sum(columns[..., width:])
@@ -158,21 +138,20 @@ def attend_at_border(
     padded = torch.logaddexp(beside, below).to(query.dtype)
     real = rows[..., :height, None] + columns[..., None, :width]
     bias = torch.cat([real.flatten(-2), padded], dim=-1)
-    batch_size = len(query)
     key, value = (
-        torch.cat([tokens, token.to(tokens.dtype).expand(batch_size, -1, -1, -1)], dim=2)
+        torch.cat([tokens, token.to(tokens.dtype).expand(len(query), -1, -1, -1)], dim=2)
         for tokens, token in zip((key, value), padding, strict=True)
     )
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
 
 
 def _log_sum(terms: torch.Tensor) -> torch.Tensor:
-    """Logarithm of the sum of the exponentials along the last axis, in float32; minus infinity for none."""
+    """Logarithm of the sum of exponentials along the last axis, in float32; minus infinity if it is empty."""
     return terms.float().logsumexp(dim=-1, keepdim=True)
 
 
 class _Tiles:
-    """The tensors of one call, a tile of heads and queries at a time."""
+    """The tensors of one call, in tiles of heads and queries."""
 
     def __init__(
         self, query: torch.Tensor, key: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, buffers: int
@@ -185,14 +164,14 @@ class _Tiles:
         self.queries = min(queries, fitting)
         self.buffers = _workspace(buffers * self.heads * self.queries * keys, query.dtype).view(buffers, -1)
 
-    def __iter__(self):
-        """Pairs of slices: the heads and the queries of each tile."""
+    def __iter__(self) -> Iterator[tuple[slice, slice]]:
+        """The heads and the queries of each tile."""
         for head in range(0, len(self.query), self.heads):
             for first in range(0, self.query.shape[1], self.queries):
                 yield slice(head, head + self.heads), slice(first, first + self.queries)
 
     def buffer(self, number: int, tile: tuple[slice, slice]) -> torch.Tensor:
-        """Memory for the scores of a tile, used again for the next one."""
+        """Memory for the scores of a tile, reused by the next one."""
         heads, queries = self.query[tile].shape[:2]
         shape = (heads, queries, self.key.shape[1])
         return self.buffers[number][: heads * queries * shape[2]].view(shape)
@@ -206,26 +185,28 @@ class _Tiles:
         return torch.softmax(scores, dim=-1, out=scores)
 
 
-class _Memory(threading.local):
-    """A thread's memory for scores. It is kept: fresh memory costs more time than what is computed in it."""
-
-    kept: torch.Tensor | None = None
-
-
-_memory = _Memory()
+_memory = threading.local()
 
 
 def _workspace(count: int, dtype: torch.dtype) -> torch.Tensor:
-    size = count * dtype.itemsize
-    if _memory.kept is None or len(_memory.kept) < size:
-        with torch.inference_mode(False):  # else it could not be written to in training
-            _memory.kept = torch.empty(size, dtype=torch.uint8)
-    return _memory.kept[:size].view(dtype)
+    """A thread's memory for scores, kept because allocating costs more time than the computation in it."""
+    size, kept = count * dtype.itemsize, getattr(_memory, "kept", None)
+    if kept is None or len(kept) < size:
+        with torch.inference_mode(False):  # else training could not write to it
+            kept = _memory.kept = torch.empty(size, dtype=torch.uint8)
+    return kept[:size].view(dtype)
 
 
 class _TiledAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, query, key, value, rows, columns):
+    def forward(
+        ctx: FunctionCtx,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        rows: torch.Tensor,
+        columns: torch.Tensor,
+    ) -> torch.Tensor:
         ctx.save_for_backward(query, key, value, rows, columns)
         context = _like(query)
         with torch.autocast("cpu", enabled=False):
@@ -236,7 +217,7 @@ class _TiledAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, ...]:
         query, key, value, rows, columns = ctx.saved_tensors
         of_query, of_key, of_value = _like(query), _like(key).zero_(), _like(value).zero_()
         of_rows, of_columns = torch.empty_like(rows), torch.empty_like(columns)
@@ -256,7 +237,7 @@ class _TiledAttention(torch.autograd.Function):
 
 
 def _like(tensor: torch.Tensor) -> torch.Tensor:
-    """New memory for `(heads, tokens, head_dim)`, token by token where the tensor lies so."""
+    """New memory of the shape `(heads, tokens, head_dim)` and the memory order of a tensor."""
     heads, tokens, head_dim = tensor.shape
     if tensor.stride(0) < tensor.stride(1):
         return tensor.new_empty(tokens, heads, head_dim).transpose(0, 1)

@@ -1,4 +1,4 @@
-"""How the weights of a plain SAM become those of a SAMed model while transformers loads them."""
+"""Conversion of a plain SAM's weights to those of a SAMed model, done by transformers while it loads them."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from transformers.core_model_loading import Chunk, ConversionOps, WeightConverte
 
 __all__ = ["PLAIN_SAM_PREFIX", "InterpolatePositions", "interpolate_positions", "register_sam_conversion"]
 
-# Where the decoder's label-dependent parts of a plain SAM go: to no parameter of the model.
+# Prefix under which the label-dependent parts of a plain SAM's decoder match no parameter of the model.
 PLAIN_SAM_PREFIX = "plain_sam."
 
 
 def interpolate_positions(table: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """A table of positions for another image size, by bilinear interpolation as SAMed does it.
+    """Interpolate a table of positions for another image size, bilinearly as SAMed does.
 
     Args:
         table: the absolute embedding `(1, height, width, channels)` or a relative one `(2 · size - 1, head_dim)`.
-        shape: the shape it shall have; the channels are the table's.
+        shape: the new shape, with the table's channels.
 
     Returns:
-        Tensor of that shape, dtype of `table`; `table` itself where the shapes are equal.
+        Tensor of that shape and the dtype of `table`; `table` itself if the shapes are equal.
+
+    Raises:
+        ValueError: the table can't be interpolated to `shape`.
     """
     if table.shape == shape:
         return table
@@ -38,9 +41,9 @@ def interpolate_positions(table: torch.Tensor, shape: torch.Size) -> torch.Tenso
 
 
 class InterpolatePositions(ConversionOps):
-    """Fits a table of positions to the model's own image size; with equal sizes, as on saving, nothing changes."""
+    """Interpolates a table of positions to the model's image size; with equal sizes, as on saving, nothing changes."""
 
-    def convert(
+    def convert(  # type: ignore[override]  # tensors instead of lists, as transformers' own operations return them
         self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
     ) -> dict[str, torch.Tensor]:
         """Interpolate the one tensor of `input_dict` to the shape of the parameter `full_layer_name` of `model`."""
@@ -56,10 +59,10 @@ class InterpolatePositions(ConversionOps):
 
 
 def register_sam_conversion(class_name: str) -> None:
-    """Tell transformers how a model class called `class_name` loads a plain SAM, and saves in SAM's layout.
+    """Register with transformers how the model class `class_name` loads a plain SAM, and saves in SAM's layout.
 
     The fused qkv is split in three, positions are interpolated, and mask tokens, hypernetworks and IoU head, which
-    start fresh in SAMed even where their shapes fit, are left out. Those of a SAMed model carry the prefix "sam.".
+    start fresh in SAMed even if their shapes match, are ignored. Those of a SAMed model have the prefix "sam.".
     """
     positions = ("pos_embed", "rel_pos_h", "rel_pos_w")
     register_checkpoint_conversion_mapping(
@@ -69,7 +72,7 @@ def register_sam_conversion(class_name: str) -> None:
                 r"^mask_decoder\.(mask_tokens|output_hypernetworks_mlps|iou_prediction_head)\.",
                 rf"{PLAIN_SAM_PREFIX}\1.",
             ),
-            # PEFT saves DoRA's magnitudes under a name of their own, which transformers' loader doesn't undo.
+            # PEFT saves DoRA's magnitudes under another name, which transformers' loader doesn't convert back.
             WeightRenaming(r"(lora_magnitude_vector\.[^.]+)$", r"\1.weight"),
             # The escaped dots matter on saving: "self_attn.q_proj" of the decoder must not match.
             WeightConverter(

@@ -1,16 +1,19 @@
-"""Configuration of a SAMed model: SAM's own sub-configs, the input size, the labels and the loss weight."""
+"""Configuration of a SAMed model: SAM's sub-configs, the input size, the labels and the loss weight."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from huggingface_hub.dataclasses import strict
 from transformers import SamConfig
 
-__all__ = ["SamedConfig"]
+if TYPE_CHECKING:
+    from transformers.models.sam.configuration_sam import SamMaskDecoderConfig, SamPromptEncoderConfig, SamVisionConfig
 
-# What may be given to `from_pretrained` over the values of a SAM checkpoint's config.json.
-_OVERRIDES = ("image_size", "id2label", "label2id", "num_labels", "dice_weight")
+__all__ = ["OVERRIDES", "SamedConfig"]
+
+# Arguments of `from_pretrained` that replace values of a checkpoint's config.json.
+OVERRIDES = ("image_size", "id2label", "label2id", "num_labels", "dice_weight")
 
 
 @strict
@@ -31,7 +34,7 @@ class SamedConfig(SamConfig):
         id2label (`dict[int, str]`, *optional*):
             Name of each class, keys 0, 1, …; class 0 is the background.
         num_labels (`int`, *optional*):
-            Number of classes, background included, where there are no names.
+            Number of classes, background included, if they have no names.
 
     Raises:
         ValueError: an image size that is no multiple of the patch size, labels not numbered 0, 1, …, fewer than two
@@ -40,20 +43,34 @@ class SamedConfig(SamConfig):
 
     model_type = "samed"
 
-    image_size: int | None = None
     dice_weight: float = 0.8
+    if TYPE_CHECKING:  # the types that SamConfig's fields have after initialisation
+        image_size: int
+        vision_config: SamVisionConfig
+        prompt_encoder_config: SamPromptEncoderConfig
+        mask_decoder_config: SamMaskDecoderConfig
+        id2label: dict[int, str]
+        label2id: dict[str, int]
+        num_labels: int
+    else:
+        image_size: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        # SAM's config.json names its own model type, which would stay on the instance.
+        # The model type in SAM's config.json would stay on the instance.
         kwargs.pop("model_type", None)
         super().__post_init__(**kwargs)
         if self.image_size is None:
             self.image_size = self.vision_config.image_size
         self.sync_subconfigs()
 
+    @property
+    def tokens_per_side(self) -> int:
+        """Rows and columns of tokens in the image encoder."""
+        return self.image_size // cast(int, self.vision_config.patch_size)
+
     def sync_subconfigs(self) -> None:
-        """Check the values and make the sub-configs follow `image_size` and the number of labels."""
-        patch_size = self.vision_config.patch_size
+        """Check the values and copy `image_size` and the number of labels into the sub-configs."""
+        patch_size = cast(int, self.vision_config.patch_size)  # SAM's patches are square
         if not isinstance(self.image_size, int) or self.image_size <= 0 or self.image_size % patch_size:
             raise ValueError(
                 f"image_size is {self.image_size!r}: expected a positive multiple of {patch_size}, the patch size; "
@@ -71,8 +88,8 @@ class SamedConfig(SamConfig):
             raise ValueError(f"id2label names a label twice: {list(self.id2label.values())}. Give each its own name.")
         self.vision_config.image_size = self.image_size
         self.prompt_encoder_config.image_size = self.image_size
-        self.prompt_encoder_config.image_embedding_size = self.image_size // patch_size
-        # SAM counts the masks beyond its first one; SAMed uses them all, one for each class.
+        self.prompt_encoder_config.image_embedding_size = self.tokens_per_side
+        # SAM counts the masks after the first one; SAMed uses all, one for each class.
         self.mask_decoder_config.num_multimask_outputs = self.num_labels - 1
 
     @classmethod
@@ -81,7 +98,7 @@ class SamedConfig(SamConfig):
         config_dict, unused = super().get_config_dict(*args, **kwargs)
         if not config_dict:
             raise OSError(
-                f"{args[0] if args else ''!r} has no config.json: expected a folder or Hub id of SAM or SAMed."
+                f"{args[0] if args else ''!r} has no config.json: expected a directory or Hub id of SAM or SAMed."
             )
         return cls._as_samed(config_dict), unused
 
@@ -99,13 +116,13 @@ class SamedConfig(SamConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> SamedConfig:
         """Build from the content of a `config.json`, of SAM or of SAMed.
 
-        Values in `kwargs` win over those of `config_dict`, and the sub-configs follow them.
+        Values in `kwargs` replace those of `config_dict`, also in the sub-configs.
 
         Raises:
             ValueError: `config_dict` describes another kind of model, or a value is out of its range.
         """
         config_dict = cls._as_samed(config_dict)
-        given = {key: kwargs.pop(key) for key in _OVERRIDES if kwargs.get(key) is not None}
+        given = {key: kwargs.pop(key) for key in OVERRIDES if kwargs.get(key) is not None}
         if "id2label" in given:
             given["id2label"] = {int(key): name for key, name in given["id2label"].items()}
             if given.get("num_labels", len(given["id2label"])) != len(given["id2label"]):

@@ -13,38 +13,45 @@ from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..transforms.augmentation import window_intensity
+from ..transforms.slicing import SliceStack, image_bounds
 from ..transforms.zoom import Array, spline_zoom
 from ..volumes.geometry import check_orientation
+from ..volumes.images import picture_array
 
-__all__ = ["SamedImageProcessor"]
+__all__ = ["SamedImageProcessor", "resize_logits", "upsample_logits"]
+
+_LUMINANCE = (19595, 38470, 7471)  # in 65536ths
 
 
 class SamedImageProcessor(BaseImageProcessor):
-    r"""Makes what a SAMed model reads: intensities in [0, 1], zoomed to the model's size, three equal channels.
+    r"""Makes `pixel_values`: intensities in [0, 1], zoomed to the model's input size, three channels.
 
     Args:
         image_size (`int`, defaults to 512):
             Height and width of `pixel_values` in pixels.
         intensity_window (`tuple[float, float]`, *optional*, defaults to (-125, 275)):
-            Bounds in the unit of the scan (HU for CT) that become 0 and 1; a list of them, some perhaps `None`, where
-            the channels differ. `None`: the scan's own `percentiles` are the bounds. 8-bit pictures are divided by 255
-            whatever the window is.
+            Bounds in the unit of the scan (HU for CT) that become 0 and 1; a list with one entry (bounds or `None`)
+            for each channel if the channels differ. `None`: the scan's own `percentiles` are the bounds. 8-bit images
+            are divided by 255 whatever the window is.
         input_size (`int`, *optional*):
             Side in pixels to which a slice is zoomed first, as the model's training slices were (224 in SAMed).
         axis_order (`tuple[int, int, int]`, defaults to (2, 1, 0)):
             The axes of a scan's array `(x, y, z)` that become slices, rows and columns. The default cuts axial slices
-            of a scan in that order, with rows along y, as SAMed's were.
+            with rows along y, as SAMed does.
         orientation (`str`, *optional*):
-            Where the axes of a scan run to before it is cut, e.g. "LPS", however the file has them. `None`: they are
-            taken as they lie.
+            Orientation of the axes, e.g. "LPS", to which a scan is brought before it is cut. `None` keeps the file's.
         percentiles (`tuple[float, float]`, *optional*, defaults to (0.5, 99.5)):
-            The percentiles of a whole scan's channel, in [0, 100], that become 0 and 1 where there is no window.
-            `None`: intensities as they are, 8-bit ones over 255, 16-bit ones over 65535, others in [0, 1] already.
+            The percentiles of a channel of the whole scan, in [0, 100], that become 0 and 1 if there is no window.
+            `None`: 8-bit intensities are divided by 255, 16-bit ones by 65535, others are in [0, 1] already.
         channel_names (`list[str]`, *optional*):
-            What the scan's channels are, up to three, for the model's red, green and blue; one channel fills all three,
-            of two the third is the mean.
+            Names of the scan's channels, one to three, for the model's red, green and blue; one channel fills all
+            three, of two channels the third is the mean.
         context_slices (`bool`, defaults to `False`):
-            Fill the three channels with the slice before, the slice itself and the one after, of scans of one channel.
+            Fill the three channels with the slice before, the slice itself and the slice after; for scans of one
+            channel.
+
+    Raises:
+        ValueError: a setting is out of its range, or the settings contradict each other.
     """
 
     model_input_names = ["pixel_values"]  # noqa: RUF012 - transformers reads it as a plain class attribute
@@ -84,61 +91,76 @@ class SamedImageProcessor(BaseImageProcessor):
             raise ValueError(f"intensity_window has {len(windows)} windows for {self.num_channels} channels.")
 
     def to_dict(self) -> dict[str, Any]:
-        """What `preprocessor_config.json` holds; transformers leaves out `None`, which would come back as a default."""
+        """The content of `preprocessor_config.json`; transformers omits `None` and would load the default."""
         return super().to_dict() | {"intensity_window": self.intensity_window, "percentiles": self.percentiles}
 
     @property
     def num_channels(self) -> int:
-        """Channels of a scan: 1 to 3."""
+        """The number of channels of a scan: 1 to 3."""
         return len(self.channel_names or [""])
 
     def preprocess(
         self, images: Any, *, rescaled: bool = False, return_tensors: str | None = "pt", **kwargs: Any
     ) -> BatchFeature:
-        """Prepare pictures or slices for the model.
+        """Prepare images or slices for the model.
 
         Args:
             images: one image or a list: a PIL image, or an array or tensor of shape `(height, width)`, `(height,
-                width, 3)` or `(3, height, width)`. uint8 is read as a picture (0 to 255); any other dtype as
-                intensities in the window's unit.
-            rescaled: the intensities are in [0, 1] already (as in the Synapse layout): no window.
+                width, 3)` or `(3, height, width)`. uint8 counts from 0 to 255; other types are intensities in the
+                window's unit. For a model of one channel, colours become grey (ITU-R 601 luminance); for a model of
+                three, grey is repeated.
+            rescaled: whether intensities other than uint8 are in [0, 1] already (as in the Synapse layout).
             return_tensors: "pt" for a tensor, "np" for an array.
+            **kwargs: ignored; transformers passes its own.
 
         Returns:
             `pixel_values` of shape `(batch_size, 3, image_size, image_size)`, float32. A cubic spline overshoots at
             edges, so values can lie slightly outside [0, 1].
 
         Raises:
-            ValueError: a shape that is no image, or NaN or infinite intensities.
+            ValueError: the array is no image, or holds NaN or infinite intensities.
         """
         batch = images if isinstance(images, list | tuple) else [images]
         pixel_values = np.stack([self._prepare(image, rescaled) for image in batch])
         return BatchFeature({"pixel_values": pixel_values}, tensor_type=return_tensors)
 
     def _prepare(self, image: Any, rescaled: bool) -> np.ndarray:
-        array = self.normalize_intensity(_to_array(image), rescaled=rescaled)
-        return self.resize_slices(array) if array.ndim == 3 else np.repeat(self.resize_slices(array[None]), 3, axis=0)
+        slices = self.image_slices(image)
+        rescaled = rescaled and slices.dtype != np.uint8
+        bounds = None if rescaled else image_bounds(slices, self)
+        pixels = self.resize_slices(SliceStack(slices, self, bounds=bounds, rescaled=rescaled).read([0])[0])
+        return np.repeat(pixels, 3, axis=0) if len(pixels) == 1 else pixels
 
-    def normalize_intensity(self, image: np.ndarray, *, rescaled: bool = False) -> np.ndarray:
-        """Intensities of any array as float32 in [0, 1]; see [`preprocess`] for how its dtype is read."""
-        if image.dtype == np.uint8:
-            return image.astype(np.float32) / 255.0
-        if not np.isfinite(image).all():
+    def image_slices(self, image: Any) -> np.ndarray:
+        """One of the images that [`preprocess`] accepts as a slice with the processor's channels.
+
+        Returns:
+            Array `(1, height, width)`, or `(1, channels, height, width)` for several channels, of the image's type.
+        """
+        if isinstance(image, Image.Image):
+            image = picture_array(image, self.num_channels, "images")
+        array = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
+        if array.ndim == 3 and array.shape[0] not in (1, 3) and array.shape[-1] in (1, 3):
+            array = np.moveaxis(array, -1, 0)
+        channels = [array] if array.ndim == 2 else list(array)
+        if array.ndim not in (2, 3) or len(channels) not in (1, 3, self.num_channels) or min(array.shape[-2:]) < 2:
             raise ValueError(
-                f"images holds {np.count_nonzero(~np.isfinite(image))} NaN or infinite values: expected finite "
-                "intensities; replace them, e.g. by the background's, first."
+                f"images holds an array of shape {array.shape}: expected (height, width), (height, width, 3) or "
+                "(3, height, width), at least 2 pixels each way."
             )
-        if rescaled:
-            return image.astype(np.float32)
-        window = self.intensity_window
-        if window is not None and _is_nested(window):
-            window = window[0]
-        return window_intensity(image, self._bounds_of(image, window))
+        if not (finite := np.isfinite(array)).all():
+            raise ValueError(
+                f"images holds {np.count_nonzero(~finite)} NaN or infinite values: expected finite intensities; "
+                "replace them, e.g. by the background's, first."
+            )
+        if self.num_channels == 1:
+            return (channels[0] if len(channels) == 1 else _luminance(channels))[None]
+        return np.stack(channels * 3 if len(channels) == 1 and self.num_channels == 3 else channels)[None]
 
     def intensity_bounds(self, scan: np.ndarray) -> list[list[float]]:
         """The intensities of a whole scan that become 0 and 1, for each of its channels.
 
-        A scan's values are in the window's unit whatever their type, 8-bit ones too.
+        Values of scans are in the window's unit whatever their type, 8-bit ones too.
 
         Args:
             scan: of shape `(slices, height, width)` or `(slices, channels, height, width)`, any real dtype; finite.
@@ -162,8 +184,8 @@ class SamedImageProcessor(BaseImageProcessor):
     def resize_slices(self, slices: Array, input_size: int | None = None) -> Array:
         """Zoom slices `(..., height, width)` to `(..., image_size, image_size)` float32 by cubic spline.
 
-        They pass `input_size` (or else the processor's own) on the way, so that they have the training slices' detail.
-        A tensor is zoomed where it is.
+        They are zoomed to `input_size` pixels (by default the processor's own) first, so that they show as much detail
+        as the training slices.
         """
         input_size = input_size or self.input_size
         if input_size is not None:
@@ -174,41 +196,40 @@ class SamedImageProcessor(BaseImageProcessor):
     def post_process_semantic_segmentation(
         self, outputs: Any, target_sizes: Sequence[tuple[int, int]] | None = None
     ) -> list[torch.Tensor]:
-        """The class of every pixel.
+        """Convert logits to the label of every pixel.
 
         Args:
             outputs: the model's output, with `logits` of shape `(batch_size, num_labels, height, width)`.
-            target_sizes: the height and width of each image's segmentation in pixels, e.g. those of the images.
-                Without it the segmentations have the model's input size.
+            target_sizes: height and width of each image in pixels; by default the model's input size.
 
         Returns:
             One int64 tensor `(height, width)` for each image, values in [0, num_labels).
 
         Raises:
-            ValueError: as many target sizes as images are needed.
+            ValueError: there is another number of target sizes than of images.
         """
-        logits = outputs.logits
-        if target_sizes is None:
-            target_sizes = [(self.image_size, self.image_size)] * len(logits)
-        if len(target_sizes) != len(logits):
+        masks = upsample_logits(outputs.logits, self.image_size)
+        sizes = [(self.image_size, self.image_size)] * len(masks) if target_sizes is None else target_sizes
+        if len(sizes) != len(masks):
             raise ValueError(
-                f"target_sizes has {len(target_sizes)} entries for {len(logits)} images: expected one for each image."
+                f"target_sizes has {len(sizes)} entries for {len(masks)} images: expected one for each image."
             )
-        masks = upsample_logits(logits, self.image_size)
-        sizes = [(int(size[0]), int(size[1])) for size in target_sizes]
-        resized = (resize_logits(mask[None], size)[0] for mask, size in zip(masks, sizes, strict=True))
-        return [mask.max(dim=0).indices for mask in resized]  # on a CPU argmax takes seven times as long
+        # On a CPU argmax takes seven times as long as max.
+        return [
+            resize_logits(mask[None], (int(height), int(width)))[0].max(dim=0).indices
+            for mask, (height, width) in zip(masks, sizes, strict=True)
+        ]
 
 
 def upsample_logits(logits: torch.Tensor, image_size: int) -> torch.Tensor:
-    """Low-resolution logits `(batch_size, num_labels, S/4, S/4)` at the input's size S, bilinear, as SAMed does."""
+    """Interpolate logits `(batch_size, num_labels, S / 4, S / 4)` to the input's size S, bilinear, in float32."""
     return F.interpolate(logits.float(), size=(image_size, image_size), mode="bilinear", align_corners=False)
 
 
 def resize_logits(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Logits at the input's size brought onto the image's own pixels.
+    """Interpolate logits `(batch_size, num_labels, S, S)` to `(batch_size, num_labels, *size)`, bilinear.
 
-    The zooms of the image map corner pixel to corner pixel, so the way back does.
+    Corner pixels are mapped to corner pixels, as in the zoom of the image.
     """
     if tuple(logits.shape[-2:]) == tuple(size):
         return logits
@@ -220,7 +241,7 @@ def _is_nested(windows: Sequence[Any]) -> bool:
 
 
 def _checked_window(window: Sequence[Any] | None) -> list[Any] | None:
-    """The window or windows as lists of floats; bounds that are no window are refused."""
+    """The window or windows as lists of floats, their order checked."""
     if window is None:
         return None
     if _is_nested(window):
@@ -238,18 +259,8 @@ def _checked_percentiles(percentiles: Sequence[float] | None) -> list[float] | N
     return [low, high]
 
 
-def _to_array(image: Any) -> np.ndarray:
-    """The image as an array `(height, width)` or `(3, height, width)`."""
-    if isinstance(image, Image.Image):
-        image = image if image.mode in ("L", "RGB", "F", "I", "I;16") else image.convert("RGB")
-    array = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
-    if array.ndim == 3 and array.shape[0] != 3 and array.shape[-1] == 3:
-        array = np.moveaxis(array, -1, 0)
-    if array.ndim == 3 and 1 in (array.shape[0], array.shape[-1]):
-        array = array.squeeze(0 if array.shape[0] == 1 else -1)
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[0] != 3) or min(array.shape[-2:]) < 2:
-        raise ValueError(
-            f"images holds an array of shape {array.shape}: expected (height, width), (height, width, 3) or "
-            "(3, height, width), at least 2 pixels each way."
-        )
-    return array
+def _luminance(channels: list[np.ndarray]) -> np.ndarray:
+    """Grey of red, green and blue by the weights of ITU-R 601, as Pillow and [`read_picture`] compute it."""
+    weighted = sum(channel.astype(np.float64) * weight for channel, weight in zip(channels, _LUMINANCE, strict=True))
+    grey = np.asarray(weighted) / 65536
+    return (np.floor(grey + 0.5) if channels[0].dtype.kind in "iu" else grey).astype(channels[0].dtype)

@@ -1,4 +1,4 @@
-"""What LoRA targets, what trains whole beside it, and how an adapter is merged into its model."""
+"""The modules that LoRA targets, those trained whole, and merging an adapter into its model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import nn
 
 __all__ = ["VARIANTS", "cast_frozen", "freeze_unused", "merge_adapter", "samed_lora_config", "swapped_label_heads"]
 
-# Regular expressions on whole module names, anchored: a bare "q_proj" would reach the mask decoder alone or both.
+# Regular expressions on full module names: a bare "q_proj" would match the mask decoder too.
 _ENCODER = r"(.*\.)?vision_encoder\.layers\.\d+\.attn\.(q_proj|v_proj)"
 _DECODER = (
     r"(.*\.)?mask_decoder\.transformer\.(layers\.\d+\.)?"
@@ -30,8 +30,8 @@ _DECODER_HEADS = [
     "mask_decoder.output_hypernetworks_mlps",
     "mask_decoder.iou_prediction_head",
 ]
-# Without a prompt, only the no-mask embedding takes part. The rest is saved too, since original checkpoints hold it.
-# PEFT can't wrap a list of modules, so the four point embeddings stand one by one.
+# Without a prompt, only the no-mask embedding is used. The rest is saved too, since original checkpoints contain it.
+# PEFT can't wrap a list of modules, so the four point embeddings are listed one by one.
 _PROMPT_ENCODER = [
     "prompt_encoder.no_mask_embed",
     "prompt_encoder.not_a_point_embed",
@@ -48,11 +48,11 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
 
 
 def samed_lora_config(rank: int = 4, variant: str = "samed", **lora_options: Any) -> LoraConfig:
-    """The PEFT configuration of a SAMed adapter (SAMed, sections 3.2 and 3.3).
+    """The PEFT configuration of a SAMed adapter (arXiv 2304.13785, sections 3.2 and 3.3; LoRA: arXiv 2106.09685).
 
-    LoRA on the q and v projection of every block of the image encoder with scaling 1; the mask decoder and the default
-    (no-mask) prompt embedding train whole. The IoU head, which the loss doesn't use, and the rest of the prompt encoder
-    are saved but never trained.
+    LoRA `W + (lora_alpha / rank) · B A` on the q and v projections of every block of the image encoder, with scaling 1;
+    the mask decoder and the no-mask prompt embedding train whole. The IoU head, which the loss doesn't use, and the
+    rest of the prompt encoder are saved but never trained.
 
     Args:
         rank: rank of the LoRA matrices, at least 1; the paper's is 4.
@@ -72,15 +72,20 @@ def samed_lora_config(rank: int = 4, variant: str = "samed", **lora_options: Any
     if not isinstance(rank, int) or rank < 1:
         raise ValueError(f"rank is {rank!r}: expected a whole number of at least 1; the paper's is 4.")
     targets, whole = VARIANTS[variant]
-    options = {"lora_alpha": rank, "target_modules": targets, "modules_to_save": list(whole), "bias": "none"}
+    options: dict[str, Any] = {
+        "lora_alpha": rank,
+        "target_modules": targets,
+        "modules_to_save": list(whole),
+        "bias": "none",
+    }
     return LoraConfig(r=rank, task_type=None, **(options | lora_options))
 
 
 def freeze_unused(model: nn.Module) -> None:
-    """Stop the training of the parameters that never get a gradient: the IoU head's and those of absent prompts.
+    """Freeze the parameters that never get a gradient: those of the IoU head and of absent prompts.
 
-    PEFT lets everything in `modules_to_save` train. A parameter without a gradient makes DistributedDataParallel fail
-    at its second step.
+    PEFT makes everything in `modules_to_save` trainable, but DistributedDataParallel fails at its second step if a
+    trainable parameter has no gradient.
     """
     for name, parameter in model.named_parameters():
         if _NEVER_TRAINED.search(name):
@@ -88,10 +93,10 @@ def freeze_unused(model: nn.Module) -> None:
 
 
 def cast_frozen(model: nn.Module, dtype: torch.dtype) -> None:
-    """Keep the weights of the image encoder's frozen products in another data type, in place.
+    """Convert the frozen linear and convolutional weights of the image encoder to another data type, in place.
 
     In mixed precision of the same type nothing else changes: the weights are no longer cast in every step, and take
-    half the memory. Normalisations and positions stay as they are.
+    half the memory. Normalisations and positions keep their type.
     """
     for name, module in model.named_modules():
         inside = "vision_encoder." in name and isinstance(module, nn.Linear | nn.Conv2d)
@@ -101,13 +106,14 @@ def cast_frozen(model: nn.Module, dtype: torch.dtype) -> None:
 
 @contextmanager
 def swapped_label_heads(owner: nn.Module, parts: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Give the module these parts for as long as PEFT copies what an adapter trains whole, and its own back after.
+    """Replace heads of the mask decoder while PEFT copies the modules that an adapter trains whole.
 
-    A mask decoder for other labels has parts of other shapes, which PEFT's copy of the present ones could not load.
+    The heads of an adapter with other labels have other shapes, and could not be loaded into copies of the present
+    ones.
 
     Args:
-        owner: the module, or PEFT's wrapper around it.
-        parts: name of the attribute, and what stands there meanwhile.
+        owner: the mask decoder, or PEFT's wrapper around it.
+        parts: the temporary heads by the name of the attribute.
     """
     owner = owner.original_module if isinstance(owner, ModulesToSaveWrapper) else owner
     own = {name: _exchange(owner, name, part) for name, part in parts.items()}
@@ -128,7 +134,7 @@ def _exchange(owner: nn.Module, name: str, part: nn.Module) -> nn.Module:
 
 
 def merge_adapter(model: nn.Module) -> None:
-    """Merge the active adapter of every layer into its base layer and take PEFT's wrappers out, in place.
+    """Merge the active adapter of every layer into its base layer and remove PEFT's wrappers, in place.
 
     Raises:
         ValueError: the model has no adapter, or more than one is active.

@@ -1,4 +1,4 @@
-"""The loss of SAMed: 0.2 cross-entropy + 0.8 Dice on the low-resolution logits (SAMed, section 3.4)."""
+"""The loss of SAMed: 0.2 · cross-entropy + 0.8 · Dice on low-resolution logits (arXiv 2304.13785, section 3.4)."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from torch import distributed
 __all__ = ["IGNORED", "SegmentationLoss", "dice_loss", "segmentation_loss"]
 
 IGNORED = -100
-"""Label of pixels that count for nothing, say of a sample that only fills a batch up."""
+"""Label of pixels that the loss ignores, as in samples that only fill a batch."""
 _SMOOTH = 1e-5
 
 
 class SegmentationLoss(NamedTuple):
-    """The weighted sum and its two parts, each a scalar tensor in float32, and the Dice loss class by class.
+    """The loss and its parts, float32.
 
     Attributes:
-        loss: `(1 - dice_weight) · cross_entropy + dice_weight · dice`.
-        cross_entropy: the mean over the pixels.
-        dice: the mean over the classes, background included.
-        dice_per_class: of shape `(num_labels,)`, float32, detached; its mean is `dice`. That of a class which is in no
-            label of the batch says only how much of it was predicted.
+        loss: scalar, `(1 - dice_weight) · cross_entropy + dice_weight · dice`.
+        cross_entropy: scalar, the mean over the pixels.
+        dice: scalar, the mean over the classes, background included.
+        dice_per_class: of shape `(num_labels,)`, detached. For a class absent from the batch's labels it shows only how
+            much of it was predicted.
     """
 
     loss: torch.Tensor
@@ -33,17 +33,17 @@ class SegmentationLoss(NamedTuple):
 
 
 def dice_loss(logits: torch.Tensor, labels: torch.Tensor, *, across_processes: bool = False) -> torch.Tensor:
-    """Soft Dice loss of the softmax, with squared terms in the denominator.
+    """Soft Dice loss of the softmax, its denominator squared (arXiv 2304.13785, section 3.4; arXiv 1606.04797).
 
-    `1 - mean_c (2 Σ p_c t_c + s) / (Σ p_c² + Σ t_c² + s)`, where the sums run over the pixels of the whole batch, so it
-    isn't a mean over samples, and `s` is 1e-5 (SAMed, section 3.4; the squares are the reference implementation's).
+    `1 - mean_c (2 Σ p_c t_c + s) / (Σ p_c² + Σ t_c² + s)` with `s = 1e-5`. The sums run over the pixels of the whole
+    batch, so it isn't a mean over samples.
 
     Args:
         logits: of shape `(batch_size, num_labels, height, width)`, floating point.
         labels: of shape `(batch_size, height, width)`, int64 in [0, num_labels), or `IGNORED`.
-        across_processes: take the sums over the batches of all processes of the default process group, as one process
-            with the whole batch would. Every process must call. The gradients are right under
-            DistributedDataParallel, whose averaging undoes the sum that the reduction's backward pass makes.
+        across_processes: sum over the batches of all processes of the default process group, as one process with the
+            whole batch does. Every process must call. Gradients are correct under DistributedDataParallel, whose
+            averaging cancels the sum in the reduction's backward pass.
 
     Returns:
         A scalar tensor in float32, in [0, 1].
@@ -52,7 +52,7 @@ def dice_loss(logits: torch.Tensor, labels: torch.Tensor, *, across_processes: b
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """The sum of a tensor over all processes; so is its gradient, for each process's loss depends on every tensor."""
+    """The sum of a tensor over all processes; gradients are summed too, since every loss depends on every tensor."""
 
     @staticmethod
     def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
@@ -73,12 +73,7 @@ def _dice(logits: torch.Tensor, labels: torch.Tensor, across_processes: bool) ->
     probabilities = logits.float().softmax(dim=1) * known
     targets = F.one_hot(labels.where(known[:, 0], 0), logits.shape[1]).movedim(-1, 1).to(probabilities.dtype) * known
     dims = (0, 2, 3)
-    sums = torch.stack(
-        [
-            (probabilities * targets).sum(dims),
-            probabilities.square().sum(dims) + targets.sum(dims),
-        ]
-    )
+    sums = torch.stack([(probabilities * targets).sum(dims), probabilities.square().sum(dims) + targets.sum(dims)])
     if across_processes:
         sums = _SumOverProcesses.apply(sums)
     intersection, total = sums
@@ -86,10 +81,10 @@ def _dice(logits: torch.Tensor, labels: torch.Tensor, across_processes: bool) ->
 
 
 def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor, across_processes: bool) -> torch.Tensor:
-    """The mean over the pixels; of all processes, this one's part times their number, which their averaging undoes."""
+    """The mean over the pixels; across processes, this one's share times their number, which averaging divides by."""
     if not across_processes:
         return F.cross_entropy(logits.float(), labels, ignore_index=IGNORED)
-    # Shares needn't be equal: the mean of the processes' own means would weigh the samples of a small one more.
+    # With batches of different sizes, the mean of the processes' means would give small batches more weight.
     known = (labels != IGNORED).sum()
     distributed.all_reduce(known)
     total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
@@ -103,14 +98,13 @@ def segmentation_loss(
 
     Args:
         logits: of shape `(batch_size, num_labels, height, width)`, floating point; computed on in float32.
-        labels: of shape `(batch_size, height, width)`, int64 in [0, num_labels), or `IGNORED`; not all of them are.
+        labels: of shape `(batch_size, height, width)`, int64 in [0, num_labels), or `IGNORED`, but not everywhere.
         dice_weight: share of the Dice loss, in [0, 1].
-        across_processes: the loss of the batches of all processes as one; see [`dice_loss`]. The Dice loss is the same
-            on every process. The cross-entropy and the sum are the process's own parts of it, whose mean over the
-            processes, like that of the gradients, is the whole batch's, however many samples each has.
+        across_processes: compute the loss of the batches of all processes as one; see [`dice_loss`]. The Dice loss is
+            the same on every process; the mean of the cross-entropies over the processes is that of the whole batch.
 
     Raises:
-        ValueError: the shapes of logits and labels don't fit.
+        ValueError: the shapes of logits and labels differ.
     """
     if labels.shape != (logits.shape[0], *logits.shape[2:]):
         raise ValueError(

@@ -1,19 +1,18 @@
-"""SAMed: transformers' `SamModel` with split q/k/v attention and a decoder that names every pixel."""
+"""SAMed: transformers' `SamModel` with split q/k/v attention and a decoder that predicts a mask for every label."""
 
 from __future__ import annotations
 
 import copy
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation
 from transformers import initialization as init
-from transformers.models.sam.modeling_sam import (
-    SamMaskDecoder,
-    SamModel,
-)
+from transformers.models.sam.configuration_sam import SamMaskDecoderConfig
+from transformers.models.sam.modeling_sam import SamMaskDecoder, SamModel
 from transformers.utils import ModelOutput
 
 from ..transforms.zoom import nearest_zoom
@@ -26,8 +25,8 @@ from .vision_encoder import SamedVisionLayer
 
 __all__ = ["SamedForSemanticSegmentation", "SamedSegmenterOutput"]
 
-# The mask decoder's parts whose shapes follow the number of labels.
-LABEL_PARTS = ("mask_tokens", "output_hypernetworks_mlps", "iou_prediction_head")
+# The mask decoder's parts whose shapes depend on the number of labels.
+LABEL_HEADS = ("mask_tokens", "output_hypernetworks_mlps", "iou_prediction_head")
 
 
 @dataclass
@@ -35,30 +34,30 @@ class SamedSegmenterOutput(ModelOutput):
     """Output of [`SamedForSemanticSegmentation`].
 
     Attributes:
-        loss (`torch.FloatTensor` of shape `()`, *optional*, returned with `labels`): the weighted sum of the two below.
+        loss (`torch.FloatTensor` of shape `()`, *optional*, returned with `labels`): weighted sum of the two below.
         logits (`torch.FloatTensor` of shape `(batch_size, num_labels, image_size / 4, image_size / 4)`): scores of
             every class, background first.
-        iou_scores (`torch.FloatTensor` of shape `(batch_size, num_labels)`): output of SAM's IoU head, which starts
-            fresh and isn't trained: without meaning, kept for comparison with the original implementation.
+        iou_scores (`torch.FloatTensor` of shape `(batch_size, num_labels)`): output of SAM's IoU head, which is fresh
+            and untrained: meaningless, kept for comparison with the original implementation.
         cross_entropy, dice (`torch.FloatTensor` of shape `()`, *optional*, returned with `labels`): the loss's parts.
         hidden_states (`tuple(torch.FloatTensor)`, *optional*): the encoder's, each of shape `(batch_size, image_size /
             16, image_size / 16, hidden_size)`.
         attentions (`tuple(torch.FloatTensor)`, *optional*, eager attention only): the encoder's weights.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    iou_scores: torch.FloatTensor | None = None
-    cross_entropy: torch.FloatTensor | None = None
-    dice: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    iou_scores: torch.Tensor | None = None
+    cross_entropy: torch.Tensor | None = None
+    dice: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class SamedHypernetworks(nn.Module):
-    """One small network for each class, making the weights of its mask out of its token.
+    """SAM's small networks that turn the token of each label into the weights of its mask.
 
-    The parameters' names are those of SAM's list of networks; PEFT can save a module whole, but not a list.
+    Parameter names are those of SAM's list of networks; PEFT can save a module whole, but not a list.
     """
 
     def __init__(self, networks: nn.ModuleList) -> None:
@@ -72,18 +71,19 @@ class SamedHypernetworks(nn.Module):
 
 
 class SamedMaskDecoder(SamMaskDecoder):
-    """SAM's mask decoder, returning the masks of all its mask tokens, one for each class."""
+    """SAM's mask decoder, returning the masks of all mask tokens, one for each label."""
 
-    def __init__(self, config) -> None:
+    def __init__(self, config: SamMaskDecoderConfig) -> None:
         super().__init__(config)
-        self.output_hypernetworks_mlps = SamedHypernetworks(self.output_hypernetworks_mlps)
-        # What depends on the labels starts fresh, as PyTorch's own default and not as SAM's. The mark stands on the
-        # leaves: transformers passes over a module that holds no parameter of its own.
-        for part in LABEL_PARTS:
-            for leaf in getattr(self, part).modules():
-                leaf.starts_as_in_pytorch = True
+        networks: Any = SamedHypernetworks(self.output_hypernetworks_mlps)  # SAM's type is a list of modules
+        self.output_hypernetworks_mlps = networks
+        # Heads that depend on the labels start with PyTorch's initialisation instead of SAM's. The leaves are marked:
+        # transformers skips modules without parameters of their own.
+        for head in LABEL_HEADS:
+            for leaf in getattr(self, head).modules():
+                leaf.uses_pytorch_init = True
 
-    def forward(
+    def forward(  # type: ignore[override]  # SAM's takes prompts
         self,
         image_embeddings: torch.Tensor,
         image_positional_embeddings: torch.Tensor,
@@ -118,7 +118,7 @@ class SamedMaskDecoder(SamMaskDecoder):
 
 
 class SamedModel(SamModel):
-    """`SamModel` with SAMed's attention and decoder; the decoder's label-dependent parts start as PyTorch's do."""
+    """`SamModel` with SAMed's attention and decoder, whose label-dependent heads have PyTorch's initialisation."""
 
     def __init__(self, config: SamedConfig) -> None:
         super().__init__(config)
@@ -133,7 +133,7 @@ class SamedModel(SamModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if not getattr(module, "starts_as_in_pytorch", False):
+        if not getattr(module, "uses_pytorch_init", False):
             return
         if isinstance(module, nn.Embedding):
             init.normal_(module.weight)
@@ -144,10 +144,10 @@ class SamedModel(SamModel):
 
 
 class SamedForSemanticSegmentation(SamedPreTrainedModel):
-    """A SAM that names the class of every pixel without a prompt (SAMed, arXiv 2304.13785).
+    """SAM for semantic segmentation without prompts (SAMed, arXiv 2304.13785).
 
-    `from_pretrained` takes a plain SAM checkpoint or a SAMed adapter, `save_pretrained` writes the adapter alone, and
-    `merge_and_unload` makes a model without adapter, saved whole.
+    `from_pretrained` loads a plain SAM, a SAMed adapter or a merged model, `save_pretrained` writes the adapter alone,
+    and `merge_and_unload` returns a model without adapter, which is saved whole.
     """
 
     def __init__(self, config: SamedConfig) -> None:
@@ -156,11 +156,11 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
         self.sam = SamedModel(config)
         self.post_init()
 
-    def _label_parts(self, num_labels: int) -> dict[str, nn.Module]:
+    def _new_label_heads(self, num_labels: int) -> dict[str, nn.Module]:
         config = copy.deepcopy(self.config.mask_decoder_config)
         config.num_multimask_outputs = num_labels - 1
         decoder = SamedMaskDecoder(config).to(self.device, self.sam.mask_decoder.iou_token.weight.dtype)
-        return {name: getattr(decoder, name) for name in LABEL_PARTS}
+        return {name: getattr(decoder, name) for name in LABEL_HEADS}
 
     def get_input_embeddings(self) -> nn.Module:
         """The patch embedding."""
@@ -173,9 +173,9 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
 
     def forward(
         self,
-        pixel_values: torch.FloatTensor | None = None,
-        labels: torch.LongTensor | None = None,
-        image_embeddings: torch.FloatTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        image_embeddings: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
@@ -185,25 +185,23 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
         Args:
             pixel_values: of shape `(batch_size, 3, image_size, image_size)`, as [`SamedImageProcessor`] makes them.
             labels: of shape `(batch_size, image_size / 4, image_size / 4)` or `(batch_size, image_size, image_size)`,
-                int64 in [0, num_labels). The latter are sampled as an order-0 zoom does (SAMed's low-resolution
-                labels).
+                int64 in [0, num_labels). The latter are reduced by an order-0 zoom (SAMed's low-resolution labels).
             image_embeddings: of shape `(batch_size, output_channels, image_size / 16, image_size / 16)`: the encoder's
-                output for these images, instead of `pixel_values`.
-            output_hidden_states, output_attentions: return the encoder's.
+                output, instead of `pixel_values`.
+            output_hidden_states, output_attentions: whether to return those of the encoder.
             return_dict: `False` returns a tuple.
 
         Raises:
             ValueError: not exactly one of `pixel_values` and `image_embeddings`, or labels of another shape.
         """
-        if (pixel_values is None) == (image_embeddings is None):
-            raise ValueError("Give either pixel_values or image_embeddings, not both and not neither.")
         encoded = None
-        if image_embeddings is None:
-            wanted = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
-            encoded = self.sam.vision_encoder(
-                pixel_values.to(self.dtype), **{key: value for key, value in wanted.items() if value}
-            )
+        if image_embeddings is None and pixel_values is not None:
+            requested = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+            options = {key: value for key, value in requested.items() if value}
+            encoded = self.sam.vision_encoder(pixel_values.to(self.dtype), **options)
             image_embeddings = encoded.last_hidden_state
+        elif image_embeddings is None or pixel_values is not None:
+            raise ValueError("Give pixel_values or image_embeddings, exactly one of the two.")
         _, dense = self.sam.prompt_encoder(None, None, None, None)
         # The decoder stays in float32 where the encoder is in half precision.
         dtype = self.sam.mask_decoder.iou_token.weight.dtype
@@ -216,18 +214,18 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
             attentions=encoded.attentions if encoded is not None else None,
         )
         if labels is not None:
-            labels = self.to_low_resolution(labels, logits.shape[-1])
-            parts = segmentation_loss(logits, labels, self.config.dice_weight)
+            low_resolution = self.to_low_resolution(labels, logits.shape[-1])
+            parts = segmentation_loss(logits, low_resolution, self.config.dice_weight)
             output.loss, output.cross_entropy, output.dice = parts.loss, parts.cross_entropy, parts.dice
         return output if return_dict is not False else output.to_tuple()
 
-    def get_image_embeddings(self, pixel_values: torch.FloatTensor) -> torch.FloatTensor:
+    def get_image_embeddings(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """The encoder's output for `pixel_values`, of shape `(batch_size, output_channels, S / 16, S / 16)`."""
         return self.sam.vision_encoder(pixel_values.to(self.dtype)).last_hidden_state
 
     @staticmethod
-    def to_low_resolution(labels: torch.LongTensor, size: int) -> torch.LongTensor:
-        """Labels `(batch_size, 4 · size, 4 · size)` at the logits' size by an order-0 zoom; those of `size` unchanged.
+    def to_low_resolution(labels: torch.Tensor, size: int) -> torch.Tensor:
+        """Reduce labels `(batch_size, 4 · size, 4 · size)` by an order-0 zoom; those of the logits' size are unchanged.
 
         Raises:
             ValueError: labels of another shape.

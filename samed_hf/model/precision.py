@@ -1,4 +1,4 @@
-"""The data type in which a machine computes fastest without losing what matters."""
+"""The device and the data type in which a machine computes fastest."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import platform
 import torch
 from transformers.utils import logging
 
-__all__ = ["computes_bfloat16", "resolve_dtype"]
+__all__ = ["computes_bfloat16", "default_device", "resolve_dtype"]
 
 logger = logging.get_logger(__name__)
 
@@ -15,13 +15,13 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 
 def computes_bfloat16(device: torch.device | str | None = None) -> bool:
-    """Whether the device has instructions for bfloat16 products; elsewhere they are emulated, slower than float32.
+    """Whether the device has instructions for bfloat16 products; emulated ones are slower than float32.
 
     Args:
-        device: by default the accelerator where there is one, else the processor. On Apple's GPUs the answer is no:
-            which of them have the instructions isn't told.
+        device: by default the accelerator if there is one, else the CPU. `False` for Apple's GPUs, which don't report
+            it.
     """
-    kind = torch.device(_default_device() if device is None else device).type
+    kind = torch.device(default_device() if device is None else device).type
     if kind == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if kind == "xpu":
@@ -29,30 +29,28 @@ def computes_bfloat16(device: torch.device | str | None = None) -> bool:
     if kind != "cpu":
         return False
     if platform.machine().lower() in ("x86_64", "amd64"):
-        # oneDNN says yes to any AVX-512, and emulates.
+        # oneDNN reports support for any AVX-512, and emulates it.
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device | str | None = None) -> torch.dtype | None:
-    """The data type meant by an argument; "auto" is bfloat16 where it is computed natively, else float32.
-
-    What "auto" became is logged, once.
+    """Resolve a data type's name; "auto" is bfloat16 if it is computed natively, else float32, and is logged once.
 
     Args:
         dtype: a data type or its name; `None` stays `None`, the checkpoint's own.
         device: see [`computes_bfloat16`].
 
     Raises:
-        ValueError: no such data type.
+        ValueError: the name is unknown.
     """
     if dtype is None or isinstance(dtype, torch.dtype):
         return dtype
     if dtype == "auto":
         native = computes_bfloat16(device)
-        place = torch.device(_default_device() if device is None else device).type
+        kind = torch.device(default_device() if device is None else device).type
         logger.warning_once(
-            f"dtype auto: {'bfloat16' if native else 'float32'}, since this {place} "
+            f"dtype auto: {'bfloat16' if native else 'float32'}, since this {kind} "
             f"{'computes bfloat16 natively' if native else 'has no bfloat16 instructions'}."
         )
         return torch.bfloat16 if native else torch.float32
@@ -61,5 +59,6 @@ def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device | str | 
     return _DTYPES[dtype]
 
 
-def _default_device() -> torch.device | str:
-    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+def default_device() -> torch.device:
+    """The accelerator if there is one, else the CPU."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")

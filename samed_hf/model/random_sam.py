@@ -1,4 +1,4 @@
-"""A small SAM of random weights, for demonstrations and tests where no pretrained one can be had."""
+"""A small SAM of random weights, for demonstrations and tests without a pretrained one."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 from torch import nn
 from transformers import SamConfig, SamModel
+from transformers.models.sam.modeling_sam import SamVisionEncoder
 
 __all__ = ["make_random_sam"]
 
 
 def make_random_sam(
-    output: str | os.PathLike,
+    output: str | os.PathLike[str],
     *,
     image_size: int = 256,
     hidden_size: int = 256,
@@ -22,27 +23,55 @@ def make_random_sam(
     embedding_size: int = 128,
     seed: int = 0,
 ) -> Path:
-    """Write a SAM with random weights as a transformers checkpoint. It has learnt nothing.
+    """Write an untrained SAM as a transformers checkpoint.
 
-    A frozen encoder passes on only what its random weights let through. transformers would leave them near zero; here
-    they have PyTorch's default initialisation, position tables a normal one, and the layers that every detail of a
-    patch has to pass, at the encoder's start and end, an orthogonal one.
+    A frozen random encoder passes on only part of the image. transformers' initialisation would leave its weights near
+    zero; here they have PyTorch's default initialisation, position tables a normal one, and the first and last layers
+    of the encoder, which all details pass, an orthogonal one.
 
     Args:
-        output: folder of the checkpoint.
+        output: directory of the checkpoint.
         image_size: input size in pixels, a multiple of 16.
         hidden_size: width of the encoder, a multiple of `num_heads`.
-        num_layers: blocks of the encoder; every second one and the last attend globally, the others in windows.
+        num_layers: blocks of the encoder; every second one and the last have global attention, the others windows.
         num_heads: heads of the encoder's attention.
         embedding_size: width of the image embedding and of the decoder, a multiple of 8.
-        seed: of the weights; torch's global random state isn't touched.
+        seed: of the weights; torch's global random state stays as it is.
 
     Returns:
-        The folder.
+        The directory.
 
     Raises:
-        ValueError: sizes that don't fit together; every bad one is named.
+        ValueError: sizes that don't fit together; it lists all of them.
     """
+    _check_sizes(image_size, hidden_size, num_layers, num_heads, embedding_size)
+    vision = {
+        "hidden_size": hidden_size,
+        "num_hidden_layers": num_layers,
+        "num_attention_heads": num_heads,
+        "window_size": 7,
+        "mlp_dim": 2 * hidden_size,
+        "global_attn_indexes": sorted({*range(1, num_layers, 2), num_layers - 1}),
+        "image_size": image_size,
+        "output_channels": embedding_size,
+        "num_pos_feats": embedding_size // 2,
+    }
+    decoder = {
+        "hidden_size": embedding_size,
+        "mlp_dim": 4 * embedding_size,
+        "num_attention_heads": 4,
+        "iou_head_hidden_dim": embedding_size,
+    }
+    prompts = {"hidden_size": embedding_size, "image_size": image_size}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = SamModel(SamConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder))
+        _initialise(model)
+    model.save_pretrained(output)
+    return Path(output)
+
+
+def _check_sizes(image_size: int, hidden_size: int, num_layers: int, num_heads: int, embedding_size: int) -> None:
     problems = {
         f"image_size is {image_size}, expected a positive multiple of 16": image_size <= 0 or image_size % 16,
         f"num_layers is {num_layers}, expected at least 1": num_layers < 1,
@@ -52,43 +81,21 @@ def make_random_sam(
     }
     if any(problems.values()):
         raise ValueError("; ".join(text for text, applies in problems.items() if applies) + ".")
-    config = SamConfig(
-        vision_config={
-            "hidden_size": hidden_size,
-            "num_hidden_layers": num_layers,
-            "num_attention_heads": num_heads,
-            "window_size": 7,
-            "mlp_dim": 2 * hidden_size,
-            "global_attn_indexes": sorted({*range(1, num_layers, 2), num_layers - 1}),
-            "image_size": image_size,
-            "output_channels": embedding_size,
-            "num_pos_feats": embedding_size // 2,
-        },
-        prompt_encoder_config={"hidden_size": embedding_size, "image_size": image_size},
-        mask_decoder_config={
-            "hidden_size": embedding_size,
-            "mlp_dim": 4 * embedding_size,
-            "num_attention_heads": 4,
-            "iou_head_hidden_dim": embedding_size,
-        },
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = SamModel(config)
-        with torch.no_grad():
-            for module in model.modules():
-                if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-                    module.reset_parameters()
-            for name, parameter in model.vision_encoder.named_parameters():
-                if "pos" in name.rpartition(".")[2]:
-                    nn.init.normal_(parameter, std=0.1)
-            _keep_detail(model.vision_encoder)
-    model.save_pretrained(output)
-    return Path(output)
 
 
-def _keep_detail(encoder: nn.Module) -> None:
-    """Make the layers around the encoder's blocks, whose input is grey, keep a patch's pixels apart and in place."""
+@torch.no_grad()
+def _initialise(model: SamModel) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            module.reset_parameters()
+    for name, parameter in model.vision_encoder.named_parameters():
+        if "pos" in name.rpartition(".")[2]:
+            nn.init.normal_(parameter, std=0.1)
+    _preserve_detail(model.vision_encoder)
+
+
+def _preserve_detail(encoder: SamVisionEncoder) -> None:
+    """Initialise the layers around the encoder's blocks so that they keep the pixels of a grey patch apart."""
     patches = encoder.patch_embed.projection.weight
     grey = nn.init.orthogonal_(torch.empty(patches.shape[0], patches[0, 0].numel()))
     patches.copy_(grey.reshape(patches.shape[0], 1, *patches.shape[2:]).expand_as(patches) / patches.shape[1])

@@ -1,4 +1,4 @@
-"""The image encoder's block with q, k and v apart, so that LoRA can adapt two of them."""
+"""The image encoder's block with separate projections of q, k and v, so that LoRA can adapt two of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers.models.sam.configuration_sam import SamVisionConfig
 from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionLayer
 
 from .attention import (
@@ -27,14 +28,14 @@ _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 
 class SamedVisionAttention(SamVisionAttention):
-    """The encoder's attention with q, k and v as three projections, so that LoRA can adapt q and v alone.
+    """The encoder's attention with three projections, so that LoRA can adapt q and v alone.
 
-    It cuts the windows itself, after projecting: a padded token is zero, so its q, k and v are the biases and needn't
-    be computed, and every projection sees one batch entry for each image. With `attn_implementation="sdpa"`, the
-    default, a processor computes it in tiles ([`samed_hf.model.attention`]), an accelerator by PyTorch's fused kernels.
+    Windows are cut after projecting: a padded token is zero, so its q, k and v equal the biases and needn't be
+    computed, and every projection receives one batch entry for each image. With `attn_implementation="sdpa"`, the
+    default, a CPU computes it in tiles ([`samed_hf.model.attention`]), an accelerator with PyTorch's fused kernels.
     """
 
-    def __init__(self, config, window_size: int) -> None:
+    def __init__(self, config: SamVisionConfig, window_size: int) -> None:
         super().__init__(config, window_size)
         del self.qkv
         self.config = config
@@ -42,8 +43,8 @@ class SamedVisionAttention(SamVisionAttention):
         for name in _PROJECTIONS:
             setattr(self, name, nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias))
 
-    def fuse(self) -> None:
-        """Make one product, `qkv`, of the three projections, as in a plain SAM; none of them may be adapted."""
+    def fuse_projections(self) -> None:
+        """Fuse the three projections to `qkv`, as in a plain SAM; none of them may be adapted."""
         if hasattr(self, "qkv"):
             return
         parts = [getattr(self, name) for name in _PROJECTIONS]
@@ -52,8 +53,8 @@ class SamedVisionAttention(SamVisionAttention):
         for name in _PROJECTIONS:
             delattr(self, name)
 
-    def split(self) -> None:
-        """Undo [`fuse`], so that the projections can be adapted again."""
+    def split_projections(self) -> None:
+        """The inverse of [`fuse_projections`]."""
         if not hasattr(self, "qkv"):
             return
         biases = self.qkv.bias.chunk(3) if self.config.qkv_bias else (None,) * 3
@@ -61,8 +62,10 @@ class SamedVisionAttention(SamVisionAttention):
             setattr(self, name, _linear(weight, bias, self.qkv.weight.requires_grad))
         del self.qkv
 
-    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attend among the tokens of each window, or of the whole image where `window_size` is 0.
+    def forward(  # type: ignore[override]  # whether weights are returned depends on the attention alone
+        self, hidden_states: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attention among the tokens of each window, or of the whole image if `window_size` is 0.
 
         Args:
             hidden_states: of shape `(batch_size, height, width, hidden_size)`.
@@ -123,11 +126,11 @@ class SamedVisionAttention(SamVisionAttention):
         dropout: float,
         eager: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The whole image at once, windows filled up with padded tokens: few large products, as accelerators want."""
+        """The whole image at once, its windows padded: few large products, which suit accelerators."""
         batch_size, height, width, _ = projected[0].shape
         query, key, value = (self._to_heads(*pair) for pair in zip(projected, biases, strict=True))
         bias = None
-        if terms is not None:  # whatever they are for padded queries, which are left out
+        if terms is not None:  # those of padded queries don't matter
             rows, columns = (self._to_heads(term, None) for term in terms)
             bias = (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(-2)
         if eager:
@@ -136,7 +139,9 @@ class SamedVisionAttention(SamVisionAttention):
             context, weights = F.scaled_dot_product_attention(query, key, value, bias, dropout_p=dropout), None
         return self._from_heads(context, batch_size, height, width).reshape(batch_size, height, width, -1), weights
 
-    def _eager(self, query, key, value, bias, dropout: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def _eager(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None, dropout: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         scores = (query * self.scale) @ key.transpose(-2, -1)
         scores = scores if bias is None else scores + bias
         weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
@@ -157,7 +162,7 @@ class SamedVisionAttention(SamVisionAttention):
         return cut_windows(projected, Windows((0, rows), (0, columns), size, size), heads)
 
     def _from_heads(self, context: torch.Tensor, batch_size: int, height: int, width: int) -> torch.Tensor:
-        """The inverse of [`_to_heads`], the padded tokens left out."""
+        """The inverse of [`_to_heads`], without the padded tokens."""
         size = self.window_size
         if not size:
             return context.transpose(1, 2)
@@ -183,13 +188,13 @@ def _linear(weight: torch.Tensor, bias: torch.Tensor | None, requires_grad: bool
 class SamedVisionLayer(SamVisionLayer):
     """SAM's encoder block around [`SamedVisionAttention`]."""
 
-    def __init__(self, config, window_size: int) -> None:
+    def __init__(self, config: SamVisionConfig, window_size: int) -> None:
         super().__init__(config, window_size)
         self.attn = SamedVisionAttention(config, window_size)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # a tensor, as SAM's does
         """`(batch_size, height, width, hidden_size)` to the same shape."""
-        # The patch embedding leaves them channel by channel, and every normalisation would copy them.
+        # The patch embedding's output has its channels first in memory: every normalisation would copy it.
         hidden_states = hidden_states.contiguous()
         attended, _ = self.attn(self.layer_norm1(hidden_states))
         hidden_states = hidden_states + attended

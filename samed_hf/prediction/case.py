@@ -1,37 +1,28 @@
-"""One scan read, segmented, cleaned, measured, pictured and written."""
+"""Prediction of one case: read, segment, clean, measure, draw and write."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..inference.postprocessing import keep_labels, keep_largest, remove_islands
-from ..inference.segmenter import Segmentation, Segmenter, segment_volume
+from ..inference import Segmentation, Segmenter, segment_volume
 from ..inference.statistics import measure_labels, write_statistics
+from ..reporting.charts import save_png
 from ..reporting.colors import label_colors
 from ..reporting.preview import draw_preview, slice_plane
 from ..transforms.intensity import guess_preprocessing
+from ..utils.progress import ProgressCallback
 from ..utils.text import printable
-from ..volumes import Volume, read_scan, reorient, restore_orientation, write_labels, write_volume
-from .files import PREVIEW, STATISTICS, Job, label_file_names, staged
+from ..volumes import Volume, read_scan, write_labels, write_volume
+from .cleaning import clean_labels
+from .files import PREVIEW, STATISTICS, Job, case_files, label_file_names
 from .report import format_ml
 from .settings import PredictionSettings
 
-__all__ = [
-    "SegmentedCase",
-    "clean_labels",
-    "describe_found",
-    "predict_case",
-    "read_case",
-    "segment_case",
-    "write_case",
-]
-
-_CANONICAL = "LPS"
+__all__ = ["SegmentedCase", "describe_labels", "predict_case", "read_case", "segment_case", "write_case"]
 
 
 def predict_case(
@@ -40,40 +31,46 @@ def predict_case(
     output: Path,
     settings: PredictionSettings,
     *,
-    on_slices: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
-    """Segment one scan and write its files, all together when all are whole.
+    """Segment one scan and write its files, which appear all at once.
 
     Args:
-        segmenter: The model or models.
-        job: The scan.
-        output: Folder for the results, made where it is missing.
-        settings: How, and what is written.
-        on_slices: Told how many of how many slices are done.
+        segmenter: the model or models.
+        job: the scan.
+        output: directory for the results, created where it is missing.
+        settings: how to segment and what to write.
+        progress: called with how many of how many slices are done.
 
     Returns:
-        What `statistics.json` holds.
+        Content of `statistics.json`.
 
     Raises:
-        ValueError: The scan can't be read, or isn't one for this model.
-        OSError: A file can't be written.
+        ValueError: the scan can't be read or doesn't suit the model.
+        OSError: a file can't be written.
     """
-    segmented = segment_case(segmenter, job, read_case(segmenter, job), output, settings, on_slices)
+    segmented = segment_case(segmenter, job, read_case(segmenter, job), output, settings, progress)
     return write_case(segmenter, job, segmented, settings)
 
 
 class SegmentedCase(NamedTuple):
-    """A scan and what the model said of it, and the folders to write that in, closed by whoever writes."""
+    """A segmented scan whose files are still to be written.
+
+    Attributes:
+        scan: the scan.
+        segmentation: labels, confidence and probabilities.
+        directory: temporary directory for the files; see [`~samed_hf.prediction.files.case_files`].
+        files: context manager that moves the files into the output directory.
+    """
 
     scan: Volume
     segmentation: Segmentation
-    top: Path
-    inside: Path
-    folders: ExitStack
+    directory: Path
+    files: ExitStack
 
 
 def read_case(segmenter: Segmenter, job: Job) -> Volume:
-    """The first step of [`predict_case`]: the scan, with the channels that the model knows."""
+    """First step of [`predict_case`]: read the scan, with the model's number of channels."""
     return read_scan(job.scan, num_channels=segmenter.processor.num_channels)
 
 
@@ -83,141 +80,120 @@ def segment_case(
     scan: Volume,
     output: Path,
     settings: PredictionSettings,
-    on_slices: Callable[[int, int], None] | None,
+    progress: ProgressCallback | None,
 ) -> SegmentedCase:
-    """The second step: what the model says of the scan, and folders to write it in, which [`write_case`] closes."""
-    with ExitStack() as folders:
-        top, inside = folders.enter_context(staged(output, job))
+    """Second step of [`predict_case`]: predict the labels of the scan."""
+    with ExitStack() as files:
+        directory = files.enter_context(case_files(output, job))
         segmentation = segment_volume(
             segmenter,
             scan,
             batch_size=settings.batch_size,
             tta=settings.tta,
-            is_image=job.scan.kind == "picture",
-            progress=on_slices,
-            probabilities=top.parent / "probabilities.raw" if settings.probabilities else None,
+            is_image=job.is_image,
+            progress=progress,
+            probabilities=directory.parent / "probabilities.raw" if settings.probabilities else None,
         )
-        return SegmentedCase(scan, segmentation, top, inside, folders.pop_all())
+        return SegmentedCase(scan, segmentation, directory, files.pop_all())
 
 
 def write_case(
     segmenter: Segmenter, job: Job, segmented: SegmentedCase, settings: PredictionSettings
 ) -> dict[str, Any]:
-    """The last step: clean, measure, write and draw; returns what `statistics.json` holds."""
-    scan, segmentation, top, inside, folders = segmented
-    picture = job.scan.kind == "picture"
-    with folders:
+    """Last step of [`predict_case`]: clean, measure, draw and write; returns the content of `statistics.json`."""
+    scan, segmentation, directory, files = segmented
+    with files:
         labels, removed = clean_labels(segmentation.labels, scan, segmenter.id2label, settings)
-        wanted = settings.wanted(segmenter.id2label)
-        measured = measure_labels(labels, scan, wanted, confidence=segmentation.confidence, is_image=picture)
-        _write_maps(job, scan, labels, segmentation, segmenter, settings, (top, inside))
+        names = settings.requested(segmenter.id2label)
+        measured = measure_labels(labels, scan, names, confidence=segmentation.confidence, is_image=job.is_image)
+        _write_maps(directory, job, segmented, labels, segmenter, settings)
         if settings.preview:
-            _draw(inside / PREVIEW, job, scan, labels, segmenter, measured)
-        grid = {"shape": list(scan.grid)}
-        if not picture:
+            _draw(directory / job.directory / PREVIEW, job, scan, labels, segmenter, measured)
+        grid: dict[str, Any] = {"shape": list(scan.grid)}
+        if not job.is_image:
             grid |= {"spacing_mm": list(scan.spacing), "voxel_ml": scan.voxel_ml, "orientation": scan.orientation}
-        files = [*sorted(file.name for file in top.iterdir())]
-        files += sorted(f"{job.folder}/{name}" for name in [STATISTICS, *(file.name for file in inside.iterdir())])
         statistics = {
             "case": job.scan.name,
             "file": str(job.scan.path),
             "kind": job.scan.kind,
             "grid": grid,
-            "notes": [*getattr(scan.header, "notes", ()), *_strangeness(scan, segmenter, picture)],
+            "notes": [*getattr(scan.header, "notes", ()), *_mismatches(scan, segmenter, job.is_image)],
             "labels": measured,
             "removed": removed,
-            "files": files,
+            "files": _list_files(directory, job),
         }
-        write_statistics(inside / STATISTICS, statistics)
+        write_statistics(directory / job.directory / STATISTICS, statistics)
     return statistics
 
 
-def _strangeness(scan: Volume, segmenter: Segmenter, picture: bool) -> list[str]:
-    """In words, where a scan is of another kind than those that the model was trained on, as far as files tell."""
+def _list_files(directory: Path, job: Job) -> list[str]:
+    """Return the files written so far and the statistics; those in the subdirectory come last."""
+    top = sorted(path.name for path in directory.iterdir() if path.is_file())
+    names = [STATISTICS, *(path.name for path in (directory / job.directory).iterdir())]
+    return [*top, *sorted(f"{job.directory}/{name}" for name in names)]
+
+
+def _mismatches(scan: Volume, segmenter: Segmenter, is_image: bool) -> list[str]:
+    """Describe how a scan's modality differs from those that the model was trained on, as far as files state it."""
     names = segmenter.processor.channel_names or []
     trained = guess_preprocessing(names)
-    notes = []
     modality = getattr(scan.header, "modality", None)
+    warning = "the result may be meaningless"
+    notes = []
     if names and modality and (modality == "CT") != ("ct" in trained):
-        notes.append(f"DICOM says {modality}, the model was trained on {', '.join(names)}: the result may mean nothing")
-    if "ct" in trained and not picture and scan.array.min() >= 0:
-        notes.append("no intensity below 0, where CT in Hounsfield units has air: the result may mean nothing")
-    if names and "ct" not in trained and not picture and scan.array.min() < -500:
-        notes.append(f"intensities like those of CT, the model was trained on {', '.join(names)}: it may mean nothing")
+        notes.append(f"its DICOM modality is {modality}, the model was trained on {', '.join(names)}: {warning}")
+    if "ct" in trained and not is_image and scan.array.min() >= 0:
+        notes.append(f"no intensity is below 0, while air in CT is, in Hounsfield units: {warning}")
+    if names and "ct" not in trained and not is_image and scan.array.min() < -500:
+        notes.append(f"its intensities are like those of CT, the model was trained on {', '.join(names)}: {warning}")
     return notes
 
 
-def clean_labels(
-    labels: np.ndarray, scan: Volume, id2label: dict[int, str], settings: PredictionSettings
-) -> tuple[np.ndarray, dict[str, int]]:
-    """Leave the wanted labels, no small islands and the largest pieces, as the settings say.
-
-    Args:
-        labels: Label map of shape `scan.grid`.
-        scan: The scan, for its grid.
-        id2label: The model's labels.
-        settings: What to clean.
-
-    Returns:
-        The label map, and the voxels that the clean-up took from each label (those of unwanted labels not counted).
-    """
-    if settings.labels is not None:
-        labels, _ = keep_labels(labels, settings.wanted(id2label))
-    steps = [
-        (remove_islands, {index: ml / scan.voxel_ml for index, ml in settings.island_ml(id2label).items()}),
-        (keep_largest, settings.largest_only(id2label)),
-    ]
-    removed: dict[str, int] = {}
-    for step, what in steps:
-        if what:
-            # In one order of the axes for all files, so that of two equal pieces the same one stays.
-            turned = reorient(Volume(labels, scan.affine), _CANONICAL).array
-            turned, gone = step(turned, what)
-            labels = restore_orientation(turned, scan, _CANONICAL)
-            for index, count in gone.items():
-                removed[id2label[index]] = removed.get(id2label[index], 0) + count
-    return labels, removed
-
-
 def _write_maps(
+    directory: Path,
     job: Job,
-    scan: Volume,
+    segmented: SegmentedCase,
     labels: np.ndarray,
-    segmentation: Segmentation,
     segmenter: Segmenter,
     settings: PredictionSettings,
-    folders: tuple[Path, Path],
 ) -> None:
-    """The label map, and masks and probabilities where they are asked for."""
-    top, inside = folders
+    """Write the label map, and masks and probabilities if requested."""
+    scan, probabilities = segmented.scan, segmented.segmentation.probabilities
     colors = label_colors(segmenter.num_labels)
-    wanted = settings.wanted(segmenter.id2label)
-    write_labels(top / job.labels, labels, scan, names=wanted, colors=colors)
+    names = settings.requested(segmenter.id2label)
+    write_labels(directory / job.labels, labels, scan, names=names, colors=colors)
     if settings.per_class:
-        for index, name in label_file_names(wanted, job.suffix).items():
+        for index, file in label_file_names(names, job.suffix).items():
             mask = (labels == index).astype(np.uint8)
-            write_labels(inside / name, mask, scan, names={1: wanted[index]}, colors=colors[[0, index]])
-    if segmentation.probabilities is not None:
-        # A header of its own: the scan's says in which window to show it.
-        write_volume(inside / job.probabilities, Volume(segmentation.probabilities, scan.affine))
+            path = directory / job.directory / file
+            write_labels(path, mask, scan, names={1: names[index]}, colors=colors[[0, index]])
+    if probabilities is not None:
+        # Without the scan's header, which holds an intensity window for display.
+        write_volume(directory / job.directory / job.probabilities, Volume(probabilities, scan.affine))
 
 
 def _draw(
     path: Path, job: Job, scan: Volume, labels: np.ndarray, segmenter: Segmenter, measured: dict[str, Any]
 ) -> None:
     processor = segmenter.processor
-    picture = job.scan.kind == "picture"
-    windows = processor.intensity_window
-    window = None if picture or windows is None else windows[0] if isinstance(windows[0], list) else windows
+    window = None if job.is_image else processor.intensity_window
+    if window is not None and isinstance(window[0], list):
+        window = window[0]
     texts = {row["index"]: f"{name}  {_size(row)}" for name, row in measured.items()}
-    plane = slice_plane(processor.orientation or scan.orientation, processor.axis_order[0])
-    names = {index: texts.get(index, name) for index, name in segmenter.id2label.items()}
-    title = printable(job.scan.name)
-    draw_preview(path, scan, labels, names, plane=plane, window=window, title=title, is_image=picture)
+    figure = draw_preview(
+        scan,
+        labels,
+        dict(segmenter.id2label) | texts,
+        plane=slice_plane(processor.orientation or scan.orientation, processor.axis_order[0]),
+        window=window,
+        title=printable(job.scan.name),
+        is_image=job.is_image,
+    )
+    save_png(figure, path, dpi=100)
 
 
-def describe_found(statistics: dict[str, Any]) -> str:
-    """The labels found and their sizes, in a line."""
+def describe_labels(statistics: dict[str, Any]) -> str:
+    """Return the labels that were found and their sizes in one line."""
     found = [f"{printable(name)} {_size(row)}" for name, row in statistics["labels"].items() if row["bounding_box"]]
     return ", ".join(found) or "nothing found"
 

@@ -1,22 +1,20 @@
-"""Where a prediction's files go, and that a case's are there all together or not at all."""
+"""Names of a prediction's files; a case's files appear all at once."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..utils.atomic import temporary_directory
+from ..utils.atomic import atomic_update
 from ..utils.text import printable
 from ..volumes.discovery import ScanFile
 from .settings import PredictionSettings
 
-__all__ = ["REPORT", "RUN", "STATISTICS", "Job", "keep_earlier", "label_file_names", "plan_jobs", "staged"]
+__all__ = ["REPORT", "RUN", "STATISTICS", "Job", "case_files", "keep_earlier", "label_file_names", "plan_jobs"]
 
 REPORT, RUN = "report.html", "predictions.json"
 STATISTICS, PREVIEW, PROBABILITIES = "statistics.json", "preview.png", "probabilities"
@@ -24,166 +22,161 @@ STATISTICS, PREVIEW, PROBABILITIES = "statistics.json", "preview.png", "probabil
 
 @dataclass(frozen=True)
 class Job:
-    """One scan and the names of what is written for it.
+    """A scan to segment and the names of its output files.
 
     Attributes:
-        scan: The scan.
-        suffix: Of its label map, e.g. ".nii.gz".
+        scan: the scan.
+        suffix: suffix of its label map, e.g. ".nii.gz".
+        number, total: position among all scans of the run, from 1, and their number.
     """
 
     scan: ScanFile
     suffix: str
+    number: int = 1
+    total: int = 1
 
     @property
     def labels(self) -> str:
-        """Name of the label map in the output folder."""
+        """Name of the label map in the output directory."""
         return f"{self.scan.name}{self.suffix}"
 
     @property
-    def folder(self) -> str:
-        """Name of the folder, in the output folder, of all else."""
+    def directory(self) -> str:
+        """Name of the subdirectory of the output directory with all other files."""
         return self.scan.name
 
     @property
     def probabilities(self) -> str:
-        """Name of the file of probabilities in the case's folder; neither DICOM-SEG nor PNG could hold them."""
+        """Name of the file of probabilities in that subdirectory; DICOM-SEG and PNG can't store them."""
         return PROBABILITIES + (".nii.gz" if self.suffix in (".dcm", ".png") else self.suffix)
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the scan is a 2-D image such as a PNG, without spacing and orientation."""
+        return self.scan.kind == "picture"
 
 
 def plan_jobs(
     scans: Sequence[ScanFile], output: Path, settings: PredictionSettings, *, overwrite: bool = False
 ) -> list[Job]:
-    """What is to be written for each scan, none over a scan, over another's or over what is there already.
+    """Choose the names of each scan's output files.
+
+    Args:
+        scans: the scans.
+        output: directory for the results; it need not exist.
+        settings: they choose the format.
+        overwrite: allow to replace existing results.
 
     Raises:
-        ValueError: Such a clash, or a setting that doesn't suit a scan.
+        ValueError: a file would replace a scan, another scan's result or, without `overwrite`, an existing file; or a
+            setting doesn't suit a scan.
     """
     if output.exists() and not output.is_dir():
-        raise ValueError(
-            f"--output {printable(output)} is a file: expected a folder, which is made where it is missing."
-        )
-    jobs = [Job(scan, f".{settings.format}" if settings.format else scan.suffix) for scan in scans]
+        raise ValueError(f"--output {printable(output)} is a file: expected a directory, which may not exist yet.")
     sources = {path.resolve() for scan in scans for path in (scan.path, *scan.files)}
-    taken: dict[str, Path | None] = {REPORT: None, RUN: None}
-    for job in jobs:
-        _check_scan(job.scan, settings)
-        target, folder = output / job.labels, output / job.folder
-        inside = folder.resolve()
-        if target.resolve() in sources or inside in sources or any(source.parent == inside for source in sources):
+    directories = {source.parent for source in sources} | sources
+    owners = dict.fromkeys((REPORT, RUN), "the run's report")
+    jobs = []
+    for number, scan in enumerate(scans, start=1):
+        job = Job(scan, f".{settings.format}" if settings.format else scan.suffix, number, len(scans))
+        _check_scan(job, settings)
+        target, directory = output / job.labels, output / job.directory
+        if target.resolve() in sources or directory.resolve() in directories:
             raise ValueError(
-                f"--output {printable(output)} holds the scan {printable(job.scan.path)} itself: choose another folder."
+                f"--output {printable(output)} contains the scan {printable(scan.path)}: choose another directory."
             )
-        for name in (job.labels, job.folder):
-            if name in taken:
-                other = "the run's report" if taken[name] is None else printable(taken[name])
+        for name in (job.labels, job.directory):
+            if name in owners:
                 raise ValueError(
-                    f"{other} and {printable(job.scan.path)} share the name {printable(name)}: predict them into "
-                    "different folders."
+                    f"{owners[name]} and {printable(scan.path)} share the name {printable(name)}: predict them into "
+                    "different directories."
                 )
-            taken[name] = job.scan.path
-        there = next((path for path in (target, folder) if _holds_something(path)), None)
-        if there is not None and not overwrite:
-            raise ValueError(
-                f"{printable(there)} is there already: choose another folder, or give --overwrite to replace it."
-            )
-        if target.is_dir() or (folder.exists() and not folder.is_dir()):
-            raise ValueError(
-                f"{printable(target)} and the folder {printable(folder)} can't both be made: something is there."
-            )
+            owners[name] = printable(scan.path)
+        _check_target(target, directory, overwrite)
+        jobs.append(job)
     return jobs
 
 
-def _check_scan(scan: ScanFile, settings: PredictionSettings) -> None:
-    if scan.name in (".", ".."):
-        raise ValueError(f"{printable(scan.path)} gives no name to call its files by: rename it.")
-    if settings.format == "dcm" and scan.kind != "dicom":
+def _check_scan(job: Job, settings: PredictionSettings) -> None:
+    path = printable(job.scan.path)
+    if job.scan.name in (".", ".."):
+        raise ValueError(f"{path} gives no name for its results: rename it.")
+    if settings.format == "dcm" and job.scan.kind != "dicom":
+        raise ValueError(f"{path} is no DICOM series, to which DICOM-SEG refers: choose another --format for it.")
+    if settings.min_island_ml and job.is_image:
+        raise ValueError(f"{path} is a 2-D image, whose labels have no volume in ml: leave out --min_island_ml.")
+
+
+def _check_target(target: Path, directory: Path, overwrite: bool) -> None:
+    for path in (target, directory):
+        exists = any(path.iterdir()) if path.is_dir() else path.exists()
+        if exists and not overwrite:
+            raise ValueError(
+                f"{printable(path)} exists already: choose another directory, or give --overwrite to replace it."
+            )
+    if target.is_dir() or (directory.exists() and not directory.is_dir()):
         raise ValueError(
-            f"{printable(scan.path)} is no DICOM series, and DICOM-SEG refers to one: choose another --format for it."
+            f"{printable(target)} can't be written as a file and {printable(directory)} as a directory: another "
+            "directory or file of that name exists."
         )
-    if settings.min_island_ml and scan.kind == "picture":
-        raise ValueError(f"{printable(scan.path)} is a picture, which has no millilitres: leave out --min_island_ml.")
-
-
-def _holds_something(path: Path) -> bool:
-    return any(path.iterdir()) if path.is_dir() else path.exists()
 
 
 def label_file_names(names: Mapping[int, str], suffix: str) -> dict[int, str]:
-    """A file name for the mask of each label: its own name, but for what no file name should hold; no two alike."""
-    reserved = {STATISTICS, PREVIEW, PROBABILITIES + suffix, f"{PROBABILITIES}.nii.gz"}
+    """Make a file name for the mask of each label, without special characters; all differ, also in lower case."""
+    used = {STATISTICS, PREVIEW, PROBABILITIES + suffix, f"{PROBABILITIES}.nii.gz"}
     files: dict[int, str] = {}
     for index, name in names.items():
         plain = re.sub(r"[^\w.+-]+", "_", name).strip("._")[:100] or f"label_{index}"
-        taken = reserved | {file.casefold() for file in files.values()}
-        files[index] = f"{plain}{suffix}" if f"{plain}{suffix}".casefold() not in taken else f"{plain}_{index}{suffix}"
+        if f"{plain}{suffix}".casefold() in used:
+            plain = f"{plain}_{index}"
+        files[index] = f"{plain}{suffix}"
+        used.add(files[index].casefold())
     return files
 
 
 @contextlib.contextmanager
-def staged(output: Path, job: Job) -> Iterator[tuple[Path, Path]]:
-    """Two folders to write a case's files in, moved into place where the block ends without an error.
+def case_files(output: Path, job: Job) -> Iterator[Path]:
+    """Yield a temporary directory for a case's files, which are moved into `output` if the block succeeds.
 
-    Yields:
-        A folder for the label map, whose files go into `output`, and one for the files of the case's own folder.
+    They replace the case's files of an earlier run. The label map comes last, so that it never exists without the
+    other files.
+
+    Args:
+        output: created where it is missing.
+        job: the case; the temporary directory has its subdirectory.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    with temporary_directory(output) as temporary:
-        top, inside = temporary / "top", temporary / "case"
-        top.mkdir()
-        inside.mkdir()
-        yield top, inside
-        _move_in(output, job, top, inside)
-
-
-def _move_in(output: Path, job: Job, top: Path, inside: Path) -> None:
-    folder = output / job.folder
-    stale = _earlier_files(output, job)
-    made_folder = not folder.exists()
-    folder.mkdir(exist_ok=True)
-    # The label map comes last: where it is, all is.
-    moves = [(file, folder / file.name) for file in inside.iterdir()]
-    moves += [(file, output / file.name) for file in top.iterdir()]
-    moved = []
-    try:
-        for file, target in moves:
-            os.replace(file, target)
-            moved.append(target)
-    except BaseException:
-        for target in moved:
-            target.unlink(missing_ok=True)
-        if made_folder:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
-    for path in stale - {target for _, target in moves}:
+    earlier = _earlier_files(output, job)
+    with atomic_update(output, order=lambda path: path.name == job.labels) as temporary:
+        (temporary / job.directory).mkdir()
+        yield temporary
+        written = {output / path.relative_to(temporary) for path in temporary.rglob("*")}
+    for path in earlier - written:
         path.unlink(missing_ok=True)
 
 
 def _earlier_files(output: Path, job: Job) -> set[Path]:
-    """What an earlier run wrote for this case, by its own list: beside new results, it would mislead."""
+    """Return the files of this case that an earlier run lists in its statistics."""
     try:
-        statistics = json.loads((output / job.folder / STATISTICS).read_text(encoding="utf-8"))
-        files = [str(file) for file in statistics["files"]]
+        statistics = json.loads((output / job.directory / STATISTICS).read_text(encoding="utf-8"))
+        files = [Path(file) for file in statistics["files"]]
     except (OSError, ValueError, LookupError, TypeError):
         return set()
-    paths = [Path(file) for file in files if ".." not in Path(file).parts]
-    return {
-        output / path
-        for path in paths
-        if (len(path.parts) == 1 and path.name.startswith(f"{job.scan.name}."))
-        or (len(path.parts) == 2 and path.parts[0] == job.folder)
+    own = {(job.directory, file.name) for file in files} | {
+        (file.name,) for file in files if file.name.startswith(f"{job.scan.name}.")
     }
+    return {output / file for file in files if file.parts in own and file.name != ".."}
 
 
 def keep_earlier(output: Path) -> None:
-    """Give an earlier run's report other names, with a number, so that the new one doesn't replace it."""
-    there = [output / name for name in (REPORT, RUN) if (output / name).exists()]
+    """Rename an earlier run's report to `report-1.html`, or the next free number, before a new one is written."""
     number = 1
     while any((output / _numbered(name, number)).exists() for name in (REPORT, RUN)):
         number += 1
-    for path in there:
-        path.rename(path.with_name(_numbered(path.name, number)))
+    for name in (REPORT, RUN):
+        if (output / name).exists():
+            (output / name).rename(output / _numbered(name, number))
 
 
 def _numbered(name: str, number: int) -> str:
-    stem, suffix = os.path.splitext(name)
-    return f"{stem}-{number}{suffix}"
+    path = Path(name)
+    return f"{path.stem}-{number}{path.suffix}"

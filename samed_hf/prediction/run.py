@@ -1,7 +1,8 @@
-"""A run over scans: each read, segmented and written, whatever becomes of the others."""
+"""Prediction of many scans, of which each may fail without stopping the others."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,16 +13,16 @@ import torch
 from ..inference.batching import is_out_of_memory
 from ..inference.segmenter import Segmenter
 from ..utils.pipelining import Outcome, read_process_write
-from ..utils.text import printable
+from ..utils.progress import ProgressBar
+from ..utils.text import one_line, printable
 from ..volumes import Volume
-from .case import SegmentedCase, describe_found, read_case, segment_case, write_case
+from .case import SegmentedCase, describe_labels, read_case, segment_case, write_case
 from .files import PREVIEW, STATISTICS, Job
-from .progress import CaseProgress
 from .settings import PredictionSettings
 
 __all__ = ["predict_cases"]
 
-_Entry = tuple[Job, tuple[int, int]]  # with its number and how many there are
+logger = logging.getLogger(__name__)
 
 
 def predict_cases(
@@ -30,82 +31,72 @@ def predict_cases(
     output: Path,
     settings: PredictionSettings,
     *,
-    places: Sequence[tuple[int, int]] | None = None,
     bar: bool | None = None,
-    say: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:
-    """Segment scans in order; one that fails leaves no file and doesn't keep the others from being done.
+    """Segment scans in order; a scan that fails leaves no file and doesn't stop the others.
 
-    While a scan is in the model, the results of the one before are written and the next one is read, so that at most
-    two scans with their maps are in memory. Ctrl-C leaves the files of a case whole or not at all.
+    While a scan is in the model, the results of the previous one are written and the next one is read, so that at most
+    two scans with their maps are in memory. After Ctrl-C a case has all its files or none.
 
     Args:
-        segmenter: The model or models.
-        jobs: The scans, as [`~samed_hf.prediction.files.plan_jobs`] gives them.
-        output: Folder for the results, made where it is missing.
-        settings: How, and what is written.
-        places: For the display, each job's number and how many there are; by default those of `jobs`.
-        bar: Whether to show a bar; by default where standard error is a terminal.
-        say: Told in a line what each case gave.
+        segmenter: the model or models.
+        jobs: the scans; see [`~samed_hf.prediction.files.plan_jobs`].
+        output: directory for the results, created where it is missing.
+        settings: how to segment and what to write.
+        bar: whether to show a progress bar; by default if standard error is a terminal.
 
     Returns:
-        What became of each scan, as `predictions.json` holds it.
+        A record of each scan for `predictions.json`.
     """
-    places = places or [(number, len(jobs)) for number in range(1, len(jobs) + 1)]
-    records = []
+    records: list[dict[str, Any]] = []
 
-    def segment(entry: _Entry, scan: Volume, told: Callable[[], bool]) -> SegmentedCase:
-        job, (number, count) = entry
+    def segment(job: Job, scan: Volume, previous_reported: Callable[[], bool]) -> SegmentedCase:
         with ExitStack() as display:
-            progress: CaseProgress | None = None
+            show: ProgressBar | None = None
 
-            def show(finished: int, slices: int) -> None:
-                nonlocal progress
-                if not told():
+            def progress(done: int, total: int) -> None:
+                nonlocal show
+                if not previous_reported():
                     return
-                if progress is None:
-                    progress = display.enter_context(CaseProgress(job.scan.name, number, count, bar=bar))
-                progress.show(finished, slices)
+                if show is None:
+                    title = f"case {job.number}/{job.total} {printable(job.scan.name)}"
+                    show = display.enter_context(ProgressBar(title, "slice", bar=bar))
+                show(done, total)
 
-            return segment_case(segmenter, job, scan, output, settings, show)
-
-    def note(entry: _Entry, outcome: Outcome) -> None:
-        records.append(_record(entry[0], output, settings, outcome, say))
+            return segment_case(segmenter, job, scan, output, settings, progress)
 
     read_process_write(
-        list(zip(jobs, places, strict=True)),
-        read=lambda entry: read_case(segmenter, entry[0]),
+        jobs,
+        read=lambda job: read_case(segmenter, job),
         process=segment,
-        write=lambda entry, segmented: write_case(segmenter, entry[0], segmented, settings),
-        done=note,
+        write=lambda job, segmented: write_case(segmenter, job, segmented, settings),
+        done=lambda job, outcome: records.append(_record(job, output, settings, outcome)),
     )
     return records
 
 
-def _record(
-    job: Job, output: Path, settings: PredictionSettings, outcome: Outcome, say: Callable[[str], None]
-) -> dict[str, Any]:
-    """What `predictions.json` holds of a case, said in a line."""
+def _record(job: Job, output: Path, settings: PredictionSettings, outcome: Outcome) -> dict[str, Any]:
+    """Log a case's result and return its record for `predictions.json`."""
     record: dict[str, Any] = {"name": job.scan.name, "file": str(job.scan.path), "kind": job.scan.kind}
+    name = printable(job.scan.name)
     if outcome.error is not None:
-        say(f"failed      {printable(job.scan.name)}")
+        logger.info("failed      %s", name)
         return record | {"status": "failed", "error": _explain(outcome.error)}
     statistics = outcome.result
-    for line in statistics["notes"]:
-        say(f"note        {printable(job.scan.name)}: {line}")
-    say(f"{printable(output / job.labels)}: {describe_found(statistics)}")
+    for note in statistics["notes"]:
+        logger.info("note        %s: %s", name, note)
+    logger.info("%s: %s", printable(output / job.labels), describe_labels(statistics))
     record |= {"status": "done", "seconds": round(outcome.seconds, 2)}
-    record |= {"files": statistics["files"], "statistics": f"{job.folder}/{STATISTICS}"}
-    return record | {"preview": f"{job.folder}/{PREVIEW}" if settings.preview else None}
+    record |= {"files": statistics["files"], "statistics": f"{job.directory}/{STATISTICS}"}
+    return record | {"preview": f"{job.directory}/{PREVIEW}" if settings.preview else None}
 
 
 def _explain(error: Exception) -> str:
-    """One line for people on why a case failed."""
-    text = printable(" ".join(str(error).split()))
+    """Return one line on why a case failed and what to do."""
     if is_out_of_memory(error):
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        return f"not enough memory ({text or 'none left'}): give a smaller --batch_size, or a machine with more."
+        return f"not enough memory ({one_line(error)}): give a smaller --batch_size, or use a machine with more."
     if isinstance(error, ValueError | OSError):
-        return text or type(error).__name__
-    return f"it failed in an unforeseen way ({type(error).__name__}: {text})"
+        return one_line(error)
+    return f"it failed unexpectedly ({type(error).__name__}: {one_line(error)})"

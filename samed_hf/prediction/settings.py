@@ -1,4 +1,4 @@
-"""What a prediction run is asked for, checked before anything heavy is loaded."""
+"""Settings of a prediction, checked before a model is loaded."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ __all__ = ["ALL", "FORMATS", "PredictionSettings"]
 
 FORMATS = ("nii.gz", "nii", "nrrd", "mha", "dcm")
 ALL = "all"
-"""Stands for every label, in the settings of the clean-up."""
+"""Stands for every label in `keep_largest` and `min_island_ml`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PredictionSettings:
-    """How scans are segmented and what is written.
+    """How scans are segmented and which files are written.
 
     Attributes:
-        format: Of the label maps, one of `FORMATS`; `None` for each scan's own: DICOM-SEG for DICOM, PNG for pictures.
-        labels: Names of the labels to keep; the others become background. `None` keeps all.
-        probabilities: Write the softmax of every label.
-        per_class: Write a mask for each label.
-        tta: Average over views of each slice (test-time augmentation).
-        keep_largest: Names of the labels of which only the largest connected piece stays, or `("all",)`.
-        min_island_ml: Size in ml below which a connected piece of a label is removed, by the label's name, or for
+        format: format of the label maps, one of `FORMATS`; `None` for each scan's own: DICOM-SEG for DICOM, PNG for
+            2-D images.
+        labels: names of the labels to keep; the others become background. `None` keeps all.
+        probabilities: write the softmax of every label.
+        per_class: write a mask for each label.
+        tta: average over views of each slice (test-time augmentation).
+        keep_largest: names of the labels of which only the largest connected component is kept, or `("all",)`.
+        min_island_ml: size in ml below which a connected component of a label is removed, by the label's name or
             "all".
-        batch_size: Slices through a model at once; `None` chooses it by the memory that is free.
-        preview: Draw a picture of each case.
+        batch_size: slices in a batch; `None` chooses it by the free memory.
+        preview: draw an image of each case.
 
     Raises:
-        ValueError: A value out of its range.
+        ValueError: values out of their ranges; all are listed.
     """
 
     format: str | None = None
@@ -45,41 +46,43 @@ class PredictionSettings:
     preview: bool = True
 
     def __post_init__(self) -> None:
-        """Check what can be checked without the labels' names."""
+        """Check what can be checked without the model's labels."""
+        errors = []
         if self.format is not None and self.format not in FORMATS:
-            raise ValueError(f"format is {self.format!r}: expected one of {', '.join(FORMATS)}.")
+            errors.append(f"format is {self.format!r}: expected one of {', '.join(FORMATS)}.")
         if self.batch_size is not None and self.batch_size < 1:
-            raise ValueError(f"batch_size is {self.batch_size}: expected at least 1 slice.")
+            errors.append(f"batch_size is {self.batch_size}: expected at least 1 slice.")
         for name, ml in self.min_island_ml.items():
             if not (math.isfinite(ml) and ml > 0):
-                raise ValueError(f"min_island_ml is {ml} for {name!r}: expected a size above 0 ml, e.g. 0.5.")
+                errors.append(f"min_island_ml is {ml} for {name!r}: expected a size above 0 ml, e.g. 0.5.")
         for what, names in (("labels", self.labels), ("keep_largest", self.keep_largest)):
-            if names is not None and (repeated := [name for name in names if names.count(name) > 1]):
-                raise ValueError(f"{what} names {repeated[0]!r} twice: expected each label once.")
+            repeated = [name for name in dict.fromkeys(names or ()) if (names or ()).count(name) > 1]
+            errors += [f"{what} names {name!r} twice: expected each label once." for name in repeated]
         if self.labels == ():
-            raise ValueError("labels is empty: expected at least one label's name, or None for all.")
+            errors.append("labels is empty: expected at least one label's name, or None for all.")
+        if errors:
+            raise ValueError(" ".join(errors))
 
     def check_labels(self, id2label: Mapping[int, str]) -> None:
-        """Refuse names that the model doesn't know.
+        """Check that the model has all labels that the settings name.
 
         Raises:
-            ValueError: It names them, and those there are.
+            ValueError: it lists the unknown labels and the model's.
         """
         known = [name for index, name in sorted(id2label.items()) if index]
+        errors = []
         for what, names in (
             ("labels", self.labels or ()),
-            ("keep_largest", _apart_from_all(self.keep_largest)),
-            ("min_island_ml", _apart_from_all(self.min_island_ml)),
+            ("keep_largest", _without_all(self.keep_largest)),
+            ("min_island_ml", _without_all(self.min_island_ml)),
         ):
-            unknown = [name for name in names if name not in known]
-            if unknown:
-                raise ValueError(
-                    f"{what} names {', '.join(map(repr, unknown))}, which the model doesn't have: "
-                    f"expected some of {', '.join(known)}."
-                )
+            if unknown := [name for name in names if name not in known]:
+                errors.append(f"{what} names {', '.join(map(repr, unknown))}, which the model doesn't have")
+        if errors:
+            raise ValueError(f"{'; '.join(errors)}: expected some of {', '.join(known)}.")
 
-    def wanted(self, id2label: Mapping[int, str]) -> dict[int, str]:
-        """The labels that are kept, by their index, without the background."""
+    def requested(self, id2label: Mapping[int, str]) -> dict[int, str]:
+        """Return the names of the labels to keep by their indices, without the background."""
         return {
             index: name
             for index, name in sorted(id2label.items())
@@ -87,20 +90,20 @@ class PredictionSettings:
         }
 
     def largest_only(self, id2label: Mapping[int, str]) -> list[int]:
-        """Indices of the labels of which the largest piece stays."""
+        """Return the indices of the labels of which only the largest component is kept."""
         every = ALL in self.keep_largest
-        return [index for index, name in self.wanted(id2label).items() if every or name in self.keep_largest]
+        return [index for index, name in self.requested(id2label).items() if every or name in self.keep_largest]
 
     def island_ml(self, id2label: Mapping[int, str]) -> dict[int, float]:
-        """The smallest island in ml by the label's index; a label's own size goes before that of "all"."""
+        """Return the smallest size in ml of a component by the label's index; a label's own size overrides "all"."""
         sizes = {
             index: self.min_island_ml.get(name, self.min_island_ml.get(ALL))
-            for index, name in self.wanted(id2label).items()
+            for index, name in self.requested(id2label).items()
         }
         return {index: ml for index, ml in sizes.items() if ml is not None}
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings by name, ready for JSON."""
+        """Return the settings by name, for JSON."""
         content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {
             key: list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value
@@ -108,5 +111,5 @@ class PredictionSettings:
         }
 
 
-def _apart_from_all(names: Collection[str]) -> list[str]:
+def _without_all(names: Collection[str]) -> list[str]:
     return [name for name in names if name != ALL]

@@ -21,6 +21,7 @@ __all__ = [
     "MAX_LABELS",
     "add_legend",
     "draw_curve",
+    "figure_jpeg",
     "finish_svg",
     "finite_column",
     "running_mean",
@@ -78,6 +79,11 @@ def finish_svg(figure: Figure, axis: Axes) -> bytes:
 def save_png(figure: Figure, path: str | os.PathLike[str], dpi: int) -> None:
     """Write a figure as a PNG, atomically."""
     write_bytes(path, _content(figure, format="png", dpi=dpi))
+
+
+def figure_jpeg(figure: Figure) -> bytes:
+    """Return a figure as a JPEG, for pages."""
+    return _content(figure, format="jpeg", dpi=100, pil_kwargs={"quality": 88})
 
 
 def _content(figure: Figure, **options: Any) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
 from ..volumes.geometry import Volume, reorient
-from .charts import MAX_LABELS, add_legend, save_png
+from .charts import MAX_LABELS, add_legend
 from .colors import label_colors
 from .overlays import content_box
 
@@ -39,7 +38,6 @@ def slice_plane(orientation: str, axis: int) -> str:
 
 
 def draw_preview(
-    path: str | os.PathLike[str],
     scan: Volume,
     labels: np.ndarray,
     id2label: Mapping[int, str],
@@ -48,11 +46,10 @@ def draw_preview(
     window: Sequence[float] | None = None,
     title: str = "",
     is_image: bool = False,
-) -> None:
-    """Draw representative slices of a scan as a PNG, with and without labels, the patient's right on the left.
+) -> Figure:
+    """Draw representative slices of a scan, with and without labels, the patient's right on the left.
 
     Args:
-        path: the PNG file.
         scan: the scan in its own intensities; its first channel is shown, all three of an RGB image.
         labels: label map of shape `scan.grid`.
         id2label: text of each label for the legend; a label's index gives its colour.
@@ -85,7 +82,7 @@ def draw_preview(
         for axis in axes[:, 0]:
             _mark_sides(axis, *_SIDES[plane])
     _caption(figure, title, present, id2label, colors)
-    save_png(figure, path, dpi=100)
+    return figure
 
 
 def representative_slices(masks: np.ndarray, count: int = 3) -> list[int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import gzip
 import io
-import math
 import re
 import reprlib
 import tempfile
@@ -14,104 +13,96 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
-from nibabel.spatialimages import HeaderDataError
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from ..inference.slices import predict_confidence, predict_image
-from ..model.modeling_samed import SamedForSemanticSegmentation
-from ..transforms.slicing import SliceStack, cut_slices
-from ..volumes import read_volume
+from ..inference.segmentation import predict_image, segment_volume
+from ..inference.segmenter import Segmenter, load_model
+from ..transforms.slicing import cut_image, cut_slices
+from ..volumes import Volume, read_volume
 
 __all__ = ["EndpointHandler"]
 
 MAX_BYTES = 1_000_000_000  # of a volume, uncompressed: a small file can hold far more
-MAX_PIXELS = 64_000_000  # of a picture
-_EXPECTED = "expected a PNG or JPEG picture, or a NIfTI volume (.nii, .nii.gz), as bytes or base64"
-_FORMATS = ("PNG", "JPEG")  # of all that Pillow knows, some start other programs: EPS runs Ghostscript
-# A NIfTI file starts with its header's length, in either byte order.
-_HEADERS = (nib.Nifti1Header, nib.Nifti2Header)
-_NIFTI = {kind.sizeof_hdr.to_bytes(4, order): kind for kind in _HEADERS for order in ("little", "big")}
+MAX_PIXELS = 64_000_000  # of an image
+_EXPECTED = "expected a PNG or JPEG image, or a NIfTI volume (.nii, .nii.gz), as bytes or base64"
+_GZIP = b"\x1f\x8b"
+_IMAGES = {b"\x89PNG\r\n\x1a\n": ".png", b"\xff\xd8\xff": ".jpg"}
+# A NIfTI file starts with the length of its header, in either byte order.
+_NIFTI = tuple(size.to_bytes(4, order) for size in (348, 540) for order in ("little", "big"))
 
 
 class EndpointHandler:
-    """What a repository's `handler.py` offers Inference Endpoints.
+    """The class that a repository's `handler.py` gives to Inference Endpoints.
 
     Args:
-        path: folder or Hub id of an adapter or a merged model.
+        path: directory or Hub id of an adapter or a merged model.
 
     Raises:
+        FileNotFoundError: the model does not exist.
         ValueError: it is no SAMed model.
     """
 
     def __init__(self, path: str = "") -> None:
-        model = SamedForSemanticSegmentation.from_pretrained(path)
-        if model.image_processor is None:
-            raise ValueError(f"{path!r} has no SamedImageProcessor: expected a SAMed adapter or merged model.")
-        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-        self.model = model.to(device).eval()
+        self.model = load_model(path)
+        self.segmenter = Segmenter.of(self.model)
 
     def __call__(self, data: dict[str, Any]) -> list[dict[str, Any]]:
-        """Segment a picture or every slice of a volume.
+        """Segment an image or every slice of a volume.
 
         Args:
-            data: "inputs" holds a picture (PNG or JPEG) or a NIfTI volume as bytes or base64, or a PIL image;
-                "parameters" may hold "labels", the names wanted, and "batch_size", slices through the model at once,
-                chosen by the free memory where it is missing or null. 16-bit pictures hold intensities in the unit of
-                the processor's window.
+            data: "inputs" holds an image (PNG or JPEG) or a NIfTI volume as bytes or base64, or a PIL image;
+                "parameters" may hold "labels", the names of the labels to return, and "batch_size", slices through the
+                model at once, chosen by the free memory if missing or null. 16-bit images hold intensities in the unit
+                of the processor's window.
 
         Returns:
-            For each label found, background apart: "label", "score" (the mean softmax of its pixels, in [0, 1]) and
-            "mask" (base64 of an 8-bit PNG, 0 and 255, of the picture's own size). For a volume these of every slice,
-            with its index as "slice"; rows and columns are those that the model cuts.
+            For each label found except the background: "label", "score" (the mean softmax of its pixels, in [0, 1]) and
+            "mask" (base64 of an 8-bit PNG, 0 and 255, of the image's own size). For a volume the same for every slice,
+            with its index as "slice"; rows and columns are those of the slices that the model receives.
 
         Raises:
-            ValueError: neither a picture nor a volume, a damaged or too large one, or unknown parameters.
+            ValueError: the input is neither an image nor a volume, damaged or too large, or a parameter is unknown.
         """
         if not isinstance(data, dict) or "inputs" not in data:
             raise ValueError(f"The request has no 'inputs': {_EXPECTED}.")
-        wanted, batch_size = self._parameters(data.get("parameters"))
-        content = data["inputs"] if isinstance(data["inputs"], Image.Image) else _as_bytes(data["inputs"])
-        if isinstance(content, Image.Image) or (volume := _nifti(content)) is None:
-            return list(self._found(*predict_image(self.model, _picture(content)), wanted))
-        processor = self.model.image_processor
-        labels, confidence = predict_confidence(self.model, self._slices(volume), processor, batch_size=batch_size)
+        names, batch_size = self._parameters(data.get("parameters"))
+        if isinstance(data["inputs"], Image.Image):
+            return list(self._found(*predict_image(self.model, _checked(data["inputs"])), names))
+        volume, is_image = _read(_as_bytes(data["inputs"]), self.segmenter.processor.num_channels)
+        labels, confidence, _ = segment_volume(
+            self.segmenter, volume, batch_size=batch_size, is_image=is_image, confidence_dtype=torch.float32
+        )
+        labels, confidence = (self._slices(Volume(array, volume.affine), is_image) for array in (labels, confidence))
+        if is_image:
+            return list(self._found(labels[0], confidence[0], names))
         return [
             {"slice": index} | found
             for index in range(len(labels))
-            for found in self._found(labels[index], confidence[index], wanted)
+            for found in self._found(labels[index], confidence[index], names)
         ]
 
     def _parameters(self, parameters: Any) -> tuple[set[str], int | None]:
-        names = [name for index, name in sorted(self.model.config.id2label.items()) if index]
+        """The names of the labels to return, and the batch size."""
+        names = [name for index, name in sorted(self.segmenter.id2label.items()) if index]
         parameters = {} if parameters is None else parameters
         if not isinstance(parameters, dict) or not parameters.keys() <= {"labels", "batch_size"}:
             raise ValueError(f"parameters is {reprlib.repr(parameters)}: expected labels, batch_size or nothing.")
-        wanted, batch_size = parameters.get("labels", names), parameters.get("batch_size")
-        if not isinstance(wanted, list) or not wanted or any(name not in names for name in wanted):
-            raise ValueError(f"labels is {reprlib.repr(wanted)}: expected a list of some of {', '.join(names)}.")
+        requested, batch_size = parameters.get("labels", names), parameters.get("batch_size")
+        if not isinstance(requested, list) or not requested or any(name not in names for name in requested):
+            raise ValueError(f"labels is {reprlib.repr(requested)}: expected a list of some of {', '.join(names)}.")
         if batch_size is not None and (type(batch_size) is not int or batch_size < 1):  # True is an int too
             raise ValueError(f"batch_size is {reprlib.repr(batch_size)}: expected a whole number of at least 1.")
-        return set(wanted), batch_size
+        return set(requested), batch_size
 
-    def _slices(self, content: bytes) -> SliceStack:
-        """A volume's slices, cut as for [`predict_volume`]."""
-        processor = self.model.image_processor
-        _check_claimed_size(content)
-        with tempfile.TemporaryDirectory() as folder:
-            (path := Path(folder) / "volume.nii").write_bytes(content)
-            try:
-                volume = read_volume(path, num_channels=processor.num_channels)
-            except ValueError as error:
-                raise ValueError(str(error).replace(str(path), "The volume")) from error
-        return SliceStack(cut_slices(volume, processor), processor)
+    def _slices(self, volume: Volume, is_image: bool) -> np.ndarray:
+        return cut_image(volume) if is_image else cut_slices(volume, self.segmenter.processor)
 
-    def _found(self, labels: np.ndarray, confidence: np.ndarray, wanted: set[str]) -> Iterator[dict[str, Any]]:
+    def _found(self, labels: np.ndarray, confidence: np.ndarray, names: set[str]) -> Iterator[dict[str, Any]]:
         for index in np.unique(labels[labels > 0]):
-            name = self.model.config.id2label[int(index)]
-            if name in wanted:
+            name = self.segmenter.id2label[int(index)]
+            if name in names:
                 mask = labels == index
                 yield {"label": name, "score": float(confidence[mask].mean()), "mask": _png(mask)}
 
@@ -123,55 +114,59 @@ def _as_bytes(inputs: Any) -> bytes:
         except ValueError as error:
             raise ValueError(f"'inputs' is a text that is no base64 ({error}): {_EXPECTED}.") from error
     if not isinstance(inputs, bytes | bytearray) or not inputs:
-        came = "empty" if isinstance(inputs, bytes | bytearray) else f"of type {type(inputs).__name__}"
-        raise ValueError(f"'inputs' is {came}: {_EXPECTED}.")
+        received = "empty" if isinstance(inputs, bytes | bytearray) else f"of type {type(inputs).__name__}"
+        raise ValueError(f"'inputs' is {received}: {_EXPECTED}.")
     return bytes(inputs)
 
 
-def _nifti(content: bytes) -> bytes | None:
-    """The uncompressed NIfTI file, or `None` where it is none."""
-    if content[:2] == b"\x1f\x8b":  # gzip's mark
-        try:
-            with gzip.open(io.BytesIO(content)) as file:
-                if file.read(4) not in _NIFTI:
-                    raise ValueError(f"'inputs' is a gzip file of something else than NIfTI: {_EXPECTED}.")
-                file.seek(0)
-                content = file.read(MAX_BYTES + 1)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"'inputs' is a damaged gzip file ({error}): send the whole file again.") from error
-    if content[:4] not in _NIFTI:
-        return None
-    if len(content) > MAX_BYTES:
+def _read(content: bytes, num_channels: int) -> tuple[Volume, bool]:
+    """The volume, read as the file that the bytes are, and whether it is an image."""
+    if content.startswith(_GZIP):
+        content = _decompressed(content)
+    suffix = next((suffix for start, suffix in _IMAGES.items() if content.startswith(start)), None)
+    if suffix is not None:
+        _checked(content)
+    elif not content.startswith(_NIFTI):
+        raise ValueError(f"'inputs' is neither an image nor a volume: {_EXPECTED}.")
+    elif len(content) > MAX_BYTES:
         raise ValueError(f"'inputs' is a volume of more than {MAX_BYTES:,} bytes: send a part of it.")
-    return content
+    with tempfile.TemporaryDirectory() as directory:
+        (path := Path(directory) / f"inputs{suffix or '.nii'}").write_bytes(content)
+        try:
+            volume = read_volume(path, num_channels=num_channels)
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(path), "The image" if suffix else "The volume")) from error
+    if suffix is not None and min(volume.grid[:2]) < 2:
+        raise ValueError(f"'inputs' is an image of shape {volume.grid[:2]}: expected at least 2 pixels each way.")
+    return volume, suffix is not None
 
 
-def _check_claimed_size(content: bytes) -> None:
-    """Refuse a header that claims more voxels than came: nibabel takes the memory before it looks for them."""
-    kind = _NIFTI[content[:4]]
+def _decompressed(packed: bytes) -> bytes:
+    """The NIfTI file in a gzip file; not read further than one block beyond `MAX_BYTES`."""
+    content = bytearray()
     try:
-        header = kind(content[: kind.sizeof_hdr].ljust(kind.sizeof_hdr, b"\0"), check=False)
-        claimed = math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
-    except (HeaderDataError, KeyError):
-        return  # a damaged header is named by read_volume
-    if claimed > len(content):
-        came = f"{len(content):,} bytes came, its header tells of {claimed:,}"
-        raise ValueError(f"'inputs' is a damaged volume: {came}; send the whole file again.")
+        with gzip.open(io.BytesIO(packed)) as file:
+            while len(content) <= MAX_BYTES and (block := file.read(1 << 20)):
+                content += block
+                if not content.startswith(_NIFTI):
+                    raise ValueError(f"'inputs' is a gzip file of something else than NIfTI: {_EXPECTED}.")
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"'inputs' is a damaged gzip file ({error}): send the whole file again.") from error
+    return bytes(content)
 
 
-def _picture(inputs: bytes | Image.Image) -> Image.Image:
-    """The picture with its pixels loaded, once its size is known to be bearable."""
+def _checked(image: bytes | Image.Image) -> Image.Image:
+    """The open image, once its size is known to be acceptable; of one that came open, with its pixels decoded."""
     try:
-        picture = inputs if isinstance(inputs, Image.Image) else Image.open(io.BytesIO(inputs), formats=_FORMATS)
-        if picture.width * picture.height <= MAX_PIXELS:
-            picture.load()
-            return picture
-    except UnidentifiedImageError as error:
-        raise ValueError(f"'inputs' is neither a picture nor a volume: {_EXPECTED}.") from error
+        opened = image if isinstance(image, Image.Image) else Image.open(io.BytesIO(image), formats=("PNG", "JPEG"))
+        if opened.width * opened.height <= MAX_PIXELS:
+            if opened is image:
+                opened.load()
+            return opened
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"'inputs' is a damaged or too large picture ({error}): send the whole file again.") from error
-    size = f"{picture.width}×{picture.height}"
-    raise ValueError(f"'inputs' is a picture of {size} pixels: expected at most {MAX_PIXELS:,}; scale it down first.")
+        raise ValueError(f"'inputs' is a damaged or too large image ({error}): send the whole file again.") from error
+    size = f"{opened.width}×{opened.height}"
+    raise ValueError(f"'inputs' is an image of {size} pixels: expected at most {MAX_PIXELS:,}; scale it down first.")
 
 
 def _png(mask: np.ndarray) -> str:

@@ -129,9 +129,7 @@ def _memory(base: dict, settings: StepSettings, device: torch.device, precision:
     memory, free, num_processes = estimate_training(base, settings), free_memory(device), settings.num_processes
     on_one = num_processes if device.type == "cpu" else 1  # processes that share what is free
     lines = [
-        f"memory      about {_gigabytes(memory.total)} GB for each process: {_gigabytes(memory.weights)} of weights, "
-        f"{_gigabytes(memory.optimizer)} of the optimizer, {_gigabytes(memory.step)} of activations and gradients of "
-        f"{settings.batch_size} slices; computed, not measured: libraries and reserves come on top",
+        f"memory      {memory.describe(settings.batch_size)}" + (", in each process" if num_processes > 1 else ""),
         f"device      {device} has {_gigabytes(free)} GB free"
         + (f", for {num_processes} processes" if on_one > 1 else ""),
     ]

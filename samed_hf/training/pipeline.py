@@ -56,7 +56,7 @@ def _push(run: TrainingRun, folder: Path, message: str) -> str:
         repo_id,
         dtype=args.hub_dtype,
         base_model=args.hub_base_model,
-        pictures=args.hub_pictures or None,
+        images=args.hub_pictures or None,
         with_handler=args.with_handler,
         commit_message=message,
         private=args.hub_private_repo or None,

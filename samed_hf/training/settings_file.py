@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -67,7 +68,7 @@ def make_parser(**options: Any) -> argparse.ArgumentParser:
     Args:
         **options: of [`argparse.ArgumentParser`].
     """
-    parser = argparse.ArgumentParser(**options)
+    parser = argparse.ArgumentParser(formatter_class=_HelpFormatter, **options)
     kinds = get_type_hints(SamedTrainingArguments)
     for item in fields(SamedTrainingArguments):
         flags = _flags(item.name)
@@ -90,6 +91,15 @@ def make_parser(**options: Any) -> argparse.ArgumentParser:
         "--dry_run", action="store_true", help="Print plan, parameters and memory of the run; train and write nothing."
     )
     return parser
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """Lists each flag once, with underscores."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        shown = copy.copy(action)
+        shown.option_strings = [flag for flag in action.option_strings if "-" not in flag.lstrip("-")]
+        return super()._format_action_invocation(shown)
 
 
 def _flags(name: str) -> list[str]:

@@ -1,6 +1,6 @@
-"""Intensity window and augmentation of slices: pure functions, randomness from an explicit generator.
+"""Intensity window and augmentation of slices: pure functions with an explicit generator.
 
-Rotations and scalings sample as scipy does, with its positions and its rule for the border, several times faster.
+Rotations and scalings sample at scipy's positions and with its rule for the border, but several times faster.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ def window_intensity(image: Array, window: Sequence[float]) -> Array:
 
 
 class Augmentation(NamedTuple):
-    """How a training slice is varied.
+    """Probabilities and ranges of the changes to a training slice.
 
     Attributes:
         mirror: probability of swapping left and right, a slice's columns. Not for labels that have a side.
-        flip_rot90: probability of a random quarter turn followed by a random mirroring. It swaps left and right, so it
+        flip_rot90: probability of a random quarter turn followed by a random flip. It can swap left and right, so it
             isn't for labels that have a side.
-        rotation: probability of a rotation about the centre, among the slices that were not turned and mirrored.
+        rotation: probability of a rotation about the centre, among the slices without quarter turn.
         degrees: the rotation's angle is uniform in [-degrees, degrees).
         order: spline degree with which a rotation samples the image; 0 is nearest neighbour. Labels always use 0.
         whole_degrees: draw whole numbers of degrees only.
@@ -78,18 +78,18 @@ class Augmentation(NamedTuple):
     gamma: float = 0.0
 
 
-# What the reference implementation does: half of the slices are turned and mirrored, half of the others rotated with
-# nearest-neighbour sampling.
+# The reference implementation's (github.com/hitachinsk/SAMed): a quarter turn and a flip for half of the slices, a
+# rotation with nearest-neighbour sampling for half of the others.
 SAMED_AUGMENTATION = Augmentation(flip_rot90=0.5, rotation=0.5, degrees=20.0, order=0, whole_degrees=True)
 
 
 def default_augmentation(label_names: Iterable[str], *, left_right: bool = True) -> Augmentation:
-    """The sound choice for labels of these names: rotation, scaling, gamma, and mirroring where none has a side.
+    """The default augmentation: rotation, scaling, gamma, and mirroring if no label has a side.
 
-    A label has a side where its name says left or right, as "left kidney": its mirror image is another organ.
+    A label has a side if its name contains left or right, as "left kidney": its mirror image is another organ.
 
     Args:
-        label_names: the names.
+        label_names: names of the labels.
         left_right: whether a slice's columns run from one side of the body to the other; else nothing is mirrored.
     """
     sided = not left_right or any({"left", "right"} & set(re.findall(r"[a-z]+", name.lower())) for name in label_names)
@@ -104,7 +104,7 @@ def augment(
     Args:
         image: of shape `(height, width)` or `(channels, height, width)`, floating point.
         label: of shape `(height, width)`, integer.
-        augmentation: what may happen.
+        augmentation: probabilities and ranges.
         generator: the only source of randomness.
 
     Returns:
@@ -129,12 +129,12 @@ def augment(
 
 
 def rotate_flip(array: np.ndarray, turns: int, axis: int) -> np.ndarray:
-    """Turn `(…, height, width)` by `turns` quarter turns, then mirror it along `axis` 0 (rows) or 1; a view."""
+    """Rotate `(…, height, width)` by `turns` quarter turns, then flip it along `axis` 0 (rows) or 1; a view."""
     return np.flip(np.rot90(array, turns, axes=(-2, -1)), axis=axis - 2)
 
 
 def enlarge(array: np.ndarray, factor: float, order: int) -> np.ndarray:
-    """Enlarge what `(…, height, width)` shows about its centre by a spline of degree `order`, zeros coming in."""
+    """Enlarge `(…, height, width)` about its centre by a spline of degree `order`; zeros enter at the border."""
     if _is_for_scipy(array, order):
         centre = (np.array(array.shape[-2:]) - 1) / 2
         matrix, offset = [1 / factor] * 2, centre - centre / factor
@@ -143,14 +143,14 @@ def enlarge(array: np.ndarray, factor: float, order: int) -> np.ndarray:
 
 
 def rotate(array: np.ndarray, degrees: float, order: int) -> np.ndarray:
-    """Rotate `(…, height, width)` about its centre by `degrees` with a spline of degree `order`, zeros coming in."""
+    """Rotate `(…, height, width)` about its centre by a spline of degree `order`; zeros enter at the border."""
     if _is_for_scipy(array, order):
         return _by_planes(array, lambda plane: ndimage.rotate(plane, degrees, order=order, reshape=False))
     return _rotation(array.shape[-2:], degrees).sample(array, order)
 
 
 def _is_for_scipy(array: np.ndarray, order: int) -> bool:
-    """Splines of higher degree, integers that are to be rounded, and images that are no plane."""
+    """Whether scipy computes it: splines of higher degree, integers to be rounded, images of one row or column."""
     return order > 1 or (order == 1 and array.dtype.kind != "f") or min(array.shape[-2:]) < 2
 
 
@@ -159,15 +159,16 @@ def _by_planes(array: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) ->
     return np.stack(planes).reshape(array.shape)
 
 
-# One slice is turned as image and as label map: the positions are the same.
+# Image and label map of a slice are rotated in turn: the positions are the same.
 @lru_cache(maxsize=1)
 def _rotation(shape: tuple[int, int], degrees: float) -> _Positions:
     cosine, sine = special.cosdg(degrees), special.sindg(degrees)
     matrix, centre = np.array([[cosine, sine], [-sine, cosine]]), (np.array(shape) - 1) / 2
     offset = centre - matrix @ centre
     rows, columns = np.arange(shape[0])[:, None], np.arange(shape[1])
-    # The sums in scipy's order, so that what falls on a border does so here too.
-    return _Positions(*(offset[i] + rows * matrix[i, 0] + columns * matrix[i, 1] for i in (0, 1)), shape)
+    # Summed in scipy's order, so that positions on the border round alike.
+    from_rows, from_columns = (offset[i] + rows * matrix[i, 0] + columns * matrix[i, 1] for i in (0, 1))
+    return _Positions(from_rows, from_columns, shape)
 
 
 @lru_cache(maxsize=1)
@@ -178,7 +179,7 @@ def _enlargement(shape: tuple[int, int], factor: float) -> _Positions:
 
 
 class _Positions:
-    """Where in an image the pixels of the moved one come from.
+    """The positions in an image at which the pixels of the transformed one are sampled.
 
     Args:
         rows, columns: in pixels from the first one's centre, float64; broadcast against each other to `shape`.
@@ -190,7 +191,7 @@ class _Positions:
 
     @cached_property
     def outside(self) -> np.ndarray:
-        """Which lie beyond the centres of the outermost pixels, where scipy sees zeros."""
+        """Positions beyond the centres of the outermost pixels, which scipy samples as zeros."""
         last_row, last_column = self.shape[0] - 1, self.shape[1] - 1
         return (self.rows < 0) | (self.rows > last_row) | (self.columns < 0) | (self.columns > last_column)
 
@@ -201,7 +202,7 @@ class _Positions:
 
     @cached_property
     def linear(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Index of the upper left one of the four pixels around each position, and its way down and to the right."""
+        """Index of the upper left of the four pixels around each position, and the distances down and right from it."""
         height, width = self.shape
         up = np.minimum(self.rows.astype(np.int64), height - 2)
         left = np.minimum(self.columns.astype(np.int64), width - 2)
@@ -213,7 +214,7 @@ class _Positions:
         return index
 
     def sample(self, array: np.ndarray, order: int) -> np.ndarray:
-        """The moved image, for an array `(…, *shape)`, by nearest neighbour or linearly; `order` is 0 or 1."""
+        """Sample an array `(…, *shape)` by nearest neighbour (`order` 0) or linearly (1)."""
         flat, width = array.reshape(*array.shape[:-2], -1), self.shape[1]
         if order == 0:
             moved = flat.take(self.nearest, axis=-1)

@@ -1,4 +1,4 @@
-"""Named ways to bring a scan's intensities into [0, 1]: CT windows, percentiles of MR, pictures as they are."""
+"""Presets that scale a scan's intensities to [0, 1]: CT windows, percentiles of MR, the range of images."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ PREPROCESSING: dict[str, dict[str, Any]] = {
 
 
 def guess_preprocessing(channel_names: Sequence[str], *, pictures: bool = False) -> list[str]:
-    """The preset of each channel by its name, as data sets name them: "CT", "T1", "FLAIR", "R" of a picture.
+    """The preset of each channel by its name in the data set, e.g. "CT", "T1", "FLAIR".
 
     Args:
         channel_names: of the scan.
-        pictures: whether the files are pictures (PNG, JPEG, …).
+        pictures: whether the files are images (PNG, JPEG, …).
 
     Returns:
-        For each channel "ct", "picture" or, for all other scans, "mr".
+        "ct", "picture" or, for all other scans, "mr" for each channel.
     """
     return ["picture" if pictures else _guess(name) for name in channel_names]
 
@@ -49,10 +49,10 @@ def _guess(channel_name: str) -> str:
 
 
 def preprocessing_settings(presets: Sequence[str]) -> dict[str, Any]:
-    """Arguments of [`SamedImageProcessor`] for one preset for each channel.
+    """Arguments of [`SamedImageProcessor`] for a list with the preset of each channel.
 
     Raises:
-        ValueError: an unknown preset, or pictures' intensities beside those of scans.
+        ValueError: a preset is unknown, or "picture" is mixed with presets of scans.
     """
     unknown = [name for name in presets if name not in PREPROCESSING]
     if unknown:

@@ -1,4 +1,4 @@
-"""A scan cut into the slices that the model sees, and slices put together again on the scan's own grid."""
+"""Scans cut into the slices that the model sees, and maps of the slices assembled on the scan's own grid."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ __all__ = [
 
 
 def cut_slices(volume: Volume, processor: SamedImageProcessor) -> np.ndarray:
-    """The scan's slices along the processor's axis, in its canonical orientation whatever the file's order.
+    """Cut a scan into slices as the processor's `orientation` and `axis_order` define, whatever the file's axes.
 
     Returns:
-        A view of the array: `(slices, height, width)`, or `(slices, channels, height, width)` of several channels.
+        A view of the array of shape `(slices, height, width)`, or `(slices, channels, height, width)` for several
+        channels.
     """
     array = reorient(volume, processor.orientation).array
     if array.ndim == 3:
@@ -41,15 +42,10 @@ def cut_slices(volume: Volume, processor: SamedImageProcessor) -> np.ndarray:
 
 
 def join_slices(slices: np.ndarray, volume: Volume, processor: SamedImageProcessor) -> np.ndarray:
-    """The inverse of [`cut_slices`] for a map of the slices.
-
-    Args:
-        slices: of shape `(slices, height, width)`, or `(slices, channels, height, width)`.
-        volume: the scan.
-        processor: that which cut it.
+    """The inverse of [`cut_slices`] for maps of the slices of `volume`, with or without channels.
 
     Returns:
-        A view of shape `volume.grid`, or `(*volume.grid, channels)`.
+        A view of shape `volume.grid` or `(*volume.grid, channels)`.
     """
     if slices.ndim == 4:
         slices = np.moveaxis(slices, 1, 3)
@@ -57,45 +53,51 @@ def join_slices(slices: np.ndarray, volume: Volume, processor: SamedImageProcess
     return restore_orientation(np.transpose(slices, back), volume, processor.orientation)
 
 
-def cut_image(picture: Volume) -> np.ndarray:
-    """The one slice of a picture as it lies: `(1, height, width)`, or `(1, channels, height, width)`."""
-    return np.transpose(picture.array, (2, 1, 0) if picture.array.ndim == 3 else (2, 3, 1, 0))
+def cut_image(image: Volume) -> np.ndarray:
+    """The one slice of a 2-D image, as stored: `(1, height, width)` or `(1, channels, height, width)`."""
+    return np.transpose(image.array, (2, 1, 0) if image.array.ndim == 3 else (2, 3, 1, 0))
 
 
 def join_image(slices: np.ndarray) -> np.ndarray:
-    """The inverse of [`cut_image`] for a map: `(width, height, 1)`, or `(width, height, 1, channels)`."""
+    """The inverse of [`cut_image`]: `(width, height, 1)` or `(width, height, 1, channels)`."""
     return np.transpose(slices, (2, 1, 0) if slices.ndim == 3 else (3, 2, 0, 1))
 
 
-def image_bounds(picture: np.ndarray, processor: SamedImageProcessor) -> list[list[float]]:
-    """What becomes 0 and 1 in each channel of cut pictures: of 8 bits 0 and 255 whatever the processor's window is."""
-    if picture.dtype != np.uint8:
-        return processor.intensity_bounds(picture)
-    return [[0.0, 255.0]] * (1 if picture.ndim == 3 else picture.shape[1])
+def image_bounds(slices: np.ndarray, processor: SamedImageProcessor) -> list[list[float]]:
+    """The intensities of a 2-D image that become 0 and 1, for each channel.
+
+    Args:
+        slices: image cut by [`cut_image`]; uint8 counts from 0 to 255 whatever the processor's window is.
+        processor: defines the bounds of other types.
+    """
+    if slices.dtype != np.uint8:
+        return processor.intensity_bounds(slices)
+    return [[0.0, 255.0]] * (1 if slices.ndim == 3 else slices.shape[1])
 
 
 def slice_spacing(volume: Volume, processor: SamedImageProcessor) -> tuple[float, float, float]:
-    """Spacing of the cut scan in mm: between slices, rows and columns."""
+    """Spacing of the cut scan in mm between slices, rows and columns."""
     spacing = reorient(volume, processor.orientation).spacing
-    return tuple(spacing[axis] for axis in processor.axis_order)
+    first, second, third = processor.axis_order
+    return spacing[first], spacing[second], spacing[third]
 
 
 def rows_point_up(processor: SamedImageProcessor) -> bool:
-    """Whether a slice's first row is the hindmost or lowest, as in BTCV's scans, so that it is drawn below."""
+    """Whether the first row of a slice is the most posterior or inferior one, as in BTCV, so that it is drawn below."""
     return processor.orientation is None or processor.orientation[processor.axis_order[1]] in "AS"
 
 
 class SliceStack:
-    """Slices of one scan, made ready for the model a few at a time: the whole scan is never held twice.
+    """Slices of one scan, rescaled a few at a time, so that the whole scan is in memory only once.
 
     Args:
         array: of shape `(slices, height, width)` or `(slices, channels, height, width)`, e.g. a memory-mapped file.
-        processor: says how intensities become [0, 1] and what fills the model's three channels.
-        bounds: the intensities that become 0 and 1 for each channel; by default the processor's for this scan.
-        rescaled: the intensities are in [0, 1] already.
+        processor: defines how intensities are scaled to [0, 1] and what fills the model's three channels.
+        bounds: the intensities that become 0 and 1, for each channel; by default the processor's for this scan.
+        rescaled: whether the intensities are in [0, 1] already.
 
     Raises:
-        ValueError: the scan has other channels than the processor, or an intensity that is no number.
+        ValueError: the number of channels differs from the processor's.
     """
 
     def __init__(
@@ -114,10 +116,12 @@ class SliceStack:
                 "scans of the same channels."
             )
         self.array, self.processor, self.rescaled = array, processor, rescaled
-        self.bounds = None if rescaled else bounds if bounds is not None else processor.intensity_bounds(array)
+        self.bounds: Sequence[Sequence[float]] = []
+        if not rescaled:
+            self.bounds = processor.intensity_bounds(array) if bounds is None else bounds
 
     def __len__(self) -> int:
-        """How many slices there are."""
+        """The number of slices."""
         return len(self.array)
 
     @property
@@ -126,26 +130,27 @@ class SliceStack:
         return self.array.shape[-2], self.array.shape[-1]
 
     def read_raw(self, indices: Sequence[int]) -> np.ndarray:
-        """Slices in the scan's own intensities, float32, a channel for each of the scan's or of the slices around.
+        """Slices in the scan's own intensities.
 
         Returns:
-            Array of shape `(len(indices), channels, height, width)` of one channel, two or three, for [`scale`].
+            float32 array of shape `(len(indices), channels, height, width)`: one to three channels of the scan, or
+            three neighbouring slices, of which the first and the last of the scan are repeated.
         """
-        indices = np.asarray(indices)
+        index = np.asarray(indices)
         if self.processor.context_slices:
-            indices = np.clip(indices[:, None] + np.arange(-1, 2), 0, len(self) - 1)
-        raw = np.ascontiguousarray(self.array[indices], dtype=np.float32)
+            index = np.clip(index[:, None] + np.arange(-1, 2), 0, len(self) - 1)
+        raw = np.ascontiguousarray(self.array[index], dtype=np.float32)
         return raw[:, None] if raw.ndim == 3 else raw
 
     def scale(self, raw: Array) -> Array:
-        """Slices of [`read_raw`] in [0, 1], where they are.
+        """Scale slices of [`read_raw`] to [0, 1].
 
         Args:
             raw: array or tensor of shape `(slices, channels, height, width)`, float32.
 
         Returns:
-            The same of shape `(slices, 1, height, width)` where one channel fills all three, else `(slices, 3, height,
-            width)`.
+            Array, or tensor on the same device, of shape `(slices, 1, height, width)` if one channel fills all three,
+            else `(slices, 3, height, width)`; of two channels the third is the mean.
         """
         channels = [raw[:, index] for index in range(raw.shape[1])]
         if not self.rescaled:
@@ -163,9 +168,10 @@ class SliceStack:
 
     def scaled(self) -> np.ndarray:
         """All slices in [0, 1], float32, of the array's own shape."""
+        if self.rescaled:
+            return self.array.astype(np.float32)
         if self.array.ndim == 3:
-            return self._scaled(self.array, 0)
-        return np.stack([self._scaled(self.array[:, i], i) for i in range(self.array.shape[1])], axis=1)
-
-    def _scaled(self, slices: np.ndarray, channel: int) -> np.ndarray:
-        return slices.astype(np.float32) if self.rescaled else window_intensity(slices, self.bounds[channel])
+            return window_intensity(self.array, self.bounds[0])
+        channels = np.moveaxis(self.array, 1, 0)
+        scaled = [window_intensity(one, bound) for one, bound in zip(channels, self.bounds, strict=True)]
+        return np.stack(scaled, axis=1)

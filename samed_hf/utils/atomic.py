@@ -100,34 +100,43 @@ def atomic_update(
 
     Args:
         directory: created where it is missing; files of other names in it stay.
-        order: sort key of the files; what a reader opens first comes last. By default JSON files come last.
+        order: sort key of the files; what a reader opens first comes last. By default JSON files come last. A file may
+            lie in a subdirectory, which is created where it is missing.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with temporary_directory(directory) as temporary:
         content, backup = temporary / "content", temporary / "backup"
         content.mkdir()
-        backup.mkdir()
         yield content
+        files = [path for path in content.rglob("*") if path.is_file()]
         moved: list[Path] = []
+        created: list[Path] = []
         try:
-            for file in sorted(content.iterdir(), key=lambda file: (order(file), file.name)):
-                file.chmod(0o644)
-                target = directory / file.name
+            for file in sorted(files, key=lambda file: (order(file), str(file))):
+                name = file.relative_to(content)
+                target = directory / name
+                if not target.parent.exists():
+                    target.parent.mkdir()
+                    created.append(target.parent)
                 if target.exists():
-                    _link(target, backup / file.name)
+                    _link(target, backup / name)
+                file.chmod(0o644)
                 os.replace(file, target)
-                moved.append(target)
+                moved.append(name)
         except BaseException:
-            for target in moved:
-                if (backup / target.name).exists():
-                    os.replace(backup / target.name, target)
+            for name in moved:
+                if (backup / name).exists():
+                    os.replace(backup / name, directory / name)
                 else:
-                    target.unlink(missing_ok=True)
+                    (directory / name).unlink(missing_ok=True)
+            for path in created:
+                path.rmdir()
             raise
 
 
 def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
     except OSError:  # a file system without hard links

@@ -7,8 +7,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tqdm import tqdm
-
 __all__ = ["configure_logging", "console_logging"]
 
 _PACKAGE = __name__.partition(".")[0]
@@ -18,6 +16,8 @@ class _Handler(logging.Handler):
     """Prints messages up to INFO to standard output, and warnings and errors to standard error with their level."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
         try:
             text, stream = self.format(record), sys.stdout
             if record.levelno >= logging.WARNING:

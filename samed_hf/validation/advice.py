@@ -13,7 +13,7 @@ import psutil
 import torch
 
 from ..data.dataset import CaseDataset
-from ..diagnostics.validation_memory import MemoryEstimate, estimate_memory
+from ..diagnostics.memory import MemoryEstimate, StepSettings
 from .fingerprint import make_fingerprint
 from .measuring import CaseFacts
 from .run import Validation
@@ -35,7 +35,7 @@ class Advice:
         suggestions: settings, each with its reason.
         command: `samed-hf train` with these settings.
         model: path or Hub id of the base model.
-        memory: memory of the base model at the suggested image size.
+        memory: memory of the base model at the suggested image size, on this machine's device.
     """
 
     fingerprint: dict[str, Any]
@@ -59,7 +59,8 @@ def make_advice(
     data, processor = validation.data, validation.processor
     suggestions = suggest_settings(make_fingerprint(data, processor, _cases_to_trust(validation)), processor)
     size = next(one.value for one in suggestions if one.setting == "image_size")
-    memory = estimate_memory(dict(base_config), image_size=size, num_labels=len(data.id2label))
+    fused = torch.accelerator.is_available()
+    memory = MemoryEstimate(base_config, StepSettings(image_size=size, num_labels=len(data.id2label), fused=fused))
     suggestions += suggest_batch(memory, *_available_memory())
     flags = ["--model_name_or_path", model, *flags, "--output_dir", f"outputs/{directory_name(data)}"]
     fingerprint = make_fingerprint(data, processor, validation.cases)
@@ -75,19 +76,18 @@ def suggest_batch(estimate: MemoryEstimate, available: int, device: str) -> list
         device: description of the device, for the reason.
     """
     name, giga = "per_device_train_batch_size", 1e9
-    fitting = [size for size in _BATCH_SIZES if estimate.training(size) <= available]
+    size = next((size for size in _BATCH_SIZES if estimate.training(size).total <= available), None)
     limit = f"a training may use {available / giga:.1f} GB of {device}"
     accumulation = "12 slices a step, as in the paper"
-    if not fitting:
-        need = estimate.training(1, gradient_checkpointing=True) / giga
+    if size is None:
+        need = estimate.training(1, gradient_checkpointing=True).total / giga
         reason = f"{limit}, less than one slice needs; with gradient checkpointing it needs about {need:.1f} GB"
         return [
             Suggestion(name, 1, reason),
             Suggestion("gradient_accumulation_steps", _BATCH_SIZES[0], accumulation),
             Suggestion("gradient_checkpointing", True, "computes the encoder twice instead of storing its activations"),
         ]
-    size = fitting[0]
-    suggestions = [Suggestion(name, size, f"needs about {estimate.training(size) / giga:.1f} GB; {limit}")]
+    suggestions = [Suggestion(name, size, f"needs about {estimate.training(size).total / giga:.1f} GB; {limit}")]
     if steps := _BATCH_SIZES[0] // size - 1:
         suggestions.append(Suggestion("gradient_accumulation_steps", steps + 1, accumulation))
     return suggestions

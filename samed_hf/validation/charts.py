@@ -1,22 +1,18 @@
-"""Pictures of a data set: cases with their labels over them, intensities and sizes of labels over all cases."""
+"""Images of cases with their labels, and charts of intensities and sizes over all cases."""
 
 from __future__ import annotations
 
-import io
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
-from PIL import Image
 
 from ..data.dataset import CaseDataset
 from ..model.image_processing_samed import SamedImageProcessor
-from ..reporting.charts import GREY, MAX_LABELS, finish_svg, shorten
+from ..reporting.charts import GREY, MAX_LABELS, figure_jpeg, finish_svg, shorten
 from ..reporting.colors import label_colors
 from ..reporting.preview import draw_preview, representative_slices, slice_plane
 from ..transforms.intensity import CT_WINDOW
@@ -36,35 +32,42 @@ _CHART = (6.4, 2.9)
 def draw_case(
     facts: CaseFacts, reading: CaseReading, data: CaseDataset, processor: SamedImageProcessor, title: str
 ) -> bytes | None:
-    """A JPEG of telling slices of a case, its labels over them; `None` where image or label don't allow it."""
+    """Draw representative slices of a case with its labels as a JPEG.
+
+    Returns:
+        The JPEG, or `None` if image and label can't be read, have different sizes or intensities that aren't finite.
+    """
     image, label = reading.image, reading.label
     if image is None or label is None or (len(image), *image.shape[-2:]) != label.shape or facts.not_finite:
         return None
-    flat = facts.spacing is None or processor.orientation is None
-    if flat:
-        # Slices whose place in the patient nobody knows: the most telling one, as a picture.
+    image = np.moveaxis(image, 1, 3) if image.ndim == 4 else image
+    is_flat = facts.spacing is None or processor.orientation is None
+    plane = "axial"
+    if facts.spacing is None or processor.orientation is None:
+        # The orientation of the patient is unknown: show the most representative slice as a 2-D image.
         index = representative_slices(label, 1)[0]
-        image, label = image[index : index + 1], label[index : index + 1]
-        if not data.is_2d and rows_point_up(processor):
-            image, label = image[..., ::-1, :], label[:, ::-1]
-    scan, labels = _as_volume(image, facts, processor, flat), _to_grid(label, processor, flat)
-    plane = "axial" if flat else slice_plane(processor.orientation, processor.axis_order[0])
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "case.png"
-        draw_preview(
-            path,
-            scan,
-            labels,
-            data.id2label,
-            plane=plane,
-            window=_window(processor, scan, facts),
-            title=title,
-            is_image=flat,
-        )
-        content = io.BytesIO()
-        with Image.open(path) as picture:
-            picture.convert("RGB").save(content, format="JPEG", quality=88)
-    return content.getvalue()
+        up = slice(None, None, -1) if not data.is_2d and rows_point_up(processor) else slice(None)
+        image = image[..., :1] if image.ndim == 4 and image.shape[-1] != 3 else image
+        scan = Volume(image[index : index + 1, up].swapaxes(0, 2), np.diag([-1.0, -1.0, 1.0, 1.0]))
+        labels = label[index : index + 1, up].swapaxes(0, 2)
+    else:
+        order = np.argsort(processor.axis_order)
+        affine = _affine(processor.orientation, np.array(facts.spacing)[order])
+        scan = Volume(np.transpose(image, [*order, *range(3, image.ndim)]), affine)
+        labels = np.transpose(label, order)
+        plane = slice_plane(processor.orientation, processor.axis_order[0])
+    window = _window(processor, scan, facts)
+    return figure_jpeg(
+        draw_preview(scan, labels, data.id2label, plane=plane, window=window, title=title, is_image=is_flat)
+    )
+
+
+def _affine(orientation: str, spacing: np.ndarray) -> np.ndarray:
+    """Return the affine of a grid along the patient's axes."""
+    world, direction = nib.orientations.axcodes2ornt(orientation).T
+    affine = np.diag([0.0, 0.0, 0.0, 1.0])
+    affine[world.astype(int), range(3)] = direction * spacing
+    return affine
 
 
 def draw_intensities(
@@ -75,18 +78,21 @@ def draw_intensities(
     window: Sequence[float] | None = None,
     percentiles: Sequence[float] | None = None,
 ) -> bytes | None:
-    """An SVG of how often each intensity occurs, over all and within each label.
+    """Draw the histograms of the intensities of all voxels and within each label as an SVG.
 
     Args:
         cases: the cases.
-        channel: which one.
-        id2label: names of the labels; their colours are those of the overlays.
+        channel: index of the channel.
+        id2label: names of the labels.
         window: intensities that become 0 and 1, drawn as lines.
-        percentiles: those of each scan that become 0 and 1, where there is no window: intensities without a unit can
-            only be compared between these.
+        percentiles: percentiles of each scan that become 0 and 1 if there is no window, as intensities without a unit
+            can't be compared between scans.
+
+    Returns:
+        The SVG, or `None` if all intensities are equal.
     """
     if window is None and percentiles is not None:
-        cases = [_between_percentiles(facts, percentiles) for facts in cases if facts.sample is not None]
+        cases = [_scaled(facts, percentiles) for facts in cases]
     everything = pooled(cases, channel)
     if not len(everything) or everything.min() == everything.max():
         return None
@@ -111,8 +117,8 @@ def draw_intensities(
 
 
 def draw_sizes(cases: Sequence[CaseFacts], id2label: Mapping[int, str]) -> bytes | None:
-    """An SVG of the size of each label, one point for each case, on a logarithmic axis where they differ much."""
-    known = [facts for facts in cases if facts.voxels is not None and sum(facts.voxels[1:])]
+    """Draw the size of each label as an SVG, one point for each case; `None` if there is no label."""
+    known = [facts for facts in cases if sum(facts.voxels[1:])]
     if not known:
         return None
     in_ml = all(facts.voxel_ml is not None for facts in known)
@@ -122,7 +128,8 @@ def draw_sizes(cases: Sequence[CaseFacts], id2label: Mapping[int, str]) -> bytes
     colors, generator = label_colors(max(id2label) + 1), np.random.default_rng(0)
     every: list[float] = []
     for row, index in enumerate(labels):
-        sizes = [facts.voxels[index] * (facts.voxel_ml if in_ml else 1) for facts in known if facts.voxels[index]]
+        sizes = [facts.voxels[index] * ((facts.voxel_ml or 0) if in_ml else 1) for facts in known]
+        sizes = [size for size in sizes if size]
         every += sizes
         heights = row + generator.uniform(-0.22, 0.22, len(sizes))
         axis.scatter(sizes, heights, s=14, color=colors[index], alpha=0.65, linewidths=0)
@@ -138,47 +145,25 @@ def draw_sizes(cases: Sequence[CaseFacts], id2label: Mapping[int, str]) -> bytes
     return finish_svg(figure, axis)
 
 
-def _as_volume(image: np.ndarray, facts: CaseFacts, processor: SamedImageProcessor, flat: bool) -> Volume:
-    """Slices as a volume `(x, y, z[, channels])` in the orientation to which the scan was brought."""
-    image = np.moveaxis(image, 1, 3) if image.ndim == 4 else image
-    if flat:
-        image = image[..., :1] if image.ndim == 4 and image.shape[-1] != 3 else image
-        return Volume(image.swapaxes(0, 2), np.diag([-1.0, -1.0, 1.0, 1.0]))
-    array = _to_grid(image, processor, flat)
-    sides = np.zeros(3)
-    sides[list(processor.axis_order)] = facts.spacing
-    ornt = nib.orientations.axcodes2ornt(processor.orientation)
-    affine = np.eye(4)
-    affine[:3, :3] = 0
-    for axis, (world, direction) in enumerate(ornt):
-        affine[int(world), axis] = direction * sides[axis]
-    return Volume(array, affine)
-
-
-def _to_grid(slices: np.ndarray, processor: SamedImageProcessor, flat: bool) -> np.ndarray:
-    if flat:
-        return slices.swapaxes(0, 2)
-    return np.transpose(slices, [*np.argsort(processor.axis_order), *range(3, slices.ndim)])
-
-
 def _window(processor: SamedImageProcessor, scan: Volume, facts: CaseFacts) -> Sequence[float] | None:
-    """What is shown black and white: the window, where the intensities fit it; SAMed's of what looks like CT."""
+    """Return the window to display: the processor's if the intensities fit it, SAMed's if they look like CT."""
     window = window_of(processor, 0)
-    if window is None and looks_like_ct(*np.percentile(facts.sample[0], (1, 99.5))):
+    if window is None and facts.sample is not None and looks_like_ct(*np.percentile(facts.sample[0], (1, 99.5))):
         return CT_WINDOW
     fits = window is not None and scan.num_channels < 3 and min(facts.low) < 0 and window[0] < max(facts.high)
     return window if fits else None
 
 
-def _between_percentiles(facts: CaseFacts, percentiles: Sequence[float]) -> CaseFacts:
-    """The case with its sampled intensities as training scales them, but not clipped."""
+def _scaled(facts: CaseFacts, percentiles: Sequence[float]) -> CaseFacts:
+    """Scale the sampled intensities of a case as training does, without clipping."""
+    if facts.sample is None or facts.foreground is None:
+        return facts
     low, high = np.percentile(facts.sample, percentiles, axis=1)[..., None]
     width = np.where(high > low, high - low, 1)
-    inside = None if facts.foreground is None else (facts.foreground - low) / width
-    return replace(facts, sample=(facts.sample - low) / width, foreground=inside)
+    return replace(facts, sample=(facts.sample - low) / width, foreground=(facts.foreground - low) / width)
 
 
 def _density(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Share of the values in each bin, the most frequent one being 1."""
+    """Count the values in each bin, relative to the most frequent one."""
     counts = np.histogram(values, edges)[0]
     return counts / max(1, counts.max())

@@ -1,4 +1,4 @@
-"""The fingerprint of a data set: sizes, spacings, intensities and labels in numbers, ready for JSON."""
+"""The fingerprint of a data set: sizes, spacings, intensities and labels in numbers, for JSON."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ _ANATOMY = {"R": "left_right", "L": "left_right", "A": "front_back", "P": "front
 
 
 def make_fingerprint(data: CaseDataset, processor: SamedImageProcessor, cases: Sequence[CaseFacts]) -> dict[str, Any]:
-    """The fingerprint of a data set.
+    """Summarize a data set in numbers.
 
     Args:
         data: the data set.
         processor: how its scans were cut.
-        cases: what is known of those that could be read.
+        cases: measurements of the readable cases.
 
     Returns:
-        - `data`: "root", "layout", "name", "channels", "labels", "pictures".
+        - `data`: "root", "layout", "name", "channels", "labels", "pictures" (whether the files are 2-D images).
         - `cut`: how scans were cut: "orientation", "axis_order".
-        - `cases`: how many each split has; `readable`: of how many image and label could be read.
-        - `shape`: voxels along slices, height and width, each "min", "median", "max"; `spacing_mm` likewise, `None`
-          where no file says it; `shape_by_anatomy`, `spacing_by_anatomy_mm`: medians "left_right", "front_back",
-          "up_down", where the orientation is known.
-        - `orientations`, `image_types`: how many files have each.
-        - `slices`: how many "labelled" and "unlabelled" ones, by split.
+        - `cases`: number of cases of each split; `readable`: number of those with a readable image and label.
+        - `shape`: voxels along slices, height and width, each "min", "median", "max"; `spacing_mm` likewise, `None` if
+          unknown; `shape_by_anatomy`, `spacing_by_anatomy_mm`: medians "left_right", "front_back", "up_down", if the
+          orientation is known.
+        - `orientations`, `image_types`: number of files of each.
+        - `slices`: number of "labelled" and "unlabelled" ones, by split.
         - `bytes`: of the "largest_case" in memory, image and label, and of all cases decoded on "disk".
         - `intensity`: for each channel "min", "max" (exact) and "all" and "foreground", each with the number of voxels
-          "sampled", their "mean", "sd" and "percentiles". Every case adds as many voxels, so that none outweighs.
+          "sampled", their "mean", "sd" and "percentiles". All cases have the same number of samples.
         - `labels`: for each label "voxels" and "ml" in total, "voxels_per_case" and "ml_per_case" over the cases that
-          have it, "cases" (number), "share_of_cases", "by_split", "area_pixels" (median in the slices that show it),
+          have it, "cases" (number), "share_of_cases", "by_split", "area_pixels" (median in the slices with it),
           and "intensity_percentiles".
         - `per_case`: one row for each.
     """
@@ -59,7 +59,7 @@ def make_fingerprint(data: CaseDataset, processor: SamedImageProcessor, cases: S
         },
         "cut": {"orientation": processor.orientation, "axis_order": list(processor.axis_order)},
         "cases": {split: len(listed) for split, listed in names.items()},
-        "readable": sum(facts.sample is not None and facts.voxels is not None for facts in cases),
+        "readable": sum(facts.sample is not None and bool(facts.voxels) for facts in cases),
         "shape": _spans([facts.shape for facts in cases]),
         "spacing_mm": _spans([facts.spacing for facts in cases if facts.spacing is not None]),
         "shape_by_anatomy": _by_anatomy([facts.shape for facts in cases], processor),
@@ -75,27 +75,24 @@ def make_fingerprint(data: CaseDataset, processor: SamedImageProcessor, cases: S
 
 
 def pooled(cases: Sequence[CaseFacts], channel: int, label: int | None = None) -> np.ndarray:
-    """Sampled intensities of one channel over all cases.
+    """Return the sampled intensities of a channel over all cases.
 
     Args:
         cases: the cases.
-        channel: which one.
-        label: only within this label; 0 for within any.
+        channel: index of the channel.
+        label: only within this label; 0 for all labels.
     """
-    if label is None:
-        parts = [facts.sample[channel] for facts in cases if facts.sample is not None]
-    else:
-        parts = [
-            facts.foreground[channel] if label == 0 else facts.foreground[channel, facts.classes == label]
-            for facts in cases
-            if facts.foreground is not None
-        ]
-    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    parts = [np.zeros(0, np.float32)]
+    for facts in cases:
+        if label is None and facts.sample is not None:
+            parts.append(facts.sample[channel])
+        elif label is not None and facts.foreground is not None:
+            values = facts.foreground[channel]
+            parts.append(values if label == 0 else values[facts.classes == label])
+    return np.concatenate(parts)
 
 
-def _span(values: Sequence[float]) -> dict[str, float] | None:
-    if not len(values):
-        return None
+def _span(values: Sequence[float]) -> dict[str, float]:
     return {"min": _plain(min(values)), "median": _plain(np.median(values)), "max": _plain(max(values))}
 
 
@@ -106,7 +103,7 @@ def _spans(rows: Sequence[Sequence[float]]) -> dict[str, dict[str, float]] | Non
 
 
 def _by_anatomy(rows: Sequence[Sequence[float]], processor: SamedImageProcessor) -> dict[str, float] | None:
-    """Medians along the patient's axes of what is known along slices, height and width."""
+    """Return the medians along the patient's axes of values along slices, height and width."""
     if not rows or processor.orientation is None:
         return None
     names = [_ANATOMY[processor.orientation[axis]] for axis in processor.axis_order]
@@ -120,7 +117,7 @@ def _slices(cases: Sequence[CaseFacts]) -> dict[str, int]:
 
 
 def _bytes(cases: Sequence[CaseFacts]) -> dict[str, int]:
-    """A case's image in its own type, and its label, one byte for each voxel."""
+    """Count the bytes of a case's image in its own type, and of its label with one byte for each voxel."""
     sizes = [
         int(np.prod(facts.shape)) * (len(facts.low) * np.dtype(facts.image_type).itemsize + 1)
         for facts in cases
@@ -145,7 +142,7 @@ def _intensity(data: CaseDataset, cases: Sequence[CaseFacts]) -> dict[str, Any]:
 
 
 def channel_titles(data: CaseDataset) -> list[str]:
-    """The channels' names; equal ones get their number."""
+    """Return the channels' names; equal ones get their index."""
     names = data.channel_names
     return [name if names.count(name) == 1 else f"{name} {index}" for index, name in enumerate(names)]
 
@@ -166,16 +163,17 @@ def _percentiles(values: np.ndarray, which: Sequence[float]) -> dict[str, float]
 
 
 def _label(index: int, cases: Sequence[CaseFacts]) -> dict[str, Any]:
-    known = [facts for facts in cases if facts.voxels is not None]
+    known = [facts for facts in cases if facts.voxels]
     shows = [facts for facts in known if facts.voxels[index]]
     ml = [facts.voxels[index] * facts.voxel_ml for facts in shows if facts.voxel_ml is not None]
-    inside = pooled(cases, 0, index) if any(facts.foreground is not None for facts in cases) else np.zeros(0)
+    voxels = [facts.voxels[index] for facts in shows]
+    inside = pooled(cases, 0, index)
     return {
         "index": index,
-        "voxels": sum(facts.voxels[index] for facts in shows),
+        "voxels": sum(voxels),
         "ml": _plain(sum(ml)) if ml else None,
-        "voxels_per_case": _span([facts.voxels[index] for facts in shows]),
-        "ml_per_case": _span(ml),
+        "voxels_per_case": _span(voxels) if voxels else None,
+        "ml_per_case": _span(ml) if ml else None,
         "cases": len(shows),
         "share_of_cases": _plain(len(shows) / len(known)) if known else None,
         "by_split": dict(Counter(facts.split for facts in shows)),
@@ -185,7 +183,7 @@ def _label(index: int, cases: Sequence[CaseFacts]) -> dict[str, Any]:
 
 
 def _row(facts: CaseFacts, id2label: Mapping[int, str]) -> dict[str, Any]:
-    row: dict[str, Any] = {
+    return {
         "case": printable(facts.name),
         "split": facts.split,
         "shape": list(facts.shape),
@@ -194,15 +192,12 @@ def _row(facts: CaseFacts, id2label: Mapping[int, str]) -> dict[str, Any]:
         "image_type": facts.image_type,
         "min": [_plain(value) for value in facts.low],
         "max": [_plain(value) for value in facts.high],
-        "labelled_slices": sum(facts.labelled) if facts.voxels is not None else None,
-        "voxels": None,
+        "labelled_slices": sum(facts.labelled) if facts.voxels else None,
+        "voxels": {name: facts.voxels[index] for index, name in id2label.items() if index} if facts.voxels else None,
     }
-    if facts.voxels is not None:
-        row["voxels"] = {name: facts.voxels[index] for index, name in id2label.items() if index}
-    return row
 
 
 def _plain(value: float) -> float | int:
-    """A number for JSON: whole ones as such, others to six digits, which is more than the scanner knows."""
+    """Round a number to six significant digits; whole ones become integers."""
     number = float(value)
     return int(number) if number.is_integer() and abs(number) < 2**53 else float(f"{number:.6g}")

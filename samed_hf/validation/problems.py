@@ -1,9 +1,9 @@
-"""What is found in a data set: how bad it is, of which kind, and where."""
+"""Problems of a data set: severity, kind and case."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from ..utils.text import printable
 
@@ -16,7 +16,7 @@ KINDS = {
     "geometry": "Image and label don't fit together",
     "header": "Doubtful geometry in the header",
     "label-values": "Label values without a name",
-    "no-labels-between": "Label maps that are none",
+    "no-labels-between": "Label values that are no whole numbers",
     "not-finite": "NaN or infinite intensities",
     "constant": "Scans of one intensity",
     "range": "Intensities out of the layout's range",
@@ -34,7 +34,7 @@ KINDS = {
     "size": "Size",
     "orientation": "Orientation",
     "types": "Types of numbers",
-    "unused": "Files that nothing uses",
+    "unused": "Files without a case",
     "splits": "Splits",
     "data-set": "What the data set lacks",
 }
@@ -43,14 +43,14 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with a data set, or worth knowing.
+    """A problem of a data set.
 
     Attributes:
-        severity: "error": training would fail or its scores would lie; "warning": probably a mistake; "note".
+        severity: "error": training would fail or its scores would be wrong; "warning": probably a mistake; "note".
         kind: a key of [`KINDS`].
         text: what is wrong and what to do, one line.
-        case: the case's name; `None` where it is about the whole data set.
-        split: "train", "validation" or "test", where it is about one.
+        case: name of the case; `None` for the whole data set.
+        split: "train", "validation" or "test", if it concerns one.
     """
 
     severity: str
@@ -65,18 +65,12 @@ class Problem:
         return printable(self.text if self.case is None else f"{self.case}: {self.text}")
 
     def to_dict(self) -> dict[str, str | None]:
-        """The problem for JSON."""
-        return {
-            "severity": self.severity,
-            "kind": self.kind,
-            "case": self.case,
-            "split": self.split,
-            "text": printable(self.text),
-        }
+        """Return the problem for JSON."""
+        return asdict(self) | {"text": printable(self.text)}
 
 
 def sort_problems(problems: Iterable[Problem]) -> list[Problem]:
-    """The worst first, kinds and cases together."""
+    """Sort problems by severity, kind and case."""
     kinds = list(KINDS)
     return sorted(
         problems, key=lambda one: (SEVERITIES.index(one.severity), kinds.index(one.kind), one.case or "", one.text)

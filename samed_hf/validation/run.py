@@ -1,8 +1,8 @@
-"""A data set looked through: every case is read once, and let go before the next."""
+"""Validation of a data set: every case is read once, and released before the next."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -18,32 +18,34 @@ from .reading import read_for_faults
 
 __all__ = ["Validation", "validate_data"]
 
-_SAMPLED = 2_000_000
-"""Intensities kept over all cases, of whole scans and of labels each: 8 MB a channel."""
-_LEAST, _MOST = 200, 50_000
+_SAMPLES = 2_000_000
+"""Intensities sampled over all cases, of whole scans and of labels each: 8 MB a channel."""
+_MIN_SAMPLES, _MAX_SAMPLES = 200, 50_000  # of a case
+_DOUBTFUL = ("geometry", "swapped", "sparse", "label-values")
+"""Kinds of problems for which an image of the case helps."""
 
 
 @dataclass
 class Validation:
-    """What was found.
+    """Result of a validation.
 
     Attributes:
         data: the data set.
         processor: how its scans were cut.
-        cases: what is known of the cases that could be read, in the splits' order.
-        problems: what is wrong, the worst first.
-        pictures: JPEGs of some cases, by name.
+        cases: measurements of the readable cases, in the splits' order.
+        problems: problems, the worst first.
+        images: JPEGs of some cases, by name.
     """
 
     data: CaseDataset
     processor: SamedImageProcessor
     cases: list[CaseFacts] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
-    pictures: dict[str, bytes] = field(default_factory=dict)
+    images: dict[str, bytes] = field(default_factory=dict)
 
     def count(self, severity: str) -> int:
-        """How many problems are so bad."""
-        return sum(1 for problem in self.problems if problem.severity == severity)
+        """Return the number of problems of a severity."""
+        return sum(problem.severity == severity for problem in self.problems)
 
 
 def validate_data(
@@ -53,13 +55,16 @@ def validate_data(
     images_per_split: int = 3,
     progress: ProgressCallback | None = None,
 ) -> Validation:
-    """Look through a data set for what would spoil a training.
+    """Find problems of a data set that would spoil a training.
 
     Args:
-        data: the data set; nothing of it is changed.
-        processor: says how scans are cut; see [`~samed_hf.training.data.make_processor`].
-        images_per_split: how many cases of each split are drawn, and as many with doubtful labels.
+        data: the data set; it isn't changed.
+        processor: how to cut scans; see [`~samed_hf.data.make_processor`].
+        images_per_split: number of cases of each split to draw, and of cases with doubtful labels.
         progress: called with how many of how many cases are done.
+
+    Returns:
+        Problems, measurements and images.
     """
     validation = Validation(data, processor)
     splits: dict[str, str] = {}
@@ -67,37 +72,37 @@ def validate_data(
         for name in names:
             splits.setdefault(name, split)
     drawn = _spread(data, images_per_split)
-    budget = int(np.clip(_SAMPLED // max(1, len(splits)), _LEAST, _MOST))
+    budget = int(np.clip(_SAMPLES // max(1, len(splits)), _MIN_SAMPLES, _MAX_SAMPLES))
     for done, (name, split) in enumerate(splits.items(), 1):
-        _look_at(validation, name, split, budget, drawn, images_per_split)
+        _check(validation, name, split, budget, drawn, images_per_split)
         if progress is not None:
             progress(done, len(splits))
-    failed = len(splits) - sum(facts.voxels is not None for facts in validation.cases)
+    failed = len(splits) - sum(bool(facts.voxels) for facts in validation.cases)
     validation.problems = sort_problems([*validation.problems, *check_cohort(data, validation.cases, failed)])
     return validation
 
 
 def _spread(data: CaseDataset, count: int) -> set[str]:
-    """A few cases of each split, spread over it."""
-    drawn = set()
-    for names in splits_of(data).values():
-        for index in np.linspace(0, len(names) - 1, min(count, len(names))).round():
-            drawn.add(names[int(index)])
-    return drawn
+    """Return cases spread over each split."""
+    return {
+        names[int(index)]
+        for names in splits_of(data).values()
+        for index in np.linspace(0, len(names) - 1, min(count, len(names))).round()
+    }
 
 
-def _look_at(validation: Validation, name: str, split: str, budget: int, drawn: set[str], num_doubtful: int) -> None:
+def _check(validation: Validation, name: str, split: str, budget: int, drawn: set[str], max_doubtful: int) -> None:
+    """Read, measure, check and draw one case."""
     data, processor = validation.data, validation.processor
     reading = read_for_faults(data, name, processor)
     facts = measure_case(name, split, reading, len(data.id2label), budget)
-    found = [Problem(one.severity, one.kind, one.text, name, split) for one in reading.problems]
+    found = [replace(problem, case=name, split=split) for problem in reading.problems]
     if facts is not None:
         validation.cases.append(facts)
         found += check_case(facts, data.id2label, processor, rescaled=reading.rescaled)
-        doubtful = any(one.kind in ("geometry", "swapped", "sparse", "label-values") for one in found)
-        others = len(validation.pictures.keys() - drawn)
-        if name in drawn or (doubtful and others < num_doubtful):
-            picture = draw_case(facts, reading, data, processor, f"{name} · {split}")
-            if picture is not None:
-                validation.pictures[name] = picture
+        doubtful = any(problem.kind in _DOUBTFUL for problem in found)
+        if name in drawn or (doubtful and len(validation.images.keys() - drawn) < max_doubtful):
+            image = draw_case(facts, reading, data, processor, f"{name} · {split}")
+            if image is not None:
+                validation.images[name] = image
     validation.problems += found

@@ -1,4 +1,4 @@
-"""Every command as a user types it, on files as a user has them, good ones and bad ones."""
+"""Every command as a user types it, on valid and on invalid files."""
 
 import json
 import shutil
@@ -12,21 +12,21 @@ from PIL import Image
 from samed_hf import SamedForSemanticSegmentation
 from samed_hf.cli import main
 from samed_hf.data.layouts.synapse import SynapseData, write_lists, write_slice
-from samed_hf.inference.slices import predict_image
+from samed_hf.inference import predict_image
 
 from ..conftest import TINY_LABELS, TINY_SIZE
 
 
 @pytest.fixture
 def scans(tmp_path):
-    """A folder with two scans, one of them oblique and of an uncommon data type."""
-    folder = tmp_path / "scans"
-    folder.mkdir()
+    """A directory with two scans, one of them oblique and of an uncommon data type."""
+    directory = tmp_path / "scans"
+    directory.mkdir()
     generator = np.random.default_rng(0)
     affine = np.array([[-0.8, 0.2, 0, 90], [0.2, 0.8, 0, -100], [0, 0, 3, 20], [0, 0, 0, 1.0]])
-    nib.save(nib.Nifti1Image(generator.normal(50, 90, (40, 36, 5)).astype(np.int16), affine), folder / "a.nii.gz")
-    nib.save(nib.Nifti1Image(generator.normal(50, 90, (20, 24, 3)), np.diag([2, 2, 5, 1.0])), folder / "b.nii")
-    return folder
+    nib.save(nib.Nifti1Image(generator.normal(50, 90, (40, 36, 5)).astype(np.int16), affine), directory / "a.nii.gz")
+    nib.save(nib.Nifti1Image(generator.normal(50, 90, (20, 24, 3)), np.diag([2, 2, 5, 1.0])), directory / "b.nii")
+    return directory
 
 
 def run(*argv) -> int:
@@ -53,7 +53,7 @@ def test_predict_writes_each_scans_labels_on_its_own_grid(tiny_adapter, scans, t
 
 
 @pytest.mark.parametrize("protocol", ["strict", "samed"])
-def test_evaluate_writes_scores_and_pictures(tiny_adapter, tiny_data, tmp_path, capsys, protocol):
+def test_evaluate_writes_scores_and_images(tiny_adapter, tiny_data, tmp_path, capsys, protocol):
     out = tmp_path / "scores"
     assert run("evaluate", tiny_adapter, "--data", tiny_data, "--output", out, "--protocol", protocol) == 0
     metrics = json.loads((out / "metrics.json").read_text())
@@ -68,8 +68,8 @@ def test_evaluate_writes_scores_and_pictures(tiny_adapter, tiny_data, tmp_path, 
 def test_a_merged_model_predicts_like_its_adapter(tiny_adapter, scans, tmp_path):
     model = SamedForSemanticSegmentation.from_pretrained(tiny_adapter)
     model.merge_and_unload().save_pretrained(tmp_path / "merged")
-    for name, place in (("adapter", tiny_adapter), ("merged", tmp_path / "merged")):
-        assert run("predict", place, scans / "a.nii.gz", "--output", tmp_path / name) == 0
+    for name, path in (("adapter", tiny_adapter), ("merged", tmp_path / "merged")):
+        assert run("predict", path, scans / "a.nii.gz", "--output", tmp_path / name) == 0
     first, second = (np.asarray(nib.load(tmp_path / name / "a.nii.gz").dataobj) for name in ("adapter", "merged"))
     assert (first == second).mean() > 0.999
 
@@ -84,21 +84,7 @@ def test_prepare_phantom_is_the_same_every_time(tmp_path):
     assert len(one.train_slices) == 24
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["predict", "--help"], ["train", "--help"], ["prepare", "--help"]])
-def test_help(argv, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(argv)
-    assert stopped.value.code == 0
-    assert "usage: samed-hf" in capsys.readouterr().out
-
-
-def test_unknown_flags_exit_2():
-    with pytest.raises(SystemExit) as stopped:
-        main(["evaluate", "adapter", "--colour", "red"])
-    assert stopped.value.code == 2
-
-
-# Bad input: one line on standard error, exit status 2, nothing written.
+# Invalid input: one line on standard error, exit status 2, nothing written.
 
 
 def refuse(capsys, out, *argv) -> str:
@@ -120,7 +106,7 @@ def train(capsys, tmp_path, model, data, *flags) -> str:
 
 @pytest.fixture
 def data(tiny_data, tmp_path):
-    """A copy of the data that a test can spoil."""
+    """A copy of the data that a test can change."""
     return shutil.copytree(tiny_data, tmp_path / "data")
 
 
@@ -135,7 +121,7 @@ def test_missing_data(tiny_adapter, tiny_sam, tmp_path, capsys):
     assert "lists_Synapse" in train(capsys, tmp_path, tiny_sam, tmp_path / "empty")
 
 
-def test_a_list_that_names_a_file_that_is_not_there(tiny_adapter, tiny_sam, data, tmp_path, capsys):
+def test_a_list_with_the_name_of_a_missing_file(tiny_adapter, tiny_sam, data, tmp_path, capsys):
     (data / "train_npz" / "case0002_slice001.npz").unlink()
     assert "case0002_slice001" in train(capsys, tmp_path, tiny_sam, data)
     (data / "test_vol_h5" / "case0006.npy.h5").unlink()
@@ -160,7 +146,7 @@ def test_a_case_to_train_on_and_to_score(tiny_sam, data, tmp_path, capsys):
     assert "case0002 in train.txt and in test_vol.txt" in train(capsys, tmp_path, tiny_sam, data)
 
 
-def test_labels_between_the_whole_numbers(tiny_sam, data, tmp_path, capsys):
+def test_labels_that_are_no_integers(tiny_sam, data, tmp_path, capsys):
     np.savez(data / "train_npz" / "case0001_slice002.npz", image=np.zeros((48, 48)), label=np.full((48, 48), 0.5))
     assert "case0001_slice002.npz holds a label with values between" in train(capsys, tmp_path, tiny_sam, data)
 
@@ -174,7 +160,7 @@ def test_image_and_label_of_different_shapes(tiny_sam, data, tmp_path, capsys):
 
 
 def test_nan_in_an_image(tiny_adapter, data, scans, tmp_path, capsys):
-    """Of cases that are trained on, tests/test_unfit_cases.py tells."""
+    """For cases of the training split, see tests/training/test_unfit_cases.py."""
     with h5py.File(data / "test_vol_h5" / "case0006.npy.h5", "r+") as file:
         file["image"][0, 0, 0] = np.nan
     assert "case0006.npy.h5 holds 1 NaN" in evaluate(capsys, tmp_path, tiny_adapter, data)
@@ -191,20 +177,20 @@ def test_an_image_size_that_is_no_multiple_of_16(tiny_sam, tiny_data, tmp_path, 
 
 def test_a_checkpoint_that_is_not_sam(tiny_data, tiny_adapter, tmp_path, capsys):
     for name, content in (("bert", {"model_type": "bert"}), ("hq", {"model_type": "sam_hq"})):
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "config.json").write_text(json.dumps(content))
-        assert f"model_type is '{content['model_type']}'" in train(capsys, tmp_path, folder, tiny_data)
+        directory = tmp_path / name
+        directory.mkdir()
+        (directory / "config.json").write_text(json.dumps(content))
+        assert f"model_type is '{content['model_type']}'" in train(capsys, tmp_path, directory, tiny_data)
     (tmp_path / "nothing").mkdir()
     assert "config.json" in train(capsys, tmp_path, tmp_path / "nothing", tiny_data)
     assert "is a SAMed model" in train(capsys, tmp_path, tiny_adapter, tiny_data)
 
 
 def test_an_adapter_whose_base_cannot_be_found(tiny_adapter, tiny_data, tmp_path, capsys):
-    folder = shutil.copytree(tiny_adapter, tmp_path / "adapter")
-    config = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "/no/such/sam"}))
-    message = evaluate(capsys, tmp_path, folder, tiny_data)
+    directory = shutil.copytree(tiny_adapter, tmp_path / "adapter")
+    config = json.loads((directory / "adapter_config.json").read_text())
+    (directory / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "/no/such/sam"}))
+    message = evaluate(capsys, tmp_path, directory, tiny_data)
     assert "needs the base model '/no/such/sam'" in message
     assert "base_model_name_or_path" in message
 
@@ -217,7 +203,7 @@ def test_an_adapter_of_other_labels_than_the_data(tiny_adapter, data, tmp_path, 
 def test_predict_refuses_to_write_over_a_scan(tiny_adapter, scans, tmp_path, capsys):
     before = (scans / "a.nii.gz").read_bytes()
     assert run("predict", tiny_adapter, scans / "a.nii.gz", "--output", scans) == 2
-    assert "choose another folder" in error_of(capsys)
+    assert "choose another directory" in error_of(capsys)
     assert (scans / "a.nii.gz").read_bytes() == before
     shutil.copytree(scans, tmp_path / "more")
     assert run("predict", tiny_adapter, scans, tmp_path / "more", "--output", tmp_path / "out", "--no_preview") == 0
@@ -230,38 +216,38 @@ def test_a_plain_sam_predicts_nothing(tiny_sam, scans, tmp_path, capsys):
     assert "no SAMed model" in error_of(capsys)
 
 
-def test_predict_keeps_what_is_there(tiny_adapter, scans, tmp_path, capsys):
+def test_predict_keeps_existing_segmentations(tiny_adapter, scans, tmp_path, capsys):
     out = tmp_path / "there"
     assert run("predict", tiny_adapter, scans, "--output", out) == 0
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     capsys.readouterr()
     assert run("predict", tiny_adapter, scans, "--output", out) == 2
-    assert "is there already" in error_of(capsys)
+    assert "exists already" in error_of(capsys)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
     assert run("predict", tiny_adapter, scans, "--output", out, "--overwrite") == 0
 
 
-def test_predict_reads_pictures(tiny_adapter, tmp_path, capsys):
-    picture = np.random.default_rng(0).integers(0, 255, (40, 50), dtype=np.uint8)
-    Image.fromarray(picture).save(tmp_path / "slice.png")
+def test_predict_reads_images(tiny_adapter, tmp_path, capsys):
+    image = np.random.default_rng(0).integers(0, 255, (40, 50), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "slice.png")
     assert run("predict", tiny_adapter, tmp_path / "slice.png", "--output", tmp_path / "out") == 0
     assert "pixels" in capsys.readouterr().out
     model = SamedForSemanticSegmentation.from_pretrained(tiny_adapter)
     written = np.asarray(Image.open(tmp_path / "out" / "slice.png"))
-    np.testing.assert_array_equal(written, predict_image(model, picture)[0])
+    np.testing.assert_array_equal(written, predict_image(model, image)[0])
     (tmp_path / "torn.png").write_bytes((tmp_path / "slice.png").read_bytes()[:100])
     assert run("predict", tiny_adapter, tmp_path / "torn.png", "--output", tmp_path / "out") == 2
     assert "cannot be read as a picture" in error_of(capsys)
 
 
 @pytest.mark.parametrize("flag", [["--batch_size", "0"], ["--batch_size", "-1"]])
-def test_batches_of_no_slice(tiny_adapter, scans, tmp_path, capsys, flag):
+def test_batch_sizes_below_1(tiny_adapter, scans, tmp_path, capsys, flag):
     assert "batch_size is" in refuse(
         capsys, tmp_path / "out", "predict", tiny_adapter, scans, "--output", tmp_path / "out", *flag
     )
 
 
-def test_evaluate_says_which_cases_were_trained_on(tiny_sam, tiny_data, tmp_path, capsys):
+def test_evaluate_warns_of_cases_that_were_trained_on(tiny_sam, tiny_data, tmp_path, capsys):
     flags = {"model_name_or_path": tiny_sam, "data_dir": tiny_data, "output_dir": tmp_path / "run", "image_size": 64}
     flags |= {"max_train_steps": 1, "per_device_train_batch_size": 2, "report_to": "none"}
     assert main(["train", *(f"--{key}={value}" for key, value in flags.items())]) == 0
@@ -273,6 +259,6 @@ def test_evaluate_says_which_cases_were_trained_on(tiny_sam, tiny_data, tmp_path
     assert "warning     5 of these cases were trained on" in capsys.readouterr().err
 
 
-def test_a_fold_of_no_folds(tiny_sam, tiny_data, tmp_path, capsys):
+def test_a_fold_without_folds(tiny_sam, tiny_data, tmp_path, capsys):
     assert main(["train", f"--data_dir={tiny_data}", "--fold=1", f"--output_dir={tmp_path / 'run'}"]) == 2
     assert "declares no folds: give --num_folds too" in capsys.readouterr().err

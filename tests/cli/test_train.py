@@ -1,4 +1,4 @@
-"""The journey of the example script: trained, scored, pictured, described, and used again."""
+"""The journey of the example script: training, scores, images, card, and use of the adapter."""
 
 import csv
 import json
@@ -23,29 +23,31 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The example script without data and model, as a newcomer starts it but for its length; and what it printed."""
-    folder = tmp_path_factory.mktemp("run") / "samed"
-    flags = ["--image_size", TINY_SIZE, "--max_train_steps", 12, "--output_dir", folder]
+    """Directory and output of the example script without data and model, shortened."""
+    directory = tmp_path_factory.mktemp("run") / "samed"
+    flags = ["--image_size", TINY_SIZE, "--max_train_steps", 12, "--output_dir", directory]
     script = [sys.executable, "examples/train_synapse.py", *map(str, flags)]
     result = subprocess.run(script, capture_output=True, text=True, cwd=ROOT, env=os.environ, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
-    return folder, result.stdout
+    return directory, result.stdout
 
 
-def test_it_says_what_it_does_and_prints_the_table(run):
-    folder, printed = run
+@pytest.mark.slow
+def test_it_prints_the_data_the_steps_and_the_scores(run):
+    directory, printed = run
     assert "RANDOM weights" in printed
     assert "synthetic phantom patients: 18 cases to train on, 2 held out for validation, 6 to score" in printed
     assert "step 12/12" in printed
-    mean = json.loads((folder / "metrics.json").read_text())["mean"]["dice"]
+    mean = json.loads((directory / "metrics.json").read_text())["mean"]["dice"]
     rows = [line.split() for line in printed.splitlines()]
     assert ["mean", f"{mean:.4f}"] in [row[:2] for row in rows if row]
     assert "left kidney" in printed
-    assert f"samed-hf predict {folder}" in printed
+    assert f"samed-hf predict {directory}" in printed
 
 
-def test_it_leaves_an_adapter_scores_and_pictures(run):
-    folder, _ = run
+@pytest.mark.slow
+def test_it_writes_an_adapter_scores_and_images(run):
+    directory, _ = run
     assert {
         "README.md",
         "adapter_config.json",
@@ -58,52 +60,56 @@ def test_it_leaves_an_adapter_scores_and_pictures(run):
         "training_curve.png",
         "training_log.csv",
         "training_settings.json",
-    } <= {path.name for path in folder.iterdir()}
+    } <= {path.name for path in directory.iterdir()}
     for name in ("overlay.png", "training_curve.png"):
-        with Image.open(folder / name) as picture:
-            assert min(picture.size) > 400
-            assert picture.convert("L").getextrema() != (0, 0)
-    metrics = json.loads((folder / "metrics.json").read_text())
+        with Image.open(directory / name) as image:
+            assert min(image.size) > 400
+            assert image.convert("L").getextrema() != (0, 0)
+    metrics = json.loads((directory / "metrics.json").read_text())
     assert sorted(metrics["per_case"]) == [f"phantom{number:04d}" for number in range(20, 26)]
-    assert json.loads((folder / "training_settings.json").read_text())["seed"] == 0
+    assert json.loads((directory / "training_settings.json").read_text())["seed"] == 0
 
 
-def test_log_file_and_tensorboard_tell_the_same(run):
-    folder, _ = run
-    rows = list(csv.DictReader((folder / "training_log.csv").open()))
-    events = EventAccumulator(str(next(folder.glob("runs/**/events*")).parent)).Reload()
+@pytest.mark.slow
+def test_log_file_and_tensorboard_agree(run):
+    directory, _ = run
+    rows = list(csv.DictReader((directory / "training_log.csv").open()))
+    events = EventAccumulator(str(next(directory.glob("runs/**/events*")).parent)).Reload()
     for key in ("loss", "learning_rate"):
         assert [event.value for event in events.Scalars(key)] == pytest.approx([float(row[key]) for row in rows])
     assert len(rows) == 12
 
 
-def test_the_card_holds_the_runs_numbers(run):
-    folder, _ = run
-    card = (folder / "README.md").read_text()
-    mean = json.loads((folder / "metrics.json").read_text())["mean"]["dice"]
+@pytest.mark.slow
+def test_the_card_has_the_scores_of_the_run(run):
+    directory, _ = run
+    card = (directory / "README.md").read_text()
+    mean = json.loads((directory / "metrics.json").read_text())["mean"]["dice"]
     assert f"{mean:.4f}" in card
     assert "random weights" in card
     assert "not a medical device" in card
 
 
+@pytest.mark.slow
 def test_the_adapter_predicts_a_scan(run, tmp_path):
-    folder, _ = run
+    directory, _ = run
     scan = np.random.default_rng(0).normal(40, 80, (32, 32, 4)).astype(np.int16)
     nib.save(nib.Nifti1Image(scan, np.diag([2, 2, 5, 1.0])), tmp_path / "scan.nii.gz")
-    assert main(["predict", str(folder), str(tmp_path / "scan.nii.gz"), "--output", str(tmp_path / "out")]) == 0
+    assert main(["predict", str(directory), str(tmp_path / "scan.nii.gz"), "--output", str(tmp_path / "out")]) == 0
     assert nib.load(tmp_path / "out" / "scan.nii.gz").shape == scan.shape
 
 
+@pytest.mark.slow
 def test_the_run_can_be_moved(run, tmp_path):
-    folder, _ = run
+    directory, _ = run
     moved = tmp_path / "moved"
-    os.rename(folder, moved)
+    os.rename(directory, moved)
     try:
         assert main(["evaluate", str(moved), "--data", str(moved / "phantom"), "--output", str(tmp_path / "out")]) == 0
     finally:
-        os.rename(moved, folder)
+        os.rename(moved, directory)
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["mean"] == pytest.approx(
-        json.loads((folder / "metrics.json").read_text())["mean"]
+        json.loads((directory / "metrics.json").read_text())["mean"]
     )
 
 
@@ -131,7 +137,7 @@ def test_every_setting_is_a_flag_of_the_design():
     assert flags <= set(SamedTrainingArguments().to_dict())
 
 
-def test_a_preset_says_where_the_run_leaves_it(tiny_sam, tiny_data, tmp_path, capsys):
+def test_the_deviations_from_a_preset(tiny_sam, tiny_data, tmp_path, capsys):
     flags = [
         "--preset",
         "samed_s",
@@ -149,16 +155,16 @@ def test_a_preset_says_where_the_run_leaves_it(tiny_sam, tiny_data, tmp_path, ca
     assert settings["augmentation"] == "samed"
     assert settings["lr_warmup_steps"] == 250
     assert settings["deviations"] == [
-        "model_name_or_path a local folder instead of facebook/sam-vit-base",
+        "model_name_or_path a local directory instead of facebook/sam-vit-base",
         f"image_size {TINY_SIZE} instead of 512",
         "effective_batch_size 4 instead of 24",
         "max_train_steps 2 instead of none",
         "input_size 48 instead of 224",
     ]
     printed, card = capsys.readouterr().out, (tmp_path / "run" / "README.md").read_text()
-    for place in (printed, card):
-        assert "samed_s" in place
-        assert "effective_batch_size 4 instead of 24" in place
+    for text in (printed, card):
+        assert "samed_s" in text
+        assert "effective_batch_size 4 instead of 24" in text
     assert str(tmp_path) not in card
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["protocol"] == "samed"
     adapter = json.loads((tmp_path / "run" / "adapter_config.json").read_text())

@@ -18,17 +18,17 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """What fits is computed for minutes; tests/test_memory_estimate.py looks at it."""
+    """Estimates of memory take seconds; test_memory.py tests them."""
     fit = {"batch_size": 4, "flags": "--gradient_checkpointing", "bytes": 3.2e9}
     monkeypatch.setattr(doctor_module, "_fits", lambda devices: {"cpu": {"ViT-B": fit, "ViT-H": None}})
 
 
-def test_all_is_well_here(capsys):
+def test_a_complete_machine(capsys):
     assert main(["doctor"]) == 0
     printed = capsys.readouterr().out
     assert "torch 2." in printed
-    assert "verdict     all that is required is there" in printed
-    assert "fits        cpu: ViT-B, 4 slices at once with --gradient_checkpointing, about 3.2 GB" in printed
+    assert "verdict     all required packages work" in printed
+    assert "fits        cpu: ViT-B, 4 slices in a batch with --gradient_checkpointing, about 3.2 GB" in printed
     assert "ViT-H can't be trained" in printed
     assert "Hub         offline: HF_HUB_OFFLINE is set" in printed  # as all tests are
 
@@ -53,10 +53,10 @@ def test_what_is_missing_or_out_of_range_ends_with_1(monkeypatch, capsys):
     assert "is out of range, expected >=99: pip install 'torch>=99'" in printed
     assert "no-such-package: isn't installed, expected >=1: pip install 'no-such-package>=1'" in printed
     assert "gone" not in printed
-    assert printed.splitlines()[-1] == "verdict     a training can't run here yet"
+    assert printed.splitlines()[-1] == "verdict     training can't run here yet"
 
 
-def test_without_packaging_the_ranges_arent_looked_at_and_it_is_told(monkeypatch):
+def test_without_packaging_no_range_is_checked_and_it_is_reported_as_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "packaging", None)
     monkeypatch.setitem(sys.modules, "packaging.specifiers", None)
     missing = doctor_module.diagnose()["missing"]
@@ -88,7 +88,7 @@ def test_importing_the_package_shows_what_is_broken(tmp_path):
     assert done.stderr.splitlines()[-1] == "ImportError: no peft"
 
 
-def test_the_hub_is_asked_briefly_and_may_be_away(monkeypatch):
+def test_the_hub_may_be_unreachable(monkeypatch):
     asked = []
 
     class Session:
@@ -107,7 +107,7 @@ def test_the_hub_is_asked_briefly_and_may_be_away(monkeypatch):
     assert machine_facts.find_hub()["state"] == "offline"
 
 
-def test_a_gpu_is_told_with_what_it_can(monkeypatch):
+def test_a_gpu_and_its_data_types(monkeypatch):
     class Properties:
         name, major, minor, total_memory = "Some GPU", 7, 5, 16_000_000_000
 
@@ -123,6 +123,6 @@ def test_a_gpu_is_told_with_what_it_can(monkeypatch):
     assert "cuda:0: Some GPU, compute capability 7.5, 16.0 GB, 12.0 GB of it free, has no bfloat16" in lines
 
 
-def test_little_disk_is_told(monkeypatch):
+def test_low_disk_gives_a_warning(monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda place: type("Usage", (), {"free": 1e9}))
     assert any("has only 1.0 GB free" in line for line in doctor_module.diagnose()["warnings"])

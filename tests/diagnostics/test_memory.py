@@ -1,17 +1,29 @@
 """The memory of a training step against steps with real numbers, and by hand."""
 
+import re
+import shlex
 from dataclasses import replace
 
 import pytest
 import torch
 
-from samed_hf.diagnostics.memory import LiveBytes, StepSettings, estimate_training, make_meta_model, read_base_config
-from samed_hf.diagnostics.memory_table import base_config, fitting_batches
+from samed_hf.cli import main
+from samed_hf.diagnostics.fitting import base_config, fitting_batches
+from samed_hf.diagnostics.live_bytes import LiveBytes
+from samed_hf.diagnostics.memory import (
+    MemoryEstimate,
+    StepSettings,
+    estimate_training,
+    make_meta_model,
+    read_base_config,
+)
 from samed_hf.model import attention
 from samed_hf.model.configuration_samed import SamedConfig
 from samed_hf.model.lora import cast_frozen, samed_lora_config
 from samed_hf.model.losses import segmentation_loss
 from samed_hf.model.modeling_samed import SamedForSemanticSegmentation
+
+from ..data_folders import make_scans, write_nnunet
 
 SETTINGS = StepSettings(image_size=128, num_labels=3, fused=False)
 
@@ -69,6 +81,22 @@ def test_older_tensors_and_their_views_dont_count():
     assert live.now == 0
 
 
+def test_live_bytes_by_hand():
+    with LiveBytes() as live:
+        one = torch.empty(1000, device="meta")
+        two = one + 1
+        view = two.view(10, 100)
+        assert live.now == live.peak == 8000
+        del two
+        assert live.now == 8000  # the view holds it
+        del view
+        assert live.now == 4000
+        three = torch.empty(500, device="meta")
+        assert (live.now, live.peak) == (6000, 8000)
+        del three, one
+    assert (live.now, live.peak) == (0, 8000)
+
+
 def test_weights_and_moments_by_hand(base):
     memory = estimate_training(base, SETTINGS)
     model = make_meta_model(base, SETTINGS)
@@ -79,8 +107,8 @@ def test_weights_and_moments_by_hand(base):
     assert memory.total == memory.weights + memory.optimizer + memory.step
     average = estimate_training(base, replace(SETTINGS, ema=True))
     assert average.optimizer == 12 * memory.trained
-    together = estimate_training(base, replace(SETTINGS, num_processes=2))
-    assert together.step == memory.step + 4 * memory.trained
+    distributed = estimate_training(base, replace(SETTINGS, num_processes=2))
+    assert distributed.step == memory.step + 4 * memory.trained
 
 
 def test_moments_of_eight_bits(base):
@@ -126,14 +154,54 @@ def test_the_published_sizes_are_those(model, count):
 
 
 def test_what_fits_grows_with_what_is_free(monkeypatch):
-    monkeypatch.setattr("samed_hf.diagnostics.memory_table._VISION", {"ViT-B": {}})
-    free = {"little": 1e8, "some": 0.6e9, "much": 1e12}
-    found = {device: row["ViT-B"] for device, row in fitting_batches(free, ["some"]).items()}
-    assert found["little"] is None
-    assert found["some"]["batch_size"] in (1, 4)
-    assert found["some"]["bytes"] <= 0.6e9
-    assert "--frozen_dtype bfloat16" in found["some"]["flags"]
-    assert (found["much"]["batch_size"], found["much"]["flags"]) == (12, "")
-    older = fitting_batches({"cuda:0": 1e9, "cpu": 1e9}, [])
-    assert older["cuda:0"]["ViT-B"]["flags"] == "--mixed_precision fp16 --gradient_checkpointing"
-    assert older["cpu"]["ViT-B"]["flags"] == "--gradient_checkpointing"
+    small = {"hidden_size": 256, "num_hidden_layers": 2, "global_attn_indexes": [1]}
+    monkeypatch.setattr("samed_hf.diagnostics.fitting.MODELS", {"small": small})
+    checkpointing = StepSettings(gradient_checkpointing=True, batch_size=4)
+    half = replace(checkpointing, mixed_precision=True)
+    total = estimate_training(base_config("small"), replace(half, frozen_bfloat16=True)).total
+    free = {"none": 1e7, "slim": total, "all": 1e12}
+    found = {device: row["small"] for device, row in fitting_batches(free, ["slim"]).items()}
+    slim = "--mixed_precision bf16 --frozen_dtype bfloat16 --gradient_checkpointing"
+    assert found["none"] is None
+    assert found["slim"] == {"batch_size": 4, "flags": slim, "bytes": total}
+    assert (found["all"]["batch_size"], found["all"]["flags"]) == (12, "")
+    for device, flags, settings in (
+        ("cuda:0", "--mixed_precision fp16 --gradient_checkpointing", half),
+        ("cpu", "--gradient_checkpointing", checkpointing),
+    ):
+        total = estimate_training(base_config("small"), settings).total
+        fit = fitting_batches({device: total}, [])[device]["small"]
+        assert fit == {"batch_size": 4, "flags": flags, "bytes": total}
+
+
+def test_the_base_is_sam_vit_base_unless_another_is_named(tiny_sam, tmp_path):
+    model = make_meta_model(read_base_config(None), StepSettings(image_size=128))
+    assert 85e6 < sum(one.numel() for one in model.parameters()) < 105e6
+    with pytest.raises(FileNotFoundError, match="model_name_or_path"):
+        read_base_config(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match="model_type"):
+        read_base_config(str(tmp_path))
+
+
+def test_the_estimates_of_one_model(base):
+    memory = MemoryEstimate(base, SETTINGS)
+    assert memory.training(3) == estimate_training(base, replace(SETTINGS, batch_size=3))
+    checkpointed = memory.training(3, gradient_checkpointing=True)
+    assert checkpointed == estimate_training(base, replace(SETTINGS, batch_size=3, gradient_checkpointing=True))
+    assert checkpointed.total < memory.training(3).total
+    one, two, three = (memory.prediction(size) for size in (1, 2, 3))
+    assert three - two == two - one > 0
+    assert one - (two - one) == 4 * memory.training(1).parameters
+
+
+def test_validate_and_dry_run_print_the_same_memory(tiny_sam, tmp_path, capsys):
+    """For the command that validate suggests."""
+    data = write_nnunet(tmp_path / "data", make_scans(6, (30, 34, 5)))
+    output = ["--output", str(tmp_path / "out"), "--model_name_or_path", str(tiny_sam)]
+    assert main(["validate", str(data), *output]) in (0, 1)
+    printed = capsys.readouterr().out
+    command = shlex.split(re.search(r"^samed-hf train .*$", printed, re.M)[0])
+    assert main([*command[1:], "--dry_run", "--report_to", "none"]) == 0
+    numbers = re.compile(r"about [\d.]+ GB: .* slices")
+    assert numbers.search(capsys.readouterr().out)[0] == numbers.search(printed)[0]

@@ -32,15 +32,15 @@ ADAPTER = {"r": 4, "base_model_name_or_path": "facebook/sam-vit-base", "revision
 def card(tmp_path):
     """Writes the files of a run with some things changed, then its card, and reads it."""
 
-    def write(name="ward/discs", pictures=(), **changes):
+    def write(name="ward/discs", images=(), **changes):
         files = {"config": CONFIG, "adapter_config": ADAPTER, "metrics": METRICS, "training_settings": SETTINGS}
         for file, content in (files | changes).items():
             (tmp_path / f"{file}.json").unlink(missing_ok=True)
             if content is not None:
                 (tmp_path / f"{file}.json").write_text(json.dumps(content))
-        for picture in pictures:
-            (tmp_path / picture).parent.mkdir(exist_ok=True)
-            (tmp_path / picture).write_bytes(b"png")
+        for image in images:
+            (tmp_path / image).parent.mkdir(exist_ok=True)
+            (tmp_path / image).write_bytes(b"png")
         write_card(tmp_path, name=name)
         return ModelCard.load(tmp_path / "README.md")
 
@@ -80,7 +80,7 @@ def test_the_hubs_scores_are_those_of_the_file_to_the_last_digit(card):
 def test_a_base_that_is_not_on_the_hub_is_not_named(card):
     page = card(adapter_config=ADAPTER | {"base_model_name_or_path": "/home/someone/sam"})
     assert not {"base_model", "base_model_relation"} & set(page.data.to_dict())
-    assert "The base model isn't named on the Hub" in page.text
+    assert "The base model is not on the Hub" in page.text
     assert "/home/someone" not in page.content
 
 
@@ -162,9 +162,9 @@ def test_it_says_how_far_it_is_the_papers_run(card):
     assert "paper's run" not in card().text
 
 
-def test_pictures_are_shown_where_they_are(card):
+def test_existing_images_are_shown(card):
     assert "overlay.png" not in card().text
-    page = card(pictures=["overlay.png", "examples/case0006-slice-3.png"])
+    page = card(images=["overlay.png", "examples/case0006-slice-3.png"])
     assert "![overlay](overlay.png)" in page.text
     assert page.data.to_dict()["widget"] == [
         {"src": "examples/case0006-slice-3.png", "example_title": "case0006-slice-3"}

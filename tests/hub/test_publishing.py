@@ -1,4 +1,4 @@
-"""From a training to every way of loading its adapter by name: the Hub journey, each step a process of its own."""
+"""The journey over the Hub, from a training to every way of loading its adapter; each step is a process of its own."""
 
 import json
 import re
@@ -16,6 +16,8 @@ from PIL import Image
 from samed_hf import SamedForSemanticSegmentation
 
 from ..loopback_hub import LoopbackHub, Repository
+
+pytestmark = pytest.mark.slow
 
 NAME = "me/discs"
 
@@ -36,14 +38,23 @@ def hub(tiny_sam):
 
 @pytest.fixture(scope="module")
 def trained(hub, tiny_data, tmp_path_factory):
-    """A run that pushed its adapter: its folder and what it printed. Its base model comes from the Hub."""
-    folder = tmp_path_factory.mktemp("run") / "out"
-    flags = ["--model_name_or_path", "lab/sam", "--data_dir", tiny_data, "--output_dir", folder, "--image_size", "64"]
+    """Directory and output of a run that pushed its adapter. Its base model comes from the Hub."""
+    directory = tmp_path_factory.mktemp("run") / "out"
+    flags = [
+        "--model_name_or_path",
+        "lab/sam",
+        "--data_dir",
+        tiny_data,
+        "--output_dir",
+        directory,
+        "--image_size",
+        "64",
+    ]
     flags += ["--max_train_steps", "4", "--per_device_train_batch_size", "2", "--report_to", "none", "--rank", "2"]
     flags += ["--push_to_hub", "--push_every", "2", "--hub_model_id", NAME, "--with_handler", "--hub_pictures"]
     environment = hub.environment(tmp_path_factory.mktemp("home"))
     result = run(environment, "-m", "samed_hf.cli", "train", *map(str, flags))
-    return folder, result.stdout
+    return directory, result.stdout
 
 
 WAYS = """
@@ -89,7 +100,7 @@ assert model.config.num_labels == 3
 
 
 def test_every_way_of_loading_gives_the_trained_models_logits(hub, trained, tmp_path):
-    folder, _ = trained
+    directory, _ = trained
     hub.repositories[NAME].refs["v1"] = hub.repositories[NAME].refs["main"]
     pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     torch.save(pixels, tmp_path / "pixels.pt")
@@ -102,7 +113,7 @@ with torch.no_grad():
     torch.save(model(torch.load(sys.argv[2])).logits, sys.argv[3])
 """
     files = [str(tmp_path / "pixels.pt"), str(tmp_path / "expected.pt")]
-    run(environment, "-c", ours, str(folder), *files)
+    run(environment, "-c", ours, str(directory), *files)
     (tmp_path / "script.py").write_text(WAYS)
     fresh = hub.environment(tmp_path / "another-home")
     result = run(fresh, str(tmp_path / "script.py"), NAME, *files, str(tmp_path / "cache"))
@@ -110,13 +121,13 @@ with torch.no_grad():
     assert result.stdout.splitlines() == ways
 
 
-def test_the_run_pushed_on_its_way_and_at_its_end(hub, trained):
+def test_the_run_pushed_during_training_and_at_its_end(hub, trained):
     _, output = trained
     assert output.count(f"pushed      {hub.url}/{NAME}") == 2
-    assert len(hub.repositories[NAME].commits) == 3  # the repository's making, step 2, the end
+    assert len(hub.repositories[NAME].commits) == 3  # its creation, step 2, the end
 
 
-def test_the_repository_names_the_base_models_commit_and_holds_none_of_it(hub, trained):
+def test_the_repository_names_the_base_models_commit_and_has_none_of_its_weights(hub, trained):
     files = hub.files(NAME)
     config = json.loads(files["adapter/adapter_config.json"])
     assert config["base_model_name_or_path"] == "lab/sam"
@@ -125,7 +136,7 @@ def test_the_repository_names_the_base_models_commit_and_holds_none_of_it(hub, t
     assert b"vision_encoder.patch_embed" not in files["adapter/adapter_model.safetensors"]
 
 
-def test_the_card_tells_what_the_run_measured(hub, trained):
+def test_the_card_has_the_scores_of_the_run(hub, trained):
     files = hub.files(NAME)
     card = ModelCard(files["README.md"].decode())
     metrics = json.loads(files["metrics.json"])
@@ -139,9 +150,9 @@ def test_the_card_tells_what_the_run_measured(hub, trained):
 
 
 def test_nothing_private_is_in_any_file(hub, trained, tiny_data):
-    folder, _ = trained
+    directory, _ = trained
     for path, content in hub.files(NAME).items():
-        for secret in (str(folder.parent), str(tiny_data.parent), "hf_test"):
+        for secret in (str(directory.parent), str(tiny_data.parent), "hf_test"):
             assert secret.encode() not in content, path
 
 
@@ -197,7 +208,7 @@ def test_private_and_gated_repositories(hub, trained, tmp_path):
     run(hub.environment(tmp_path / "home", token=None), "-c", load.format(", token='hf_test'"))
 
 
-def test_a_failing_upload_costs_nothing(hub, tiny_data, tmp_path):
+def test_a_failing_upload_does_not_stop_the_training(hub, tiny_data, tmp_path):
     hub.refuse = "create"
     flags = ["--model_name_or_path", "lab/sam", "--data_dir", str(tiny_data), "--output_dir", str(tmp_path / "out")]
     flags += ["--image_size", "64", "--max_train_steps", "2", "--report_to", "none", "--num_validation_cases", "0"]
@@ -207,7 +218,7 @@ def test_a_failing_upload_costs_nothing(hub, tiny_data, tmp_path):
     finally:
         hub.refuse = None
     assert result.returncode == 2
-    assert "The training goes on." in result.stdout
+    assert re.search(r"^warning +.*401", result.stderr, re.M)
     assert f"samed-hf push {tmp_path / 'out'} --repo_id me/refused" in result.stderr
     base = tmp_path / "sam"
     base.mkdir()

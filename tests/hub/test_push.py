@@ -49,20 +49,20 @@ def hub(monkeypatch):
 @pytest.fixture
 def adapter(tiny_adapter, tmp_path):
     """The output of a training: the adapter, its reports, and files that belong to the run only."""
-    folder = tmp_path / "adapter"
-    shutil.copytree(tiny_adapter, folder)
+    directory = tmp_path / "adapter"
+    shutil.copytree(tiny_adapter, directory)
     settings = {"rank": 2, "data_dir": "/home/someone/scans", "run": {"data": "phantom", "synthetic": True}}
     reports = {"metrics.json": METRICS, "training_settings.json": settings}
     for name, content in reports.items():
-        (folder / name).write_text(json.dumps(content))
+        (directory / name).write_text(json.dumps(content))
     for name in ("metrics.csv", "overlay.png", "training_curve.png", "examples/case0006-slice-3.png", *OF_THE_RUN):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("of the run")
-    return folder
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text("of the run")
+    return directory
 
 
-def contents(folder):
-    return {str(path): path.is_file() and (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*")}
+def contents(directory):
+    return {str(path): path.is_file() and (path.read_bytes(), path.stat().st_mtime_ns) for path in directory.rglob("*")}
 
 
 def test_the_adapter_goes_up_and_the_run_stays(hub, adapter):
@@ -109,7 +109,7 @@ def test_a_local_base_gives_a_warning_and_is_not_published(hub, adapter, caplog)
     push_adapter(adapter, "ward/discs", token="hf_test")
     assert "--base_model USER/NAME" in caplog.text
     assert json.loads(hub.files("ward/discs")["adapter/adapter_config.json"])["base_model_name_or_path"] is None
-    assert b"isn't named on the Hub" in hub.files("ward/discs")["README.md"]
+    assert b"is not on the Hub" in hub.files("ward/discs")["README.md"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -125,18 +125,18 @@ def test_the_weights_in_the_data_type_asked_for(hub, adapter, dtype, caplog):
     assert f"MB in {dtype}" in caplog.text
 
 
-def test_pictures_of_patients_stay_unless_asked_for(hub, adapter, caplog):
+def test_images_of_patients_are_uploaded_on_request_only(hub, adapter, caplog):
     settings = json.loads((adapter / "training_settings.json").read_text())
     settings["run"]["synthetic"] = False
     (adapter / "training_settings.json").write_text(json.dumps(settings))
-    pictures = {"overlay.png", "examples/case0006-slice-3.png"}
+    images = {"overlay.png", "examples/case0006-slice-3.png"}
     push_adapter(adapter, "ward/discs", **BASE)
-    assert not pictures & set(hub.files("ward/discs"))
+    assert not images & set(hub.files("ward/discs"))
     assert "--pictures" in caplog.text
-    push_adapter(adapter, "ward/discs", pictures=True, **BASE)
-    assert pictures <= set(hub.files("ward/discs"))
-    push_adapter(adapter, "ward/discs", pictures=False, **BASE)
-    assert not pictures & set(hub.files("ward/discs"))
+    push_adapter(adapter, "ward/discs", images=True, **BASE)
+    assert images <= set(hub.files("ward/discs"))
+    push_adapter(adapter, "ward/discs", images=False, **BASE)
+    assert not images & set(hub.files("ward/discs"))
 
 
 def test_an_older_layout_makes_way(hub, adapter, tiny_adapter):

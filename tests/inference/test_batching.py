@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from samed_hf import SamedConfig, SamedForSemanticSegmentation
-from samed_hf.diagnostics.memory import LiveBytes
+from samed_hf.diagnostics.live_bytes import LiveBytes
 from samed_hf.inference import batching
 from samed_hf.inference.batching import (
     choose_batch_size,
@@ -113,8 +113,8 @@ def test_a_batch_too_large_is_halved_until_it_fits(monkeypatch, told):
     assert sizes[:3] == [8, 4, 2]
     assert max(sizes[2:]) == 2  # it isn't tried again, not with what was read ahead either
     assert told == [
-        "Not enough memory for 8 slices at once: going on with 4.",
-        "Not enough memory for 4 slices at once: going on with 2.",
+        "Not enough memory for 8 slices at once: using 4.",
+        "Not enough memory for 4 slices at once: using 2.",
     ]
 
 

@@ -5,7 +5,7 @@ import torch
 from scipy import ndimage
 
 from samed_hf import SamedForSemanticSegmentation, SamedImageProcessor
-from samed_hf.inference.slices import predict_slices, predict_volume
+from samed_hf.inference import predict_slices, predict_volume
 from samed_hf.transforms.slicing import SliceStack
 from samed_hf.volumes import Volume, read_volume, write_labels
 
@@ -26,7 +26,7 @@ def scan() -> Volume:
 
 
 def test_the_batch_size_changes_nothing(model, scan):
-    stack = model.image_processor.normalize_intensity(np.transpose(scan.array, (2, 1, 0)))
+    stack = SliceStack(np.transpose(scan.array, (2, 1, 0)), model.image_processor).scaled()
     results = [predict_slices(model, stack, model.image_processor, batch_size=size) for size in (1, 2, 5, None)]
     assert results[0].shape == (5, 30, 40)
     assert results[0].dtype == np.uint8
@@ -119,7 +119,7 @@ def test_axes_are_taken_in_the_processors_order(model, scan, monkeypatch):
 
 
 def test_what_cannot_be_predicted(model, tiny_model, scan):
-    with pytest.raises(ValueError, match="carries no image processor"):
+    with pytest.raises(ValueError, match="no image processor"):
         predict_volume(tiny_model, scan)
     scan.array[0, 0, 0] = np.nan
     with pytest.raises(ValueError, match="1 NaN or infinite"):

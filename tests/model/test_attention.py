@@ -68,7 +68,7 @@ def test_all_ways_agree_with_transformers(grid, window_size, batch_size, monkeyp
     eager.attn.config._attn_implementation = "eager"
     ways["eager"] = eager
     fused = copy.deepcopy(ours)
-    fused.attn.fuse()
+    fused.attn.fuse_projections()
     ways["fused"] = fused
     for way, layer in [*ways.items(), ("sdpa", ours)]:
         if way == "sdpa":

@@ -19,12 +19,39 @@ def test_hounsfield_units_to_pixel_values():
 
 
 def test_pictures_are_divided_by_255():
-    processor = SamedImageProcessor(image_size=16)
+    processor = SamedImageProcessor(image_size=16, channel_names=["R", "G", "B"])
     grey = Image.fromarray(np.full((16, 16), 51, dtype=np.uint8))
     red = Image.fromarray(np.dstack([np.full((16, 16), v, dtype=np.uint8) for v in (255, 0, 0)]))
     pixels = processor([grey, red])["pixel_values"]
     torch.testing.assert_close(pixels[0], torch.full((3, 16, 16), 0.2))
     assert pixels[1].mean(dim=(1, 2)).tolist() == [1.0, 0.0, 0.0]
+    # A model of one channel sees grey, as its training did: ITU-R 601 weighs red by 0.299.
+    pixels = SamedImageProcessor(image_size=16)(red)["pixel_values"]
+    torch.testing.assert_close(pixels, torch.full((1, 3, 16, 16), round(0.299 * 255) / 255))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_an_array_becomes_grey_as_pillow_makes_it(dtype, channels_last):
+    colors = np.random.default_rng(0).integers(0, 256, (9, 11, 3), dtype=np.uint8)
+    expected = np.asarray(Image.fromarray(colors).convert("L"))
+    array = colors.astype(dtype) if channels_last else np.moveaxis(colors.astype(dtype), -1, 0)
+    slices = SamedImageProcessor(image_size=16).image_slices(array)
+    assert (slices.shape, slices.dtype) == ((1, 9, 11), dtype)
+    np.testing.assert_allclose(slices[0], expected, rtol=0, atol=0.5 if dtype == np.float32 else 0)
+
+
+def test_each_channel_has_its_own_bounds():
+    windows = [(0, 10), (0, 100), (-100, 100)]
+    processor = SamedImageProcessor(16, windows, channel_names=["a", "b", "c"])
+    image = np.stack([np.full((16, 16), value, dtype=np.float32) for value in (5, 20, 50)])
+    pixels = processor(image)["pixel_values"][0]
+    torch.testing.assert_close(pixels.mean(dim=(1, 2)), torch.tensor([0.5, 0.2, 0.75]))
+    percentiles = SamedImageProcessor(16, None, percentiles=(0, 100), channel_names=["a", "b", "c"])
+    ramps = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16) * np.array([1, 10, 100])[:, None, None]
+    pixels = percentiles(ramps)["pixel_values"][0]
+    for index in (1, 2):
+        torch.testing.assert_close(pixels[index], pixels[0], rtol=0, atol=1e-6)
 
 
 def test_rescaled_slices_are_left_alone():

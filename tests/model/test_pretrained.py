@@ -73,7 +73,7 @@ def test_a_merged_model_is_saved_whole_and_loaded_exactly(tiny_adapter, tmp_path
     loaded = SamedForSemanticSegmentation.from_pretrained(tmp_path)
     torch.testing.assert_close(logits(loaded), logits(merged), rtol=0, atol=1e-6)
     for layer in merged.sam.vision_encoder.layers:
-        layer.attn.split()
+        layer.attn.split_projections()
     assert merged.state_dict().keys() == loaded.state_dict().keys()
     for name, tensor in merged.state_dict().items():
         assert torch.equal(tensor, loaded.state_dict()[name]), name
@@ -160,5 +160,5 @@ def test_a_failed_save_leaves_the_old_adapter(copied, monkeypatch):
 
 def test_saving_over_a_file(tiny_model, tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(ValueError, match="expected a folder"):
+    with pytest.raises(ValueError, match="save_directory is the file"):
         tiny_model.save_pretrained(tmp_path / "file")

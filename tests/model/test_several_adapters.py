@@ -95,7 +95,7 @@ def test_what_cannot_be_loaded_leaves_the_model_as_it_was(saved, tiny_sam, tmp_p
             model.load_adapter(folder, "new")
         check(model, "few", expected)
         assert set(model.peft_config) == {"default"}
-    with pytest.raises(ValueError, match="'default' is taken"):
+    with pytest.raises(ValueError, match="adapter_name 'default'"):
         model.load_adapter(folders["many"])
     with pytest.raises(FileNotFoundError, match="holds no adapter"):
         model.load_adapter(tiny_sam, "new")
@@ -117,5 +117,5 @@ def test_a_base_that_belongs_beside_the_adapter_is_not_taken_from_elsewhere(tmp_
     shutil.copytree(tiny_sam, tmp_path / "elsewhere" / "base_model")
     shutil.rmtree(tmp_path / "run" / "base_model")
     monkeypatch.chdir(tmp_path / "elsewhere")
-    with pytest.raises(FileNotFoundError, match=r"needs the base model '\./base_model', a folder that belongs beside"):
+    with pytest.raises(FileNotFoundError, match=r"needs the base model '\./base_model'"):
         SamedForSemanticSegmentation.from_pretrained(tmp_path / "run")

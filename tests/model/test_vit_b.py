@@ -19,6 +19,7 @@ def base(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_an_adapter_of_the_papers_size(base, tmp_path):
     torch.manual_seed(0)
     model = SamedForSemanticSegmentation.from_pretrained(base, image_size=512, num_labels=9)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import shutil
 import socket
@@ -20,14 +21,12 @@ from PIL import Image
 from scipy import ndimage
 
 from samed_hf.cli import main
-from samed_hf.inference.segmenter import Segmenter, segment_volume
+from samed_hf.inference import Segmenter, segment_volume
 from samed_hf.prediction import case as prediction
-from samed_hf.prediction import files as prediction_files
-from samed_hf.prediction import progress as prediction_progress
 from samed_hf.prediction import run as prediction_run
-from samed_hf.prediction.case import clean_labels, predict_case
-from samed_hf.prediction.files import Job, keep_earlier, label_file_names, plan_jobs, staged
-from samed_hf.prediction.progress import CaseProgress
+from samed_hf.prediction.case import predict_case
+from samed_hf.prediction.cleaning import clean_labels
+from samed_hf.prediction.files import Job, case_files, keep_earlier, label_file_names, plan_jobs
 from samed_hf.prediction.run import predict_cases
 from samed_hf.prediction.settings import PredictionSettings
 from samed_hf.volumes import ScanFile, Volume, find_scans, read_scan, read_volume
@@ -237,11 +236,11 @@ def test_where_all_fail_nothing_is_left(tiny_adapter, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (MemoryError(), "not enough memory (none left): give a smaller --batch_size"),
+        (MemoryError(), "not enough memory (MemoryError): give a smaller --batch_size"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "give a smaller --batch_size"),
-        (RuntimeError("mat1 and mat2\nshapes"), "it failed in an unforeseen way (RuntimeError: mat1 and mat2 shapes)"),
+        (RuntimeError("mat1 and mat2\nshapes"), "it failed unexpectedly (RuntimeError: mat1 and mat2 shapes)"),
         (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
-        (KeyError("x"), "it failed in an unforeseen way (KeyError: 'x')"),
+        (KeyError("x"), "it failed unexpectedly (KeyError: 'x')"),
     ],
 )
 def test_whatever_fails_in_one_case_leaves_no_file_of_it(segmenter, scans, tmp_path, monkeypatch, error, said):
@@ -256,7 +255,7 @@ def test_whatever_fails_in_one_case_leaves_no_file_of_it(segmenter, scans, tmp_p
     write = prediction.write_statistics
     monkeypatch.setattr(prediction, "write_statistics", fail)
     jobs = plan_jobs(find_scans(scans), out, settings)
-    records = predict_cases(segmenter, jobs, out, settings, say=lambda line: None)
+    records = predict_cases(segmenter, jobs, out, settings)
     assert [record["status"] for record in records] == ["failed", "done"]
     assert said in records[0]["error"]
     assert "\n" not in records[0]["error"]
@@ -315,7 +314,7 @@ def test_bfloat16_is_asked_for_and_noted(tiny_adapter, scans, tmp_path):
 def test_a_number_of_slices_or_auto(tiny_adapter, scans, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         run(tiny_adapter, scans, "--output", tmp_path / "out", "--batch_size", "many")
-    assert "'many' is no number of slices: expected one, or auto" in capsys.readouterr().err
+    assert "--batch_size: 'many'" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------- one beside the other
@@ -325,7 +324,7 @@ class Meeting:
     """Holds up the writing of case a until case b is so far in its segmentation, which then does as it is told."""
 
     def __init__(self, monkeypatch, in_b=None):
-        self.reached, self.in_b = threading.Event(), in_b or (lambda on_slices: None)
+        self.reached, self.in_b = threading.Event(), in_b or (lambda progress: None)
         self.cases = []
         write = prediction.write_statistics
 
@@ -349,23 +348,26 @@ class Meeting:
         return predict_cases(segmenter, plan_jobs(find_scans(scans), out, settings), out, settings, **options)
 
 
-def test_one_case_is_written_while_the_next_is_in_the_model(segmenter, scans, tmp_path, monkeypatch):
+@pytest.fixture
+def logged(caplog):
+    caplog.set_level("INFO", logger="samed_hf")
+    return caplog
+
+
+def test_one_case_is_written_while_the_next_is_in_the_model(segmenter, scans, tmp_path, monkeypatch, logged):
     shutil.copy(scans / "a.nii.gz", scans / "c.nii.gz")
-    said = []
-    records = Meeting(monkeypatch).run(segmenter, scans, tmp_path / "out", say=said.append)
+    records = Meeting(monkeypatch).run(segmenter, scans, tmp_path / "out")
     assert [(record["name"], record["status"]) for record in records] == [(name, "done") for name in "abc"]
-    assert [Path(line.split(":")[0]).name for line in said] == ["a.nii.gz", "b.nii", "c.nii.gz"]
+    assert [Path(line.split(":")[0]).name for line in logged.messages] == ["a.nii.gz", "b.nii", "c.nii.gz"]
     one, other = (read_volume(tmp_path / "out" / f"{name}.nii.gz").array for name in "ac")
     np.testing.assert_array_equal(one, other)
     assert not list((tmp_path / "out").glob(".*.tmp"))
 
 
-def test_nothing_is_shown_of_a_case_before_the_one_before_is_told(segmenter, scans, tmp_path, monkeypatch):
-    seen = []
-
+def test_nothing_is_shown_of_a_case_before_the_previous_is_reported(segmenter, scans, tmp_path, monkeypatch, logged):
     class Display:
-        def __init__(self, name, number, count, bar=None):
-            self.name = name
+        def __init__(self, description, unit, bar=None):
+            self.description = description
 
         def __enter__(self):
             return self
@@ -373,53 +375,51 @@ def test_nothing_is_shown_of_a_case_before_the_one_before_is_told(segmenter, sca
         def __exit__(self, *_):
             pass
 
-        def show(self, done, total):
-            seen.append((self.name, done, total))
+        def __call__(self, done, total):
+            logged.handler.emit(logging.makeLogRecord({"msg": f"{self.description} {done}/{total}"}))
 
-    def in_b(on_slices):
-        on_slices(1, 9)
+    def in_b(progress):
+        progress(1, 9)
         meeting.reached.set()
-        while seen[-1][0] != "b":
-            on_slices(2, 9)
+        while "case 2/2 b" not in logged.messages[-1]:
+            progress(2, 9)
 
-    monkeypatch.setattr(prediction_run, "CaseProgress", Display)
+    monkeypatch.setattr(prediction_run, "ProgressBar", Display)
     meeting = Meeting(monkeypatch, in_b)
-    meeting.run(segmenter, scans, tmp_path / "out", say=lambda line: seen.append((line, None, None)))
-    told = next(index for index, (name, *_) in enumerate(seen) if "a.nii.gz: " in name)
-    assert {name for name, *_ in seen[:told]} == {"a"}
-    assert seen[told + 1] == ("b", 2, 9)
+    meeting.run(segmenter, scans, tmp_path / "out")
+    reported = next(index for index, line in enumerate(logged.messages) if "a.nii.gz: " in line)
+    assert all(line.startswith("case 1/2 a ") for line in logged.messages[:reported])
+    assert logged.messages[reported + 1] == "case 2/2 b 2/9"
 
 
-def test_a_case_that_fails_while_another_is_written(segmenter, scans, tmp_path, monkeypatch):
+def test_a_case_that_fails_while_another_is_written(segmenter, scans, tmp_path, monkeypatch, logged):
     shutil.copy(scans / "a.nii.gz", scans / "c.nii.gz")
 
-    def fail(on_slices):
+    def fail(progress):
         threading.Timer(0.2, meeting.reached.set).start()
         raise ValueError("b is odd")
 
-    said = []
     meeting = Meeting(monkeypatch, fail)
-    records = meeting.run(segmenter, scans, tmp_path / "out", say=said.append)
+    records = meeting.run(segmenter, scans, tmp_path / "out")
     assert [(record["name"], record["status"]) for record in records] == [("a", "done"), ("b", "failed"), ("c", "done")]
     assert records[1]["error"] == "b is odd"
-    assert [line.split()[0].split("/")[-1] for line in said] == ["a.nii.gz:", "failed", "c.nii.gz:"]
+    assert [line.split()[0].split("/")[-1] for line in logged.messages] == ["a.nii.gz:", "failed", "c.nii.gz:"]
     assert files_in(tmp_path / "out") == ["a.nii.gz", "a/statistics.json", "c.nii.gz", "c/statistics.json"]
 
 
-def test_ctrl_c_leaves_cases_whole_or_not_at_all(segmenter, scans, tmp_path, monkeypatch):
+def test_ctrl_c_leaves_cases_whole_or_not_at_all(segmenter, scans, tmp_path, monkeypatch, logged):
     shutil.copy(scans / "a.nii.gz", scans / "c.nii.gz")
 
-    def interrupt(on_slices):
+    def interrupt(progress):
         threading.Timer(0.2, meeting.reached.set).start()  # case a is still being written
         raise KeyboardInterrupt
 
-    said = []
     meeting = Meeting(monkeypatch, interrupt)
     with pytest.raises(KeyboardInterrupt):
-        meeting.run(segmenter, scans, tmp_path / "out", say=said.append)
+        meeting.run(segmenter, scans, tmp_path / "out")
     assert files_in(tmp_path / "out") == ["a.nii.gz", "a/statistics.json"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "a.nii.gz"]
-    assert len(said) == 1
+    assert len(logged.messages) == 1
 
 
 # ------------------------------------------------------------------------------------------------------- bad arguments
@@ -457,8 +457,8 @@ def test_what_can_be_checked_is_checked_before_the_model_is_loaded(scans, tmp_pa
     (tmp_path / "file").write_text("")
     for flags, said in (
         (["--output", tmp_path / "out", "--batch_size", "0"], "batch_size"),
-        (["--output", tmp_path / "file"], "is a file: expected a folder"),
-        (["--output", scans], "choose another folder"),
+        (["--output", tmp_path / "file"], "is a file: expected a directory"),
+        (["--output", scans], "choose another directory"),
     ):
         assert run("/no/such/adapter", scans, *flags) == 2
         assert said in capsys.readouterr().err
@@ -469,7 +469,7 @@ def test_what_can_be_checked_is_checked_before_the_model_is_loaded(scans, tmp_pa
 def test_a_small_island_is_no_thing_of_pictures(tmp_path, capsys):
     Image.new("L", (20, 20)).save(tmp_path / "slice.png")
     assert run("/none", tmp_path / "slice.png", "--output", tmp_path / "out", "--min_island_ml", "1") == 2
-    assert "slice.png is a picture, which has no millilitres" in capsys.readouterr().err
+    assert "slice.png is a 2-D image" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------------ where files go
@@ -492,10 +492,10 @@ def test_no_two_results_share_a_name(tmp_path):
 def test_a_dicom_folder_is_no_place_for_results(tmp_path):
     files = write_series(tmp_path / "scans" / "patient")
     scan = ScanFile("patient", tmp_path / "scans" / "patient", "dicom", tuple(files), ".dcm")
-    with pytest.raises(ValueError, match=r"holds the scan .*patient itself: choose another folder"):
+    with pytest.raises(ValueError, match=r"contains the scan .*patient: choose another directory"):
         plan_jobs([scan], tmp_path / "scans", PredictionSettings())
     jobs = plan_jobs([scan], tmp_path / "out", PredictionSettings(format="nii.gz"))
-    assert [(job.labels, job.folder, job.probabilities) for job in jobs] == [
+    assert [(job.labels, job.directory, job.probabilities) for job in jobs] == [
         ("patient.nii.gz", "patient", "probabilities.nii.gz")
     ]
     assert Job(scan, ".dcm").probabilities == "probabilities.nii.gz"
@@ -506,7 +506,7 @@ def test_what_is_there_is_kept_or_replaced_whole(segmenter, scans, tmp_path):
     out = tmp_path / "out"
     first = PredictionSettings(per_class=True, probabilities=True)
     jobs = plan_jobs(find_scans(scans / "a.nii.gz"), out, first)
-    predict_cases(segmenter, jobs, out, first, say=lambda line: None)
+    predict_cases(segmenter, jobs, out, first)
     (out / "a" / "notes.txt").write_text("the user's own")
     (out / "a.txt").write_text("the user's own")
     (out / "a" / "statistics.json").write_text(
@@ -514,13 +514,13 @@ def test_what_is_there_is_kept_or_replaced_whole(segmenter, scans, tmp_path):
         .read_text()
         .replace('"files": [', '"files": ["../scans/a.nii.gz", "a.txt/../b",')
     )
-    with pytest.raises(ValueError, match=r"a\.nii\.gz is there already"):
+    with pytest.raises(ValueError, match=r"a\.nii\.gz exists already"):
         plan_jobs([jobs[0].scan], out, first)
     second = PredictionSettings(format="nrrd", preview=False)
-    with pytest.raises(ValueError, match=r"out/a is there already"):
+    with pytest.raises(ValueError, match=r"out/a exists already"):
         plan_jobs([jobs[0].scan], out, second)
     jobs = plan_jobs([jobs[0].scan], out, second, overwrite=True)
-    predict_cases(segmenter, jobs, out, second, say=lambda line: None)
+    predict_cases(segmenter, jobs, out, second)
     # Masks, probabilities and picture of the first run are gone: beside the new labels, they would mislead.
     assert files_in(out) == ["a.nrrd", "a.txt", "a/notes.txt", "a/statistics.json"]
     assert (scans / "a.nii.gz").exists()
@@ -537,10 +537,10 @@ def test_a_move_that_fails_takes_back_the_others(tmp_path, monkeypatch):
         os.rename(source, target)
 
     def write():
-        with staged(tmp_path, job) as (top, inside):
-            (top / "a.nii.gz").write_text("")
-            (inside / "statistics.json").write_text("{}")
-            monkeypatch.setattr(prediction_files.os, "replace", replace)
+        with case_files(tmp_path, job) as directory:
+            (directory / "a.nii.gz").write_text("")
+            (directory / "a" / "statistics.json").write_text("{}")
+            monkeypatch.setattr(os, "replace", replace)
 
     with pytest.raises(OSError, match="disk gone"):
         write()
@@ -605,34 +605,10 @@ def test_clean_up_knows_millilitres_and_no_order_of_axes():
 # ------------------------------------------------------------------------------------------------------------- progress
 
 
-def test_a_file_gets_few_lines(capsys, monkeypatch):
-    clock = iter(range(1000))
-    monkeypatch.setattr(prediction_progress.time, "monotonic", lambda: float(next(clock)))
-    with CaseProgress("scan", 2, 5, bar=False) as progress:
-        for done in range(8, 301, 8):
-            progress.show(done, 300)
-    lines = capsys.readouterr().out.splitlines()
-    assert 5 <= len(lines) <= 10
-    assert lines[0] == "case 2/5 scan: slice 32 of 300"
-
-
-def test_a_quick_case_prints_nothing_and_a_terminal_gets_a_bar(capsys):
-    with CaseProgress("scan", 1, 1, bar=False) as progress:
-        progress.show(1, 2)
-        progress.show(2, 2)
-    assert capsys.readouterr().out == ""
-    with CaseProgress("scan", 1, 3, bar=True) as progress:
-        progress.show(7, 20)
-    captured = capsys.readouterr()
-    assert "case 1/3 scan" in captured.err
-    assert "7/20" in captured.err
-    assert captured.out == ""
-
-
 def test_slices_are_shown_as_they_are_done(segmenter, scans, tmp_path):
     seen = []
     (job,) = plan_jobs(find_scans(scans / "a.nii.gz"), tmp_path / "out", settings := PredictionSettings(batch_size=2))
-    predict_case(segmenter, job, tmp_path / "out", settings, on_slices=lambda *numbers: seen.append(numbers))
+    predict_case(segmenter, job, tmp_path / "out", settings, progress=lambda *numbers: seen.append(numbers))
     assert seen == [(2, 5), (4, 5), (5, 5)]
 
 
@@ -645,6 +621,7 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
 def test_two_processes_do_the_work_of_one(tiny_adapter, scans, tmp_path, launcher):
     (scans / "torn.nii.gz").write_bytes(b"torn")

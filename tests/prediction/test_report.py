@@ -165,7 +165,7 @@ def test_cases_without_findings_and_runs_without_cases(run, tmp_path):
 
 
 def test_of_many_cases_not_all_pictures_stand_in_the_page(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(prediction_report, "_MAX_PICTURES", 2)
+    monkeypatch.setattr(prediction_report, "_MAX_IMAGES", 2)
     run["cases"] = [add_case(tmp_path, f"case{number}", {"liver": row(1, 5.0)}) for number in range(4)]
     write_report(tmp_path / "report.html", run)
     page = Page(tmp_path / "report.html")

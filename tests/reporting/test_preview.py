@@ -1,8 +1,10 @@
+import io
+
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 
+from samed_hf.reporting.charts import figure_jpeg
 from samed_hf.reporting.colors import label_colors
 from samed_hf.reporting.preview import draw_preview, representative_slices, slice_plane
 from samed_hf.volumes import Volume, reorient
@@ -10,19 +12,6 @@ from samed_hf.volumes import Volume, reorient
 NAMES = {0: "background", 1: "liver", 2: "left kidney"}
 # x runs to the left, y to the back, z upwards.
 LPS = np.diag([-1.0, -1.0, 2.0, 1.0])
-
-
-@pytest.fixture
-def figures(monkeypatch):
-    """Every figure that is saved, to look at what is in it."""
-    drawn, save = [], Figure.savefig
-
-    def keep(figure, *args, **kwargs):
-        drawn.append(figure)
-        return save(figure, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return drawn
 
 
 @pytest.fixture
@@ -69,37 +58,34 @@ def test_planes(orientation, axis, plane):
     ],
 )
 @pytest.mark.parametrize("orientation", ["LPS", "RAS", "PIR", "ASL", "SRP"])
-def test_the_patient_stands_upright_whatever_the_files_order(
-    figures, scan, labels, tmp_path, plane, shape, corner, sides, orientation
-):
+def test_the_patient_stands_upright_whatever_the_files_order(scan, labels, plane, shape, corner, sides, orientation):
     labels[...] = 0
     labels[corner] = 1  # one slice of the plane, that with the bright corner
     turned = reorient(scan, orientation)
     mask = reorient(Volume(labels, scan.affine), orientation).array
-    draw_preview(tmp_path / "a.png", turned, mask, NAMES, plane=plane, window=(0, 1))
-    panels = shown(figures[0])
+    figure = draw_preview(turned, mask, NAMES, plane=plane, window=(0, 1))
+    panels = shown(figure)
     number = next(i for i, panel in enumerate(panels[:3]) if panel.max() == 1)
     assert panels[number].shape == shape
     assert panels[number][0, 0] == 1.0
-    assert [text for text in texts(figures[0]) if len(text) == 1] == sides * 2
-    # Told is the slice's number in the file's own order.
+    assert [text for text in texts(figure) if len(text) == 1] == sides * 2
+    # The title has the slice's number in the file's order.
     axis = next(
         i for i, letter in enumerate(orientation) if letter in {"axial": "SI", "coronal": "AP"}.get(plane, "RL")
     )
     own = np.flatnonzero(np.moveaxis(turned.array, axis, 0).max(axis=(1, 2)) == 1)[0] + 1
-    assert figures[0].axes[number].get_title() == f"{plane} slice {own} of {turned.grid[axis]}"
+    assert figure.axes[number].get_title() == f"{plane} slice {own} of {turned.grid[axis]}"
 
 
-def test_proportions_are_the_patients(figures, scan, labels, tmp_path):
+def test_proportions_are_the_patients(scan, labels):
     for plane, aspect in (("axial", 1.0), ("coronal", 2.0), ("sagittal", 2.0)):
-        draw_preview(tmp_path / "a.png", scan, labels, NAMES, plane=plane)
-        assert {axis.get_aspect() for axis in figures[-1].axes} == {aspect}
+        figure = draw_preview(scan, labels, NAMES, plane=plane)
+        assert {axis.get_aspect() for axis in figure.axes} == {aspect}
 
 
-def test_labels_are_painted_in_their_colours_and_named(figures, scan, labels, tmp_path):
+def test_labels_are_painted_in_their_colours_and_named(scan, labels):
     names = NAMES | {1: "_liver $x_1$", 2: "left <kidney>"}
-    draw_preview(tmp_path / "a.png", scan, labels, names, title="$x^ {case}")
-    figure = figures[0]
+    figure = draw_preview(scan, labels, names, title="$x^ {case}")
     assert figure.get_suptitle() == "$x^ {case}"
     legend = figure.legends[0]
     assert [text.get_text() for text in legend.get_texts()] == ["_liver $x_1$", "left <kidney>"]
@@ -112,36 +98,36 @@ def test_labels_are_painted_in_their_colours_and_named(figures, scan, labels, tm
     assert kidney[5, 9, 3] == 0
 
 
-def test_no_label_at_all(figures, scan, tmp_path):
-    draw_preview(tmp_path / "a.png", scan, np.zeros(scan.grid, dtype=np.uint8), NAMES)
-    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["nothing found"]
-    assert len(figures[0].axes) == 6
+def test_no_label_at_all(scan):
+    figure = draw_preview(scan, np.zeros(scan.grid, dtype=np.uint8), NAMES)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["nothing found"]
+    assert len(figure.axes) == 6
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (5, 4, 1), (1, 6, 7), (9, 1, 2)])
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
-def test_the_smallest_scans(scan, tmp_path, shape, plane):
+def test_the_smallest_scans(shape, plane):
     for value in (0, 1):
         labels = np.full(shape, value, dtype=np.uint8)
-        draw_preview(tmp_path / "a.png", Volume(np.zeros(shape), LPS), labels, NAMES, plane=plane)
-        assert Image.open(tmp_path / "a.png").format == "PNG"
+        content = io.BytesIO(figure_jpeg(draw_preview(Volume(np.zeros(shape), LPS), labels, NAMES, plane=plane)))
+        assert Image.open(content).format == "JPEG"
 
 
-def test_many_labels_are_not_all_named(figures, tmp_path):
+def test_many_labels_are_not_all_named():
     labels = np.arange(1, 49, dtype=np.uint16).reshape(8, 6, 1)
     names = {index: f"label {index}" for index in range(49)}
-    draw_preview(tmp_path / "a.png", Volume(np.ones((8, 6, 1)), LPS), labels, names)
-    named = [text.get_text() for text in figures[0].legends[0].get_texts()]
+    figure = draw_preview(Volume(np.ones((8, 6, 1)), LPS), labels, names)
+    named = [text.get_text() for text in figure.legends[0].get_texts()]
     assert len(named) == 25
     assert named[-1] == "and 24 more"
 
 
-def test_pictures_are_shown_as_they_lie(figures, tmp_path):
+def test_pictures_are_shown_as_they_lie():
     array = np.random.default_rng(0).integers(0, 255, (9, 6, 1, 3), dtype=np.uint8)
     labels = np.zeros((9, 6, 1), dtype=np.uint8)
     labels[1, 4] = 1
-    draw_preview(tmp_path / "a.png", Volume(array, LPS), labels, NAMES, is_image=True)
-    painted, plain = figures[0].axes
+    figure = draw_preview(Volume(array, LPS), labels, NAMES, is_image=True)
+    painted, plain = figure.axes
     np.testing.assert_allclose(plain.images[0].get_array(), array[:, :, 0].swapaxes(0, 1) / 255)
     assert np.argwhere(np.asarray(painted.images[1].get_array())[..., 3]).tolist() == [[4, 1]]
 

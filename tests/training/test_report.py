@@ -14,6 +14,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from samed_hf.reporting.formatting import format_duration
 from samed_hf.training.arguments import SamedTrainingArguments
 from samed_hf.training.monitoring.charts import (
     best_validation,
@@ -23,7 +24,7 @@ from samed_hf.training.monitoring.charts import (
     draw_validation,
 )
 from samed_hf.training.monitoring.report import write_training_report
-from samed_hf.training.monitoring.tables import duration, skipped_rows
+from samed_hf.training.monitoring.tables import skipped_rows
 
 NASTY = "<script>alert(1)</script>"
 LABELS = ["background", NASTY, "$x^2", "cyst"]
@@ -237,7 +238,7 @@ def test_a_run_without_anything_has_a_page_too(make_run):
         page = Page(write(make_run(rows), metrics=None))
         assert page.open == []
         assert "scores" not in page.sections
-        assert "pictures" not in page.sections
+        assert "images" not in page.sections
         assert page.sections["skipped"][1].startswith("None")
         assert f"The run ended early, after {len(rows)} of 40 steps." in page.sections[None]
     empty = METRICS | {"mean": {"dice": None, "hd95": None}, "per_class": {"cyst": {"dice": None, "hd95": None}}}
@@ -333,4 +334,4 @@ def test_skipped_steps_are_where_the_count_rises():
 
 @pytest.mark.parametrize(("seconds", "text"), [(5.04, "5.0 s"), (125, "2 min 5 s"), (7384, "2 h 3 min")])
 def test_durations(seconds, text):
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text

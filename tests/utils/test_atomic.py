@@ -148,6 +148,29 @@ def test_atomic_update_moves_json_files_last(tmp_path, monkeypatch):
     assert moved == ["b.safetensors", "c.txt", "a.json"]
 
 
+def test_atomic_update_with_a_subdirectory(tmp_path, monkeypatch):
+    replace = os.replace
+
+    def write():
+        with atomic_update(tmp_path, order=lambda path: path.name == "last") as temporary:
+            (temporary / "sub").mkdir()
+            (temporary / "sub" / "first").write_text("")
+            (temporary / "last").write_text("")
+
+    def fail(source, target):
+        if Path(target).name == "last":
+            raise OSError("no space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        write()
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []
+    write()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["first", "last", "sub"]
+
+
 @pytest.mark.parametrize("has_links", [True, False])
 def test_atomic_update_restores_all_files_when_one_cannot_be_moved(tmp_path, monkeypatch, has_links):
     (tmp_path / "a").write_text("old")

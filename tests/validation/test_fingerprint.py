@@ -9,7 +9,7 @@ import pytest
 from samed_hf.data import DataArguments, make_processor
 from samed_hf.data.dataset import CaseDataset
 from samed_hf.data.layouts import read_data
-from samed_hf.diagnostics.validation_memory import MemoryEstimate
+from samed_hf.diagnostics.memory import TrainingMemory
 from samed_hf.model.image_processing_samed import SamedImageProcessor
 from samed_hf.training import parse_arguments
 from samed_hf.training.arguments import SamedTrainingArguments
@@ -188,7 +188,7 @@ def fingerprint_of(channel="CT", low=-1000, high=1000, inside=(40, 150), spacing
         ({"channel": "scan"}, "--preprocessing ct"),  # from air to bone
         ({"channel": "T1", "low": 0}, "--preprocessing mr"),
         ({"channel": "CT", "low": 0}, ""),
-        ({"pictures": True, "low": 0}, ""),
+        ({"is_2d": True, "low": 0}, ""),
     ],
 )
 def test_intensities(given, flags):
@@ -247,7 +247,12 @@ def test_no_context_without_a_spacing_or_for_several_channels():
     assert "T1 as mr, T2 as mr" in suggested["preprocessing"].reason
 
 
-ESTIMATE = MemoryEstimate(512, 1000, 100, int(1e9), int(1e9), int(2e8), int(1e8))
+class Estimate:
+    """1 GB, and for each slice 1 GB, or 0.2 GB with gradient checkpointing."""
+
+    def training(self, batch_size, *, gradient_checkpointing=False):
+        step = batch_size * int(2e8 if gradient_checkpointing else 1e9)
+        return TrainingMemory(parameters=1000, trained=100, weights=int(1e9), optimizer=0, step=step)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +266,7 @@ ESTIMATE = MemoryEstimate(512, 1000, 100, int(1e9), int(1e9), int(2e8), int(1e8)
     ],
 )
 def test_the_batch_fits_the_memory(available, flags):
-    suggested = suggest_batch(ESTIMATE, int(available), "a card")
+    suggested = suggest_batch(Estimate(), int(available), "a card")
     assert " ".join(flag for one in suggested for flag in one.flags) == flags
 
 
@@ -270,7 +275,7 @@ def test_the_command_is_what_training_takes(tmp_path):
         Suggestion("intensity_window", (-900, -700), ""),
         Suggestion("plane", None, "no"),
         Suggestion("context_slices", True, ""),
-        *suggest_batch(ESTIMATE, int(1.5e9), "a card"),
+        *suggest_batch(Estimate(), int(1.5e9), "a card"),
     ]
     command = training_command(settings, ["--data_dir", "my data", "--output_dir", str(tmp_path)])
     words = shlex.split(command)

@@ -1,4 +1,4 @@
-"""The page about a data set: whole, offline, nothing in it taken for markup; and the memory a model tells of itself."""
+"""The page about a data set: whole, offline, nothing in it taken for markup."""
 
 import base64
 import io
@@ -8,13 +8,9 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from samed_hf import SamedConfig, SamedForSemanticSegmentation, samed_lora_config
 from samed_hf.cli import main
-from samed_hf.diagnostics.memory import LiveBytes, read_base_config
-from samed_hf.diagnostics.validation_memory import estimate_memory
 
 from ..data_folders import make_scans, save_nifti, write_nnunet, write_pictures
 
@@ -57,9 +53,9 @@ def test_names_are_shown_and_never_markup(report):
 
 def test_problems_stand_on_top_the_worst_first(report):
     page, fingerprint = report
-    places = [page.index(f'id="{name}"') for name in ("problems", "suggestions", "pictures", "labels", "cases")]
+    places = [page.index(f'id="{name}"') for name in ("problems", "suggestions", "images", "labels", "cases")]
     assert places == sorted(places)
-    severities = re.findall(r'<div class="kind (\w+)">', page)
+    severities = re.findall(r'<div class="box (\w+)">', page)
     assert severities == sorted(severities, key=["error", "warning", "note"].index)
     errors = [one for one in fingerprint["problems"] if one["severity"] == "error"]
     assert re.search(rf'class="error"><b>{len(errors)}</b> errors', page)
@@ -107,56 +103,3 @@ def test_pictures_have_pixels_and_no_millilitres(tmp_path):
     assert "pixels per case" in page
     assert " ml" not in re.sub(r'src="data:[^"]+"', "", page)
     assert "mm between" not in page
-
-
-def test_live_bytes_by_hand():
-    with LiveBytes() as live:
-        one = torch.empty(1000, device="meta")
-        two = one + 1
-        view = two.view(10, 100)
-        assert live.now == live.peak == 8000
-        del two
-        assert live.now == 8000  # the view holds it
-        del view
-        assert live.now == 4000
-        three = torch.empty(500, device="meta")
-        assert (live.now, live.peak) == (6000, 8000)
-        del three, one
-    assert (live.now, live.peak) == (0, 8000)
-
-
-def test_the_estimate_is_what_a_real_training_step_takes(tiny_sam):
-    """The same step with real numbers, counted the same way: batches of one, two and three slices."""
-    estimate = estimate_memory(read_base_config(str(tiny_sam)), image_size=128, num_labels=3)
-    torch.manual_seed(0)
-    labels = {0: "background", 1: "a", 2: "b"}
-    config = SamedConfig.from_dict(read_base_config(str(tiny_sam)), image_size=128, id2label=labels)
-    config._attn_implementation = "eager"  # the plain formula, which keeps the attention's weights
-    model = SamedForSemanticSegmentation(config)
-    model.add_adapter(samed_lora_config(4))
-    model.train()
-    peaks = []
-    for batch_size in (1, 2, 3):
-        pixels, truth = torch.rand(batch_size, 3, 128, 128), torch.zeros(batch_size, 32, 32, dtype=torch.long)
-        with LiveBytes() as live:
-            model(pixels, labels=truth).loss.backward()
-        model.zero_grad(set_to_none=True)
-        peaks.append(live.peak)
-    per_slice = np.diff(peaks)
-    assert per_slice == pytest.approx(estimate.per_slice, rel=0.2)
-    trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
-    assert estimate.trained == trained
-    assert estimate.fixed == 4 * (sum(one.numel() for one in model.parameters()) + 3 * trained)
-    assert estimate.training(2) - estimate.training(1) == estimate.per_slice
-    assert estimate.training(3, gradient_checkpointing=True) < estimate.training(3)
-    assert 0 < estimate.per_slice_prediction < estimate.per_slice
-
-
-def test_the_base_is_sam_vit_base_unless_another_is_named(tiny_sam, tmp_path):
-    estimate = estimate_memory(read_base_config(None), image_size=128, num_labels=2)
-    assert 85e6 < estimate.parameters < 105e6
-    with pytest.raises(FileNotFoundError, match="model_name_or_path"):
-        read_base_config(str(tmp_path))
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ValueError, match="model_type"):
-        read_base_config(str(tmp_path))

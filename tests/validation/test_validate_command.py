@@ -330,9 +330,9 @@ def test_unused_files_types_and_few_cases(scans, tmp_path):
     validation = check(root)
     assert told(validation) == [("warning", "splits", None)]
     notes = {kind: one.text for one in validation.problems if one.severity == "note" for kind in [one.kind]}
-    assert notes["unused"].endswith("holds 1 file that no case uses: case_00_0001.nii.gz.")
+    assert notes["unused"].endswith("1 file that no case uses: case_00_0001.nii.gz.")
     texts = [one.text for one in validation.problems if one.kind == "types"]
-    assert any("float32 in 1" in one and "2 cases hold whole numbers alone" in one for one in texts)
+    assert any("float32 in 1" in one and "of 2 cases are whole numbers" in one for one in texts)
     assert any(one.startswith("1 case is stored with label maps of type float") for one in texts)
 
 

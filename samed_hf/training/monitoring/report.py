@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-from PIL import Image
-
-from ...reporting.colors import label_colors
-from ...utils.atomic import write_text
+from ...reporting.colors import hex_colors
+from ...reporting.formatting import format_count, format_duration
+from ...reporting.html import data_uri, jpeg_uri, write_page
 from ...utils.text import printable
 from ..run import TrainingRun
 from .charts import best_validation, draw_gradient, draw_label_losses, draw_losses, draw_rate, draw_validation
-from .page import PAGE
-from .tables import SPLITS, duration, grouped, score_table, setting_tables, skipped_rows, validation_rows
+from .tables import SPLITS, score_table, setting_tables, skipped_rows, validation_rows
 
 __all__ = ["write_training_report"]
 
@@ -35,30 +30,26 @@ def write_training_report(path: Path, run: TrainingRun, metrics: Mapping[str, An
     """
     folder, rows = path.parent, run.log
     labels = list(run.model.config.id2label.values())
-    colors = ["#" + "".join(f"{round(float(part) * 255):02x}" for part in color) for color in label_colors(len(labels))]
-    swatches = dict(zip(labels, colors, strict=True))
+    swatches = dict(zip(labels, hex_colors(len(labels)), strict=True))
     skipped = skipped_rows(rows)
     validated = {name for row in rows for name in row.get("validation_dice_per_class") or ()}
     columns = [{"name": printable(name), "color": swatches[name], "key": name} for name in labels if name in validated]
-    content = _template().render(
+    write_page(
+        path,
+        "samed_hf.training.monitoring",
+        "training.html.j2",
         title=f"Training: {printable(folder.resolve().name)}",
-        about=_about(run),
+        subtitle=_about(run),
         notes=_notes(run),
         facts=_facts(run, metrics, len(skipped)),
         scores=None if metrics is None else score_table(metrics, swatches),
         charts=_charts(run, labels, [row["step"] for row in skipped]),
         columns=columns,
         validations=validation_rows(rows, [column["key"] for column in columns]),
-        pictures=_pictures(folder, rows),
+        images=_images(folder, rows),
         skipped=skipped,
         tables=setting_tables(folder, run),
     )
-    # A file's name need not be text.
-    write_text(path, content.encode("utf-8", "backslashreplace").decode("utf-8"))
-
-
-def _template() -> Any:
-    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(PAGE)
 
 
 def _about(run: TrainingRun) -> str:
@@ -82,9 +73,9 @@ def _notes(run: TrainingRun) -> list[str]:
 
 def _facts(run: TrainingRun, metrics: Mapping[str, Any] | None, skipped: int) -> list[dict[str, Any]]:
     rows, last = run.log, run.log[-1] if run.log else {"step": 0}
-    facts = [(f"{grouped(last['step'])} of {grouped(run.plan.steps)}", "steps", "")]
+    facts = [(f"{format_count(last['step'])} of {format_count(run.plan.steps)}", "steps", "")]
     facts += [(f"{last['epoch']:.1f}", "epochs", "")] if "epoch" in last else []
-    facts += [(duration(run.seconds), "of training", "")] if run.seconds else []
+    facts += [(format_duration(run.seconds), "of training", "")] if run.seconds else []
     best = best_validation(rows)
     if best is not None:
         facts.append((f"{best['validation_dice']:.4f}", f"best validation Dice, step {best['step']}", "good"))
@@ -109,13 +100,13 @@ def _charts(run: TrainingRun, labels: Sequence[str], skipped: Sequence[int]) -> 
         "Learning rate": draw_rate(rows),
     }
     return [
-        {"caption": caption, "source": _address(content, "image/svg+xml")}
+        {"caption": caption, "alt": caption, "source": data_uri(content, "image/svg+xml")}
         for caption, content in charts.items()
         if content is not None
     ]
 
 
-def _pictures(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _images(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The last validation's picture, behind lines to open those of the first and the best, and the scored case's."""
     steps = [row["step"] for row in rows if _watched(folder, row["step"]).is_file()]
     best = best_validation(rows)
@@ -123,29 +114,17 @@ def _pictures(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[dict[str,
     for step, name in ((best["step"] if best else None, "the best"), (steps[0] if steps else None, "the first")):
         if step in steps:
             names[step] = f"{names[step]}, {name}" if step in names else name
-    pictures = [
+    images = [
         (_watched(folder, step), f"{name.capitalize()} validation: step {step}", step == steps[-1])
         for step, name in names.items()
     ]
     if (folder / "overlay.png").is_file():
-        pictures.append((folder / "overlay.png", "A case not trained on, with the final adapter", True))
+        images.append((folder / "overlay.png", "A case not trained on, with the final adapter", True))
     return [
-        {"caption": caption, "source": _address(_jpeg(path), "image/jpeg"), "open": is_open}
-        for path, caption, is_open in pictures
+        {"caption": caption, "alt": caption, "source": jpeg_uri(path), "open": is_open}
+        for path, caption, is_open in images
     ]
 
 
 def _watched(folder: Path, step: int) -> Path:
     return folder / "watch" / f"step-{step:06d}.png"
-
-
-def _jpeg(path: Path) -> bytes:
-    """A picture as JPEG, which takes a fraction of a PNG's size."""
-    content = io.BytesIO()
-    with Image.open(path) as picture:
-        picture.convert("RGB").save(content, format="JPEG", quality=88)
-    return content.getvalue()
-
-
-def _address(content: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -8,16 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...reporting.formatting import format_names, format_value
 from ...utils.text import printable
 from ..checkpointing.record import package_versions
 from ..run import TrainingRun
 from .charts import best_validation
 
-__all__ = ["SPLITS", "duration", "grouped", "score_table", "setting_tables", "skipped_rows", "validation_rows"]
+__all__ = ["SPLITS", "score_table", "setting_tables", "skipped_rows", "validation_rows"]
 
 SPLITS = ("train", "validation", "test")
 _MANY = 20  # so many cases of a split are named, more are counted
-_NARROW = "\N{NARROW NO-BREAK SPACE}"
 
 
 def score_table(metrics: Mapping[str, Any], swatches: Mapping[str, str]) -> dict[str, Any]:
@@ -91,11 +91,12 @@ def setting_tables(folder: Path, run: TrainingRun) -> dict[str, dict[str, str]]:
     parts["settings"] = {key: value for key, value in parts["settings"].items() if value is not None}
     parts.setdefault("versions", package_versions())
     tables = {
-        key.replace("_", " ").capitalize(): {_readable(name, key): _value(one) for name, one in part.items()}
+        key.replace("_", " ").capitalize(): {_readable(name, key): format_value(one) for name, one in part.items()}
         for key, part in parts.items()
         if part
     }
-    return tables | {"Cases": {name: _named(names) for name, names in cases.items() if names}}
+    named = {split: f"{len(names)}: {printable(format_names(names, _MANY))}" for split, names in cases.items() if names}
+    return tables | {"Cases": named}
 
 
 def _readable(name: str, part: str) -> str:
@@ -111,29 +112,5 @@ def _divide(record: Mapping[str, Any], parts: dict[str, Mapping[str, Any]]) -> N
             _divide(value, parts)
 
 
-def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MANY} more" if len(names) > _MANY else ""
-    return f"{len(names)}: " + ", ".join(printable(name) for name in names[:_MANY]) + more
-
-
-def _value(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return "yes" if value else "no"
-    return printable(", ".join(map(_value, value)) or "none" if isinstance(value, list | tuple) else str(value))
-
-
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}" if math.isfinite(value) else str(value)
-
-
-def grouped(number: int) -> str:
-    """12 345 with a narrow space."""
-    return f"{number:,}".replace(",", _NARROW)
-
-
-def duration(seconds: float) -> str:
-    """Seconds, minutes or hours for people."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

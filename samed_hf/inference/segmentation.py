@@ -1,0 +1,175 @@
+"""Scans and images segmented on their own grid: the one way from a volume to labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from ..model.image_processing_samed import SamedImageProcessor
+from ..model.modeling_samed import SamedForSemanticSegmentation
+from ..transforms.slicing import SliceStack, cut_image, cut_slices, image_bounds, join_image, join_slices
+from ..utils.progress import ProgressCallback
+from ..utils.threads import single_threaded_blas
+from ..volumes.geometry import Volume
+from .batching import run_in_batches
+from .segmenter import Segmenter
+from .slices import label_dtype, narrow_labels
+from .views import mean_softmax
+
+__all__ = ["Segmentation", "predict_image", "predict_volume", "segment_volume"]
+
+
+class Segmentation(NamedTuple):
+    """The segmentation of a scan; every map is on the scan's own grid `(x, y, z)`.
+
+    Attributes:
+        labels: the label of each voxel, uint8 (uint16 for more than 256 labels).
+        confidence: the softmax of each voxel's label, in (0, 1]; float16 by default.
+        probabilities: the softmax of every label if requested, `(x, y, z, num_labels)` float32: a view of a
+            memory-mapped file.
+    """
+
+    labels: np.ndarray
+    confidence: np.ndarray
+    probabilities: np.ndarray | None = None
+
+
+def segment_volume(
+    segmenter: Segmenter,
+    volume: Volume,
+    *,
+    batch_size: int | None = None,
+    tta: bool = False,
+    is_image: bool = False,
+    progress: ProgressCallback | None = None,
+    probabilities: Path | None = None,
+    confidence_dtype: torch.dtype = torch.float16,
+) -> Segmentation:
+    """Segment a scan or an image on its own grid.
+
+    This is how every command and server predicts: of the same file they get the same labels.
+
+    Args:
+        segmenter: the model or models; with several, or with test-time augmentation, the softmax is averaged.
+        volume: the scan, in the unit of the processor's intensity window (HU for CT).
+        batch_size: slices through a model at once; `None` chooses it by the free memory.
+        tta: test-time augmentation: average views of each slice as it is, rotated by ±8°, and mirrored if no label has
+            a side.
+        is_image: whether the volume is a 2-D image `(width, height, 1)`: its slice is segmented as stored, and 8-bit
+            values count from 0 to 255 whatever the processor's window is.
+        progress: called with the number of slices done and the number of all slices.
+        probabilities: path of a file to create for the softmax of every label.
+        confidence_dtype: floating point type of the confidence.
+
+    Raises:
+        ValueError: another number of channels than the models', or NaN or infinity in the scan.
+    """
+    check_finite(volume)
+    slices = cut_image(volume) if is_image else cut_slices(volume, segmenter.processor)
+    maps = _segment_slices(segmenter, slices, batch_size, tta, is_image, progress, probabilities, confidence_dtype)
+    join = join_image if is_image else partial(join_slices, volume=volume, processor=segmenter.processor)
+    labels, confidence = (np.ascontiguousarray(join(array)) for array in maps[:2])
+    return Segmentation(labels, confidence, None if maps.probabilities is None else join(maps.probabilities))
+
+
+@torch.inference_mode()
+def _segment_slices(
+    segmenter: Segmenter,
+    slices: np.ndarray,
+    batch_size: int | None = None,
+    tta: bool = False,
+    is_image: bool = False,
+    progress: ProgressCallback | None = None,
+    probabilities: Path | None = None,
+    confidence_dtype: torch.dtype = torch.float32,
+) -> Segmentation:
+    """[`segment_volume`] for slices `(slices, [channels,] height, width)`; the maps are `(slices, height, width)`."""
+    stacks = [
+        SliceStack(slices, one, bounds=image_bounds(slices, one) if is_image else None) for one in segmenter.processors
+    ]
+    shape, num_labels = (len(slices), *stacks[0].size), segmenter.num_labels
+    labels = np.empty(shape, label_dtype(num_labels))
+    confidence = torch.empty(shape, dtype=confidence_dtype).numpy()
+    softmaxes = None
+    if probabilities is not None:
+        softmaxes = np.memmap(probabilities, np.float32, "w+", shape=(shape[0], num_labels, *shape[1:]))
+    sources = {stack.processor.context_slices: stack for stack in stacks}  # input shared by several models is read once
+
+    def read(indices: range) -> list[np.ndarray]:
+        return [stack.read_raw(indices) for stack in sources.values()]
+
+    def compute(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        raw = dict(zip(sources, inputs, strict=True))
+        inputs = [raw[stack.processor.context_slices] for stack in stacks]
+        softmax = mean_softmax(segmenter.models, stacks, inputs, tta=tta)
+        best = softmax.max(dim=1)
+        maps = [narrow_labels(best.indices, num_labels), best.values.to(confidence_dtype)]
+        return maps if softmaxes is None else [*maps, softmax]
+
+    with single_threaded_blas():
+        for indices, maps in run_in_batches(segmenter.models, len(slices), stacks[0].size, read, compute, batch_size):
+            labels[indices], confidence[indices] = maps[:2]
+            if softmaxes is not None:
+                softmaxes[indices] = maps[2]
+            if progress is not None:
+                progress(indices.stop, len(slices))
+    return Segmentation(labels, confidence, softmaxes)
+
+
+def predict_volume(
+    model: SamedForSemanticSegmentation,
+    volume: Volume,
+    processor: SamedImageProcessor | None = None,
+    *,
+    batch_size: int | None = None,
+) -> np.ndarray:
+    """The labels of [`segment_volume`] with one model.
+
+    Args:
+        model: in evaluation mode.
+        volume: the scan, in the unit of the processor's intensity window (HU for CT).
+        processor: defaults to the model's own.
+        batch_size: slices through the model at once; `None` chooses it by the free memory.
+
+    Returns:
+        Label map of shape `volume.grid`, uint8 (uint16 for more than 256 labels).
+    """
+    return segment_volume(Segmenter.of(model, processor), volume, batch_size=batch_size).labels
+
+
+def predict_image(
+    model: SamedForSemanticSegmentation, image: Any, processor: SamedImageProcessor | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Segment an open image at its own size; for a file, [`read_volume`] and [`segment_volume`] give the same labels.
+
+    transformers' image-segmentation pipeline gives them too, except that it reduces 16-bit images to 8 bits and turns
+    images by their EXIF orientation before this package receives them.
+
+    Args:
+        model: in evaluation mode.
+        image: a PIL image, or an array `(height, width)` or `(height, width, 3)`; uint8, or intensities in the unit of
+            the processor's window.
+        processor: defaults to the model's own.
+
+    Returns:
+        Labels `(height, width)`, uint8 (uint16 for more than 256 labels), and the softmax at each pixel's label,
+        float32 in (0, 1].
+
+    Raises:
+        ValueError: the model has no image processor, or `image` is no finite image of at least 2 pixels each way.
+    """
+    segmenter = Segmenter.of(model, processor)
+    found = _segment_slices(segmenter, segmenter.processor.image_slices(image), is_image=True)
+    return found.labels[0], found.confidence[0]
+
+
+def check_finite(volume: Volume) -> None:
+    """Refuse a scan with NaN or infinite intensities."""
+    if volume.array.dtype.kind == "f" and not (finite := np.isfinite(volume.array)).all():
+        bad = finite.size - np.count_nonzero(finite)
+        raise ValueError(f"The scan holds {bad} NaN or infinite values: expected finite intensities; replace them.")

@@ -1,0 +1,164 @@
+"""The files of an adapter in a directory or on the Hub: where they are, and which base model they name."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers.utils import cached_file, find_adapter_config_file
+
+from ..hub.layout import ADAPTER_DIRECTORY
+from .configuration_samed import SamedConfig
+from .image_processing_samed import SamedImageProcessor
+
+__all__ = [
+    "DOWNLOAD_OPTIONS",
+    "AdapterFiles",
+    "check_same_base",
+    "find_image_processor",
+    "report_damage",
+    "write_base_path",
+]
+
+DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+_PEFT_PREFIX = "base_model.model."
+# Settings of SAM's sub-configs that determine the shapes and the structure of its layers.
+_STRUCTURE = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "patch_size",
+    "output_channels",
+    "window_size",
+    "global_attn_indexes",
+    "mlp_dim",
+    "attention_downsample_rate",
+)
+
+
+@dataclass(frozen=True)
+class AdapterFiles:
+    """An adapter in a directory or on the Hub.
+
+    Attributes:
+        source: the directory or the Hub id.
+        subfolder: of the adapter's files in it.
+        config_file: path of `adapter_config.json`.
+        content: of that file.
+    """
+
+    source: str
+    subfolder: str
+    config_file: Path
+    content: dict[str, Any]
+
+    @classmethod
+    def find(cls, source: str, download: dict[str, Any]) -> AdapterFiles | None:
+        """Find the adapter of a directory or Hub id, at the root or in the subfolder of the Hub's earlier layout.
+
+        Raises:
+            ValueError: `adapter_config.json` is damaged.
+        """
+        root = download.get("subfolder") or ""
+        for subfolder in (root, f"{root}/{ADAPTER_DIRECTORY}".lstrip("/")):
+            file = find_adapter_config_file(source, **(download | {"subfolder": subfolder}))
+            if file is not None:
+                try:
+                    return cls(source, subfolder, Path(file), json.loads(Path(file).read_text(encoding="utf-8")))
+                except ValueError as error:
+                    raise ValueError(f"{file} is no JSON ({error}): the adapter is damaged; fetch it again.") from error
+        return None
+
+    def read_weights(self, download: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Read the tensors under the model's own names, from safetensors alone: a pickle could execute code."""
+        if Path(self.source).is_dir():
+            file = str(self.config_file.parent / SAFETENSORS_WEIGHTS_NAME)
+        else:
+            options = download | {"subfolder": self.subfolder}
+            file = cast(str, cached_file(self.source, SAFETENSORS_WEIGHTS_NAME, **options))  # raises if there is none
+        return {key.removeprefix(_PEFT_PREFIX): tensor for key, tensor in load_file(file).items()}
+
+    def base_model(self) -> tuple[str, str | None]:
+        """The base model that the adapter names, and its revision.
+
+        A relative path starts at the adapter's own directory.
+
+        Raises:
+            FileNotFoundError: the base is a relative path to a missing directory.
+            ValueError: the adapter names no base.
+        """
+        base = self.content.get("base_model_name_or_path")
+        if not base:
+            raise ValueError(
+                f"The adapter {self.source!r} names no base model: give the directory or Hub id of the one that it was "
+                "trained on as base_model_name_or_path."
+            )
+        relative = self.config_file.parent / base
+        if Path(self.source).is_dir() and (relative / "config.json").is_file():
+            return str(relative), None
+        if base.startswith("."):
+            raise FileNotFoundError(
+                f"The adapter {self.source!r} needs the base model {base!r}, a directory beside it, which does not "
+                "exist: copy it there too, or give its path as base_model_name_or_path."
+            )
+        return base, self.content.get("revision")
+
+
+def write_base_path(adapter_config: Path, directory: Path) -> None:
+    """Write the path of a local base into `adapter_config`: relative if the base lies in or beside `directory`."""
+    content = json.loads(adapter_config.read_text(encoding="utf-8"))
+    name = content.get("base_model_name_or_path")
+    if not name or not Path(name).is_dir():
+        return
+    base, directory = Path(name).resolve(), directory.resolve()
+    if base.is_relative_to(directory) or base.parent == directory.parent:
+        relative = os.path.relpath(base, directory)
+        content["base_model_name_or_path"] = relative if relative.startswith(".") else f"./{relative}"
+    else:
+        content["base_model_name_or_path"] = str(base)
+    adapter_config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def check_same_base(base_config: SamedConfig, config: SamedConfig, base: str, adapter: str) -> None:
+    """Raise a `ValueError` with the differences if the adapter was trained on a base model with other layers."""
+    differences = [
+        f"{part}.{key} {theirs[key]} instead of {value}"
+        for part in ("vision_config", "prompt_encoder_config", "mask_decoder_config")
+        if (theirs := getattr(base_config, part).to_dict())
+        for key, value in getattr(config, part).to_dict().items()
+        if key in _STRUCTURE and theirs.get(key) != value
+    ]
+    if differences:
+        raise ValueError(f"The base model {base!r} isn't the one of the adapter {adapter!r}: {', '.join(differences)}.")
+
+
+@contextmanager
+def report_damage(what: str) -> Iterator[None]:
+    """Turn the errors of damaged or unsuitable weights into a `ValueError` that names `what`."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(
+            f"{what} can't be loaded: {str(error).splitlines()[0]} The file may be damaged, or adapter and base belong "
+            "to different models: fetch it again, or check which base the adapter names."
+        ) from error
+
+
+def find_image_processor(source: str | os.PathLike[str], download: dict[str, Any]) -> SamedImageProcessor | None:
+    """The checkpoint's own SAMed processor, or `None` if there is none, as beside a plain SAM."""
+    try:
+        content, _ = SamedImageProcessor.get_image_processor_dict(str(source), **download)
+    except OSError:
+        return None
+    if content.get("image_processor_type") != SamedImageProcessor.__name__:
+        return None
+    return SamedImageProcessor.from_dict(content)

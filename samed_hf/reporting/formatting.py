@@ -1,0 +1,74 @@
+"""Numbers, names and settings as text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..utils.text import printable
+
+__all__ = [
+    "format_bytes",
+    "format_count",
+    "format_counts",
+    "format_duration",
+    "format_names",
+    "format_number",
+    "format_sides",
+    "format_value",
+    "plural",
+]
+
+
+def format_count(number: int) -> str:
+    """Group the digits of a whole number by narrow spaces: 12 345."""
+    return f"{number:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def format_number(value: float) -> str:
+    """Round a number to three digits, from 100 to a whole number."""
+    return format_count(round(value)) if abs(value) >= 99.5 or float(value).is_integer() else f"{value:.3g}"
+
+
+def format_bytes(size: int) -> str:
+    """Format bytes as MB or GB, powers of 1000."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.{0 if size >= 1e7 else 2}f} MB"
+
+
+def format_duration(seconds: float) -> str:
+    """Format a duration as seconds, minutes and seconds, or hours and minutes."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def format_sides(sides: Sequence[float]) -> str:
+    """Format numbers along axes: 512 × 512 × 30, or 0.977 × 0.977 × 2, lengths in three digits."""
+    return " × ".join(str(side) if isinstance(side, int) else f"{side:.3g}" for side in sides)
+
+
+def format_value(value: Any) -> str:
+    """Format a setting: yes or no, the items of a list or mapping, or the value itself."""
+    if value is None or isinstance(value, bool) or value in ([], {}, ()):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{printable(str(key))}: {format_value(one)}" for key, one in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(format_value, value))
+    return printable(str(value))
+
+
+def format_counts(counts: Mapping[str, int]) -> str:
+    """Format how often each name occurs: LPS in 5, RAS in 1."""
+    return ", ".join(f"{name} in {count}" for name, count in counts.items())
+
+
+def format_names(names: Sequence[str], limit: int = 5) -> str:
+    """Join names by commas; those after the first `limit` are counted."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun: 1 case, 2 cases."""
+    return f"{count} {noun if count == 1 else f'{noun}s'}"

@@ -1,0 +1,47 @@
+"""HTML reports: one file without scripts, readable offline, in dark mode, on a phone and on paper."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from ..utils.atomic import write_text
+
+__all__ = ["data_uri", "jpeg_uri", "write_page"]
+
+
+def write_page(path: str | os.PathLike[str], package: str, template: str, **values: Any) -> None:
+    """Render a template and write it as one HTML file, atomically.
+
+    Args:
+        path: the HTML file.
+        package: package with a directory `templates`; the base template and the style sheet are in this package's.
+        template: name of the template.
+        values: values of the template; they are escaped, so that any text is safe.
+    """
+    loaders = [PackageLoader(name) for name in dict.fromkeys((package, "samed_hf.reporting"))]
+    environment = Environment(
+        loader=ChoiceLoader(loaders), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    content = environment.get_template(template).render(values)
+    # A file's name may contain bytes that are no text.
+    write_text(path, content.encode("utf-8", "backslashreplace").decode("utf-8"))
+
+
+def data_uri(content: bytes, media_type: str) -> str:
+    """Return a file's content as an address for `src`, e.g. with the media type "image/svg+xml"."""
+    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def jpeg_uri(path: Path) -> str:
+    """Return an image as the address of a JPEG, which is several times smaller than a PNG."""
+    content = io.BytesIO()
+    with Image.open(path) as image:
+        image.convert("RGB").save(content, format="JPEG", quality=88)
+    return data_uri(content.getvalue(), "image/jpeg")

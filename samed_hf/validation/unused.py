@@ -1,0 +1,41 @@
+"""Files of a data set that no case uses, such as an image without a label or a slice that no list names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..data.dataset import CaseDataset, CaseSource
+from ..data.layouts.synapse_dataset import SliceSource
+from ..data.sources import ImageSource, ScanSource
+
+__all__ = ["unused_files"]
+
+
+def unused_files(data: CaseDataset) -> dict[Path, list[str]]:
+    """Return the unused files beside those of the cases that have the suffix of one of them, by their directory."""
+    used: dict[Path, set[str]] = {}
+    for source in data.sources.values():
+        for file in _files(source):
+            used.setdefault(file.parent, set()).add(file.name.lower())  # a list may differ in case from the file system
+    unused = {}
+    for directory, names in sorted(used.items()):
+        suffixes = {_suffix(name) for name in names}
+        files = (path.name for path in sorted(directory.glob("[!.]*")))
+        spare = [file for file in files if file.lower() not in names and _suffix(file.lower()) in suffixes]
+        if spare:
+            unused[directory] = spare
+    return unused
+
+
+def _files(source: CaseSource) -> tuple[Path, ...]:
+    if isinstance(source, ScanSource):
+        return (*source.images, source.label)
+    if isinstance(source, ImageSource):
+        return (*source.images, *source.labels)
+    if isinstance(source, SliceSource):
+        return tuple(source.data.slice_path(name) for name in source.slices)
+    return ()
+
+
+def _suffix(name: str) -> str:
+    return "".join(Path(name).suffixes[-2:] if name.endswith(".gz") else Path(name).suffixes[-1:])
