@@ -161,12 +161,12 @@ def ends_clearly(argv, captured, status, word):
 
 
 @pytest.mark.parametrize("layout", WRITERS)
-def test_validate(layout, tmp_path, capfd):
+def test_validate(layout, tiny_sam, tmp_path, capfd):
     root = WRITERS[layout](tmp_path / "data", SCANS)
     count = 0
     for word in damaged_data(root, "validate"):
         output = tmp_path / f"out{count}"
-        status = main(["validate", str(root), "--output", str(output)])
+        status = main(["validate", str(root), "--output", str(output), "--model_name_or_path", str(tiny_sam)])
         ends_clearly([], capfd.readouterr(), status, word)
         assert not output.exists() or leftovers(output) == []
         if status == 1:
@@ -212,12 +212,12 @@ ODD = {
 }
 
 
-def test_one_missing_file_keeps_no_other_case_from_being_checked(estimate_once, tmp_path, capfd):
+def test_one_missing_file_keeps_no_other_case_from_being_checked(tiny_sam, tmp_path, capfd):
     for write in (write_decathlon, write_nnunet, write_folders, write_pictures):
         root = write(tmp_path / write.__name__, SCANS)
         sorted(path for path in root.rglob("*case_01*") if "mask" in str(path) or "labels" in str(path))[0].unlink()
         output = tmp_path / f"{write.__name__}-checked"
-        assert main(["validate", str(root), "--output", str(output)]) == 1
+        assert main(["validate", str(root), "--output", str(output), "--model_name_or_path", str(tiny_sam)]) == 1
         captured = capfd.readouterr()
         assert_no_traceback(captured)
         assert "case_01" in captured.out

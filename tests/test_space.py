@@ -124,7 +124,7 @@ def test_a_scan(page, browser, model, tmp_path):
     assert page.until("document.querySelector('#legend').innerText").split() == found
     text = page.until("document.querySelector('#found').innerText")
     assert "ml" in text
-    # Another slice, another picture.
+    # Another slice, another image.
     script = """
         const field = document.querySelector('#slice input[type=number]');
         field.value = arguments[0];
@@ -144,19 +144,19 @@ def test_a_scan(page, browser, model, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.browser
-def test_a_picture(page, model, tmp_path):
-    picture = Image.fromarray(np.random.default_rng(1).integers(0, 255, (40, 50), dtype=np.uint8))
-    picture.save(tmp_path / "picture.png")
-    page.segment(tmp_path / "picture.png")
+def test_an_image(page, model, tmp_path):
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 255, (40, 50), dtype=np.uint8))
+    image.save(tmp_path / "image.png")
+    page.segment(tmp_path / "image.png")
     page.overlay()
     masks = np.asarray(Image.open(page.masks(tmp_path / "masks.png")))
-    np.testing.assert_array_equal(masks, predict_image(model, picture)[0])
+    np.testing.assert_array_equal(masks, predict_image(model, image)[0])
     assert page.until("document.querySelector('#slice') === null || !document.querySelector('#slice').offsetParent")
 
 
 @pytest.mark.slow
 @pytest.mark.browser
 def test_something_else(page, tmp_path):
-    (tmp_path / "notes.png").write_text("no picture")
+    (tmp_path / "notes.png").write_text("no image")
     page.segment(tmp_path / "notes.png")
     page.until('document.body.innerText.includes("notes.png can\'t be segmented")')

@@ -98,7 +98,7 @@ def _choose_cases(args: argparse.Namespace) -> tuple[CaseDataset, str, list[str]
     if not names:
         declared = ", ".join(f"{len(getattr(data, one))} for {one}" for one in ("train", "validation", "test"))
         raise ValueError(f"{args.data} has no case to score ({declared}): give --split or --num_folds and --fold.")
-    print(f"data        {args.data}: {data.layout}, {len(names)} {split} cases", flush=True)
+    logger.info("data        %s: %s, %d %s cases", args.data, data.layout, len(names), split)
     if seen := set(names) & set(known.get("train", ())):
         logger.warning("%d of these cases were trained on: their scores do not apply to new cases", len(seen))
     return data, split, names
@@ -114,7 +114,7 @@ def _cases_of(adapter: str) -> dict[str, Any]:
 
 
 def _show_case(output: Path, segmenter: Segmenter, case: Case, prediction: np.ndarray, result: CaseResult) -> None:
-    """Draw a case and print its mean Dice coefficient."""
+    """Draw a case and log its mean Dice coefficient."""
     from ..reporting.overlays import draw_overlay
     from ..transforms.slicing import rows_point_up
 
@@ -131,4 +131,4 @@ def _show_case(output: Path, segmenter: Segmenter, case: Case, prediction: np.nd
     )
     dice = [score.dice for score in result.scores.values() if score.dice is not None]
     scored = f"mean DSC {sum(dice) / len(dice):.4f}" if dice else "nothing to score"
-    print(f"{case.name}: {scored}", flush=True)
+    logger.info("%s: %s", case.name, scored)

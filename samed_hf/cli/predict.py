@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import time
 from datetime import datetime, timedelta
@@ -198,7 +199,7 @@ def _describe(
         "created": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
         "seconds": round(seconds, 2),
         "labels": {str(index): name for index, name in settings.requested(segmenter.id2label).items()},
-        "settings": models | settings.to_dict() | machine | {"num_processes": num_processes},
+        "settings": models | dataclasses.asdict(settings) | machine | {"num_processes": num_processes},
         "versions": package_versions(),
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from ..validation.advice import Advice
 
 __all__ = ["add_parser", "run"]
+
+logger = logging.getLogger(__name__)
 
 _BASE = "facebook/sam-vit-base"
 _LINES = 20  # printed of one kind of problem
@@ -81,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     )
     data = read_data(**settings.read_options(), strict=False)
     processor = make_processor(settings, data)
-    print(_describe(data), flush=True)
+    logger.info(_describe(data))
     with ProgressBar("checking", "case") as progress:
         validation = validate_data(data, processor, progress=progress)
     _print_problems(validation.problems)

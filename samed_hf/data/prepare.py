@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..transforms.augmentation import nearest_zoom, spline_zoom, window_intensity
+from ..transforms import nearest_zoom, spline_zoom, window_intensity
 from ..transforms.intensity import CT_WINDOW
 from ..utils.atomic import atomic_directory
 from ..volumes import Volume, case_name, find_volumes, read_volume, reorient, same_grid

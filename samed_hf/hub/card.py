@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..utils.atomic import write_text
-from .run_layout import RunLayout
+from .run_layout import RunLayout, read_json
 
 __all__ = ["PRIVATE_SETTINGS", "is_local_base", "write_card"]
 
@@ -44,8 +43,8 @@ def write_card(directory: str | os.PathLike[str], *, name: str | None = None, li
     directory = Path(directory)
     files = RunLayout(directory)
     name = name or directory.resolve().name
-    metrics = _read(files.metrics, required=False)
-    settings = _read(files.settings, required=False)
+    metrics = read_json(files.metrics)
+    settings = read_json(files.settings)
     run = settings.pop("run", {})
     data = run.get("data", _UNKNOWN_DATA)
     adapter = _describe_adapter(files)
@@ -55,7 +54,7 @@ def write_card(directory: str | os.PathLike[str], *, name: str | None = None, li
         template_str=resources.files(__package__).joinpath("templates/model_card.md").read_text(encoding="utf-8"),
         name=name,
         license_id=license_id,
-        processor=_read(files.processor_config, required=False),
+        processor=read_json(files.processor_config),
         data=data,
         run=run,
         settings={key: value for key, value in settings.items() if key in _shown(settings)},
@@ -69,11 +68,11 @@ def write_card(directory: str | os.PathLike[str], *, name: str | None = None, li
 
 def _describe_adapter(files: RunLayout) -> dict[str, Any]:
     """The template's variables that describe the adapter itself."""
-    config = _read(files.config)
+    config = read_json(files.config, required=True)
     id2label = {int(index): label for index, label in config["id2label"].items()}
     if (subdirectory := RunLayout(files.directory / "adapter")).adapter_config.is_file():
         files = subdirectory
-    adapter = _read(files.adapter_config)
+    adapter = read_json(files.adapter_config, required=True)
     base = adapter.get("base_model_name_or_path")
     return {
         "labels": [label for index, label in sorted(id2label.items())][1:],
@@ -144,9 +143,3 @@ def _eval_results(metrics: Mapping[str, Any], data: str, dataset: str) -> list[E
 
 def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "data"
-
-
-def _read(path: Path, required: bool = True) -> dict[str, Any]:
-    if not required and not path.is_file():
-        return {}
-    return json.loads(path.read_text(encoding="utf-8"))

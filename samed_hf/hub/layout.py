@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .card import PRIVATE_SETTINGS, is_local_base, write_card
-from .run_layout import RunLayout
+from .run_layout import RunLayout, read_json
 
-__all__ = ["ADAPTER_DIRECTORY", "DTYPES", "check_adapter", "lay_out_repository", "read_json"]
+__all__ = ["ADAPTER_DIRECTORY", "DTYPES", "check_adapter", "lay_out_repository"]
 
 ADAPTER_DIRECTORY = "adapter"
 """Directory of the adapter's files in a repository.
@@ -139,11 +139,6 @@ def _write_weights(source: Path, target: Path, dtype: str) -> None:
     converted = {key: value.to(DTYPES[dtype]) for key, value in weights.items()}
     save_file(converted, target, metadata={"format": "pt"})
     logger.info("adapter     %.1f MB in %s", target.stat().st_size / 1e6, dtype)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The content of a file; empty if it does not exist."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

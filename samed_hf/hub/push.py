@@ -14,8 +14,8 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import httpx
 
-from .layout import check_adapter, lay_out_repository, read_json
-from .run_layout import RunLayout
+from .layout import check_adapter, lay_out_repository
+from .run_layout import RunLayout, read_json
 
 __all__ = ["push_adapter"]
 

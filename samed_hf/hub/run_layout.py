@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RunLayout"]
+__all__ = ["RunLayout", "read_json"]
 
 _CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
 
@@ -93,3 +94,8 @@ class RunLayout:
 
 def _match(path: Path) -> re.Match[str] | None:
     return _CHECKPOINT.match(path.name)
+
+
+def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
+    """The content of one of the files; empty if it does not exist and is not required."""
+    return json.loads(path.read_text(encoding="utf-8")) if required or path.is_file() else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +43,7 @@ def mean_softmax(
     weight: torch.Tensor | float = 0.0
     for model, stack, own in zip(models, stacks, raw, strict=True):
         slices = stack.scale(own)
-        for degrees, mirror in _views(model.config.id2label.values(), stack, tta):
+        for mirror, degrees in _views(model, stack) if tta else [(False, 0.0)]:
             view = rotate_images(slices.flip(-1) if mirror else slices, degrees)
             pixels = stack.processor.resize_slices(view)
             logits = predict_logits(model, pixels, stack.processor.image_size)
@@ -59,13 +59,11 @@ def mean_softmax(
     return torch.as_tensor(total / weight)
 
 
-def _views(label_names: Iterable[str], stack: SliceStack, tta: bool) -> Iterator[tuple[float, bool]]:
-    """The rotation in degrees of each view, and whether it is mirrored."""
-    if not tta:
-        return iter([(0.0, False)])
+def _views(model: SamedForSemanticSegmentation, stack: SliceStack) -> Iterator[tuple[bool, float]]:
+    """Whether each view is mirrored, and its rotation in degrees."""
     left_right = stack.processor.axis_order[2] == 0
-    mirrors = default_augmentation(label_names, left_right=left_right).mirror > 0
-    return ((degrees, mirror) for mirror, degrees in itertools.product([False, True][: 1 + mirrors], TTA_DEGREES))
+    mirrors = default_augmentation(model.config.id2label.values(), left_right=left_right).mirror > 0
+    return itertools.product((False, True) if mirrors else (False,), TTA_DEGREES)
 
 
 def rotate_images(images: torch.Tensor, degrees: float) -> torch.Tensor:

@@ -6,7 +6,6 @@ import copy
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,8 @@ from transformers.integrations.peft import PeftAdapterMixin
 from .adapter_files import DOWNLOAD_OPTIONS, AdapterFiles, check_same_base, find_image_processor, report_damage
 from .configuration_samed import SamedConfig
 from .image_processing_samed import SamedImageProcessor
-from .lora import freeze_unused, merge_adapter, swapped_label_heads
+from .lora import freeze_unused, merge_adapter, replace_label_heads
+from .mask_decoder import new_label_heads
 from .vision_encoder import SamedVisionAttention
 
 if TYPE_CHECKING:
@@ -42,10 +42,6 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
     def _adapters(self) -> dict[str, tuple[SamedConfig, SamedImageProcessor | None]]:
         """Config and image processor of each adapter."""
         return self.__dict__.setdefault("_samed_adapters", {})
-
-    def _new_label_heads(self, num_labels: int) -> dict[str, nn.Module]:
-        """Fresh heads of the mask decoder for this number of labels, by name, on the model's device."""
-        raise NotImplementedError
 
     def load_adapter(  # type: ignore[override]  # fewer options: weights come from safetensors files alone
         self,
@@ -128,14 +124,11 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
         if base and Path(base).is_dir():
             # The base in use, by a path that is valid wherever the adapter is saved; a directory has no revision.
             peft_config.base_model_name_or_path, peft_config.revision = str(Path(base).resolve()), None
-        heads = (
-            nullcontext()
-            if self.config.num_labels == config.num_labels
-            else swapped_label_heads(self.sam.mask_decoder, self._new_label_heads(config.num_labels))
-        )
-        with heads, warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Already found a `peft_config`", category=UserWarning)
             inject_adapter_in_model(peft_config, self, name)
+        if config.num_labels != self.config.num_labels:
+            replace_label_heads(self.sam.mask_decoder, new_label_heads(self.config, config.num_labels), name)
         self._hf_peft_config_loaded = True
 
     def _remove_incomplete(self, name: str, frozen: bool) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
-__all__ = ["VARIANTS", "cast_frozen", "freeze_unused", "merge_adapter", "samed_lora_config", "swapped_label_heads"]
+__all__ = ["VARIANTS", "cast_frozen", "freeze_unused", "merge_adapter", "replace_label_heads", "samed_lora_config"]
 
 # Regular expressions on full module names: a bare "q_proj" would match the mask decoder too.
 _ENCODER = r"(.*\.)?vision_encoder\.layers\.\d+\.attn\.(q_proj|v_proj)"
@@ -72,13 +71,8 @@ def samed_lora_config(rank: int = 4, variant: str = "samed", **lora_options: Any
     if not isinstance(rank, int) or rank < 1:
         raise ValueError(f"rank is {rank!r}: expected a whole number of at least 1; the paper's is 4.")
     targets, whole = VARIANTS[variant]
-    options: dict[str, Any] = {
-        "lora_alpha": rank,
-        "target_modules": targets,
-        "modules_to_save": list(whole),
-        "bias": "none",
-    }
-    return LoraConfig(r=rank, task_type=None, **(options | lora_options))
+    options: dict[str, Any] = {"lora_alpha": rank, "target_modules": targets, "modules_to_save": list(whole)}
+    return LoraConfig(r=rank, task_type=None, **({"bias": "none"} | options | lora_options))
 
 
 def freeze_unused(model: nn.Module) -> None:
@@ -104,33 +98,22 @@ def cast_frozen(model: nn.Module, dtype: torch.dtype) -> None:
             module.to(dtype)
 
 
-@contextmanager
-def swapped_label_heads(owner: nn.Module, parts: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Replace heads of the mask decoder while PEFT copies the modules that an adapter trains whole.
-
-    The heads of an adapter with other labels have other shapes, and could not be loaded into copies of the present
-    ones.
+def replace_label_heads(decoder: nn.Module, heads: Mapping[str, nn.Module], adapter_name: str) -> None:
+    """Replace an adapter's copies of the mask decoder's label-dependent heads, whose shapes are those of other labels.
 
     Args:
-        owner: the mask decoder, or PEFT's wrapper around it.
-        parts: the temporary heads by the name of the attribute.
+        decoder: the mask decoder, or PEFT's wrapper around it.
+        heads: the new heads by the name of the attribute.
+        adapter_name: the adapter to which they belong.
     """
-    owner = owner.original_module if isinstance(owner, ModulesToSaveWrapper) else owner
-    own = {name: _exchange(owner, name, part) for name, part in parts.items()}
-    try:
-        yield
-    finally:
-        for name, part in own.items():
-            _exchange(owner, name, part)
-
-
-def _exchange(owner: nn.Module, name: str, part: nn.Module) -> nn.Module:
-    present = getattr(owner, name)
-    if isinstance(present, ModulesToSaveWrapper):
-        own, present.original_module = present.original_module, part
-        return own
-    setattr(owner, name, part)
-    return present
+    owner = decoder.modules_to_save[adapter_name] if isinstance(decoder, ModulesToSaveWrapper) else decoder
+    for name, head in heads.items():
+        present = getattr(owner, name)
+        head = head.to(next(present.parameters()))
+        if isinstance(present, ModulesToSaveWrapper):
+            present.modules_to_save[adapter_name] = head
+        elif owner is not decoder:  # the base model's own heads stay
+            setattr(owner, name, head)
 
 
 def merge_adapter(model: nn.Module) -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation
 from transformers import initialization as init
-from transformers.models.sam.configuration_sam import SamMaskDecoderConfig
-from transformers.models.sam.modeling_sam import SamMaskDecoder, SamModel
+from transformers.models.sam.modeling_sam import SamModel
 from transformers.utils import ModelOutput
 
 from ..transforms.zoom import nearest_zoom
@@ -20,13 +17,11 @@ from .checkpoint_conversion import register_sam_conversion
 from .configuration_samed import SamedConfig
 from .image_processing_samed import SamedImageProcessor
 from .losses import segmentation_loss
+from .mask_decoder import SamedMaskDecoder
 from .pretrained import SamedPreTrainedModel
 from .vision_encoder import SamedVisionLayer
 
 __all__ = ["SamedForSemanticSegmentation", "SamedSegmenterOutput"]
-
-# The mask decoder's parts whose shapes depend on the number of labels.
-LABEL_HEADS = ("mask_tokens", "output_hypernetworks_mlps", "iou_prediction_head")
 
 
 @dataclass
@@ -52,69 +47,6 @@ class SamedSegmenterOutput(ModelOutput):
     dice: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
-
-
-class SamedHypernetworks(nn.Module):
-    """SAM's small networks that turn the token of each label into the weights of its mask.
-
-    Parameter names are those of SAM's list of networks; PEFT can save a module whole, but not a list.
-    """
-
-    def __init__(self, networks: nn.ModuleList) -> None:
-        super().__init__()
-        for index, network in enumerate(networks):
-            self.add_module(str(index), network)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens `(batch_size, num_labels, channels)` to weights `(batch_size, num_labels, channels / 8)`."""
-        return torch.stack([network(tokens[:, index]) for index, network in enumerate(self.children())], dim=1)
-
-
-class SamedMaskDecoder(SamMaskDecoder):
-    """SAM's mask decoder, returning the masks of all mask tokens, one for each label."""
-
-    def __init__(self, config: SamMaskDecoderConfig) -> None:
-        super().__init__(config)
-        networks: Any = SamedHypernetworks(self.output_hypernetworks_mlps)  # SAM's type is a list of modules
-        self.output_hypernetworks_mlps = networks
-        # Heads that depend on the labels start with PyTorch's initialisation instead of SAM's. The leaves are marked:
-        # transformers skips modules without parameters of their own.
-        for head in LABEL_HEADS:
-            for leaf in getattr(self, head).modules():
-                leaf.uses_pytorch_init = True
-
-    def forward(  # type: ignore[override]  # SAM's takes prompts
-        self,
-        image_embeddings: torch.Tensor,
-        image_positional_embeddings: torch.Tensor,
-        dense_prompt_embeddings: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Predict the masks of one image without a prompt.
-
-        Args:
-            image_embeddings: of shape `(batch_size, channels, height, width)`.
-            image_positional_embeddings: of shape `(1, channels, height, width)`.
-            dense_prompt_embeddings: of shape `(1, channels, height, width)`.
-
-        Returns:
-            Logits of shape `(batch_size, num_labels, 4 · height, 4 · width)` and the IoU head's output of shape
-            `(batch_size, num_labels)`.
-        """
-        batch_size, channels, height, width = image_embeddings.shape
-        tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
-        tokens = tokens.to(image_embeddings.dtype).expand(batch_size, 1, -1, -1)
-        queries, keys = self.transformer(
-            point_embeddings=tokens,
-            image_embeddings=image_embeddings + dense_prompt_embeddings,
-            image_positional_embeddings=image_positional_embeddings.expand(batch_size, -1, -1, -1),
-            attention_similarity=None,
-        )
-        image = keys.transpose(2, 3).reshape(batch_size, channels, height, width)
-        image = self.activation(self.upscale_layer_norm(self.upscale_conv1(image)))
-        image = self.activation(self.upscale_conv2(image)).flatten(2)
-        logits = self.output_hypernetworks_mlps(queries[:, 0, 1:]) @ image
-        iou_scores = self.iou_prediction_head(queries[:, 0, 0])
-        return logits.reshape(batch_size, -1, 4 * height, 4 * width), iou_scores
 
 
 class SamedModel(SamModel):
@@ -155,12 +87,6 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
         super().__init__(config)
         self.sam = SamedModel(config)
         self.post_init()
-
-    def _new_label_heads(self, num_labels: int) -> dict[str, nn.Module]:
-        config = copy.deepcopy(self.config.mask_decoder_config)
-        config.num_multimask_outputs = num_labels - 1
-        decoder = SamedMaskDecoder(config).to(self.device, self.sam.mask_decoder.iou_token.weight.dtype)
-        return {name: getattr(decoder, name) for name in LABEL_HEADS}
 
     def get_input_embeddings(self) -> nn.Module:
         """The patch embedding."""

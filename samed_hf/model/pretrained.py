@@ -57,7 +57,7 @@ class SamedPreTrainedModel(SamedAdapterMixin, SamPreTrainedModel):
     _keep_in_fp32_modules_strict = ["positional_embedding", "prompt_encoder", "mask_decoder"]  # noqa: RUF012
 
     if not hasattr(SamPreTrainedModel, "activation_checkpointing_enable"):  # before 5.23, thus with Python 3.10
-        activation_checkpointing_enable = SamPreTrainedModel.gradient_checkpointing_enable
+        activation_checkpointing_enable = SamPreTrainedModel.gradient_checkpointing_enable  # type: ignore[assignment]
 
     if TYPE_CHECKING:  # transformers wraps it in a decorator that hides its type
 

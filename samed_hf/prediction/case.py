@@ -12,6 +12,7 @@ from ..inference import Segmentation, Segmenter, segment_volume
 from ..inference.statistics import measure_labels, write_statistics
 from ..reporting.charts import save_png
 from ..reporting.colors import label_colors
+from ..reporting.formatting import format_ml
 from ..reporting.preview import draw_preview, slice_plane
 from ..transforms.intensity import guess_preprocessing
 from ..utils.progress import ProgressCallback
@@ -19,7 +20,6 @@ from ..utils.text import printable
 from ..volumes import Volume, read_scan, write_labels, write_volume
 from .cleaning import clean_labels
 from .files import PREVIEW, STATISTICS, Job, case_files, label_file_names
-from .report import format_ml
 from .settings import PredictionSettings
 
 __all__ = ["SegmentedCase", "describe_labels", "predict_case", "read_case", "segment_case", "write_case"]

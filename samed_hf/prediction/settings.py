@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 __all__ = ["ALL", "FORMATS", "PredictionSettings"]
 
@@ -71,12 +70,9 @@ class PredictionSettings:
         """
         known = [name for index, name in sorted(id2label.items()) if index]
         errors = []
-        for what, names in (
-            ("labels", self.labels or ()),
-            ("keep_largest", _without_all(self.keep_largest)),
-            ("min_island_ml", _without_all(self.min_island_ml)),
-        ):
-            if unknown := [name for name in names if name not in known]:
+        for what in ("labels", "keep_largest", "min_island_ml"):
+            allowed = known if what == "labels" else [*known, ALL]
+            if unknown := [name for name in getattr(self, what) or () if name not in allowed]:
                 errors.append(f"{what} names {', '.join(map(repr, unknown))}, which the model doesn't have")
         if errors:
             raise ValueError(f"{'; '.join(errors)}: expected some of {', '.join(known)}.")
@@ -101,15 +97,3 @@ class PredictionSettings:
             for index, name in self.requested(id2label).items()
         }
         return {index: ml for index, ml in sizes.items() if ml is not None}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the settings by name, for JSON."""
-        content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {
-            key: list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value
-            for key, value in content.items()
-        }
-
-
-def _without_all(names: Collection[str]) -> list[str]:
-    return [name for name in names if name != ALL]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..utils.text import printable
-
 __all__ = [
+    "NARROW_SPACE",
     "format_bytes",
     "format_count",
     "format_counts",
     "format_duration",
+    "format_ml",
     "format_names",
     "format_number",
     "format_sides",
@@ -20,14 +20,22 @@ __all__ = [
 ]
 
 
+NARROW_SPACE = "\N{NARROW NO-BREAK SPACE}"
+
+
 def format_count(number: int) -> str:
     """Group the digits of a whole number by narrow spaces: 12 345."""
-    return f"{number:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+    return f"{number:,}".replace(",", NARROW_SPACE)
 
 
 def format_number(value: float) -> str:
     """Round a number to three digits, from 100 to a whole number."""
     return format_count(round(value)) if abs(value) >= 99.5 or float(value).is_integer() else f"{value:.3g}"
+
+
+def format_ml(ml: float) -> str:
+    """Round millilitres to three digits, from 100 ml to whole ones."""
+    return f"{ml:.0f}" if ml >= 99.95 else f"{ml:.3g}"
 
 
 def format_bytes(size: int) -> str:
@@ -53,10 +61,10 @@ def format_value(value: Any) -> str:
     if value is None or isinstance(value, bool) or value in ([], {}, ()):
         return "yes" if value else "no"
     if isinstance(value, Mapping):
-        return ", ".join(f"{printable(str(key))}: {format_value(one)}" for key, one in value.items())
+        return ", ".join(f"{key}: {format_value(one)}" for key, one in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(format_value, value))
-    return printable(str(value))
+    return str(value)
 
 
 def format_counts(counts: Mapping[str, int]) -> str:

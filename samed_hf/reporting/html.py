@@ -9,11 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
 
 from ..utils.atomic import write_text
+from ..utils.text import printable
+from . import formatting
 
 __all__ = ["data_uri", "jpeg_uri", "write_page"]
+
+
+_FILTERS = ("bytes", "count", "counts", "duration", "ml", "number", "sides", "value")  # formatting.format_…
 
 
 def write_page(path: str | os.PathLike[str], package: str, template: str, **values: Any) -> None:
@@ -27,19 +33,30 @@ def write_page(path: str | os.PathLike[str], package: str, template: str, **valu
     """
     loaders = [PackageLoader(name) for name in dict.fromkeys((package, "samed_hf.reporting"))]
     environment = Environment(
-        loader=ChoiceLoader(loaders), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=ChoiceLoader(loaders),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_printable,
     )
-    content = environment.get_template(template).render(values)
-    # A file's name may contain bytes that are no text.
-    write_text(path, content.encode("utf-8", "backslashreplace").decode("utf-8"))
+    environment.filters |= {name: getattr(formatting, f"format_{name}") for name in _FILTERS}
+    write_text(path, environment.get_template(template).render(values))
 
 
-def data_uri(content: bytes, media_type: str) -> str:
+def _printable(value: Any) -> Any:
+    """Replace characters of a text that can't be printed, except for the narrow spaces of numbers."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return formatting.NARROW_SPACE.join(map(printable, value.split(formatting.NARROW_SPACE)))
+
+
+def data_uri(content: bytes, media_type: str) -> Markup:
     """Return a file's content as an address for `src`, e.g. with the media type "image/svg+xml"."""
-    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
+    return Markup(f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}")
 
 
-def jpeg_uri(path: Path) -> str:
+def jpeg_uri(path: Path) -> Markup:
     """Return an image as the address of a JPEG, which is several times smaller than a PNG."""
     content = io.BytesIO()
     with Image.open(path) as image:

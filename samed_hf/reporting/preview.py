@@ -58,8 +58,10 @@ def draw_preview(
         title: title of the figure.
         is_image: the scan is a 2-D image, which is shown in its own orientation.
     """
-    slices, masks, names = _image_slices(scan, labels) if is_image else _scan_slices(scan, labels, plane)
-    aspect = 1.0 if is_image else _aspect(scan, plane)
+    if is_image:
+        slices, masks, names, aspect = *_image_slices(scan, labels), 1.0
+    else:
+        slices, masks, names, aspect = _scan_slices(scan, labels, plane)
     box = _crop(slices, masks)
     masks = [mask[box] for mask in masks]
     images = _windowed([image[box] for image in slices], window)
@@ -113,22 +115,24 @@ def representative_slices(masks: np.ndarray, count: int = 3) -> list[int]:
     return chosen
 
 
-def _scan_slices(scan: Volume, labels: np.ndarray, plane: str) -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:
-    """Return upright images and masks `(height, width)`, and their titles with the index in the file's order."""
-    array = reorient(scan, "LPS").array
-    array = array if array.ndim == 3 else array[..., 0]
+def _scan_slices(
+    scan: Volume, labels: np.ndarray, plane: str
+) -> tuple[list[np.ndarray], list[np.ndarray], list[str], float]:
+    """Return upright slices and masks `(height, width)`, their titles, and the height of a pixel by its width."""
+    volume = reorient(scan, "LPS")
+    array = volume.array if volume.array.ndim == 3 else volume.array[..., 0]
     axis = {"sagittal": 0, "coronal": 1, "axial": 2}[plane]
-    masks = np.moveaxis(reorient(Volume(labels, scan.affine), "LPS").array, axis, 0)
     array = np.moveaxis(array, axis, 0)
-    own = next(index for index, letter in enumerate(scan.orientation) if letter in _PLANES[plane])
-    numbers = np.arange(scan.grid[own]).reshape([-1 if index == own else 1 for index in range(3)])
-    numbers = reorient(Volume(np.broadcast_to(numbers, scan.grid), scan.affine), "LPS").array
-    numbers = np.moveaxis(numbers, axis, 0)[:, 0, 0]
+    masks = np.moveaxis(reorient(Volume(labels, scan.affine), "LPS").array, axis, 0)
+    is_reversed = "LPS"[axis] not in scan.orientation  # titles have the slice's number in the file
     chosen = representative_slices(masks)
-    titles = [f"{plane} slice {numbers[index] + 1} of {len(numbers)}" for index in chosen]
+    numbers = [len(masks) - index if is_reversed else index + 1 for index in chosen]
+    titles = [f"{plane} slice {number} of {len(masks)}" for number in numbers]
     # x runs to the left and y to the back, as displayed; z runs upwards, while rows run down.
     up = slice(None) if plane == "axial" else slice(None, None, -1)
-    return [array[index].T[up] for index in chosen], [masks[index].T[up] for index in chosen], titles
+    x, y, z = volume.spacing
+    aspect = {"axial": y / x, "coronal": z / x, "sagittal": z / y}[plane]
+    return [array[index].T[up] for index in chosen], [masks[index].T[up] for index in chosen], titles, aspect
 
 
 def _image_slices(scan: Volume, labels: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:
@@ -136,12 +140,6 @@ def _image_slices(scan: Volume, labels: np.ndarray) -> tuple[list[np.ndarray], l
     image = scan.array[:, :, 0]
     image = image if image.ndim == 2 or image.shape[-1] == 3 else image[..., 0]
     return [np.swapaxes(image, 0, 1)], [labels[:, :, 0].T], [""]
-
-
-def _aspect(scan: Volume, plane: str) -> float:
-    """Return the height of a displayed pixel divided by its width."""
-    x, y, z = reorient(scan, "LPS").spacing
-    return {"axial": y / x, "coronal": z / x, "sagittal": z / y}[plane]
 
 
 def _crop(images: list[np.ndarray], masks: list[np.ndarray]) -> tuple[slice, slice]:

@@ -14,18 +14,9 @@ import numpy as np
 import torch
 from scipy import ndimage, special
 
-from .zoom import Array, nearest_indices, nearest_zoom, spline_matrix, spline_zoom
+from .zoom import Array
 
-__all__ = [
-    "Augmentation",
-    "augment",
-    "default_augmentation",
-    "nearest_indices",
-    "nearest_zoom",
-    "spline_matrix",
-    "spline_zoom",
-    "window_intensity",
-]
+__all__ = ["SAMED_AUGMENTATION", "Augmentation", "augment", "default_augmentation", "window_intensity"]
 
 
 def window_intensity(image: Array, window: Sequence[float]) -> Array:

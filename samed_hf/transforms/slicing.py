@@ -1,4 +1,4 @@
-"""Scans cut into the slices that the model sees, and maps of the slices assembled on the scan's own grid."""
+"""Scans cut into slices for the model, and maps of the slices assembled on the scan's own grid."""
 
 from __future__ import annotations
 

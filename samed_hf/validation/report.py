@@ -8,10 +8,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ..reporting.colors import hex_colors
 from ..reporting.formatting import format_count
 from ..reporting.html import data_uri, write_page
+from ..reporting.preview import slice_plane
 from ..utils.atomic import write_text
-from ..utils.text import printable
 from .advice import Advice
 from .case_checks import window_of
 from .charts import draw_intensities, draw_sizes
@@ -20,12 +21,11 @@ from .fingerprint import PERCENTILES, channel_titles
 from .problems import KINDS, Problem
 from .run import Validation
 from .suggestions import looks_like_ct
-from .tables import about_rows, case_rows, grid_rows, intensity_rows, label_rows, memory_table, problem_headings
 
 __all__ = ["FINGERPRINT", "PAGE_FILE", "write_fingerprint", "write_report"]
 
 FINGERPRINT, PAGE_FILE = "fingerprint.json", "validation.html"
-_FIRST = 8  # problems of a kind that are shown without a click
+_BATCH_SIZES = (1, 4, 12)
 
 
 def write_fingerprint(path: Path, validation: Validation, advice: Advice) -> None:
@@ -49,31 +49,31 @@ def write_report(path: Path, validation: Validation, advice: Advice) -> None:
     data, fingerprint = validation.data, advice.fingerprint
     in_ml = bool(validation.cases) and all(facts.voxel_ml is not None for facts in validation.cases)
     created = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+    cut = fingerprint["cut"]
     write_page(
         path,
         "samed_hf.validation",
         "validation.html.j2",
-        title=f"Data set: {fingerprint['data']['name'] or printable(data.root)}",
-        subtitle=f"{data.layout} · {printable(data.root)} · {created}",
+        title=f"Data set: {fingerprint['data']['name'] or data.root}",
+        subtitle=f"{data.layout} · {data.root} · {created}",
         facts=_facts(validation, fingerprint),
         kinds=_kinds(validation.problems),
-        settings=[{"flags": one.text, "reason": printable(one.reason)} for one in advice.suggestions],
-        command=printable(advice.command),
-        memory=memory_table(advice.memory, advice.model),
-        images=_images(validation),
-        labels=label_rows(fingerprint, in_ml),
+        advice=advice,
+        fingerprint=fingerprint,
+        batch_sizes=_BATCH_SIZES,
+        images={name: data_uri(jpeg, "image/jpeg") for name, jpeg in validation.images.items()},
+        colors=hex_colors(len(data.id2label)),
         splits=[split for split in SPLITS if fingerprint["cases"][split]],
+        in_ml=in_ml,
         unit="ml" if in_ml else "pixels" if data.is_2d else "voxels",
         charts=list(_charts(validation, fingerprint)),
-        grid=grid_rows(fingerprint),
         percentiles=[f"{one:g}\N{NARROW NO-BREAK SPACE}%" for one in PERCENTILES],
-        intensities=intensity_rows(fingerprint),
-        about=about_rows(fingerprint),
-        cases=case_rows(validation, fingerprint, in_ml),
+        plane=None if cut["orientation"] is None else slice_plane(cut["orientation"], cut["axis_order"][0]),
+        cases=_cases(validation, fingerprint),
     )
 
 
-def _facts(validation: Validation, fingerprint: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _facts(validation: Validation, fingerprint: Mapping[str, Any]) -> list[tuple[Any, str, str]]:
     names = {"train": "to train on", "validation": "for validation", "test": "to test on"}
     facts = [
         (count, f"{'case' if count == 1 else 'cases'} {names[split]}", "")
@@ -87,20 +87,15 @@ def _facts(validation: Validation, fingerprint: Mapping[str, Any]) -> list[dict[
     for severity in ("error", "warning"):
         count = validation.count(severity)
         facts.append((count, severity if count == 1 else f"{severity}s", severity if count else "good"))
-    return [dict(zip(("number", "text", "tone"), fact, strict=True)) for fact in facts]
+    return facts
 
 
-def _kinds(problems: Sequence[Problem]) -> list[dict[str, Any]]:
-    """Group the problems by severity and kind."""
-    groups: dict[tuple[str, str], list[dict[str, str | None]]] = {}
+def _kinds(problems: Sequence[Problem]) -> list[tuple[str, str, list[Problem]]]:
+    """Group the problems by severity and heading."""
+    groups: dict[tuple[str, str], list[Problem]] = {}
     for problem in problems:
-        line = {"case": None if problem.case is None else printable(problem.case), "text": printable(problem.text)}
-        groups.setdefault((problem.severity, problem.kind), []).append(line)
-    return [
-        {"severity": severity, "heading": KINDS[kind], "count": len(lines)}
-        | {"first": lines[:_FIRST], "others": lines[_FIRST:]}
-        for (severity, kind), lines in groups.items()
-    ]
+        groups.setdefault((problem.severity, KINDS[problem.kind]), []).append(problem)
+    return [(severity, heading, found) for (severity, heading), found in groups.items()]
 
 
 def _charts(validation: Validation, fingerprint: Mapping[str, Any]) -> Iterator[dict[str, str]]:
@@ -110,27 +105,41 @@ def _charts(validation: Validation, fingerprint: Mapping[str, Any]) -> Iterator[
         spread = fingerprint["intensity"][name]["all"]["percentiles"]
         has_unit = data.is_2d or data.layout == "Synapse" or looks_like_ct(spread["1"], spread["99.5"])
         percentiles = None if has_unit else processor.percentiles
-        drawn = draw_intensities(validation.cases, channel, data.id2label, window=window, percentiles=percentiles)
         scaled = ""
         if window is not None:
             scaled = f"; dashed: the window from {window[0]:g} to {window[1]:g}"
         elif percentiles is not None:
             low, high = percentiles
             scaled = f"; 0 and 1 are each scan's percentiles {low:g} and {high:g}, as training scales them"
+        drawn = draw_intensities(validation.cases, channel, data.id2label, window=window, percentiles=percentiles)
         if drawn is not None:
-            caption = f"Intensities of {printable(name)}, of all voxels and within each label{scaled}"
-            yield {"caption": caption, "source": data_uri(drawn, "image/svg+xml"), "alt": caption}
+            caption = f"Intensities of {name}, of all voxels and within each label{scaled}"
+            yield {"caption": caption, "source": data_uri(drawn, "image/svg+xml")}
     if (drawn := draw_sizes(validation.cases, data.id2label)) is not None:
         caption = "Size of each label, one point for each case"
-        yield {"caption": caption, "source": data_uri(drawn, "image/svg+xml"), "alt": caption}
+        yield {"caption": caption, "source": data_uri(drawn, "image/svg+xml")}
 
 
-def _images(validation: Validation) -> list[dict[str, str]]:
-    """Return the images of cases, with the problems of each."""
-    images = []
-    for name, jpeg in validation.images.items():
-        headings = problem_headings([problem for problem in validation.problems if problem.case == name])
-        caption = f"{printable(name)}: {headings}" if headings else ""
-        alt = f"Slices of {printable(name)} with its labels over them"
-        images.append({"caption": caption, "source": data_uri(jpeg, "image/jpeg"), "alt": alt})
-    return images
+def _cases(validation: Validation, fingerprint: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return each case's row of the fingerprint with its problems; unreadable cases come last."""
+    rows = {
+        facts.name: row | {"name": facts.name, "voxel_ml": facts.voxel_ml}
+        for facts, row in zip(validation.cases, fingerprint["per_case"], strict=True)
+    }
+    found: dict[str, list[Problem]] = {name: [] for name in rows}
+    for problem in validation.problems:
+        if problem.case is not None:
+            rows.setdefault(problem.case, {"name": problem.case, "split": problem.split or "–", "shape": None})
+            found.setdefault(problem.case, []).append(problem)
+    return [row | {"problems": _headings(found[name]), "tone": _worst(found[name])} for name, row in rows.items()]
+
+
+def _worst(problems: Sequence[Problem]) -> str:
+    severities = {problem.severity for problem in problems}
+    return next((severity for severity in ("error", "warning") if severity in severities), "")
+
+
+def _headings(problems: Sequence[Problem]) -> str:
+    """Return the kinds of a case's errors and warnings."""
+    kinds = dict.fromkeys(KINDS[problem.kind] for problem in problems if problem.severity != "note")
+    return "; ".join(kind[0].lower() + kind[1:] if kind[1].islower() else kind for kind in kinds)

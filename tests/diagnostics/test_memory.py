@@ -153,6 +153,7 @@ def test_the_published_sizes_are_those(model, count):
     assert sum(encoder) == pytest.approx(count, rel=0.06)
 
 
+@pytest.mark.slow
 def test_what_fits_grows_with_what_is_free(monkeypatch):
     small = {"hidden_size": 256, "num_hidden_layers": 2, "global_attn_indexes": [1]}
     monkeypatch.setattr("samed_hf.diagnostics.fitting.MODELS", {"small": small})
@@ -195,6 +196,7 @@ def test_the_estimates_of_one_model(base):
     assert one - (two - one) == 4 * memory.training(1).parameters
 
 
+@pytest.mark.slow
 def test_validate_and_dry_run_print_the_same_memory(tiny_sam, tmp_path, capsys):
     """For the command that validate suggests."""
     data = write_nnunet(tmp_path / "data", make_scans(6, (30, 34, 5)))

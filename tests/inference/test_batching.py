@@ -47,7 +47,7 @@ def run(count, batch_size, compute=None, read=read_indices):
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(1, 1), (5, 2), (6, 3), (3, 8), (0, 4), (7, None)])
-def test_every_slice_once_and_in_its_place(count, batch_size):
+def test_each_slice_is_computed_once_in_order(count, batch_size):
     doubled, negated, sizes = run(count, batch_size)
     assert doubled.tolist() == [2 * index for index in range(count)]
     assert negated[:, 0].tolist() == [-index for index in range(count)]
@@ -72,12 +72,12 @@ def test_the_next_batch_is_read_while_one_is_computed():
 
 
 @pytest.mark.parametrize("batch_size", [0, -3])
-def test_no_batch_of_nothing(batch_size):
+def test_batch_sizes_below_one_are_refused(batch_size):
     with pytest.raises(ValueError, match=f"batch_size is {batch_size}: expected at least 1 slice"):
         run(4, batch_size)
 
 
-def test_what_cannot_be_read_is_told():
+def test_errors_of_reading_are_raised():
     def read(indices):
         if indices.stop > 4:
             raise OSError("torn")
@@ -98,13 +98,13 @@ def short_of_memory(most, sizes, error=None):
 
 
 @pytest.fixture
-def told(monkeypatch):
+def warnings(monkeypatch):
     lines = []
     monkeypatch.setattr(batching.logger, "warning_once", lines.append)
     return lines
 
 
-def test_a_batch_too_large_is_halved_until_it_fits(monkeypatch, told):
+def test_a_batch_too_large_is_halved_until_it_fits(monkeypatch, warnings):
     monkeypatch.setattr(batching, "choose_batch_size", lambda models, size: 8)
     sizes = []
     doubled, negated, _ = run(19, None, short_of_memory(2, sizes))
@@ -112,13 +112,13 @@ def test_a_batch_too_large_is_halved_until_it_fits(monkeypatch, told):
     assert negated[:, 0].tolist() == [-index for index in range(19)]
     assert sizes[:3] == [8, 4, 2]
     assert max(sizes[2:]) == 2  # it isn't tried again, not with what was read ahead either
-    assert told == [
+    assert warnings == [
         "Not enough memory for 8 slices at once: using 4.",
         "Not enough memory for 4 slices at once: using 2.",
     ]
 
 
-def test_a_given_size_is_kept_and_one_slice_is_the_end(monkeypatch, told):
+def test_a_given_batch_size_and_single_slices_are_not_halved(monkeypatch, warnings):
     with pytest.raises(RuntimeError, match="out of memory"):
         run(19, 8, short_of_memory(2, []))
     monkeypatch.setattr(batching, "choose_batch_size", lambda models, size: 4)
@@ -130,7 +130,7 @@ def test_a_given_size_is_kept_and_one_slice_is_the_end(monkeypatch, told):
         run(19, None, short_of_memory(0, [], RuntimeError("mat1 and mat2 shapes")))
 
 
-def test_what_says_that_memory_was_short():
+def test_errors_that_mean_out_of_memory():
     for error in (MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")):
         assert is_out_of_memory(error)
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
@@ -141,13 +141,13 @@ def test_what_says_that_memory_was_short():
 # ---------------------------------------------------------------------------------------------------------- how many
 
 
-def test_on_a_cpu_a_batch_holds_the_tokens_of_one_slice_of_512_pixels(monkeypatch):
+def test_the_batch_size_on_a_cpu(monkeypatch):
     monkeypatch.setattr(batching, "free_memory", lambda device: 2**40)
     assert [choose_batch_size([model_of(size)], (512, 512)) for size in (1024, 512, 256, 128, 64)] == [1, 1, 4, 16, 64]
     assert choose_batch_size([model_of(256), model_of(512)], (512, 512)) == 1
 
 
-def test_an_accelerator_takes_what_its_memory_holds(monkeypatch):
+def test_the_batch_size_on_an_accelerator_depends_on_its_memory(monkeypatch):
     cuda = torch.device("cuda", 0)
     models = [model_of(device=cuda)]
     needed = slice_bytes(models[0].config, (512, 512), torch.float32)
@@ -175,7 +175,7 @@ def test_free_memory(monkeypatch):
         (512, {"hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 3}, 100, (512, 512)),
     ],
 )
-def test_the_estimate_is_neither_too_low_nor_far_off(image_size, vision, labels, size):
+def test_the_estimate_of_memory_is_an_upper_bound_within_a_factor_of_3(image_size, vision, labels, size):
     config = model_of(image_size, labels, **vision).config
     config._attn_implementation = "eager"
     with torch.device("meta"):

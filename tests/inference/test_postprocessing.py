@@ -22,7 +22,7 @@ def sizes(array, index):
     return sorted(np.bincount(pieces.ravel())[1:].tolist()) if count else []
 
 
-def test_the_largest_piece_stays(labels):
+def test_the_largest_component_stays(labels):
     before = labels.copy()
     cleaned, removed = keep_largest(labels, [1, 2])
     assert sizes(cleaned, 1) == [8]
@@ -39,7 +39,7 @@ def test_corners_connect(labels):
     assert remove_islands(labels, {5: 3})[1] == {5: 2}
 
 
-def test_of_equal_pieces_the_first_stays():
+def test_the_first_of_equal_components_stays():
     labels = np.zeros((9, 3, 3), dtype=np.uint16)
     labels[[1, 4, 7]] = 300
     cleaned, removed = keep_largest(labels, [300])
@@ -51,14 +51,14 @@ def test_of_equal_pieces_the_first_stays():
 @pytest.mark.parametrize(
     ("limit", "left"), [(0, [1, 4, 8]), (1, [1, 4, 8]), (1.5, [4, 8]), (4, [4, 8]), (4.001, [8]), (9, [])]
 )
-def test_islands_below_the_limit_go(labels, limit, left):
+def test_islands_below_the_limit_are_removed(labels, limit, left):
     cleaned, removed = remove_islands(labels, {1: limit})
     assert sizes(cleaned, 1) == left
     assert removed.get(1, 0) == 13 - sum(left)
     assert sizes(cleaned, 2) == [6]
 
 
-def test_a_limit_in_ml_that_is_a_piece_exactly_keeps_it():
+def test_a_component_of_exactly_the_limit_stays():
     # Five voxels of 0.0003 ml are 0.0015 ml, but not in floats.
     assert 0.0015 / 0.0003 > 5
     piece = np.zeros((5, 1, 1), dtype=np.uint8)
@@ -66,7 +66,7 @@ def test_a_limit_in_ml_that_is_a_piece_exactly_keeps_it():
     assert remove_islands(piece, {1: 0.0015 / 0.0003})[1] == {}
 
 
-def test_labels_that_are_not_there_change_nothing(labels):
+def test_absent_labels_change_nothing(labels):
     for cleaned, removed in (keep_largest(labels, [3, 4, 77]), remove_islands(labels, {3: 5, 200: 1e9})):
         np.testing.assert_array_equal(cleaned, labels)
         assert removed == {}
@@ -75,7 +75,7 @@ def test_labels_that_are_not_there_change_nothing(labels):
     assert keep_labels(nothing, [])[1] == {}
 
 
-def test_some_labels_alone(labels):
+def test_keep_labels(labels):
     cleaned, removed = keep_labels(labels, [2])
     assert np.unique(cleaned).tolist() == [0, 2]
     np.testing.assert_array_equal(cleaned == 2, labels == 2)
@@ -84,14 +84,14 @@ def test_some_labels_alone(labels):
     assert keep_labels(labels, [])[0].max() == 0
 
 
-def test_the_axes_may_lie_in_memory_as_they_like(labels):
+def test_any_memory_order(labels):
     turned = np.transpose(labels, (2, 0, 1))[::-1]
     assert not turned.flags.c_contiguous
     expected = np.transpose(keep_largest(labels, [1])[0], (2, 0, 1))[::-1]
     np.testing.assert_array_equal(keep_largest(turned, [1])[0], expected)
 
 
-def test_random_maps_against_a_piece_by_piece_count():
+def test_random_maps_against_counted_components():
     generator = np.random.default_rng(0)
     labels = (generator.random((14, 12, 10)) < 0.12).astype(np.uint8) * generator.integers(1, 3, (14, 12, 10), np.uint8)
     for index in (1, 2):

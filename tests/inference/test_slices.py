@@ -68,14 +68,14 @@ def stack_by_hand(processor, scan):
     )
 
 
-def test_the_first_and_the_last_slice_stand_beside_themselves():
+def test_the_first_and_the_last_slice_are_their_own_neighbours():
     processor = SamedImageProcessor(32, intensity_window=(0, 10), context_slices=True)
     stack = SliceStack(np.arange(5.0)[:, None, None].repeat(4, axis=1).repeat(4, axis=2), processor)
     around = [[round(10 * value) for value in one[:, 0, 0]] for one in stack.read(range(5))]
     assert around == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 4]]
 
 
-def test_empty_slices_go_through_the_model_as_others_do(model, monkeypatch):
+def test_empty_slices_are_not_skipped(model, monkeypatch):
     seen = []
     forward = model.forward
     monkeypatch.setattr(
@@ -111,14 +111,14 @@ def test_a_scan_comes_back_on_its_own_grid(model, scan, tmp_path):
     assert (predict_volume(model, alone)[..., 0] == labels[..., 2]).mean() > 0.999
 
 
-def test_axes_are_taken_in_the_processors_order(model, scan, monkeypatch):
+def test_the_processors_order_of_axes(model, scan, monkeypatch):
     turned = Volume(np.transpose(scan.array, (1, 2, 0)), scan.affine)  # (y, z, x)
     expected = predict_volume(model, scan)
     monkeypatch.setattr(model.image_processor, "axis_order", [1, 0, 2])
     assert np.array_equal(predict_volume(model, turned), np.transpose(expected, (1, 2, 0)))
 
 
-def test_what_cannot_be_predicted(model, tiny_model, scan):
+def test_missing_processor_and_nan_are_refused(model, tiny_model, scan):
     with pytest.raises(ValueError, match="no image processor"):
         predict_volume(tiny_model, scan)
     scan.array[0, 0, 0] = np.nan

@@ -57,7 +57,7 @@ def test_by_hand(scan, labels):
     assert [cyst[key] for key in cyst if key.startswith(("mean", "sd", "center", "bounding"))] == [None] * 5
 
 
-def test_a_sheared_grid_has_the_determinants_volume(labels):
+def test_the_volume_of_a_sheared_voxel_is_the_determinant(labels):
     affine = AFFINE.copy()
     affine[1, 2] = 3.0  # a gantry's tilt: the spacing along z grows, the voxel doesn't
     scan = Volume(np.zeros((6, 5, 4)), affine)
@@ -65,12 +65,12 @@ def test_a_sheared_grid_has_the_determinants_volume(labels):
     assert measure_labels(labels, scan, NAMES)["left kidney"]["ml"] == pytest.approx(0.06)
 
 
-def test_without_confidence_there_is_none(scan, labels):
+def test_no_confidence_is_reported_without_a_map(scan, labels):
     assert "mean_confidence" not in measure_labels(labels, scan, NAMES)["liver"]
 
 
 @pytest.mark.parametrize("orientation", ["RAS", "PIR", "ASL", "LPI"])
-def test_the_order_of_the_axes_changes_no_measure_but_the_box(scan, labels, orientation):
+def test_the_order_of_the_axes_changes_only_the_bounding_box(scan, labels, orientation):
     expected = measure_labels(labels, scan, NAMES)
     turned = reorient(scan, orientation)
     found = measure_labels(reorient(Volume(labels, scan.affine), orientation).array, turned, NAMES)
@@ -83,7 +83,7 @@ def test_the_order_of_the_axes_changes_no_measure_but_the_box(scan, labels, orie
         assert found[name] == pytest.approx(row)
 
 
-def test_channels_are_measured_each(scan, labels):
+def test_each_channel_is_measured(scan, labels):
     two = Volume(np.stack([scan.array, -2.0 * scan.array], axis=-1), scan.affine)
     alone, both = measure_labels(labels, scan, NAMES), measure_labels(labels, two, NAMES)
     assert both["liver"]["mean_intensity"] == pytest.approx([18.0, -36.0])
@@ -91,12 +91,12 @@ def test_channels_are_measured_each(scan, labels):
     assert both["liver"]["center_ras_mm"] == pytest.approx(alone["liver"]["center_ras_mm"])
 
 
-def test_pictures_have_pixels_and_edges():
-    picture = Volume(np.arange(24, dtype=np.uint8).reshape(6, 4, 1), np.diag([-1.0, -1, 1, 1]))
+def test_images_have_pixels_and_edges():
+    image = Volume(np.arange(24, dtype=np.uint8).reshape(6, 4, 1), np.diag([-1.0, -1, 1, 1]))
     labels = np.zeros((6, 4, 1), dtype=np.uint8)
     labels[0:2, 3, 0] = 1
     labels[3, 2, 0] = 2
-    measured = measure_labels(labels, picture, NAMES, is_image=True)
+    measured = measure_labels(labels, image, NAMES, is_image=True)
     assert measured["liver"]["pixels"] == 2
     assert measured["liver"]["border_faces"] == ["left", "bottom"]
     assert measured["left kidney"]["border_faces"] == []
@@ -104,7 +104,7 @@ def test_pictures_have_pixels_and_edges():
 
 
 @pytest.mark.parametrize("shape", [(70, 11, 5), (5, 80, 9), (9, 3, 60)])
-def test_parts_give_what_the_whole_gives(monkeypatch, shape):
+def test_parts_give_the_same_as_the_whole(monkeypatch, shape):
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 3, shape).astype(np.uint16)
     # A spread of 1 around 1e8, where sums of squares in float64 would know nothing of it.
@@ -123,7 +123,7 @@ def test_parts_give_what_the_whole_gives(monkeypatch, shape):
             assert measured["bounding_box"] == whole[name]["bounding_box"]
 
 
-def test_values_without_a_name_are_left_out(scan, labels):
+def test_values_without_a_name_are_ignored(scan, labels):
     expected = measure_labels(labels, scan, NAMES)
     labels[5, 4, 0] = 9
     assert measure_labels(labels, scan, NAMES) == expected

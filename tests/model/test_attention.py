@@ -58,7 +58,7 @@ def gradients(layer: nn.Module, tokens: torch.Tensor) -> list[torch.Tensor]:
 @pytest.mark.parametrize(
     ("grid", "window_size"), [(8, 0), (8, 4), (8, 3), (9, 5), (4, 7), (7, 7), (6, 5)], ids=lambda value: str(value)
 )
-def test_all_ways_agree_with_transformers(grid, window_size, batch_size, monkeypatch):
+def test_all_implementations_agree_with_transformers(grid, window_size, batch_size, monkeypatch):
     theirs, ours = make_layers(grid, window_size)
     torch.manual_seed(2)
     tokens = torch.randn(batch_size, grid, grid, 24)
@@ -85,7 +85,7 @@ def test_models_without_biases_or_relative_positions(settings):
     torch.testing.assert_close(ours(tokens), theirs(tokens), rtol=1e-5, atol=1e-5)
 
 
-def test_the_size_of_a_tile_changes_nothing_but_rounding(monkeypatch):
+def test_the_tile_size_changes_only_rounding(monkeypatch):
     torch.manual_seed(0)
     shapes = [(5, 6, 4), (5, 12, 4), (5, 12, 4), (5, 6, 3), (5, 6, 4)]
     tensors = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
@@ -104,21 +104,21 @@ def test_the_size_of_a_tile_changes_nothing_but_rounding(monkeypatch):
             torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
 
 
-def test_gradients_by_differences():
+def test_gradients_by_finite_differences():
     torch.manual_seed(0)
     shapes = [(2, 3, 4), (2, 6, 4), (2, 6, 4), (2, 3, 2), (2, 3, 3)]
     tensors = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     assert torch.autograd.gradcheck(attend, tensors)
 
 
-def test_memory_used_in_inference_serves_training_too():
+def test_the_workspace_of_inference_can_be_used_in_training():
     shapes = [(2, 3, 4), (2, 6, 4), (2, 6, 4), (2, 3, 2), (2, 3, 3)]
     with torch.inference_mode():
         attend(*(torch.randn(shape) for shape in shapes))
     attend(*(torch.randn(shape, requires_grad=True) for shape in shapes)).sum().backward()
 
 
-def test_windows_of_one_size_stand_together():
+def test_windows_are_grouped_by_size():
     assert window_groups(8, 8, 4) == [[Windows((0, 8), (0, 8), 4, 4)]]
     assert window_groups(5, 9, 4) == [
         [Windows((0, 4), (0, 8), 4, 4), Windows((0, 4), (8, 9), 4, 1)],
@@ -146,7 +146,7 @@ def test_an_adapted_encoder_compiles_as_one_graph(tiny_model):
         torch.testing.assert_close(compiled(pixels)[0], encoder(pixels)[0], rtol=1e-5, atol=1e-5)
 
 
-def test_merging_makes_one_product_and_a_new_adapter_three(tiny_model):
+def test_merging_fuses_and_adding_an_adapter_splits_the_projections(tiny_model):
     tiny_model.add_adapter(samed_lora_config(rank=2))
     randomize_lora(tiny_model)
     pixels = torch.rand(1, 3, TINY_SIZE, TINY_SIZE)
@@ -161,7 +161,7 @@ def test_merging_makes_one_product_and_a_new_adapter_three(tiny_model):
         torch.testing.assert_close(merged.eval()(pixels).logits, expected, rtol=0, atol=1e-5)
 
 
-def test_half_precision_is_the_encoders_alone(tiny_adapter):
+def test_only_the_encoder_has_half_precision(tiny_adapter):
     model = SamedForSemanticSegmentation.from_pretrained(tiny_adapter, dtype="bfloat16")
     assert model.dtype == torch.bfloat16
     decoder = [p for name, p in model.named_parameters() if "mask_decoder" in name or "prompt_encoder" in name]

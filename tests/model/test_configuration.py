@@ -28,7 +28,7 @@ def test_save_and_load(tmp_path):
     assert SamedConfig.from_pretrained(tmp_path, num_labels=3).id2label == {0: "background", 1: "a", 2: "b"}
 
 
-def test_a_number_of_labels_is_enough(tiny_sam):
+def test_num_labels_without_names(tiny_sam):
     assert SamedConfig.from_pretrained(tiny_sam, num_labels=4).id2label == {
         0: "background",
         1: "label_1",

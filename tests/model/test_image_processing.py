@@ -18,7 +18,7 @@ def test_hounsfield_units_to_pixel_values():
     torch.testing.assert_close(pixels, torch.full((1, 3, 32, 32), 0.5))
 
 
-def test_pictures_are_divided_by_255():
+def test_8_bit_images_are_divided_by_255():
     processor = SamedImageProcessor(image_size=16, channel_names=["R", "G", "B"])
     grey = Image.fromarray(np.full((16, 16), 51, dtype=np.uint8))
     red = Image.fromarray(np.dstack([np.full((16, 16), v, dtype=np.uint8) for v in (255, 0, 0)]))
@@ -54,7 +54,7 @@ def test_each_channel_has_its_own_bounds():
         torch.testing.assert_close(pixels[index], pixels[0], rtol=0, atol=1e-6)
 
 
-def test_rescaled_slices_are_left_alone():
+def test_rescaled_slices_keep_their_values():
     processor = SamedImageProcessor(image_size=8)
     image = np.random.default_rng(0).random((8, 8)).astype(np.float32)
     np.testing.assert_array_equal(processor(image, rescaled=True)["pixel_values"][0, 1].numpy(), image)
@@ -105,7 +105,7 @@ def test_bad_settings():
         SamedImageProcessor(16, (5, 5))
 
 
-def test_post_processing_finds_the_class_of_every_pixel():
+def test_post_processing_returns_the_label_of_every_pixel():
     processor = SamedImageProcessor(image_size=16)
     logits = torch.zeros(2, 3, 4, 4)
     logits[0, 1, :, 2:] = 9.0
@@ -122,7 +122,7 @@ def test_post_processing_finds_the_class_of_every_pixel():
         processor.post_process_semantic_segmentation(outputs, target_sizes=[(10, 20)])
 
 
-def test_the_way_back_keeps_corners_where_the_zoom_in_took_them():
+def test_resizing_logits_inverts_the_zoom_of_the_image():
     # A zoom of the image maps corner pixel to corner pixel: a linear ramp must come back as itself.
     ramp = torch.linspace(0, 1, 33).expand(1, 1, 33, 33)
     torch.testing.assert_close(resize_logits(ramp, (9, 9))[0, 0, 4], torch.linspace(0, 1, 9))

@@ -31,7 +31,7 @@ def test_samed_s_freezes_the_decoders_transformer(tiny_model):
 
 
 @pytest.mark.parametrize("variant", ["samed", "samed_s"])
-def test_everything_that_trains_gets_a_gradient_and_nothing_else_moves(tiny_model, variant):
+def test_trainable_parameters_get_a_gradient_and_no_others_change(tiny_model, variant):
     tiny_model.add_adapter(samed_lora_config(variant=variant))
     randomize_lora(tiny_model)
     tiny_model.train()
@@ -67,7 +67,7 @@ def test_merging_keeps_the_outputs(tiny_model, options, variant):
     torch.testing.assert_close(after.iou_scores, before.iou_scores, rtol=0, atol=1e-5)
 
 
-def test_options_reach_peft():
+def test_options_are_passed_to_peft():
     config = samed_lora_config(rank=8, lora_dropout=0.1, use_dora=True)
     assert (config.r, config.lora_alpha, config.lora_dropout, config.use_dora) == (8, 8, 0.1, True)
     assert config.task_type is None

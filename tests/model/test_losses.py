@@ -16,7 +16,7 @@ def test_dice_by_hand():
     assert dice_loss(logits, labels).item() == pytest.approx((background + organ) / 2, abs=1e-5)
 
 
-def test_a_perfect_prediction_costs_nothing_and_an_absent_class_neither():
+def test_the_loss_of_a_perfect_prediction_and_of_an_absent_class_is_zero():
     labels = torch.randint(0, 2, (2, 8, 8))
     logits = 100.0 * F.one_hot(labels, 3).movedim(-1, 1).float()
     loss = segmentation_loss(logits, labels)
@@ -61,7 +61,7 @@ def test_dice_of_each_class_by_hand():
     assert loss.dice_per_class.mean().item() == pytest.approx(loss.dice.item(), rel=1e-6)
 
 
-def test_an_ignored_sample_counts_for_nothing_and_has_no_gradient():
+def test_ignored_samples_change_neither_loss_nor_gradient():
     logits = torch.randn(3, 4, 8, 8, requires_grad=True)
     labels = torch.randint(0, 4, (3, 8, 8))
     labels[2] = IGNORED

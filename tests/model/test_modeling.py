@@ -100,14 +100,15 @@ def test_gradient_checkpointing_changes_no_gradient(tiny_model):
 
     plain = gradients()
     tiny_model.activation_checkpointing_enable()
-    assert tiny_model.is_activation_checkpointing
+    layers = tiny_model.sam.vision_encoder.layers
+    assert all(layer.gradient_checkpointing for layer in layers)
     checkpointed = gradients()
     assert plain.keys() == checkpointed.keys()
     for name in plain:
         torch.testing.assert_close(checkpointed[name], plain[name], rtol=1e-5, atol=1e-7)
 
 
-def test_fresh_parts_start_as_pytorch_does():
+def test_label_heads_have_pytorchs_initialisation():
     config = SamedConfig(
         image_size=64, num_labels=3, vision_config={"num_hidden_layers": 2, "global_attn_indexes": [1]}
     )
@@ -119,7 +120,7 @@ def test_fresh_parts_start_as_pytorch_does():
     assert weight.std().item() == pytest.approx(1 / 16 / 3**0.5, rel=0.05)
 
 
-def test_half_precision_keeps_the_positional_matrix_whole(tiny_sam):
+def test_half_precision_keeps_the_positional_matrix_in_float32(tiny_sam):
     model = SamedForSemanticSegmentation.from_pretrained(
         tiny_sam, image_size=TINY_SIZE, id2label=TINY_LABELS, dtype=torch.bfloat16
     )

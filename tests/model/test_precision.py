@@ -11,19 +11,19 @@ from samed_hf.model.precision import computes_bfloat16, resolve_dtype
 
 
 @pytest.fixture
-def told(caplog, monkeypatch):
-    """The lines logged; transformers' loggers don't pass theirs on unless told."""
+def log(caplog, monkeypatch):
+    """The lines logged; transformers' loggers don't pass theirs on unless configured."""
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     precision.logger.warning_once.cache_clear()
     return caplog
 
 
 @pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_auto_follows_the_machine_and_says_so(native, dtype, told, monkeypatch, tiny_adapter):
+def test_auto_depends_on_the_machine_and_is_logged(native, dtype, log, monkeypatch, tiny_adapter):
     monkeypatch.setattr(precision, "computes_bfloat16", lambda device=None: native)
     assert resolve_dtype("auto") == dtype
     assert SamedForSemanticSegmentation.from_pretrained(tiny_adapter, dtype="auto").dtype == dtype
-    lines = [record.getMessage() for record in told.records if "dtype auto" in record.getMessage()]
+    lines = [record.getMessage() for record in log.records if "dtype auto" in record.getMessage()]
     assert len(lines) == 1
     assert str(dtype).removeprefix("torch.") in lines[0]
 

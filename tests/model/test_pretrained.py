@@ -33,7 +33,7 @@ def test_a_plain_sam_is_split_and_interpolated(tiny_sam, tiny_model):
     assert torch.equal(windowed, plain.vision_encoder.layers[0].attn.rel_pos_h)
 
 
-def test_label_dependent_parts_start_fresh_even_where_they_would_fit(tiny_sam):
+def test_label_heads_are_fresh_even_if_the_checkpoints_fit(tiny_sam):
     model = SamedForSemanticSegmentation.from_pretrained(tiny_sam, num_labels=4)
     plain = SamModel.from_pretrained(tiny_sam)
     assert model.sam.mask_decoder.mask_tokens.weight.shape == plain.mask_decoder.mask_tokens.weight.shape
@@ -41,7 +41,7 @@ def test_label_dependent_parts_start_fresh_even_where_they_would_fit(tiny_sam):
     assert torch.equal(model.sam.mask_decoder.iou_token.weight, plain.mask_decoder.iou_token.weight)
 
 
-def test_an_adapters_folder(tiny_adapter):
+def test_files_of_an_adapter(tiny_adapter):
     assert {path.name for path in tiny_adapter.iterdir()} == {
         "adapter_config.json",
         "adapter_model.safetensors",
@@ -94,7 +94,7 @@ def test_dtype_and_device_map(tiny_adapter):
     )
 
 
-def test_a_base_inside_the_adapters_folder_moves_with_it(tmp_path):
+def test_a_base_inside_the_adapters_directory_moves_with_it(tmp_path):
     make_random_sam(tmp_path / "run" / "base_model", image_size=64, hidden_size=16, num_heads=2, embedding_size=16)
     from samed_hf import samed_lora_config
 

@@ -30,7 +30,7 @@ def test_it_is_a_whole_transformers_checkpoint(folder):
 
 
 @pytest.mark.parametrize(("num_layers", "globals_"), [(1, [0]), (2, [1]), (4, [1, 3]), (5, [1, 3, 4])])
-def test_every_second_block_and_the_last_attend_globally(tmp_path, num_layers, globals_):
+def test_global_attention_in_every_second_block_and_the_last(tmp_path, num_layers, globals_):
     model = SamModel.from_pretrained(make_random_sam(tmp_path / "sam", **(SMALL | {"num_layers": num_layers})))
     assert model.config.vision_config.global_attn_indexes == globals_
     # A global block has a position for each of 2 · 4 - 1 distances, one with windows of 7 for each of 2 · 7 - 1.
@@ -38,7 +38,7 @@ def test_every_second_block_and_the_last_attend_globally(tmp_path, num_layers, g
     assert [len(layer.attn.rel_pos_h) for layer in model.vision_encoder.layers] == distances
 
 
-def test_the_seed_alone_decides_and_torchs_own_state_is_left(folder, tmp_path):
+def test_only_the_seed_matters_and_torchs_state_is_unchanged(folder, tmp_path):
     torch.manual_seed(99)
     before = torch.get_rng_state()
     again, other = (
@@ -52,7 +52,7 @@ def test_the_seed_alone_decides_and_torchs_own_state_is_left(folder, tmp_path):
     assert not torch.equal(first[weight], other[weight])
 
 
-def test_layers_start_as_pytorchs_do(model):
+def test_layers_have_pytorchs_initialisation(model):
     # Uniform within one over the root of the number of inputs: 16 for a linear layer of the encoder's width.
     largest = model.vision_encoder.layers[0].mlp.lin1.weight.abs().max().item()
     assert 0.9 / 4 < largest <= 1 / 4
@@ -71,7 +71,7 @@ def test_the_tables_of_positions_are_not_zero(model):
         assert table.std().item() == pytest.approx(0.1, abs=0.03), name
 
 
-def test_the_encoder_tells_images_and_places_apart(model):
+def test_embeddings_differ_between_images_and_positions(model):
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         one, two = model.get_image_embeddings(images)
@@ -81,7 +81,7 @@ def test_the_encoder_tells_images_and_places_apart(model):
     assert grey.flatten(1).std(dim=1).mean() > 0.1 * grey.std()
 
 
-def test_a_width_that_cannot_be_leaves_no_folder(tmp_path):
+def test_bad_sizes_leave_no_directory(tmp_path):
     with pytest.raises(
         ValueError, match=r"image_size is 100.*num_layers is 0.*hidden_size is 15.*embedding_size is 10"
     ):

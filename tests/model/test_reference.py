@@ -15,7 +15,8 @@ from samed_hf.inference.slices import predict_slices
 from samed_hf.model.image_processing_samed import upsample_logits
 from samed_hf.scoring.metrics import score_case
 from samed_hf.training.schedules import warmup_polynomial
-from samed_hf.transforms.augmentation import SAMED_AUGMENTATION, nearest_zoom, rotate, rotate_flip
+from samed_hf.transforms import nearest_zoom
+from samed_hf.transforms.augmentation import SAMED_AUGMENTATION, rotate, rotate_flip
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 VARIANTS = ("samed", "samed_s")

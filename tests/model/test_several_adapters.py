@@ -46,7 +46,7 @@ def check(model, name, expected):
 
 
 @pytest.mark.parametrize("order", [("few", "many"), ("many", "few")])
-def test_each_is_what_it_is_alone(saved, order):
+def test_each_adapter_gives_the_outputs_that_it_gives_alone(saved, order):
     folders, expected = saved
     first, second = order
     model = SamedForSemanticSegmentation.from_pretrained(folders[first], adapter_name=first)
@@ -58,7 +58,7 @@ def test_each_is_what_it_is_alone(saved, order):
     assert not any(parameter.requires_grad for name, parameter in model.named_parameters() if "iou_prediction" in name)
 
 
-def test_the_one_in_use_is_saved_and_merged(saved, tmp_path):
+def test_the_active_adapter_is_saved_and_merged(saved, tmp_path):
     folders, expected = saved
     model = SamedForSemanticSegmentation.from_pretrained(folders["few"])
     model.load_adapter(folders["many"], "b")  # a name that is part of many others
@@ -69,14 +69,14 @@ def test_the_one_in_use_is_saved_and_merged(saved, tmp_path):
     torch.testing.assert_close(logits(model.merge_and_unload()), expected["many"], rtol=0, atol=1e-5)
 
 
-def test_a_plain_sam_takes_an_adapter_of_any_labels(saved, tiny_sam):
+def test_a_plain_sam_loads_an_adapter_of_any_labels(saved, tiny_sam):
     folders, expected = saved
     model = SamedForSemanticSegmentation.from_pretrained(tiny_sam, image_size=TINY_SIZE, num_labels=7)
     model.load_adapter(folders["many"])
     check(model, "many", expected)
 
 
-def test_what_cannot_be_loaded_leaves_the_model_as_it_was(saved, tiny_sam, tmp_path):
+def test_a_failed_load_leaves_the_model_unchanged(saved, tiny_sam, tmp_path):
     folders, expected = saved
     model = SamedForSemanticSegmentation.from_pretrained(folders["few"])
     damaged = shutil.copytree(folders["many"], tmp_path / "damaged")
@@ -103,7 +103,7 @@ def test_what_cannot_be_loaded_leaves_the_model_as_it_was(saved, tiny_sam, tmp_p
     check(model, "many", expected)
 
 
-def test_variants_do_not_mix(tiny_sam, tmp_path):
+def test_adapters_of_two_variants_are_refused(tiny_sam, tmp_path):
     samed = save_adapter(tiny_sam, tmp_path / "samed", LABELS["few"], 1)
     samed_s = save_adapter(tiny_sam, tmp_path / "samed_s", LABELS["few"], 1, "samed_s")
     model = SamedForSemanticSegmentation.from_pretrained(samed)
@@ -111,7 +111,7 @@ def test_variants_do_not_mix(tiny_sam, tmp_path):
         model.load_adapter(samed_s, "other")
 
 
-def test_a_base_that_belongs_beside_the_adapter_is_not_taken_from_elsewhere(tmp_path, tiny_sam, monkeypatch):
+def test_a_relative_base_is_not_searched_in_the_working_directory(tmp_path, tiny_sam, monkeypatch):
     shutil.copytree(tiny_sam, tmp_path / "run" / "base_model")
     save_adapter(tmp_path / "run" / "base_model", tmp_path / "run", LABELS["few"], 1)
     shutil.copytree(tiny_sam, tmp_path / "elsewhere" / "base_model")

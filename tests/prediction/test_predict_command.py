@@ -1,4 +1,4 @@
-"""Scans in, segmentations out: every format, every flag, and what fails on the way."""
+"""`samed-hf predict` and its functions: formats, flags, failures."""
 
 import errno
 import json
@@ -69,7 +69,7 @@ def files_in(folder):
 # ---------------------------------------------------------------------------------------------------------------- runs
 
 
-def test_a_run_leaves_what_it_promises(tiny_adapter, segmenter, scans, tmp_path, capsys):
+def test_a_run_writes_all_files(tiny_adapter, segmenter, scans, tmp_path, capsys):
     out = tmp_path / "out"
     assert run(tiny_adapter, scans, "--output", out) == 0
     assert files_in(out) == [
@@ -135,7 +135,7 @@ def test_every_format_gives_the_same_labels_on_its_own_grid(tiny_adapter, array,
         assert both[0]["labels"][name]["ml"] == pytest.approx(both[1]["labels"][name]["ml"], rel=1e-5)
 
 
-def test_pictures(tiny_adapter, tmp_path, capsys):
+def test_images(tiny_adapter, tmp_path, capsys):
     picture = np.random.default_rng(0).integers(0, 255, (40, 50), dtype=np.uint8)
     Image.fromarray(picture).save(tmp_path / "slice.png")
     out = tmp_path / "out"
@@ -188,7 +188,7 @@ def test_labels_and_clean_up(tiny_adapter, scans, tmp_path):
     assert files_in(tmp_path / "bar" / "a") == ["bar.nii.gz", "statistics.json"]
 
 
-def test_an_ensemble_of_twins_is_the_one(tiny_adapter, scans, tmp_path):
+def test_an_ensemble_of_two_equal_models_predicts_as_one(tiny_adapter, scans, tmp_path):
     twin = shutil.copytree(tiny_adapter, tmp_path / "twin")
     for name, more in (("one", []), ("two", ["--ensemble", twin])):
         assert run(tiny_adapter, scans / "a.nii.gz", "--output", tmp_path / name, "--no_preview", *more) == 0
@@ -197,7 +197,7 @@ def test_an_ensemble_of_twins_is_the_one(tiny_adapter, scans, tmp_path):
     assert json.loads((tmp_path / "two" / "predictions.json").read_text())["settings"]["ensemble"] == [str(twin)]
 
 
-def test_one_failure_does_not_cost_the_others(tiny_adapter, scans, tmp_path, capsys):
+def test_a_failing_case_does_not_stop_the_others(tiny_adapter, scans, tmp_path, capsys):
     (scans / "torn.nii.gz").write_bytes((scans / "a.nii.gz").read_bytes()[:300])
     nib.save(nib.Nifti1Image(np.full((8, 8, 2), np.nan), np.eye(4)), scans / "nan.nii.gz")
     out = tmp_path / "out"
@@ -223,7 +223,7 @@ def test_one_failure_does_not_cost_the_others(tiny_adapter, scans, tmp_path, cap
     assert "torn.nii.gz" in (out / "report.html").read_text(encoding="utf-8")
 
 
-def test_where_all_fail_nothing_is_left(tiny_adapter, tmp_path, capsys):
+def test_no_file_is_left_if_all_cases_fail(tiny_adapter, tmp_path, capsys):
     (tmp_path / "torn.nii.gz").write_bytes(b"torn")
     assert run(tiny_adapter, tmp_path / "torn.nii.gz", "--output", tmp_path / "out") == 2
     assert not (tmp_path / "out").exists()
@@ -234,7 +234,7 @@ def test_where_all_fail_nothing_is_left(tiny_adapter, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (MemoryError(), "not enough memory (MemoryError): give a smaller --batch_size"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "give a smaller --batch_size"),
@@ -243,8 +243,8 @@ def test_where_all_fail_nothing_is_left(tiny_adapter, tmp_path, capsys):
         (KeyError("x"), "it failed unexpectedly (KeyError: 'x')"),
     ],
 )
-def test_whatever_fails_in_one_case_leaves_no_file_of_it(segmenter, scans, tmp_path, monkeypatch, error, said):
-    """The failure comes when the label map is written already."""
+def test_a_failing_case_leaves_no_file(segmenter, scans, tmp_path, monkeypatch, error, message):
+    """The case fails after its label map was written."""
     out, settings = tmp_path / "out", PredictionSettings()
 
     def fail(path, statistics):
@@ -257,13 +257,13 @@ def test_whatever_fails_in_one_case_leaves_no_file_of_it(segmenter, scans, tmp_p
     jobs = plan_jobs(find_scans(scans), out, settings)
     records = predict_cases(segmenter, jobs, out, settings)
     assert [record["status"] for record in records] == ["failed", "done"]
-    assert said in records[0]["error"]
+    assert message in records[0]["error"]
     assert "\n" not in records[0]["error"]
     assert files_in(out) == ["b.nii", "b/preview.png", "b/statistics.json"]
     assert not (out / "a").exists()
 
 
-def test_odd_names_go_all_the_way(tiny_adapter, array, tmp_path, capsys):
+def test_odd_names(tiny_adapter, array, tmp_path, capsys):
     folder = tmp_path / "scans"
     folder.mkdir()
     names = ["<b>&amp; $x^", "a b;c", "zwei\nZeilen", "ünï‮x", os.fsdecode(b"bad\xff"), "_start", "{{ 7 * 7 }}"]
@@ -296,7 +296,7 @@ def test_flags_reach_the_model(tiny_adapter, scans, tmp_path, monkeypatch):
     assert (seen["tta"], seen["batch_size"], seen["models"], seen["probabilities"]) == (True, 3, 3, None)
 
 
-def test_bfloat16_is_asked_for_and_noted(tiny_adapter, scans, tmp_path):
+def test_bfloat16_is_used_and_recorded(tiny_adapter, scans, tmp_path):
     for dtype in ("float32", "bfloat16"):
         flags = ["--dtype", dtype, "--batch_size", "auto", "--no_preview"]
         assert run(tiny_adapter, scans / "a.nii.gz", "--output", tmp_path / dtype, *flags) == 0
@@ -311,17 +311,17 @@ def test_bfloat16_is_asked_for_and_noted(tiny_adapter, scans, tmp_path):
     assert len(np.unique(result.confidence)) > 60  # from 1/3 to 0.36, of which bfloat16 knows 16
 
 
-def test_a_number_of_slices_or_auto(tiny_adapter, scans, tmp_path, capsys):
+def test_batch_size_is_a_number_or_auto(tiny_adapter, scans, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         run(tiny_adapter, scans, "--output", tmp_path / "out", "--batch_size", "many")
     assert "--batch_size: 'many'" in capsys.readouterr().err
 
 
-# ------------------------------------------------------------------------------------------------- one beside the other
+# ------------------------------------------------------------------------------------------------- pipelining
 
 
-class Meeting:
-    """Holds up the writing of case a until case b is so far in its segmentation, which then does as it is told."""
+class Overlap:
+    """Delays the writing of case a until case b is being segmented, and calls `in_b` there."""
 
     def __init__(self, monkeypatch, in_b=None):
         self.reached, self.in_b = threading.Event(), in_b or (lambda progress: None)
@@ -335,13 +335,13 @@ class Meeting:
                 self.reached.set()
             return segment_volume(segmenter, scan, **options)
 
-        def hold_up(path, statistics):
+        def delay(path, statistics):
             if statistics["case"] == "a":
                 assert self.reached.wait(20)
             write(path, statistics)
 
         monkeypatch.setattr(prediction, "segment_volume", segment)
-        monkeypatch.setattr(prediction, "write_statistics", hold_up)
+        monkeypatch.setattr(prediction, "write_statistics", delay)
 
     def run(self, segmenter, scans, out, **options):
         settings = PredictionSettings(preview=False)
@@ -354,9 +354,9 @@ def logged(caplog):
     return caplog
 
 
-def test_one_case_is_written_while_the_next_is_in_the_model(segmenter, scans, tmp_path, monkeypatch, logged):
+def test_a_case_is_written_while_the_next_is_segmented(segmenter, scans, tmp_path, monkeypatch, logged):
     shutil.copy(scans / "a.nii.gz", scans / "c.nii.gz")
-    records = Meeting(monkeypatch).run(segmenter, scans, tmp_path / "out")
+    records = Overlap(monkeypatch).run(segmenter, scans, tmp_path / "out")
     assert [(record["name"], record["status"]) for record in records] == [(name, "done") for name in "abc"]
     assert [Path(line.split(":")[0]).name for line in logged.messages] == ["a.nii.gz", "b.nii", "c.nii.gz"]
     one, other = (read_volume(tmp_path / "out" / f"{name}.nii.gz").array for name in "ac")
@@ -364,7 +364,7 @@ def test_one_case_is_written_while_the_next_is_in_the_model(segmenter, scans, tm
     assert not list((tmp_path / "out").glob(".*.tmp"))
 
 
-def test_nothing_is_shown_of_a_case_before_the_previous_is_reported(segmenter, scans, tmp_path, monkeypatch, logged):
+def test_progress_waits_for_the_report_of_the_previous_case(segmenter, scans, tmp_path, monkeypatch, logged):
     class Display:
         def __init__(self, description, unit, bar=None):
             self.description = description
@@ -380,13 +380,13 @@ def test_nothing_is_shown_of_a_case_before_the_previous_is_reported(segmenter, s
 
     def in_b(progress):
         progress(1, 9)
-        meeting.reached.set()
+        overlap.reached.set()
         while "case 2/2 b" not in logged.messages[-1]:
             progress(2, 9)
 
     monkeypatch.setattr(prediction_run, "ProgressBar", Display)
-    meeting = Meeting(monkeypatch, in_b)
-    meeting.run(segmenter, scans, tmp_path / "out")
+    overlap = Overlap(monkeypatch, in_b)
+    overlap.run(segmenter, scans, tmp_path / "out")
     reported = next(index for index, line in enumerate(logged.messages) if "a.nii.gz: " in line)
     assert all(line.startswith("case 1/2 a ") for line in logged.messages[:reported])
     assert logged.messages[reported + 1] == "case 2/2 b 2/9"
@@ -396,27 +396,27 @@ def test_a_case_that_fails_while_another_is_written(segmenter, scans, tmp_path, 
     shutil.copy(scans / "a.nii.gz", scans / "c.nii.gz")
 
     def fail(progress):
-        threading.Timer(0.2, meeting.reached.set).start()
+        threading.Timer(0.2, overlap.reached.set).start()
         raise ValueError("b is odd")
 
-    meeting = Meeting(monkeypatch, fail)
-    records = meeting.run(segmenter, scans, tmp_path / "out")
+    overlap = Overlap(monkeypatch, fail)
+    records = overlap.run(segmenter, scans, tmp_path / "out")
     assert [(record["name"], record["status"]) for record in records] == [("a", "done"), ("b", "failed"), ("c", "done")]
     assert records[1]["error"] == "b is odd"
     assert [line.split()[0].split("/")[-1] for line in logged.messages] == ["a.nii.gz:", "failed", "c.nii.gz:"]
     assert files_in(tmp_path / "out") == ["a.nii.gz", "a/statistics.json", "c.nii.gz", "c/statistics.json"]
 
 
-def test_ctrl_c_leaves_cases_whole_or_not_at_all(segmenter, scans, tmp_path, monkeypatch, logged):
+def test_ctrl_c_leaves_no_half_written_case(segmenter, scans, tmp_path, monkeypatch, logged):
     shutil.copy(scans / "a.nii.gz", scans / "c.nii.gz")
 
     def interrupt(progress):
-        threading.Timer(0.2, meeting.reached.set).start()  # case a is still being written
+        threading.Timer(0.2, overlap.reached.set).start()  # case a is still being written
         raise KeyboardInterrupt
 
-    meeting = Meeting(monkeypatch, interrupt)
+    overlap = Overlap(monkeypatch, interrupt)
     with pytest.raises(KeyboardInterrupt):
-        meeting.run(segmenter, scans, tmp_path / "out")
+        overlap.run(segmenter, scans, tmp_path / "out")
     assert files_in(tmp_path / "out") == ["a.nii.gz", "a/statistics.json"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "a.nii.gz"]
     assert len(logged.messages) == 1
@@ -426,7 +426,7 @@ def test_ctrl_c_leaves_cases_whole_or_not_at_all(segmenter, scans, tmp_path, mon
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--batch_size", "0"], "batch_size is 0: expected at least 1 slice"),
         (["--labels", "liver"], "labels names 'liver', which the model doesn't have: expected some of disc, bar"),
@@ -443,36 +443,36 @@ def test_ctrl_c_leaves_cases_whole_or_not_at_all(segmenter, scans, tmp_path, mon
         (["--ensemble", "/no/such/adapter"], "/no/such/adapter"),
     ],
 )
-def test_bad_arguments(tiny_adapter, scans, tmp_path, capsys, flags, said):
+def test_bad_arguments(tiny_adapter, scans, tmp_path, capsys, flags, message):
     # As one word, for argparse takes a minus for a flag.
     flags = [f"{flags[0]}={flags[1]}"]
     assert run(tiny_adapter, scans, "--output", tmp_path / "out", *flags) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
-    assert said in lines[0]
+    assert message in lines[0]
     assert not (tmp_path / "out").exists()
 
 
-def test_what_can_be_checked_is_checked_before_the_model_is_loaded(scans, tmp_path, capsys):
+def test_arguments_are_checked_before_the_model_is_loaded(scans, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    for flags, said in (
+    for flags, message in (
         (["--output", tmp_path / "out", "--batch_size", "0"], "batch_size"),
         (["--output", tmp_path / "file"], "is a file: expected a directory"),
         (["--output", scans], "choose another directory"),
     ):
         assert run("/no/such/adapter", scans, *flags) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert run("/no/such/adapter", tmp_path / "nowhere", "--output", tmp_path / "out") == 2
     assert "nowhere does not exist" in capsys.readouterr().err
 
 
-def test_a_small_island_is_no_thing_of_pictures(tmp_path, capsys):
+def test_min_island_ml_is_refused_for_images(tmp_path, capsys):
     Image.new("L", (20, 20)).save(tmp_path / "slice.png")
     assert run("/none", tmp_path / "slice.png", "--output", tmp_path / "out", "--min_island_ml", "1") == 2
     assert "slice.png is a 2-D image" in capsys.readouterr().err
 
 
-# ------------------------------------------------------------------------------------------------------ where files go
+# ---------------------------------------------------------------------------------------------------------- files
 
 
 def job_of(name, path="/scans/x.nii.gz", kind="nifti", suffix=".nii.gz"):
@@ -489,7 +489,7 @@ def test_no_two_results_share_a_name(tmp_path):
             plan_jobs([job_of(name)], tmp_path / "out", settings)
 
 
-def test_a_dicom_folder_is_no_place_for_results(tmp_path):
+def test_results_in_a_dicom_directory_are_refused(tmp_path):
     files = write_series(tmp_path / "scans" / "patient")
     scan = ScanFile("patient", tmp_path / "scans" / "patient", "dicom", tuple(files), ".dcm")
     with pytest.raises(ValueError, match=r"contains the scan .*patient: choose another directory"):
@@ -502,7 +502,7 @@ def test_a_dicom_folder_is_no_place_for_results(tmp_path):
     assert Job(scan, ".nrrd").probabilities == "probabilities.nrrd"
 
 
-def test_what_is_there_is_kept_or_replaced_whole(segmenter, scans, tmp_path):
+def test_results_of_an_earlier_run_are_kept_or_replaced(segmenter, scans, tmp_path):
     out = tmp_path / "out"
     first = PredictionSettings(per_class=True, probabilities=True)
     jobs = plan_jobs(find_scans(scans / "a.nii.gz"), out, first)
@@ -521,12 +521,12 @@ def test_what_is_there_is_kept_or_replaced_whole(segmenter, scans, tmp_path):
         plan_jobs([jobs[0].scan], out, second)
     jobs = plan_jobs([jobs[0].scan], out, second, overwrite=True)
     predict_cases(segmenter, jobs, out, second)
-    # Masks, probabilities and picture of the first run are gone: beside the new labels, they would mislead.
+    # Masks, probabilities and preview of the first run don't belong to the new labels.
     assert files_in(out) == ["a.nrrd", "a.txt", "a/notes.txt", "a/statistics.json"]
     assert (scans / "a.nii.gz").exists()
 
 
-def test_a_move_that_fails_takes_back_the_others(tmp_path, monkeypatch):
+def test_files_moved_before_a_failure_are_removed(tmp_path, monkeypatch):
     job = Job(job_of("a"), ".nii.gz")
     moved = []
 
@@ -585,7 +585,7 @@ def test_an_earlier_report_is_kept(tmp_path):
 # ------------------------------------------------------------------------------------------------------------- clean-up
 
 
-def test_clean_up_knows_millilitres_and_no_order_of_axes():
+def test_clean_up_in_millilitres_and_in_any_orientation():
     labels = np.zeros((9, 8, 7), dtype=np.uint8)
     labels[1, 1, 1] = labels[7, 6, 5] = labels[4, 3, 0:2] = 1
     labels[0:2, 4:6, 6] = labels[6:8, 4:6, 6] = 2
@@ -605,7 +605,7 @@ def test_clean_up_knows_millilitres_and_no_order_of_axes():
 # ------------------------------------------------------------------------------------------------------------- progress
 
 
-def test_slices_are_shown_as_they_are_done(segmenter, scans, tmp_path):
+def test_progress_counts_slices(segmenter, scans, tmp_path):
     seen = []
     (job,) = plan_jobs(find_scans(scans / "a.nii.gz"), tmp_path / "out", settings := PredictionSettings(batch_size=2))
     predict_case(segmenter, job, tmp_path / "out", settings, progress=lambda *numbers: seen.append(numbers))
@@ -623,7 +623,7 @@ def free_port() -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
-def test_two_processes_do_the_work_of_one(tiny_adapter, scans, tmp_path, launcher):
+def test_two_processes_write_what_one_writes(tiny_adapter, scans, tmp_path, launcher):
     (scans / "torn.nii.gz").write_bytes(b"torn")
     launch = {
         "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"],

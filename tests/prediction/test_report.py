@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from samed_hf.prediction import report as prediction_report
-from samed_hf.prediction.report import format_ml, write_report, write_run
+from samed_hf.prediction.report import write_report, write_run
 from samed_hf.reporting.colors import label_colors
 
 
@@ -128,7 +128,7 @@ def test_nothing_is_fetched_from_anywhere(run, tmp_path):
     assert not re.search(r"https?:|//|url\(|@import|<script|<link|\son\w+=", text)
 
 
-def test_odd_names_are_shown_and_do_nothing(run, tmp_path):
+def test_odd_names_are_escaped(run, tmp_path):
     odd = "<script>alert('x')</script>\"&amp;{{ 7*7 }}\n\udcff"
     run["labels"] = {"1": odd}
     run["settings"] = {odd: odd}
@@ -142,7 +142,7 @@ def test_odd_names_are_shown_and_do_nothing(run, tmp_path):
     assert page.links[-3:] == ["a%20b%23%3F%3C%3E%25.nii.gz", "%FF.nii.gz", "javascript%3Aalert%281%29"]
 
 
-def test_pictures_and_channels(run, tmp_path):
+def test_images_and_channels(run, tmp_path):
     rows = {"liver": row(1, pixels=1234, faces=["top"], mean=[10.0, 20.5, 30.25], sd=[1.0, 2.0, 3.0])}
     run["cases"] = [add_case(tmp_path, "photo", rows, kind="picture")]
     write_report(tmp_path / "report.html", run)
@@ -164,7 +164,7 @@ def test_cases_without_findings_and_runs_without_cases(run, tmp_path):
     assert "All cases" not in page
 
 
-def test_of_many_cases_not_all_pictures_stand_in_the_page(run, tmp_path, monkeypatch):
+def test_only_the_first_images_are_part_of_the_page(run, tmp_path, monkeypatch):
     monkeypatch.setattr(prediction_report, "_MAX_IMAGES", 2)
     run["cases"] = [add_case(tmp_path, f"case{number}", {"liver": row(1, 5.0)}) for number in range(4)]
     write_report(tmp_path / "report.html", run)
@@ -174,7 +174,7 @@ def test_of_many_cases_not_all_pictures_stand_in_the_page(run, tmp_path, monkeyp
     assert "in case1/preview.png" not in page.text
 
 
-def test_swatches_are_the_pictures_colours(run, tmp_path):
+def test_swatches_have_the_colours_of_the_images(run, tmp_path):
     run["cases"] = [add_case(tmp_path, "a", {"liver": row(1, 5.0), "left kidney": row(2, 0.0), "cyst": row(3, 1.0)})]
     write_report(tmp_path / "report.html", run)
     styles = re.findall(r"background:(#[0-9a-f]{6})\"></span>(\w+)", (tmp_path / "report.html").read_text("utf-8"))
@@ -186,11 +186,3 @@ def test_the_run_is_plain_json(run, tmp_path):
     run["cases"] = [{"name": "\udcff", "status": "failed"}]
     write_run(tmp_path / "predictions.json", run)
     assert json.loads((tmp_path / "predictions.json").read_text(encoding="ascii")) == run
-
-
-@pytest.mark.parametrize(
-    ("ml", "text"),
-    [(0.0, "0"), (0.01234, "0.0123"), (9.1, "9.1"), (99.94, "99.9"), (99.97, "100"), (1510.4, "1510"), (1e5, "100000")],
-)
-def test_millilitres(ml, text):
-    assert format_ml(ml) == text

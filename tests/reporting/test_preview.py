@@ -58,7 +58,7 @@ def test_planes(orientation, axis, plane):
     ],
 )
 @pytest.mark.parametrize("orientation", ["LPS", "RAS", "PIR", "ASL", "SRP"])
-def test_the_patient_stands_upright_whatever_the_files_order(scan, labels, plane, shape, corner, sides, orientation):
+def test_slices_are_upright_for_any_orientation_of_the_file(scan, labels, plane, shape, corner, sides, orientation):
     labels[...] = 0
     labels[corner] = 1  # one slice of the plane, that with the bright corner
     turned = reorient(scan, orientation)
@@ -77,13 +77,13 @@ def test_the_patient_stands_upright_whatever_the_files_order(scan, labels, plane
     assert figure.axes[number].get_title() == f"{plane} slice {own} of {turned.grid[axis]}"
 
 
-def test_proportions_are_the_patients(scan, labels):
+def test_pixels_have_the_aspect_of_the_spacing(scan, labels):
     for plane, aspect in (("axial", 1.0), ("coronal", 2.0), ("sagittal", 2.0)):
         figure = draw_preview(scan, labels, NAMES, plane=plane)
         assert {axis.get_aspect() for axis in figure.axes} == {aspect}
 
 
-def test_labels_are_painted_in_their_colours_and_named(scan, labels):
+def test_labels_have_their_colours_and_names(scan, labels):
     names = NAMES | {1: "_liver $x_1$", 2: "left <kidney>"}
     figure = draw_preview(scan, labels, names, title="$x^ {case}")
     assert figure.get_suptitle() == "$x^ {case}"
@@ -113,7 +113,7 @@ def test_the_smallest_scans(shape, plane):
         assert Image.open(content).format == "JPEG"
 
 
-def test_many_labels_are_not_all_named():
+def test_only_the_first_labels_are_named():
     labels = np.arange(1, 49, dtype=np.uint16).reshape(8, 6, 1)
     names = {index: f"label {index}" for index in range(49)}
     figure = draw_preview(Volume(np.ones((8, 6, 1)), LPS), labels, names)
@@ -122,7 +122,7 @@ def test_many_labels_are_not_all_named():
     assert named[-1] == "and 24 more"
 
 
-def test_pictures_are_shown_as_they_lie():
+def test_images_keep_their_orientation():
     array = np.random.default_rng(0).integers(0, 255, (9, 6, 1, 3), dtype=np.uint8)
     labels = np.zeros((9, 6, 1), dtype=np.uint8)
     labels[1, 4] = 1
@@ -132,7 +132,7 @@ def test_pictures_are_shown_as_they_lie():
     assert np.argwhere(np.asarray(painted.images[1].get_array())[..., 3]).tolist() == [[4, 1]]
 
 
-def test_telling_slices_show_small_labels_too():
+def test_representative_slices_show_small_labels():
     masks = np.zeros((30, 6, 6), dtype=np.uint8)
     masks[3:27, :5] = 1
     masks[9, 5, 5] = 2  # one pixel, but all there is of it
@@ -140,7 +140,7 @@ def test_telling_slices_show_small_labels_too():
     assert len(representative_slices(masks)) == 3
 
 
-def test_telling_slices_are_no_neighbours():
+def test_representative_slices_are_no_neighbours():
     masks = np.ones((20, 4, 4), dtype=np.uint8)
     first, second, third = representative_slices(masks)
     assert min(second - first, third - second) >= 5
@@ -152,7 +152,7 @@ def test_telling_slices_are_no_neighbours():
 
 
 @pytest.mark.parametrize(("count", "labelled", "expected"), [(1, [0], [0]), (2, [1], [0, 1]), (9, [], [2, 4, 6])])
-def test_telling_slices_of_few(count, labelled, expected):
+def test_representative_slices_of_few(count, labelled, expected):
     masks = np.zeros((count, 3, 3), dtype=np.uint8)
     masks[labelled] = 1
     assert representative_slices(masks) == expected

@@ -25,7 +25,7 @@ def handler(tiny_adapter):
 
 
 @pytest.fixture(scope="module")
-def picture():
+def image():
     return Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50), dtype=np.uint8))
 
 
@@ -34,16 +34,16 @@ def scan():
     return np.random.default_rng(0).normal(50, 90, (20, 24, 3)).astype(np.int16)
 
 
-def encoded(picture, kind="PNG"):
+def encoded(image, kind="PNG"):
     content = io.BytesIO()
-    picture.save(content, format=kind)
+    image.save(content, format=kind)
     return content.getvalue()
 
 
 def decoded(mask):
-    picture = Image.open(io.BytesIO(base64.b64decode(mask)))
-    assert (picture.format, picture.mode) == ("PNG", "L")
-    return np.asarray(picture)
+    image = Image.open(io.BytesIO(base64.b64decode(mask)))
+    assert (image.format, image.mode) == ("PNG", "L")
+    return np.asarray(image)
 
 
 def nifti(array, kind=nib.Nifti1Image):
@@ -72,50 +72,50 @@ def test_the_model_is_ready(handler):
     assert handler.model.device.type == (torch.accelerator.current_accelerator().type if accelerator else "cpu")
 
 
-def test_a_picture(handler, picture):
-    content = encoded(picture)
+def test_an_image(handler, image):
+    content = encoded(image)
     text = base64.b64encode(content).decode()
     broken = "\n".join(text[start : start + 76] for start in range(0, len(text), 76))
     prefixed = f"data:image/png;name=a;base64,{text}"
-    answers = [handler({"inputs": inputs}) for inputs in (content, bytearray(content), text, broken, prefixed, picture)]
+    answers = [handler({"inputs": inputs}) for inputs in (content, bytearray(content), text, broken, prefixed, image)]
     assert all(answer == answers[0] for answer in answers)
     answer = json.loads(json.dumps(answers[0]))
     assert answer
     assert all(set(found) == {"label", "score", "mask"} for found in answer)
-    check(handler, answer, *predict_image(handler.model, picture))
+    check(handler, answer, *predict_image(handler.model, image))
 
 
-def test_scores_by_hand(handler, picture, monkeypatch):
+def test_scores_by_hand(handler, image, monkeypatch):
     labels = np.array([[2, 2, 0], [1, 2, 0]], dtype=np.uint8)
     confidence = np.array([[0.5, 0.75, 0.9], [0.375, 1.0, 0.9]], dtype=np.float32)
     monkeypatch.setattr(serving, "predict_image", lambda *_: (labels, confidence))
-    disc, bar = handler({"inputs": picture})
+    disc, bar = handler({"inputs": image})
     assert (disc["label"], disc["score"], bar["label"], bar["score"]) == ("disc", 0.375, "bar", 0.75)
     assert decoded(disc["mask"]).tolist() == [[0, 0, 0], [255, 0, 0]]
     assert decoded(bar["mask"]).tolist() == [[255, 255, 0], [0, 255, 0]]
     labels[:] = 0
-    assert handler({"inputs": picture}) == []
+    assert handler({"inputs": image}) == []
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "1"])
-def test_other_kinds_of_pictures(handler, picture, mode):
-    picture = picture.convert(mode)
-    check(handler, handler({"inputs": encoded(picture)}), *predict_image(handler.model, picture))
-    assert handler({"inputs": encoded(picture)}) == handler({"inputs": picture})
+def test_other_modes_of_images(handler, image, mode):
+    image = image.convert(mode)
+    check(handler, handler({"inputs": encoded(image)}), *predict_image(handler.model, image))
+    assert handler({"inputs": encoded(image)}) == handler({"inputs": image})
 
 
-def test_a_jpeg(handler, picture):
-    content = encoded(picture, "JPEG")
+def test_a_jpeg(handler, image):
+    content = encoded(image, "JPEG")
     check(handler, handler({"inputs": content}), *predict_image(handler.model, Image.open(io.BytesIO(content))))
 
 
-def test_a_16_bit_picture_holds_intensities_in_the_windows_unit(handler, picture):
-    shallow = np.asarray(picture)
+def test_a_16_bit_image_holds_intensities_in_the_windows_unit(handler, image):
+    shallow = np.asarray(image)
     content = encoded(Image.fromarray(shallow.astype(np.uint16)))
     assert Image.open(io.BytesIO(content)).mode == "I;16"
     answer = handler({"inputs": content})
     check(handler, answer, *predict_image(handler.model, shallow.astype(np.float32)))
-    assert answer != handler({"inputs": picture})  # the same numbers, but of 255
+    assert answer != handler({"inputs": image})  # the same numbers, but of 255
 
 
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
@@ -143,7 +143,7 @@ def test_slices_are_cut_as_the_processor_says(handler, scan, monkeypatch):
     assert {decoded(found["mask"]).shape for found in everything} == {(24, 20)}
 
 
-def test_the_batch_size_goes_to_the_model(handler, scan, monkeypatch):
+def test_the_batch_size_is_used(handler, scan, monkeypatch):
     sizes = []
     resize = handler.model.image_processor.resize_slices
     monkeypatch.setattr(
@@ -156,7 +156,7 @@ def test_the_batch_size_goes_to_the_model(handler, scan, monkeypatch):
     assert handler({"inputs": nifti(scan), "parameters": {"batch_size": None}}) == handler({"inputs": nifti(scan)})
 
 
-def test_only_the_labels_asked_for(handler, picture, scan, monkeypatch):
+def test_only_the_labels_asked_for(handler, image, scan, monkeypatch):
     slices = handler({"inputs": nifti(scan)})
     wanted = slices[-1]["label"]
     only = handler({"inputs": nifti(scan), "parameters": {"labels": [wanted]}})
@@ -164,7 +164,7 @@ def test_only_the_labels_asked_for(handler, picture, scan, monkeypatch):
     labels = np.array([[0, 1, 2]], dtype=np.uint8)
     monkeypatch.setattr(serving, "predict_image", lambda *_: (labels, np.ones(labels.shape)))
     for names, expected in ((["bar"], ["bar"]), (["bar", "disc"], ["disc", "bar"])):
-        answer = handler({"inputs": picture, "parameters": {"labels": names}})
+        answer = handler({"inputs": image, "parameters": {"labels": names}})
         assert [found["label"] for found in answer] == expected
 
 
@@ -175,7 +175,7 @@ SECRET = "patient" * 200
     ("data", "message"),
     [
         ({}, "no 'inputs'"),
-        ("picture", "no 'inputs'"),
+        ("image", "no 'inputs'"),
         ({"inputs": b""}, "is empty: expected a PNG or JPEG"),
         ({"inputs": ""}, "is empty"),
         ({"inputs": "data:image/png;base64,"}, "is empty"),
@@ -212,7 +212,7 @@ SECRET = "patient" * 200
         ({"inputs": b"x", "parameters": {"batch_size": "8"}}, "batch_size is '8'"),
     ],
 )
-def test_bad_input_is_told_in_one_short_line(handler, data, message):
+def test_errors_of_bad_input_are_one_short_line(handler, data, message):
     with pytest.raises(ValueError, match=message) as caught:
         handler(data)
     assert "\n" not in str(caught.value)
@@ -220,8 +220,8 @@ def test_bad_input_is_told_in_one_short_line(handler, data, message):
     assert "patient" * 5 not in str(caught.value)
 
 
-def test_what_arrived_in_part(handler, picture, scan):
-    for content in (encoded(picture)[:200], encoded(picture, "JPEG")[:-300]):
+def test_truncated_input(handler, image, scan):
+    for content in (encoded(image)[:200], encoded(image, "JPEG")[:-300]):
         with pytest.raises(ValueError, match="The image cannot be read"):
             handler({"inputs": content})
         with pytest.raises(ValueError, match="damaged or too large image"):  # opened, not yet loaded
@@ -238,7 +238,7 @@ def test_what_arrived_in_part(handler, picture, scan):
 
 @pytest.mark.parametrize("wrap", [bytes, gzip.compress])
 @pytest.mark.parametrize("shape", [(32767, 32767, 32767), (2000, 1500, 1000)])
-def test_a_header_that_claims_more_than_came_takes_no_memory(handler, scan, wrap, shape):
+def test_a_header_that_claims_more_than_the_file_holds_allocates_no_memory(handler, scan, wrap, shape):
     content = wrap(claiming(nifti(scan), shape))
     tracemalloc.start()
     try:
@@ -249,10 +249,10 @@ def test_a_header_that_claims_more_than_came_takes_no_memory(handler, scan, wrap
         tracemalloc.stop()
 
 
-def test_what_is_too_large(handler, picture, scan, monkeypatch):
+def test_input_beyond_the_limits(handler, image, scan, monkeypatch):
     monkeypatch.setattr(serving, "MAX_PIXELS", 1000)
     monkeypatch.setattr(serving, "MAX_BYTES", 1000)
-    for inputs in (encoded(picture), picture):
+    for inputs in (encoded(image), image):
         with pytest.raises(ValueError, match="50×40 pixels: expected at most 1,000"):
             handler({"inputs": inputs})
     for content in (nifti(scan), gzip.compress(nifti(scan))):
@@ -260,10 +260,10 @@ def test_what_is_too_large(handler, picture, scan, monkeypatch):
             handler({"inputs": content})
 
 
-def test_pillows_own_limit_is_told_the_same_way(handler, picture, monkeypatch):
+def test_pillows_own_limit(handler, image, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 900)
     with pytest.raises(ValueError, match="too large image"):
-        handler({"inputs": encoded(picture)})
+        handler({"inputs": encoded(image)})
 
 
 def test_a_plain_sam_is_refused(tiny_sam):

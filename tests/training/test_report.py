@@ -14,7 +14,6 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from samed_hf.reporting.formatting import format_duration
 from samed_hf.training.arguments import SamedTrainingArguments
 from samed_hf.training.monitoring.charts import (
     best_validation,
@@ -23,8 +22,7 @@ from samed_hf.training.monitoring.charts import (
     draw_losses,
     draw_validation,
 )
-from samed_hf.training.monitoring.report import write_training_report
-from samed_hf.training.monitoring.tables import skipped_rows
+from samed_hf.training.monitoring.report import skipped_rows, write_training_report
 
 NASTY = "<script>alert(1)</script>"
 LABELS = ["background", NASTY, "$x^2", "cyst"]
@@ -147,7 +145,7 @@ def test_it_is_one_file_for_reading_offline(make_run):
     assert [one.name for one in run.output_dir.iterdir() if one.is_file()] == ["training_report.html"]
 
 
-def test_names_are_shown_and_never_markup(make_run):
+def test_names_are_escaped(make_run):
     page = Page(write(make_run(rows_of(40, {40: 0.75}))))
     shown = [section for section, words in page.sections.items() if any("alert(1)" in word for word in words)]
     assert {None, "scores", "validations"} <= set(shown)
@@ -156,7 +154,7 @@ def test_names_are_shown_and_never_markup(make_run):
     assert "$x^2" in charts["Dice loss of each label"]  # as it stands, not as a formula
 
 
-def test_facts_stand_on_top(make_run):
+def test_facts_come_first(make_run):
     words = Page(write(make_run(rows_of(40, {20: 0.75, 30: 0.5, 40: 0.75}, skipped=(7,))))).sections[None]
     facts = dict(zip(words[1:], words[:-1], strict=True))
     assert facts["steps"] == "40 of 40"
@@ -188,7 +186,7 @@ def test_scores_validations_and_skipped_steps_are_tables(make_run):
     assert sections["skipped"][2:] == ["step", "loss", "gradient norm", "7", "nan", "inf", "9", "nan", "inf"]
 
 
-def test_settings_and_versions_are_told_and_no_token(make_run):
+def test_settings_and_versions_are_listed_without_the_token(make_run):
     run = make_run(rows_of(40))
     text = write(run)
     words = [word for words in Page(text).sections.values() for word in words]
@@ -245,7 +243,7 @@ def test_a_run_without_anything_has_a_page_too(make_run):
     assert "–" in Page(write(make_run([]), empty)).sections["scores"]
 
 
-def test_random_weights_are_told_to_be_a_demonstration(make_run):
+def test_random_weights_are_called_a_demonstration(make_run):
     run = make_run(rows_of(40), model_name_or_path=None, data_dir=None)
     words = Page(write(run)).sections[None]
     assert any("not a medical result" in word for word in words)
@@ -276,7 +274,7 @@ def lines_of(figure):
     return dict(zip(names, handles, strict=True))
 
 
-def test_losses_leave_out_what_is_no_number_and_mark_it(figures):
+def test_losses_omit_and_mark_values_that_are_not_finite(figures):
     draw_losses(rows_of(10, skipped=(4,)), skipped=[4])
     lines = lines_of(figures[0])
     assert set(lines) == {"loss", "cross-entropy", "Dice loss", "skipped"}
@@ -330,8 +328,3 @@ def test_skipped_steps_are_where_the_count_rises():
     rows = [{"step": step, "skipped": count} for step, count in enumerate(counts, 1)]
     assert [row["step"] for row in skipped_rows(rows)] == [2, 4]
     assert skipped_rows([{"step": 1}, {"step": 2}]) == []
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(5.04, "5.0 s"), (125, "2 min 5 s"), (7384, "2 h 3 min")])
-def test_durations(seconds, text):
-    assert format_duration(seconds) == text

@@ -61,7 +61,7 @@ def test_rotation_and_scaling_equal_scipy(change, scipys, amounts):
 
 
 @pytest.mark.parametrize(("change", "scipys", "amount"), [(rotate, scipy_rotate, 11.0), (enlarge, scipy_enlarge, 1.1)])
-def test_what_is_left_to_scipy(change, scipys, amount):
+def test_splines_of_higher_degree_are_scipys(change, scipys, amount):
     image = np.random.default_rng(0).random((2, 20, 17))
     np.testing.assert_array_equal(change(image, amount, 3), [scipys(one, amount, 3) for one in image])
     whole = (image * 100).astype(np.uint8)
@@ -71,7 +71,7 @@ def test_what_is_left_to_scipy(change, scipys, amount):
 
 
 @pytest.mark.parametrize("augmentation", [SAMED_AUGMENTATION, default_augmentation(["liver"])])
-def test_the_draws_and_what_becomes_of_them(augmentation):
+def test_draws_in_a_fixed_order_followed_by_scipys_transforms(augmentation):
     """The same draws in the same order as ever, each followed by scipy's own change."""
     image = np.random.default_rng(0).random((40, 40), np.float32)
     label = np.random.default_rng(1).integers(0, 9, (40, 40)).astype(np.uint8)
@@ -111,7 +111,7 @@ def test_augmentation_is_a_function_of_the_generator():
     assert len({result.tobytes() for result in results}) > 4
 
 
-def test_the_default_never_mirrors():
+def test_the_default_does_not_mirror():
     # A gradient from left to right keeps its direction under rotations of at most 20 degrees.
     image = np.tile(np.linspace(0.2, 1, 33), (33, 1))
     label = (image > 0.6).astype(np.int64)
@@ -129,7 +129,7 @@ def test_no_augmentation_leaves_the_slice():
     assert (same == label).all()
 
 
-def test_left_and_right_are_swapped_only_where_no_label_has_a_side():
+def test_mirroring_only_if_no_label_has_a_side():
     for names, mirror in (
         (["background", "spleen", "liver"], 0.5),
         (["background", "left kidney"], 0.0),
@@ -154,7 +154,7 @@ def test_enlarging_by_hand():
     assert np.array_equal(enlarge(expected, 0.4, 0)[1:4, 1:4], square[1:4, 1:4])
 
 
-def test_image_and_label_are_scaled_alike_and_gamma_changes_the_image_alone():
+def test_scaling_changes_image_and_label_and_gamma_only_the_image():
     label = np.zeros((31, 40), dtype=np.int64)
     label[10:20, 12:30] = 1
     image = label.astype(np.float32) * 0.5

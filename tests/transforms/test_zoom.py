@@ -58,7 +58,7 @@ def test_zooms_of_any_size_equal_scipy():
             np.testing.assert_array_equal(zoomed, expected, err_msg=f"{size} to {new} to {last}")
 
 
-def test_what_scipy_sees_beyond_the_border_is_0():
+def test_samples_beyond_the_border_are_0():
     # 223 times 247 / 223 is a little more than 247: scipy's last sample of 248 pixels at 224 lies outside.
     label = np.full((1, 248, 248), 7, dtype=np.uint8)
     assert nearest_indices(248, 224)[-1] == -1
@@ -72,7 +72,7 @@ def test_what_scipy_sees_beyond_the_border_is_0():
     assert twice[0, -2:].max() == 0
 
 
-def test_channels_and_batches_keep_their_places():
+def test_channels_and_batches_are_zoomed_one_by_one():
     image = torch.arange(2 * 3 * 4 * 5, dtype=torch.float32).reshape(2, 3, 4, 5)
     zoomed = spline_zoom(image, (8, 8))
     assert zoomed.shape == (2, 3, 8, 8)
@@ -90,7 +90,7 @@ def test_integer_images_are_zoomed_as_floats():
 
 
 @pytest.mark.filterwarnings("error")
-def test_memory_that_may_not_be_written_or_lies_otherwise():
+def test_read_only_memory_and_other_memory_orders():
     image = np.random.default_rng(0).random((6, 7), np.float32)
     expected = spline_zoom(image, (9, 9))
     fixed = image.copy()
@@ -101,7 +101,7 @@ def test_memory_that_may_not_be_written_or_lies_otherwise():
     np.testing.assert_allclose(spline_zoom(turned, (9, 9)), expected, rtol=0, atol=1e-6)
 
 
-def test_a_zoom_stays_exact_whatever_else_may_be_rounded():
+def test_a_zoom_stays_exact_with_reduced_matmul_precision():
     image = torch.rand(2, 224, 224)
     expected = scipy_zoom(image.double().numpy(), (512, 512), 3)
     before = torch.get_float32_matmul_precision()
@@ -115,7 +115,7 @@ def test_a_zoom_stays_exact_whatever_else_may_be_rounded():
     np.testing.assert_allclose(zoomed, expected, rtol=0, atol=3e-6)
 
 
-def test_maps_made_in_inference_mode_serve_outside_it():
+def test_matrices_made_in_inference_mode_can_be_used_outside_it():
     with torch.inference_mode():
         inside = spline_zoom(torch.ones(1, 11, 13), (17, 19)), nearest_zoom(torch.ones(1, 11, 13), (17, 19))
     label = torch.ones(1, 11, 13, requires_grad=True)
@@ -125,7 +125,7 @@ def test_maps_made_in_inference_mode_serve_outside_it():
     assert all(torch.equal(one, other) for one, other in zip(inside, outside, strict=True))
 
 
-def test_maps_are_made_once():
+def test_matrices_are_cached():
     assert spline_matrix(10, 20) is spline_matrix(10, 20)
     assert nearest_indices(10, 20) is nearest_indices(10, 20)
     with pytest.raises(ValueError, match="read-only"):

@@ -1,4 +1,4 @@
-"""The fingerprint against numbers worked out by hand, and the settings that follow from it."""
+"""The fingerprint against numbers computed by hand, and the suggested settings."""
 
 import json
 import shlex
@@ -211,7 +211,7 @@ def test_image_size(side, size):
     assert fingerprint_of(side=side)["image_size"].value == size
 
 
-def test_large_slices_and_small_labels_are_told():
+def test_large_slices_and_small_labels_are_mentioned():
     assert "2 times smaller" in fingerprint_of(side=1024)["image_size"].reason
     image, label = np.random.default_rng(0).normal(0, 1, (4, 512, 512)), np.zeros((4, 512, 512), np.uint8)
     label[:, :5, :5] = 2

@@ -44,17 +44,17 @@ def test_it_is_one_file_for_reading_offline(report):
     assert "<script" not in page
 
 
-def test_names_are_shown_and_never_markup(report):
+def test_names_are_escaped(report):
     page, _ = report
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "&lt;b&gt;bold&amp;" in page
     assert "<b>bold" not in page
 
 
-def test_problems_stand_on_top_the_worst_first(report):
+def test_problems_come_first_in_the_order_of_severity(report):
     page, fingerprint = report
-    places = [page.index(f'id="{name}"') for name in ("problems", "suggestions", "images", "labels", "cases")]
-    assert places == sorted(places)
+    positions = [page.index(f'id="{name}"') for name in ("problems", "suggestions", "images", "labels", "cases")]
+    assert positions == sorted(positions)
     severities = re.findall(r'<div class="box (\w+)">', page)
     assert severities == sorted(severities, key=["error", "warning", "note"].index)
     errors = [one for one in fingerprint["problems"] if one["severity"] == "error"]
@@ -63,7 +63,7 @@ def test_problems_stand_on_top_the_worst_first(report):
     assert {"unreadable", "label-values", "leak", "missing-class"} <= set(kinds)
 
 
-def test_its_pictures_can_be_seen(report):
+def test_its_images_are_valid(report):
     page, _ = report
     pictures = [base64.b64decode(one) for one in re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)]
     assert len(pictures) >= 3
@@ -96,9 +96,10 @@ def test_the_fingerprint_names_suggestions_and_command(report):
     assert fingerprint["labels"]["never seen"]["cases"] == 0
 
 
-def test_pictures_have_pixels_and_no_millilitres(tmp_path):
+def test_images_have_pixels_and_no_millilitres(tiny_sam, tmp_path):
     root = write_pictures(tmp_path / "data", make_scans(5, (30, 34, 3)))
-    assert main(["validate", str(root), "--output", str(tmp_path / "out")]) == 0
+    argv = ["validate", str(root), "--output", str(tmp_path / "out"), "--model_name_or_path", str(tiny_sam)]
+    assert main(argv) == 0
     page = (tmp_path / "out" / "validation.html").read_text()
     assert "pixels per case" in page
     assert " ml" not in re.sub(r'src="data:[^"]+"', "", page)

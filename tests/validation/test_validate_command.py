@@ -1,4 +1,4 @@
-"""Faults put into a data set one by one, each found and named, and nothing else found."""
+"""Each fault of a data set is found, and nothing else."""
 
 import json
 import re
@@ -39,16 +39,16 @@ def scans():
 
 
 def check(root, tolerance=0.1, **settings):
-    """What is found in a folder."""
+    """Validate the data set of a directory."""
     data = read_data(root, geometry_tolerance=tolerance)
     processor = make_processor(DataArguments(data_dir=str(root), **settings), data)
     return validate_data(data, processor, images_per_split=0)
 
 
-def told(validation, *severities):
-    """Severity, kind and case of what was found, notes left out."""
-    wanted = severities or ("error", "warning")
-    return [(one.severity, one.kind, one.case) for one in validation.problems if one.severity in wanted]
+def found(validation, *severities):
+    """Severity, kind and case of the problems, without notes."""
+    severities = severities or ("error", "warning")
+    return [(one.severity, one.kind, one.case) for one in validation.problems if one.severity in severities]
 
 
 def text(validation, kind):
@@ -57,9 +57,9 @@ def text(validation, kind):
 
 
 @pytest.mark.parametrize("write", [write_nnunet, write_decathlon, write_folders, write_pictures, write_rows])
-def test_sound_data_have_no_fault_in_any_layout(write, scans, tmp_path):
+def test_correct_data_have_no_problem_in_any_layout(write, scans, tmp_path):
     validation = check(write(tmp_path / "data", scans))
-    assert told(validation) == []
+    assert found(validation) == []
     assert len(validation.cases) == 6
     for facts, (_, label) in zip(validation.cases, scans.values(), strict=True):
         assert facts.voxels == tuple(np.bincount(label.ravel(), minlength=3))
@@ -82,16 +82,16 @@ def test_a_file_cut_short(scans, tmp_path):
     path = root / "imagesTr" / "case_01_0000.nii.gz"
     path.write_bytes(path.read_bytes()[:600])
     validation = check(root)
-    assert told(validation) == [("error", "unreadable", "case_01")]
+    assert found(validation) == [("error", "unreadable", "case_01")]
     assert text(validation, "unreadable").startswith(f"case_01: {path} cannot be read as NIfTI")
     assert [facts.name for facts in validation.cases if facts.sample is None] == ["case_01"]
 
 
-def test_image_and_label_both_damaged_are_both_told(scans, tmp_path):
+def test_a_damaged_image_and_a_damaged_label_are_both_reported(scans, tmp_path):
     root = write_nnunet(tmp_path, scans)
     for path in (root / "imagesTr" / "case_01_0000.nii.gz", root / "labelsTr" / "case_01.nii.gz"):
         path.write_bytes(b"<html>")
-    assert told(check(root)) == [("error", "unreadable", "case_01")] * 2
+    assert found(check(root)) == [("error", "unreadable", "case_01")] * 2
 
 
 def test_a_shifted_label_and_the_tolerance(scans, tmp_path):
@@ -100,10 +100,10 @@ def test_a_shifted_label_and_the_tolerance(scans, tmp_path):
     shifted[0, 3] = 0.4  # of a voxel of 1 mm
     save_nifti(root / "labelsTr" / "case_02.nii.gz", scans["case_02"][1], shifted)
     validation = check(root)
-    assert told(validation) == [("error", "geometry", "case_02")]
+    assert found(validation) == [("error", "geometry", "case_02")]
     assert "0.4 mm apart" in text(validation, "geometry")
-    assert told(check(root, tolerance=0.5)) == []
-    # What lies beside its image says nothing of the image's intensities.
+    assert found(check(root, tolerance=0.5)) == []
+    # A label map on another grid selects no intensities.
     (facts,) = [facts for facts in validation.cases if facts.name == "case_02"]
     assert facts.foreground.size == 0
     assert facts.voxels == tuple(np.bincount(scans["case_02"][1].ravel(), minlength=3))
@@ -118,20 +118,20 @@ def test_a_shifted_label_and_the_tolerance(scans, tmp_path):
         (lambda label: (label, AFFINE + np.diag([0, 0, 3.0, 0])), "under two headers"),
     ],
 )
-def test_another_grid_and_what_probably_happened(change, advice, scans, tmp_path):
+def test_another_grid_and_the_advice(change, advice, scans, tmp_path):
     root = write_nnunet(tmp_path, scans)
     save_nifti(root / "labelsTr" / "case_02.nii.gz", *change(scans["case_02"][1]))
     validation = check(root)
-    assert ("error", "geometry", "case_02") in told(validation)
+    assert ("error", "geometry", "case_02") in found(validation)
     assert advice in text(validation, "geometry")
 
 
 def test_a_label_with_its_axes_in_another_order_fits(scans, tmp_path):
-    """Its header says so: the voxels lie where they should."""
+    """Its header states the order of the axes."""
     root = write_nnunet(tmp_path, scans)
     affine = AFFINE[:, [1, 0, 2, 3]]
     save_nifti(root / "labelsTr" / "case_02.nii.gz", scans["case_02"][1].transpose(1, 0, 2), affine)
-    assert told(check(root)) == []
+    assert found(check(root)) == []
 
 
 def test_label_values_without_a_name(scans, tmp_path):
@@ -140,7 +140,7 @@ def test_label_values_without_a_name(scans, tmp_path):
     label[:3, 0, 0], label[0, 0, 1] = 7, 200
     scans["case_03"] = image, label
     validation = check(write_nnunet(tmp_path, scans))
-    assert told(validation) == [("error", "label-values", "case_03")]
+    assert found(validation) == [("error", "label-values", "case_03")]
     assert "7 (3 voxels), 200 (1 voxels)" in text(validation, "label-values")
     (facts,) = [facts for facts in validation.cases if facts.name == "case_03"]
     assert sum(facts.voxels) == label.size
@@ -155,11 +155,11 @@ def test_a_mask_of_0_and_255(scans, tmp_path):
     assert "saved in black and white" in validation.problems[0].line
 
 
-def test_labels_between_the_whole_numbers(scans, tmp_path):
+def test_labels_that_are_no_whole_numbers(scans, tmp_path):
     root = write_nnunet(tmp_path, scans)
     save_nifti(root / "labelsTr" / "case_00.nii.gz", scans["case_00"][1] * np.float32(0.5))
     validation = check(root)
-    assert told(validation) == [("error", "no-labels-between", "case_00")]
+    assert found(validation) == [("error", "no-labels-between", "case_00")]
     assert "between the whole numbers" in text(validation, "no-labels-between")
 
 
@@ -168,7 +168,7 @@ def test_nan_in_a_scan(scans, tmp_path):
     image[0, 0, 0] = np.nan
     scans["case_00"] = image, scans["case_00"][1]
     validation = check(write_nnunet(tmp_path, scans))
-    assert [one[0::2] for one in told(validation)] == [("error", "case_00")]
+    assert [one[0::2] for one in found(validation)] == [("error", "case_00")]
     assert "NaN" in validation.problems[0].text
 
 
@@ -176,7 +176,7 @@ def test_a_constant_scan_and_an_empty_label(scans, tmp_path):
     scans["case_00"] = np.full(SHAPE, 40, np.int16), scans["case_00"][1]
     scans["case_01"] = scans["case_01"][0], np.zeros(SHAPE, np.uint8)
     validation = check(write_nnunet(tmp_path, scans))
-    assert told(validation) == [("error", "constant", "case_00"), ("warning", "empty", "case_01")]
+    assert found(validation) == [("error", "constant", "case_00"), ("warning", "empty", "case_01")]
 
 
 def test_the_same_scan_in_two_splits_whatever_its_file(scans, tmp_path):
@@ -191,14 +191,14 @@ def test_the_same_scan_in_two_splits_whatever_its_file(scans, tmp_path):
     save_nifti(root / "imagesTs" / "changed_0000.nii.gz", changed)
     save_nifti(root / "labelsTs" / "changed.nii.gz", scans["case_01"][1])
     validation = check(root)
-    assert told(validation) == [("error", "leak", "case_00"), ("warning", "same-label", "case_01")]
+    assert found(validation) == [("error", "leak", "case_00"), ("warning", "same-label", "case_01")]
     assert "case_00: (train) is the same scan as other (test)" in text(validation, "leak")
 
 
 def test_the_same_scan_twice_in_one_split(scans, tmp_path):
     scans["copy"] = scans["case_02"]
     validation = check(write_nnunet(tmp_path, scans))
-    assert told(validation) == [("warning", "duplicate", "case_02")]
+    assert found(validation) == [("warning", "duplicate", "case_02")]
 
 
 def test_one_case_listed_for_two_splits(scans, tmp_path):
@@ -206,8 +206,8 @@ def test_one_case_listed_for_two_splits(scans, tmp_path):
     names = list(scans)
     (root / "splits_final.json").write_text(json.dumps([{"train": names[:4], "val": names[3:5]}]))
     validation = check(root)
-    assert ("error", "leak", "case_03") in told(validation)
-    assert ("note", "splits", None) in told(validation, "note")  # case_05 is in none
+    assert ("error", "leak", "case_03") in found(validation)
+    assert ("note", "splits", None) in found(validation, "note")  # case_05 is in none
     assert [facts.name for facts in validation.cases] == names[:5]
 
 
@@ -228,7 +228,7 @@ def test_hounsfield_units(scans, tmp_path):
     ct["case_04"] = (scans["case_04"][0] + np.int16(1024), scans["case_04"][1])
     ct["case_05"] = ((scans["case_05"][0] / np.float32(255)), scans["case_05"][1])
     validation = check(write_nnunet(tmp_path, ct, channel_names={"0": "CT"}))
-    assert told(validation) == [("warning", "units", "case_04"), ("warning", "units", "case_05")]
+    assert found(validation) == [("warning", "units", "case_04"), ("warning", "units", "case_05")]
     lines = [one.text for one in validation.problems if one.kind == "units"]
     assert "offset of 1024" in lines[0]
     assert "rescaled to [0, 1]" in lines[1]
@@ -249,7 +249,7 @@ def test_left_and_right(orientation, scans, tmp_path):
         label[1, 0, :number] = 1
     names = {"background": 0, "left lung": 1, "right lung": 2}
     validation = check(write_nnunet(tmp_path, cases, labels=names), orientation=orientation)
-    assert [one for one in told(validation) if one[1] != "size"] == [("warning", "swapped", "case_02")]
+    assert [one for one in found(validation) if one[1] != "size"] == [("warning", "swapped", "case_02")]
     assert re.search(r"left lung \d+ mm on the wrong side of right lung", text(validation, "swapped"))
 
 
@@ -265,11 +265,11 @@ def test_labels_in_single_slices(scans, tmp_path):
     sparse[..., [index for index in range(16) if index % 3]] = 0
     cases["case_01"] = image, sparse
     validation = check(write_nnunet(tmp_path, cases))
-    assert told(validation) == [("warning", "sparse", "case_01")]
+    assert found(validation) == [("warning", "sparse", "case_01")]
     assert "in 5 of the 13 slices" in text(validation, "sparse")
 
 
-def test_slips_of_the_brush_and_no_background(scans, tmp_path):
+def test_tiny_labels_and_no_background(scans, tmp_path):
     image, label = scans["case_00"]
     slip = np.where(label == 1, 1, 0).astype(np.uint8)
     slip[0, 0, :3] = 2
@@ -279,7 +279,7 @@ def test_slips_of_the_brush_and_no_background(scans, tmp_path):
     full[0, 0, 4] = 0
     scans["case_00"], scans["case_01"] = (image, slip), (scans["case_01"][0], full)
     validation = check(write_nnunet(tmp_path, scans))
-    assert told(validation) == [("warning", "tiny", "case_00"), ("warning", "mostly-labelled", "case_01")]
+    assert found(validation) == [("warning", "tiny", "case_00"), ("warning", "mostly-labelled", "case_01")]
     assert "bar 3" in text(validation, "tiny")
 
 
@@ -292,7 +292,7 @@ def test_spacings_sizes_and_orientations(scans, tmp_path):
     for folder, name, array in (("imagesTr", "case_01_0000", wide[0]), ("labelsTr", "case_01", wide[1])):
         save_nifti(root / folder / f"{name}.nii.gz", array, np.diag([1, 1.5, 3, 1.0]))
     validation = check(root)
-    assert set(told(validation)) == {
+    assert set(found(validation)) == {
         ("warning", "spacing", "case_00"),
         ("warning", "spacing", None),
         ("warning", "size", "case_01"),
@@ -328,7 +328,7 @@ def test_unused_files_types_and_few_cases(scans, tmp_path):
     save_nifti(root / "imagesTr" / "case_00_0001.nii.gz", scans["case_05"][0])
     (root / "imagesTr" / "notes.txt").write_text("no scan")
     validation = check(root)
-    assert told(validation) == [("warning", "splits", None)]
+    assert found(validation) == [("warning", "splits", None)]
     notes = {kind: one.text for one in validation.problems if one.severity == "note" for kind in [one.kind]}
     assert notes["unused"].endswith("1 file that no case uses: case_00_0001.nii.gz.")
     texts = [one.text for one in validation.problems if one.kind == "types"]
@@ -336,22 +336,22 @@ def test_unused_files_types_and_few_cases(scans, tmp_path):
     assert any(one.startswith("1 case is stored with label maps of type float") for one in texts)
 
 
-def test_pictures(scans, tmp_path):
+def test_images(scans, tmp_path):
     root = write_pictures(tmp_path, scans)
     (root / "images" / "case_00_slice001.png").write_bytes(b"no picture")
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(root / "masks" / "case_01_slice002.png")
     Image.fromarray(np.full((24, 20), 9, np.uint8)).save(root / "masks" / "case_02_slice003.png")
     validation = check(root)
-    assert told(validation, "error") == [
+    assert found(validation, "error") == [
         ("error", "unreadable", "case_00"),
         ("error", "geometry", "case_01"),
         ("error", "label-values", "case_02"),
     ]
-    # The other slices of these cases are looked at all the same.
+    # The other slices of these cases are read.
     assert [facts.shape[0] for facts in validation.cases] == [4, 4, 5, 5, 5, 5]
 
 
-def test_pictures_of_one_patient_in_two_splits(scans, tmp_path):
+def test_images_of_one_patient_in_two_splits(scans, tmp_path):
     for split, start in (("train", 0), ("test", 3)):
         for number in range(start, start + 3):
             for folder, array in zip(("images", "masks"), scans[f"case_{number:02d}"], strict=True):
@@ -360,7 +360,7 @@ def test_pictures_of_one_patient_in_two_splits(scans, tmp_path):
                 Image.fromarray(array[..., 2].T.astype(np.uint8)).save(path)
     (tmp_path / "labels.txt").write_text("background\ndisc\nbar")
     validation = check(tmp_path)
-    assert ("warning", "leak", None) in told(validation)
+    assert ("warning", "leak", None) in found(validation)
     assert "patient7" in text(validation, "leak")
 
 
@@ -379,7 +379,7 @@ def synapse(root, scale=1 / 255):
 
 def test_synapse(tmp_path):
     validation = check(synapse(tmp_path))
-    assert told(validation) == []
+    assert found(validation) == []
     assert [(facts.name, facts.split) for facts in validation.cases][-1] == ("case_06", "test")
 
 
@@ -396,7 +396,7 @@ def test_synapse_with_a_damaged_slice(tmp_path):
     (root / "train_npz" / "case_01_slice002.npz").write_bytes(b"PK")
     (root / "train_npz" / "spare_slice000.npz").write_bytes(b"PK")
     validation = check(root)
-    assert told(validation) == [("error", "unreadable", "case_01")]
+    assert found(validation) == [("error", "unreadable", "case_01")]
     assert [facts.shape[0] for facts in validation.cases[:3]] == [4, 3, 4]
     assert any("spare_slice000.npz" in one.text for one in validation.problems if one.kind == "unused")
 
@@ -407,11 +407,11 @@ def test_several_channels(scans, tmp_path):
         save_nifti(root / "imagesTr" / f"{name}_0001.nii.gz", image[::-1] - np.int16(900))
     save_nifti(root / "imagesTr" / "case_03_0001.nii.gz", scans["case_03"][0])
     validation = check(root)
-    assert told(validation) == [("warning", "units", "case_03")]
+    assert found(validation) == [("warning", "units", "case_03")]
     assert text(validation, "units").startswith("case_03: channel 1 has intensities from 0")
 
 
-def test_problems_are_sorted_and_told_in_one_line():
+def test_problems_are_sorted_and_have_one_line():
     problems = [
         Problem("note", "spacing", "c"),
         Problem("warning", "empty", "b", "x"),
@@ -433,7 +433,7 @@ def run(capfd, *argv):
     return status, captured.out, captured.err
 
 
-def test_the_command_says_what_it_found(scans, tmp_path, capfd):
+def test_the_command_prints_and_writes_its_results(scans, tmp_path, capfd):
     root = write_nnunet(tmp_path / "data", scans)
     status, out, err = run(capfd, root, "--output", tmp_path / "out")
     assert (status, err) == (0, "")
@@ -452,7 +452,7 @@ def test_the_command_fails_for_errors_and_reports_them(scans, tmp_path, capfd):
     assert [one["case"] for one in problems if one["severity"] == "error"] == ["case_00"]
 
 
-def test_many_faults_of_a_kind_are_counted(tmp_path, capfd):
+def test_many_problems_of_a_kind_are_counted(tmp_path, capfd):
     scans = {name: (image, label * 3) for name, (image, label) in make_scans(25, (16, 18, 2)).items()}
     status, out, _ = run(capfd, write_nnunet(tmp_path / "data", scans), "--output", tmp_path / "out")
     assert status == 1
@@ -487,7 +487,7 @@ def test_a_plane_of_slices_is_refused(scans, tmp_path, capfd):
     assert "plane is coronal" in err
 
 
-def test_nothing_of_the_data_is_changed(scans, tmp_path, capfd):
+def test_the_data_set_is_not_changed(scans, tmp_path, capfd):
     root = write_nnunet(tmp_path / "data", scans)
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
     run(capfd, root, "--output", tmp_path / "out")

@@ -41,7 +41,9 @@ class RowSource:
 
     def read(self, processor: SamedImageProcessor) -> RawCase:
         """See [`CaseSource`]."""
-        images, labels = zip(*(self._row(row) for row in self.rows), strict=True)
+        # A model of grey images sees colours as grey, here as in prediction.
+        num_channels = processor.num_channels if processor.num_channels in (1, 3) else self.num_channels
+        images, labels = zip(*(self._row(row, num_channels) for row in self.rows), strict=True)
         if isinstance(images[0], Volume):
             if len(images) > 1:
                 raise ValueError(f"{self.name} names {len(images)} rows with scans: expected one scan for each case.")
@@ -59,7 +61,7 @@ class RowSource:
         label = Volume(label.array, image.affine)
         return RawCase(cut_slices(image, processor), cut_slices(label, processor), slice_spacing(image, processor))
 
-    def _row(self, row: int) -> tuple[Any, Any]:
+    def _row(self, row: int, num_channels: int) -> tuple[Any, Any]:
         """Image and label of a row: volumes, or slices `(slices[, channels], height, width)`."""
         name = f"{self.name}, row {row}"
         content = self.table[row]
@@ -68,7 +70,7 @@ class RowSource:
             raise ValueError(f"{name} lacks its image or its label: fill it in or filter it out.")
         if isinstance(image, nib.spatialimages.SpatialImage):
             return _volume(name, image, self.num_channels), _volume(name, label, 1)
-        slices, labels = _image_slices(name, image, self.num_channels), _label_slices(name, label)
+        slices, labels = _image_slices(name, image, num_channels), _label_slices(name, label)
         if (len(slices), *slices.shape[-2:]) != labels.shape:
             raise ValueError(f"{name} has an image of shape {slices.shape} and a label of shape {labels.shape}.")
         return slices, labels

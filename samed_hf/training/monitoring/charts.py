@@ -1,4 +1,4 @@
-"""The curves of a training's report as SVG, readable on a light page and on a dark one."""
+"""Curves of a training's report as SVG, readable in light and dark mode."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _COLORS = {"loss": "#3b82d6", "cross_entropy": "#d9822b", "dice": "#2f9e6e"}
 _NAMES = {"loss": "loss", "cross_entropy": "cross-entropy", "dice": "Dice loss"}
 _WIDTH, _HEIGHT = 4.8, 2.4
 _POINTS = 300
-Rows = Sequence[Mapping[str, Any]]
+Rows = Sequence[Mapping[Any, Any]]  # a row of the log, to which columns may be added
 
 
 def best_validation(rows: Rows) -> Mapping[str, Any] | None:
-    """The first of the rows with the highest "validation_dice"; `None` where there was no validation."""
+    """Return the first row with the highest "validation_dice", or `None` without a validation."""
     validated = [row for row in rows if _is_number(row.get("validation_dice"))]
     return max(validated, key=lambda row: row["validation_dice"], default=None)
 
 
 def draw_losses(rows: Rows, skipped: Sequence[int] = ()) -> bytes | None:
-    """The loss and its parts: each step faint, the mean over a twentieth of the run strong.
+    """Draw the loss and its parts, each with its running mean over a twentieth of the run.
 
     Args:
-        rows: of the log.
-        skipped: steps that were left out, marked by lines.
+        rows: rows of the log.
+        skipped: skipped steps, marked by lines.
     """
     columns = {key: finite_column(rows, key) for key in _COLORS}
     if not any(len(steps) for steps, _ in columns.values()):
@@ -43,20 +43,20 @@ def draw_losses(rows: Rows, skipped: Sequence[int] = ()) -> bytes | None:
     figure, axis = _figure(1)
     for key, (steps, values) in columns.items():
         _plot(axis, steps, values, _COLORS[key], _NAMES[key])
-    for place, step in enumerate(skipped):
-        axis.axvline(step, color=_RED, linewidth=0.9, label="" if place else "skipped")
+    for index, step in enumerate(skipped):
+        axis.axvline(step, color=_RED, linewidth=0.9, label="" if index else "skipped")
     axis.set_ylim(0, None)
     return finish_svg(figure, axis)
 
 
 def draw_label_losses(rows: Rows, labels: Sequence[str]) -> bytes | None:
-    """The Dice loss of each label, the mean over a twentieth of the run.
+    """Draw the Dice loss of each label, as a running mean over a twentieth of the run.
 
     Args:
-        rows: of the log; "dice_per_class" lists the losses of all labels.
+        rows: rows of the log; "dice_per_class" lists the losses of all labels.
         labels: names of all labels, the background first.
     """
-    rows = [row | dict(enumerate(row.get("dice_per_class") or ())) for row in rows]
+    rows = [{**row, **dict(enumerate(row.get("dice_per_class") or ()))} for row in rows]
     columns = {index: finite_column(rows, index) for index in range(min(len(labels), MAX_LABELS + 1))}
     columns = {index: column for index, column in columns.items() if len(column[0])}
     if not columns:
@@ -70,7 +70,7 @@ def draw_label_losses(rows: Rows, labels: Sequence[str]) -> bytes | None:
 
 
 def draw_rate(rows: Rows) -> bytes | None:
-    """The learning rate of each step."""
+    """Draw the learning rate of each step."""
     steps, values = finite_column(rows, "learning_rate")
     if not len(steps):
         return None
@@ -83,10 +83,10 @@ def draw_rate(rows: Rows) -> bytes | None:
 
 
 def draw_gradient(rows: Rows, limit: float | None = None) -> bytes | None:
-    """The gradient's norm before it is clipped, on a logarithmic axis where it varies much.
+    """Draw the gradient's norm before clipping, on a logarithmic axis if it varies much.
 
     Args:
-        rows: of the log.
+        rows: rows of the log.
         limit: norm to which gradients are clipped, drawn as a line.
     """
     steps, values = finite_column(rows, "gradient_norm")
@@ -104,17 +104,17 @@ def draw_gradient(rows: Rows, limit: float | None = None) -> bytes | None:
 
 
 def draw_validation(rows: Rows, labels: Sequence[str]) -> bytes | None:
-    """The Dice of each label and their mean at every validation, the best one marked.
+    """Draw the Dice of each label and their mean at every validation, and mark the best one.
 
     Args:
-        rows: of the log; "validation_dice_per_class" holds Dice from 0 to 1 by a label's name.
+        rows: rows of the log; "validation_dice_per_class" holds Dice from 0 to 1 by a label's name.
         labels: names of all labels, the background first.
     """
     best = best_validation(rows)
     if best is None:
         return None
     rows = [
-        row | {("of", name): dice for name, dice in (row.get("validation_dice_per_class") or {}).items()}
+        {**row, **{("of", name): dice for name, dice in (row.get("validation_dice_per_class") or {}).items()}}
         for row in rows
     ]
     columns = {name: finite_column(rows, ("of", name)) for name in labels[1 : MAX_LABELS + 1]}
@@ -143,7 +143,7 @@ def _plot(axis: Axes, steps: np.ndarray, values: np.ndarray, color: str, name: s
 
 
 def _thin(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most so many points that a page can hold: the lowest and the highest of each stretch, so that none hides."""
+    """Keep the minimum and the maximum of each of `_POINTS` ranges of a long curve."""
     if len(values) <= 2 * _POINTS:
         return steps, values
     kept: list[int] = []

@@ -1,7 +1,8 @@
-"""What a training leaves for people: `training_report.html`, one file that opens offline."""
+"""The report of a training, `training_report.html`: one file, readable offline."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -9,69 +10,69 @@ from statistics import median
 from typing import Any
 
 from ...reporting.colors import hex_colors
-from ...reporting.formatting import format_count, format_duration
+from ...reporting.formatting import format_count, format_duration, format_names
 from ...reporting.html import data_uri, jpeg_uri, write_page
-from ...utils.text import printable
+from ..checkpointing.record import package_versions
 from ..run import TrainingRun
 from .charts import best_validation, draw_gradient, draw_label_losses, draw_losses, draw_rate, draw_validation
-from .tables import SPLITS, score_table, setting_tables, skipped_rows, validation_rows
 
-__all__ = ["write_training_report"]
+__all__ = ["skipped_rows", "write_training_report"]
+
+_SPLITS = ("train", "validation", "test")
+_MAX_NAMES = 20  # of a split's cases
 
 
 def write_training_report(path: Path, run: TrainingRun, metrics: Mapping[str, Any] | None) -> None:
-    """Write the page of a run: scores, curves, validations, pictures, skipped steps, settings and versions.
+    """Write the page of a run: scores, curves, validations, images, skipped steps, settings and versions.
 
     Args:
-        path: the HTML file, in the folder of the run: `watch/`, `overlay.png` and `training_settings.json` are read
-            from there, so far as they are there.
-        run: the run; its log is drawn, and keys that rows of an older log lack are left out.
-        metrics: the final scores, what `metrics.json` holds, with the "split" they are of; `None` without any.
+        path: the HTML file, in the run's directory, from which `watch/`, `overlay.png` and `training_settings.json`
+            are read if they exist.
+        run: the run; its log may lack keys, as that of an older version does.
+        metrics: content of `metrics.json` with the "split" of the scores; `None` without scores.
     """
-    folder, rows = path.parent, run.log
+    directory, rows = path.parent, run.log
     labels = list(run.model.config.id2label.values())
-    swatches = dict(zip(labels, hex_colors(len(labels)), strict=True))
     skipped = skipped_rows(rows)
     validated = {name for row in rows for name in row.get("validation_dice_per_class") or ()}
-    columns = [{"name": printable(name), "color": swatches[name], "key": name} for name in labels if name in validated]
     write_page(
         path,
         "samed_hf.training.monitoring",
         "training.html.j2",
-        title=f"Training: {printable(folder.resolve().name)}",
+        title=f"Training: {directory.resolve().name}",
         subtitle=_about(run),
         notes=_notes(run),
         facts=_facts(run, metrics, len(skipped)),
-        scores=None if metrics is None else score_table(metrics, swatches),
+        colors=dict(zip(labels, hex_colors(len(labels)), strict=True)),
+        metrics=metrics,
         charts=_charts(run, labels, [row["step"] for row in skipped]),
-        columns=columns,
-        validations=validation_rows(rows, [column["key"] for column in columns]),
-        images=_images(folder, rows),
+        columns=[name for name in labels if name in validated],
+        validations=[row for row in rows if row.get("validation_dice") is not None],
+        best=best_validation(rows),
+        images=_images(directory, rows),
         skipped=skipped,
-        tables=setting_tables(folder, run),
+        tables=_setting_tables(directory, run),
     )
 
 
 def _about(run: TrainingRun) -> str:
-    data, split = run.data, {name: len(getattr(run.data, name)) for name in SPLITS}
-    cases = ", ".join(f"{count} {name}" for name, count in split.items() if count)
-    where = "synthetic phantom patients" if run.args.uses_phantom else f"{printable(data.root)}, {data.layout}"
-    base = "a small SAM of random weights" if run.args.uses_random_sam else printable(run.args.model_name_or_path)
-    return f"{where} ({cases} cases) · {base} · {datetime.now().astimezone().isoformat(sep=' ', timespec='seconds')}"
+    cases = ", ".join(f"{len(names)} {split}" for split in _SPLITS if (names := getattr(run.data, split)))
+    data = "synthetic phantom patients" if run.args.uses_phantom else f"{run.data.root}, {run.data.layout}"
+    base = "a small SAM of random weights" if run.args.uses_random_sam else run.args.model_name_or_path
+    return f"{data} ({cases} cases) · {base} · {datetime.now().astimezone().isoformat(sep=' ', timespec='seconds')}"
 
 
 def _notes(run: TrainingRun) -> list[str]:
-    """What a reader must know before the numbers."""
     notes = []
     if run.args.uses_random_sam:
         notes.append("No pretrained model was given: a demonstration with random weights, not a medical result.")
     last = run.log[-1]["step"] if run.log else 0
     if last < run.plan.steps:
         notes.append(f"The run ended early, after {last} of {run.plan.steps} steps.")
-    return notes + [printable(note) for note in run.data.notes]
+    return [*notes, *run.data.notes]
 
 
-def _facts(run: TrainingRun, metrics: Mapping[str, Any] | None, skipped: int) -> list[dict[str, Any]]:
+def _facts(run: TrainingRun, metrics: Mapping[str, Any] | None, skipped: int) -> list[tuple[str, str, str]]:
     rows, last = run.log, run.log[-1] if run.log else {"step": 0}
     facts = [(f"{format_count(last['step'])} of {format_count(run.plan.steps)}", "steps", "")]
     facts += [(f"{last['epoch']:.1f}", "epochs", "")] if "epoch" in last else []
@@ -87,7 +88,7 @@ def _facts(run: TrainingRun, metrics: Mapping[str, Any] | None, skipped: int) ->
     facts += [(f"{median(speeds):.3g}", "slices a second", "")] if speeds else []
     memory = max((row.get("memory_bytes") or 0 for row in rows), default=0)
     facts += [(f"{memory / 1e9:.3g} GB", "of memory at most", "")] if memory else []
-    return [{"number": number, "text": text, "tone": tone} for number, text, tone in facts]
+    return facts
 
 
 def _charts(run: TrainingRun, labels: Sequence[str], skipped: Sequence[int]) -> list[dict[str, str]]:
@@ -100,31 +101,63 @@ def _charts(run: TrainingRun, labels: Sequence[str], skipped: Sequence[int]) -> 
         "Learning rate": draw_rate(rows),
     }
     return [
-        {"caption": caption, "alt": caption, "source": data_uri(content, "image/svg+xml")}
+        {"caption": caption, "source": data_uri(content, "image/svg+xml")}
         for caption, content in charts.items()
         if content is not None
     ]
 
 
-def _images(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The last validation's picture, behind lines to open those of the first and the best, and the scored case's."""
-    steps = [row["step"] for row in rows if _watched(folder, row["step"]).is_file()]
+def _images(directory: Path, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the images of the last, best and first validation and of the scored case; some are folded."""
+    paths = {row["step"]: directory / "watch" / f"step-{row['step']:06d}.png" for row in rows}
+    steps = [step for step, path in paths.items() if path.is_file()]
     best = best_validation(rows)
     names = {steps[-1]: "the last"} if steps else {}
     for step, name in ((best["step"] if best else None, "the best"), (steps[0] if steps else None, "the first")):
         if step in steps:
             names[step] = f"{names[step]}, {name}" if step in names else name
     images = [
-        (_watched(folder, step), f"{name.capitalize()} validation: step {step}", step == steps[-1])
-        for step, name in names.items()
+        (paths[step], f"{name.capitalize()} validation: step {step}", step == steps[-1]) for step, name in names.items()
     ]
-    if (folder / "overlay.png").is_file():
-        images.append((folder / "overlay.png", "A case not trained on, with the final adapter", True))
-    return [
-        {"caption": caption, "alt": caption, "source": jpeg_uri(path), "open": is_open}
-        for path, caption, is_open in images
-    ]
+    if (directory / "overlay.png").is_file():
+        images.append((directory / "overlay.png", "A case not trained on, with the final adapter", True))
+    return [{"caption": caption, "source": jpeg_uri(path), "open": is_open} for path, caption, is_open in images]
 
 
-def _watched(folder: Path, step: int) -> Path:
-    return folder / "watch" / f"step-{step:06d}.png"
+def skipped_rows(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the rows of skipped steps, at which the log's count of them increases."""
+    found, count = [], 0
+    for row in rows:
+        if (now := row.get("skipped", count)) > count:
+            found.append(row)
+            count = now
+    return found
+
+
+def _setting_tables(directory: Path, run: TrainingRun) -> dict[str, dict[str, Any]]:
+    """Return the settings and the other parts of `training_settings.json`, each as a table."""
+    file = directory / "training_settings.json"
+    record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else run.args.to_dict()
+    cases = record.pop("cases", None) or {split: getattr(run.data, split) for split in _SPLITS}
+    parts = _flatten({"settings": record})
+    parts["settings"] = {key: value for key, value in parts["settings"].items() if value is not None}
+    parts.setdefault("versions", package_versions())
+    tables = {
+        part.replace("_", " ").capitalize(): {
+            key if part == "versions" else key.replace("_", " "): value for key, value in values.items()
+        }
+        for part, values in parts.items()
+        if values
+    }
+    names = {split: f"{len(names)}: {format_names(names, _MAX_NAMES)}" for split, names in cases.items() if names}
+    return tables | {"Cases": names}
+
+
+def _flatten(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return each mapping in a record, however deep it is nested, by its key and without the mappings in it."""
+    parts: dict[str, Mapping[str, Any]] = {}
+    for key, value in record.items():
+        if isinstance(value, Mapping):
+            parts[key] = {name: one for name, one in value.items() if not isinstance(one, Mapping)}
+            parts |= _flatten(value)
+    return parts
