@@ -24,7 +24,7 @@ def main(adapter: str, output_dir: str, *inputs: str) -> None:
     output.mkdir(parents=True, exist_ok=True)
     for scan in scans:
         volume = read_scan(scan, num_channels=channels)
-        is_image = scan.kind == "picture"
+        is_image = scan.kind == "image"
         result = segment_volume(segmenter, volume, is_image=is_image)  # labels and confidence on the scan's own grid
         path = output / f"{scan.name}{scan.suffix}"
         write_labels(path, result.labels, volume, names=segmenter.id2label)

@@ -73,7 +73,7 @@ def segment(file: str | None, adapter: str, progress: Any = gr.Progress()) -> tu
 def _segment(model: SamedForSemanticSegmentation, file: str) -> dict[str, Any]:
     """Segment a file: grey slices and labels `(slices, height, width)`, amounts of the labels, their file."""
     segmenter, scan = Segmenter.of(model), find_scans(file)[0]
-    processor, is_image = segmenter.processor, scan.kind == "picture"
+    processor, is_image = segmenter.processor, scan.kind == "image"
     volume = read_scan(scan, num_channels=processor.num_channels)
     labels = segment_volume(segmenter, volume, is_image=is_image).labels
     target = Path(tempfile.mkdtemp()) / f"{scan.name}-labels{scan.suffix}"

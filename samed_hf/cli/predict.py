@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..utils.text import printable
+from ..volumes.registry import LABEL_FORMATS
 from .options import add_computing, hide_loading_bars, names
 from .processes import FailedElsewhereError, on_all_ranks, on_main_rank, start_processes
 
@@ -37,7 +38,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--output", required=True, metavar="DIR", help="directory for the segmentations")
     parser.add_argument(
         "--format",
-        choices=("nii.gz", "nii", "nrrd", "mha", "dcm"),
+        choices=LABEL_FORMATS,
         help="of the segmentations [the scan's own: DICOM-SEG for DICOM, PNG for images]",
     )
     parser.add_argument("--labels", type=names, metavar="A,B,…", help="labels to keep [all]")
@@ -150,20 +151,21 @@ def _plan(
     """The scans to segment, and records of the inputs that hold none; those don't stop the others."""
     from ..prediction.files import plan_jobs
     from ..volumes import find_scans
+    from ..volumes.discovery import search_scans
 
     num_channels = _num_channels(args.adapter)
     inputs: list[str] = []
     unreadable: list[dict[str, Any]] = []
     for path in args.inputs:
         try:
-            find_scans([path], num_channels=num_channels, report=lambda note: None)
+            search_scans([path], num_channels=num_channels)
             inputs.append(path)
         except (ValueError, OSError) as error:
             if len(args.inputs) == 1:
                 raise
             name = Path(path).name or str(path)
             unreadable.append({"name": name, "file": path, "status": "failed", "error": str(error)})
-    scans = find_scans(inputs, num_channels=num_channels, report=lambda note: print(f"note        {note}"))
+    scans = find_scans(inputs, num_channels=num_channels)
     return plan_jobs(scans, output, settings, overwrite=args.overwrite), unreadable
 
 

@@ -16,7 +16,7 @@ from ..transforms.augmentation import window_intensity
 from ..transforms.slicing import SliceStack, image_bounds
 from ..transforms.zoom import Array, spline_zoom
 from ..volumes.geometry import check_orientation
-from ..volumes.images import picture_array
+from ..volumes.images import image_array
 
 __all__ = ["SamedImageProcessor", "resize_logits", "upsample_logits"]
 
@@ -138,7 +138,7 @@ class SamedImageProcessor(BaseImageProcessor):
             Array `(1, height, width)`, or `(1, channels, height, width)` for several channels, of the image's type.
         """
         if isinstance(image, Image.Image):
-            image = picture_array(image, self.num_channels, "images")
+            image = image_array(image, self.num_channels, "images")
         array = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
         if array.ndim == 3 and array.shape[0] not in (1, 3) and array.shape[-1] in (1, 3):
             array = np.moveaxis(array, -1, 0)
@@ -260,7 +260,7 @@ def _checked_percentiles(percentiles: Sequence[float] | None) -> list[float] | N
 
 
 def _luminance(channels: list[np.ndarray]) -> np.ndarray:
-    """Grey of red, green and blue by the weights of ITU-R 601, as Pillow and [`read_picture`] compute it."""
+    """Grey of red, green and blue by the weights of ITU-R 601, as Pillow and [`read_image`] compute it."""
     weighted = sum(channel.astype(np.float64) * weight for channel, weight in zip(channels, _LUMINANCE, strict=True))
     grey = np.asarray(weighted) / 65536
     return (np.floor(grey + 0.5) if channels[0].dtype.kind in "iu" else grey).astype(channels[0].dtype)

@@ -53,7 +53,7 @@ class Job:
     @property
     def is_image(self) -> bool:
         """Whether the scan is a 2-D image such as a PNG, without spacing and orientation."""
-        return self.scan.kind == "picture"
+        return self.scan.kind == "image"
 
 
 def plan_jobs(

@@ -6,9 +6,10 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
+from ..volumes.registry import LABEL_FORMATS as FORMATS
+
 __all__ = ["ALL", "FORMATS", "PredictionSettings"]
 
-FORMATS = ("nii.gz", "nii", "nrrd", "mha", "dcm")
 ALL = "all"
 """Stands for every label in `keep_largest` and `min_island_ml`."""
 

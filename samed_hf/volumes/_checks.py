@@ -1,91 +1,77 @@
-"""What the readers and writers of all formats share: their checks, and files that appear whole or not at all."""
+"""Checks that the readers and writers of all formats share."""
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import psutil
 
-from ..utils.text import printable
+from ..utils.text import join_or, printable
 from .geometry import Volume
+from .registry import FORMATS, format_of
 
 __all__ = [
-    "ITK_SUFFIXES",
-    "NIFTI_SUFFIXES",
-    "PICTURE_SUFFIXES",
+    "DEFLATE_RATIO",
     "NotFiniteError",
-    "arranged_shape",
     "check_file",
     "check_finite",
     "check_labels",
     "check_memory",
     "check_parent",
-    "damaged",
-    "made_volume",
+    "damaged_file_error",
+    "make_volume",
     "storable",
-    "suppress_stderr",
+    "volume_shape",
 ]
 
-NIFTI_SUFFIXES = (".nii.gz", ".nii")
-ITK_SUFFIXES = (".nrrd", ".mha", ".mhd")
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-
-_stderr_lock = threading.Lock()
+DEFLATE_RATIO = 1032
+"""Highest compression ratio of gzip and zlib, which zeros reach."""
 
 
-def damaged(path: Path, form: str, reason: str) -> ValueError:
-    """The error for a file that isn't what its name says.
-
-    Args:
-        path: the file.
-        form: the format as people call it, e.g. "NIfTI".
-        reason: what is wrong with it.
-    """
+def damaged_file_error(path: Path, form: str, reason: str) -> ValueError:
+    """Make the error for a file that cannot be read as its format, e.g. "NIfTI", for a reason."""
     return ValueError(
-        f"{printable(path)} cannot be read as {form} ({reason}), expected a whole file; "
+        f"{printable(path)} cannot be read as {form} ({reason}), expected a complete file; "
         "it is damaged, cut short or of another format: copy or export it again."
     )
 
 
-def check_file(path: Path, suffixes: tuple[str, ...], form: str) -> None:
-    """Check that a file is there and named as its format asks.
+def check_file(path: Path, kind: str) -> None:
+    """Check that a file exists and has a suffix of a kind of formats, e.g. "nifti".
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the suffix is another one, or it is a folder.
+        ValueError: If it has another suffix, or is a directory.
     """
+    expected = join_or([suffix for form in FORMATS if form.kind == kind for suffix in form.suffixes])
     if not path.exists():
-        raise FileNotFoundError(f"{printable(path)} does not exist, expected a {' or '.join(suffixes)} file.")
-    if not path.name.lower().endswith(suffixes):
-        raise ValueError(
-            f"{printable(path)} is no {form} file by its name, expected {' or '.join(suffixes)}; convert or rename it."
-        )
+        raise FileNotFoundError(f"{printable(path)} does not exist, expected a {expected} file.")
+    form = format_of(path)
+    if form is None or form.kind != kind:
+        raise ValueError(f"{printable(path)} has another suffix than {expected}; convert or rename it.")
     if not path.is_file():
-        raise ValueError(f"{printable(path)} is a folder, expected a {' or '.join(suffixes)} file; name a file in it.")
+        raise ValueError(f"{printable(path)} is a directory, expected a {expected} file; name a file in it.")
 
 
 def check_parent(path: Path) -> None:
-    """Check that the folder of a file to write is there.
+    """Check that the directory of a file to write exists.
 
     Raises:
-        FileNotFoundError: If it is not.
+        FileNotFoundError: If it does not.
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(
-            f"{printable(path.parent)} does not exist, expected a folder to write {printable(path.name)} to; create it."
+            f"{printable(path.parent)} does not exist, expected a directory to write {printable(path.name)} to; "
+            "create it."
         )
 
 
 def check_memory(path: Path, num_bytes: int) -> None:
-    """Refuse a volume that the machine cannot hold, before it is asked to.
+    """Refuse a volume that does not fit into the free memory, before memory is taken.
 
     Raises:
-        ValueError: If less memory is free than the volume takes.
+        ValueError: If less memory is free than `num_bytes`.
     """
     free = psutil.virtual_memory().available
     if num_bytes > free:
@@ -96,33 +82,33 @@ def check_memory(path: Path, num_bytes: int) -> None:
 
 
 class NotFiniteError(ValueError):
-    """An image holds NaN or infinity, and is whole otherwise."""
+    """An image contains NaN or infinity, and is intact otherwise."""
 
 
 def check_finite(path: Path, array: np.ndarray) -> None:
     """Refuse NaN and infinity.
 
     Raises:
-        NotFiniteError: If one of the values isn't finite.
+        NotFiniteError: If a value is not finite.
     """
     if array.dtype.kind != "f":
         return
-    # Part by part: the mask of a whole scan would take a quarter of its memory.
-    wrong = sum(int(np.count_nonzero(~np.isfinite(part))) for part in (array.T if array.ndim else array))
+    # Slice by slice, as the mask of a whole scan would take a quarter of its memory.
+    wrong = sum(int(np.count_nonzero(~np.isfinite(part))) for part in array.T)
     if wrong:
         raise NotFiniteError(
-            f"{printable(path)} holds NaN or infinity in {wrong} of {array.size} voxels, "
+            f"{printable(path)} contains NaN or infinity in {wrong} of {array.size} voxels, "
             "expected finite values; replace them, e.g. with numpy.nan_to_num."
         )
 
 
-def arranged_shape(path: Path, shape: tuple[int, ...], num_channels: int) -> tuple[int, ...]:
-    """The shape that a file's image gets as a volume.
+def volume_shape(path: Path, shape: tuple[int, ...], num_channels: int) -> tuple[int, ...]:
+    """Return the shape of a file's image as a volume.
 
     Args:
-        path: the file, for the message.
-        shape: `(x, y, z, ...)` as the file says; the axes after the third count frames or channels.
-        num_channels: images wanted on the grid.
+        path: The file, for the message.
+        shape: `(x, y, z, ...)` from the header; the axes after the third count frames or channels.
+        num_channels: Expected number of images on the grid.
 
     Returns:
         `(x, y, z)`, or `(x, y, z, num_channels)` for more than one channel.
@@ -134,17 +120,17 @@ def arranged_shape(path: Path, shape: tuple[int, ...], num_channels: int) -> tup
     if len(shape) >= 3 and min(shape) > 0 and frames == ([num_channels] if num_channels > 1 else []):
         return shape[:3] if num_channels == 1 else (*shape[:3], num_channels)
     if num_channels == 1:
-        expected = "one 3-D volume; save the frame you want by itself"
+        expected = "one 3-D volume; save one frame alone"
     else:
         expected = (
-            f"{num_channels} channels on its last axis; save them so, or each in a file of its own: "
+            f"{num_channels} channels on its last axis; save them so, or each channel in one file: "
             "case_0000, case_0001 and so on"
         )
     raise ValueError(f"{printable(path)} holds an image of shape {shape}, expected {expected}.")
 
 
-def made_volume(array: np.ndarray, affine: np.ndarray, header: object, path: Path) -> Volume:
-    """A [`Volume`] read from `path`, which the message about a broken geometry names."""
+def make_volume(array: np.ndarray, affine: np.ndarray, header: object, path: Path) -> Volume:
+    """Make a [`Volume`] read from `path`; the error for an invalid geometry names the path."""
     try:
         return Volume(array, affine, header, path)
     except ValueError as error:
@@ -152,11 +138,11 @@ def made_volume(array: np.ndarray, affine: np.ndarray, header: object, path: Pat
 
 
 def check_labels(array: np.ndarray, like: Volume) -> np.ndarray:
-    """A label map as files store it: uint8 where its values fit, else uint16.
+    """Convert a label map to the type that is stored: uint8 where its values fit, else uint16.
 
     Args:
         array: Integer label map of shape `(x, y, z)`, values in [0, 65535].
-        like: The scan on whose grid it is.
+        like: The scan, whose grid the label map has.
 
     Raises:
         ValueError: If the shape is not that of the scan, or the values are not integers in range.
@@ -176,10 +162,10 @@ def check_labels(array: np.ndarray, like: Volume) -> np.ndarray:
 
 
 def storable(array: np.ndarray) -> np.ndarray:
-    """The array in a type that readers know: 64-bit integers are rare in the wild, half floats do not exist.
+    """Convert an array to a type that common readers know: many lack 64-bit integers, all lack float16.
 
     Raises:
-        ValueError: If its values fit none.
+        ValueError: If the values fit no such type.
     """
     if array.dtype == bool:
         return array.astype(np.uint8)
@@ -192,22 +178,3 @@ def storable(array: np.ndarray) -> np.ndarray:
     if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
         raise ValueError(f"array is of dtype {array.dtype}, expected integers or floats; convert it first.")
     return array
-
-
-@contextmanager
-def suppress_stderr() -> Iterator[None]:
-    """Keep libraries of C and C++ from explaining themselves on the process' stderr."""
-    with _stderr_lock:
-        try:
-            kept = os.dup(2)
-        except OSError:  # there is none
-            yield
-            return
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        try:
-            os.dup2(nowhere, 2)
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            os.close(nowhere)

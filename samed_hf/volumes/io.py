@@ -1,4 +1,4 @@
-"""Reading a scan and writing what lies on its grid, whatever the format: each goes to the module that knows it."""
+"""Reading scans and writing volumes on their grid, in any registered format."""
 
 from __future__ import annotations
 
@@ -7,35 +7,33 @@ from pathlib import Path
 
 import numpy as np
 
-from ..utils.text import printable
+from ..utils.text import join_or, printable
 from ._checks import check_labels, check_memory
-from .discovery import find_scans
+from .discovery import search_scans
 from .geometry import Volume, same_grid
 from .naming import ScanFile, case_name, file_kind, label_suffix
-from .nifti import read_nifti, write_nifti, write_nifti_labels
+from .registry import FORMATS, format_of, suffix_of
 
-__all__ = ["ScanFile", "case_name", "find_scans", "read_scan", "read_volume", "write_labels", "write_volume"]
-
-_WRITABLE = ".nii.gz, .nii, .nrrd, .mha or .mhd"
+__all__ = ["read_scan", "read_volume", "write_labels", "write_volume"]
 
 
 def read_scan(scan: ScanFile | str | Path, *, num_channels: int = 1) -> Volume:
     """Read a scan.
 
     Args:
-        scan: What [`find_scans`] found, a file, or a folder with one scan, e.g. a DICOM series.
-        num_channels: Images expected on the grid: in one file, or in the files of a [`ScanFile`].
+        scan: A scan found by [`find_scans`], a file, or a directory with one scan, e.g. a DICOM series.
+        num_channels: Expected number of images on the grid, in one file or in the files of a [`ScanFile`].
 
     Returns:
-        The volume on the scan's own grid, its axes as the file has them: `(x, y, z)`, or `(x, y, z, num_channels)`;
-        a picture is `(width, height, 1)` or `(width, height, 1, 3)`.
+        The volume on the scan's own grid, its axes in the order of the file: `(x, y, z)`, or
+        `(x, y, z, num_channels)`; an image is `(width, height, 1)` or `(width, height, 1, 3)`.
 
     Raises:
-        FileNotFoundError: If there is no such file or folder.
-        ValueError: If it is damaged, of no known format, holds NaN, or another number of images.
+        FileNotFoundError: If there is no such file or directory.
+        ValueError: If it is damaged, of no registered format, contains NaN, or another number of images.
     """
     if not isinstance(scan, ScanFile):
-        scan = _only_scan(Path(scan))
+        scan = _single_scan(Path(scan))
     if scan.kind == "dicom":
         from .dicom.series import read_series
 
@@ -43,17 +41,18 @@ def read_scan(scan: ScanFile | str | Path, *, num_channels: int = 1) -> Volume:
     elif len(scan.files) > 1:
         volume = _read_channels(scan, num_channels)
     else:
-        volume = _read_file(scan.path, scan.kind, num_channels)
+        volume = _read_file(scan.path, num_channels)
     if volume.num_channels != num_channels:
+        images = "1 image" if volume.num_channels == 1 else f"{volume.num_channels} images"
         raise ValueError(
-            f"{printable(scan.path)} holds {_images(volume.num_channels)}, expected {num_channels}; "
+            f"{printable(scan.path)} holds {images}, expected {num_channels}; "
             "name a scan of the kind that the model was trained on."
         )
     return volume
 
 
 def read_volume(path: str | Path, *, num_channels: int = 1) -> Volume:
-    """[`read_scan`] for a file, or a folder with one scan."""
+    """[`read_scan`] for a file, or a directory with one scan."""
     return read_scan(path, num_channels=num_channels)
 
 
@@ -65,118 +64,89 @@ def write_labels(
     names: Mapping[int, str] | None = None,
     colors: np.ndarray | None = None,
 ) -> None:
-    """Write a label map on the grid of a scan, in one step: the file is there whole or not at all.
+    """Write a label map on the grid of a scan, atomically.
 
     Args:
-        path: File in an existing folder, of the format that its suffix names: NIfTI (`.nii.gz`, `.nii`), NRRD
-            (`.nrrd`), MetaImage (`.mha`, `.mhd`), DICOM-SEG (`.dcm`), or PNG for a picture (`.png`); an older one is
-            replaced.
+        path: File in an existing directory, which is replaced. Its suffix names the format: NIfTI (`.nii.gz`, `.nii`),
+            NRRD (`.nrrd`), MetaImage (`.mha`, `.mhd`), DICOM-SEG (`.dcm`), or PNG for an image (`.png`).
         array: Integer label map of shape `(x, y, z)`, values in [0, 65535]; stored as uint8 where they fit, else as
             uint16.
         like: The scan, whose geometry the file takes over.
-        names: Name of each label, for DICOM-SEG.
+        names: Name of each label, required for DICOM-SEG.
         colors: RGB in [0, 1] of each label, of shape `(num_labels, 3)`, for DICOM-SEG and PNG.
 
     Raises:
-        FileNotFoundError: If the folder does not exist.
+        FileNotFoundError: If the directory does not exist.
         ValueError: If the shape is not that of the scan, the values are not integers in range, or the suffix is
-            another one.
+            not one of the above.
     """
     path = Path(path)
     labels = check_labels(array, like)
-    kind = file_kind(path)
-    if kind == "nifti":
-        write_nifti_labels(path, labels, like)
-    elif kind == "itk":
-        from .itk import write_itk
-
-        write_itk(path, Volume(labels, like.affine, like.header))
-    elif path.suffix.lower() == ".png":
-        from .images import write_mask
-
-        write_mask(path, labels, colors)
-    elif path.suffix.lower() == ".dcm":
-        if names is None:
-            raise ValueError(f"{printable(path)} needs the labels' names, and names is None; give {{1: 'liver', …}}.")
-        from .dicom.seg_writer import write_segmentation
-
-        write_segmentation(path, labels, like, names, colors)
-    else:
-        raise ValueError(
-            f"{printable(path)} is of no format that a label map can be written in, expected {_WRITABLE}, .dcm or .png."
-        )
+    form = format_of(path)
+    if form is None or suffix_of(path) not in form.writable:
+        suffixes = [suffix for form in FORMATS for suffix in form.writable]
+        raise ValueError(f"{printable(path)} cannot hold a label map, expected the suffix {join_or(suffixes)}.")
+    form.function("label_writer")(path, labels, like, names=names, colors=colors)
 
 
 def write_volume(path: str | Path, volume: Volume) -> None:
-    """Write a volume as it is, in one step: the file is there whole or not at all.
+    """Write a volume atomically.
 
     Args:
-        path: File in an existing folder, `.nii.gz`, `.nii`, `.nrrd`, `.mha` or `.mhd`; an older one is replaced.
-        volume: The volume, whose values are stored unscaled, in their own type where readers know it.
+        path: File in an existing directory, `.nii.gz`, `.nii`, `.nrrd`, `.mha` or `.mhd`; it is replaced.
+        volume: The volume, whose values are stored unscaled, in their own type where the format has it.
 
     Raises:
-        FileNotFoundError: If the folder does not exist.
-        ValueError: If the suffix is another one, or the values fit no type of the format.
+        FileNotFoundError: If the directory does not exist.
+        ValueError: If the suffix is not one of the above, or the values fit no type of the format.
     """
     path = Path(path)
-    kind = file_kind(path)
-    if kind == "nifti":
-        write_nifti(path, volume)
-    elif kind == "itk":
-        from .itk import write_itk
-
-        write_itk(path, volume)
-    else:
-        raise ValueError(f"{printable(path)} is of no format that a volume can be written in, expected {_WRITABLE}.")
+    form = format_of(path)
+    if form is None or not form.writer or suffix_of(path) not in form.writable:
+        suffixes = [suffix for form in FORMATS if form.writer for suffix in form.writable]
+        raise ValueError(f"{printable(path)} cannot hold a volume, expected the suffix {join_or(suffixes)}.")
+    form.function("writer")(path, volume)
 
 
-def _only_scan(path: Path) -> ScanFile:
+def _single_scan(path: Path) -> ScanFile:
     if path.is_file() and (kind := file_kind(path)):
         return ScanFile(case_name(path), path, kind, (), label_suffix(path))
-    found = find_scans(path, report=lambda note: None)
+    found, _ = search_scans([path])
     if len(found) > 1:
         names = ", ".join(printable(scan.name) for scan in found[:5])
         raise ValueError(
             f"{printable(path)} holds {len(found)} scans ({names}{', …' if len(found) > 5 else ''}), expected one; "
-            "name one file, or put each series into a folder of its own."
+            "name one file, or move each series into a directory of its own."
         )
     return found[0]
 
 
-def _read_file(path: Path, kind: str, num_channels: int) -> Volume:
-    if kind == "nifti":
-        return read_nifti(path, num_channels=num_channels)
-    if kind == "itk":
-        from .itk import read_itk
-
-        return read_itk(path, num_channels=num_channels)
-    from .images import read_picture
-
-    return read_picture(path, num_channels=num_channels)
+def _read_file(path: Path, num_channels: int) -> Volume:
+    form = format_of(path)
+    if form is None or not form.reader:
+        raise ValueError(f"{printable(path)} is of no known format; convert it, e.g. to .nii.gz.")
+    volume: Volume = form.function("reader")(path, num_channels=num_channels)
+    return volume
 
 
 def _read_channels(scan: ScanFile, num_channels: int) -> Volume:
-    """Put the channels of a scan, each in a file of its own, side by side."""
+    """Read the channels of a scan, each in a file of its own, and stack them."""
     numbers = [int(case_name(path)[-4:]) for path in scan.files]
     if numbers != list(range(num_channels)):
-        there = ", ".join(f"{number:04d}" for number in numbers)
+        found = ", ".join(f"{number:04d}" for number in numbers)
         raise ValueError(
-            f"{printable(scan.path)} is one of channels {there}, expected 0000 to {num_channels - 1:04d}; "
+            f"{printable(scan.path)} is one of channels {found}, expected 0000 to {num_channels - 1:04d}; "
             f"complete the files of {printable(scan.name)}."
         )
-    first = _read_file(scan.files[0], scan.kind, 1)
+    first = _read_file(scan.files[0], 1)
     check_memory(scan.path, first.array.nbytes * num_channels)
     channels = [first.array]
     for path in scan.files[1:]:
-        channel = _read_file(path, scan.kind, 1)
-        if differs := same_grid(first, channel):
+        channel = _read_file(path, 1)
+        if difference := same_grid(first, channel):
             raise ValueError(
                 f"{printable(scan.path)} and {printable(path)} are channels of one scan, but do not lie on one grid: "
-                f"{differs}; resample them."
+                f"{difference}; resample them."
             )
         channels.append(channel.array)
     return Volume(np.stack(channels, axis=-1), first.affine, first.header, scan.path)
-
-
-def _images(count: int) -> str:
-    return "1 image" if count == 1 else f"{count} images"

@@ -1,212 +1,193 @@
-"""NRRD and MetaImage files (`.nrrd`, `.mha`, `.mhd`) through SimpleITK, with their geometry kept to the last bit."""
+"""NRRD and MetaImage files (`.nrrd`, `.nhdr`, `.mha`, `.mhd`) with their geometry, by SimpleITK."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from ..utils.atomic import temporary_directory
+from ..utils.atomic import atomic_update
+from ..utils.quiet import c_stderr_silenced
 from ..utils.text import one_line, printable
 from ._checks import (
-    ITK_SUFFIXES,
-    arranged_shape,
     check_file,
     check_finite,
     check_parent,
-    damaged,
-    made_volume,
+    damaged_file_error,
+    make_volume,
     storable,
-    suppress_stderr,
+    volume_shape,
 )
 from .geometry import Volume
-from .itk_files import ItkHeader, find_voxels, form_of, with_geometry
-from .itk_voxels import read_voxels, unpacked
+from .itk_data import check_voxels, find_voxels, format_name
 
-__all__ = ["ItkHeader", "read_deep_picture", "read_itk", "write_itk"]
+__all__ = ["ItkHeader", "check_name", "itk_reason", "read_itk", "write_itk", "write_itk_labels"]
 
-_TYPES = {
-    getattr(sitk, f"sitk{vector}{name}"): dtype
+_LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
+_VALUE_BYTES = {
+    getattr(sitk, f"sitk{vector}{name}"): size
     for vector in ("", "Vector")
-    for name, dtype in {
-        **{f"{sign}Int{bits}": np.dtype(f"{sign.lower()}int{bits}") for sign in ("", "U") for bits in (8, 16, 32, 64)},
-        **{"Float32": np.dtype(np.float32), "Float64": np.dtype(np.float64)},
-    }.items()
-}
+    for size, names in {1: ("Int8", "UInt8"), 2: ("Int16", "UInt16"), 4: ("Int32", "UInt32", "Float32")}.items()
+    for name in names
+} | {getattr(sitk, f"sitk{vector}{name}"): 8 for vector in ("", "Vector") for name in ("Int64", "UInt64", "Float64")}
+
+
+@dataclass(frozen=True)
+class ItkHeader:
+    """The geometry of an image in ITK's terms.
+
+    Attributes:
+        spacing: Size of a voxel in mm along each array axis.
+        origin: Centre of the first voxel in mm, LPS+.
+        direction: The 3 × 3 matrix, row by row, whose columns are the directions of the array axes, LPS+.
+    """
+
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...]
+    direction: tuple[float, ...]
+
+    @classmethod
+    def from_affine(cls, affine: np.ndarray) -> ItkHeader:
+        """Make the header of a `(4, 4)` matrix from voxels to mm, RAS+."""
+        columns = affine[:3, :3] * _LPS_TO_RAS[:, None]
+        spacing = np.linalg.norm(columns, axis=0)
+        origin = affine[:3, 3] * _LPS_TO_RAS
+        return cls(*(tuple(values.ravel().tolist()) for values in (spacing, origin, columns / spacing)))
+
+    @property
+    def affine(self) -> np.ndarray:
+        """The `(4, 4)` matrix from voxels to mm, RAS+."""
+        affine = np.eye(4)
+        affine[:3, :3] = np.reshape(self.direction, (3, 3)) * self.spacing * _LPS_TO_RAS[:, None]
+        affine[:3, 3] = self.origin * _LPS_TO_RAS
+        return affine
 
 
 def read_itk(path: str | Path, *, num_channels: int = 1) -> Volume:
     """Read an NRRD or MetaImage file.
 
     Args:
-        path: A `.nrrd`, `.mha` or `.mhd` file; the last has its voxels in a file beside.
-        num_channels: Images expected on the grid: as vectors or colours, or as frames of a fourth axis.
+        path: A `.nrrd`, `.nhdr`, `.mha` or `.mhd` file. The voxels may be in other files: one, a list or a pattern.
+        num_channels: Expected number of images on the grid: vectors, colours, or frames of a fourth axis.
 
     Returns:
         The volume, of shape `(x, y, z)` or `(x, y, z, num_channels)`. `array` keeps the file's integer type, floats
         are float32; `header` is an [`ItkHeader`].
 
     Raises:
-        FileNotFoundError: If there is no such file, or that with the voxels is missing.
-        ValueError: If the file is damaged, holds another number of images, no real numbers, NaN or infinity, or more
-            than fits into memory.
+        FileNotFoundError: If the file, or one of its data files, does not exist.
+        ValueError: If the file is damaged, has another number of images, values that are not real numbers, NaN or
+            infinity, or more voxels than fit into memory.
     """
     path = Path(path)
-    check_file(path, ITK_SUFFIXES, form_of(path))
-    _check_name(path)
+    check_file(path, "itk")
+    check_name(path)
+    form = format_name(path)
     voxels = find_voxels(path)
     reader = sitk.ImageFileReader()
-    # By name: among others, the one for DICOM would look at a damaged file, too.
-    reader.SetImageIO("NrrdImageIO" if form_of(path) == "NRRD" else "MetaImageIO")
+    # ITK would try other readers on a damaged file, among them that for DICOM.
+    reader.SetImageIO("NrrdImageIO" if form == "NRRD" else "MetaImageIO")
     reader.SetFileName(str(path))
     try:
-        with suppress_stderr():
+        with c_stderr_silenced():
             reader.ReadImageInformation()
     except RuntimeError as error:
-        raise damaged(path, form_of(path), _reason(error)) from error
-    stored = _TYPES.get(reader.GetPixelIDValue())
-    if stored is None:
+        raise damaged_file_error(path, form, itk_reason(error)) from error
+    value_bytes = _VALUE_BYTES.get(reader.GetPixelIDValue())
+    if value_bytes is None:
         kind = sitk.GetPixelIDValueAsString(reader.GetPixelIDValue())
-        raise ValueError(
-            f"{printable(path)} holds values of type {kind}, expected real numbers; export it in greyscale."
-        )
+        raise ValueError(f"{printable(path)} has values of type {kind}, expected real numbers; export it in greyscale.")
     size, components = reader.GetSize(), reader.GetNumberOfComponents()
-    target = arranged_shape(path, (*size, components) if components > 1 else size, num_channels)
-    array = read_voxels(path, voxels, int(np.prod(target)), stored)
-    if components > 1:
-        in_file = (*size[: voxels.channel_axis], components, *size[voxels.channel_axis :])
-        array = np.moveaxis(array.reshape(in_file, order="F"), voxels.channel_axis, -1)
-        array = array if array.shape == target else array.reshape(target, order="F")
-    else:
-        array = array.reshape(target, order="F")
-    check_finite(path, array)
-    dimensions = reader.GetDimension()
-    header = ItkHeader(
-        reader.GetSpacing()[:3],
-        reader.GetOrigin()[:3],
-        tuple(np.reshape(reader.GetDirection(), (dimensions, dimensions))[:3, :3].ravel().tolist()),
-        voxels.geometry,
-    )
-    return made_volume(array, header.affine, header, path)
-
-
-def read_deep_picture(path: Path, form: str) -> np.ndarray:
-    """The pixels of a coloured picture of 16 bits, which Pillow would halve.
-
-    Args:
-        path: The file, known to be whole.
-        form: "PNG" or "TIFF".
-
-    Returns:
-        uint16 array `(height, width, channels)`.
-
-    Raises:
-        ValueError: If ITK cannot read it.
-    """
-    _check_name(path)
+    shape = volume_shape(path, (*size, components) if components > 1 else size, num_channels)
+    check_voxels(path, voxels, size, value_bytes * components)
     try:
-        with suppress_stderr():
-            image = sitk.ReadImage(str(path), imageIO=f"{form}ImageIO")
+        with c_stderr_silenced():
+            array = sitk.GetArrayFromImage(reader.Execute())
     except RuntimeError as error:
-        raise ValueError(_reason(error)) from error
-    return sitk.GetArrayFromImage(image)
+        raise damaged_file_error(path, form, itk_reason(error)) from error
+    array = (np.moveaxis(array, -1, 0) if components > 1 else array).T.reshape(shape, order="F")
+    if array.dtype == np.float64:
+        with np.errstate(all="ignore"):  # overflow gives infinity, which check_finite refuses
+            array = array.astype(np.float32)
+    check_finite(path, array)
+    direction = np.reshape(reader.GetDirection(), (reader.GetDimension(),) * 2)[:3, :3]
+    header = ItkHeader(reader.GetSpacing()[:3], reader.GetOrigin()[:3], tuple(direction.ravel().tolist()))
+    return make_volume(array, header.affine, header, path)
 
 
 def write_itk(path: str | Path, volume: Volume) -> None:
-    """Write a volume as NRRD or MetaImage, compressed, in one step: the file is there whole or not at all.
+    """Write a volume as NRRD or MetaImage, compressed, atomically.
 
     Args:
-        path: A `.nrrd`, `.mha` or `.mhd` file in an existing folder; an older file is replaced. Of an `.mhd` file the
-            voxels go to a `.zraw` file beside it.
-        volume: The volume. With the [`ItkHeader`] of a file, spacing, origin and direction are exactly that file's.
+        path: A `.nrrd`, `.mha` or `.mhd` file in an existing directory; it is replaced. The voxels of an `.mhd` file
+            are written to a `.zraw` file beside it.
+        volume: The volume. If `header` is an [`ItkHeader`], spacing, origin and direction are those of the header.
 
     Raises:
-        FileNotFoundError: If the folder does not exist.
-        ValueError: If the values fit no type of the format, or an `.mhd` file's name cannot stand in its header.
+        FileNotFoundError: If the directory does not exist.
+        ValueError: If the values fit no type of the format, or the name of an `.mhd` file cannot be written to its
+            header.
         OSError: If the file could not be written.
     """
     path = Path(path)
-    _check_name(path)
-    if path.suffix.lower() == ".mhd" and (
-        not path.stem.isprintable() or "%" in path.stem or path.stem != path.stem.strip()
-    ):
-        raise ValueError(
-            f"{printable(path)} has a name that an .mhd file cannot hold, expected plain signs; write .mha."
-        )
+    check_name(path)
+    stem, suffix = path.stem, path.suffix.lower()
+    if suffix == ".mhd" and (not stem.isprintable() or "%" in stem or stem != stem.strip()):
+        raise ValueError(f"{printable(path)} has a name that an .mhd file cannot refer to; rename it, or write .mha.")
     array = storable(volume.array)
     header = volume.header
     if not isinstance(header, ItkHeader) or not np.allclose(header.affine, volume.affine, rtol=0, atol=1e-6):
-        header = ItkHeader.of(volume.affine)
-    turned = array.transpose(2, 1, 0, *range(3, array.ndim))
-    image = sitk.GetImageFromArray(np.ascontiguousarray(turned), isVector=array.ndim == 4)
+        header = ItkHeader.from_affine(volume.affine)
+    axes = (2, 1, 0, *range(3, array.ndim))
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(axes)), isVector=array.ndim == 4)
     image.SetSpacing(header.spacing)
     image.SetOrigin(header.origin)
     image.SetDirection(header.direction)
     check_parent(path)
-    with temporary_directory(path.parent) as folder:
-        written = folder / f"volume{path.suffix.lower()}"
+    with atomic_update(path.parent, order=lambda file: file.name == path.name) as directory:
+        temporary = directory / f"{stem if suffix == '.mhd' else 'volume'}{suffix}"
         try:
-            with suppress_stderr():
-                sitk.WriteImage(image, str(written), True)
-            voxels = find_voxels(written)
-            # ITK doesn't always notice that a disk is full.
-            whole = sum(map(len, unpacked(voxels))) == array.nbytes
-        except (RuntimeError, ValueError, FileNotFoundError, zlib.error):
-            whole = False
-        if not whole:
-            raise OSError(f"{printable(path)} could not be written whole; is the disk full?")
-        if header.nrrd and voxels.geometry:
-            written = _with_lines(written, voxels.offset, header.nrrd)
-        if path.suffix.lower() == ".mhd":
-            _move_pair(written, path)
-        else:
-            written.replace(path)
+            with c_stderr_silenced():
+                sitk.WriteImage(image, str(temporary), True)
+            # ITK does not notice every full disk.
+            check_voxels(temporary, find_voxels(temporary), array.shape, array.itemsize)
+        except (RuntimeError, ValueError, FileNotFoundError) as error:
+            raise OSError(f"{printable(path)} could not be written completely; is the disk full?") from error
+        temporary.replace(directory / path.name)
 
 
-def _with_lines(written: Path, offset: int, geometry: tuple[tuple[str, str], ...]) -> Path:
-    """A copy of an NRRD file that says where its grid lies in the words of another."""
-    copy = written.with_name("copy.nrrd")
-    with written.open("rb") as source, copy.open("wb") as target:
-        target.write(with_geometry(source.read(offset), geometry) + b"\n\n")
-        shutil.copyfileobj(source, target)
-    return copy
+def write_itk_labels(
+    path: str | Path,
+    labels: np.ndarray,
+    like: Volume,
+    *,
+    names: Mapping[int, str] | None = None,
+    colors: np.ndarray | None = None,
+) -> None:
+    """Write a label map on the grid of a scan with [`write_itk`]; `names` and `colors` are not stored."""
+    write_itk(path, Volume(labels, like.affine, like.header))
 
 
-def _move_pair(written: Path, path: Path) -> None:
-    """Move an `.mhd` file and that of its voxels to their place: both, or none."""
-    voxels, target, older = written.with_suffix(".zraw"), path.with_suffix(".zraw"), written.with_suffix(".older")
-    # The name is the last thing in the header.
-    head, name, _ = written.read_bytes().rpartition(b"ElementDataFile = ")
-    written.write_bytes(head + name + os.fsencode(target.name) + b"\n")
-    if target.exists():
-        target.replace(older)
-    try:
-        voxels.replace(target)
-        written.replace(path)
-    except BaseException:
-        target.unlink(missing_ok=True)
-        if older.exists():
-            older.replace(target)
-        raise
+def check_name(path: Path) -> None:
+    """Refuse a path that is not valid UTF-8, as SimpleITK would end the process.
 
-
-def _check_name(path: Path) -> None:
-    """SimpleITK ends the process on names that are no text."""
+    Raises:
+        ValueError: If it is not.
+    """
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{printable(path)} has a name that is no UTF-8 text; rename it.") from None
+        raise ValueError(f"{printable(path)} has a name that is not valid UTF-8; rename it.") from None
 
 
-def _reason(error: RuntimeError) -> str:
-    """What ITK's message of several lines, with places in its source, has to say."""
+def itk_reason(error: RuntimeError) -> str:
+    """Return the reason of an ITK error without ITK's source lines and addresses."""
     text = one_line(error).split("ERROR: ")[-1].split("[nrrd] ")[-1]
     text = re.sub(r"^(\w+\(0x[0-9a-f]+\)|_?nrrd\w+): ", "", text)
-    if text.startswith("File cannot be read"):  # said of whatever it did not expect
+    if text.startswith("File cannot be read"):  # ITK's message for any unexpected content
         return "its header is incomplete"
     return re.sub(r" (Reason:|Refusing) .*", "", text)[:120].rstrip(". ")

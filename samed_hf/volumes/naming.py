@@ -1,4 +1,4 @@
-"""What scans are called, and what their files' names say of them."""
+"""Names of scans, made from the names of their files."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ._checks import ITK_SUFFIXES, NIFTI_SUFFIXES, PICTURE_SUFFIXES
+from .registry import format_of, suffix_of
 
-__all__ = ["DICOM_SUFFIXES", "ScanFile", "case_name", "file_kind", "label_suffix", "named_apart"]
-
-DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
-_KINDS = {"nifti": NIFTI_SUFFIXES, "itk": ITK_SUFFIXES, "picture": PICTURE_SUFFIXES}
+__all__ = ["ScanFile", "case_name", "file_kind", "label_suffix", "make_names_unique"]
 
 
 @dataclass(frozen=True)
@@ -20,11 +17,11 @@ class ScanFile:
     """One scan to read.
 
     Attributes:
-        name: Of the case, no two alike in one list: the file's name without suffix, or that of a DICOM series' folder.
-        path: The file; of a DICOM series the folder where it lies alone in it, else its first file.
-        kind: "nifti", "itk", "dicom" or "picture".
-        files: Those of a DICOM series, or one for each channel; empty for a file that holds all.
-        suffix: Of a label map in the scan's own format: ".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".dcm" or ".png".
+        name: Name of the case, unique in a list: the file's name without suffix, or that of a DICOM series' directory.
+        path: The file; of a DICOM series the directory if it holds no other scan, else the series' first file.
+        kind: "nifti", "itk", "dicom" or "image".
+        files: Files of a DICOM series, or one file for each channel; empty for a single file.
+        suffix: Suffix of a label map in the scan's own format, e.g. ".nii.gz"; ".png" for an image.
     """
 
     name: str
@@ -35,42 +32,45 @@ class ScanFile:
 
 
 def file_kind(path: str | Path) -> str | None:
-    """Kind of a file by its suffix, `None` for one that may be DICOM or anything else."""
-    name = Path(path).name.lower()
-    return next((kind for kind, suffixes in _KINDS.items() if name.endswith(suffixes)), None)
+    """Return the kind of a file by its suffix; `None` for DICOM, whose files often have none, and for other files."""
+    form = format_of(path)
+    return None if form is None or form.kind == "dicom" else form.kind
 
 
 def case_name(path: str | Path) -> str:
-    """Name of a file without its folder and without the suffix of a scan's format."""
+    """Return the name of a file without directory and registered suffix."""
     name = Path(path).name
-    known = [*NIFTI_SUFFIXES, *ITK_SUFFIXES, *PICTURE_SUFFIXES, *DICOM_SUFFIXES]
-    suffix = next((suffix for suffix in known if name.lower().endswith(suffix)), "")
-    return name[: len(name) - len(suffix)] or name
+    return name[: len(name) - len(suffix_of(path))] or name
 
 
 def label_suffix(path: Path) -> str:
-    """Suffix of a label map in the format of a file; of a picture PNG, which loses nothing."""
-    suffixes = [*NIFTI_SUFFIXES, *ITK_SUFFIXES]
-    return next((suffix for suffix in suffixes if path.name.lower().endswith(suffix)), ".png")
+    """Return the suffix of a label map in the format of a file; of an image ".png", which is lossless."""
+    form = format_of(path)
+    suffix = suffix_of(path)
+    if form is None:
+        return ".png"
+    return suffix if suffix in form.writable else form.writable[0]
 
 
-def named_apart(scans: list[ScanFile]) -> list[ScanFile]:
-    """Give scans of one name others: with the format within a folder, with the folder's name in front, a number."""
-    homes = [Path(os.path.abspath(scan.path)).parent for scan in scans]  # links stay where they are
+def make_names_unique(scans: list[ScanFile]) -> list[ScanFile]:
+    """Rename scans of equal names: append the format, then prepend names of directories, then append a number.
+
+    Names that differ in case alone are equal, as on some file systems.
+    """
+    directories = [Path(os.path.abspath(scan.path)).parent for scan in scans]  # links are not resolved
     names = [scan.name for scan in scans]
 
-    def clashing(*keys: list) -> list[int]:
-        # Some file systems know no capitals.
-        full = [tuple(str(part).casefold() for part in parts) for parts in zip(names, *keys, strict=True)]
-        counts = Counter(full)
-        return [index for index, key in enumerate(full) if counts[key] > 1]
+    def equal_names(*keys: list[Path]) -> list[int]:
+        folded = [tuple(str(part).casefold() for part in parts) for parts in zip(names, *keys, strict=True)]
+        counts = Counter(folded)
+        return [index for index, key in enumerate(folded) if counts[key] > 1]
 
-    for index in clashing(homes):
+    for index in equal_names(directories):
         names[index] += f"_{scans[index].suffix.strip('.').replace('.', '_')}"
     for level in range(3):
-        for index in clashing():
-            if level < len(homes[index].parents):
-                names[index] = f"{[homes[index], *homes[index].parents][level].name}_{names[index]}"
-    for count, index in enumerate(clashing(), start=1):
+        for index in equal_names():
+            if level < len(directories[index].parents):
+                names[index] = f"{[directories[index], *directories[index].parents][level].name}_{names[index]}"
+    for count, index in enumerate(equal_names(), start=1):
         names[index] += f"-{count}"
     return [replace(scan, name=name) for scan, name in zip(scans, names, strict=True)]

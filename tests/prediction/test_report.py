@@ -31,7 +31,7 @@ def row(index, ml=None, pixels=None, faces=(), mean=80.0, sd=20.0):
 def add_case(folder, name, rows, *, kind="nifti", preview=True, **more):
     """A case's files, as a run leaves them, and its entry in predictions.json."""
     (folder / name).mkdir()
-    grid = {"shape": [64, 48, 20]} | ({} if kind == "picture" else {"spacing_mm": [0.9765625, 0.9765625, 2.0]})
+    grid = {"shape": [64, 48, 20]} | ({} if kind == "image" else {"spacing_mm": [0.9765625, 0.9765625, 2.0]})
     content = {"case": name, "kind": kind, "grid": grid, "notes": [], "labels": rows, "removed": {}} | more
     (folder / name / "statistics.json").write_text(json.dumps(content))
     if preview:
@@ -144,7 +144,7 @@ def test_odd_names_are_escaped(run, tmp_path):
 
 def test_images_and_channels(run, tmp_path):
     rows = {"liver": row(1, pixels=1234, faces=["top"], mean=[10.0, 20.5, 30.25], sd=[1.0, 2.0, 3.0])}
-    run["cases"] = [add_case(tmp_path, "photo", rows, kind="picture")]
+    run["cases"] = [add_case(tmp_path, "photo", rows, kind="image")]
     write_report(tmp_path / "report.html", run)
     text = Page(tmp_path / "report.html").text
     assert "photo 1 234 pixels confidence 0.88 border" in text

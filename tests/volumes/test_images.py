@@ -7,7 +7,7 @@ import SimpleITK
 from PIL import Image
 
 from samed_hf.volumes import Volume, read_volume, write_labels
-from samed_hf.volumes.images import is_grey, picture_array
+from samed_hf.volumes.images import image_array, is_grey
 
 from .test_nifti import ODD_NAMES
 
@@ -151,14 +151,14 @@ def test_floats_and_large_integers_of_tiff(tmp_path):
     np.testing.assert_array_equal(volume.array[:, :, 0].T, integers)
 
 
-def test_an_open_picture_gives_the_same(tmp_path):
+def test_an_open_image_gives_the_same(tmp_path):
     for array in (pixels(), pixels(np.uint16), pixels(channels=(3,))):
         for channels in (1, 3):
             path = save(tmp_path / "a.png", Image.fromarray(array))
-            found = picture_array(Image.fromarray(array), channels, "row 3")
+            found = image_array(Image.fromarray(array), channels, "row 3")
             np.testing.assert_array_equal(found.swapaxes(0, 1), read_volume(path, num_channels=channels).array[:, :, 0])
-    with pytest.raises(ValueError, match="row 3 is a picture, which has 1 channel or 3, expected 2"):
-        picture_array(Image.fromarray(pixels()), 2, "row 3")
+    with pytest.raises(ValueError, match="row 3 is an image, which has 1 channel or 3, expected 2"):
+        image_array(Image.fromarray(pixels()), 2, "row 3")
 
 
 def test_is_grey(tmp_path):
@@ -177,16 +177,16 @@ def test_refuses_several_pages_and_other_channels(tmp_path):
     for name in ("pages.tif", "animated.png"):
         other = Image.fromarray(255 - pixels())
         path = save(tmp_path / name, page, save_all=True, append_images=[other, page])
-        with pytest.raises(ValueError, match=rf"{name} has 3 pages, expected one picture"):
+        with pytest.raises(ValueError, match=rf"{name} has 3 pages, expected one"):
             read_volume(path)
     path = save(tmp_path / "a.png", page)
-    with pytest.raises(ValueError, match=r"a\.png is a picture, which has 1 channel or 3, expected 2"):
+    with pytest.raises(ValueError, match=r"a\.png is an image, which has 1 channel or 3, expected 2"):
         read_volume(path, num_channels=2)
 
 
 def test_refuses_what_pillow_would_start_other_programs_for(tmp_path):
     (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
-    with pytest.raises(ValueError, match="cannot be read as a picture"):
+    with pytest.raises(ValueError, match="cannot be read as an image"):
         read_volume(tmp_path / "a.png")
 
 
@@ -208,7 +208,7 @@ def test_refuses_flipped_bits_that_only_a_checksum_tells(tmp_path):
     data = bytearray(path.read_bytes())
     data[data.index(b"IDAT") + 20] ^= 1  # a pixel, stored as it is
     path.write_bytes(data)
-    with pytest.raises(ValueError, match="cannot be read as a picture"):
+    with pytest.raises(ValueError, match="cannot be read as an image"):
         read_volume(path)
 
 
@@ -222,10 +222,10 @@ def test_refuses_a_tiff_that_claims_more_than_there_is(tmp_path):
         read_volume(path)
 
 
-def test_libtiff_says_nothing_on_stderr(tmp_path, capfd):
+def test_libtiff_writes_nothing_to_stderr(tmp_path, capfd):
     path = save(tmp_path / "a.tif", Image.fromarray(pixels()), compression="tiff_lzw")
     path.write_bytes(path.read_bytes().replace(b"\x80", b"\x91"))
-    with pytest.raises(ValueError, match="cannot be read as a picture"):
+    with pytest.raises(ValueError, match="cannot be read as an image"):
         read_volume(path)
     assert capfd.readouterr() == ("", "")
 
@@ -272,7 +272,7 @@ def test_write_refuses(tmp_path, like):
         write_labels(tmp_path / "a.png", labels_of(3)[:, ::-1, 0], like)
     with pytest.raises(ValueError, match=r"shape \(5, 3, 2\), expected one slice"):
         write_labels(tmp_path / "a.png", np.zeros((5, 3, 2), int), Volume(np.zeros((5, 3, 2)), LPS))
-    with pytest.raises(ValueError, match=r"a\.jpg is of no format that a label map can be written in"):
+    with pytest.raises(ValueError, match=r"a\.jpg cannot hold a label map"):
         write_labels(tmp_path / "a.jpg", labels_of(1), like)
     assert list(tmp_path.iterdir()) == []
 
@@ -283,6 +283,6 @@ def test_odd_names(tmp_path, like, name):
     write_labels(path, labels_of(2), like)
     np.testing.assert_array_equal(read_volume(path).array, labels_of(2))
     path.write_bytes(b"damaged")
-    with pytest.raises(ValueError, match="cannot be read as a picture") as caught:
+    with pytest.raises(ValueError, match="cannot be read as an image") as caught:
         read_volume(path)
     assert "\n" not in str(caught.value)

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from samed_hf.volumes import ScanFile, Volume, case_name, find_scans, read_scan, read_volume, write_labels, write_volume
+from samed_hf.volumes.discovery import search_scans
 
 from ..dicom_files import stored_scan, write_enhanced, write_series
 from .test_nifti import ODD_NAMES, SHAPE, int_scan, oblique_affine
@@ -26,10 +27,9 @@ def save_picture(path, coloured=False):
 
 
 def find(*paths, **options):
-    """The scans' names, and what was reported."""
-    said = []
-    found = find_scans(list(paths), report=said.append, **options)
-    return [scan.name for scan in found], said
+    """The scans' names, and the notes."""
+    found, notes = search_scans(paths, **options)
+    return [scan.name for scan in found], notes
 
 
 # ------------------------------------------------------------------------------------------------------------- files
@@ -61,7 +61,7 @@ def test_case_name(path, name):
 def test_a_file(tmp_path, suffix):
     path = save(tmp_path / f"scan{suffix.upper()}")
     kind = "nifti" if "nii" in suffix else "itk"
-    assert find_scans(path, report=pytest.fail) == [ScanFile("scan", path, kind, (), suffix)]
+    assert find_scans(path) == [ScanFile("scan", path, kind, (), suffix)]
     for given in (path, str(path), find_scans(str(path))[0]):
         volume = read_scan(given)
         np.testing.assert_array_equal(volume.array, int_scan())
@@ -70,7 +70,7 @@ def test_a_file(tmp_path, suffix):
 
 def test_a_picture(tmp_path):
     path = save_picture(tmp_path / "photo.tif")
-    assert find_scans(path) == [ScanFile("photo", path, "picture", (), ".png")]
+    assert find_scans(path) == [ScanFile("photo", path, "image", (), ".png")]
     assert read_scan(find_scans(path)[0], num_channels=3).array.shape == (4, 3, 1, 3)
 
 
@@ -82,8 +82,8 @@ def test_a_folder_gives_its_own_files_in_order(tmp_path):
     names, said = find(tmp_path)
     assert names == ["a", "b", "c"]
     assert said == [
-        f"left out 1 folders with scans in {tmp_path}, e.g. sub: name them",
-        "skipped 3 files that are no scans (Readme, notes.txt, z.csv)",
+        f"left out 1 directories with scans in {tmp_path}, e.g. sub: name them",
+        "skipped 3 files that are not scans (Readme, notes.txt, z.csv)",
     ]
 
 
@@ -101,14 +101,14 @@ def test_pictures_beside_volumes_are_no_scans(tmp_path):
     save(tmp_path / "c.nii")
     assert find(tmp_path) == (
         ["c"],
-        ["skipped 2 files that are no scans (a.jpg, b.png); pictures beside scans count as screenshots"],
+        ["skipped 2 files that are not scans (a.jpg, b.png); images beside scans count as screenshots"],
     )
     assert find(tmp_path, tmp_path / "b.png")[0] == ["b", "c"]
     (tmp_path / "c.nii").unlink()
     write_series(tmp_path / "series")
     assert find(tmp_path) == (
         ["series"],
-        ["skipped 2 files that are no scans (a.jpg, b.png); pictures beside scans count as screenshots"],
+        ["skipped 2 files that are not scans (a.jpg, b.png); images beside scans count as screenshots"],
     )
 
 
@@ -116,17 +116,17 @@ def test_a_folder_without_scans_gives_those_of_the_folders_in_it(tmp_path):
     for name in ("p2/scan.nii", "p1/scan.nii", "p3/deep/scan.nii"):
         save(tmp_path / name)
     (tmp_path / "list.csv").touch()
-    assert find(tmp_path) == (["p1_scan", "p2_scan"], ["skipped 1 file that is no scan (list.csv)"])
+    assert find(tmp_path) == (["p1_scan", "p2_scan"], ["skipped 1 file that is not a scan (list.csv)"])
 
 
 def test_refuses_what_is_not_there_or_no_scan(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nowhere does not exist, expected a scan or a folder of scans"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere does not exist, expected a scan or a directory of scans"):
         find_scans(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"holds no scan, expected NIfTI, NRRD, MHA or MHD, DICOM, PNG"):
+    with pytest.raises(FileNotFoundError, match=r"holds no scan, expected NIfTI, NRRD, MetaImage, DICOM or image"):
         find_scans(tmp_path)
     (tmp_path / "notes.txt").write_text("no scan " * 100)
     (tmp_path / "Makefile").write_text("all:")
-    with pytest.raises(FileNotFoundError, match=r"holds no scan, .*; its 2 files are none"):
+    with pytest.raises(FileNotFoundError, match=r"holds no scan, .*; none of its 2 files is one"):
         find_scans(tmp_path)
     for name in ("notes.txt", "Makefile"):
         for function in (find_scans, read_volume):
@@ -141,7 +141,7 @@ def test_odd_files_in_a_folder(tmp_path):
     (tmp_path / "circle").symlink_to(tmp_path)
     (tmp_path / "empty").touch()
     (tmp_path / "folder.nii").mkdir()
-    assert find(tmp_path) == (["scan"], ["skipped 1 file that is no scan (empty)"])
+    assert find(tmp_path) == (["scan"], ["skipped 1 file that is not a scan (empty)"])
 
 
 @pytest.mark.parametrize("name", ODD_NAMES, ids=range(len(ODD_NAMES)))
@@ -264,7 +264,8 @@ def test_numbered_frames_are_no_channels(tmp_path):
 def test_a_dicom_folder(tmp_path):
     files = write_series(tmp_path / "patient")
     (tmp_path / "patient" / "DICOMDIR").write_text("ignored")
-    (scan,) = find_scans(tmp_path / "patient", report=pytest.fail)
+    (scan,), notes = search_scans([tmp_path / "patient"])
+    assert notes == []
     assert scan == ScanFile("patient", tmp_path / "patient", "dicom", tuple(files), ".dcm")
     for given in (scan, tmp_path / "patient", tmp_path):
         np.testing.assert_array_equal(read_scan(given).array, stored_scan().astype(int) - 1024)
@@ -276,7 +277,7 @@ def test_dicom_files_without_suffix_below_other_scans(tmp_path):
     save(tmp_path / "a.nii")
     write_series(tmp_path / "study" / "deep", name="IM{}".format, preamble=False)
     (tmp_path / "study" / "notes.txt").write_text("foreign")
-    assert find(tmp_path) == (["a", "deep"], ["skipped 1 file that is no scan (notes.txt)"])
+    assert find(tmp_path) == (["a", "deep"], ["skipped 1 file that is not a scan (notes.txt)"])
 
 
 def test_several_series_in_a_folder(tmp_path):
@@ -343,7 +344,7 @@ def test_labels_of_a_dicom_series_in_all_formats(tmp_path):
         np.testing.assert_allclose(again.affine, scan.affine, atol=1e-4 if "nii" in suffix else 1e-9)
     write_labels(tmp_path / "labels.dcm", labels, scan, names={1: "liver", 2: "spleen"})
     assert (tmp_path / "labels.dcm").read_bytes()[128:132] == b"DICM"
-    with pytest.raises(ValueError, match=r"labels\.dcm needs the labels' names"):
+    with pytest.raises(ValueError, match=r"names is None.*labels\.dcm"):
         write_labels(tmp_path / "labels.dcm", labels, scan)
 
 
@@ -369,7 +370,7 @@ def test_write_labels_refuses_before_it_writes(tmp_path, suffix):
         with pytest.raises(ValueError, match=words):
             write_labels(tmp_path / f"labels{suffix}", array, like, names={1: "a"})
     if suffix != ".dcm":  # which names the scan that it belongs to first
-        with pytest.raises(FileNotFoundError, match="missing does not exist, expected a folder"):
+        with pytest.raises(FileNotFoundError, match="missing does not exist, expected a directory"):
             write_labels(tmp_path / "missing" / f"labels{suffix}", np.zeros((4, 3, 1), int), like)
     assert list(tmp_path.iterdir()) == []
 
@@ -377,8 +378,8 @@ def test_write_labels_refuses_before_it_writes(tmp_path, suffix):
 def test_write_refuses_other_formats(tmp_path):
     like = Volume(np.zeros(SHAPE), np.eye(4))
     for name in ("labels.txt", "labels", "labels.jpg"):
-        with pytest.raises(ValueError, match=rf"{name} is of no format that a label map can be written in"):
+        with pytest.raises(ValueError, match=rf"{name} cannot hold a label map, expected the suffix .nii.gz"):
             write_labels(tmp_path / name, np.zeros(SHAPE, int), like)
-        with pytest.raises(ValueError, match=rf"{name} is of no format that a volume can be written in"):
+        with pytest.raises(ValueError, match=rf"{name} cannot hold a volume, expected the suffix .nii.gz"):
             write_volume(tmp_path / name, like)
     assert list(tmp_path.iterdir()) == []

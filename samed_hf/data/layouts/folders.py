@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...volumes import case_name, read_volume
+from ...volumes.registry import IMAGE_SUFFIXES as PICTURES
+from ...volumes.registry import VOLUME_SUFFIXES as SCANS
+from ...volumes.registry import suffix_of as _suffix
 from ..dataset import CaseDataset, CaseSource, as_labels
 from ..labels import Labels, find_labels_file, labels_of_names, labels_of_values, match_label_values
 from ..sources import ImageSource, ScanSource, count_channels, read_mask
 
 __all__ = ["PICTURES", "find_folders", "read_folders"]
-
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-SCANS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 
 _IMAGES = ("images", "image", "imgs", "img", "imagestr", "scans", "x")
 _MASKS = ("masks", "mask", "labels", "label", "labelstr", "annotations", "segmentations", "segs", "seg", "gt", "y")
@@ -170,15 +170,15 @@ def _image_and_mask(folders: dict[str, Path]) -> Pair | None:
 
 def _files(folder: Path) -> list[Path]:
     """The folder's scans or pictures; others, and hidden ones, are left out."""
-    return sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != "." and _suffix(path))
-
-
-def _suffix(path: Path) -> str:
-    return next((suffix for suffix in SCANS + PICTURES if path.name.lower().endswith(suffix)), "")
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and path.name[0] != "." and _suffix(path) in SCANS + PICTURES
+    )
 
 
 def _stem(path: Path) -> str:
-    return path.name[: -len(_suffix(path))] or case_name(path)
+    return case_name(path)
 
 
 def _key(path: Path) -> str:

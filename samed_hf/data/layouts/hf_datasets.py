@@ -15,7 +15,7 @@ from PIL import Image
 from ...model.image_processing_samed import SamedImageProcessor
 from ...transforms.slicing import cut_slices, slice_spacing
 from ...volumes import Volume, reorient, same_grid
-from ...volumes.images import mask_array, picture_array
+from ...volumes.images import image_array, mask_array
 from ..dataset import CaseDataset, CaseSource, RawCase, as_labels, renumber
 from ..labels import Labels, labels_of_names, labels_of_values, match_label_values
 
@@ -231,7 +231,7 @@ def _volume(name: str, image: Any, num_channels: int) -> Volume:
 
 def _image_slices(name: str, image: Any, num_channels: int) -> np.ndarray:
     """`(slices, height, width)`, or `(slices, 3, height, width)` of coloured ones."""
-    array = picture_array(image, num_channels, name) if isinstance(image, Image.Image) else _numbers(name, image)
+    array = image_array(image, num_channels, name) if isinstance(image, Image.Image) else _numbers(name, image)
     if array.ndim == 3 and num_channels == 3:
         return np.moveaxis(array, -1, 0)[None]
     if array.ndim not in (2, 3):

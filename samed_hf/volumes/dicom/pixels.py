@@ -7,25 +7,21 @@ from pathlib import Path
 import numpy as np
 from pydicom import Dataset
 from pydicom.pixels import get_decoder
-from pydicom.uid import UID, JPEGExtended12Bit, RLELossless
+from pydicom.uid import UID, RLELossless
 
 from ...utils.text import printable
-from .gdcm import GDCM_SYNTAXES, GdcmDecoder
 from .headers import brief, transfer_syntax, value, whole_number
 
 __all__ = ["stored_range", "stored_values"]
 
-_PACKAGES = "pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
 
-
-def stored_values(dataset: Dataset, index: int, path: Path, gdcm: GdcmDecoder) -> np.ndarray:
+def stored_values(dataset: Dataset, index: int, path: Path) -> np.ndarray:
     """Decode one image.
 
     Args:
         dataset: The file's dataset, with its pixels.
         index: The image's number in the file, from 0.
         path: The file, for messages.
-        gdcm: For what pydicom cannot decode.
 
     Returns:
         Integers of shape `(rows, columns)`.
@@ -38,7 +34,7 @@ def stored_values(dataset: Dataset, index: int, path: Path, gdcm: GdcmDecoder) -
         # pydicom gives what it has where a file ends within an element: nothing, mostly.
         raise _damaged(path, "it has no pixels (PixelData), or ends before them")
     if not syntax.is_transfer_syntax:
-        raise _damaged(path, f"it says to be encoded as {brief(syntax)!r}, which is no transfer syntax")
+        raise _damaged(path, f"its transfer syntax is {brief(syntax)!r}, which is unknown")
     allocated, stored, signed = _bits(dataset, path)
     shape = (whole_number(dataset, "Rows", path), whole_number(dataset, "Columns", path))
     if not syntax.is_encapsulated:
@@ -46,7 +42,7 @@ def stored_values(dataset: Dataset, index: int, path: Path, gdcm: GdcmDecoder) -
     try:
         # A file that pydicom wrote or guessed may lack it, and the decoder asks for it.
         dataset.file_meta.TransferSyntaxUID = syntax
-        array = _decode(dataset, index, syntax, stored, path, gdcm)
+        array = _decode(dataset, index, syntax, path)
     except _NoDecoderError:
         raise
     except Exception as error:
@@ -94,21 +90,18 @@ def _check_length(dataset: Dataset, shape: tuple[int, int], allocated: int, path
         raise _damaged(path, f"it holds {there} bytes of pixels, expected {expected}")
 
 
-def _decode(dataset: Dataset, index: int, syntax: UID, stored: int, path: Path, gdcm: GdcmDecoder) -> np.ndarray:
+def _decode(dataset: Dataset, index: int, syntax: UID, path: Path) -> np.ndarray:
     try:
         decoder = get_decoder(syntax)
-        # Pillow has this process for 8 bits only.
-        by_pydicom = decoder.is_available and not (syntax == JPEGExtended12Bit and stored > 8)
+        is_available = decoder.is_available
     except NotImplementedError:
-        by_pydicom = False
-    if by_pydicom:
-        return decoder.as_array(dataset, index=index, raw=True, allow_excess_frames=False)[0]
-    if syntax in GDCM_SYNTAXES:
-        return gdcm.decode(dataset, index)
-    raise _NoDecoderError(
-        f"{printable(path)} is compressed as {brief(syntax.name)} ({brief(syntax)}), for which no decoder is "
-        f"installed; run pip install {_PACKAGES}, or export the series uncompressed."
-    )
+        is_available = False
+    if not is_available:
+        raise _NoDecoderError(
+            f"{printable(path)} is compressed as {brief(syntax.name)} ({brief(syntax)}), for which pydicom has no "
+            "decoder; export the series uncompressed."
+        )
+    return decoder.as_array(dataset, index=index, raw=True, allow_excess_frames=False)[0]
 
 
 def _has_overlay_bits(dataset: Dataset, path: Path) -> bool:

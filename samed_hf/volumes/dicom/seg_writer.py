@@ -92,6 +92,8 @@ def _check(path: Path, array: np.ndarray, like: Volume, names: Mapping[int, str]
             f"{printable(path.name)} would be a DICOM segmentation, which refers to a DICOM series, but the scan "
             f"{printable(like.path or '')} is of another format; write .nii.gz, .nrrd or .mha."
         )
+    if names is None:
+        raise ValueError(f"names is None, expected a name for each label in {printable(path)}, e.g. {{1: 'liver'}}.")
     named = sorted(label for label in names if label != 0)
     if not named or not 0 < named[0] <= named[-1] <= _HIGHEST:
         raise ValueError(f"names is {dict(names)}, expected names of labels from 1 to {_HIGHEST}, at least one.")

@@ -11,10 +11,9 @@ import numpy as np
 from pydicom import Dataset
 
 from ...utils.text import printable
-from .._checks import check_memory, made_volume
+from .._checks import check_memory, make_volume
 from ..geometry import Volume
 from .frames import Frame, frames_of
-from .gdcm import GdcmDecoder
 from .grid import Grid, arrange, refuse_differing
 from .headers import is_dicom, quiet, read_file, text
 from .pixels import stored_range, stored_values
@@ -78,20 +77,19 @@ def read_series(files: Iterable[str | Path], path: str | Path) -> Volume:
     with quiet():
         frames = [frame for file in files for frame in frames_of(read_file(file), file)]
         grid = arrange(frames, path)
-        with GdcmDecoder() as gdcm:
-            array = _read_pixels(grid, path, gdcm)
+        array = _read_pixels(grid, path)
         header = _header(grid, len(frames))
-    return made_volume(array, grid.affine, header, path)
+    return make_volume(array, grid.affine, header, path)
 
 
-def _read_pixels(grid: Grid, name: Path, gdcm: GdcmDecoder) -> np.ndarray:
+def _read_pixels(grid: Grid, name: Path) -> np.ndarray:
     """The volume's array, `(columns, rows, slices)`, one slice decoded at a time."""
     columns, rows = grid.slices[0][0].size
     kind = _wide_enough([images[0] for images in grid.slices])
     # Most scans fit 16 bits whatever their headers say; the wider type is taken when a slice needs it.
     kept = np.dtype(np.int16) if kind == np.int32 else kind
     # Decoded before there is room for all: a damaged size would ask for the machine's whole memory.
-    decoded = _decoded(grid, kind, name, gdcm)
+    decoded = _decoded(grid, kind, name)
     first = next(decoded)
     check_memory(name, len(grid.slices) * rows * columns * kept.itemsize)
     array = np.empty((len(grid.slices), rows, columns), dtype=kept)
@@ -115,7 +113,7 @@ def _wide_enough(frames: list[Frame]) -> np.dtype:
     return np.dtype(np.float32)
 
 
-def _decoded(grid: Grid, kind: np.dtype, name: Path, gdcm: GdcmDecoder) -> Iterator[np.ndarray]:
+def _decoded(grid: Grid, kind: np.dtype, name: Path) -> Iterator[np.ndarray]:
     """The slices in order, each `(rows, columns)` of the volume's type."""
     source: tuple[Path | None, Dataset] = (None, Dataset())
     for images in grid.slices:
@@ -124,7 +122,7 @@ def _decoded(grid: Grid, kind: np.dtype, name: Path, gdcm: GdcmDecoder) -> Itera
             # The frames of one file come one after the other, and it is read but once.
             if source[0] != frame.path:
                 source = (frame.path, read_file(frame.path, pixels=True))
-            image = _rescaled(stored_values(source[1], frame.index, frame.path, gdcm), frame, kind)
+            image = _rescaled(stored_values(source[1], frame.index, frame.path), frame, kind)
             if kept is not None and not np.array_equal(kept, image):
                 raise refuse_differing(images, name)
             kept = image
