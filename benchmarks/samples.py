@@ -123,7 +123,7 @@ class _Patient:
         scan, label, spacing = phantom_patient(_SEED, (_SLICES, _SIDE, _SIDE))
         return RawCase(window_intensity(scan, (-125, 275)), label.astype(np.uint8), spacing, rescaled=True)
 
-    def stamp(self) -> list[Any]:
+    def cache_key(self) -> list[Any]:
         """See [`samed_hf.data.dataset.CaseSource`]."""
         return []
 

@@ -9,9 +9,8 @@ More flags are those of `samed-hf train`, and win over what is suggested.
 import sys
 
 from samed_hf.cli import run_command
-from samed_hf.data.layouts import read_data
+from samed_hf.data import make_processor, read_data
 from samed_hf.training import parse_arguments, run_training
-from samed_hf.training.data import make_processor
 from samed_hf.validation.fingerprint import make_fingerprint
 from samed_hf.validation.run import validate_data
 from samed_hf.validation.suggestions import suggest_settings

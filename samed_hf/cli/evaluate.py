@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     hide_loading_bars()
     from ..inference import Segmenter
     from ..reporting.tables import format_scores
-    from ..scoring import evaluate_cases, write_metrics
+    from ..scoring import score_cases, summarize_results, write_metrics
 
     if any(value is not None and value < least for value, least in ((args.batch_size, 1), (args.input_size, 2))):
         raise ValueError(
@@ -65,15 +65,18 @@ def run(args: argparse.Namespace) -> None:
     for name in names:
         data.read_raw(name, processor)
     output = Path(args.output)
-    metrics = evaluate_cases(
+    results = {}
+    for case, prediction, result in score_cases(
         segmenter.models[0],
         (data.read_case(name, processor) for name in names),
         processor,
         protocol=args.protocol,
         input_size=args.input_size,
         batch_size=args.batch_size,
-        on_case=lambda case, prediction, result: _show_case(output, segmenter, case, prediction, result),
-    )
+    ):
+        results[case.name] = result
+        _show_case(output, segmenter, case, prediction, result)
+    metrics = summarize_results(results, args.protocol)
     write_metrics(output, metrics | {"split": split})
     print(f"\n{format_scores(metrics)}\n\nwrote {output / 'metrics.json'}, metrics.csv and one image for each case")
 
@@ -81,14 +84,14 @@ def run(args: argparse.Namespace) -> None:
 def _choose_cases(args: argparse.Namespace) -> tuple[CaseDataset, str, list[str]]:
     """The data set, the split and the names of the cases to score."""
     from ..data import read_data
-    from ..data.layouts import data_place
+    from ..data.layouts import dataset_arguments
     from ..data.splits import k_fold
 
-    location: dict[str, Any] = data_place(args.data)
+    location: dict[str, Any] = dataset_arguments(args.data)
     data = read_data(**location, label_names=args.label_names, fold=args.fold)
     if args.num_folds is not None:
         _, data.validation = k_fold(sorted({*data.train, *data.validation}), args.num_folds, args.fold or 0)
-    split, names = (args.split, getattr(data, args.split)) if args.split else data.scored
+    split, names = (args.split, getattr(data, args.split)) if args.split else data.evaluation_split
     known = _cases_of(args.adapter)
     if not names and not args.split:  # the cases that training held out itself
         split, names = "validation", [name for name in known.get("validation", ()) if name in data.sources]

@@ -66,8 +66,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ValueError, FileNotFoundError: invalid arguments, or a directory in no known layout.
     """
+    from ..data import DataArguments, make_processor, read_data
+    from ..data.layouts import dataset_arguments
     from ..diagnostics.memory import read_base_config
-    from ..training.data import make_processor
     from ..validation import validate_data
     from ..validation.advice import directory_name
 
@@ -75,37 +76,23 @@ def run(args: argparse.Namespace) -> int:
     if output is not None and output.exists() and not output.is_dir():
         raise ValueError(f"--output {args.output!r} is a file: expected a directory.")
     base = read_base_config(args.model_name_or_path)
-    data, settings = _read_data(args)
+    names = (*_COLUMNS, "orientation", "plane")
+    settings = DataArguments(
+        **dataset_arguments(args.data),
+        **{name: getattr(args, name) for name in names},
+        geometry_tolerance=args.tolerance,
+    )
+    data = read_data(**settings.read_options(), strict=False)
+    processor = make_processor(settings, data)
     logger.info(_describe(data))
     with ProgressBar("checking", "case") as progress:
-        validation = validate_data(data, make_processor(settings, data), progress=progress)
+        validation = validate_data(data, processor, progress=progress)
     _print_problems(validation.problems)
     if not any(facts.sample is not None for facts in validation.cases):
         print(f"error: no scan of {printable(args.data)} could be read.", file=sys.stderr)
         return 2
     _report(args, validation, output or Path("outputs") / f"validation-{directory_name(data)}", base)
     return 1 if validation.count("error") else 0
-
-
-def _read_data(args: argparse.Namespace) -> tuple[CaseDataset, Any]:
-    """The data set, and the settings with which training would read it."""
-    from ..data import read_data
-    from ..data.layouts import data_place
-    from ..training import SamedTrainingArguments
-
-    given: dict[str, Any] = {name: getattr(args, name) for name in (*_COLUMNS, "orientation", "plane")}
-    given |= data_place(args.data)
-    settings = SamedTrainingArguments(**given, geometry_tolerance=args.tolerance)
-    data = read_data(
-        settings.data_dir,
-        dataset_name=settings.dataset_name,
-        **{name: getattr(settings, name) for name in _COLUMNS},
-        geometry_tolerance=settings.geometry_tolerance,
-        strict=False,
-    )
-    if settings.plane not in (None, "axial") and (data.pictures or data.layout == "Synapse"):
-        raise ValueError(f"--plane is {settings.plane}, but {args.data} holds slices ({data.layout}).")
-    return data, settings
 
 
 def _report(args: argparse.Namespace, validation: Validation, output: Path, base: dict[str, Any]) -> None:

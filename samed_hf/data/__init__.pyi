@@ -1,7 +1,9 @@
+from .arguments import DataArguments
 from .cache import CaseStore
 from .dataset import Case, CaseDataset
 from .layouts import read_data
 from .prepare import prepare_phantom, prepare_synapse
+from .processor import make_processor
 from .sampling import EpochBatchSampler, SliceDataset
 from .splits import divide_cases
 
@@ -9,9 +11,11 @@ __all__ = [
     "Case",
     "CaseDataset",
     "CaseStore",
+    "DataArguments",
     "EpochBatchSampler",
     "SliceDataset",
     "divide_cases",
+    "make_processor",
     "prepare_phantom",
     "prepare_synapse",
     "read_data",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..transforms.intensity import PREPROCESSING
 from ..utils.settings import find_problems, setting
@@ -70,6 +71,12 @@ class DataArguments:
     def uses_phantom(self) -> bool:
         """Whether no data are given, so that synthetic patients are used."""
         return self.data_dir is None and self.dataset_name is None
+
+    def read_options(self) -> dict[str, Any]:
+        """The settings that are arguments of [`read_data`]; a declared fold is not read if `num_folds` divides anew."""
+        names = ("data_dir", "dataset_name", "dataset_config_name", "image_column", "label_column", "case_column")
+        options = {name: getattr(self, name) for name in (*names, "label_names", "geometry_tolerance")}
+        return options | {"fold": None if self.num_folds else self.fold}
 
     def find_problems(self) -> list[str]:
         """One phrase for each bad value."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from ..model.image_processing_samed import SamedImageProcessor
 from ..transforms.slicing import SliceStack
 from ..utils.atomic import atomic_directory
+from ..utils.progress import ProgressCallback
 from ..volumes._checks import NotFiniteError
 from .dataset import Case, CaseDataset
 
@@ -38,13 +39,13 @@ class CaseStore:
     def __init__(self, data: CaseDataset, processor: SamedImageProcessor, folder: Path) -> None:
         self.data, self.processor, self.folder = data, processor, Path(folder)
         self._opened: OrderedDict[str, tuple[SliceStack, np.ndarray, dict[str, Any]]] = OrderedDict()
-        self._places: dict[str, Path] = {}
+        self._directories: dict[str, Path] = {}
         self._counts: dict[str, int] = {}
 
     def prepare(
         self,
         names: Sequence[str],
-        report: Callable[[int, int], None] | None = None,
+        progress: ProgressCallback | None = None,
         *,
         dispensable: Collection[str] = (),
     ) -> dict[str, str]:
@@ -52,7 +53,7 @@ class CaseStore:
 
         Args:
             names: of the cases.
-            report: told how many of how many cases are there, case by case.
+            progress: called after each case.
             dispensable: cases that may be missing where their intensities aren't finite.
 
         Returns:
@@ -74,8 +75,8 @@ class CaseStore:
                     failed.append(error)
             except (ValueError, FileNotFoundError) as error:
                 failed.append(error)
-            if report is not None:
-                report(done, len(names))
+            if progress is not None:
+                progress(done, len(names))
         if failed:
             others = f" ({len(failed) - 1} other cases can't be read either)" if len(failed) > 1 else ""
             raise ValueError(f"{failed[0]}{others}")
@@ -83,7 +84,7 @@ class CaseStore:
 
     def holds(self, name: str) -> bool:
         """Whether a case is there, decoded."""
-        return (self._place(name) / "case.json").is_file()
+        return (self._directory(name) / "case.json").is_file()
 
     def slices(self, name: str) -> SliceStack:
         """The slices of a case, scaled when they are read."""
@@ -105,8 +106,8 @@ class CaseStore:
         spacing = about["spacing"]
         return Case(name, stack.scaled(), np.asarray(label), None if spacing is None else tuple(spacing))
 
-    def _place(self, name: str) -> Path:
-        if name not in self._places:
+    def _directory(self, name: str) -> Path:
+        if name not in self._directories:
             processor = self.processor
             how = [processor.orientation, processor.axis_order, processor.intensity_window, processor.percentiles]
             source = self.data.sources[name]
@@ -114,10 +115,10 @@ class CaseStore:
                 sorted(self.data.id2label),
                 *(getattr(source, what, None) for what in ("values", "num_channels")),
             ]
-            key = [_VERSION, name, how, numbers, source.stamp()]
+            key = [_VERSION, name, how, numbers, source.cache_key()]
             digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
-            self._places[name] = self.folder / digest[:24]
-        return self._places[name]
+            self._directories[name] = self.folder / digest[:24]
+        return self._directories[name]
 
     def _decode(self, name: str) -> None:
         raw = self.data.read_raw(name, self.processor)
@@ -128,7 +129,7 @@ class CaseStore:
             "rescaled": raw.rescaled,
             "bounds": self.data.bounds(raw, self.processor),
         }
-        with atomic_directory(self._place(name)) as folder:
+        with atomic_directory(self._directory(name)) as folder:
             np.save(folder / "image.npy", np.ascontiguousarray(raw.image))
             np.save(folder / "label.npy", np.ascontiguousarray(raw.label))
             (folder / "case.json").write_text(json.dumps(about), encoding="utf-8")
@@ -137,13 +138,13 @@ class CaseStore:
         if name in self._opened:
             self._opened.move_to_end(name)
             return self._opened[name]
-        place = self._place(name)
+        directory = self._directory(name)
         try:
-            about = json.loads((place / "case.json").read_text(encoding="utf-8"))
-            image, label = (np.load(place / f"{part}.npy", mmap_mode="r") for part in ("image", "label"))
+            about = json.loads((directory / "case.json").read_text(encoding="utf-8"))
+            image, label = (np.load(directory / f"{part}.npy", mmap_mode="r") for part in ("image", "label"))
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())
-            raise ValueError(f"The decoded case {name} in {place} can't be read ({reason}): delete it.") from error
+            raise ValueError(f"The decoded case {name} in {directory} can't be read ({reason}): delete it.") from error
         stack = SliceStack(image, self.processor, bounds=about["bounds"], rescaled=about["rescaled"])
         self._opened[name] = (stack, label, about)
         if len(self._opened) > _OPEN:

@@ -60,7 +60,7 @@ class CaseSource(Protocol):
             ValueError, FileNotFoundError: a file is missing or damaged, or image and label don't fit together.
         """
 
-    def stamp(self) -> list[Any]:
+    def cache_key(self) -> list[Any]:
         """What changes when the case's files do; JSON."""
 
 
@@ -75,7 +75,7 @@ class CaseDataset:
         sources: where each case comes from, by its name.
         train, validation, test: names of the cases; none stands in two.
         channel_names: what the channels of a scan are.
-        pictures: whether the files are pictures without a unit.
+        is_2d: whether the files are images without a unit of intensity, such as PNG.
         orientation: in which the slices lie: "LPS" where the files say how they lie, else what the folder says.
         input_size: side in pixels to which the slices were zoomed beforehand, if they were.
         about: what the data set says of itself, e.g. "name", "synthetic".
@@ -92,7 +92,7 @@ class CaseDataset:
     validation: list[str] = field(default_factory=list)
     test: list[str] = field(default_factory=list)
     channel_names: tuple[str, ...] = ("image",)
-    pictures: bool = False
+    is_2d: bool = False
     orientation: str | None = "LPS"
     input_size: int | None = None
     about: dict[str, Any] = field(default_factory=dict)
@@ -101,7 +101,7 @@ class CaseDataset:
     declares_folds: bool = False
 
     @property
-    def scored(self) -> tuple[str, list[str]]:
+    def evaluation_split(self) -> tuple[str, list[str]]:
         """Which split the final scores are of, and its cases: the test cases, else those for validation."""
         return ("test", self.test) if self.test else ("validation", self.validation)
 
@@ -137,7 +137,7 @@ class CaseDataset:
         """The intensities of a case that become 0 and 1 for each channel; `None` where it is rescaled already."""
         if raw.rescaled:
             return None
-        return image_bounds(raw.image, processor) if self.pictures else processor.intensity_bounds(raw.image)
+        return image_bounds(raw.image, processor) if self.is_2d else processor.intensity_bounds(raw.image)
 
     def expect_labels(self, id2label: Mapping[int, str]) -> None:
         """Read the label values as a model names them.

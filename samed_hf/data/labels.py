@@ -13,10 +13,10 @@ import numpy as np
 __all__ = [
     "Labels",
     "find_labels_file",
-    "fit_values",
     "labels_from_mapping",
     "labels_of_names",
     "labels_of_values",
+    "match_label_values",
     "read_json",
 ]
 
@@ -83,7 +83,7 @@ def labels_of_values(maps: Iterable[np.ndarray], source: object) -> Labels:
     return _checked([(value, f"label_{value}" if value else "background") for value in sorted(found)], source)
 
 
-def fit_values(labels: Labels, maps: Iterable[np.ndarray], source: object) -> Labels:
+def match_label_values(labels: Labels, maps: Iterable[np.ndarray], source: object) -> Labels:
     """Labels named in order, of masks that use other numbers: as many values as names are taken for each other.
 
     So 0 and 255 are the two labels of a list of two names.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from .layouts.synapse import SYNAPSE_LABELS, write_case, write_lists, write_slic
 from .phantom import phantom_patient
 
 __all__ = ["BTCV_TO_SYNAPSE", "SYNAPSE_TEST_CASES", "prepare_phantom", "prepare_synapse"]
+
+logger = logging.getLogger(__name__)
 
 PHANTOM_NAME = "synthetic phantom patients"
 
@@ -37,7 +40,6 @@ def prepare_synapse(
     output: str | os.PathLike,
     *,
     train_size: int | None = 224,
-    report: Callable[[str], None] = print,
 ) -> Path:
     """Turn raw BTCV scans into a folder in the Synapse layout.
 
@@ -51,7 +53,6 @@ def prepare_synapse(
         output: the folder to make; it must not exist, or be empty.
         train_size: side in pixels to which training slices are zoomed, image by cubic spline and label by order 0.
             SAMed's are 224; `None` keeps the scan's own size.
-        report: told about each case.
 
     Returns:
         The folder.
@@ -82,10 +83,10 @@ def prepare_synapse(
             role = "test volume" if number in SYNAPSE_TEST_CASES else "training slices"
             turned = "" if image.orientation == orientation else f" ({image.orientation}, brought to {orientation})"
             size = f"{case.image.shape[1]}×{case.image.shape[2]}"
-            report(f"{case.name}: {len(case.image)} slices of {size}, {role}{turned}")
+            logger.info(f"{case.name}: {len(case.image)} slices of {size}, {role}{turned}")
         source = {"name": "Synapse multi-organ CT (BTCV)", "orientation": orientation}
         write_lists(folder, slices, tests, SYNAPSE_LABELS, source)
-    report(f"{len(slices)} training slices and {len(tests)} test volumes in {output}")
+    logger.info(f"{len(slices)} training slices and {len(tests)} test volumes in {output}")
     return Path(output)
 
 

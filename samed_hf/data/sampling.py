@@ -41,8 +41,8 @@ class SliceDataset(Dataset):
         """How many slices there are."""
         return int(self.ends[-1]) if len(self.ends) else 0
 
-    def place(self, index: int) -> tuple[str, int]:
-        """Case and slice of an item."""
+    def locate(self, index: int) -> tuple[str, int]:
+        """Return the case of an item and its slice in the case."""
         case = int(np.searchsorted(self.ends, index, side="right"))
         return self.cases[case], index - (int(self.ends[case - 1]) if case else 0)
 
@@ -55,7 +55,7 @@ class SliceDataset(Dataset):
         if index < 0:
             filler = self[epoch, 0]
             return filler | {"labels": torch.full_like(filler["labels"], IGNORED), "index": torch.tensor(index)}
-        name, number = self.place(index)
+        name, number = self.locate(index)
         image = self.store.slices(name).read([number])[0]
         label = np.asarray(self.store.label(name)[number])
         if self.augmentation is not None:

@@ -16,10 +16,10 @@ from ..volumes import images as pictures
 from ..volumes.naming import file_kind, label_suffix
 from .dataset import RawCase, as_labels, renumber
 
-__all__ = ["PictureSource", "ScanSource", "file_stamp", "picture_channels"]
+__all__ = ["ImageSource", "ScanSource", "count_channels", "file_versions"]
 
 
-def file_stamp(paths: Sequence[Path]) -> list[Any]:
+def file_versions(paths: Sequence[Path]) -> list[Any]:
     """Name, size and time of each file: what changes when the file does."""
     return [[str(path), (stat := path.stat()).st_size, stat.st_mtime_ns] for path in paths]
 
@@ -65,13 +65,13 @@ class ScanSource:
         scan = ScanFile(self.name, self.images[0], kind, several, label_suffix(self.images[0]))
         return read_scan(scan, num_channels=self.num_channels)
 
-    def stamp(self) -> list[Any]:
+    def cache_key(self) -> list[Any]:
         """See [`CaseSource`]."""
-        return file_stamp([*self.images, self.label])
+        return file_versions([*self.images, self.label])
 
 
 @dataclass(frozen=True)
-class PictureSource:
+class ImageSource:
     """Pictures of one size and their masks; several are the slices of one case.
 
     Attributes:
@@ -105,9 +105,9 @@ class PictureSource:
         image = np.moveaxis(image, 3, 1) if image.ndim == 4 else image
         return RawCase(image, np.stack(labels), None)
 
-    def stamp(self) -> list[Any]:
+    def cache_key(self) -> list[Any]:
         """See [`CaseSource`]."""
-        return file_stamp([*self.images, *self.labels])
+        return file_versions([*self.images, *self.labels])
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -119,6 +119,6 @@ def read_mask(path: Path) -> np.ndarray:
     return as_labels(path, pictures.read_mask(path))
 
 
-def picture_channels(paths: Sequence[Path]) -> int:
+def count_channels(paths: Sequence[Path]) -> int:
     """3 where any of the pictures isn't grey, else 1; by their headers, so that damaged ones count as coloured."""
     return 1 if all(pictures.is_grey(path) for path in paths) else 3

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,46 +38,41 @@ def score_cases(
     protocol: str = "strict",
     input_size: int | None = None,
     batch_size: int | None = None,
-    on_case: Callable[[Case, np.ndarray, CaseResult], None] | None = None,
-) -> dict[str, CaseResult]:
-    """Predict volumes one at a time; each is scored while the model predicts the next.
+) -> Iterator[tuple[Case, np.ndarray, CaseResult]]:
+    """Predict cases one at a time; each is scored in a thread while the model predicts the next.
 
-    Under `samed` the slices go the reference implementation's way (order-0 zoom back, distances in voxels); under
-    `strict` the logits are interpolated to the slice's own pixels and distances are in mm.
+    Under `samed` the predicted slices are zoomed back by order 0, as the reference implementation does, and distances
+    are in voxels; under `strict` the logits are interpolated to the slice's own pixels and distances are in mm.
 
     Args:
         model: in evaluation mode.
         cases: volumes with their labels.
         processor: zooms the slices.
         protocol: "strict" or "samed"; see [`samed_hf.scoring.metrics`].
-        input_size: side in pixels to which slices are zoomed on the way (224 in SAMed); defaults to the processor's.
-        batch_size: slices through the model at once; `None` chooses by the memory that is free.
-        on_case: called with each case, its prediction `(slices, height, width)` and its result, in the order of the
-            cases and in the caller's thread, at the latest when the next case is predicted.
+        input_size: side in pixels to which slices are zoomed first (224 in SAMed); defaults to the processor's.
+        batch_size: slices per forward pass; `None` chooses it by the free memory.
 
-    Returns:
-        The result of each case by its name.
+    Yields:
+        Each case, its prediction of shape `(slices, height, width)` and its result, in the order of `cases`, at the
+        latest when the next case has been predicted.
 
     Raises:
-        ValueError: a case cannot be scored, say because its label holds values that the model has no name for. What
-            goes wrong with a later case is raised after the cases before it are through.
+        ValueError: a case cannot be scored, e.g. because its label holds values without a name. An error of a later
+            case is raised after the cases before it are yielded.
     """
-    results: dict[str, CaseResult] = {}
     waiting: list[tuple[Case, np.ndarray, Future[dict[str, MaskScore]]]] = []  # none or one: two scans are in memory
 
-    def finish() -> None:
+    def finish() -> Iterator[tuple[Case, np.ndarray, CaseResult]]:
         while waiting:
             case, prediction, scores = waiting.pop()
             unit = "voxel" if protocol == "samed" or case.spacing is None else "mm"
-            results[case.name] = CaseResult(_scores(case, scores), unit)
-            if on_case is not None:
-                on_case(case, prediction, results[case.name])
+            yield case, prediction, CaseResult(_scores(case, scores), unit)
 
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="case") as pool:
         try:
             for case in cases:
                 if waiting and waiting[0][2].done():
-                    finish()  # reading took long enough; nobody waits for the report until this case is predicted
+                    yield from finish()  # reading the case took longer than scoring the one before
                 prediction = predict_slices(
                     model,
                     case.image,
@@ -86,14 +81,13 @@ def score_cases(
                     reference_zoom=protocol == "samed",
                     batch_size=batch_size,
                 )
-                finish()
+                yield from finish()
                 scoring = pool.submit(score_case, prediction, case.label, model.config.id2label, protocol, case.spacing)
                 waiting.append((case, prediction, scoring))
         except Exception:
-            finish()
+            yield from finish()
             raise
-        finish()
-    return results
+        yield from finish()
 
 
 def _scores(case: Case, scoring: Future[dict[str, MaskScore]]) -> dict[str, MaskScore]:
@@ -116,10 +110,19 @@ def evaluate_cases(
     processor: SamedImageProcessor,
     *,
     protocol: str = "strict",
-    **options: Any,
+    input_size: int | None = None,
+    batch_size: int | None = None,
 ) -> dict[str, Any]:
-    """[`score_cases`] and [`summarize_results`] in one; the content of `metrics.json`."""
-    return summarize_results(score_cases(model, cases, processor, protocol=protocol, **options), protocol)
+    """Predict, score and summarize cases; for the arguments see [`score_cases`].
+
+    Returns:
+        The content of `metrics.json`; see [`summarize_results`].
+
+    Raises:
+        ValueError: a case cannot be scored.
+    """
+    scored = score_cases(model, cases, processor, protocol=protocol, input_size=input_size, batch_size=batch_size)
+    return summarize_results({case.name: result for case, _, result in scored}, protocol)
 
 
 def write_metrics(folder: str | os.PathLike, metrics: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from accelerate import Accelerator, PartialState
 from transformers.utils import logging as transformers_logging
 
 from ..data.dataset import CaseDataset
+from ..data.processor import make_processor, slice_side
 from ..diagnostics.memory import StepSettings, TrainingMemory, estimate_training, make_meta_model, read_base_config
 from ..inference.batching import free_memory
 from ..model.image_processing_samed import SamedImageProcessor
@@ -22,7 +23,7 @@ from ..model.random_sam import make_random_sam
 from ..volumes._checks import NotFiniteError
 from .arguments import SamedTrainingArguments
 from .checkpointing.checkpoints import find_checkpoint
-from .data import make_processor, read_training_data, slice_side
+from .data import read_training_data
 from .distributed.logging import get_logger
 from .run import TrainingPlan, describe_run
 from .setup import check_base, make_accelerator
@@ -54,7 +55,7 @@ def _plan(args: SamedTrainingArguments, folder: Path) -> list[str]:
     cpu = not torch.accelerator.is_available()
     num_processes = PartialState(cpu=cpu).num_processes
     data = _read_data(args, folder)
-    processor = make_processor(args, data)
+    processor = make_processor(args, data, args.image_size)
     side = slice_side(data, processor) if args.uses_random_sam and args.image_size is None else None
     args.fill_defaults(num_processes, side)
     if args.resume_from_checkpoint is not None:
@@ -84,7 +85,9 @@ def _plan(args: SamedTrainingArguments, folder: Path) -> list[str]:
     )
     model = make_meta_model(base, settings)
     model.config.id2label = dict(data.id2label)
-    lines = [describe_run(args, plan, data, make_processor(args, data), model, num_slices, accelerator)]
+    lines = [
+        describe_run(args, plan, data, make_processor(args, data, args.image_size), model, num_slices, accelerator)
+    ]
     if counted < len(data.train):
         lines.append(
             f"note        slices and steps are about so many: {counted} of {len(data.train)} cases were read to count"

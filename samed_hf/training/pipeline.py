@@ -76,24 +76,19 @@ def _push_on_the_way(run: TrainingRun, folder: Path) -> None:
 
 def _evaluate(run: TrainingRun, first: list[tuple[Case, np.ndarray]]) -> dict[str, Any] | None:
     """Score the test cases, or else those for validation, divided over the processes; keeps the first in `first`."""
-    split, names = run.data.scored
+    split, names = run.data.evaluation_split
     if not names:
         logger.info("scores      none: the data has no case for test or validation")
         return None
 
-    def keep_first(case: Case, prediction: np.ndarray, result: CaseResult) -> None:
-        if not first:
-            first.append((case, prediction))
-
     accelerator = run.accelerator
     mine = names[accelerator.process_index :: accelerator.num_processes]
-    results = score_cases(
-        run.model,
-        (run.store.case(name) for name in mine),
-        run.processor,
-        protocol=run.args.protocol,
-        on_case=keep_first,
-    )
+    cases = (run.store.case(name) for name in mine)
+    results: dict[str, CaseResult] = {}
+    for case, prediction, result in score_cases(run.model, cases, run.processor, protocol=run.args.protocol):
+        results[case.name] = result
+        if not first:
+            first.append((case, prediction))
     gathered = dict(gather_object(list(results.items())))
     metrics = summarize_results({name: gathered[name] for name in names}, run.args.protocol)
     return metrics | {"split": split}

@@ -163,7 +163,7 @@ def describe_run(
         num_slices: how many slices are trained on.
         accelerator: Accelerate's engine.
     """
-    split, scored = data.scored
+    split, scored = data.evaluation_split
     where = "synthetic phantom patients" if args.uses_phantom else f"{data.root}, {data.layout}"
     base = (
         "a small SAM of RANDOM weights (no pretrained model given: a demonstration, not a medical result)"

@@ -13,6 +13,7 @@ from transformers.utils.hub import resolve_revision
 
 from ..data.cache import CaseStore
 from ..data.dataset import CaseDataset
+from ..data.processor import make_processor, slice_side
 from ..model.configuration_samed import SamedConfig
 from ..model.lora import cast_frozen, samed_lora_config
 from ..model.modeling_samed import SamedForSemanticSegmentation
@@ -22,7 +23,7 @@ from .arguments import SamedTrainingArguments
 from .checkpointing.checkpoints import find_checkpoint, list_checkpoints
 from .checkpointing.record import make_record
 from .checkpointing.run_directory import archive_directories
-from .data import make_processor, open_store, read_training_data, slice_side
+from .data import open_store, read_training_data
 from .distributed.logging import get_logger
 from .optimizers import check_optimizer
 from .run import TrainingPlan, TrainingRun
@@ -45,7 +46,7 @@ def set_up_run(args: SamedTrainingArguments) -> TrainingRun:
     data, side = None, None
     if not args.uses_phantom:
         data = read_training_data(args)
-        processor = make_processor(args, data)
+        processor = make_processor(args, data, args.image_size)
         side = slice_side(data, processor) if args.uses_random_sam and args.image_size is None else None
     args.fill_defaults(num_processes, side)
     accelerator = make_accelerator(args, cpu)
@@ -80,7 +81,7 @@ def set_up_run(args: SamedTrainingArguments) -> TrainingRun:
 
 
 def _store(args: SamedTrainingArguments, data: CaseDataset, accelerator: Accelerator, decode: bool) -> CaseStore:
-    return open_store(args, data, make_processor(args, data), decode=decode)
+    return open_store(args, data, make_processor(args, data, args.image_size), decode=decode)
 
 
 def make_accelerator(args: SamedTrainingArguments, cpu: bool) -> Accelerator:

@@ -62,7 +62,7 @@ def read_batches(run: TrainingRun, first: int) -> Iterator[Batch]:
         generator=torch.Generator().manual_seed(args.seed),
     )
     for batch in loader:
-        cases = [dataset.place(index)[0] for index in batch["index"].tolist() if index >= 0]
+        cases = [dataset.locate(index)[0] for index in batch["index"].tolist() if index >= 0]
         pixels, labels = (batch[key].to(accelerator.device, non_blocking=True) for key in ("pixel_values", "labels"))
         yield Batch(pixels, labels, cases)
 

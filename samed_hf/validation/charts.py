@@ -46,7 +46,7 @@ def draw_case(
     if facts.spacing is None or processor.orientation is None:
         # The orientation of the patient is unknown: show the most representative slice as a 2-D image.
         index = representative_slices(label, 1)[0]
-        up = slice(None, None, -1) if not data.pictures and rows_point_up(processor) else slice(None)
+        up = slice(None, None, -1) if not data.is_2d and rows_point_up(processor) else slice(None)
         image = image[..., :1] if image.ndim == 4 and image.shape[-1] != 3 else image
         scan = Volume(image[index : index + 1, up].swapaxes(0, 2), np.diag([-1.0, -1.0, 1.0, 1.0]))
         labels = label[index : index + 1, up].swapaxes(0, 2)

@@ -93,7 +93,7 @@ def _groups(digests: Sequence[str], cases: Sequence[CaseFacts]) -> list[list[Cas
 def _same_patient(data: CaseDataset) -> Iterator[Problem]:
     """Find 2-D images in two splits whose names are like those of one patient's slices."""
     patients: dict[str, set[str]] = {}
-    for split, names in splits_of(data).items() if data.pictures else ():
+    for split, names in splits_of(data).items() if data.is_2d else ():
         for name in names:
             if match := re.fullmatch(r"(.*\d.*?)[_\-. ](?:\D*)\d+", name):
                 patients.setdefault(match[1], set()).add(split)

@@ -55,7 +55,7 @@ def make_fingerprint(data: CaseDataset, processor: SamedImageProcessor, cases: S
             "name": printable(data.about.get("name", "")),
             "channels": list(data.channel_names),
             "labels": {str(index): name for index, name in data.id2label.items()},
-            "pictures": data.pictures,
+            "pictures": data.is_2d,
         },
         "cut": {"orientation": processor.orientation, "axis_order": list(processor.axis_order)},
         "cases": {split: len(listed) for split, listed in names.items()},

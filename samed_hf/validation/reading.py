@@ -14,7 +14,7 @@ import numpy as np
 from ..data.dataset import CaseDataset, as_labels
 from ..data.layouts.synapse import read_slice
 from ..data.layouts.synapse_dataset import SliceSource
-from ..data.sources import PictureSource, ScanSource, read_mask
+from ..data.sources import ImageSource, ScanSource, read_mask
 from ..model.image_processing_samed import SamedImageProcessor
 from ..reporting.formatting import format_names
 from ..transforms.slicing import cut_slices, slice_spacing
@@ -81,7 +81,7 @@ def read_for_faults(data: CaseDataset, name: str, processor: SamedImageProcessor
     source, reading = data.sources[name], CaseReading()
     if isinstance(source, ScanSource):
         _read_scan(source, processor, reading)
-    elif isinstance(source, PictureSource):
+    elif isinstance(source, ImageSource):
         _read_images(source, reading)
     elif isinstance(source, SliceSource):
         _read_slices(source, len(data.id2label), reading)
@@ -198,7 +198,7 @@ def _check_header(volume: Volume, path: Path, tolerance: float, reading: CaseRea
         reading.add("warning", "header", f"{path} {text}")
 
 
-def _read_images(source: PictureSource, reading: CaseReading) -> None:
+def _read_images(source: ImageSource, reading: CaseReading) -> None:
     images: list[np.ndarray] = []
     labels: list[np.ndarray] = []
     for image_path, label_path in zip(source.images, source.labels, strict=True):

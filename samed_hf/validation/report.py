@@ -65,7 +65,7 @@ def write_report(path: Path, validation: Validation, advice: Advice) -> None:
         colors=hex_colors(len(data.id2label)),
         splits=[split for split in SPLITS if fingerprint["cases"][split]],
         in_ml=in_ml,
-        unit="ml" if in_ml else "pixels" if data.pictures else "voxels",
+        unit="ml" if in_ml else "pixels" if data.is_2d else "voxels",
         charts=list(_charts(validation, fingerprint)),
         percentiles=[f"{one:g}\N{NARROW NO-BREAK SPACE}%" for one in PERCENTILES],
         plane=None if cut["orientation"] is None else slice_plane(cut["orientation"], cut["axis_order"][0]),
@@ -103,7 +103,7 @@ def _charts(validation: Validation, fingerprint: Mapping[str, Any]) -> Iterator[
     for channel, name in enumerate(channel_titles(data) if fingerprint["intensity"] else ()):
         window = None if data.layout == "Synapse" else window_of(processor, channel)
         spread = fingerprint["intensity"][name]["all"]["percentiles"]
-        has_unit = data.pictures or data.layout == "Synapse" or looks_like_ct(spread["1"], spread["99.5"])
+        has_unit = data.is_2d or data.layout == "Synapse" or looks_like_ct(spread["1"], spread["99.5"])
         percentiles = None if has_unit else processor.percentiles
         scaled = ""
         if window is not None:

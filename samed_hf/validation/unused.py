@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..data.dataset import CaseDataset, CaseSource
 from ..data.layouts.synapse_dataset import SliceSource
-from ..data.sources import PictureSource, ScanSource
+from ..data.sources import ImageSource, ScanSource
 
 __all__ = ["unused_files"]
 
@@ -30,7 +30,7 @@ def unused_files(data: CaseDataset) -> dict[Path, list[str]]:
 def _files(source: CaseSource) -> tuple[Path, ...]:
     if isinstance(source, ScanSource):
         return (*source.images, source.label)
-    if isinstance(source, PictureSource):
+    if isinstance(source, ImageSource):
         return (*source.images, *source.labels)
     if isinstance(source, SliceSource):
         return tuple(source.data.slice_path(name) for name in source.slices)

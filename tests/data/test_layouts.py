@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from samed_hf.data import make_processor
 from samed_hf.data.cache import CaseStore
 from samed_hf.data.layouts import read_data
 from samed_hf.data.sampling import EpochBatchSampler, SliceDataset
 from samed_hf.data.splits import divide_cases
 from samed_hf.training.arguments import SamedTrainingArguments
-from samed_hf.training.data import make_processor, read_training_data
+from samed_hf.training.data import read_training_data
 from samed_hf.transforms.augmentation import SAMED_AUGMENTATION
 
 from ..conftest import TINY_LABELS
@@ -36,7 +37,7 @@ def batches(root, tmp_path, **settings) -> list[dict[str, torch.Tensor]]:
     args = SamedTrainingArguments(data_dir=str(root), image_size=32, **settings)
     data = read_training_data(args)
     assert list(data.id2label.values()) == list(LABELS.values())
-    store = CaseStore(data, make_processor(args, data), tmp_path / f"cache-{root.name}")
+    store = CaseStore(data, make_processor(args, data, args.image_size), tmp_path / f"cache-{root.name}")
     store.prepare([*data.train, *data.validation])
     dataset = SliceDataset(store, data.train, SAMED_AUGMENTATION, seed=3)
     return list(DataLoader(dataset, batch_sampler=EpochBatchSampler(len(dataset), 4, 14, seed=3)))
@@ -134,7 +135,7 @@ def test_neighbouring_slices_fill_the_channels(tmp_path):
         data_dir=str(write_decathlon(tmp_path / "data", SCANS)), image_size=32, context_slices=True
     )
     data = read_training_data(args)
-    store = CaseStore(data, make_processor(args, data), tmp_path / "cache")
+    store = CaseStore(data, make_processor(args, data, args.image_size), tmp_path / "cache")
     store.prepare(data.train)
     items = [
         item["pixel_values"] for item in map(SliceDataset(store, data.train).__getitem__, [(0, i) for i in range(5)])
@@ -158,10 +159,10 @@ def test_declared_splits_are_respected(tmp_path):
     decathlon = read_data(write_decathlon(tmp_path / "a", SCANS, validation_cases=[f"{names[1]}.nii.gz", names[4]]))
     divide_cases(decathlon)
     assert decathlon.validation == [names[1], names[4]]
-    assert decathlon.scored == ("validation", decathlon.validation)
+    assert decathlon.evaluation_split == ("validation", decathlon.validation)
     rows = read_data(write_rows(tmp_path / "b", SCANS, splits={"train": names[:3], "test": names[3:]}))
     divide_cases(rows)
-    assert (rows.train, rows.validation, rows.scored) == (names[:3], [], ("test", names[3:]))
+    assert (rows.train, rows.validation, rows.evaluation_split) == (names[:3], [], ("test", names[3:]))
     nnunet = write_nnunet(tmp_path / "c", SCANS)
     folds = [{"train": names[2:], "val": names[:2]}, {"train": names[:4], "val": names[4:]}]
     (nnunet / "splits_final.json").write_text(json.dumps(folds))
@@ -214,7 +215,7 @@ def test_masks_of_0_and_255_are_numbered_anew(tmp_path):
     assert data.id2label == {0: "background", 1: "disc"}
     assert "0 background, 255 disc" in data.notes[0]
     args = SamedTrainingArguments(data_dir=str(root))
-    assert set(np.unique(data.read_raw("case_00", make_processor(args, data)).label)) == {0, 1}
+    assert set(np.unique(data.read_raw("case_00", make_processor(args, data, args.image_size)).label)) == {0, 1}
 
 
 @pytest.mark.parametrize(
@@ -280,7 +281,7 @@ def test_a_bad_case_is_named_before_training(tmp_path, spoil):
     args = SamedTrainingArguments(data_dir=str(write_decathlon(tmp_path / "data", SCANS)))
     data = read_training_data(args)
     spoil(tmp_path / "data", "case_02")
-    store = CaseStore(data, make_processor(args, data), tmp_path / "cache")
+    store = CaseStore(data, make_processor(args, data, args.image_size), tmp_path / "cache")
     with pytest.raises(ValueError, match=SPOILT[spoil]) as caught:
         store.prepare(data.train)
     assert "\n" not in str(caught.value)
@@ -322,12 +323,12 @@ def test_a_case_is_decoded_once(tmp_path, monkeypatch):
     read_raw = data.read_raw
     monkeypatch.setattr(data, "read_raw", lambda name, processor: reads.append(name) or read_raw(name, processor))
     for _ in range(2):
-        store = CaseStore(data, make_processor(args, data), tmp_path / "cache")
+        store = CaseStore(data, make_processor(args, data, args.image_size), tmp_path / "cache")
         store.prepare(data.train)
         assert isinstance(store.slices(data.train[0]).array, np.memmap)
     assert reads == data.train
     save_nifti(tmp_path / "data" / "labelsTr" / "case_01.nii.gz", SCANS["case_02"][1])
-    store = CaseStore(data, make_processor(args, data), tmp_path / "cache")
+    store = CaseStore(data, make_processor(args, data, args.image_size), tmp_path / "cache")
     store.prepare(data.train)
     assert reads == [*data.train, "case_01"]
     assert np.array_equal(store.label("case_01"), np.transpose(SCANS["case_02"][1], (2, 1, 0)))
@@ -339,7 +340,7 @@ def test_other_numbers_of_the_labels_are_decoded_anew(tmp_path):
     for values in ({"0": "background", "2": "a", "4": "b"}, {"0": "background", "2": "a", "3": "c", "4": "b"}):
         args = SamedTrainingArguments(data_dir=str(write_decathlon(tmp_path / "data", scans, labels=values)))
         data = read_training_data(args)
-        store = CaseStore(data, make_processor(args, data), tmp_path / "cache")
+        store = CaseStore(data, make_processor(args, data, args.image_size), tmp_path / "cache")
         store.prepare(data.train)
         found.append(set(np.unique(store.label("case_00"))))
     assert found == [{0, 1, 2}, {0, 1, 3}]
@@ -348,7 +349,7 @@ def test_other_numbers_of_the_labels_are_decoded_anew(tmp_path):
 def test_a_case_of_the_store_is_that_of_the_files(tmp_path):
     args = SamedTrainingArguments(data_dir=str(write_decathlon(tmp_path / "data", SCANS)), plane="sagittal")
     data = read_training_data(args)
-    processor = make_processor(args, data)
+    processor = make_processor(args, data, args.image_size)
     store = CaseStore(data, processor, tmp_path / "cache")
     store.prepare(data.train)
     kept, read = store.case("case_00"), data.read_case("case_00", processor)

@@ -1,7 +1,10 @@
+import logging
+
 import numpy as np
 import pytest
 from scipy import ndimage
 
+from samed_hf.data import prepare
 from samed_hf.data.layouts.synapse import SYNAPSE_LABELS, SynapseData, read_slice
 from samed_hf.data.prepare import prepare_phantom, prepare_synapse
 
@@ -42,10 +45,6 @@ def make_btcv(folder, numbers, shape=SHAPE):
     return scans
 
 
-def quiet(_):
-    pass
-
-
 def in_unit_range(image):
     """Hounsfield units in the window [-125, 275] as [0, 1], the slices first."""
     return np.transpose((np.clip(image.astype(np.float64), -125, 275) + 125) / 400, (2, 1, 0))
@@ -61,20 +60,20 @@ def renumbered(label):
 # ------------------------------------------------------------------------------------------------------------ raw BTCV
 
 
-def test_cases_are_split_as_transunet_does(tmp_path):
+def test_cases_are_split_as_transunet_does(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     make_btcv(tmp_path / "raw", [*range(1, 11), *range(21, 41)], shape=(3, 4, 2))
-    said = []
-    prepare_synapse(tmp_path / "raw", tmp_path / "out", train_size=None, report=said.append)
+    prepare_synapse(tmp_path / "raw", tmp_path / "out", train_size=None)
     data = SynapseData(tmp_path / "out")
     assert data.test_cases == [f"case{n:04d}" for n in (1, 2, 3, 4, 8, 22, 25, 29, 32, 35, 36, 38)]
     trained = [5, 6, 7, 9, 10, 21, 23, 24, 26, 27, 28, 30, 31, 33, 34, 37, 39, 40]
     assert data.train_slices == [f"case{n:04d}_slice{index:03d}" for n in trained for index in range(2)]
     assert data.id2label == SYNAPSE_LABELS
     assert sorted(np.unique(data.read_test_case("case0001").label)) == list(range(9))
-    assert len(said) == 31
-    assert "case0001: 2 slices of 4×3, test volume" in said
-    assert "case0005: 2 slices of 4×3, training slices" in said
-    assert said[-1] == f"36 training slices and 12 test volumes in {tmp_path / 'out'}"
+    assert len(caplog.messages) == 31
+    assert "case0001: 2 slices of 4×3, test volume" in caplog.messages
+    assert "case0005: 2 slices of 4×3, training slices" in caplog.messages
+    assert caplog.messages[-1] == f"36 training slices and 12 test volumes in {tmp_path / 'out'}"
 
 
 def test_a_test_volume_by_hand(tmp_path):
@@ -88,7 +87,7 @@ def test_a_test_volume_by_hand(tmp_path):
         (tmp_path / "raw" / name).mkdir(parents=True)
     save_scan(tmp_path / "raw" / "img" / "img0001.nii.gz", image, np.diag([-0.7, 0.8, 3.0, 1.0]))
     save_scan(tmp_path / "raw" / "label" / "label0001.nii.gz", label, np.diag([-0.7, 0.8, 3.0, 1.0]))
-    case = SynapseData(prepare_synapse(tmp_path / "raw", tmp_path / "out", report=quiet)).read_test_case("case0001")
+    case = SynapseData(prepare_synapse(tmp_path / "raw", tmp_path / "out")).read_test_case("case0001")
     zero = 125 / 400
     # Rows along y, columns along x.
     first, second = [[0, 0], [0.5, 1], [zero, zero]], [[zero, zero], [zero, zero], [1, zero]]
@@ -99,7 +98,7 @@ def test_a_test_volume_by_hand(tmp_path):
 
 def test_test_volumes_keep_the_scans_own_grid(tmp_path):
     scans = make_btcv(tmp_path / "raw", [1, 38])
-    data = SynapseData(prepare_synapse(tmp_path / "raw", tmp_path / "out", train_size=4, report=quiet))
+    data = SynapseData(prepare_synapse(tmp_path / "raw", tmp_path / "out", train_size=4))
     assert data.train_slices == []
     for number, case in zip((1, 38), map(data.read_test_case, data.test_cases), strict=True):
         image, label = scans[number]
@@ -112,7 +111,7 @@ def test_test_volumes_keep_the_scans_own_grid(tmp_path):
 
 def test_training_slices_keep_their_size_where_that_is_asked_for(tmp_path):
     image, label = make_btcv(tmp_path / "raw", [5])[5]
-    data = SynapseData(prepare_synapse(tmp_path / "raw", tmp_path / "out", train_size=None, report=quiet))
+    data = SynapseData(prepare_synapse(tmp_path / "raw", tmp_path / "out", train_size=None))
     case = data.read_train_case("case0005")
     np.testing.assert_allclose(case.image, in_unit_range(image), atol=1e-6)
     np.testing.assert_array_equal(case.label, renumbered(label))
@@ -121,7 +120,7 @@ def test_training_slices_keep_their_size_where_that_is_asked_for(tmp_path):
 @pytest.mark.parametrize("size", [4, 16])
 def test_training_slices_are_zoomed_as_scipy_does(tmp_path, size):
     image, label = make_btcv(tmp_path / "raw", [5])[5]
-    data = SynapseData(prepare_synapse(tmp_path / "raw", tmp_path / "out", train_size=size, report=quiet))
+    data = SynapseData(prepare_synapse(tmp_path / "raw", tmp_path / "out", train_size=size))
     case = data.read_train_case("case0005")
     assert data.train_size() == size
     factors = (size / SHAPE[1], size / SHAPE[0])
@@ -133,7 +132,7 @@ def test_training_slices_are_zoomed_as_scipy_does(tmp_path, size):
 
 def test_training_slices_are_samed_s_224_unless_told_otherwise(tmp_path):
     make_btcv(tmp_path / "raw", [5])
-    data = SynapseData(prepare_synapse(tmp_path / "raw", tmp_path / "out", report=quiet))
+    data = SynapseData(prepare_synapse(tmp_path / "raw", tmp_path / "out"))
     assert data.train_size() == 224
     assert read_slice(data.slice_path("case0005_slice002"))[1].shape == (224, 224)
 
@@ -141,16 +140,16 @@ def test_training_slices_are_samed_s_224_unless_told_otherwise(tmp_path):
 def test_the_output_is_a_folder_that_others_can_read(tmp_path):
     make_btcv(tmp_path / "raw", [1])
     (tmp_path / "out").mkdir()
-    assert prepare_synapse(tmp_path / "raw", tmp_path / "out", report=quiet) == tmp_path / "out"
+    assert prepare_synapse(tmp_path / "raw", tmp_path / "out") == tmp_path / "out"
     assert (tmp_path / "out").stat().st_mode & 0o055 == 0o055
-    assert prepare_synapse(str(tmp_path / "raw"), str(tmp_path / "a" / "b"), report=quiet) == tmp_path / "a" / "b"
+    assert prepare_synapse(str(tmp_path / "raw"), str(tmp_path / "a" / "b")) == tmp_path / "a" / "b"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "out", "raw"]
 
 
-def refuse(tmp_path, error, message, report=quiet):
+def refuse(tmp_path, error, message):
     """The second scan is bad: an error, and nothing but the raw scans is left."""
     with pytest.raises(error, match=message):
-        prepare_synapse(tmp_path / "raw", tmp_path / "out", train_size=4, report=report)
+        prepare_synapse(tmp_path / "raw", tmp_path / "out", train_size=4)
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
 
@@ -170,10 +169,11 @@ def test_a_label_of_another_shape(tmp_path):
     )
 
 
-def test_all_scans_are_brought_into_the_orientation_of_the_first(tmp_path):
+def test_all_scans_are_brought_into_the_orientation_of_the_first(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     raw = tmp_path / "raw"
     image, label = make_btcv(raw, [1, 5])[5]
-    first = SynapseData(prepare_synapse(raw, tmp_path / "one", train_size=None, report=quiet))
+    first = SynapseData(prepare_synapse(raw, tmp_path / "one", train_size=None))
     # The same voxels with x mirrored in the image alone, and y in the label alone.
     affine = oblique_affine(SPACING)
     for name, array, axis in (("img", image, 0), ("label", label, 1)):
@@ -181,9 +181,8 @@ def test_all_scans_are_brought_into_the_orientation_of_the_first(tmp_path):
         flipped[:3, 3] += affine[:3, axis] * (array.shape[axis] - 1)
         flipped[:3, axis] *= -1
         save_scan(raw / name / f"{name}0005.nii.gz", np.flip(array, axis), flipped)
-    said = []
-    other = SynapseData(prepare_synapse(raw, tmp_path / "other", train_size=None, report=said.append))
-    assert any(line.startswith("case0005") and "brought to" in line for line in said)
+    other = SynapseData(prepare_synapse(raw, tmp_path / "other", train_size=None))
+    assert any(line.startswith("case0005") and "brought to" in line for line in caplog.messages)
     one, two = (data.read_train_case("case0005") for data in (first, other))
     np.testing.assert_array_equal(one.image, two.image)
     np.testing.assert_array_equal(one.label, two.label)
@@ -212,7 +211,7 @@ def test_the_current_folder_can_be_the_output(tmp_path, monkeypatch):
     make_btcv(tmp_path / "raw", [1])
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    prepare_synapse(tmp_path / "raw", ".", report=quiet)
+    prepare_synapse(tmp_path / "raw", ".")
     assert SynapseData(tmp_path / "here").test_cases == ["case0001"]
 
 
@@ -236,14 +235,15 @@ def test_a_scan_with_another_name(tmp_path):
     refuse(tmp_path, ValueError, r"localizer\.nii\.gz isn't named imgNNNN\.nii\.gz")
 
 
-def test_an_interruption_leaves_nothing(tmp_path):
+def test_an_interruption_leaves_nothing(tmp_path, monkeypatch):
     make_btcv(tmp_path / "raw", [1, 5])
 
-    def interrupt(line):
-        if line.startswith("case0005"):
-            raise KeyboardInterrupt
+    def interrupt(folder, case, size):
+        assert case.name == "case0005"
+        raise KeyboardInterrupt
 
-    refuse(tmp_path, KeyboardInterrupt, None, interrupt)
+    monkeypatch.setattr(prepare, "_write_slices", interrupt)
+    refuse(tmp_path, KeyboardInterrupt, None)
 
 
 @pytest.mark.parametrize("present", [[], ["img"], ["label"], ["img", "label"]])
@@ -260,7 +260,7 @@ def test_a_folder_that_is_not_btcvs(tmp_path, present):
 
 def make_synapse(tmp_path, output):
     make_btcv(tmp_path / "raw", [1])
-    return prepare_synapse(tmp_path / "raw", output, report=quiet)
+    return prepare_synapse(tmp_path / "raw", output)
 
 
 def make_phantom(tmp_path, output):

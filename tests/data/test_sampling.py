@@ -23,7 +23,7 @@ class Pictures:
         self.reads += 1
         return RawCase(self.images, self.labels, None, rescaled=True)
 
-    def stamp(self):
+    def cache_key(self):
         return [self.images.sum().item(), self.labels.sum().item()]
 
 
@@ -150,7 +150,7 @@ def test_items_run_through_the_cases_in_order(tmp_path):
     store = CaseStore(data, SamedImageProcessor(16), tmp_path)
     store.prepare(data.train)
     dataset = SliceDataset(store, data.train)
-    assert [dataset.place(index) for index in range(6)] == [("a", 0), ("a", 1), ("b", 0), ("c", 0), ("c", 1), ("c", 2)]
+    assert [dataset.locate(index) for index in range(6)] == [("a", 0), ("a", 1), ("b", 0), ("c", 0), ("c", 1), ("c", 2)]
     assert [round(float(dataset[0, index]["pixel_values"].mean()), 4) for index in (1, 2, 3)] == [0.5, 0.25, 0.75]
 
 

@@ -96,25 +96,27 @@ def test_a_case_is_scored_while_the_next_is_predicted(monkeypatch):
 
     monkeypatch.setattr(module, "score_case", score_beside)
     monkeypatch.setattr(module, "predict_slices", tell)
-    results = score_cases(Oracle, cases, None, on_case=lambda case, *_: log.append((case.name, threading.get_ident())))
+    for case, *_ in score_cases(Oracle, cases, None):
+        log.append((case.name, threading.get_ident()))
     assert overlapped == [True, True]
     here = threading.get_ident()
     assert here not in {thread.ident for thread in scored}
-    # Never more than one case waits for its scores, and each is told of before the next is scored.
+    # Never more than one case waits for its scores, and each is yielded before the next is scored.
     assert log == ["predict", "predict", ("a", here), "predict", ("b", here), ("c", here)]
-    assert list(results) == ["a", "b", "c"]
 
 
-def test_a_case_that_cannot_be_scored_is_named_and_those_before_it_are_told_of(monkeypatch):
+def test_a_case_that_cannot_be_scored_is_named_and_those_before_it_are_yielded(monkeypatch):
     cases = one_voxel_cases(monkeypatch, "a", "b", "c", labels={"b": 7})
-    told = []
+    yielded = []
     with pytest.raises(ValueError, match="Case b cannot be scored: label holds values from 7 to 7, expected 0 to 2"):
-        score_cases(Oracle, cases, None, on_case=lambda case, *_: told.append(case.name))
-    assert told == ["a"]
+        yielded.extend(case.name for case, *_ in score_cases(Oracle, cases, None))
+    assert yielded == ["a"]
 
 
-@pytest.mark.parametrize(("labels", "error", "told"), [({}, "c is damaged", ["a", "b"]), ({"b": 7}, "Case b ", ["a"])])
-def test_a_case_that_cannot_be_read_comes_after_those_before_it(monkeypatch, labels, error, told):
+@pytest.mark.parametrize(
+    ("labels", "error", "yielded"), [({}, "c is damaged", ["a", "b"]), ({"b": 7}, "Case b ", ["a"])]
+)
+def test_a_case_that_cannot_be_read_comes_after_those_before_it(monkeypatch, labels, error, yielded):
     cases = one_voxel_cases(monkeypatch, "a", "b", labels=labels)
 
     def read():
@@ -123,18 +125,8 @@ def test_a_case_that_cannot_be_read_comes_after_those_before_it(monkeypatch, lab
 
     names = []
     with pytest.raises(ValueError, match=error):
-        score_cases(Oracle, read(), None, on_case=lambda case, *_: names.append(case.name))
-    assert names == told
-
-
-def test_what_on_case_raises_comes_out_as_it_is(monkeypatch):
-    cases = one_voxel_cases(monkeypatch, "a", "b")
-
-    def refuse(*_):
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match=r"^disk full$"):
-        score_cases(Oracle, cases, None, on_case=refuse)
+        names.extend(case.name for case, *_ in score_cases(Oracle, read(), None))
+    assert names == yielded
 
 
 def test_each_protocol_goes_its_own_way_back(tiny_adapter, tiny_data, monkeypatch):

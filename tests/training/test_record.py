@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 import samed_hf
 from samed_hf.cli import main
+from samed_hf.data import make_processor
 from samed_hf.data.layouts.synapse import write_slice
 from samed_hf.diagnostics.requirements import Requirement, read_requirements
 from samed_hf.training.arguments import SamedTrainingArguments
@@ -22,7 +23,7 @@ from samed_hf.training.checkpointing.record import (
     package_versions,
     weights_hash,
 )
-from samed_hf.training.data import make_processor, open_store, read_training_data
+from samed_hf.training.data import open_store, read_training_data
 
 from ..conftest import TINY_SIZE
 

@@ -41,10 +41,10 @@ def make_case(name, labels_of_slices, shape=(8, 10), spacing=None):
 
 @pytest.fixture
 def make_run(tmp_path):
-    def make(cases, trackers=(), *, up=True, pictures=False, main=True):
+    def make(cases, trackers=(), *, up=True, is_2d=False, main=True):
         cases = {case.name: case for case in cases}
         return SimpleNamespace(
-            data=SimpleNamespace(validation=list(cases), pictures=pictures),
+            data=SimpleNamespace(validation=list(cases), is_2d=is_2d),
             store=SimpleNamespace(label=lambda name: cases[name].label, case=cases.__getitem__),
             processor=SimpleNamespace(orientation=None if up else "LPS", axis_order=(2, 1, 0)),
             model=SimpleNamespace(config=SimpleNamespace(id2label={0: "background", 1: "one", 2: "two", 3: "three"})),
@@ -140,7 +140,7 @@ def test_the_picture_shows_image_truth_and_prediction_upright(make_run, drawn, t
 def test_pictures_lie_as_they_are_and_keep_their_colours(make_run, drawn):
     case = make_case("a", [[1]])
     colored = Case("a", np.stack([case.image, case.image / 2, case.image / 4], axis=1), case.label)
-    ValidationSnapshots(make_run([colored], pictures=True), 1).draw(1, {"a": case.label})
+    ValidationSnapshots(make_run([colored], is_2d=True), 1).draw(1, {"a": case.label})
     np.testing.assert_array_equal(drawn[-1][0].image, np.moveaxis(colored.image[0], 0, 2))
     assert drawn[-1][0].result == "prediction, Dice 1.00"
     # Of a scan's several channels the first is shown.

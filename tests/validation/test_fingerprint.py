@@ -6,13 +6,13 @@ import shlex
 import numpy as np
 import pytest
 
+from samed_hf.data import DataArguments, make_processor
 from samed_hf.data.dataset import CaseDataset
 from samed_hf.data.layouts import read_data
 from samed_hf.diagnostics.memory import TrainingMemory
 from samed_hf.model.image_processing_samed import SamedImageProcessor
 from samed_hf.training import parse_arguments
 from samed_hf.training.arguments import SamedTrainingArguments
-from samed_hf.training.data import make_processor
 from samed_hf.validation.advice import suggest_batch, training_command
 from samed_hf.validation.fingerprint import PERCENTILES, make_fingerprint, pooled
 from samed_hf.validation.measuring import measure_case
@@ -188,7 +188,7 @@ def fingerprint_of(channel="CT", low=-1000, high=1000, inside=(40, 150), spacing
         ({"channel": "scan"}, "--preprocessing ct"),  # from air to bone
         ({"channel": "T1", "low": 0}, "--preprocessing mr"),
         ({"channel": "CT", "low": 0}, ""),
-        ({"pictures": True, "low": 0}, ""),
+        ({"is_2d": True, "low": 0}, ""),
     ],
 )
 def test_intensities(given, flags):
@@ -296,9 +296,7 @@ def test_millilitres_are_those_of_the_files(tmp_path):
         save_nifti(root / "imagesTr" / f"{name}_0000.nii.gz", image, affine)
         save_nifti(root / "labelsTr" / f"{name}.nii.gz", label, affine)
     data = read_data(root)
-    validation = validate_data(
-        data, make_processor(SamedTrainingArguments(data_dir=str(root)), data), images_per_split=0
-    )
+    validation = validate_data(data, make_processor(DataArguments(data_dir=str(root)), data), images_per_split=0)
     fingerprint = make_fingerprint(data, validation.processor, validation.cases)
     voxels = sum(int(np.count_nonzero(label == 1)) for _, label in scans.values())
     assert fingerprint["labels"]["disc"]["ml"] == pytest.approx(voxels * 0.7 * 0.8 * 2.5 / 1000, rel=1e-4)

@@ -10,11 +10,10 @@ import pytest
 from PIL import Image
 
 from samed_hf.cli import main
+from samed_hf.data import DataArguments, make_processor
 from samed_hf.data.dataset import Case
 from samed_hf.data.layouts import read_data
 from samed_hf.data.layouts.synapse import write_case, write_lists, write_slice
-from samed_hf.training.arguments import SamedTrainingArguments
-from samed_hf.training.data import make_processor
 from samed_hf.validation.case_checks import opposites
 from samed_hf.validation.problems import KINDS, SEVERITIES, Problem, sort_problems
 from samed_hf.validation.run import validate_data
@@ -42,7 +41,7 @@ def scans():
 def check(root, tolerance=0.1, **settings):
     """Validate the data set of a directory."""
     data = read_data(root, geometry_tolerance=tolerance)
-    processor = make_processor(SamedTrainingArguments(data_dir=str(root), **settings), data)
+    processor = make_processor(DataArguments(data_dir=str(root), **settings), data)
     return validate_data(data, processor, images_per_split=0)
 
 
@@ -485,7 +484,7 @@ def test_a_plane_of_slices_is_refused(scans, tmp_path, capfd):
     root = write_pictures(tmp_path / "data", scans)
     status, _, err = run(capfd, root, "--plane", "coronal")
     assert status == 2
-    assert "--plane is coronal" in err
+    assert "plane is coronal" in err
 
 
 def test_the_data_set_is_not_changed(scans, tmp_path, capfd):

@@ -10,7 +10,7 @@ from .decathlon import describes_data, read_decathlon, read_nnunet
 from .folders import find_folders, read_folders
 from .synapse_dataset import read_synapse
 
-__all__ = ["data_place", "read_data"]
+__all__ = ["dataset_arguments", "read_data"]
 
 _EXPECTED = (
     "expected the Synapse layout (lists_Synapse, train_npz, test_vol_h5), nnU-Net's raw one or the Decathlon's "
@@ -77,7 +77,7 @@ def read_data(
     )
 
 
-def data_place(text: str) -> dict[str, str]:
+def dataset_arguments(text: str) -> dict[str, str]:
     """The argument of [`read_data`] that is meant: a folder, or USER/NAME on the Hub where there is no such folder."""
     on_hub = not Path(text).exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text)
     return {"dataset_name": text} if on_hub else {"data_dir": text}

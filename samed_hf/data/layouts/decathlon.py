@@ -8,7 +8,7 @@ from typing import Any
 from ...volumes import case_name
 from ..dataset import CaseDataset, CaseSource
 from ..labels import Labels, labels_from_mapping, read_json
-from ..sources import PictureSource, ScanSource, picture_channels
+from ..sources import ImageSource, ScanSource, count_channels
 from .folders import PICTURES
 
 __all__ = ["describes_data", "read_decathlon", "read_nnunet"]
@@ -103,7 +103,7 @@ def read_nnunet(root: Path, fold: int | None = None, tolerance: float = 0.1, str
                 raise ValueError(f"{label} is called as a training case is: expected each case once.")
             images = tuple(root / f"images{part}" / f"{name}_{index:04d}{ending}" for index in range(len(channels)))
             if pictures:
-                sources[name] = PictureSource(name, images[:1], (label,), 1, labels.values)
+                sources[name] = ImageSource(name, images[:1], (label,), 1, labels.values)
             else:
                 sources[name] = ScanSource(name, images, label, len(channels), labels.values, tolerance)
             names.append(name)
@@ -111,7 +111,7 @@ def read_nnunet(root: Path, fold: int | None = None, tolerance: float = 0.1, str
         raise FileNotFoundError(f"{root} has no label map labelsTr/*{ending}: expected those of the training cases.")
     about = {"name": str(content.get("name") or root.resolve().name)}
     data = _data_set("nnU-Net raw", root, labels, channels, sources, about)
-    data.train, data.test, data.pictures = splits["Tr"], splits["Ts"], pictures
+    data.train, data.test, data.is_2d = splits["Tr"], splits["Ts"], pictures
     if strict:
         _require_files(path, data)
     if pictures:
@@ -123,10 +123,10 @@ def read_nnunet(root: Path, fold: int | None = None, tolerance: float = 0.1, str
 def _colour(data: CaseDataset, labels: Labels) -> None:
     """nnU-Net's pictures are one file whatever their channels."""
     images = {name: source.images for name, source in data.sources.items()}
-    num_channels = picture_channels([path for paths in images.values() for path in paths if path.is_file()])
+    num_channels = count_channels([path for paths in images.values() for path in paths if path.is_file()])
     data.channel_names = ("R", "G", "B")[:num_channels] if num_channels == 3 else ("image",)
     data.sources = {
-        name: PictureSource(name, source.images, source.labels, num_channels, labels.values)
+        name: ImageSource(name, source.images, source.labels, num_channels, labels.values)
         for name, source in data.sources.items()
     }
 
@@ -185,7 +185,7 @@ def _require_files(path: Path, data: CaseDataset) -> None:
     """Refuse a data set that names files which aren't there."""
     missing = []
     for source in data.sources.values():
-        labels = source.labels if isinstance(source, PictureSource) else (source.label,)
+        labels = source.labels if isinstance(source, ImageSource) else (source.label,)
         missing += [file for file in (*source.images, *labels) if not file.is_file()]
     if missing:
         others = f" (nor are {len(missing) - 1} others)" if len(missing) > 1 else ""

@@ -11,8 +11,8 @@ from ...volumes.registry import IMAGE_SUFFIXES as PICTURES
 from ...volumes.registry import VOLUME_SUFFIXES as SCANS
 from ...volumes.registry import suffix_of as _suffix
 from ..dataset import CaseDataset, CaseSource, as_labels
-from ..labels import Labels, find_labels_file, fit_values, labels_of_names, labels_of_values
-from ..sources import PictureSource, ScanSource, picture_channels, read_mask
+from ..labels import Labels, find_labels_file, labels_of_names, labels_of_values, match_label_values
+from ..sources import ImageSource, ScanSource, count_channels, read_mask
 
 __all__ = ["PICTURES", "find_folders", "read_folders"]
 
@@ -84,18 +84,18 @@ def read_folders(
         labels = labels_of_values(_label_maps(pairs, pictures), root)
         notes.append(f"no labels.json names the labels: called after the values {', '.join(map(str, labels.values))}")
     elif pictures:
-        named, labels = labels, fit_values(labels, _label_maps(pairs, pictures), root)
+        named, labels = labels, match_label_values(labels, _label_maps(pairs, pictures), root)
         if named != labels:
             values = ", ".join(
                 f"{value} {name}" for value, name in zip(labels.values, labels.id2label.values(), strict=True)
             )
             notes.append(f"the masks' values are taken for the labels in order: {values}")
-    num_channels = picture_channels([image for image, _ in pairs]) if pictures else 1
+    num_channels = count_channels([image for image, _ in pairs]) if pictures else 1
     channels = ("R", "G", "B") if num_channels == 3 else ("image",)
     layout = "folders of pictures and masks" if pictures else "folders of scans and label maps"
     about = {"name": root.resolve().name}
     data = CaseDataset(
-        layout, root, labels.id2label, {}, channel_names=channels, pictures=pictures, about=about, notes=notes
+        layout, root, labels.id2label, {}, channel_names=channels, is_2d=pictures, about=about, notes=notes
     )
     for split, found in splits.items():
         sources = _picture_cases(found, num_channels, labels) if pictures else _scan_cases(found, labels, tolerance)
@@ -147,7 +147,7 @@ def _picture_cases(pairs: list[Pair], num_channels: int, labels: Labels) -> dict
         match = _SLICE.match(_stem(image))
         cases.setdefault(match["case"] if match else _stem(image), []).append((image, mask))
     return {
-        name: PictureSource(name, *(tuple(files) for files in zip(*found, strict=True)), num_channels, labels.values)
+        name: ImageSource(name, *(tuple(files) for files in zip(*found, strict=True)), num_channels, labels.values)
         for name, found in cases.items()
     }
 

@@ -17,7 +17,7 @@ from ...transforms.slicing import cut_slices, slice_spacing
 from ...volumes import Volume, reorient, same_grid
 from ...volumes.images import image_array, mask_array
 from ..dataset import CaseDataset, CaseSource, RawCase, as_labels, renumber
-from ..labels import Labels, fit_values, labels_of_names, labels_of_values
+from ..labels import Labels, labels_of_names, labels_of_values, match_label_values
 
 __all__ = ["is_saved_dataset", "read_rows"]
 
@@ -75,7 +75,7 @@ class RowSource:
             raise ValueError(f"{name} has an image of shape {slices.shape} and a label of shape {labels.shape}.")
         return slices, labels
 
-    def stamp(self) -> list[Any]:
+    def cache_key(self) -> list[Any]:
         """See [`CaseSource`]."""
         return [self.table._fingerprint, list(self.rows), list(self.columns)]
 
@@ -125,9 +125,9 @@ def read_rows(
     else:
         labels = labels_of_values(_label_maps(tables, columns[1]), name)
         data.notes.append(f"no label_names given: called after the values {', '.join(map(str, labels.values))}")
-    num_channels, data.pictures = _kind(tables, columns[0])
-    if label_names and data.pictures:
-        labels = fit_values(labels, _label_maps(tables, columns[1]), name)
+    num_channels, data.is_2d = _kind(tables, columns[0])
+    if label_names and data.is_2d:
+        labels = match_label_values(labels, _label_maps(tables, columns[1]), name)
     data.id2label = labels.id2label
     data.channel_names = ("R", "G", "B") if num_channels == 3 else ("image",)
     for split, table in tables.items():

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...model.image_processing_samed import SamedImageProcessor
 from ..dataset import CaseDataset, CaseSource, RawCase, as_labels
-from ..sources import file_stamp
+from ..sources import file_versions
 from .synapse import SynapseData
 
 __all__ = ["read_synapse"]
@@ -29,9 +29,9 @@ class SliceSource:
         case = self.data.read_train_case(self.name)
         return RawCase(case.image, as_labels(self.name, case.label), case.spacing, rescaled=True)
 
-    def stamp(self) -> list[Any]:
+    def cache_key(self) -> list[Any]:
         """See [`CaseSource`]."""
-        return file_stamp([self.data.slice_path(name) for name in self.slices])
+        return file_versions([self.data.slice_path(name) for name in self.slices])
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class VolumeSource:
         case = self.data.read_test_case(self.name)
         return RawCase(case.image, as_labels(self.name, case.label).astype(np.uint8), case.spacing, rescaled=True)
 
-    def stamp(self) -> list[Any]:
+    def cache_key(self) -> list[Any]:
         """See [`CaseSource`]."""
-        return file_stamp([self.data.case_path(self.name)])
+        return file_versions([self.data.case_path(self.name)])
 
 
 def read_synapse(root: Path) -> CaseDataset:

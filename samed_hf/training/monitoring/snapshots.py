@@ -90,7 +90,7 @@ def _read_slices(run: TrainingRun, slices: Sequence[tuple[str, int]]) -> dict[tu
         for index in (index for other, index in slices if other == name):
             image = case.image[index]
             if image.ndim == 3:
-                image = np.moveaxis(image, 0, 2) if run.data.pictures and len(image) == 3 else image[0]
+                image = np.moveaxis(image, 0, 2) if run.data.is_2d and len(image) == 3 else image[0]
             label = case.label[index]
             title = f"{printable(name)}, slice {index}"
             rows[name, index] = OverlayRow(*(_upright(run, one) for one in (image, label, label)), title, aspect=aspect)
@@ -99,7 +99,7 @@ def _read_slices(run: TrainingRun, slices: Sequence[tuple[str, int]]) -> dict[tu
 
 def _upright(run: TrainingRun, array: np.ndarray) -> np.ndarray:
     """A slice as a radiologist looks at it; pictures lie as they are. It keeps no scan in memory."""
-    return (array[::-1] if not run.data.pictures and rows_point_up(run.processor) else array).copy()
+    return (array[::-1] if not run.data.is_2d and rows_point_up(run.processor) else array).copy()
 
 
 def _choose(run: TrainingRun, count: int) -> list[tuple[str, int]]:
