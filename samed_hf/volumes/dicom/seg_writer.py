@@ -76,12 +76,12 @@ def write_segmentation(
         except Exception as error:
             # highdicom knows not every kind of image that can be read, and says so in many ways.
             raise ValueError(
-                f"{printable(like.path)} cannot be the source of a DICOM segmentation ({brief(error)}); "
+                f"{printable(like.path or 'the scan')} cannot be the source of a DICOM segmentation ({brief(error)}); "
                 "write .nii.gz, .nrrd or .mha."
             ) from error
         buffer = BytesIO()
         dataset.save_as(buffer)
-    write_bytes(path, buffer.getbuffer())
+    write_bytes(path, buffer.getvalue())
 
 
 def _check(path: Path, array: np.ndarray, like: Volume, names: Mapping[int, str]) -> list[int]:
