@@ -11,15 +11,13 @@ import sys
 from samed_hf.cli import run_command
 from samed_hf.data import make_processor, read_data
 from samed_hf.training import parse_arguments, run_training
-from samed_hf.validation.fingerprint import make_fingerprint
-from samed_hf.validation.run import validate_data
-from samed_hf.validation.suggestions import suggest_settings
+from samed_hf.validation import make_fingerprint, suggest_settings, validate_data
 
 
 def main(data_dir: str, output_dir: str, *flags: str) -> int:
     args = parse_arguments(["--data_dir", data_dir, "--output_dir", output_dir, *flags])
     data = read_data(data_dir, label_names=args.label_names, fold=args.fold)
-    found = validate_data(data, make_processor(args, data))
+    found = validate_data(data, make_processor(args, data, args.image_size))
     for problem in found.problems:
         print(f"{problem.severity:<12}{problem.line}")
     if found.count("error"):

@@ -1,21 +1,27 @@
 """The examples, as a person starts them, on data that takes seconds."""
 
+import ast
+import importlib
 import json
 import runpy
 import sys
 from pathlib import Path
 
+import nbformat
 import nibabel as nib
 import numpy as np
 import pytest
 from accelerate.state import AcceleratorState, GradientState
+from nbclient import NotebookClient
 
 from samed_hf import SamedForSemanticSegmentation, SamedImageProcessor
+from samed_hf.scoring import binary_dice
 from samed_hf.volumes import read_volume
 
 from .data_folders import make_scans, save_nifti, write_decathlon, write_nnunet
 
 ROOT = Path(__file__).parents[1]
+NOTEBOOK = ROOT / "examples" / "tutorial.ipynb"
 SHORT = ["--max_train_steps", 2, "--per_device_train_batch_size", 2, "--report_to", "none"]
 
 
@@ -106,3 +112,56 @@ def test_a_mistake_is_one_line(run, tiny_adapter, tmp_path):
         assert lines[0].startswith("error: ")
         assert "nowhere" in lines[0]
     assert not (tmp_path / "out").exists()
+
+
+def imports_of_the_package(path):
+    """Module and name of each import from samed_hf."""
+    source = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        cells = nbformat.reads(source, as_version=4).cells
+        lines = (line for cell in cells if cell.cell_type == "code" for line in cell.source.splitlines())
+        source = "\n".join(line for line in lines if not line.startswith("%"))
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "samed_hf":
+            yield from ((node.module, alias.name) for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names if alias.name.startswith("samed_hf."))
+
+
+def public_names(module):
+    """`__all__` of a package's `__init__`; nothing of a module."""
+    imported = importlib.import_module(module)
+    return imported.__all__ if hasattr(imported, "__path__") else ()
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted([*(ROOT / "examples").rglob("*.py"), *(ROOT / "examples").glob("*.ipynb")]),
+    ids=lambda path: path.name,
+)
+def test_examples_import_public_names_alone(path):
+    for module, name in imports_of_the_package(path):
+        assert name in public_names(module), f"{path.name}: {module}.{name}"
+
+
+@pytest.mark.slow
+def test_the_tutorial(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
+    metrics = json.loads((tmp_path / "tutorial" / "adapter" / "metrics.json").read_text())
+    assert set(metrics["per_class"]) == {"spleen", "kidneys", "liver"}
+    prediction, truth = (
+        read_volume(tmp_path / "tutorial" / "new" / f"{name}.nii.gz") for name in ("prediction", "truth")
+    )
+    np.testing.assert_array_equal(prediction.affine, truth.affine)
+    assert binary_dice(prediction.array == 3, truth.array == 3) > 0.6
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+
+
+def test_the_tutorial_is_stored_without_outputs():
+    cells = nbformat.read(NOTEBOOK, as_version=4).cells
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)

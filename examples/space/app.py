@@ -17,7 +17,7 @@ from PIL import Image
 
 from samed_hf import SamedForSemanticSegmentation, SamedImageProcessor
 from samed_hf.inference import Segmenter, load_model, segment_volume
-from samed_hf.reporting.colors import label_colors
+from samed_hf.reporting import label_colors
 from samed_hf.transforms import SliceStack, cut_image, cut_slices, image_bounds, rows_point_up
 from samed_hf.volumes import Volume, find_scans, read_scan, write_labels
 

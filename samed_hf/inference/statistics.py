@@ -46,10 +46,10 @@ def measure_labels(
         - `index`: its value in the label map.
         - `voxels` and `ml`, or `pixels` for an image.
         - `mean_intensity`, `sd_intensity`: over the label's voxels, in the scan's unit; the SD is the population's
-          (divided by n). Lists with a number for each channel if the scan has several.
+            (divided by n). Lists with a number for each channel if the scan has several.
         - `mean_confidence`: only with `confidence`.
         - `touches_border`, `border_faces`: whether and where the label reaches the scan's outermost voxels, so that the
-          organ may extend beyond it; e.g. `["superior"]`, or `["left", "bottom"]` for an image.
+            organ may extend beyond it; e.g. `["superior"]`, or `["left", "bottom"]` for an image.
         - `bounding_box`: first and last voxel along each axis of the file, counted from 0.
         - `center_ras_mm`: centre of mass in RAS mm as in NIfTI; not for an image.
 

@@ -1,1 +1,5 @@
-"""Charts, overlays, previews and HTML pages."""
+"""Charts, overlays, tables and HTML pages; colours of labels."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

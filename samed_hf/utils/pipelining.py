@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 __all__ = ["Outcome", "read_process_write"]
@@ -62,26 +63,22 @@ def read_process_write(
             done(finished.item, finished.outcome())
         return previous is None
 
-    reads: deque[Future[tuple[Content, float]]] = deque()
-
-    def start_reading(index: int) -> None:
-        if index < len(items):
-            reads.append(thread.submit(_timed, read, items[index]))
-
-    def read_and_process(index: int) -> tuple[Result, float]:
-        try:
-            content, seconds = reads.popleft().result()
-        finally:
-            start_reading(index + 1)
-        result, more = _timed(process, items[index], content, report_previous)
-        return result, seconds + more
-
     with ThreadPoolExecutor(1, thread_name_prefix="files") as thread:
+        submitted = (thread.submit(_timed, read, item) for item in items)  # one at a time, when it is asked for
+        reads = deque(islice(submitted, 1))
+
+        def read_and_process(item: Item) -> tuple[Result, float]:
+            try:
+                content, seconds = reads.popleft().result()
+            finally:
+                reads.extend(islice(submitted, 1))
+            result, more = _timed(process, item, content, report_previous)
+            return result, seconds + more
+
         try:
-            start_reading(0)
-            for index, item in enumerate(items):
+            for item in items:
                 try:
-                    result, seconds = read_and_process(index)
+                    result, seconds = read_and_process(item)
                 except Exception as error:
                     report_previous(wait=True)
                     done(item, Outcome(error=error))

@@ -34,16 +34,16 @@ def make_fingerprint(data: CaseDataset, processor: SamedImageProcessor, cases: S
         - `cut`: how scans were cut: "orientation", "axis_order".
         - `cases`: number of cases of each split; `readable`: number of those with a readable image and label.
         - `shape`: voxels along slices, height and width, each "min", "median", "max"; `spacing_mm` likewise, `None` if
-          unknown; `shape_by_anatomy`, `spacing_by_anatomy_mm`: medians "left_right", "front_back", "up_down", if the
-          orientation is known.
+            unknown; `shape_by_anatomy`, `spacing_by_anatomy_mm`: medians "left_right", "front_back", "up_down", if the
+            orientation is known.
         - `orientations`, `image_types`: number of files of each.
         - `slices`: number of "labelled" and "unlabelled" ones, by split.
         - `bytes`: of the "largest_case" in memory, image and label, and of all cases decoded on "disk".
         - `intensity`: for each channel "min", "max" (exact) and "all" and "foreground", each with the number of voxels
-          "sampled", their "mean", "sd" and "percentiles". All cases have the same number of samples.
+            "sampled", their "mean", "sd" and "percentiles". All cases have the same number of samples.
         - `labels`: for each label "voxels" and "ml" in total, "voxels_per_case" and "ml_per_case" over the cases that
-          have it, "cases" (number), "share_of_cases", "by_split", "area_pixels" (median in the slices with it),
-          and "intensity_percentiles".
+            have it, "cases" (number), "share_of_cases", "by_split", "area_pixels" (median in the slices with
+            it), and "intensity_percentiles".
         - `per_case`: one row for each.
     """
     names = splits_of(data)
