@@ -395,6 +395,15 @@ def test_the_same_command_begins_goes_on_and_ends_again(settings, tmp_path, capl
     assert adapter_of(tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    "change", [{"learning_rate": 0.002}, {"rank": 8}, {"seed": 1}, {"per_device_train_batch_size": 3}]
+)
+def test_a_checkpoint_of_other_settings_is_refused(settings, broken, change):
+    (name, value), *_ = change.items()
+    with pytest.raises(ValueError, match=rf"{name} .*\b{value}\b"):
+        run(**settings(resume_from_checkpoint="latest", **change))
+
+
 def test_more_steps_done_than_the_run_has_are_refused(settings, broken):
     with pytest.raises(ValueError, match="has 4 steps done, but the run has 3"):
         run(**settings(max_train_steps=3, resume_from_checkpoint="latest"))
