@@ -67,6 +67,7 @@ def test_a_run_broken_off_and_resumed_ends_like_one_never_broken(settings, tmp_p
     assert sorted(path.name for path in broken.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does_on_the_same_batches(settings, tmp_path):
     train(settings(output_dir=str(tmp_path / "1"), num_validation_cases=2))
     args = settings(output_dir=str(tmp_path / "2"), num_validation_cases=2, per_device_train_batch_size=2)
