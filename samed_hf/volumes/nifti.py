@@ -138,7 +138,7 @@ def find_volumes(paths: str | Path | Iterable[str | Path]) -> list[Path]:
             own = [file for file in own if file.name[0] != "."]
             if not own:
                 raise FileNotFoundError(
-                    f"{printable(path)} has no .nii or .nii.gz file, expected at least one; check the directory."
+                    f"{printable(path)} holds no .nii or .nii.gz file, expected at least one; check the directory."
                 )
             found.update(own)
         else:

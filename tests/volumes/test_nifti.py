@@ -481,7 +481,7 @@ def test_find_volumes(tmp_path):
     with pytest.raises(ValueError, match=r"notes\.txt has another suffix"):
         find_volumes([tmp_path / "notes.txt"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="empty has no"):
+    with pytest.raises(FileNotFoundError, match="empty holds no"):
         find_volumes([tmp_path / "empty"])
 
 
