@@ -11,7 +11,7 @@ from ..data.arguments import DataArguments
 from ..utils.settings import setting
 from .presets import PRESETS, deviations
 
-__all__ = ["SamedTrainingArguments"]
+__all__ = ["ResolvedTrainingArguments", "SamedTrainingArguments"]
 
 
 @dataclass
@@ -181,8 +181,8 @@ class SamedTrainingArguments(DataArguments):
         """Whether no pretrained model is given, so that a small one of random weights is made."""
         return self.model_name_or_path is None
 
-    def fill_defaults(self, num_processes: int = 1, slice_side: int | None = None) -> None:
-        """Set the settings that the preset, other settings or the data decide.
+    def fill_defaults(self, num_processes: int = 1, slice_side: int | None = None) -> ResolvedTrainingArguments:
+        """Return a copy with the settings that the preset, other settings or the data decide.
 
         Args:
             num_processes: number of processes that share a step.
@@ -191,16 +191,19 @@ class SamedTrainingArguments(DataArguments):
         Raises:
             ValueError: the processes can't share the preset's batch equally.
         """
-        if self.preset is not None:
-            self._apply_preset(self.preset, num_processes)
-        if self.uses_random_sam:
-            self._fill_random_sam(slice_side)
-        elif self.stop_after_epochs is None and self.num_train_epochs is None:
-            self.stop_after_epochs = 160.0
-        self._fill(image_size=512, per_device_train_batch_size=12, learning_rate=0.005, num_train_epochs=200.0)
-        self._fill(stop_after_epochs=self.num_train_epochs)
-        self._fill(report_to="tensorboard" if find_spec("tensorboard") else "none")
-        self._fill(**{item.name: item.metadata["filled"] for item in fields(self)})
+        args = ResolvedTrainingArguments(**{item.name: getattr(self, item.name) for item in fields(self)})
+        args.saved_run = self.saved_run
+        if args.preset is not None:
+            args._apply_preset(args.preset, num_processes)
+        if args.uses_random_sam:
+            args._fill_random_sam(slice_side)
+        elif self.stop_after_epochs is None and self.num_train_epochs is None and args.preset is None:
+            args.stop_after_epochs = 160.0
+        args._fill(image_size=512, per_device_train_batch_size=12, learning_rate=0.005, num_train_epochs=200.0)
+        args._fill(stop_after_epochs=args.num_train_epochs)
+        args._fill(report_to="tensorboard" if find_spec("tensorboard") else "none")
+        args._fill(**{item.name: item.metadata["filled"] for item in fields(self)})
+        return args
 
     def _fill_random_sam(self, slice_side: int | None) -> None:
         self._fill(image_size=128 if slice_side is not None and slice_side <= 96 else 256)
@@ -244,3 +247,19 @@ class SamedTrainingArguments(DataArguments):
     def to_dict(self) -> dict[str, Any]:
         """The settings by name, for the run's files, without the token."""
         return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "hub_token"}
+
+
+class ResolvedTrainingArguments(SamedTrainingArguments):
+    """Settings returned by [`SamedTrainingArguments.fill_defaults`]: those with a derived default are not `None`."""
+
+    image_size: int
+    variant: str
+    augmentation: str
+    per_device_train_batch_size: int
+    learning_rate: float
+    lr_power: float
+    num_train_epochs: float
+    stop_after_epochs: float
+    frozen_dtype: str
+    protocol: str
+    report_to: str

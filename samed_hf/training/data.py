@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
-
-from tqdm import tqdm
 
 from ..data.cache import CaseStore
 from ..data.dataset import CaseDataset
@@ -14,6 +11,7 @@ from ..data.layouts import read_data
 from ..data.prepare import prepare_phantom
 from ..data.splits import divide_cases
 from ..model.image_processing_samed import SamedImageProcessor
+from ..utils.progress import ProgressBar
 from .arguments import SamedTrainingArguments
 from .distributed.logging import get_logger
 
@@ -67,8 +65,8 @@ def open_store(
     if decode:
         names = [*data.train, *data.validation, *data.test]
         try:
-            with tqdm(total=len(names), unit="case", ncols=100, disable=not sys.stderr.isatty()) as bar:
-                missing = store.prepare(names, lambda done, total: bar.update(done - bar.n), dispensable=data.train)
+            with ProgressBar("decode", "case") as progress:
+                missing = store.prepare(names, progress, dispensable=data.train)
             for reason in missing.values():
                 logger.warning(f"left out of the training: {reason}")
             if len(missing) == len(data.train):

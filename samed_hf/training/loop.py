@@ -102,7 +102,7 @@ def _loop(state: TrainingState, on_push: OnPush | None) -> None:
         while not state.ended:
             if state.pending is None:
                 state.pending = take_step(state, batches)
-            if _validated(state, interruption, labels, snapshots):
+            if _validate(state, state.pending, interruption, labels, snapshots):
                 progress.add(state.pending)
                 state.pending = None
             if interruption.asked:
@@ -137,10 +137,14 @@ def _start_trackers(state: TrainingState) -> None:
     run.accelerator.init_trackers("samed_hf", config=config, init_kwargs=settings)
 
 
-def _validated(
-    state: TrainingState, interruption: Interruption, labels: LabelChecks, snapshots: ValidationSnapshots
+def _validate(
+    state: TrainingState,
+    row: dict[str, Any],
+    interruption: Interruption,
+    labels: LabelChecks,
+    snapshots: ValidationSnapshots,
 ) -> bool:
-    """Validate after the step in hand, where one is due; `False` where it is still due, for an interruption."""
+    """Validate if it is due after this step, and add the scores to its row; `False` if interrupted."""
     run, step, args = state.run, state.step, state.run.args
     every = args.eval_steps or max(1, run.plan.steps // 4)
     if not run.data.validation or (step % every and step != run.plan.steps):
@@ -151,7 +155,7 @@ def _validated(
         found = validate(run, interruption, snapshots.cases)
         if found is None:
             return False
-        state.pending |= {"validation_dice": found.dice, "validation_dice_per_class": found.per_class}
+        row |= {"validation_dice": found.dice, "validation_dice_per_class": found.per_class}
         if state.best.add(step, found.dice) and (args.save_best or args.early_stopping_patience):
             on_all_ranks(run.accelerator, lambda: _keep_best(state))
     if run.accelerator.is_main_process:

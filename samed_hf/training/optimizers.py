@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import nn
 
-from .arguments import SamedTrainingArguments
+from .arguments import ResolvedTrainingArguments
 
 __all__ = ["check_optimizer", "make_optimizer"]
 
@@ -18,20 +19,20 @@ _EIGHT_BIT = ("cuda", "xpu")  # where bitsandbytes keeps the moments in 8 bits
 
 
 def make_optimizer(
-    parameters: Iterable[nn.Parameter], args: SamedTrainingArguments, device: torch.device
+    parameters: Iterable[nn.Parameter], args: ResolvedTrainingArguments, device: torch.device
 ) -> torch.optim.Optimizer:
     """AdamW over the parameters, as `args.optimizer` names it, with the run's learning rate and weight decay.
 
     Args:
         parameters: those that are trained.
-        args: the settings, defaults filled in.
+        args: the settings.
         device: where the parameters are.
 
     Raises:
         ValueError: as [`check_optimizer`].
     """
     check_optimizer(args, device)
-    options = {"lr": args.learning_rate, "betas": _BETAS, "weight_decay": args.weight_decay}
+    options: dict[str, Any] = {"lr": args.learning_rate, "betas": _BETAS, "weight_decay": args.weight_decay}
     if args.optimizer == "adamw_8bit":
         from bitsandbytes.optim import AdamW8bit
 
@@ -39,7 +40,7 @@ def make_optimizer(
     return torch.optim.AdamW(parameters, **options, fused=device.type in _FUSED)
 
 
-def check_optimizer(args: SamedTrainingArguments, device: torch.device) -> None:
+def check_optimizer(args: ResolvedTrainingArguments, device: torch.device) -> None:
     """Refuse an optimizer that this machine can't run, before anything long starts.
 
     Raises:

@@ -16,7 +16,7 @@ from ..model.image_processing_samed import SamedImageProcessor
 from ..model.modeling_samed import SamedForSemanticSegmentation
 from ..model.precision import computes_bfloat16
 from ..utils.atomic import write_text
-from .arguments import SamedTrainingArguments
+from .arguments import ResolvedTrainingArguments
 from .checkpointing.record import compare_records
 from .presets import PRESETS
 
@@ -42,8 +42,8 @@ class TrainingPlan:
     warmup: int
 
     @classmethod
-    def of(cls, args: SamedTrainingArguments, num_slices: int, num_processes: int) -> TrainingPlan:
-        """The plan of settings whose defaults are filled in."""
+    def of(cls, args: ResolvedTrainingArguments, num_slices: int, num_processes: int) -> TrainingPlan:
+        """Compute the plan from the settings and the number of training slices."""
         batches = math.ceil(num_slices / (args.per_device_train_batch_size * num_processes))
         per_epoch = batches / args.gradient_accumulation_steps
         horizon = max(1, math.ceil(args.num_train_epochs * per_epoch))
@@ -61,7 +61,7 @@ class TrainingRun:
     """What a training needs and leaves behind.
 
     Attributes:
-        args: the settings, defaults filled in.
+        args: the settings.
         accelerator: Accelerate's engine.
         data: the cases, divided into those to train on, to watch and to score.
         store: the same decoded, on disk.
@@ -73,7 +73,7 @@ class TrainingRun:
         record: versions, machine, code, data and base model, on the main process.
     """
 
-    args: SamedTrainingArguments
+    args: ResolvedTrainingArguments
     accelerator: Accelerator
     data: CaseDataset
     store: CaseStore
@@ -144,7 +144,7 @@ class TrainingRun:
 
 
 def describe_run(
-    args: SamedTrainingArguments,
+    args: ResolvedTrainingArguments,
     plan: TrainingPlan,
     data: CaseDataset,
     processor: SamedImageProcessor,
@@ -155,7 +155,7 @@ def describe_run(
     """What a run is about to do, in lines for people.
 
     Args:
-        args: the settings, defaults filled in.
+        args: the settings.
         plan: batches and steps.
         data: the cases.
         processor: cuts and scales them.
@@ -183,12 +183,12 @@ def describe_run(
     ]
     if args.preset is not None:
         deviates = args.deviations(accelerator.num_processes, input_size=processor.input_size)
-        lines.append(f"preset      {args.preset}: {_settings_of(args)}")
+        lines.append(f"preset      {args.preset}: {_preset_settings(args, args.preset)}")
         lines.append(f"deviates    {'; '.join(deviates) or 'in nothing from the paper'}")
     return "\n".join([*lines, *(f"note        {note}" for note in [*data.notes, *_notes(args, plan, accelerator)])])
 
 
-def _notes(args: SamedTrainingArguments, plan: TrainingPlan, accelerator: Accelerator) -> list[str]:
+def _notes(args: ResolvedTrainingArguments, plan: TrainingPlan, accelerator: Accelerator) -> list[str]:
     notes, kind = [], accelerator.device.type
     if args.mixed_precision == "fp16" and kind == "cpu":
         notes.append("fp16 has no effect on a CPU: this run computes in float32")
@@ -217,8 +217,8 @@ def describe_cut(processor: SamedImageProcessor) -> str:
     return f"{lies}; {channels}, intensities {scaled}"
 
 
-def _settings_of(args: SamedTrainingArguments) -> str:
-    names = [name for name in PRESETS[args.preset] if hasattr(args, name)]
+def _preset_settings(args: ResolvedTrainingArguments, preset: str) -> str:
+    names = [name for name in PRESETS[preset] if hasattr(args, name)]
     return ", ".join(f"{name} {getattr(args, name)}" for name in names if getattr(args, name) is not None)
 
 

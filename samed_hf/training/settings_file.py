@@ -48,7 +48,7 @@ def parse_command(
     Returns:
         The settings, and whether `--dry_run` is given. `saved_run` of the settings is what a run's file holds besides.
     """
-    parser, saved = make_parser(prog=prog, description=description), {}
+    parser, saved = make_parser(prog=prog, description=description), dict[str, Any]()
     given = parser.parse_args(argv)
     if given.config is not None:
         settings, saved = read_settings(given.config)

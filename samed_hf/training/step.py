@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -37,7 +37,7 @@ class Batch(NamedTuple):
     cases: list[str]
 
 
-def read_batches(run: TrainingRun, first: int) -> Iterator[Batch]:
+def read_batches(run: TrainingRun, first: int) -> Generator[Batch]:
     """The batches of this process from step `first` on."""
     args, accelerator, plan = run.args, run.accelerator, run.plan
     default = default_augmentation(run.data.id2label.values(), left_right=run.processor.axis_order[2] == 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -73,7 +74,7 @@ def validate(run: TrainingRun, interruption: Interruption, pictured: Collection[
     try:
         for first in range(0, len(names), accelerator.num_processes):
             for name in names[first : first + accelerator.num_processes][accelerator.process_index :][:1]:
-                scored = interruption.attempt(lambda name=name: _score(run, model, name, name in pictured))
+                scored = interruption.attempt(partial(_score, run, model, name, name in pictured))
                 mine += [(name, scored)] if scored is not None else []
             if interruption.asked:
                 return None

@@ -1,11 +1,14 @@
-"""Accelerate's state, of which a process has one, made anew for every test."""
+"""Accelerate's state, one in a process, is reset for every test; settings of a short run."""
 
 import logging
 
 import pytest
 from accelerate.state import AcceleratorState, GradientState
 
+from samed_hf.training import SamedTrainingArguments
 from samed_hf.utils.logging import console_logging
+
+from ..conftest import TINY_SIZE
 
 
 def reset_accelerate() -> None:
@@ -27,3 +30,25 @@ def printed_log():
     """The package's messages are printed as the command line prints them; for tests of what a user reads."""
     with console_logging():
         yield
+
+
+@pytest.fixture
+def settings(tiny_sam, tiny_data, tmp_path):
+    """Make the settings of a run of six steps; a test passes those that differ."""
+
+    def make(**changes) -> SamedTrainingArguments:
+        defaults = {
+            "model_name_or_path": str(tiny_sam),
+            "data_dir": str(tiny_data),
+            "output_dir": str(tmp_path / "run"),
+            "image_size": TINY_SIZE,
+            "per_device_train_batch_size": 4,
+            "max_train_steps": 6,
+            "lr_warmup_steps": 2,
+            "checkpointing_steps": 0,
+            "num_validation_cases": 0,
+            "report_to": "none",
+        }
+        return SamedTrainingArguments(**(defaults | changes))
+
+    return make

@@ -62,6 +62,7 @@ def test_the_readmes_commands_have_flags_that_exist():
         parse_arguments([argument for argument in arguments if argument != "..."])
 
 
+@pytest.mark.slow
 def test_two_processes_start_on_the_cpu_and_train_together(tiny_sam, tiny_data, tmp_path):
     settings = {
         "model_name_or_path": tiny_sam,

@@ -4,6 +4,7 @@ import copy
 import os
 from pathlib import Path
 
+import pytest
 import torch
 from torch import distributed, nn
 from torch.distributed.fsdp import fully_shard
@@ -94,6 +95,7 @@ def work(rank: int, folder: Path) -> None:
     os._exit(0)
 
 
+@pytest.mark.slow
 def test_a_divided_model(tmp_path):
     torch.multiprocessing.spawn(work, (tmp_path,), nprocs=2)
     assert sorted(path.name for path in tmp_path.glob("done-*")) == ["done-0", "done-1"]

@@ -63,6 +63,7 @@ def test_it_restarts_under_torchs_launcher(environment, monkeypatch):
     assert arguments[-5:] == ["-m", "package.module", "train", "--rank", "2"]
 
 
+@pytest.mark.slow
 def test_the_launcher_still_starts_one_process_alone(tmp_path):
     """Should Accelerate mend this, `launching` can go."""
     script = tmp_path / "script.py"

@@ -25,28 +25,6 @@ from ..conftest import TINY_SIZE
 from .conftest import reset_accelerate
 
 
-@pytest.fixture
-def settings(tiny_sam, tiny_data, tmp_path):
-    """Settings of a run of six steps, over which tests put theirs."""
-
-    def make(**changes) -> SamedTrainingArguments:
-        defaults = {
-            "model_name_or_path": str(tiny_sam),
-            "data_dir": str(tiny_data),
-            "output_dir": str(tmp_path / "run"),
-            "image_size": TINY_SIZE,
-            "per_device_train_batch_size": 4,
-            "max_train_steps": 6,
-            "lr_warmup_steps": 2,
-            "checkpointing_steps": 0,
-            "num_validation_cases": 0,
-            "report_to": "none",
-        }
-        return SamedTrainingArguments(**(defaults | changes))
-
-    return make
-
-
 def adapter_of(folder):
     return load_file(folder / "adapter_model.safetensors")
 
@@ -89,6 +67,7 @@ def test_a_run_broken_off_and_resumed_ends_like_one_never_broken(settings, tmp_p
     assert sorted(path.name for path in broken.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does_on_the_same_batches(settings, tmp_path):
     train(settings(output_dir=str(tmp_path / "1"), num_validation_cases=2))
     args = settings(output_dir=str(tmp_path / "2"), num_validation_cases=2, per_device_train_batch_size=2)
@@ -220,7 +199,7 @@ def test_bad_values_are_named_all_at_once():
 
 def test_the_papers_plan():
     args = SamedTrainingArguments(model_name_or_path="facebook/sam-vit-base", data_dir="synapse")
-    args.fill_defaults()
+    args = args.fill_defaults()
     assert (args.image_size, args.rank, args.per_device_train_batch_size) == (512, 4, 12)
     plan = TrainingPlan.of(args, num_slices=2211, num_processes=2)
     assert plan == TrainingPlan(batches_per_epoch=93, accumulation=1, steps=160 * 93, horizon=200 * 93, warmup=250)
@@ -229,7 +208,7 @@ def test_the_papers_plan():
 def test_max_train_steps_is_what_the_rate_decays_over_unless_epochs_are_given():
     for epochs, horizon in ((None, 50), (10, 10 * 25)):
         args = SamedTrainingArguments(data_dir="d", max_train_steps=50, num_train_epochs=epochs)
-        args.fill_defaults()
+        args = args.fill_defaults()
         plan = TrainingPlan.of(args, num_slices=100, num_processes=1)
         assert (plan.steps, plan.horizon, plan.warmup) == (50, horizon, 1)
 

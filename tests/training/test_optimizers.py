@@ -15,7 +15,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 def arguments(**settings):
     args = SamedTrainingArguments(**settings)
-    args.fill_defaults()
+    args = args.fill_defaults()
     return args
 
 

@@ -10,9 +10,7 @@ from samed_hf.training.setup import TrainingPlan
 
 
 def filled(num_processes=1, **settings) -> SamedTrainingArguments:
-    args = SamedTrainingArguments(data_dir="synapse", **settings)
-    args.fill_defaults(num_processes)
-    return args
+    return SamedTrainingArguments(data_dir="synapse", **settings).fill_defaults(num_processes)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

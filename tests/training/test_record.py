@@ -133,6 +133,7 @@ def adapter(folder):
     return load_file(folder / "adapter_model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_second_run_from_the_file_gives_the_same_adapter(first_run, tmp_path, capsys):
     again = tmp_path / "again"
     config = str(first_run / "training_settings.json")

@@ -36,7 +36,7 @@ def test_every_setting_goes_to_a_file_and_back(tmp_path):
     given = SamedTrainingArguments(
         ema_decay=0.999, label_names=["a", "b"], gradient_checkpointing=True, save_best=False
     )
-    given.fill_defaults()
+    given = given.fill_defaults()
     assert parse_command(["--config", write(tmp_path, given.to_dict())])[0].to_dict() == given.to_dict()
 
 

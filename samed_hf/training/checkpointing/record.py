@@ -112,7 +112,7 @@ def data_fingerprint(data: CaseDataset, store: CaseStore) -> str:
         for array in (image, label):
             flat = array.reshape(-1).view("u1")
             for first in range(0, len(flat), _CHUNK):
-                total.update(flat[first : first + _CHUNK])
+                total.update(flat[first : first + _CHUNK].data)
     return f"sha256:{total.hexdigest()}"
 
 

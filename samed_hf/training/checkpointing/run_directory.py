@@ -1,10 +1,11 @@
-"""The folder of a run, in which things are whole or not there, whatever becomes of the process or the disk."""
+"""The directory of a run: writable, and written to on all processes or on none."""
 
 from __future__ import annotations
 
 import errno
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -15,25 +16,26 @@ __all__ = ["archive_directories", "check_writable", "on_all_ranks"]
 
 
 def on_all_ranks(accelerator: Accelerator, action: Callable[[], None]) -> None:
-    """Do something on every process; where it fails on one, it fails on all, so that none waits for another.
+    """Call `action` on every process and raise an error of one process on all, so that none waits for another.
 
     Raises:
-        OSError: what went wrong, in one line, on all processes.
+        OSError: the error in one line, on all processes.
     """
     problem, cause = None, None
     try:
         action()
-    except (OSError, RuntimeError, SafetensorError) as error:  # the latter two are how torch and safetensors tell it
-        problem, cause = _described(error), error
+    except (OSError, RuntimeError, SafetensorError) as error:  # the latter two are from torch and safetensors
+        problem, cause = _os_error_arguments(error), error
     problems = [found for found in gather_object([problem]) if found]
     if problems:
         raise OSError(*problems[0]) from cause
 
 
-def _described(error: Exception) -> tuple[int, str, str | None]:
-    """Number, words and file of an error of writing, as [`OSError`] has them, without lines of C++."""
+def _os_error_arguments(error: Exception) -> tuple[int, str, str | None]:
+    """Return errno, message and file name of a write error, as [`OSError`] has them, without C++ stack frames."""
     if isinstance(error, OSError) and error.errno:
-        return error.errno, error.strerror, None if error.filename is None else str(error.filename)
+        message = error.strerror or os.strerror(error.errno)
+        return error.errno, message, None if error.filename is None else str(error.filename)
     text = " ".join(str(error).split())
     if any(words in text for words in ("No space left", "file write failed", "unexpected pos", "requested and")):
         return errno.ENOSPC, os.strerror(errno.ENOSPC), None
@@ -41,35 +43,29 @@ def _described(error: Exception) -> tuple[int, str, str | None]:
 
 
 def check_writable(output_dir: Path) -> None:
-    """Refuse a folder in which nothing can be written, before anything long starts; nothing is left there.
+    """Check that files can be written to the output directory, or to its nearest parent that exists.
 
     Raises:
-        OSError: it, or the folder it is to be made in, is read-only or full.
+        OSError: the directory is read-only or its disk is full.
     """
-    place = output_dir
-    while not place.exists():
-        place = place.parent
-    probe = place / f".writable-{os.getpid()}.tmp"
+    directory = output_dir
+    while not directory.exists():
+        directory = directory.parent
+    probe = directory / f".writable-{os.getpid()}.tmp"
     try:
         probe.write_bytes(b"\0" * 4096)
     except OSError as error:
         raise OSError(
             f"output_dir {str(output_dir)!r} can't be written to ({error.strerror}): give another --output_dir, or "
-            "make room or the folder writable."
+            "make room or the directory writable."
         ) from error
     finally:
-        _unlink(probe)
-
-
-def _unlink(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:  # a read-only folder, which the caller tells
-        return
+        with suppress(OSError):  # a read-only directory, reported above
+            probe.unlink(missing_ok=True)
 
 
 def archive_directories(output_dir: Path, directories: list[Path]) -> Path:
-    """Move directories and files into `earlier-N`, the first free number; returns it."""
+    """Move directories and files into a new directory `earlier-N`, and return it."""
     number = 1
     while (output_dir / f"earlier-{number}").exists():
         number += 1

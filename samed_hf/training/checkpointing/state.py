@@ -191,7 +191,7 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
     """
     weights = load_file(folder / "adapter_model.safetensors")
     weights = {name.removeprefix("base_model.model."): value for name, value in weights.items()}
-    result = set_peft_model_state_dict(model, shard_state_dict(model, weights))
+    result: Any = set_peft_model_state_dict(model, shard_state_dict(model, weights))
     if result.unexpected_keys:
         raise ValueError(f"{folder} holds an adapter of other modules: {sorted(result.unexpected_keys)[:3]}.")
 

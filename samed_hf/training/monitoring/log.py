@@ -14,8 +14,10 @@ from ...utils.atomic import write_text
 
 __all__ = ["LogFile", "numbers_of", "read_log"]
 
-_FIELDS = ("step", "epoch", "learning_rate", "loss", "cross_entropy", "dice", "gradient_norm", "samples_per_second")
-_FIELDS += ("memory_bytes", "skipped", "validation_dice")
+_FIELDS = (
+    *("step", "epoch", "learning_rate", "loss", "cross_entropy", "dice", "gradient_norm", "samples_per_second"),
+    *("memory_bytes", "skipped", "validation_dice"),
+)
 _WHOLE = ("step", "memory_bytes", "skipped")
 _LOSS, _SCORE = "dice/", "validation_dice/"
 """What stands before a label's name in the columns of its Dice loss and of its Dice on the validation cases."""

@@ -92,8 +92,13 @@ def _read_slices(run: TrainingRun, slices: Sequence[tuple[str, int]]) -> dict[tu
             if image.ndim == 3:
                 image = np.moveaxis(image, 0, 2) if run.data.is_2d and len(image) == 3 else image[0]
             label = case.label[index]
-            title = f"{printable(name)}, slice {index}"
-            rows[name, index] = OverlayRow(*(_upright(run, one) for one in (image, label, label)), title, aspect=aspect)
+            rows[name, index] = OverlayRow(
+                image=_upright(run, image),
+                label=_upright(run, label),
+                prediction=_upright(run, label),
+                name=f"{printable(name)}, slice {index}",
+                aspect=aspect,
+            )
     return rows
 
 
