@@ -6,12 +6,16 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK
+from pydicom.data import get_testdata_file
+from pydicom.encaps import encapsulate, get_frame
+from pydicom.pixels import get_decoder
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGExtended12Bit,
     JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
@@ -154,6 +158,51 @@ def test_however_the_files_are_encoded(tmp_path, syntax, preamble, capfd):
     np.testing.assert_array_equal(volume.array, HU)
     assert volume.array.dtype == np.int16
     assert capfd.readouterr() == ("", "")
+
+
+def test_jpeg_extended_of_12_bits(tmp_path):
+    example = pydicom.dcmread(get_testdata_file("JPEG-lossy.dcm", download=False))
+    assert (example.file_meta.TransferSyntaxUID, example.BitsStored) == (JPEGExtended12Bit, 12)
+    (file,) = write_series(tmp_path, np.zeros((example.Columns, example.Rows, 1), np.uint16), rescale=(1, 0))
+    dataset = pydicom.dcmread(file)
+    dataset.BitsStored, dataset.HighBit, dataset.PixelData = 12, 11, example.PixelData
+    dataset["PixelData"].VR = "OB"
+    dataset.file_meta.TransferSyntaxUID = JPEGExtended12Bit
+    dataset.save_as(file)
+    array = read_series([file], tmp_path).array[:, :, 0].T
+    expected = get_decoder(JPEGExtended12Bit).as_array(example, raw=True, decoding_plugin="pylibjpeg")[0]
+    assert array.shape == (1024, 256)
+    assert array.max() > 255
+    np.testing.assert_allclose(array, expected, atol=1)  # decoders round the DCT differently
+
+
+@pytest.mark.parametrize(("syntax", "share"), [(JPEGLosslessSV1, 0.8), (JPEGLSLossless, 0.95)])
+def test_damaged_jpeg_does_not_become_another_image(tmp_path, syntax, share):
+    rng = np.random.default_rng(0)
+    scan = rng.normal(1000, 50, (16, 16, 1)).astype(np.uint16)
+    (file,) = write_series(tmp_path, scan, syntax=syntax)
+    whole = read_series([file], tmp_path).array
+    frame = get_frame(pydicom.dcmread(file).PixelData, 0, number_of_frames=1)
+    messages = []
+    for count in range(12):
+        copy, position = bytearray(frame), int(rng.integers(len(frame) // 2, 3 * len(frame) // 4))
+        if count % 3 == 0:
+            del copy[position:]
+        elif count % 3 == 1:
+            del copy[position : position + 10]
+        else:
+            copy[position : position + 20] = rng.bytes(20)
+        dataset = pydicom.dcmread(file)
+        dataset.PixelData = encapsulate([bytes(copy)])
+        dataset.save_as(tmp_path / "damaged")
+        try:
+            array = read_series([tmp_path / "damaged"], tmp_path).array
+        except ValueError as error:
+            messages.append(str(error))
+        else:
+            assert array.shape == whole.shape
+    assert len(messages) >= share * 12
+    assert all(str(tmp_path / "damaged") in message and "\n" not in message for message in messages)
 
 
 def test_a_compression_without_a_decoder_is_named(tmp_path):
