@@ -169,7 +169,7 @@ def test_a_checkpoint_of_other_settings_is_refused(settings, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"resume_from_checkpoint": "nowhere"}, "'nowhere' is no whole checkpoint"),
+        ({"resume_from_checkpoint": "nowhere"}, "'nowhere' is no complete checkpoint"),
         ({"num_validation_cases": 6}, "num_validation_cases is 6, but there are 6 training cases"),
         ({"data_dir": "nowhere"}, "data_dir 'nowhere' doesn't exist"),
         ({"report_to": "comet_ml"}, "report_to is 'comet_ml', which isn't installed"),

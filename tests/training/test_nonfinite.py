@@ -48,7 +48,7 @@ def test_the_limit_is_on_steps_in_a_row(told):
 
 
 def test_a_limit_of_none_stops_at_once(told):
-    with pytest.raises(ValueError, match="1 step had to be skipped, max_skipped_steps is 0"):
+    with pytest.raises(ValueError, match="1 step skipped, max_skipped_steps is 0"):
         NonFiniteGuard(0).accepts(1, NAN, 1.0, [])
     assert told == []
 

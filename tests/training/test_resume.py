@@ -198,7 +198,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint_that_resumes_exactly(settings, 
     (checkpoint,) = list_checkpoints(folder)
     assert check_checkpoint(checkpoint) is None
     said = output.read_text()
-    assert f"{checkpoint} is whole" in said
+    assert f"{checkpoint} is complete" in said
     assert "--resume_from_checkpoint latest" in said
     assert "Traceback" not in said
     assert half_written(folder) == []
@@ -330,11 +330,11 @@ def flip_a_bit(path: Path):
 DAMAGE = {
     "a file cut off": (lambda folder: cut_off(folder / "optimizer.bin"), "optimizer.bin has .* bytes instead of"),
     "a file missing": (lambda folder: (folder / "random_states_0.pkl").unlink(), "random_states_0.pkl is missing"),
-    "a bit flipped": (lambda folder: flip_a_bit(folder / "adapter_model.safetensors"), "isn't what was written"),
-    "of the state": (lambda folder: flip_a_bit(folder / "training_state.json"), "training_state.json isn't what"),
-    "no manifest": (lambda folder: (folder / "manifest.json").unlink(), "no manifest.json in it"),
+    "a bit flipped": (lambda folder: flip_a_bit(folder / "adapter_model.safetensors"), "doesn't match"),
+    "of the state": (lambda folder: flip_a_bit(folder / "training_state.json"), "training_state.json doesn't match"),
+    "no manifest": (lambda folder: (folder / "manifest.json").unlink(), "no manifest.json"),
     "half a manifest": (lambda folder: cut_off(folder / "manifest.json"), "manifest.json can't be read"),
-    "an empty folder": (lambda folder: (shutil.rmtree(folder), folder.mkdir()), "no manifest.json in it"),
+    "an empty folder": (lambda folder: (shutil.rmtree(folder), folder.mkdir()), "no manifest.json"),
 }
 
 
@@ -357,7 +357,7 @@ def test_a_run_goes_on_from_the_last_whole_checkpoint(settings, two_checkpoints,
     run(**settings(checkpointing_steps=2, checkpoints_total_limit=1, resume_from_checkpoint="latest"))
     said = caplog.text
     for name in damaged:
-        assert f"{name} is damaged (optimizer.bin isn't what was written" in said
+        assert f"{name} is damaged (optimizer.bin doesn't match" in said
         assert (broken / "earlier-1" / name).is_dir()
     assert ("from the first step" in said) == (len(damaged) == 2)
     assert_same(broken, two_checkpoints)
@@ -389,7 +389,7 @@ def test_the_same_command_begins_goes_on_and_ends_again(settings, tmp_path, capl
     for _ in range(2):
         run(**settings(checkpointing_steps=4, resume_from_checkpoint="latest"))
     said = caplog.text
-    assert said.count("no whole checkpoint yet: from the first step") == 1
+    assert said.count("no complete checkpoint yet: from the first step") == 1
     assert said.count("checkpoint-4, 4 steps done") == 1
     assert adapter_of(tmp_path / "run")
 
@@ -457,7 +457,7 @@ def test_a_full_disk_is_told_and_leaves_the_earlier_checkpoints_whole(settings, 
     assert run_command(lambda: run(**settings(**changes)) and None) == 2
     told = capsys.readouterr().err.splitlines()[-1]
     last = list_checkpoints(folder)[-1].name
-    assert f"can't be written to {folder} (No space left on device); {last} is whole" in told
+    assert f"can't be written to {folder} (No space left on device); {last} is complete" in told
     assert "--resume_from_checkpoint latest" in told
     assert [check_checkpoint(path) for path in list_checkpoints(folder)] == [None] * len(list_checkpoints(folder))
     assert half_written(folder) == []
@@ -512,7 +512,7 @@ def test_a_checkpoint_that_can_t_be_written_takes_nothing_away(settings, tmp_pat
         seal(folder)
 
     monkeypatch.setattr(checkpoints, "_write_manifest", fail)
-    with pytest.raises(OSError, match=r"checkpoint of step 4 can't be written .*No space left.*checkpoint-2 is whole"):
+    with pytest.raises(OSError, match=r"step 4 can't be written .*No space left.*checkpoint-2 is complete"):
         run(**settings(checkpointing_steps=2, checkpoints_total_limit=1))
     assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["checkpoint-2"]
     assert half_written(tmp_path / "run") == []
@@ -526,7 +526,7 @@ def test_a_checkpoint_read_back_otherwise_than_it_was_written_is_none(settings, 
         flip_a_bit(folder / "optimizer.bin")
 
     monkeypatch.setattr(checkpoints, "_write_manifest", spoil)
-    with pytest.raises(OSError, match=r"read back, optimizer.bin isn't what was written.*there is no earlier one"):
+    with pytest.raises(OSError, match=r"read back, optimizer.bin doesn't match.*there is no earlier one"):
         run(**settings(checkpointing_steps=2))
     assert list_checkpoints(tmp_path / "run") == []
 

@@ -54,15 +54,15 @@ def test_a_runs_own_file_is_taken_whatever_it_says_besides(tmp_path):
     [
         ({"learning_rte": 0.1}, "unknown key 'learning_rte': the nearest setting is 'learning_rate'"),
         ({"Max-Train-Steps": 3}, "the nearest setting is 'max_train_steps'"),
-        ({"dry_run": True}, "'dry_run', which is a flag of the command"),
+        ({"dry_run": True}, "'dry_run', which is only a flag"),
         ({"rank": "four"}, "rank: invalid int value: 'four'"),
-        ({"rank": None}, "rank: null is no value"),
+        ({"rank": None}, "rank: null is not allowed"),
         ({"rank": [1, 2]}, "rank: .* a single one"),
-        ({"rank": True}, "rank: true is no value"),
-        ({"label_names": "liver"}, "label_names: 'liver' is no value for it, expected a list"),
+        ({"rank": True}, "rank: true is not allowed"),
+        ({"label_names": "liver"}, "label_names: 'liver' is not allowed: expected a list"),
         ({"gradient_checkpointing": "perhaps"}, "gradient_checkpointing: "),
         ({"seed": 0.5, "rank": {}}, "seed: .*; rank: "),
-        ([1], "no settings by name"),
+        ([1], "no mapping of settings"),
         ("{", "can't be read"),
     ],
 )
@@ -73,7 +73,7 @@ def test_what_no_flag_would_take_is_refused(tmp_path, content, said):
 
 
 def test_yamls_no_is_told_apart_from_a_no(tmp_path):
-    with pytest.raises(ValueError, match="mixed_precision: false is no value for it; YAML"):
+    with pytest.raises(ValueError, match="mixed_precision: false is not allowed; YAML"):
         read_settings(write(tmp_path, "mixed_precision: no\n", "run.yml"))
 
 
