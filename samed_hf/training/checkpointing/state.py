@@ -256,7 +256,7 @@ def _agree(run: TrainingRun, find: Callable[[], Any]) -> Any:
             outcome[0] = find()
         except (ValueError, OSError) as error:
             outcome[1] = error
-    result, error = broadcast_object_list(outcome)
-    if error is not None:
-        raise error
+    result, failure = broadcast_object_list(outcome)
+    if failure is not None:
+        raise failure
     return result
