@@ -1,0 +1,3 @@
+from .samed import convert_original, convert_sam, convert_samed
+
+__all__ = ["convert_original", "convert_sam", "convert_samed"]
