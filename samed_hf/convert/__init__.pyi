@@ -1,3 +1,5 @@
-from .samed import convert_original, convert_sam, convert_samed
+from .original import convert_original
+from .sam import convert_sam
+from .samed import convert_samed
 
 __all__ = ["convert_original", "convert_sam", "convert_samed"]
