@@ -115,7 +115,7 @@ def count_indexes(tensors: Mapping[str, torch.Tensor], prefix: str) -> int:
 
 
 def most_common(values: Iterable[int], default: int = 1) -> int:
-    """Return the most frequent value, at least 1: a size on which most tensors agree. [`check_tensors`] finds the rest."""
+    """Return the size on which most tensors agree, at least 1; [`check_tensors`] then reports the other tensors."""
     counted = Counter(values).most_common(1)
     return max(1, counted[0][0]) if counted else default
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
+from typing import cast
 
 import torch
 from peft import PeftType
@@ -23,7 +24,7 @@ def convert_original(
 ) -> Path:
     """Convert an adapter to the `.pth` that the original SAMed code loads.
 
-    The original code has a fixed scaling of 1: another scaling (`lora_alpha`, rsLoRA) is multiplied into the B matrices.
+    The original code has a scaling of 1. Another scaling (`lora_alpha`, rsLoRA) is multiplied into the B matrices.
     An adapter of [`convert_samed`][samed_hf.convert.convert_samed] gives every tensor of its checkpoint bit by bit.
 
     Args:
@@ -49,9 +50,8 @@ def convert_original(
     for key, name in adapter_keys(model, _check_variant(model, adapter)).items():
         tensors[key] = model.get_parameter(name).detach().cpu().contiguous().clone()
         if ".lora_B." in name:
-            layer = model.get_submodule(name.partition(".lora_B.")[0])
-            if isinstance(layer, LoraLayer):
-                tensors[key] *= layer.scaling["default"]
+            layer = cast(LoraLayer, model.get_submodule(name.partition(".lora_B.")[0]))
+            tensors[key] *= layer.scaling["default"]
     content = io.BytesIO()
     torch.save(tensors, content)
     Path(output).parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,8 @@ def _check_variant(model: SamedForSemanticSegmentation, adapter: str | os.PathLi
     modules = {name.removeprefix("sam."): module for name, module in model.named_modules()}
     lora = {name: module for name, module in modules.items() if isinstance(module, LoraLayer)}
     variant = "samed_s" if any(name.startswith("mask_decoder.") for name in lora) else "samed"
-    known = {name.removeprefix("sam.") for name in adapter_keys(model, variant).values()}
+    expected = {name.removeprefix("sam.") for name in adapter_keys(model, variant).values()}
+    targets = {name.partition(".lora_")[0] for name in expected if ".lora_" in name}
     trained = {
         f"{name}.{parameter}"
         for name, module in modules.items()
@@ -84,15 +85,14 @@ def _check_variant(model: SamedForSemanticSegmentation, adapter: str | os.PathLi
         "its LoRA is DoRA or another variant": any(module.lora_variant for module in lora.values()),
         "its LoRA initialisation changes the base weights": config.init_lora_weights not in (True, False, "gaussian"),
         "it trains biases": config.bias != "none" or config.lora_bias,
-        "its LoRA isn't on q and v of every block": set(lora)
-        != {n.partition(".lora_")[0] for n in known if ".lora_" in n},
+        "its LoRA isn't on q and v of every block": set(lora) != targets,
         "its LoRA has more than one rank": len({module.r["default"] for module in lora.values()}) > 1,
-        f"it holds tensors unknown to the original ({', '.join(sorted(trained - known))})": not trained <= known,
+        f"it holds tensors unknown to the original ({', '.join(sorted(trained - expected))})": not trained <= expected,
     }
     found = [reason for reason, applies in reasons.items() if applies]
     if found:
         raise ValueError(
-            f"adapter {str(adapter)!r} cannot be written for the original code: {'; '.join(found)}. Expected an adapter "
-            "of samed_lora_config without further options."
+            f"adapter {str(adapter)!r} cannot be written for the original code: {'; '.join(found)}. Expected an "
+            "adapter of samed_lora_config without further options."
         )
     return variant

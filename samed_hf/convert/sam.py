@@ -33,8 +33,8 @@ def convert_sam(
         checkpoint: the `.pth` file.
         output_dir: directory for `config.json` and `model.safetensors`; created if missing.
         decoder_heads: number of heads of the mask decoder's attentions. It cannot be derived from the tensors.
-        global_attn_indexes: blocks of the image encoder with global attention, from 0. Required only if the window is as
-            large as the grid (224 pixels with windows of 14), because all tables then have the same length.
+        global_attn_indexes: blocks of the image encoder with global attention, from 0. Required only if the window is
+            as large as the grid (224 pixels with windows of 14): all tables then have the same length.
 
     Returns:
         `output_dir`.

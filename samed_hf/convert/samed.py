@@ -140,5 +140,5 @@ def load_model(argument: str, source: str | os.PathLike[str], **options: Any) ->
         raise
     except OSError as error:
         raise FileNotFoundError(
-            f"{argument} is {str(source)!r}, which is neither a directory nor on the Hub. ({str(error).splitlines()[0]})"
+            f"{argument} is {str(source)!r}, neither a directory nor on the Hub. ({str(error).splitlines()[0]})"
         ) from error
