@@ -76,12 +76,9 @@ def run(args: argparse.Namespace) -> int:
     if output is not None and output.exists() and not output.is_dir():
         raise ValueError(f"--output {args.output!r} is a file: expected a directory.")
     base = read_base_config(args.model_name_or_path)
-    names = (*_COLUMNS, "orientation", "plane")
-    settings = DataArguments(
-        **dataset_arguments(args.data),
-        **{name: getattr(args, name) for name in names},
-        geometry_tolerance=args.tolerance,
-    )
+    given: dict[str, Any] = {name: getattr(args, name) for name in (*_COLUMNS, "orientation", "plane")}
+    given |= dataset_arguments(args.data)
+    settings = DataArguments(**given, geometry_tolerance=args.tolerance)
     data = read_data(**settings.read_options(), strict=False)
     processor = make_processor(settings, data)
     logger.info(_describe(data))

@@ -60,8 +60,11 @@ class CaseSource(Protocol):
             ValueError, FileNotFoundError: a file is missing or damaged, or image and label don't fit together.
         """
 
+    def files(self) -> tuple[Path, ...]:
+        """Return the files of image and label; none for a case that is not in files of its own."""
+
     def cache_key(self) -> list[Any]:
-        """What changes when the case's files do; JSON."""
+        """Return what changes when the case's content does, as JSON."""
 
 
 @dataclass

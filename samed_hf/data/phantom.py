@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import interpolate, ndimage
 
 __all__ = ["phantom_affine", "phantom_patient"]
@@ -113,8 +114,8 @@ def phantom_patient(
     _draw_bowel(rng, grid, tissue)
     _draw_organs(rng, grid, tissue)
     _remove_fragments(tissue)
-    spacing = tuple(float(mm) / n for mm, n in zip(_EXTENT, shape, strict=True))
-    return _scan(rng, tissue), _LABEL[tissue], spacing
+    slice_mm, x_mm, y_mm = (float(mm) / n for mm, n in zip(_EXTENT, shape, strict=True))
+    return _scan(rng, tissue), _LABEL[tissue], (slice_mm, x_mm, y_mm)
 
 
 @dataclass(frozen=True)
@@ -160,23 +161,23 @@ def _warped_grid(rng: np.random.Generator, shape: tuple[int, int, int]) -> _Grid
     return _Grid(x=moved[1], y=moved[2], z=moved[0], ranges=ranges)
 
 
-def _chain(beads: Sequence[Sequence[float]], count: int = 12) -> np.ndarray:
+def _chain(beads: ArrayLike, count: int = 12) -> np.ndarray:
     """String `count` balls along the smooth curve through `beads`, rows of `(x, y, z, radius)` in mm, as blobs."""
-    beads = np.asarray(beads, dtype=np.float64)
-    curve = interpolate.make_interp_spline(np.linspace(0, 1, len(beads)), beads, k=min(3, len(beads) - 1))
-    beads = curve(np.linspace(0, 1, count))
-    return np.column_stack([beads[:, :3], beads[:, 3:].repeat(3, axis=1)])
+    points = np.asarray(beads, dtype=np.float64)
+    curve = interpolate.make_interp_spline(np.linspace(0, 1, len(points)), points, k=min(3, len(points) - 1))
+    balls = curve(np.linspace(0, 1, count))
+    return np.column_stack([balls[:, :3], balls[:, 3:].repeat(3, axis=1)])
 
 
 def _vary(
     rng: np.random.Generator,
-    blobs: Sequence[Sequence[float]],
+    organ: ArrayLike,
     shift: float = 4,
     size: float = 0.06,
     tilt: float = 0.08,
 ) -> np.ndarray:
     """Move (`shift` in mm), scale (`size`, relative) and tilt (radians) an organ as a whole, and its blobs a little."""
-    blobs = np.array(blobs, dtype=np.float64)
+    blobs: np.ndarray = np.array(organ, dtype=np.float64)
     middle = blobs[:, :3].mean(axis=0)
     a, b, c = rng.normal(0, tilt, size=3)
     turn = np.array([[1, -c, b], [c, 1, -a], [-b, a, 1]])  # angles small enough for the first order

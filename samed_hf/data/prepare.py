@@ -137,7 +137,7 @@ def _btcv_pairs(raw: Path) -> dict[int, tuple[Path, Path]]:
             f"{raw} has no folders img and label: expected BTCV's RawData/Training with img/imgNNNN.nii.gz and "
             "label/labelNNNN.nii.gz."
         )
-    pairs = {}
+    pairs: dict[int, tuple[Path, Path]] = {}
     labels = {case_name(path): path for path in find_volumes(raw / "label")}
     for path in find_volumes(raw / "img"):
         digits = case_name(path).removeprefix("img")
@@ -170,8 +170,8 @@ def _read_btcv(name: str, image: Volume, label_path: Path, orientation: str) -> 
     for value, target in BTCV_TO_SYNAPSE.items():
         organs[label.array == value] = target
     image_array = window_intensity(image.array, CT_WINDOW)
-    arrays = (np.transpose(array, _AXIS_ORDER) for array in (image_array, organs))
-    return Case(name, *arrays, tuple(image.spacing[axis] for axis in _AXIS_ORDER))
+    slice_mm, x_mm, y_mm = (float(image.spacing[axis]) for axis in _AXIS_ORDER)
+    return Case(name, image_array.transpose(_AXIS_ORDER), organs.transpose(_AXIS_ORDER), (slice_mm, x_mm, y_mm))
 
 
 def _write_slices(folder: Path, case: Case, size: int | None) -> list[str]:

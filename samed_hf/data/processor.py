@@ -29,6 +29,7 @@ def make_processor(args: DataArguments, data: CaseDataset, image_size: int | Non
     """
     if args.plane not in (None, "axial") and (data.is_2d or data.layout == "Synapse"):
         raise ValueError(f"plane is {args.plane}, but {data.root} holds slices ({data.layout}): expected whole scans.")
+    orientation: str | None
     axis_order, orientation = _PLANES[args.plane or "axial"]
     if args.orientation is not None or data.orientation != "LPS":
         orientation = args.orientation or data.orientation

@@ -14,18 +14,21 @@ from ..transforms.slicing import cut_slices, slice_spacing
 from ..volumes import ScanFile, Volume, read_scan, read_volume, reorient, same_grid
 from ..volumes import images as pictures
 from ..volumes.naming import file_kind, label_suffix
-from .dataset import RawCase, as_labels, renumber
+from .dataset import CaseSource, RawCase, as_labels, renumber
 
-__all__ = ["ImageSource", "ScanSource", "count_channels", "file_versions"]
+__all__ = ["FileSource", "ImageSource", "ScanSource", "count_channels"]
 
 
-def file_versions(paths: Sequence[Path]) -> list[Any]:
-    """Name, size and time of each file: what changes when the file does."""
-    return [[str(path), (stat := path.stat()).st_size, stat.st_mtime_ns] for path in paths]
+class FileSource(CaseSource):
+    """A case in files of its own, whose names, sizes and times are the key of its decoded copy."""
+
+    def cache_key(self) -> list[Any]:
+        """See [`CaseSource`]."""
+        return [[str(path), (stat := path.stat()).st_size, stat.st_mtime_ns] for path in self.files()]
 
 
 @dataclass(frozen=True)
-class ScanSource:
+class ScanSource(FileSource):
     """A scan and its label map on one grid.
 
     Attributes:
@@ -65,13 +68,13 @@ class ScanSource:
         scan = ScanFile(self.name, self.images[0], kind, several, label_suffix(self.images[0]))
         return read_scan(scan, num_channels=self.num_channels)
 
-    def cache_key(self) -> list[Any]:
+    def files(self) -> tuple[Path, ...]:
         """See [`CaseSource`]."""
-        return file_versions([*self.images, self.label])
+        return (*self.images, self.label)
 
 
 @dataclass(frozen=True)
-class ImageSource:
+class ImageSource(FileSource):
     """Pictures of one size and their masks; several are the slices of one case.
 
     Attributes:
@@ -105,9 +108,9 @@ class ImageSource:
         image = np.moveaxis(image, 3, 1) if image.ndim == 4 else image
         return RawCase(image, np.stack(labels), None)
 
-    def cache_key(self) -> list[Any]:
+    def files(self) -> tuple[Path, ...]:
         """See [`CaseSource`]."""
-        return file_versions([*self.images, *self.labels])
+        return (*self.images, *self.labels)
 
 
 def read_mask(path: Path) -> np.ndarray:

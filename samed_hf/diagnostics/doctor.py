@@ -12,7 +12,8 @@ from .requirements import installed_version, read_requirements
 
 __all__ = ["diagnose", "format_diagnosis"]
 
-_MODULES = {"pillow": "PIL", "pyyaml": "yaml"}  # of packages whose module has another name
+# Modules of the packages whose module has another name.
+_MODULES = {"pillow": "PIL", "pyyaml": "yaml", "pylibjpeg-libjpeg": "libjpeg", "pylibjpeg-openjpeg": "openjpeg"}
 _OPTIONAL = {
     "tensorboard": "curves of a training, --report_to tensorboard",
     "wandb": "--report_to wandb",

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..data.dataset import CaseDataset, CaseSource
-from ..data.layouts.synapse_dataset import SliceSource
-from ..data.sources import ImageSource, ScanSource
+from ..data.dataset import CaseDataset
 
 __all__ = ["unused_files"]
 
@@ -15,7 +13,7 @@ def unused_files(data: CaseDataset) -> dict[Path, list[str]]:
     """Return the unused files beside those of the cases that have the suffix of one of them, by their directory."""
     used: dict[Path, set[str]] = {}
     for source in data.sources.values():
-        for file in _files(source):
+        for file in source.files():
             used.setdefault(file.parent, set()).add(file.name.lower())  # a list may differ in case from the file system
     unused = {}
     for directory, names in sorted(used.items()):
@@ -25,16 +23,6 @@ def unused_files(data: CaseDataset) -> dict[Path, list[str]]:
         if spare:
             unused[directory] = spare
     return unused
-
-
-def _files(source: CaseSource) -> tuple[Path, ...]:
-    if isinstance(source, ScanSource):
-        return (*source.images, source.label)
-    if isinstance(source, ImageSource):
-        return (*source.images, *source.labels)
-    if isinstance(source, SliceSource):
-        return tuple(source.data.slice_path(name) for name in source.slices)
-    return ()
 
 
 def _suffix(name: str) -> str:

@@ -237,7 +237,7 @@ def test_predict_reads_images(tiny_adapter, tmp_path, capsys):
     np.testing.assert_array_equal(written, predict_image(model, image)[0])
     (tmp_path / "torn.png").write_bytes((tmp_path / "slice.png").read_bytes()[:100])
     assert run("predict", tiny_adapter, tmp_path / "torn.png", "--output", tmp_path / "out") == 2
-    assert "cannot be read as a picture" in error_of(capsys)
+    assert "torn.png cannot be read as an image" in error_of(capsys)
 
 
 @pytest.mark.parametrize("flag", [["--batch_size", "0"], ["--batch_size", "-1"]])

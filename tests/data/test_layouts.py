@@ -218,6 +218,22 @@ def test_masks_of_0_and_255_are_numbered_anew(tmp_path):
     assert set(np.unique(data.read_raw("case_00", make_processor(args, data, args.image_size)).label)) == {0, 1}
 
 
+@pytest.mark.parametrize("names", [None, "background\ndisc\nbar\n"])
+def test_masks_of_0_127_and_255_are_numbered_in_ascending_order(tmp_path, names):
+    values = np.array([0, 127, 255], np.uint8)
+    scans = {name: (image, np.minimum(label, 2)) for name, (image, label) in SCANS.items()}
+    root = write_pictures(tmp_path / "data", {name: (image, values[label]) for name, (image, label) in scans.items()})
+    (root / "labels.txt").unlink()
+    if names is not None:
+        (root / "labels.txt").write_text(names)
+    args = SamedTrainingArguments(data_dir=str(root), image_size=64)
+    data = read_data(root)
+    found = data.read_raw("case_00", make_processor(args, data, args.image_size)).label
+    counts = [np.count_nonzero(scans["case_00"][1] == index) for index in range(3)]
+    assert len(set(counts)) == 3
+    assert [np.count_nonzero(found == index) for index in range(3)] == counts
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
@@ -305,7 +321,7 @@ def test_files_that_are_missing(tmp_path):
     for write, image in ((write_nnunet, "imagesTr/case_01_0000.nii.gz"), (write_decathlon, "imagesTr/case_01.nii.gz")):
         root = write(tmp_path / write.__name__, SCANS)
         (root / image).unlink()
-        with pytest.raises(FileNotFoundError, match=r"dataset\.json asks for .*case_01.*, which isn't there"):
+        with pytest.raises(FileNotFoundError, match=r"dataset\.json names .*case_01.*, which does not exist"):
             read_data(root)
     root = write_folders(tmp_path / "folders", SCANS)
     (root / "masks" / "case_03_mask.nii.gz").unlink()

@@ -75,10 +75,9 @@ def of_predict(adapter, path, tmp_path):
 def of_evaluate(model, path):
     data = read_data(path.parents[1], label_names=list(TINY_LABELS.values()))
     (name,) = data.sources
-    found = []
     case = data.read_case(name, model.image_processor)
-    score_cases(model, [case], model.image_processor, on_case=lambda _, prediction, __: found.append(prediction))
-    return found[0]
+    ((_, prediction, _),) = score_cases(model, [case], model.image_processor)
+    return prediction
 
 
 def of_endpoint(adapter, path):

@@ -1,16 +1,38 @@
-"""Anyone's data set: what a folder is, is recognised by what lies in it."""
+"""Layouts of data sets, recognised by their files.
+
+A layout is a module with a function that recognises it and one that reads it, and an entry in `_LAYOUTS`.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from ..dataset import CaseDataset
-from .decathlon import describes_data, read_decathlon, read_nnunet
+from .decathlon import is_decathlon, read_decathlon
 from .folders import find_folders, read_folders
-from .synapse_dataset import read_synapse
+from .nnunet import is_nnunet, read_nnunet
+from .synapse_dataset import is_synapse, read_synapse
 
 __all__ = ["dataset_arguments", "read_data"]
+
+
+class _Options(NamedTuple):
+    label_names: list[str] | None
+    fold: int | None
+    tolerance: float
+    strict: bool
+
+
+_LAYOUTS: tuple[tuple[Callable[[Path], object], Callable[[Path, _Options], CaseDataset]], ...] = (
+    (is_synapse, lambda root, options: read_synapse(root)),
+    (is_nnunet, lambda root, options: read_nnunet(root, options.fold, options.tolerance, options.strict)),
+    (is_decathlon, lambda root, options: read_decathlon(root, options.tolerance, options.strict)),
+    (find_folders, lambda root, options: read_folders(root, options.label_names, options.tolerance, options.strict)),
+)
+"""The layouts of directories: whether a directory has it, and the function that reads it; the first one counts."""
 
 _EXPECTED = (
     "expected the Synapse layout (lists_Synapse, train_npz, test_vol_h5), nnU-Net's raw one or the Decathlon's "
@@ -33,31 +55,37 @@ def read_data(
     cache_dir: str | None = None,
     strict: bool = True,
 ) -> CaseDataset:
-    """Recognise and describe a data set; its scans are read later, when they are asked for.
+    """Recognise the layout of a data set and describe it; its scans are read later, case by case.
 
     Args:
-        data_dir: a folder in the Synapse layout, nnU-Net's raw one, the Medical Segmentation Decathlon's, with folders
-            of images and masks, or of a saved Hugging Face data set.
-        dataset_name: a data set of Hugging Face's `datasets` instead: a Hub id or a folder.
-        dataset_config_name, image_column, label_column, case_column, cache_dir: see [`read_rows`].
-        label_names: names of the labels from 0, where no file names them.
-        fold: which of the folds that the data set itself declares.
-        strict: refuse a folder that lacks files of some cases; else those fail when they are read.
-        geometry_tolerance: how far image and label may lie apart, as a share of a voxel's smallest side.
+        data_dir: a directory in the layout of Synapse, nnU-Net (raw) or the Medical Segmentation Decathlon, with
+            directories of images and masks, or with a saved Hugging Face data set.
+        dataset_name: a data set of Hugging Face's `datasets` instead: a Hub id or a directory.
+        dataset_config_name: configuration of a Hugging Face data set.
+        image_column: its column of images; by default found by the usual names.
+        label_column: its column of label maps; by default found by the usual names.
+        case_column: its column that says which rows are slices of one case.
+        label_names: names of the labels from 0, if no file names them.
+        fold: index of a fold that the data set itself declares.
+        geometry_tolerance: largest distance between the grids of image and label, as a share of a voxel's smallest
+            side.
+        cache_dir: where `datasets` keeps what it downloads.
+        strict: refuse a data set with missing files; otherwise their cases fail when they are read.
 
     Raises:
-        ValueError, FileNotFoundError: no such folder, none of these layouts, or not as the layout should be.
+        ValueError, FileNotFoundError: no such directory, an unknown layout, or invalid or missing files.
     """
     if (data_dir is None) == (dataset_name is None):
         raise ValueError("Give either data_dir or dataset_name, not both and not neither.")
     root = None if data_dir is None else Path(data_dir)
-    if root is not None and not root.is_dir():
-        what = "is a file" if root.exists() else "doesn't exist"
-        raise FileNotFoundError(f"data_dir {str(data_dir)!r} {what}: {_EXPECTED}.")
     if root is not None:
-        data = _recognise(root, label_names, fold, geometry_tolerance, strict)
-        if data is not None:
-            return data
+        if not root.is_dir():
+            what = "is a file" if root.exists() else "doesn't exist"
+            raise FileNotFoundError(f"data_dir {str(data_dir)!r} {what}: {_EXPECTED}.")
+        options = _Options(label_names, fold, geometry_tolerance, strict)
+        for recognises, read in _LAYOUTS:
+            if recognises(root):
+                return read(root, options)
     from .hf_datasets import is_saved_dataset, read_rows  # datasets takes a second to import
 
     if root is not None and not is_saved_dataset(root):
@@ -78,19 +106,6 @@ def read_data(
 
 
 def dataset_arguments(text: str) -> dict[str, str]:
-    """The argument of [`read_data`] that is meant: a folder, or USER/NAME on the Hub where there is no such folder."""
+    """Return the argument of [`read_data`]: a directory, or USER/NAME on the Hub if there is no such directory."""
     on_hub = not Path(text).exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text)
     return {"dataset_name": text} if on_hub else {"data_dir": text}
-
-
-def _recognise(
-    root: Path, label_names: list[str] | None, fold: int | None, tolerance: float, strict: bool
-) -> CaseDataset | None:
-    if any((root / name).is_dir() for name in ("lists_Synapse", "lists", "train_npz", "test_vol_h5")):
-        return read_synapse(root)
-    described = describes_data(root / "dataset.json") if (root / "dataset.json").is_file() else None
-    if described == "nnunet":
-        return read_nnunet(root, fold, tolerance, strict)
-    if described == "decathlon":
-        return read_decathlon(root, tolerance, strict)
-    return read_folders(root, label_names, tolerance, strict) if find_folders(root) else None

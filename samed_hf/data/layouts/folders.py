@@ -147,7 +147,9 @@ def _picture_cases(pairs: list[Pair], num_channels: int, labels: Labels) -> dict
         match = _SLICE.match(_stem(image))
         cases.setdefault(match["case"] if match else _stem(image), []).append((image, mask))
     return {
-        name: ImageSource(name, *(tuple(files) for files in zip(*found, strict=True)), num_channels, labels.values)
+        name: ImageSource(
+            name, tuple(image for image, _ in found), tuple(mask for _, mask in found), num_channels, labels.values
+        )
         for name, found in cases.items()
     }
 

@@ -75,6 +75,10 @@ class RowSource:
             raise ValueError(f"{name} has an image of shape {slices.shape} and a label of shape {labels.shape}.")
         return slices, labels
 
+    def files(self) -> tuple[Path, ...]:
+        """See [`CaseSource`]: rows have no files of their own."""
+        return ()
+
     def cache_key(self) -> list[Any]:
         """See [`CaseSource`]."""
         return [self.table._fingerprint, list(self.rows), list(self.columns)]
@@ -160,7 +164,7 @@ def _load(name: str | Path, config: str | None, cache_dir: str | None) -> dict[s
 
 
 def _column(table: Any, given: str | None, usual: Sequence[str], flag: str, name: object) -> str:
-    found = given or next((column for column in usual if column in table.column_names), None)
+    found = given or next((column for column in usual if column in table.column_names), "")
     if found not in table.column_names:
         raise ValueError(
             f"{name} has the columns {', '.join(table.column_names)}: expected {given or ' or '.join(usual[:4])}; give "

@@ -161,19 +161,21 @@ class SynapseData:
         image, label = _checked(path, image, label, 3)
         if spacing is not None and not (np.shape(spacing) == (3,) and np.all(np.asarray(spacing) > 0)):
             raise ValueError(f"{path} has the spacing {spacing}: expected three positive numbers in mm.")
-        return Case(name, image, label, None if spacing is None else tuple(float(mm) for mm in spacing))
+        return Case(
+            name, image, label, None if spacing is None else (float(spacing[0]), float(spacing[1]), float(spacing[2]))
+        )
 
 
 def case_of_slice(name: str) -> str:
     """The case a slice belongs to: "case0005" of "case0005_slice012"."""
-    match = _SLICE_NAME.match(name)
-    if match is None:
-        raise ValueError(f"The list names a slice {name[:80]!r}: expected CASE_sliceNNN, e.g. case0005_slice012.")
-    return match["case"]
+    return _slice_order(name)[0]
 
 
 def _slice_order(name: str) -> tuple[str, int]:
-    return case_of_slice(name), int(_SLICE_NAME.match(name)["index"])
+    match = _SLICE_NAME.match(name)
+    if match is None:
+        raise ValueError(f"The list names a slice {name[:80]!r}: expected CASE_sliceNNN, e.g. case0005_slice012.")
+    return match["case"], int(match["index"])
 
 
 def read_slice(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:

@@ -1,58 +1,62 @@
-"""A folder in the Synapse layout as a data set like the others."""
+"""The Synapse layout as a [`CaseDataset`]."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ...model.image_processing_samed import SamedImageProcessor
 from ..dataset import CaseDataset, CaseSource, RawCase, as_labels
-from ..sources import file_versions
+from ..sources import FileSource
 from .synapse import SynapseData
 
-__all__ = ["read_synapse"]
+__all__ = ["is_synapse", "read_synapse"]
 
 
 @dataclass(frozen=True)
-class SliceSource:
-    """A training case: its slices are files of their own."""
+class SliceSource(FileSource):
+    """A training case, each of whose slices is a file."""
 
     name: str
     data: SynapseData
     slices: tuple[str, ...]
 
     def read(self, processor: SamedImageProcessor) -> RawCase:
-        """See [`CaseSource`]. The slices lie as the layout has them."""
+        """See [`CaseSource`]. The slices keep the orientation of the files."""
         case = self.data.read_train_case(self.name)
         return RawCase(case.image, as_labels(self.name, case.label), case.spacing, rescaled=True)
 
-    def cache_key(self) -> list[Any]:
+    def files(self) -> tuple[Path, ...]:
         """See [`CaseSource`]."""
-        return file_versions([self.data.slice_path(name) for name in self.slices])
+        return tuple(self.data.slice_path(name) for name in self.slices)
 
 
 @dataclass(frozen=True)
-class VolumeSource:
-    """A case to score: one file."""
+class VolumeSource(FileSource):
+    """A test case in one file."""
 
     name: str
     data: SynapseData
 
     def read(self, processor: SamedImageProcessor) -> RawCase:
-        """See [`CaseSource`]. The slices lie as the layout has them."""
+        """See [`CaseSource`]. The slices keep the orientation of the files."""
         case = self.data.read_test_case(self.name)
         return RawCase(case.image, as_labels(self.name, case.label).astype(np.uint8), case.spacing, rescaled=True)
 
-    def cache_key(self) -> list[Any]:
+    def files(self) -> tuple[Path, ...]:
         """See [`CaseSource`]."""
-        return file_versions([self.data.case_path(self.name)])
+        return (self.data.case_path(self.name),)
+
+
+def is_synapse(root: Path) -> bool:
+    """Return whether a directory has this layout."""
+    return any((root / name).is_dir() for name in ("lists_Synapse", "lists", "train_npz", "test_vol_h5"))
 
 
 def read_synapse(root: Path) -> CaseDataset:
-    """Read a folder in the Synapse layout; see [`SynapseData`] for what it raises."""
+    """Describe a directory in the Synapse layout; see [`SynapseData`] for what it raises."""
     data = SynapseData(root)
     slices = data.slices_by_case()
     sources: dict[str, CaseSource] = {name: SliceSource(name, data, tuple(found)) for name, found in slices.items()}
