@@ -156,11 +156,12 @@ def _find_nrrd_voxels(path: Path, file: IO[bytes]) -> VoxelData:
         raise ValueError(
             f"{printable(path)} has the encoding {encoding[:40]!r}, expected raw, gzip or ascii; save it so."
         )
-    name = fields.get("datafile")
-    files, offset = (path,), file.tell()
-    if name is not None:
-        listed = [line, *lines] if name.startswith("LIST") else []
-        files, offset = _data_files(path, name, [entry for entry in listed if entry.strip()]), 0
+    data_file = fields.get("datafile")
+    files: tuple[Path, ...] = (path,)
+    offset = file.tell()
+    if data_file is not None:
+        listed = [line, *lines] if data_file.startswith("LIST") else []
+        files, offset = _data_files(path, data_file, [entry for entry in listed if entry.strip()]), 0
     skip, skipped_lines = (_integer(path, fields.get(key, "0"), key) for key in ("byteskip", "lineskip"))
     if skip < -1 or skipped_lines < 0 or (skip == -1 and encodings[encoding] != "raw"):
         raise damaged_file_error(path, "NRRD", f"its header has byte skip {skip} and line skip {skipped_lines}")

@@ -7,15 +7,17 @@ the origin in the centre and the first axis running to the left.
 from __future__ import annotations
 
 import gzip
+import io
 import logging
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import cast
 
 import nibabel as nib
 import numpy as np
+from nibabel.arrayproxy import ArrayProxy
 
 from ..utils.atomic import temporary_directory
 from ..utils.text import one_line, printable
@@ -147,7 +149,7 @@ def find_volumes(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     return sorted(found)
 
 
-def _read_header(path: Path, file: IO[bytes], max_bytes: int) -> nib.Nifti1Image:
+def _read_header(path: Path, file: io.BufferedIOBase, max_bytes: int) -> nib.Nifti1Image:
     """Read an image without its voxels, and leave the file at their position."""
     # The first field is the header's own length, in either byte order: 348 for NIfTI-1, 540 for NIfTI-2.
     content = file.read(4)
@@ -171,7 +173,7 @@ def _read_header(path: Path, file: IO[bytes], max_bytes: int) -> nib.Nifti1Image
     return image
 
 
-def _read_voxels(path: Path, file: IO[bytes], image: nib.Nifti1Image, num_channels: int) -> np.ndarray:
+def _read_voxels(path: Path, file: io.BufferedIOBase, image: nib.Nifti1Image, num_channels: int) -> np.ndarray:
     stored, shape = image.get_data_dtype(), image.shape
     is_rgb = stored.names == _RGB and num_channels == len(_RGB)
     if is_rgb:
@@ -181,7 +183,8 @@ def _read_voxels(path: Path, file: IO[bytes], image: nib.Nifti1Image, num_channe
         raise ValueError(
             f"{printable(path)} has values of type {stored}, expected real numbers; export the scan in greyscale."
         )
-    slope, inter = image.dataobj.slope, image.dataobj.inter
+    proxy = cast(ArrayProxy, image.dataobj)  # of an image read from bytes
+    slope, inter = proxy.slope, proxy.inter
     scaled = (slope, inter) != (1.0, 0.0)
     dtype = np.dtype(np.float32) if scaled or stored.kind == "f" else stored.newbyteorder("=")
     count = int(np.prod(shape))

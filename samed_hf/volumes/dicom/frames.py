@@ -137,8 +137,10 @@ def _frame(dataset: Dataset, path: Path, index: int, size: tuple[int, int], plac
         inside = [item for holder in places for item in _items(holder, group, path)] or places
         return next((item for item in inside if keyword in item), inside[0])
 
-    def read(group: str, keyword: str, count: int, **settings: object) -> tuple[float, ...]:
-        return numbers(place(group, keyword), keyword, count, path, **settings)
+    def read(
+        group: str, keyword: str, count: int, *, positive: bool = False, default: tuple[float, ...] | None = None
+    ) -> tuple[float, ...]:
+        return numbers(place(group, keyword), keyword, count, path, positive=positive, default=default)
 
     directions = read("PlaneOrientationSequence", "ImageOrientationPatient", 6)
     row, column = _unit_vectors(directions, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydicom import Dataset
@@ -101,7 +102,8 @@ def _decode(dataset: Dataset, index: int, syntax: UID, path: Path) -> np.ndarray
             f"{printable(path)} is compressed as {brief(syntax.name)} ({brief(syntax)}), for which pydicom has no "
             "decoder; export the series uncompressed."
         )
-    return decoder.as_array(dataset, index=index, raw=True, allow_excess_frames=False)[0]
+    options: Any = {"allow_excess_frames": False}  # pydicom annotates each option with the type of all of them
+    return decoder.as_array(dataset, index=index, raw=True, **options)[0]
 
 
 def _has_overlay_bits(dataset: Dataset, path: Path) -> bool:

@@ -69,13 +69,13 @@ def read_series(files: Iterable[str | Path], path: str | Path) -> Volume:
             images make no regular grid: missing slices, several images at one place, mixed sizes or directions.
     """
     path = Path(path)
-    files = sorted({Path(file) for file in files})
-    if not files:
+    paths = sorted({Path(file) for file in files})
+    if not paths:
         raise FileNotFoundError(
             f"{printable(path)} holds no DICOM file, expected a series of at least one; check the path."
         )
     with quiet():
-        frames = [frame for file in files for frame in frames_of(read_file(file), file)]
+        frames = [frame for file in paths for frame in frames_of(read_file(file), file)]
         grid = arrange(frames, path)
         array = _read_pixels(grid, path)
         header = _header(grid, len(frames))
@@ -115,18 +115,19 @@ def _wide_enough(frames: list[Frame]) -> np.dtype:
 
 def _decoded(grid: Grid, kind: np.dtype, name: Path) -> Iterator[np.ndarray]:
     """The slices in order, each `(rows, columns)` of the volume's type."""
-    source: tuple[Path | None, Dataset] = (None, Dataset())
+    path: Path | None = None
+    dataset = Dataset()
     for images in grid.slices:
-        kept: np.ndarray | None = None
+        first: np.ndarray | None = None
         for frame in images:
-            # The frames of one file come one after the other, and it is read but once.
-            if source[0] != frame.path:
-                source = (frame.path, read_file(frame.path, pixels=True))
-            image = _rescaled(stored_values(source[1], frame.index, frame.path), frame, kind)
-            if kept is not None and not np.array_equal(kept, image):
+            if frame.path != path:  # the frames of a file are consecutive, so each file is read once
+                path, dataset = frame.path, read_file(frame.path, pixels=True)
+            image = _rescaled(stored_values(dataset, frame.index, frame.path), frame, kind)
+            if first is None:
+                first = image
+                yield image
+            elif not np.array_equal(first, image):
                 raise refuse_differing(images, name)
-            kept = image
-        yield kept
 
 
 def _rescaled(stored: np.ndarray, frame: Frame, kind: np.dtype) -> np.ndarray:

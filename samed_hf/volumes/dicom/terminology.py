@@ -76,8 +76,11 @@ def term_of(name: str) -> Term:
     structure, modifiers = _structure(words)
     if structure is not None:
         return Term(ANATOMY, structure, modifiers)
-    if "vessel" in words and (region := _structure(words - {"vessel"}))[0] is not None:
-        return Term(ANATOMY, _structures()[frozenset({"vessel"})][0], (), *region)
+    if "vessel" in words:
+        region, modifiers = _structure(words - {"vessel"})
+        if region is not None:
+            vessel, _ = _structures()[frozenset({"vessel"})]
+            return Term(ANATOMY, vessel, region=region, region_modifiers=modifiers)
     return Term(TISSUE, TISSUE)
 
 
