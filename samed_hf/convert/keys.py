@@ -1,6 +1,6 @@
-"""The names of the tensors in Segment Anything's and SAMed's own checkpoints, in the order of their files.
+"""Names of the tensors in the checkpoints of the original code, in the order of their files.
 
-Each table maps an original name to one in transformers' `SamModel`, or to a parameter of a SAMed model with an adapter.
+Each function returns original name → name in transformers' `SamModel`, or → parameter of a SAMed model with an adapter.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ __all__ = ["LORA_PREFIXES", "POSITIONAL_MATRIX", "sam_keys", "samed_keys"]
 
 POSITIONAL_MATRIX = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
 
-# SAMed_s: prefix of the LoRA matrices of one kind of attention in every layer of the mask decoder's transformer.
+# SAMed_s: prefix of the LoRA matrices → attention in each layer of the mask decoder's transformer.
 LORA_PREFIXES = {
     "sa": "self_attn",
     "cti": "cross_attn_token_to_image",
@@ -18,7 +18,7 @@ LORA_PREFIXES = {
 
 
 def sam_keys(depth: int, decoder_layers: int, num_masks: int, iou_depth: int) -> dict[str, str]:
-    """Original name → name in `SamModel` of every tensor of a Segment Anything checkpoint.
+    """Return original name → name in `SamModel` for every tensor of a Segment Anything checkpoint.
 
     Args:
         depth: number of blocks of the image encoder.
@@ -30,15 +30,18 @@ def sam_keys(depth: int, decoder_layers: int, num_masks: int, iou_depth: int) ->
 
 
 def samed_keys(variant: str, depth: int, decoder_layers: int, num_masks: int, iou_depth: int) -> dict[str, str]:
-    """Original name → parameter of `SamedForSemanticSegmentation` with an adapter "default", for every tensor saved.
+    """Return original name → parameter of the model with adapter "default" for every tensor of a SAMed checkpoint.
 
     Args:
         variant: "samed" or "samed_s".
-        depth, decoder_layers, num_masks, iou_depth: as in [`sam_keys`].
+        depth: number of blocks of the image encoder.
+        decoder_layers: number of layers of the mask decoder's transformer.
+        num_masks: number of mask tokens.
+        iou_depth: number of layers of the IoU head.
     """
     decoder = _decoder_keys(decoder_layers, num_masks, iou_depth)
     keys = _lora_keys("w", [f"vision_encoder.layers.{i}.attn" for i in range(depth)])
-    final = {}
+    final: dict[str, str] = {}
     if variant == "samed_s":
         for prefix, attention in LORA_PREFIXES.items():
             layers = range(decoder_layers)
@@ -52,7 +55,7 @@ def samed_keys(variant: str, depth: int, decoder_layers: int, num_masks: int, io
 
 
 def _lora_keys(prefix: str, attentions: list[str]) -> dict[str, str]:
-    """All A matrices, then all B: of q, of v, attention by attention."""
+    """Return the names of all A matrices, then of all B matrices; q before v in each attention."""
     projections = [f"{attention}.{name}" for attention in attentions for name in ("q_proj", "v_proj")]
     return {
         f"{prefix}_{matrix}_{index:03d}": f"{projection}.lora_{matrix.upper()}.default.weight"
@@ -66,7 +69,6 @@ def _both(original: str, name: str) -> dict[str, str]:
 
 
 def _encoder_keys(depth: int) -> dict[str, str]:
-    """Original name → name in `SamModel` of the image encoder's tensors."""
     keys = {"image_encoder.pos_embed": "vision_encoder.pos_embed"}
     keys |= _both("image_encoder.patch_embed.proj", "vision_encoder.patch_embed.projection")
     for index in range(depth):
@@ -94,7 +96,7 @@ def _prompt_encoder_keys() -> dict[str, str]:
 
 
 def _decoder_keys(layers: int, num_masks: int, iou_depth: int) -> dict[str, str]:
-    keys = {}
+    keys: dict[str, str] = {}
     transformer = "mask_decoder.transformer"
     for index in range(layers):
         layer = f"{transformer}.layers.{index}"
@@ -115,7 +117,7 @@ def _decoder_keys(layers: int, num_masks: int, iou_depth: int) -> dict[str, str]
 
 
 def _attention_keys(attention: str) -> dict[str, str]:
-    keys = {}
+    keys: dict[str, str] = {}
     for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
         keys |= _both(f"{attention}.{name}", f"{attention}.{name}")
     return keys
@@ -123,7 +125,7 @@ def _attention_keys(attention: str) -> dict[str, str]:
 
 def _perceptron_keys(network: str, depth: int) -> dict[str, str]:
     names = ["proj_in", *(f"layers.{index}" for index in range(depth - 2)), "proj_out"]
-    keys = {}
+    keys: dict[str, str] = {}
     for index, name in enumerate(names):
         keys |= _both(f"{network}.layers.{index}", f"{network}.{name}")
     return keys

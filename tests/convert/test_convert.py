@@ -380,15 +380,15 @@ def integers(path, executed):
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (truncated, "can't be read: it is truncated"),
-        (empty, "can't be read: it is truncated"),
-        (text, "can't be read: it is truncated, or no PyTorch checkpoint"),
-        (safetensors, "can't be read: it is truncated, or no PyTorch checkpoint"),
-        (pickled, "can't be read: it holds pickled code"),
-        (old_pickle, r"can't be read: it holds pickled code or objects \(posix.system\)"),
-        (saved_code, r"can't be read: it holds pickled code or objects \(posix.system\)"),
+        (truncated, "cannot be read: it is truncated"),
+        (empty, "cannot be read: it is truncated"),
+        (text, "cannot be read: it is truncated"),
+        (safetensors, "cannot be read: it is truncated"),
+        (pickled, "cannot be read: it holds pickled code"),
+        (old_pickle, r"cannot be read: it holds pickled code or objects \(posix.system\)"),
+        (saved_code, r"cannot be read: it holds pickled code or objects \(posix.system\)"),
         (one_tensor, "holds a Tensor"),
-        (integers, "holds entries that are no floating-point tensors: w_a_000, 5"),
+        (integers, "holds entries .*: w_a_000, 5"),
     ],
 )
 def test_what_is_no_checkpoint_is_refused_in_one_line(bases, tmp_path, make, reason):

@@ -1,0 +1,5 @@
+from .original import convert_original
+from .sam import convert_sam
+from .samed import convert_samed
+
+__all__ = ["convert_original", "convert_sam", "convert_samed"]
