@@ -6,16 +6,13 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK
-from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate, get_frame
-from pydicom.pixels import get_decoder
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
-    JPEGExtended12Bit,
     JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
@@ -158,22 +155,6 @@ def test_however_the_files_are_encoded(tmp_path, syntax, preamble, capfd):
     np.testing.assert_array_equal(volume.array, HU)
     assert volume.array.dtype == np.int16
     assert capfd.readouterr() == ("", "")
-
-
-def test_jpeg_extended_of_12_bits(tmp_path):
-    example = pydicom.dcmread(get_testdata_file("JPEG-lossy.dcm", download=False))
-    assert (example.file_meta.TransferSyntaxUID, example.BitsStored) == (JPEGExtended12Bit, 12)
-    (file,) = write_series(tmp_path, np.zeros((example.Columns, example.Rows, 1), np.uint16), rescale=(1, 0))
-    dataset = pydicom.dcmread(file)
-    dataset.BitsStored, dataset.HighBit, dataset.PixelData = 12, 11, example.PixelData
-    dataset["PixelData"].VR = "OB"
-    dataset.file_meta.TransferSyntaxUID = JPEGExtended12Bit
-    dataset.save_as(file)
-    array = read_series([file], tmp_path).array[:, :, 0].T
-    expected = get_decoder(JPEGExtended12Bit).as_array(example, raw=True, decoding_plugin="pylibjpeg")[0]
-    assert array.shape == (1024, 256)
-    assert array.max() > 255
-    np.testing.assert_allclose(array, expected, atol=1)  # decoders round the DCT differently
 
 
 @pytest.mark.parametrize(("syntax", "share"), [(JPEGLosslessSV1, 0.8), (JPEGLSLossless, 0.95)])
