@@ -273,7 +273,7 @@ def test_an_output_that_is_taken_is_left_alone(tmp_path, prepare):
     (tmp_path / "out" / "thesis.txt").write_text("years of work")
     (tmp_path / "file").write_text("more work")
     for index, name in enumerate(("out", "file")):
-        with pytest.raises(ValueError, match=rf"output '.*{name}' exists and is not an empty directory: choose another"):
+        with pytest.raises(ValueError, match=rf"output '.*{name}' exists and is not an empty directory"):
             prepare(tmp_path / str(index), tmp_path / name)
     assert [path.read_text() for path in (tmp_path / "out").iterdir()] == ["years of work"]
     assert (tmp_path / "file").read_text() == "more work"
