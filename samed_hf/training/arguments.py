@@ -18,8 +18,7 @@ __all__ = ["ResolvedTrainingArguments", "SamedTrainingArguments"]
 class SamedTrainingArguments(DataArguments):
     """Settings of a SAMed training run; with a pretrained SAM, the defaults are the paper's.
 
-    The settings of the data are those of [`DataArguments`]. The metadata of a field hold its help text, its range and
-    what it means for resuming and publishing ([`setting`]).
+    [`DataArguments`] has the settings of the data. The metadata of a field are documented in [`setting`].
 
     Raises:
         ValueError: values out of range; all of them are named.
@@ -159,10 +158,10 @@ class SamedTrainingArguments(DataArguments):
         super().__post_init__()
         self.asks_for_epochs = self.num_train_epochs is not None
         self.saved_run: dict[str, Any] = {}
-        """Of settings read from a run's file: what the file holds besides them."""
+        """Other keys of the settings file: "run", "cases", "num_processes" and "deviations"."""
 
     def find_problems(self) -> list[str]:
-        """One phrase for each bad value."""
+        """Return one phrase for each bad value."""
         problems, output = super().find_problems(), Path(self.output_dir)
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             problems.append(f"ema_decay is {self.ema_decay}: expected a number between 0 and 1, e.g. 0.999")
@@ -178,18 +177,18 @@ class SamedTrainingArguments(DataArguments):
 
     @property
     def uses_random_sam(self) -> bool:
-        """Whether no pretrained model is given, so that a small one of random weights is made."""
+        """Whether a small SAM of random weights is trained, as no pretrained model is given."""
         return self.model_name_or_path is None
 
     def fill_defaults(self, num_processes: int = 1, slice_side: int | None = None) -> ResolvedTrainingArguments:
-        """Return a copy with the settings that the preset, other settings or the data decide.
+        """Return a copy in which unset settings have values from the preset, other settings or the data.
 
         Args:
-            num_processes: number of processes that share a step.
-            slice_side: the longer side of the data's slices in pixels, if it is known.
+            num_processes: number of processes of the run.
+            slice_side: longer side of the data's slices in pixels, if known.
 
         Raises:
-            ValueError: the processes can't share the preset's batch equally.
+            ValueError: the preset's batch is not divisible by the processes.
         """
         args = ResolvedTrainingArguments(**{item.name: getattr(self, item.name) for item in fields(self)})
         args.saved_run = self.saved_run
@@ -230,22 +229,22 @@ class SamedTrainingArguments(DataArguments):
         self._fill(**{key: value for key, value in preset.items() if hasattr(self, key)})
 
     def deviations(self, num_processes: int, **settings: Any) -> list[str]:
-        """Differences from the preset, one phrase each; none without a preset.
+        """Return the differences from the preset, one phrase each; none without a preset.
 
         Args:
-            num_processes: number of processes that share a step.
-            **settings: settings of the run that are no flags, e.g. `input_size`.
+            num_processes: number of processes of the run.
+            **settings: settings of the run that aren't flags, e.g. `input_size`.
         """
         if self.preset is None:
             return []
         batch = (self.per_device_train_batch_size or 0) * num_processes * self.gradient_accumulation_steps
         run = self.to_dict() | {"effective_batch_size": batch} | settings
         if Path(str(self.model_name_or_path)).exists():
-            run["model_name_or_path"] = "a local directory"  # the card shows the deviations, and paths are private
+            run["model_name_or_path"] = "a local directory"  # paths are private, and the model card lists deviations
         return deviations(self.preset, run)
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings by name, for the run's files, without the token."""
+        """Return the settings by name, without the token."""
         return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "hub_token"}
 
 

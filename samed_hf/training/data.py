@@ -1,4 +1,4 @@
-"""The data of a training run: recognised, divided by case, decoded once."""
+"""The data of a training run: read, divided by case, decoded once."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ logger = get_logger(__name__)
 
 
 def read_training_data(args: SamedTrainingArguments) -> CaseDataset:
-    """Recognise the data and divide its cases; the phantom is made where it is missing.
+    """Read the data and divide its cases; the phantom is made if it does not exist.
 
     Raises:
-        ValueError, FileNotFoundError: it isn't as its layout should be, or can't be divided as asked.
+        ValueError, FileNotFoundError: the data don't follow their layout, or can't be divided as requested.
     """
     options = args.read_options()
     if args.uses_phantom:
@@ -34,9 +34,7 @@ def read_training_data(args: SamedTrainingArguments) -> CaseDataset:
         raise ValueError(f"fold is {args.fold}, but {data.root} declares no folds: give --num_folds too.")
     divide_cases(data, num_validation=args.num_validation_cases, num_folds=args.num_folds, fold=args.fold)
     if data.is_2d and (args.preprocessing or args.intensity_window):
-        data.notes.append(
-            "8-bit pictures are taken as they are; preprocessing and intensity_window count for deeper ones"
-        )
+        data.notes.append("8-bit images are not rescaled; preprocessing and intensity_window apply to deeper ones")
     return data
 
 
@@ -47,17 +45,17 @@ def open_store(
     *,
     decode: bool,
 ) -> CaseStore:
-    """The cases on disk.
+    """Make the store of decoded cases on disk.
 
     Args:
         args: the settings.
-        data: the cases.
-        processor: cuts them.
-        decode: read every case once, so that a bad one is refused before hours are spent; on one process. A training
-            case with NaN or infinity is left out and reported.
+        data: the cases; unusable training cases are removed.
+        processor: image processor of the run.
+        decode: decode and check all cases, on one process. Training cases with NaN or infinite intensities are
+            excluded and logged.
 
     Raises:
-        ValueError: cases that can't be read; a folder made for the run is taken away again.
+        ValueError: cases that can't be read, or no usable training case; a new output directory is removed.
     """
     output_dir = Path(args.output_dir)
     is_new = not output_dir.exists()
@@ -68,24 +66,24 @@ def open_store(
             with ProgressBar("decode", "case") as progress:
                 missing = store.prepare(names, progress, dispensable=data.train)
             for reason in missing.values():
-                logger.warning(f"left out of the training: {reason}")
+                logger.warning(f"excluded from the training: {reason}")
             if len(missing) == len(data.train):
                 raise ValueError(
-                    f"{data.root} has no case left to train on: all {len(missing)} hold NaN or infinite intensities; "
-                    "mend their files."
+                    f"{data.root} has no usable training case: all {len(missing)} hold NaN or infinite intensities; "
+                    "repair their files."
                 )
         except (ValueError, OSError):
             if is_new:
                 shutil.rmtree(output_dir, ignore_errors=True)
             raise
         logger.info(f"cache       {len(names) - len(missing)} cases decoded in {store.folder}")
-    # On every process: those that the decoding one found wanting are not there.
+    # On every process; the store lacks the excluded cases.
     data.train = [name for name in data.train if store.holds(name)]
     return store
 
 
-def _ensure_phantom(folder: Path) -> Path:
-    """The synthetic patients, always the same ones; made where they are missing."""
-    if not (folder / "lists_Synapse" / "train.txt").is_file():
-        prepare_phantom(folder)
-    return folder
+def _ensure_phantom(directory: Path) -> Path:
+    """Return the directory of the synthetic patients, which are made if they do not exist."""
+    if not (directory / "lists_Synapse" / "train.txt").is_file():
+        prepare_phantom(directory)
+    return directory

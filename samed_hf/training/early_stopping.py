@@ -1,4 +1,4 @@
-"""The best validation score of a run, and the patience with scores that aren't better."""
+"""The best validation score, and early stopping."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ __all__ = ["EarlyStopping"]
 
 
 class EarlyStopping:
-    """Remembers the best score and when it came; a run without better ones can be stopped.
+    """Tracks the best score and its step, and stops after evaluations without a better one.
 
-    Only a higher score is better: of equal ones the first stays, and NaN never is.
+    A score is better only if it is higher; NaN never is.
 
     Args:
-        patience: how many evaluations in a row without a better score stop the run, at least 1; `None` never stops it.
+        patience: number of evaluations in a row without a better score, at least 1; `None` never stops.
 
     Attributes:
-        step: of the best score; `None` before the first one.
-        score: the best score so far; `None` before the first one.
+        step: step of the best score; `None` before the first one.
+        score: the best score; `None` before the first one.
 
     Raises:
         ValueError: a patience below 1.
@@ -33,7 +33,7 @@ class EarlyStopping:
         self._without = 0
 
     def add(self, step: int, score: float) -> bool:
-        """Note the score of an evaluation after so many optimizer steps; says whether it is the best so far."""
+        """Add the score of an evaluation at a step, and return whether it is the best so far."""
         if math.isnan(score) or (self.score is not None and score <= self.score):
             self._without += 1
             return False
@@ -42,13 +42,13 @@ class EarlyStopping:
 
     @property
     def stops(self) -> bool:
-        """Whether the patience is at its end."""
+        """Whether the last `patience` evaluations were not better."""
         return self.patience is not None and self._without >= self.patience
 
     def state_dict(self) -> dict[str, Any]:
-        """What a continued run has to know; plain numbers."""
+        """Return the best score, its step and the evaluations since."""
         return {"step": self.step, "score": self.score, "without": self._without}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from [`state_dict`]; the patience stays that of this run, which may be another one."""
+        """Restore [`state_dict`]; the patience is not part of it."""
         self.step, self.score, self._without = state["step"], state["score"], state["without"]

@@ -16,17 +16,17 @@ __all__ = ["ExponentialMovingAverage"]
 
 
 class ExponentialMovingAverage:
-    """Averages of weights, kept in float32 beside them.
+    """Float32 averages of weights.
 
-    After the n-th update `average = d · average + (1 - d) · weight` with `d = min(decay, (1 + n) / (10 + n))`: the
-    average of a short run, or of the beginning of a long one, isn't held back by the weights it began with.
+    The n-th update is `average = d · average + (1 - d) · weight` with `d = min(decay, (1 + n) / (10 + n))`, so that the
+    initial weights have little influence even on a short run.
 
     Args:
-        parameters: the trained weights; they are read at every update and never kept from changing.
-        decay: share of the old average in the new one, in [0, 1).
+        parameters: the trained weights.
+        decay: weight of the old average, in [0, 1).
 
     Attributes:
-        updates: how many there were.
+        updates: number of updates.
 
     Raises:
         ValueError: a decay outside of its range.
@@ -41,7 +41,7 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the weights in; after every optimizer step that was done."""
+        """Update the averages; call it after every optimizer step."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         weights = [parameter.detach().float() for parameter in self.parameters]
@@ -49,7 +49,7 @@ class ExponentialMovingAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Put the averages in the weights' place; the weights come back bit for bit, whatever happens in between."""
+        """Replace the weights by the averages for the duration of a block, and restore them bit for bit."""
         kept = [parameter.detach().clone() for parameter in self.parameters]
         self._write(self._averages)
         try:
@@ -63,20 +63,20 @@ class ExponentialMovingAverage:
             parameter.copy_(value)
 
     def state_dict(self) -> dict[str, Any]:
-        """The averages, in the order of the weights, and how many updates they have seen; every process must call."""
+        """Return the averages in the order of the weights, and the number of updates; every process must call."""
         return {"updates": self.updates, "averages": [full_tensor(average).clone() for average in self._averages]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from [`state_dict`].
+        """Restore [`state_dict`].
 
         Raises:
-            ValueError: the averages of other weights.
+            ValueError: the averages have other shapes than the weights.
         """
         found, expected = ([tuple(each.shape) for each in some] for some in (state["averages"], self._averages))
         if found != expected:
             raise ValueError(
                 f"The averages are of {len(found)} weights of other shapes than the {len(expected)} trained here: "
-                "continue a run with the settings it began with."
+                "resume a run with its own settings."
             )
         self.updates = int(state["updates"])
         for average, value in zip(self._averages, state["averages"], strict=True):

@@ -1,4 +1,4 @@
-"""Training a SAMed adapter with Accelerate: from a folder of slices to an adapter."""
+"""The training loop: steps, validations, checkpoints and uploads until the adapter is saved."""
 
 from __future__ import annotations
 
@@ -33,28 +33,29 @@ __all__ = ["train"]
 logger = get_logger(__name__)
 
 _BEST = "best"
-_NO_MORE_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 OnPush = Callable[[TrainingRun, Path], None]
 
 
 def train(args: SamedTrainingArguments, on_push: OnPush | None = None) -> TrainingRun:
-    """Train an adapter and save it in `args.output_dir`, with `training_log.csv` and checkpoints beside it.
+    """Train an adapter and save it in `args.output_dir`, with `training_log.csv` and checkpoints.
 
-    The adapter saved is the last one; with `ema_decay` it is made of the averages, and with
-    `early_stopping_patience` it is that of the best validation. The latter is kept as `best` beside it anyway,
-    unless `save_best` is off.
+    The saved adapter is the last one; with `ema_decay` it has the averaged weights, with `early_stopping_patience`
+    those of the best validation. The best one is also kept in `best`, unless `save_best` is off. The process group and
+    the trackers stay open: close them by `run.accelerator.end_training()`.
 
     Args:
         args: the settings.
-        on_push: called on the main process every `push_every` steps with the run and a folder that holds the adapter.
+        on_push: called on the main process every `push_every` steps with the run and a directory of the adapter.
 
-    The processes are still together when it returns: `run.accelerator.end_training()` closes trackers and parts them.
+    Returns:
+        The run, with its model, its log and the settings used.
 
     Raises:
-        ValueError, FileNotFoundError: bad settings or data, before anything is trained; or too many steps in a row
-            whose loss or gradient isn't finite.
+        ValueError, FileNotFoundError: bad settings or data, before the first step; or too many steps in a row without
+            a finite loss and gradient.
         OSError: `output_dir` can't be written to.
-        Interrupted: SIGTERM or SIGINT asked for an end; a checkpoint was written.
+        Interrupted: after SIGTERM or SIGINT, once a checkpoint is written.
     """
     try:
         check_writable(Path(args.output_dir))
@@ -68,19 +69,18 @@ def train(args: SamedTrainingArguments, on_push: OnPush | None = None) -> Traini
         run.seconds = time.monotonic() - started
         _finish(state)
     except OSError as error:
-        if error.errno in _NO_MORE_ROOM:
-            raise _no_more_room(args, error) from error
+        if error.errno in _DISK_ERRORS:
+            raise _disk_error(args, error) from error
         raise
     return run
 
 
-def _no_more_room(args: SamedTrainingArguments, error: OSError) -> OSError:
-    kept = list_checkpoints(Path(args.output_dir))
-    go_on = f"; go on from {kept[-1].name} with --resume_from_checkpoint latest" if kept else ""
-    where = error.filename or args.output_dir
+def _disk_error(args: SamedTrainingArguments, error: OSError) -> OSError:
+    checkpoints = list_checkpoints(Path(args.output_dir))
+    resume = f"; resume from {checkpoints[-1].name} with --resume_from_checkpoint latest" if checkpoints else ""
     return OSError(
-        f"{where} can't be written to ({error.strerror}): make room or the folder writable, or give another "
-        f"--output_dir{go_on}."
+        f"{error.filename or args.output_dir} can't be written to ({error.strerror}): free some space or make the "
+        f"directory writable, or give another --output_dir{resume}."
     )
 
 
@@ -93,7 +93,7 @@ def _loop(state: TrainingState, on_push: OnPush | None) -> None:
     _start_trackers(state)
     run.model.train()
     first = state.step - bool(state.pending)
-    # Closed whatever happens: workers would be waited for when the process ends.
+    # The loader's workers must be closed, or the process waits for them at its end.
     with (
         closing(read_batches(run, state.step)) as batches,
         Interruption(run.accelerator) as interruption,
@@ -115,12 +115,12 @@ def _loop(state: TrainingState, on_push: OnPush | None) -> None:
     state.guard.check_end()
     if state.step < run.plan.steps:
         logger.info(
-            f"stopped     early, after step {state.step}: no better validation than that of step {state.best.step}"
+            f"stopped     early, after step {state.step}: the best validation is that of step {state.best.step}"
         )
 
 
 def _start_trackers(state: TrainingState) -> None:
-    """Begin with the trackers, or go on where they were: what a killed run told them of later steps is cut off."""
+    """Start or resume the trackers; events that a killed run logged after the resumed step are purged."""
     run = state.run
     if not run.accelerator.log_with:
         return
@@ -152,20 +152,20 @@ def _validate(
     if interruption.asked:
         return False
     with state.averaged():
-        found = validate(run, interruption, snapshots.cases)
-        if found is None:
+        result = validate(run, interruption, snapshots.cases)
+        if result is None:
             return False
-        row |= {"validation_dice": found.dice, "validation_dice_per_class": found.per_class}
-        if state.best.add(step, found.dice) and (args.save_best or args.early_stopping_patience):
-            on_all_ranks(run.accelerator, lambda: _keep_best(state))
+        row |= {"validation_dice": result.dice, "validation_dice_per_class": result.per_class}
+        if state.best.add(step, result.dice) and (args.save_best or args.early_stopping_patience):
+            on_all_ranks(run.accelerator, lambda: _save_best(state))
     if run.accelerator.is_main_process:
-        labels.predictions(step, found.labels)
-        snapshots.draw(step, found.predictions)
+        labels.predictions(step, result.labels)
+        snapshots.draw(step, result.predictions)
     return True
 
 
-def _keep_best(state: TrainingState) -> None:
-    """Put the adapter, as it is now, in `best`."""
+def _save_best(state: TrainingState) -> None:
+    """Save the current adapter in `best`."""
     run = state.run
     weights = adapter_weights(run.model)
     if not run.accelerator.is_main_process:
@@ -180,18 +180,18 @@ def _keep_best(state: TrainingState) -> None:
 
 
 def _end_early(state: TrainingState, interruption: Interruption) -> None:
-    """Write a checkpoint and end the process as it was asked to."""
+    """Write a checkpoint and end the process."""
     folder = state.save()
     logger.info(
-        f"stopped     after step {state.step} of {state.run.plan.steps}: {folder} is whole. To go on, give the same "
-        "command with --resume_from_checkpoint latest."
+        f"stopped     after step {state.step} of {state.run.plan.steps}: {folder} is complete. To resume, repeat "
+        "the command with --resume_from_checkpoint latest."
     )
     end_distributed(state.run.accelerator)
     raise interruption.end()
 
 
 def _push(state: TrainingState, on_push: OnPush) -> None:
-    """Hand the adapter, as it is now, to `on_push`."""
+    """Call `on_push` with the current adapter."""
     run = state.run
     with state.averaged():
         weights = adapter_weights(run.model)
@@ -203,7 +203,7 @@ def _push(state: TrainingState, on_push: OnPush) -> None:
 
 
 def _finish(state: TrainingState) -> None:
-    """Save the adapter, and leave the model as anyone will load it."""
+    """Save the adapter, and give the model in memory the saved weights."""
     run, args = state.run, state.run.args
     run.accelerator.wait_for_everyone()
     if state.average is not None:
@@ -213,7 +213,7 @@ def _finish(state: TrainingState) -> None:
             weight.data.copy_(average)
     if args.early_stopping_patience is not None and state.best.step is not None:
         load_adapter(run.model, run.output_dir / _BEST)
-        logger.info(f"adapter     that of the best validation, step {state.best.step}")
+        logger.info(f"adapter     of the best validation, step {state.best.step}")
 
     def save() -> None:
         weights = adapter_weights(run.model)
@@ -223,5 +223,5 @@ def _finish(state: TrainingState) -> None:
     on_all_ranks(run.accelerator, save)
     run.accelerator.wait_for_everyone()
     if args.frozen_dtype == "bfloat16" or is_sharded(run.model):
-        # Scored as anyone will load it, with the base model's own weights, whole on every process.
+        # Scored as it will be loaded: with the base model's float32 weights, complete on every process.
         run.model = SamedForSemanticSegmentation.from_pretrained(run.output_dir).to(run.accelerator.device)

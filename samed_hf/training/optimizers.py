@@ -1,4 +1,4 @@
-"""The optimizer of a training: AdamW in one kernel, or with its moments in 8 bits."""
+"""The optimizer of a training: fused AdamW, or AdamW with 8-bit moments."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from .arguments import ResolvedTrainingArguments
 __all__ = ["check_optimizer", "make_optimizer"]
 
 _BETAS = (0.9, 0.999)
-_FUSED = ("cpu", "cuda", "mps", "xpu")  # where PyTorch has AdamW in one kernel
-_EIGHT_BIT = ("cuda", "xpu")  # where bitsandbytes keeps the moments in 8 bits
+_FUSED = ("cpu", "cuda", "mps", "xpu")  # devices with a fused AdamW in PyTorch
+_EIGHT_BIT = ("cuda", "xpu")  # devices with an 8-bit AdamW in bitsandbytes
 
 
 def make_optimizer(
     parameters: Iterable[nn.Parameter], args: ResolvedTrainingArguments, device: torch.device
 ) -> torch.optim.Optimizer:
-    """AdamW over the parameters, as `args.optimizer` names it, with the run's learning rate and weight decay.
+    """Make the optimizer named by `args.optimizer`, with the run's learning rate and weight decay.
 
     Args:
-        parameters: those that are trained.
+        parameters: the trained weights.
         args: the settings.
-        device: where the parameters are.
+        device: device of the parameters.
 
     Raises:
         ValueError: as [`check_optimizer`].
@@ -41,10 +41,10 @@ def make_optimizer(
 
 
 def check_optimizer(args: ResolvedTrainingArguments, device: torch.device) -> None:
-    """Refuse an optimizer that this machine can't run, before anything long starts.
+    """Check that the optimizer can run on this machine.
 
     Raises:
-        ValueError: 8 bits are asked for without a GPU, or bitsandbytes is missing or can't be loaded.
+        ValueError: adamw_8bit without a GPU, or without a working bitsandbytes.
     """
     if args.optimizer != "adamw_8bit":
         return
@@ -60,6 +60,6 @@ def check_optimizer(args: ResolvedTrainingArguments, device: torch.device) -> No
         )
     try:
         import bitsandbytes.optim  # noqa: F401
-    except Exception as error:  # a library of a GPU that doesn't load fails in its own ways
+    except Exception as error:  # a GPU library that fails to load raises errors of many types
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"optimizer is adamw_8bit, but bitsandbytes can't be loaded ({reason}).") from error

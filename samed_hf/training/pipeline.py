@@ -1,4 +1,4 @@
-"""A whole training: train, score on cases not trained on, draw, write card and report, push."""
+"""A complete training: train, score, draw, write model card and report, push."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ logger = get_logger(__name__)
 
 
 def run_training(args: SamedTrainingArguments) -> dict[str, Any] | None:
-    """Train, then score, picture and describe the adapter in `args.output_dir`.
+    """Train, then score the adapter and write images, model card and report to `args.output_dir`.
 
     Returns:
-        The metrics, on every process; `None` where the data has no case to score.
+        The metrics, on every process; `None` if there is no case to score.
     """
     logging.disable_progress_bar()
-    run = train(args, on_push=_push_on_the_way if args.push_every else None)
+    run = train(args, on_push=_push_during_training if args.push_every else None)
     logger.info(f"trained     {run.log[-1]['step'] if run.log else 0} steps in {run.seconds:.0f} s")
     first: list[tuple[Case, np.ndarray]] = []
     metrics = _evaluate(run, first)
@@ -64,18 +64,18 @@ def _push(run: TrainingRun, folder: Path, message: str) -> str:
     )
 
 
-def _push_on_the_way(run: TrainingRun, folder: Path) -> None:
-    """Upload the adapter as it is now; the training goes on whatever the Hub says."""
+def _push_during_training(run: TrainingRun, folder: Path) -> None:
+    """Upload the current adapter; an error is logged and does not stop the training."""
     run.write_settings(folder)
     try:
         logger.info(f"pushed      {_push(run, folder, 'Adapter in training')}")
     except (ValueError, OSError) as error:
         reason = " ".join(str(error.__cause__ or error).split())
-        logger.warning(f"the adapter couldn't be pushed ({reason}). The training goes on.")
+        logger.warning(f"the adapter couldn't be pushed ({reason}). The training continues.")
 
 
 def _evaluate(run: TrainingRun, first: list[tuple[Case, np.ndarray]]) -> dict[str, Any] | None:
-    """Score the test cases, or else those for validation, divided over the processes; keeps the first in `first`."""
+    """Score the test or validation cases, divided over the processes; the first one is added to `first`."""
     split, names = run.data.evaluation_split
     if not names:
         logger.info("scores      none: the data has no case for test or validation")

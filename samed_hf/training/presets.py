@@ -43,28 +43,28 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """The settings of each preset by the name of their flag.
 
-`effective_batch_size` is what a step sees in all: slices per process × processes × accumulated batches. The reference
-took its loss over 24 slices on two GPUs at once. `input_size` is the side of the training slices, and that through
-which slices to score pass.
+`effective_batch_size` is the number of slices in a step: slices per process × processes × accumulated batches. The
+reference computes its loss over 24 slices on two GPUs. `input_size` is the side in pixels to which slices are resized,
+in training and scoring.
 """
 
 
 def deviations(preset: str, settings: Mapping[str, Any]) -> list[str]:
-    """Where a run leaves the paper's.
+    """Compare a run's settings with a preset.
 
     Args:
         preset: name of the preset.
-        settings: the run's, by the same names; what is missing isn't compared.
+        settings: settings of the run by the same names; missing ones are not compared.
 
     Returns:
         One phrase for each setting, e.g. "rank 8 instead of 4".
     """
     return [
-        f"{name} {_word(settings[name])} instead of {_word(value)}"
+        f"{name} {_format(settings[name])} instead of {_format(value)}"
         for name, value in PRESETS[preset].items()
         if name in settings and settings[name] != value
     ]
 
 
-def _word(value: Any) -> str:
+def _format(value: Any) -> str:
     return "none" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""A training run as what it starts from and leaves behind, and in words."""
+"""A training run: its plan, its state and its description."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ __all__ = ["TrainingPlan", "TrainingRun", "describe_run"]
 
 @dataclass
 class TrainingPlan:
-    """How many batches and steps there are; a step is one of the optimizer.
+    """Numbers of batches and optimizer steps.
 
     Attributes:
-        batches_per_epoch: of one process.
+        batches_per_epoch: batches of one process in an epoch.
         accumulation: batches of one process in a step.
-        steps: of the whole run.
+        steps: steps of the run.
         horizon: steps over which the learning rate falls to zero after the warmup.
-        warmup: steps over which it rises.
+        warmup: steps over which the learning rate rises.
     """
 
     batches_per_epoch: int
@@ -50,7 +50,7 @@ class TrainingPlan:
         steps = max(1, math.ceil(args.stop_after_epochs * per_epoch))
         if args.max_train_steps is not None:
             steps = args.max_train_steps
-            # A run cut short by max_train_steps decays over these steps, unless its epochs were asked for.
+            # The rate decays over max_train_steps, unless num_train_epochs is given.
             horizon = max(steps, horizon) if args.asks_for_epochs else steps
         warmup = args.lr_warmup_steps if args.lr_warmup_steps is not None else min(250, max(1, steps // 40))
         return cls(batches, args.gradient_accumulation_steps, steps, horizon, warmup)
@@ -58,18 +58,18 @@ class TrainingPlan:
 
 @dataclass
 class TrainingRun:
-    """What a training needs and leaves behind.
+    """Inputs and results of a training.
 
     Attributes:
         args: the settings.
         accelerator: Accelerate's engine.
-        data: the cases, divided into those to train on, to watch and to score.
-        store: the same decoded, on disk.
+        data: the cases, divided into training, validation and test.
+        store: the decoded cases on disk.
         model: the model with its adapter, unwrapped.
-        processor: cuts, scales and zooms its input.
-        plan: batches and steps.
+        processor: image processor of the model.
+        plan: numbers of batches and steps.
         log: one row for each optimizer step, on the main process.
-        seconds: how long the training took.
+        seconds: duration of the training.
         record: versions, machine, code, data and base model, on the main process.
     """
 
@@ -86,45 +86,39 @@ class TrainingRun:
 
     @property
     def output_dir(self) -> Path:
-        """The run's folder."""
+        """The output directory of the run."""
         return Path(self.args.output_dir)
 
     @property
     def num_slices(self) -> int:
-        """How many slices are trained on."""
-        return sum(self.store.num_slices(name) for name in self.data.train)
+        """Number of training slices."""
+        return sum(map(self.store.num_slices, self.data.train))
 
     @property
     def deviations(self) -> list[str]:
-        """Where the run leaves its preset, in words."""
+        """Deviations from the preset, one phrase each."""
         return self.args.deviations(self.accelerator.num_processes, input_size=self.processor.input_size)
 
     def describe(self) -> str:
-        """What is about to happen, for a person to check before hours are spent."""
-        lines = describe_run(
+        """Describe the run in lines of text, with differences from the run whose settings file was given."""
+        saved, now = self.args.saved_run, self.accelerator.num_processes
+        differences = compare_records(saved.get("run", {}), self.record)
+        if saved.get("num_processes") not in (None, now):
+            differences.insert(0, f"{now} processes instead of {saved['num_processes']}")
+        description = describe_run(
             self.args, self.plan, self.data, self.processor, self.model, self.num_slices, self.accelerator
         )
-        return "\n".join([lines, *self._departures()])
+        return "\n".join([description, *(f"differs     from the run of its config: {item}" for item in differences)])
 
-    def _departures(self) -> list[str]:
-        """Where the run differs from the one whose settings it was given, in what no setting says."""
-        saved, lines = self.args.saved_run, []
-        count, now = saved.get("num_processes"), self.accelerator.num_processes
-        if count not in (None, now):
-            lines.append(f"differs     from the run of its config: {now} processes instead of {count}")
-        for what in compare_records(saved.get("run", {}), self.record):
-            lines.append(f"differs     from the run of its config: {what}")
-        return lines
+    def write_settings(self, directory: Path) -> None:
+        """Write `training_settings.json`: the settings by name, the cases, and under "run" the data and provenance.
 
-    def write_settings(self, folder: Path) -> None:
-        """Write `training_settings.json`: the settings by name, and what no flag says besides, under "run".
-
-        The file can be given to `samed-hf train --config`, and leads to the same adapter.
+        `samed-hf train --config` with this file trains the same adapter.
         """
         args, source = self.args, self.data.about
         settings = args.to_dict() | {"num_processes": self.accelerator.num_processes}
         if args.max_train_steps is not None and not args.asks_for_epochs:
-            settings["num_train_epochs"] = None  # given, they would stretch the learning rate's decay
+            settings["num_train_epochs"] = None  # a number would change the horizon of the decay
         if args.preset:
             settings["deviations"] = self.deviations
         settings["cases"] = {split: getattr(self.data, split) for split in ("train", "validation", "test")}
@@ -140,7 +134,7 @@ class TrainingRun:
             "seconds": round(self.seconds, 1),
         }
         settings["run"] = {key: value for key, value in about.items() if value is not None} | self.record
-        write_text(folder / "training_settings.json", json.dumps(settings, indent=2) + "\n")
+        write_text(directory / "training_settings.json", json.dumps(settings, indent=2) + "\n")
 
 
 def describe_run(
@@ -152,19 +146,19 @@ def describe_run(
     num_slices: int,
     accelerator: Accelerator,
 ) -> str:
-    """What a run is about to do, in lines for people.
+    """Describe a run in lines of text.
 
     Args:
         args: the settings.
-        plan: batches and steps.
+        plan: numbers of batches and steps.
         data: the cases.
-        processor: cuts and scales them.
-        model: with its adapter; its weights aren't looked at.
-        num_slices: how many slices are trained on.
+        processor: image processor of the run.
+        model: with its adapter; may be on the meta device.
+        num_slices: number of training slices.
         accelerator: Accelerate's engine.
     """
     split, scored = data.evaluation_split
-    where = "synthetic phantom patients" if args.uses_phantom else f"{data.root}, {data.layout}"
+    source = "synthetic phantom patients" if args.uses_phantom else f"{data.root}, {data.layout}"
     base = (
         "a small SAM of RANDOM weights (no pretrained model given: a demonstration, not a medical result)"
         if args.uses_random_sam
@@ -172,12 +166,12 @@ def describe_run(
     )
     batch = args.per_device_train_batch_size * accelerator.num_processes * plan.accumulation
     lines = [
-        f"data        {where}: {len(data.train)} cases to train on, {len(data.validation)} held out for "
+        f"data        {source}: {len(data.train)} cases to train on, {len(data.validation)} held out for "
         f"validation, {len(scored)} to score ({split})",
-        f"slices      {num_slices} of {describe_cut(processor)}",
+        f"slices      {num_slices} of {describe_slices(processor)}",
         f"labels      {', '.join(list(model.config.id2label.values())[1:])}",
         f"base model  {base}",
-        f"trains      {_count_trained(model)}",
+        f"trains      {_describe_parameters(model)}",
         f"run         {plan.steps} steps of {batch} slices at {args.image_size} pixels on "
         f"{accelerator.device}, learning rate {args.learning_rate} after {plan.warmup} steps of warmup",
     ]
@@ -199,22 +193,19 @@ def _notes(args: ResolvedTrainingArguments, plan: TrainingPlan, accelerator: Acc
     return notes
 
 
-def describe_cut(processor: SamedImageProcessor) -> str:
-    """How scans become slices in [0, 1], for people."""
+def describe_slices(processor: SamedImageProcessor) -> str:
+    """Describe how scans are divided into slices and scaled to [0, 1]."""
     orientation = processor.orientation
     plane = {2: "axial", 1: "coronal", 0: "sagittal"}[processor.axis_order[0]] if orientation else "third-axis"
-    lies = f"{plane} slices in the orientation {orientation}" if orientation else "slices as the files have them"
-    window = processor.intensity_window
-    scaled = (
-        "as they are"
-        if processor.percentiles is None
-        else "between the percentiles {} and {}".format(*(f"{number:g}" for number in processor.percentiles or (0, 0)))
-    )
-    if window is not None:
-        scaled = f"in the window {window}"
+    slices = f"{plane} slices in the orientation {orientation}" if orientation else "slices as the files have them"
+    scaled = "as they are"
+    if processor.intensity_window is not None:
+        scaled = f"in the window {processor.intensity_window}"
+    elif processor.percentiles is not None:
+        scaled = "between the percentiles {:g} and {:g}".format(*processor.percentiles)
     names = ", ".join(processor.channel_names or ["image"])
     channels = f"{names} with the neighbouring slices" if processor.context_slices else names
-    return f"{lies}; {channels}, intensities {scaled}"
+    return f"{slices}; {channels}, intensities {scaled}"
 
 
 def _preset_settings(args: ResolvedTrainingArguments, preset: str) -> str:
@@ -222,7 +213,7 @@ def _preset_settings(args: ResolvedTrainingArguments, preset: str) -> str:
     return ", ".join(f"{name} {getattr(args, name)}" for name in names if getattr(args, name) is not None)
 
 
-def _count_trained(model: SamedForSemanticSegmentation) -> str:
+def _describe_parameters(model: SamedForSemanticSegmentation) -> str:
     trained = {"LoRA": 0, "mask decoder": 0, "prompt embedding": 0}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -6,7 +6,7 @@ __all__ = ["warmup_polynomial"]
 
 
 def warmup_polynomial(step: int, *, warmup_steps: int, horizon: int, power: float = 0.9) -> float:
-    """The factor on the base learning rate at an optimizer step.
+    """Return the factor on the base learning rate at an optimizer step.
 
     The reference sets the rate after each optimizer step, so the first two steps share the rate `1 / warmup_steps`, and
     every later one has that of the step before: `step / warmup_steps` during the warmup, then

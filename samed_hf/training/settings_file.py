@@ -1,4 +1,4 @@
-"""The settings of a training from flags and from a file, such as the one that every run writes."""
+"""Settings of a training from flags and from a file, such as a run's `training_settings.json`."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from .arguments import SamedTrainingArguments
 __all__ = ["NO_FLAGS", "make_parser", "parse_arguments", "parse_command", "read_settings"]
 
 NO_FLAGS = frozenset({"num_processes", "deviations", "cases", "run"})
-"""Keys of a run's `training_settings.json` that are no settings."""
+"""Keys in `training_settings.json` besides the settings."""
 
 _SUFFIXES = (".json", ".yaml", ".yml")
 _BOOLEANS = dict.fromkeys(("yes", "true", "t", "y", "1"), True) | dict.fromkeys(("no", "false", "f", "n", "0"), False)
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> SamedTrainingArguments:
-    """The settings of `samed-hf train` from its flags, and from the file that `--config` names.
+    """Parse the flags of `samed-hf train`, and the file given by `--config`.
 
     Args:
-        argv: the flags; by default those of the process. Unknown ones end the process, as argparse does.
+        argv: the flags; those of the process by default. argparse exits on unknown ones.
 
     Raises:
-        ValueError, FileNotFoundError: a file that can't be read or has an unknown key, or a value out of its range.
+        ValueError, FileNotFoundError: a file that can't be read, an unknown key, or a value out of range.
     """
     return parse_command(argv)[0]
 
@@ -38,15 +38,15 @@ def parse_arguments(argv: Sequence[str] | None = None) -> SamedTrainingArguments
 def parse_command(
     argv: Sequence[str] | None = None, prog: str | None = None, description: str | None = None
 ) -> tuple[SamedTrainingArguments, bool]:
-    """As [`parse_arguments`], with the command's own flags; a flag wins over the file.
+    """Parse the flags of `samed-hf train` and its `--dry_run`; a flag takes precedence over the file.
 
     Args:
-        argv: the flags; by default those of the process.
+        argv: the flags; those of the process by default.
         prog: name of the program in the help.
         description: text of the help.
 
     Returns:
-        The settings, and whether `--dry_run` is given. `saved_run` of the settings is what a run's file holds besides.
+        The settings, whose `saved_run` has the other keys of a run's file, and whether `--dry_run` is given.
     """
     parser, saved = make_parser(prog=prog, description=description), dict[str, Any]()
     given = parser.parse_args(argv)
@@ -60,10 +60,10 @@ def parse_command(
 
 
 def make_parser(**options: Any) -> argparse.ArgumentParser:
-    """A parser with a flag for each field of [`SamedTrainingArguments`], and `--config` and `--dry_run`.
+    """Make a parser with a flag for each field of [`SamedTrainingArguments`], `--config` and `--dry_run`.
 
-    A flag is written with underscores or hyphens. A boolean one takes an optional value, and one that is true by
-    default has a twin `--no_…`. transformers' `HfArgumentParser` does the same, but takes a second to import.
+    Flags have underscores or hyphens. A boolean flag has an optional value, and `--no_…` if it is true by default.
+    transformers' `HfArgumentParser` does the same, but its import lasts a second.
 
     Args:
         **options: of [`argparse.ArgumentParser`].
@@ -107,7 +107,7 @@ def _flags(name: str) -> list[str]:
 
 
 def _help(text: str, default: Any) -> str:
-    """The help text, with the default unless the text has a derived one."""
+    """Append the default to a help text, unless it is derived and already in the text."""
     text = text.replace("%", "%%")
     return text if default is None or default is False else f"{text.removesuffix('.')} [{default}]."
 
@@ -120,14 +120,14 @@ def _boolean(text: str) -> bool:
 
 
 def read_settings(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings by name from a .json or .yaml file, each of the type of its flag.
+    """Read settings from a .json or .yaml file, converted to the types of the flags.
 
     Args:
-        path: of the file. `resume_from_checkpoint` in a run's own `training_settings.json` is left out: a run from the
+        path: of the file. `resume_from_checkpoint` in a run's `training_settings.json` is ignored: a run from the
             first step gives the same adapter.
 
     Returns:
-        The settings, and what the file of a run holds besides.
+        The settings by name, and the other keys of a run's file.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -159,19 +159,19 @@ def _read(path: Path) -> Mapping[str, Any]:
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"config {str(path)!r} can't be read: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ValueError(f"config {str(path)!r} has no settings by name: expected e.g. learning_rate: 0.005 in it.")
+        raise ValueError(f"config {str(path)!r} is no mapping of settings: expected e.g. learning_rate: 0.005.")
     return content
 
 
 def _unknown(key: str, known: Sequence[str]) -> str:
     if key in ("config", "dry_run"):
-        return f"the key {key!r}, which is a flag of the command only: give it there"
+        return f"the key {key!r}, which is only a flag of the command"
     nearest = get_close_matches(key.lower().lstrip("-").replace("-", "_"), known, n=1, cutoff=0.0)[0]
     return f"the unknown key {key!r}: the nearest setting is {nearest!r}"
 
 
 def _parse_values(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The values as the command line would parse them."""
+    """Parse the values as the command line does."""
     parser = make_parser(exit_on_error=False)
     kinds = get_type_hints(SamedTrainingArguments)
     problems, values = [], {}
@@ -190,12 +190,12 @@ def _parse_value(parser: argparse.ArgumentParser, name: str, value: Any, kind: A
     is_list = any(get_origin(one) is list for one in kinds)
     if value is None:
         if type(None) not in kinds:
-            raise ValueError("null is no value for it; leave it out, for its default")
+            raise ValueError("null is not allowed; remove the key to use the default")
         return None
     if isinstance(value, bool) and bool not in kinds:
         hint = "" if value else "; YAML reads no and off without quotes as false"
-        raise ValueError(f"{json.dumps(value)} is no value for it{hint}")
+        raise ValueError(f"{json.dumps(value)} is not allowed{hint}")
     if isinstance(value, dict) or isinstance(value, list) != is_list:
-        raise ValueError(f"{value!r} is no value for it, expected {'a list' if is_list else 'a single one'}")
+        raise ValueError(f"{value!r} is not allowed: expected {'a list' if is_list else 'a single one'}")
     words = [f"--{name}", *map(str, value)] if is_list else [f"--{name}={value}"]
     return getattr(parser.parse_args(words), name)

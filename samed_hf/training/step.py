@@ -1,4 +1,4 @@
-"""One optimizer step of a training: its batches read, the loss, and the weights changed where all is finite."""
+"""One optimizer step: batches, loss, gradient, and the update of the weights if both are finite."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Batch(NamedTuple):
 
     Attributes:
         pixels: of shape `(batch_size, 3, S, S)`, float32.
-        labels: of shape `(batch_size, S / 4, S / 4)`, int64, or `IGNORED` in samples that only fill a batch.
-        cases: whose slices they are.
+        labels: of shape `(batch_size, S / 4, S / 4)`, int64; `IGNORED` in samples that only fill a batch.
+        cases: name of the case of each slice.
     """
 
     pixels: torch.Tensor
@@ -38,7 +38,7 @@ class Batch(NamedTuple):
 
 
 def read_batches(run: TrainingRun, first: int) -> Generator[Batch]:
-    """The batches of this process from step `first` on."""
+    """Yield the batches of this process from step `first` on."""
     args, accelerator, plan = run.args, run.accelerator, run.plan
     default = default_augmentation(run.data.id2label.values(), left_right=run.processor.axis_order[2] == 0)
     augmentation = {"default": default, "samed": SAMED_AUGMENTATION, "none": None}[args.augmentation]
@@ -58,7 +58,7 @@ def read_batches(run: TrainingRun, first: int) -> Generator[Batch]:
         num_workers=args.dataloader_num_workers,
         pin_memory=accelerator.device.type == "cuda",
         worker_init_fn=outlive_signals,
-        # Its own random stream: torch's is left as it is where a run continues.
+        # A generator of its own, so that torch's global state is the same in a resumed run.
         generator=torch.Generator().manual_seed(args.seed),
     )
     for batch in loader:
@@ -68,9 +68,9 @@ def read_batches(run: TrainingRun, first: int) -> Generator[Batch]:
 
 
 def take_step(state: TrainingState, batches: Iterator[Batch]) -> dict[str, Any]:
-    """One optimizer step; returns its row of the log, losses being means over batches and processes."""
+    """Do one optimizer step and return its log row; the losses are means over accumulated batches and processes."""
     run, accelerator, args = state.run, state.run.accelerator, state.run.args
-    started, count, cases = time.monotonic(), 0, []
+    started, cases = time.monotonic(), list[str]()
     sums = torch.zeros(3 + run.model.config.num_labels, device=accelerator.device)
     for _ in range(args.gradient_accumulation_steps):
         batch = next(batches)
@@ -102,10 +102,9 @@ def take_step(state: TrainingState, batches: Iterator[Batch]) -> dict[str, Any]:
 
 
 def _update(state: TrainingState, loss: float, norm: float, cases: list[str]) -> None:
-    """Change the weights, unless loss or gradient isn't finite: then they, their moments and averages stay as they are.
+    """Update the weights, their moments and averages if loss and gradient are finite.
 
-    The schedule advances all the same. Its steps are places in the data and on the way to the end, so that the rate of
-    a step is that of the plan whatever was skipped before it.
+    The schedule always advances, so that the learning rate of a step does not depend on earlier skipped steps.
     """
     accelerator = state.run.accelerator
     if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -119,7 +118,7 @@ def _update(state: TrainingState, loss: float, norm: float, cases: list[str]) ->
         scaler.update()
     state.optimizer.zero_grad()
     with warnings.catch_warnings():
-        # Told where the very first step was skipped; that the schedule advances is meant.
+        # Raised if the first step was skipped; the schedule advances on purpose.
         warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
         state.schedule.step()
     state.step += 1

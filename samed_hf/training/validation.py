@@ -1,4 +1,4 @@
-"""The validation of a training on the way: cases divided over the processes, each scored exactly once."""
+"""Validation during a training: the cases are divided over the processes, and each is scored once."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ _MAX_CASES = 12
 
 
 def validation_cases(run: TrainingRun) -> list[str]:
-    """The cases scored during a training: at most twelve, evenly spaced among those for validation."""
+    """Return the cases scored during a training: at most twelve, evenly spaced among the validation cases."""
     cases = run.data.validation
     count = min(len(cases), _MAX_CASES)
     return [cases[index * len(cases) // count] for index in range(count)]
 
 
 class Validation(NamedTuple):
-    """What a validation found, the same on every process but for the pictures.
+    """Scores of a validation, the same on every process.
 
     Attributes:
-        dice: the mean over cases and labels, in [0, 1]; labels absent from both truth and prediction are left out.
-        per_class: the mean over the cases by a label's name; labels that are nowhere are left out.
-        labels: which labels each case holds.
-        predictions: label maps `(slices, height, width)` of the cases to be pictured, by name; on the main process.
+        dice: mean over cases and labels, in [0, 1], without labels absent from both truth and prediction.
+        per_class: mean over the cases by a label's name, without labels absent from all cases.
+        labels: the labels in each case.
+        predictions: label maps of shape `(slices, height, width)` of the cases to draw, by name.
     """
 
     dice: float
@@ -49,32 +49,32 @@ class Validation(NamedTuple):
 
 
 class _Scored(NamedTuple):
-    """One case: the Dice of the labels that are in its truth or its prediction."""
+    """One case: the Dice of the labels in its truth or its prediction."""
 
     dice: dict[int, float]
     labels: CaseLabels
     prediction: np.ndarray | None
 
 
-def validate(run: TrainingRun, interruption: Interruption, pictured: Collection[str] = ()) -> Validation | None:
+def validate(run: TrainingRun, interruption: Interruption, drawn: Collection[str] = ()) -> Validation | None:
     """Score [`validation_cases`]; every process must call.
 
     Args:
-        run: the run; its model is left in training mode.
-        interruption: breaks the validation off, on all processes.
-        pictured: cases whose predictions are wanted.
+        run: the run; its model is set to training mode at the end.
+        interruption: interrupts the validation on all processes.
+        drawn: names of cases whose predictions are returned.
 
     Returns:
-        `None` where it was broken off.
+        The scores; `None` after an interruption.
     """
     accelerator, names = run.accelerator, validation_cases(run)
     mine: list[tuple[str, _Scored]] = []
     run.model.eval()
-    model = _whole_model(run)
+    model = _unsharded_model(run)
     try:
         for first in range(0, len(names), accelerator.num_processes):
             for name in names[first : first + accelerator.num_processes][accelerator.process_index :][:1]:
-                scored = interruption.attempt(partial(_score, run, model, name, name in pictured))
+                scored = interruption.attempt(partial(_score, run, model, name, name in drawn))
                 mine += [(name, scored)] if scored is not None else []
             if interruption.asked:
                 return None
@@ -83,22 +83,22 @@ def validate(run: TrainingRun, interruption: Interruption, pictured: Collection[
     return _summarize(run, dict(gather_object(mine)))
 
 
-def _whole_model(run: TrainingRun) -> SamedForSemanticSegmentation:
-    """The model as each process can use it alone: of a divided one a copy, by way of the run's folder."""
+def _unsharded_model(run: TrainingRun) -> SamedForSemanticSegmentation:
+    """Return a model that each process can use alone: the run's own, or a copy of a sharded one."""
     weights = adapter_weights(run.model)
     if weights is None:
         return run.model
-    folder = run.output_dir / ".validated.tmp"
+    directory = run.output_dir / ".validated.tmp"
 
     def save() -> None:
         if run.accelerator.is_main_process:
-            run.model.save_pretrained(folder, image_processor=run.processor, state_dict=weights)
+            run.model.save_pretrained(directory, image_processor=run.processor, state_dict=weights)
 
     on_all_ranks(run.accelerator, save)
-    model = SamedForSemanticSegmentation.from_pretrained(folder).to(run.accelerator.device)
+    model = SamedForSemanticSegmentation.from_pretrained(directory).to(run.accelerator.device)
     run.accelerator.wait_for_everyone()
     if run.accelerator.is_main_process:
-        shutil.rmtree(folder)
+        shutil.rmtree(directory)
     return model.eval()
 
 
@@ -116,12 +116,12 @@ def _score(run: TrainingRun, model: SamedForSemanticSegmentation, name: str, kee
 
 
 def _precision(run: TrainingRun) -> AbstractContextManager:
-    """What the model needs around it outside of Accelerate's own wrapper."""
+    """Autocast for bfloat16 weights, as the model is used without Accelerate's wrapper."""
     return run.accelerator.autocast() if run.args.frozen_dtype == "bfloat16" else nullcontext()
 
 
 def _summarize(run: TrainingRun, scored: dict[str, _Scored]) -> Validation:
-    """Means in the order of the cases, so that they don't depend on the number of processes."""
+    """Average in the order of the cases, so that the means do not depend on the number of processes."""
     cases = [scored[name] for name in validation_cases(run)]
     everything = [dice for case in cases for dice in case.dice.values()]
     per_class = {}

@@ -63,7 +63,7 @@ def test_the_readmes_commands_have_flags_that_exist():
 
 
 @pytest.mark.slow
-def test_two_processes_start_on_the_cpu_and_train_together(tiny_sam, tiny_data, tmp_path):
+def test_accelerate_launch_trains_in_two_processes_on_the_cpu(tiny_sam, tiny_data, tmp_path):
     settings = {
         "model_name_or_path": tiny_sam,
         "data_dir": tiny_data,

@@ -25,7 +25,7 @@ def test_paths_names_of_data_and_the_token_are_private():
     assert not set(field_names(SamedTrainingArguments, "private")) & set(field_names(SamedTrainingArguments, "on_card"))
 
 
-def test_what_decides_the_weights_must_be_the_same_when_a_run_is_resumed():
+def test_settings_that_determine_the_weights_are_compared_on_resume():
     names = set(field_names(SamedTrainingArguments, "resume"))
     assert {"learning_rate", "weight_decay", "seed", "rank", "ema_decay", "optimizer", "plane", "fold"} <= names
     assert not names & {"max_train_steps", "eval_steps", "save_best", "report_to", "output_dir"}

@@ -1,4 +1,4 @@
-"""`samed-hf train --dry_run`: what would be done, told before anything is."""
+"""`samed-hf train --dry_run`: the plan of a run."""
 
 import re
 
@@ -25,7 +25,7 @@ def flags(tiny_sam, tiny_data, output_dir, *more):
     return ["train", *map(str, [*given, "--max_train_steps", 3, "--output_dir", output_dir, *more])]
 
 
-def test_it_prints_what_the_run_then_prints_and_writes_nothing(tiny_sam, tiny_data, tmp_path, capsys):
+def test_the_plan_equals_the_runs_and_nothing_is_written(tiny_sam, tiny_data, tmp_path, capsys):
     output = tmp_path / "run"
     assert main(flags(tiny_sam, tiny_data, output, "--dry_run")) == 0
     planned = capsys.readouterr().out.splitlines()
@@ -39,7 +39,7 @@ def test_it_prints_what_the_run_then_prints_and_writes_nothing(tiny_sam, tiny_da
     assert not any(line.startswith("warning") for line in planned)
 
 
-def test_the_phantom_is_planned_without_leaving_it(tmp_path, capsys, monkeypatch):
+def test_a_plan_for_the_phantom_leaves_no_files(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("samed_hf.training.data.prepare_phantom", lambda folder: _small_phantom(folder))
     assert main(["train", "--dry_run", "--report_to", "none", "--output_dir", str(tmp_path / "run")]) == 0
     printed = capsys.readouterr().out
@@ -53,7 +53,7 @@ def _small_phantom(folder):
     return prepare_phantom(folder, num_train=3, num_test=1, shape=(8, 64, 64))
 
 
-def test_it_warns_where_memory_is_short_and_says_what_would_help(tiny_sam, tiny_data, tmp_path, capsys, monkeypatch):
+def test_short_memory_is_a_warning_with_remedies(tiny_sam, tiny_data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("samed_hf.training.dry_run.free_memory", lambda device: 10**6)
     monkeypatch.setattr("samed_hf.training.dry_run.computes_bfloat16", lambda device: False)
     assert main(flags(tiny_sam, tiny_data, tmp_path / "run", "--dry_run", "--per_device_train_batch_size", 8)) == 0
@@ -69,19 +69,19 @@ def test_it_warns_where_memory_is_short_and_says_what_would_help(tiny_sam, tiny_
     assert needs == sorted(needs, reverse=True)
 
 
-def test_it_refuses_what_the_run_would_refuse(tiny_sam, tiny_data, tmp_path, capsys):
-    for more, said in (
+def test_bad_settings_are_errors_as_in_the_run(tiny_sam, tiny_data, tmp_path, capsys):
+    for more, expected in (
         (("--optimizer", "adamw_8bit"), "adamw_8bit, but the run is on cpu"),
         (("--frozen_dtype", "bfloat16"), "frozen_dtype is bfloat16"),
         (("--resume_from_checkpoint", str(tmp_path / "none")), "resume_from_checkpoint"),
         (("--model_name_or_path", str(tmp_path / "none")), "model_name_or_path"),
     ):
         assert main(flags(tiny_sam, tiny_data, tmp_path / "run", "--dry_run", *more)) == 2
-        assert said in capsys.readouterr().err
+        assert expected in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_slices_of_whole_scans_are_reckoned_from_a_few(tiny_sam, tmp_path, capsys):
+def test_slices_of_scans_are_estimated_from_a_few(tiny_sam, tmp_path, capsys):
     for number in range(5):
         for kind in ("images", "masks"):
             (tmp_path / "data" / kind).mkdir(parents=True, exist_ok=True)

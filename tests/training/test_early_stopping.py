@@ -9,8 +9,8 @@ from samed_hf.training.early_stopping import EarlyStopping
 def test_the_first_of_the_highest_scores_is_the_best():
     best = EarlyStopping()
     assert (best.step, best.score) == (None, None)
-    told = [best.add(step, score) for step, score in ((10, 0.5), (20, 0.4), (30, 0.7), (40, 0.7), (50, 0.6))]
-    assert told == [True, False, True, False, False]
+    is_best = [best.add(step, score) for step, score in ((10, 0.5), (20, 0.4), (30, 0.7), (40, 0.7), (50, 0.6))]
+    assert is_best == [True, False, True, False, False]
     assert (best.step, best.score) == (30, 0.7)
     assert not best.stops  # without a patience, never
 

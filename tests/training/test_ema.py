@@ -56,7 +56,7 @@ def test_the_weights_come_back_bit_for_bit_even_after_an_error():
     assert all(weight.requires_grad for weight in given)
 
 
-def test_the_optimizer_goes_on_as_if_nothing_had_been():
+def test_the_optimizer_continues_with_the_trained_weights():
     def train(averaged):
         torch.manual_seed(0)
         model, pixels = nn.Linear(4, 2), torch.randn(8, 4)

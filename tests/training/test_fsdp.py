@@ -96,12 +96,12 @@ def work(rank: int, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_divided_model(tmp_path):
+def test_a_sharded_model(tmp_path):
     torch.multiprocessing.spawn(work, (tmp_path,), nprocs=2)
     assert sorted(path.name for path in tmp_path.glob("done-*")) == ["done-0", "done-1"]
 
 
-def test_a_model_that_is_not_divided_is_left_as_it_is():
+def test_an_unsharded_model_is_unchanged():
     model = nn.Sequential(Layer())
     assert not is_sharded(model)
     assert adapter_weights(model) is None

@@ -44,7 +44,7 @@ def test_a_seed_gives_the_same_run_and_another_seed_another(settings, tmp_path):
 
 
 @pytest.mark.parametrize("changes", [{}, {"gradient_accumulation_steps": 2, "mixed_precision": "bf16"}])
-def test_a_run_broken_off_and_resumed_ends_like_one_never_broken(settings, tmp_path, monkeypatch, changes):
+def test_an_interrupted_and_resumed_run_gives_the_same_adapter(settings, tmp_path, monkeypatch, changes):
     whole, broken = settings(output_dir=str(tmp_path / "whole"), **changes), tmp_path / "broken"
     train(whole)
     changes |= {"output_dir": str(broken), "checkpointing_steps": 2}
@@ -137,7 +137,7 @@ def test_weights_that_are_no_number_stop_the_run_and_leave_the_last_good_checkpo
     assert all(tensor.isfinite().all() for tensor in finite.values())
 
 
-def test_a_new_run_moves_an_old_ones_checkpoints_aside(settings, tmp_path):
+def test_a_new_run_archives_the_checkpoints_of_an_old_one(settings, tmp_path):
     for _ in range(2):
         train(settings(checkpointing_steps=4))
     assert sorted(path.name for path in (tmp_path / "run").glob("*/checkpoint-*")) == ["checkpoint-4"]
@@ -161,15 +161,15 @@ def test_a_new_run_mixes_nothing_with_an_old_one(settings, tmp_path):
 
 def test_a_checkpoint_of_other_settings_is_refused(settings, tmp_path):
     train(settings(checkpointing_steps=4))
-    for changes, told in (({"seed": 5}, "seed 0 then, 5 now"), ({"rank": 3}, "rank 4 then, 3 now")):
-        with pytest.raises(ValueError, match=told):
+    for changes, message in (({"seed": 5}, "seed 0 then, 5 now"), ({"rank": 3}, "rank 4 then, 3 now")):
+        with pytest.raises(ValueError, match=message):
             train(settings(resume_from_checkpoint="latest", checkpointing_steps=4, **changes))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"resume_from_checkpoint": "nowhere"}, "'nowhere' is no whole checkpoint"),
+        ({"resume_from_checkpoint": "nowhere"}, "'nowhere' is no complete checkpoint"),
         ({"num_validation_cases": 6}, "num_validation_cases is 6, but there are 6 training cases"),
         ({"data_dir": "nowhere"}, "data_dir 'nowhere' doesn't exist"),
         ({"report_to": "comet_ml"}, "report_to is 'comet_ml', which isn't installed"),
@@ -205,7 +205,7 @@ def test_the_papers_plan():
     assert plan == TrainingPlan(batches_per_epoch=93, accumulation=1, steps=160 * 93, horizon=200 * 93, warmup=250)
 
 
-def test_max_train_steps_is_what_the_rate_decays_over_unless_epochs_are_given():
+def test_the_rate_decays_over_max_train_steps_unless_epochs_are_given():
     for epochs, horizon in ((None, 50), (10, 10 * 25)):
         args = SamedTrainingArguments(data_dir="d", max_train_steps=50, num_train_epochs=epochs)
         args = args.fill_defaults()
@@ -232,6 +232,6 @@ def test_frozen_weights_in_bfloat16_change_nothing_in_mixed_precision(settings, 
     assert run.model.dtype == torch.float32  # scored with the base model's own weights
 
 
-def test_frozen_weights_in_bfloat16_want_mixed_precision(settings):
+def test_frozen_weights_in_bfloat16_require_mixed_precision(settings):
     with pytest.raises(ValueError, match="frozen_dtype is bfloat16 and mixed_precision no"):
         train(settings(frozen_dtype="bfloat16"))

@@ -46,7 +46,7 @@ def test_eight_bits_need_bitsandbytes(monkeypatch):
         check_optimizer(arguments(optimizer="adamw_8bit"), CUDA)
 
 
-def test_a_broken_bitsandbytes_is_told_in_one_line(tmp_path, monkeypatch):
+def test_a_broken_bitsandbytes_is_an_error_in_one_line(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "bitsandbytes", raising=False)
     (tmp_path / "bitsandbytes").mkdir()
     (tmp_path / "bitsandbytes" / "__init__.py").write_text("raise RuntimeError('libcudart\\nis missing')")

@@ -24,7 +24,7 @@ def test_a_preset_alone_is_the_papers_run_on_any_number_of_processes(preset, num
     assert (plan.steps, plan.horizon, plan.warmup) == (steps, horizon, 250)
 
 
-def test_what_sets_the_presets_apart():
+def test_differences_between_the_presets():
     samed, small, huge = (filled(preset=name) for name in ("samed", "samed_s", "samed_h"))
     assert (samed.variant, small.variant, huge.variant) == ("samed", "samed_s", "samed")
     assert (samed.lr_power, huge.lr_power) == (0.9, 7.0)
@@ -34,7 +34,7 @@ def test_what_sets_the_presets_apart():
     assert {args.protocol for args in (samed, small, huge)} == {"samed"}
 
 
-def test_what_is_given_besides_wins_and_is_named():
+def test_flags_override_the_preset_and_are_listed():
     args = filled(preset="samed", image_size=256, learning_rate=0.001, per_device_train_batch_size=6, protocol="strict")
     assert args.deviations(1, input_size=None) == [
         "image_size 256 instead of 512",
@@ -91,7 +91,7 @@ def test_compare_organ_by_organ(metrics):
     assert "liver              90.00          -           -" in compare_with_published(metrics, "samed_s")
 
 
-def test_compare_says_what_cannot_be_compared(metrics):
+def test_compare_notes_other_protocols_and_missing_labels(metrics):
     table = compare_with_published(metrics | {"protocol": "strict", "per_case": {"case0001": {}}}, "samed")
     assert "note: the protocol is 'strict'" in table
     assert "note: 1 cases" in table

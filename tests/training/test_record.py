@@ -34,7 +34,7 @@ def fingerprint(data_dir, output_dir):
     return data_fingerprint(data, open_store(args, data, make_processor(args, data), decode=True))
 
 
-def test_the_datas_fingerprint_is_of_what_is_in_it_not_of_where_it_lies(tiny_data, tmp_path):
+def test_the_fingerprint_depends_on_content_not_on_paths(tiny_data, tmp_path):
     moved = shutil.copytree(tiny_data, tmp_path / "elsewhere")
     assert fingerprint(moved, tmp_path / "one") == fingerprint(tiny_data, tmp_path / "two")
     image, label = np.full((48, 48), 0.5, np.float32), np.zeros((48, 48), np.uint8)
@@ -67,7 +67,7 @@ def test_the_codes_revision_is_that_of_its_own_checkout(tmp_path):
     assert code_revision(package) == found | {"changed": True}
 
 
-def test_versions_are_those_of_what_runs():
+def test_versions_are_those_installed():
     versions = package_versions()
     assert versions["torch"] == torch.__version__
     assert {"python", "samed_hf", "peft", "SimpleITK"} <= set(versions)
@@ -89,7 +89,7 @@ def test_requirements_are_setup_cfgs(tmp_path):
     assert {"torch", "transformers", "bitsandbytes", "tensorboard"} <= own
 
 
-def test_weights_are_told_apart_by_their_content(tiny_sam, tmp_path):
+def test_the_hash_of_weights_depends_on_their_content(tiny_sam, tmp_path):
     copied = shutil.copytree(tiny_sam, tmp_path / "copy")
     assert weights_hash(copied) == weights_hash(tiny_sam)
     file = next(copied.glob("*.safetensors"))
@@ -149,7 +149,7 @@ def test_a_second_run_from_the_file_gives_the_same_adapter(first_run, tmp_path, 
     assert any(not torch.equal(one[name], tensor) for name, tensor in adapter(other).items())
 
 
-def test_what_differs_from_the_run_of_the_config_is_told(first_run, tmp_path, capsys):
+def test_differences_from_the_run_of_the_config_are_printed(first_run, tmp_path, capsys):
     settings = json.loads((first_run / "training_settings.json").read_text())
     settings["run"]["data_fingerprint"] = "sha256:another"
     settings["run"]["versions"]["torch"] = "1.0"
@@ -163,7 +163,7 @@ def test_what_differs_from_the_run_of_the_config_is_told(first_run, tmp_path, ca
     assert f"torch {torch.__version__} instead of 1.0" in printed
 
 
-def test_the_record_is_there_from_the_start_and_holds_no_place(first_run, tiny_data):
+def test_the_record_is_written_at_the_start_without_paths(first_run, tiny_data):
     run = json.loads((first_run / "training_settings.json").read_text())["run"]
     assert run["data_fingerprint"].startswith("sha256:")
     assert run["base_model"].startswith("sha256:")

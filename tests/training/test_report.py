@@ -210,7 +210,7 @@ def test_settings_and_versions_are_listed_without_the_token(make_run):
     ]
 
 
-def test_the_last_picture_is_open_and_the_first_and_best_can_be_opened(make_run):
+def test_the_last_image_is_open_and_the_first_and_best_are_folded(make_run):
     run = make_run(rows_of(40, {10: 0.25, 20: 0.75, 30: 0.5, 40: 0.5}))
     (run.output_dir / "watch").mkdir()
     grays = {10: 40, 20: 80, 30: 120, 40: 160, 50: 200}  # a step 50 isn't of this run

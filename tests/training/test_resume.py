@@ -133,7 +133,7 @@ def half_written(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_run_killed_twenty_times_ends_like_one_never_killed(settings, tmp_path):
+def test_a_run_killed_twenty_times_gives_the_same_adapter(settings, tmp_path):
     kills = 20
     changes = {"dataloader_num_workers": 2, "checkpointing_steps": 1, "ema_decay": 0.9, "max_train_steps": 4 * kills}
     changes |= {"num_validation_cases": 1, "eval_steps": 5, "resume_from_checkpoint": "latest"}
@@ -197,10 +197,10 @@ def test_a_signal_ends_the_run_with_a_checkpoint_that_resumes_exactly(settings, 
     assert process.exitcode == status
     (checkpoint,) = list_checkpoints(folder)
     assert check_checkpoint(checkpoint) is None
-    said = output.read_text()
-    assert f"{checkpoint} is whole" in said
-    assert "--resume_from_checkpoint latest" in said
-    assert "Traceback" not in said
+    output_text = output.read_text()
+    assert f"{checkpoint} is complete" in output_text
+    assert "--resume_from_checkpoint latest" in output_text
+    assert "Traceback" not in output_text
     assert half_written(folder) == []
     run(**settings(output_dir=str(tmp_path / "whole"), **changes))
     run(**settings(resume_from_checkpoint="latest", **changes))
@@ -217,7 +217,7 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def test_a_validation_broken_off_is_done_when_the_run_goes_on(settings, tmp_path):
+def test_an_interrupted_validation_is_repeated_after_resuming(settings, tmp_path):
     changes = {"num_validation_cases": 2, "eval_steps": 3}
     folder, output = tmp_path / "run", tmp_path / "out.txt"
     process = start(settings(**changes), output, slow_validation=True)
@@ -255,7 +255,7 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(settings, tmp_path):
     assert steps_in(folder) == newest(folder)
 
 
-def test_a_signal_after_the_last_step_leaves_what_can_be_ended(settings, tmp_path, monkeypatch):
+def test_a_signal_after_the_last_step_leaves_a_run_that_can_be_finished(settings, tmp_path, monkeypatch):
     step = training.take_step
 
     def interrupted(state, batches):
@@ -330,51 +330,51 @@ def flip_a_bit(path: Path):
 DAMAGE = {
     "a file cut off": (lambda folder: cut_off(folder / "optimizer.bin"), "optimizer.bin has .* bytes instead of"),
     "a file missing": (lambda folder: (folder / "random_states_0.pkl").unlink(), "random_states_0.pkl is missing"),
-    "a bit flipped": (lambda folder: flip_a_bit(folder / "adapter_model.safetensors"), "isn't what was written"),
-    "of the state": (lambda folder: flip_a_bit(folder / "training_state.json"), "training_state.json isn't what"),
-    "no manifest": (lambda folder: (folder / "manifest.json").unlink(), "no manifest.json in it"),
+    "a bit flipped": (lambda folder: flip_a_bit(folder / "adapter_model.safetensors"), "doesn't match"),
+    "of the state": (lambda folder: flip_a_bit(folder / "training_state.json"), "training_state.json doesn't match"),
+    "no manifest": (lambda folder: (folder / "manifest.json").unlink(), "no manifest.json"),
     "half a manifest": (lambda folder: cut_off(folder / "manifest.json"), "manifest.json can't be read"),
-    "an empty folder": (lambda folder: (shutil.rmtree(folder), folder.mkdir()), "no manifest.json in it"),
+    "an empty folder": (lambda folder: (shutil.rmtree(folder), folder.mkdir()), "no manifest.json"),
 }
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(broken, kind, caplog):
-    damage, told = DAMAGE[kind]
+def test_a_damaged_checkpoint_is_logged_and_the_one_before_is_used(broken, kind, caplog):
+    damage, message = DAMAGE[kind]
     assert find_checkpoint(broken, "latest") == broken / "checkpoint-4"
     damage(broken / "checkpoint-4")
     assert find_checkpoint(broken, "latest") == broken / "checkpoint-2"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert str(broken / "checkpoint-4") in caplog.text
-    with pytest.raises((ValueError, FileNotFoundError), match=told):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
         find_checkpoint(broken, str(broken / "checkpoint-4"))
 
 
 @pytest.mark.parametrize("damaged", [["checkpoint-4"], ["checkpoint-2", "checkpoint-4"]])
-def test_a_run_goes_on_from_the_last_whole_checkpoint(settings, two_checkpoints, broken, damaged, caplog):
+def test_a_run_resumes_from_the_last_complete_checkpoint(settings, two_checkpoints, broken, damaged, caplog):
     for name in damaged:
         flip_a_bit(broken / name / "optimizer.bin")
     run(**settings(checkpointing_steps=2, checkpoints_total_limit=1, resume_from_checkpoint="latest"))
-    said = caplog.text
+    output_text = caplog.text
     for name in damaged:
-        assert f"{name} is damaged (optimizer.bin isn't what was written" in said
+        assert f"{name} is damaged (optimizer.bin doesn't match" in output_text
         assert (broken / "earlier-1" / name).is_dir()
-    assert ("from the first step" in said) == (len(damaged) == 2)
+    assert ("from the first step" in output_text) == (len(damaged) == 2)
     assert_same(broken, two_checkpoints)
     # The limit never counts a damaged one, nor takes the newest away.
     assert [path.name for path in list_checkpoints(broken)] == ["checkpoint-4"]
     assert check_checkpoint(broken / "checkpoint-4") is None
 
 
-def test_an_earlier_checkpoint_asked_for_by_name_leaves_the_later_ones_behind(settings, two_checkpoints, broken):
-    wanted = str(broken / "checkpoint-2")
-    run(**settings(checkpointing_steps=3, resume_from_checkpoint=wanted))
+def test_resuming_from_an_earlier_checkpoint_archives_the_later_ones(settings, two_checkpoints, broken):
+    requested = str(broken / "checkpoint-2")
+    run(**settings(checkpointing_steps=3, resume_from_checkpoint=requested))
     assert_same(broken, two_checkpoints)
     assert [path.name for path in list_checkpoints(broken)] == ["checkpoint-2", "checkpoint-3"]
     assert (broken / "earlier-1" / "checkpoint-4").is_dir()
 
 
-def test_what_a_kill_in_the_middle_of_a_replacement_leaves_is_set_right(settings, two_checkpoints, broken):
+def test_a_replacement_interrupted_by_a_kill_is_repaired(settings, two_checkpoints, broken):
     (broken / "checkpoint-4").rename(broken / ".checkpoint-4.old")
     (broken / ".checkpoint-4.tmp").mkdir()
     (broken / ".checkpoint-4.tmp" / "optimizer.bin").write_bytes(b"half")
@@ -385,12 +385,12 @@ def test_what_a_kill_in_the_middle_of_a_replacement_leaves_is_set_right(settings
     assert_same(broken, two_checkpoints)
 
 
-def test_the_same_command_begins_goes_on_and_ends_again(settings, tmp_path, caplog):
+def test_the_same_command_starts_and_resumes(settings, tmp_path, caplog):
     for _ in range(2):
         run(**settings(checkpointing_steps=4, resume_from_checkpoint="latest"))
-    said = caplog.text
-    assert said.count("no whole checkpoint yet: from the first step") == 1
-    assert said.count("checkpoint-4, 4 steps done") == 1
+    output_text = caplog.text
+    assert output_text.count("no complete checkpoint yet: from the first step") == 1
+    assert output_text.count("checkpoint-4, 4 steps done") == 1
     assert adapter_of(tmp_path / "run")
 
 
@@ -408,7 +408,7 @@ def test_more_steps_done_than_the_run_has_are_refused(settings, broken):
         run(**settings(max_train_steps=3, resume_from_checkpoint="latest"))
 
 
-def test_tensorboard_goes_on_without_a_step_told_twice(settings, tmp_path, monkeypatch):
+def test_tensorboard_has_each_step_once_after_resuming(settings, tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     step = training.take_step
@@ -451,14 +451,14 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(place)], capture_output=True, check=False)
 
 
-def test_a_full_disk_is_told_and_leaves_the_earlier_checkpoints_whole(settings, small_disk, tmp_path, capsys):
+def test_a_full_disk_is_an_error_that_leaves_earlier_checkpoints_complete(settings, small_disk, tmp_path, capsys):
     folder = small_disk("size=2m") / "run"
     changes = {"output_dir": str(folder), "checkpointing_steps": 1, "checkpoints_total_limit": 5}
     assert run_command(lambda: run(**settings(**changes)) and None) == 2
-    told = capsys.readouterr().err.splitlines()[-1]
+    message = capsys.readouterr().err.splitlines()[-1]
     last = list_checkpoints(folder)[-1].name
-    assert f"can't be written to {folder} (No space left on device); {last} is whole" in told
-    assert "--resume_from_checkpoint latest" in told
+    assert f"can't be written to {folder} (No space left on device); {last} is complete" in message
+    assert "--resume_from_checkpoint latest" in message
     assert [check_checkpoint(path) for path in list_checkpoints(folder)] == [None] * len(list_checkpoints(folder))
     assert half_written(folder) == []
     small_disk("size=20m")
@@ -467,21 +467,21 @@ def test_a_full_disk_is_told_and_leaves_the_earlier_checkpoints_whole(settings, 
     assert_same(folder, tmp_path / "whole")
 
 
-def test_a_read_only_folder_is_refused_before_anything_is_done(settings, small_disk, capsys):
+def test_a_read_only_directory_is_an_error_before_the_training(settings, small_disk, capsys):
     folder = small_disk("size=20m") / "run"
     run(**settings(output_dir=str(folder), checkpointing_steps=4))
     small_disk("ro")
     changes = {"output_dir": str(folder), "resume_from_checkpoint": "latest"}
     capsys.readouterr()
     assert run_command(lambda: run(**settings(**changes)) and None) == 2
-    said = capsys.readouterr()
-    assert said.err.count("\n") == 1
-    assert f"output_dir '{folder}' can't be written to (Read-only file system)" in said.err
-    assert said.out == ""
+    output_text = capsys.readouterr()
+    assert output_text.err.count("\n") == 1
+    assert f"output_dir '{folder}' can't be written to (Read-only file system)" in output_text.err
+    assert output_text.out == ""
     assert check_checkpoint(folder / "checkpoint-4") is None
 
 
-def test_a_disk_that_fills_up_between_two_checkpoints_is_told(settings, small_disk, monkeypatch, capsys):
+def test_a_disk_that_fills_up_between_two_checkpoints_is_an_error(settings, small_disk, monkeypatch, capsys):
     folder = small_disk("size=4m") / "run"
     step = training.take_step
 
@@ -496,14 +496,14 @@ def test_a_disk_that_fills_up_between_two_checkpoints_is_told(settings, small_di
     monkeypatch.setattr(training, "take_step", fill_the_disk)
     changes = {"output_dir": str(folder), "max_train_steps": 60, "checkpointing_steps": 2, "report_to": "tensorboard"}
     assert run_command(lambda: run(**settings(**changes)) and None) == 2
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert "No space left on device" in told
-    assert "checkpoint-2" in told
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "No space left on device" in message
+    assert "checkpoint-2" in message
     assert check_checkpoint(folder / "checkpoint-2") is None
     assert half_written(folder) == []
 
 
-def test_a_checkpoint_that_can_t_be_written_takes_nothing_away(settings, tmp_path, monkeypatch):
+def test_a_failed_checkpoint_deletes_no_earlier_one(settings, tmp_path, monkeypatch):
     seal = checkpoints._write_manifest
 
     def fail(folder):
@@ -512,13 +512,13 @@ def test_a_checkpoint_that_can_t_be_written_takes_nothing_away(settings, tmp_pat
         seal(folder)
 
     monkeypatch.setattr(checkpoints, "_write_manifest", fail)
-    with pytest.raises(OSError, match=r"checkpoint of step 4 can't be written .*No space left.*checkpoint-2 is whole"):
+    with pytest.raises(OSError, match=r"step 4 can't be written .*No space left.*checkpoint-2 is complete"):
         run(**settings(checkpointing_steps=2, checkpoints_total_limit=1))
     assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["checkpoint-2"]
     assert half_written(tmp_path / "run") == []
 
 
-def test_a_checkpoint_read_back_otherwise_than_it_was_written_is_none(settings, tmp_path, monkeypatch):
+def test_a_checkpoint_that_is_read_back_differently_is_deleted(settings, tmp_path, monkeypatch):
     seal = checkpoints._write_manifest
 
     def spoil(folder):
@@ -526,7 +526,7 @@ def test_a_checkpoint_read_back_otherwise_than_it_was_written_is_none(settings, 
         flip_a_bit(folder / "optimizer.bin")
 
     monkeypatch.setattr(checkpoints, "_write_manifest", spoil)
-    with pytest.raises(OSError, match=r"read back, optimizer.bin isn't what was written.*there is no earlier one"):
+    with pytest.raises(OSError, match=r"read back, optimizer.bin doesn't match.*there is no earlier one"):
         run(**settings(checkpointing_steps=2))
     assert list_checkpoints(tmp_path / "run") == []
 
@@ -549,9 +549,9 @@ def test_a_nan_image_is_skipped_and_its_case_named(settings, tmp_path, caplog):
     spoil_images(settings, tmp_path, {"case0002": [1]})
     caplog.clear()
     run(**settings(max_train_steps=12, per_device_train_batch_size=2, ema_decay=0.5))
-    said = [line for line in caplog.messages if "skipped: the loss is nan" in line]
-    assert len(said) == 1  # twelve steps are one epoch
-    assert "case0002" in said[0]
+    output_text = [line for line in caplog.messages if "skipped: the loss is nan" in line]
+    assert len(output_text) == 1  # twelve steps are one epoch
+    assert "case0002" in output_text[0]
     assert log_of(tmp_path / "run")[-1]["skipped"] == "1"
     assert all(tensor.isfinite().all() for tensor in adapter_of(tmp_path / "run").values())
 
@@ -600,7 +600,7 @@ def test_a_step_skipped_changes_nothing_but_the_schedule(settings, monkeypatch):
 # The best validation, and averages
 
 
-def test_the_best_validation_is_kept_and_the_last_adapter_given(settings, tmp_path, caplog):
+def test_the_best_adapter_is_kept_besides_the_last_one(settings, tmp_path, caplog):
     ended = run(**settings(max_train_steps=12, num_validation_cases=2, eval_steps=2, checkpointing_steps=11))
     scores = {row["step"]: row["validation_dice"] for row in ended.log if "validation_dice" in row}
     assert list(scores) == [2, 4, 6, 8, 10, 12]
@@ -615,7 +615,7 @@ def test_the_best_validation_is_kept_and_the_last_adapter_given(settings, tmp_pa
     assert torch.equal(trained[key], tensor)
 
 
-def test_early_stopping_gives_the_best_validation(settings, tmp_path, monkeypatch):
+def test_early_stopping_saves_the_adapter_of_the_best_validation(settings, tmp_path, monkeypatch):
     scores = iter([0.1, 0.5, 0.4, 0.3, 0.9])
     validate = training.validate
     monkeypatch.setattr(training, "validate", lambda *args: validate(*args)._replace(dice=next(scores)))

@@ -40,7 +40,7 @@ def test_every_setting_goes_to_a_file_and_back(tmp_path):
     assert parse_command(["--config", write(tmp_path, given.to_dict())])[0].to_dict() == given.to_dict()
 
 
-def test_a_runs_own_file_is_taken_whatever_it_says_besides(tmp_path):
+def test_other_keys_of_a_runs_file_are_accepted(tmp_path):
     besides = {name: {"anything": [1]} for name in NO_FLAGS}
     path = write(tmp_path, {"rank": 3, "resume_from_checkpoint": "latest"} | besides)
     settings, saved = read_settings(path)
@@ -50,30 +50,30 @@ def test_a_runs_own_file_is_taken_whatever_it_says_besides(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "expected"),
     [
         ({"learning_rte": 0.1}, "unknown key 'learning_rte': the nearest setting is 'learning_rate'"),
         ({"Max-Train-Steps": 3}, "the nearest setting is 'max_train_steps'"),
-        ({"dry_run": True}, "'dry_run', which is a flag of the command"),
+        ({"dry_run": True}, "'dry_run', which is only a flag"),
         ({"rank": "four"}, "rank: invalid int value: 'four'"),
-        ({"rank": None}, "rank: null is no value"),
+        ({"rank": None}, "rank: null is not allowed"),
         ({"rank": [1, 2]}, "rank: .* a single one"),
-        ({"rank": True}, "rank: true is no value"),
-        ({"label_names": "liver"}, "label_names: 'liver' is no value for it, expected a list"),
+        ({"rank": True}, "rank: true is not allowed"),
+        ({"label_names": "liver"}, "label_names: 'liver' is not allowed: expected a list"),
         ({"gradient_checkpointing": "perhaps"}, "gradient_checkpointing: "),
         ({"seed": 0.5, "rank": {}}, "seed: .*; rank: "),
-        ([1], "no settings by name"),
+        ([1], "no mapping of settings"),
         ("{", "can't be read"),
     ],
 )
-def test_what_no_flag_would_take_is_refused(tmp_path, content, said):
-    with pytest.raises(ValueError, match=said) as error:
+def test_values_that_no_flag_accepts_are_errors(tmp_path, content, expected):
+    with pytest.raises(ValueError, match=expected) as error:
         read_settings(write(tmp_path, content))
     assert "settings.json" in str(error.value)
 
 
-def test_yamls_no_is_told_apart_from_a_no(tmp_path):
-    with pytest.raises(ValueError, match="mixed_precision: false is no value for it; YAML"):
+def test_an_unquoted_no_in_yaml_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="mixed_precision: false is not allowed; YAML"):
         read_settings(write(tmp_path, "mixed_precision: no\n", "run.yml"))
 
 

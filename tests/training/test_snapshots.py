@@ -1,4 +1,4 @@
-"""Pictures at every validation: which slices, how they lie, and who is given them."""
+"""Images at every validation: choice of slices, orientation and trackers."""
 
 import errno
 import sys
@@ -12,7 +12,7 @@ from samed_hf.data.dataset import Case
 from samed_hf.reporting.colors import label_colors
 from samed_hf.training.arguments import SamedTrainingArguments
 from samed_hf.training.loop import train
-from samed_hf.training.monitoring import snapshots as watching
+from samed_hf.training.monitoring import snapshots
 from samed_hf.training.monitoring.snapshots import ValidationSnapshots
 from samed_hf.training.validation import validation_cases
 
@@ -20,7 +20,7 @@ from ..conftest import TINY_LABELS, TINY_SIZE
 
 
 class Tracker:
-    """Remembers what it is given, as Accelerate's trackers are."""
+    """Records the images that it receives."""
 
     def __init__(self, name="wandb"):
         self.name, self.given = name, []
@@ -30,7 +30,7 @@ class Tracker:
 
 
 def make_case(name, labels_of_slices, shape=(8, 10), spacing=None):
-    """Slices that hold the labels said, each in a row of its own from the top."""
+    """Make a case whose slices hold the given labels, each in a row of its own from the top."""
     label = np.zeros((len(labels_of_slices), *shape), dtype=np.uint8)
     for index, values in enumerate(labels_of_slices):
         for row, value in enumerate(values):
@@ -58,14 +58,14 @@ def make_run(tmp_path):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The rows of every picture that is drawn."""
-    rows, draw = [], watching.draw_rows
+    """The rows of every image."""
+    rows, draw = [], snapshots.draw_rows
 
     def keep(path, slices, *args, **kwargs):
         rows.append(list(slices))
         draw(path, slices, *args, **kwargs)
 
-    monkeypatch.setattr(watching, "draw_rows", keep)
+    monkeypatch.setattr(snapshots, "draw_rows", keep)
     return rows
 
 
@@ -99,7 +99,7 @@ def test_few_cases_give_several_slices_and_no_slice_comes_twice(make_run):
 
 
 @pytest.mark.parametrize("count", [0, 4])
-def test_nothing_to_watch(make_run, count, tmp_path):
+def test_nothing_to_draw(make_run, count, tmp_path):
     run = make_run([make_case("a", [[1]])] if not count else [])
     watch = ValidationSnapshots(run, count)
     assert (watch.slices, watch.cases) == ([], [])
@@ -117,7 +117,7 @@ def test_at_most_twelve_cases_are_looked_at_spread_over_all():
 # ------------------------------------------------------------------------------------------------------------- picture
 
 
-def test_the_picture_shows_image_truth_and_prediction_upright(make_run, drawn, tmp_path):
+def test_image_truth_and_prediction_are_drawn_upright(make_run, drawn, tmp_path):
     case = make_case("a", [[], [1, 2]], spacing=(5.0, 2.0, 1.0))
     prediction = np.zeros_like(case.label)
     prediction[1, 0] = 1  # the first label whole, of the second nothing: Dice 1 and 0
@@ -137,7 +137,7 @@ def test_the_picture_shows_image_truth_and_prediction_upright(make_run, drawn, t
         assert tuple(round(255 * part) for part in label_colors(4)[value]) in colors
 
 
-def test_pictures_lie_as_they_are_and_keep_their_colours(make_run, drawn):
+def test_2d_images_keep_their_orientation_and_colours(make_run, drawn):
     case = make_case("a", [[1]])
     colored = Case("a", np.stack([case.image, case.image / 2, case.image / 4], axis=1), case.label)
     ValidationSnapshots(make_run([colored], is_2d=True), 1).draw(1, {"a": case.label})
@@ -148,7 +148,7 @@ def test_pictures_lie_as_they_are_and_keep_their_colours(make_run, drawn):
     np.testing.assert_array_equal(drawn[-1][0].image, case.image[0])
 
 
-def test_slices_of_different_sizes_share_a_picture_and_missing_cases_are_left_out(make_run, drawn):
+def test_slices_of_different_sizes_share_an_image_without_missing_cases(make_run, drawn):
     cases = [make_case("a", [[1, 2]]), make_case("b", [[1]], shape=(20, 6)), make_case("c", [[]])]
     watch = ValidationSnapshots(make_run(cases), 3)
     assert watch.draw(1, {case.name: case.label for case in cases}) is not None
@@ -164,7 +164,7 @@ def test_predictions_of_another_shape_are_refused(make_run):
         watch.draw(1, {"a": np.zeros((1, 4, 4), dtype=np.uint8)})
 
 
-def test_a_full_disk_is_told_and_the_training_goes_on(make_run, monkeypatch, caplog):
+def test_a_full_disk_is_logged_and_the_training_continues(make_run, monkeypatch, caplog):
     case = make_case("a", [[1]])
     run = make_run([case], [tracker := Tracker()])
     watch = ValidationSnapshots(run, 1)
@@ -172,7 +172,7 @@ def test_a_full_disk_is_told_and_the_training_goes_on(make_run, monkeypatch, cap
     def fail(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(watching, "draw_rows", fail)
+    monkeypatch.setattr(snapshots, "draw_rows", fail)
     assert watch.draw(7, {"a": case.label}) is None
     (record,) = caplog.records
     assert record.levelname == "WARNING"
@@ -192,7 +192,7 @@ def test_other_processes_choose_alike_and_draw_nothing(make_run, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["wandb", "swanlab", "aim", "clearml", "tensorboard"])
-def test_each_tracker_gets_the_picture_in_its_own_way(make_run, name):
+def test_each_tracker_receives_the_image_by_its_own_method(make_run, name):
     case = make_case("a", [[1]])
     path = ValidationSnapshots(make_run([case], [tracker := Tracker(name)]), 1).draw(9, {"a": case.label})
     ((values, step, how),) = tracker.given
@@ -217,7 +217,7 @@ def test_trackio_gets_its_own_kind_of_image(make_run, monkeypatch):
     assert (kind, shape[2], step) == ("image", 3, 9)
 
 
-def test_a_training_leaves_pictures_of_the_same_slices_at_every_validation(tiny_sam, tiny_data, tmp_path, drawn):
+def test_a_training_draws_the_same_slices_at_every_validation(tiny_sam, tiny_data, tmp_path, drawn):
     args = SamedTrainingArguments(
         model_name_or_path=str(tiny_sam),
         data_dir=str(tiny_data),

@@ -37,7 +37,7 @@ def test_one_nan_image_and_one_case_of_background_train_through(tiny_sam, tiny_d
     assert run(tiny_sam, data, tmp_path / "run") == 0
     out, err = capsys.readouterr()
     lines = err.splitlines()
-    left_out = [line for line in lines if "left out of the training" in line]
+    left_out = [line for line in lines if "excluded from the training" in line]
     assert len(left_out) == 1
     assert "case0001" in left_out[0]
     assert "NaN" in left_out[0]
@@ -66,5 +66,5 @@ def test_whole_scans_with_nan_too(tiny_sam, tmp_path, capsys):
     nib.save(nib.Nifti1Image(values, scan.affine), path)
     assert run(tiny_sam, data, tmp_path / "run") == 0
     assert path.name.removesuffix("_0000.nii.gz") in next(
-        line for line in capsys.readouterr().err.splitlines() if "left out of the training" in line
+        line for line in capsys.readouterr().err.splitlines() if "excluded from the training" in line
     )

@@ -6,6 +6,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -154,6 +155,35 @@ def test_however_the_files_are_encoded(tmp_path, syntax, preamble, capfd):
     np.testing.assert_array_equal(volume.array, HU)
     assert volume.array.dtype == np.int16
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("syntax", "share"), [(JPEGLosslessSV1, 0.8), (JPEGLSLossless, 0.95)])
+def test_damaged_jpeg_does_not_become_another_image(tmp_path, syntax, share):
+    rng = np.random.default_rng(0)
+    scan = rng.normal(1000, 50, (16, 16, 1)).astype(np.uint16)
+    (file,) = write_series(tmp_path, scan, syntax=syntax)
+    whole = read_series([file], tmp_path).array
+    frame = get_frame(pydicom.dcmread(file).PixelData, 0, number_of_frames=1)
+    messages = []
+    for count in range(12):
+        copy, position = bytearray(frame), int(rng.integers(len(frame) // 2, 3 * len(frame) // 4))
+        if count % 3 == 0:
+            del copy[position:]
+        elif count % 3 == 1:
+            del copy[position : position + 10]
+        else:
+            copy[position : position + 20] = rng.bytes(20)
+        dataset = pydicom.dcmread(file)
+        dataset.PixelData = encapsulate([bytes(copy)])
+        dataset.save_as(tmp_path / "damaged")
+        try:
+            array = read_series([tmp_path / "damaged"], tmp_path).array
+        except ValueError as error:
+            messages.append(str(error))
+        else:
+            assert array.shape == whole.shape
+    assert len(messages) >= share * 12
+    assert all(str(tmp_path / "damaged") in message and "\n" not in message for message in messages)
 
 
 def test_a_compression_without_a_decoder_is_named(tmp_path):

@@ -1,4 +1,4 @@
-"""Checkpoints as folders that are whole or not there: written aside, checked, and moved in by a rename."""
+"""Checkpoint directories: written to a temporary directory, verified, and renamed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,7 @@ from ...utils.atomic import fsync, replace_directory, write_text
 from ..distributed.logging import get_logger
 from .run_directory import on_all_ranks
 
-__all__ = [
-    "check_checkpoint",
-    "find_checkpoint",
-    "list_checkpoints",
-    "write_checkpoint",
-]
+__all__ = ["check_checkpoint", "find_checkpoint", "hash_file", "list_checkpoints", "write_checkpoint"]
 
 logger = get_logger(__name__)
 
@@ -31,93 +26,102 @@ _MANIFEST = "manifest.json"
 def write_checkpoint(
     accelerator: Accelerator, output_dir: Path, step: int, fill: Callable[[Path], None], keep: int | None
 ) -> Path:
-    """Write `checkpoint-STEP` aside, check it, move it in; only then take away the oldest beyond `keep`.
+    """Write and verify `checkpoint-STEP`, then delete the oldest checkpoints beyond `keep`; every process must call.
 
-    A manifest holds the size and SHA-256 of every file. Files and folder are on the disk, and are read back from there,
-    before the rename, so that whatever is called `checkpoint-STEP` was whole at one time.
+    A manifest holds the size and the SHA-256 of every file. The files are flushed to the disk and read back before the
+    rename, so that every directory called `checkpoint-STEP` was complete when it got its name.
 
     Args:
-        accelerator: every process must call.
-        output_dir: the run's folder, seen by all processes.
+        accelerator: of the run.
+        output_dir: the run's directory, shared by all processes.
         step: optimizer steps done.
-        fill: writes the files into a folder; called on every process.
-        keep: how many checkpoints stay; `None`: all.
+        fill: writes the files into a directory; called on every process.
+        keep: number of checkpoints to keep; `None` keeps all.
+
+    Returns:
+        The checkpoint's directory.
 
     Raises:
-        OSError: it couldn't be written, on all processes alike; nothing of it is left and the earlier ones are whole.
+        OSError: it can't be written, on all processes alike; its files are removed and earlier checkpoints are intact.
     """
-    folder, aside = output_dir / f"checkpoint-{step}", output_dir / f".checkpoint-{step}.tmp"
+    directory, temporary = output_dir / f"checkpoint-{step}", output_dir / f".checkpoint-{step}.tmp"
     main = accelerator.is_main_process
 
-    def seal() -> None:
-        _write_manifest(aside)
-        problem = check_checkpoint(aside)
+    def verify_and_rename() -> None:
+        _write_manifest(temporary)
+        problem = check_checkpoint(temporary)
         if problem:
             raise OSError(f"read back, {problem}")
-        replace_directory(aside, folder)
+        replace_directory(temporary, directory)
 
     try:
-        on_all_ranks(accelerator, lambda: _make_empty(aside) if main else None)
-        on_all_ranks(accelerator, lambda: fill(aside))
-        on_all_ranks(accelerator, lambda: seal() if main else None)
+        on_all_ranks(accelerator, lambda: _make_empty(temporary) if main else None)
+        on_all_ranks(accelerator, lambda: fill(temporary))
+        on_all_ranks(accelerator, lambda: verify_and_rename() if main else None)
     except BaseException as error:
         if main:
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, OSError):
             earlier = list_checkpoints(output_dir)
-            kept = f"{earlier[-1].name} is whole" if earlier else "there is no earlier one"
+            last = f"{earlier[-1].name} is complete" if earlier else "there is no earlier one"
             raise OSError(
-                f"The checkpoint of step {step} can't be written to {output_dir} ({error.strerror or error}); {kept}. "
-                "Make room or the folder writable, and go on with the same command and --resume_from_checkpoint latest."
+                f"The checkpoint of step {step} can't be written to {output_dir} ({error.strerror or error}); {last}. "
+                "Free some space or make the directory writable, and resume with the same command and "
+                "--resume_from_checkpoint latest."
             ) from error
         raise
     if main and keep is not None:
-        for old in [path for path in list_checkpoints(output_dir) if path != folder][: 1 - keep or None]:
-            _take_away(old)
+        for old in [path for path in list_checkpoints(output_dir) if path != directory][: 1 - keep or None]:
+            _delete(old)
     accelerator.wait_for_everyone()
-    return folder
+    return directory
 
 
-def _make_empty(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+def _make_empty(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
 
 
-def _write_manifest(folder: Path) -> None:
-    """Bring the files to the disk, and note their sizes and hashes."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    about = {}
+def _write_manifest(directory: Path) -> None:
+    """Flush the files to the disk, and write their sizes and hashes."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    entries = {}
     for path in files:
-        about[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        entries[path.relative_to(directory).as_posix()] = {"bytes": path.stat().st_size, "sha256": hash_file(path)}
         fsync(path)
-    write_text(folder / _MANIFEST, json.dumps({"files": about}, indent=2) + "\n")
-    fsync(folder / _MANIFEST)
-    for path in {folder, *(path.parent for path in files)}:
+    write_text(directory / _MANIFEST, json.dumps({"files": entries}, indent=2) + "\n")
+    fsync(directory / _MANIFEST)
+    for path in {directory, *(path.parent for path in files)}:
         fsync(path)
 
 
-def _sha256(path: Path) -> str:
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        digest = hashlib.sha256()
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
 
 
-def check_checkpoint(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, in words: a file missing, cut off or changed; `None` where it is whole."""
+def check_checkpoint(directory: Path) -> str | None:
+    """Compare a checkpoint with its manifest.
+
+    Returns:
+        A phrase about the first file that is missing, cut off or changed; `None` for a complete checkpoint.
+    """
     try:
-        files = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["files"]
-        for name, about in files.items():
-            path = folder / name
+        files = json.loads((directory / _MANIFEST).read_text(encoding="utf-8"))["files"]
+        for name, entry in files.items():
+            path = directory / name
             if not path.is_file():
                 return f"{name} is missing"
-            if path.stat().st_size != about["bytes"]:
-                return f"{name} has {path.stat().st_size} bytes instead of {about['bytes']}"
-            if _sha256(path) != about["sha256"]:
-                return f"{name} isn't what was written, by its SHA-256"
+            if path.stat().st_size != entry["bytes"]:
+                return f"{name} has {path.stat().st_size} bytes instead of {entry['bytes']}"
+            if hash_file(path) != entry["sha256"]:
+                return f"{name} doesn't match its SHA-256"
     except FileNotFoundError:
-        return f"no {_MANIFEST} in it"
+        return f"it has no {_MANIFEST}"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{_MANIFEST} can't be read"
     except OSError as error:
@@ -126,51 +130,51 @@ def check_checkpoint(folder: Path) -> str | None:
 
 
 def find_checkpoint(output_dir: Path, requested: str, *, quiet: bool = False) -> Path | None:
-    """The checkpoint to continue from: a folder, or "latest" for the last whole one of the run.
+    """Find the checkpoint to resume from.
 
     Args:
-        output_dir: the run's folder.
-        requested: a directory, or "latest".
+        output_dir: the run's directory.
+        requested: a checkpoint's directory, or "latest" for the last complete one of the run.
         quiet: log no warning of damaged checkpoints that are skipped.
 
     Returns:
-        The folder; `None` where "latest" finds no whole one: the run begins at its first step, so that a scheduler can
-        give the same command from the first time on.
+        The directory; `None` if "latest" finds no complete checkpoint. The run then starts at its first step, so that
+        a scheduler can repeat one command.
 
     Raises:
-        FileNotFoundError: the folder isn't there, or is no checkpoint.
-        ValueError: the folder is a damaged checkpoint.
+        FileNotFoundError: the directory does not exist or is no checkpoint.
+        ValueError: the checkpoint is damaged.
     """
     if requested == "latest":
-        for folder in reversed(list_checkpoints(output_dir)):
-            problem = check_checkpoint(folder)
+        for path in reversed(list_checkpoints(output_dir)):
+            problem = check_checkpoint(path)
             if problem is None:
-                return folder
+                return path
             if not quiet:
-                logger.warning(f"{folder} is damaged ({problem}) and left out")
+                logger.warning(f"{path} is damaged ({problem}) and skipped")
         return None
-    folder = Path(requested)
-    problem = check_checkpoint(folder)
-    if problem and not (folder / _MANIFEST).is_file():
+    directory = Path(requested)
+    problem = check_checkpoint(directory)
+    if problem is None:
+        return directory
+    if not (directory / _MANIFEST).is_file():
         raise FileNotFoundError(
-            f"resume_from_checkpoint {requested!r} is no whole checkpoint ({problem}): expected a folder "
-            f"checkpoint-STEP, or latest."
+            f"resume_from_checkpoint {requested!r} is no complete checkpoint ({problem}): expected a directory "
+            "checkpoint-STEP, or latest."
         )
-    if problem:
-        raise ValueError(
-            f"The checkpoint {folder} is damaged ({problem}): give --resume_from_checkpoint another one, or latest."
-        )
-    return folder
+    raise ValueError(
+        f"The checkpoint {directory} is damaged ({problem}): give --resume_from_checkpoint another one, or latest."
+    )
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
-    """Folders called `checkpoint-STEP`, the fewest steps first."""
+    """Return the directories called `checkpoint-STEP`, the fewest steps first."""
     steps = {int(match[1]): path for path in output_dir.glob("checkpoint-*") if (match := _NAME.match(path.name))}
     return [steps[step] for step in sorted(steps)]
 
 
-def _take_away(folder: Path) -> None:
-    # Renamed first: half of a folder must never be called a checkpoint.
-    aside = folder.with_name(f".{folder.name}.tmp")
-    folder.rename(aside)
-    shutil.rmtree(aside, ignore_errors=True)
+def _delete(directory: Path) -> None:
+    """Delete a checkpoint; renamed first, so that none is ever incomplete."""
+    temporary = directory.with_name(f".{directory.name}.tmp")
+    directory.rename(temporary)
+    shutil.rmtree(temporary, ignore_errors=True)

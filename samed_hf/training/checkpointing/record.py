@@ -1,4 +1,4 @@
-"""What a run was made with and of: versions, machine, code, data and base model, so that it can be done again."""
+"""Provenance of a run: versions, machine, code, data and base model."""
 
 from __future__ import annotations
 
@@ -32,19 +32,18 @@ _COMPARED = {
 def make_record(
     data: CaseDataset, store: CaseStore, base: str | Path, revision: str | None, device: torch.device
 ) -> dict[str, Any]:
-    """What no setting says of a run: "versions", "machine", "code", "data_fingerprint" and "base_model".
+    """Return "versions", "machine", "code", "data_fingerprint" and "base_model" of a run, as far as they are known.
 
     Args:
         data: the cases.
-        store: the same decoded.
-        base: folder or Hub id of the base model.
+        store: the decoded cases.
+        base: directory or Hub id of the base model.
         revision: its commit on the Hub.
-        device: where the run computes.
+        device: device of the run.
     """
-    is_folder = Path(base).is_dir()
     record = {
         "data_fingerprint": data_fingerprint(data, store),
-        "base_model": weights_hash(Path(base)) if is_folder else revision and f"commit:{revision}",
+        "base_model": weights_hash(Path(base)) if Path(base).is_dir() else revision and f"commit:{revision}",
         "code": code_revision(),
         "machine": machine(device),
         "versions": package_versions(),
@@ -53,14 +52,14 @@ def make_record(
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of Python, this package and everything that it requires, so far as they are installed."""
-    names = [one.name for one in read_requirements() if not one.extra]
+    """Return the installed versions of Python, this package, its requirements and bitsandbytes."""
+    names = [requirement.name for requirement in read_requirements() if not requirement.extra]
     versions = {name: installed_version(name) for name in ["samed_hf", *names, "bitsandbytes"]}
-    return {"python": platform.python_version()} | {name: one for name, one in versions.items() if one is not None}
+    return {"python": platform.python_version()} | {name: found for name, found in versions.items() if found}
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Platform, device and threads; not the machine's name, which is nobody's business."""
+    """Return platform, device and number of threads; not the host's name, which is private."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "platform": platform.platform(),
@@ -71,27 +70,26 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def code_revision(package: Path | None = None) -> dict[str, Any] | None:
-    """The git commit of the checkout that a package's code lies in.
+    """Return the git commit of the checkout that contains a package.
 
     Args:
-        package: folder of the package; by default this one's.
+        package: directory of the package; this one's by default.
 
     Returns:
-        "revision", and whether the package differs from it, "changed"; `None` where the code is in no checkout, or
-        there is no git.
+        "revision", and "changed": whether the package differs from it; `None` outside of a checkout or without git.
     """
     package = package or Path(__file__).parents[2]
-    # A package installed into an environment inside of some other project isn't tracked by that project.
+    # An environment inside of another project's checkout isn't tracked by it.
     if not _git(package, "ls-files", "--", "__init__.py"):
         return None
     revision, changed = _git(package, "rev-parse", "HEAD"), _git(package, "status", "--porcelain", "--", ".")
     return None if revision is None or changed is None else {"revision": revision, "changed": bool(changed)}
 
 
-def _git(folder: Path, *words: str) -> str | None:
+def _git(directory: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=20, check=False
+            ["git", "-C", str(directory), *arguments], capture_output=True, text=True, timeout=20, check=False
         )
     except (OSError, subprocess.SubprocessError):
         return None
@@ -99,10 +97,10 @@ def _git(folder: Path, *words: str) -> str | None:
 
 
 def data_fingerprint(data: CaseDataset, store: CaseStore) -> str:
-    """A hash of the names, intensities and label maps of all cases, and of the labels' names.
+    """Hash the names, intensities and label maps of all cases, and the labels' names.
 
-    It doesn't depend on where the files lie, nor on the order or the split of the cases, but on how they are cut, and
-    so on orientation and plane. All decoded cases are read once: about a second for each gigabyte.
+    The hash depends on orientation and plane of the slices, but not on paths, order or split of the cases. All decoded
+    cases are read once: about a second per gigabyte.
     """
     total = hashlib.sha256(json.dumps(sorted(data.id2label.items())).encode())
     for name in sorted({*data.train, *data.validation, *data.test}):
@@ -116,9 +114,9 @@ def data_fingerprint(data: CaseDataset, store: CaseStore) -> str:
     return f"sha256:{total.hexdigest()}"
 
 
-def weights_hash(folder: Path) -> str | None:
-    """A hash of the weights' files of a model's folder; `None` without any."""
-    files = next((found for pattern in _WEIGHTS if (found := sorted(folder.glob(pattern)))), [])
+def weights_hash(directory: Path) -> str | None:
+    """Hash the weight files in a model's directory; `None` if there are none."""
+    files = next((found for pattern in _WEIGHTS if (found := sorted(directory.glob(pattern)))), [])
     if not files:
         return None
     total = hashlib.sha256()
@@ -131,21 +129,23 @@ def weights_hash(folder: Path) -> str | None:
 
 
 def compare_records(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Where a run that repeats another differs from it in what no setting says, in words.
+    """Describe where the provenance of two runs differs.
 
     Args:
-        earlier, now: the "run" of a `training_settings.json`; what one of them doesn't tell isn't compared.
+        earlier, now: "run" in `training_settings.json`; only keys that both have are compared.
+
+    Returns:
+        One phrase for each difference.
     """
-    found = []
-    for key, what in _COMPARED.items():
+    differences = []
+    for key, name in _COMPARED.items():
         before, after = earlier.get(key), now.get(key)
         if before is None or after is None or before == after:
             continue
         if isinstance(before, Mapping) and isinstance(after, Mapping):
-            differing = [name for name in after if name in before and before[name] != after[name]]
-            details = ", ".join(f"{name} {after[name]} instead of {before[name]}" for name in differing)
-            if not differing:
+            details = [f"{k} {after[k]} instead of {before[k]}" for k in after if k in before and before[k] != after[k]]
+            if not details:
                 continue
-            what = f"{what} ({details})"
-        found.append(what)
-    return found
+            name = f"{name} ({', '.join(details)})"
+        differences.append(name)
+    return differences

@@ -57,7 +57,7 @@ def check_writable(output_dir: Path) -> None:
     except OSError as error:
         raise OSError(
             f"output_dir {str(output_dir)!r} can't be written to ({error.strerror}): give another --output_dir, or "
-            "make room or the directory writable."
+            "free some space or make the directory writable."
         ) from error
     finally:
         with suppress(OSError):  # a read-only directory, reported above

@@ -1,4 +1,4 @@
-"""All that a training has become so far, and how it is saved and taken up again exactly."""
+"""State of a training, saved in checkpoints and resumed exactly."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ _STATE, _LOG = "training_state.json", "training_log.csv"
 
 @dataclass
 class TrainingState:
-    """What a training changes from step to step; on every process.
+    """What changes in a training from step to step; every process has one.
 
     Attributes:
-        run: what it started from.
+        run: the run.
         model: the model as Accelerate wraps it.
-        trained: its weights that are trained.
-        optimizer: of these.
+        trained: the trained weights.
+        optimizer: of the trained weights.
         schedule: of the learning rate, in optimizer steps.
-        guard: counts the steps skipped.
+        guard: counts the skipped steps.
         best: the best validation.
-        average: of the trained weights, where one is asked for.
+        average: of the trained weights; `None` without `ema_decay`.
         step: optimizer steps done.
-        pending: the log's row of the last step, where its validation was put off by an interruption.
-        identity: a name for the trackers that know a run again by one.
+        pending: log row of the last step until its validation is done.
+        identity: the run's id for trackers that can resume.
     """
 
     run: TrainingRun
@@ -73,11 +73,11 @@ class TrainingState:
 
     @classmethod
     def of(cls, run: TrainingRun) -> TrainingState:
-        """That of a training before its first step."""
+        """Make the state of a training before its first step."""
         args, accelerator, plan = run.args, run.accelerator, run.plan
         weights = [weight for weight in run.model.parameters() if weight.requires_grad]
         optimizer = make_optimizer(weights, args, accelerator.device)
-        # Not prepared by Accelerate, which would step it once for every process: the schedule counts optimizer steps.
+        # Accelerate would advance a prepared schedule once for every process.
         schedule = LambdaLR(
             optimizer,
             lambda step: warmup_polynomial(step, warmup_steps=plan.warmup, horizon=plan.horizon, power=args.lr_power),
@@ -88,20 +88,20 @@ class TrainingState:
         average = ExponentialMovingAverage(trained, args.ema_decay) if args.ema_decay is not None else None
         accelerator.register_for_checkpointing(schedule, *([average] if average is not None else []))
         state = cls(run, model, trained, optimizer, schedule, guard, best, average)
-        _carry_the_adapter_alone(state)
+        _save_adapter_only(state)
         return state
 
     @property
     def ended(self) -> bool:
-        """Whether there is nothing left to train."""
+        """Whether the training is complete."""
         return self.pending is None and (self.step >= self.run.plan.steps or self.best.stops)
 
     def averaged(self) -> AbstractContextManager[None]:
-        """The model as it is validated and given away: with the averages, where there are any."""
+        """A context in which the model has the averaged weights, if there are any."""
         return nullcontext() if self.average is None else self.average.applied()
 
     def save(self) -> Path:
-        """Write a checkpoint; every process must call.
+        """Write a checkpoint and return its directory; every process must call.
 
         Raises:
             OSError: it can't be written.
@@ -117,21 +117,21 @@ class TrainingState:
             "identity": self.identity,
         }
 
-        def fill(folder: Path) -> None:
-            run.accelerator.save_state(str(folder))
+        def fill(directory: Path) -> None:
+            run.accelerator.save_state(str(directory))
             if run.accelerator.is_main_process:
-                write_text(folder / _STATE, json.dumps(state, indent=2) + "\n")
+                write_text(directory / _STATE, json.dumps(state, indent=2) + "\n")
                 if (run.output_dir / _LOG).is_file():
-                    shutil.copyfile(run.output_dir / _LOG, folder / _LOG)
+                    shutil.copyfile(run.output_dir / _LOG, directory / _LOG)
 
         return write_checkpoint(run.accelerator, run.output_dir, self.step, fill, run.args.checkpoints_total_limit)
 
     def resume(self) -> None:
-        """Make the run's folder fit to work in, and go on from a checkpoint where one is asked for and found.
+        """Clean up the output directory, and load the checkpoint that `resume_from_checkpoint` names, if any.
 
         Raises:
-            ValueError: other settings or another number of processes wrote it, or it is damaged.
-            FileNotFoundError: it isn't there.
+            ValueError: the checkpoint is damaged, or was written with other settings or another number of processes.
+            FileNotFoundError: the checkpoint does not exist.
         """
         run, requested = self.run, self.run.args.resume_from_checkpoint
         if run.accelerator.is_main_process:
@@ -142,7 +142,7 @@ class TrainingState:
             return
         folder = _agree(run, lambda: find_checkpoint(run.output_dir, requested))
         if folder is None:
-            logger.info(f"resume      {run.output_dir} has no whole checkpoint yet: from the first step")
+            logger.info(f"resume      {run.output_dir} has no complete checkpoint yet: from the first step")
         else:
             self._load(folder)
             logger.info(f"resume      {folder}, {self.step} steps done")
@@ -165,8 +165,8 @@ class TrainingState:
         run.log = read_log(folder / _LOG, self.step)
 
 
-def _carry_the_adapter_alone(state: TrainingState) -> None:
-    """Make Accelerate's `save_state` and `load_state` carry the adapter alone instead of the whole model."""
+def _save_adapter_only(state: TrainingState) -> None:
+    """Make Accelerate's `save_state` and `load_state` handle only the adapter instead of the whole model."""
     accelerator, adapted = state.run.accelerator, state.run.model
 
     def save(models: list[nn.Module], weights: list[dict], folder: str) -> None:
@@ -184,37 +184,41 @@ def _carry_the_adapter_alone(state: TrainingState) -> None:
 
 
 def load_adapter(model: nn.Module, folder: Path) -> None:
-    """Give an adapted model the weights of a saved adapter.
+    """Load a saved adapter's weights into a model that has an adapter.
 
     Raises:
-        ValueError: they are those of other modules.
+        ValueError: the saved adapter has other modules.
     """
     weights = load_file(folder / "adapter_model.safetensors")
     weights = {name.removeprefix("base_model.model."): value for name, value in weights.items()}
     result: Any = set_peft_model_state_dict(model, shard_state_dict(model, weights))
     if result.unexpected_keys:
-        raise ValueError(f"{folder} holds an adapter of other modules: {sorted(result.unexpected_keys)[:3]}.")
+        raise ValueError(f"{folder} holds an adapter with other modules: {sorted(result.unexpected_keys)[:3]}.")
 
 
 def _shared_settings(run: TrainingRun) -> dict[str, Any]:
-    """What a run that continues another must have in common with it."""
+    """Settings that a resumed run must share with the run that wrote the checkpoint."""
     return {name: getattr(run.args, name) for name in field_names(run.args, "resume")} | {
         "training slices": run.num_slices
     }
 
 
 def _check_fits(run: TrainingRun, folder: Path, state: dict[str, Any]) -> None:
-    """Refuse a checkpoint that this run can't continue exactly."""
-    then = state["settings"]
-    others = [
-        f"{name} {then[name]} then, {value} now"
+    """Check that this run can continue a checkpoint exactly.
+
+    Raises:
+        ValueError: other settings, another number of processes or more steps than the run has.
+    """
+    earlier = state["settings"]
+    differences = [
+        f"{name} {earlier[name]} then, {value} now"
         for name, value in _shared_settings(run).items()
-        if name in then and then[name] != value
+        if name in earlier and earlier[name] != value
     ]
-    if others:
+    if differences:
         raise ValueError(
-            f"{folder} was written with other settings ({'; '.join(others)}): give the same ones again, or leave out "
-            "--resume_from_checkpoint to begin anew."
+            f"{folder} was written with other settings ({'; '.join(differences)}): give the same ones, or start a new "
+            "run without --resume_from_checkpoint."
         )
     if state["num_processes"] != run.accelerator.num_processes:
         raise ValueError(
@@ -231,13 +235,13 @@ def _check_fits(run: TrainingRun, folder: Path, state: dict[str, Any]) -> None:
 def _damaged(folder: Path, error: Exception) -> ValueError:
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     return ValueError(
-        f"The checkpoint {folder} is damaged ({reason}): move it away and give --resume_from_checkpoint another one, "
-        "or latest."
+        f"The checkpoint {folder} is damaged ({reason}): move it to another directory and give "
+        "--resume_from_checkpoint another one, or latest."
     )
 
 
 def _archive_later_checkpoints(run: TrainingRun, step: int) -> None:
-    """Move checkpoints of later steps away: they are damaged, or of a course that is left here."""
+    """Move checkpoints of later steps to `earlier-N`: they are damaged, or belong to the run before it was resumed."""
     later = [path for path in list_checkpoints(run.output_dir) if int(path.name.rpartition("-")[2]) > step]
     if later:
         earlier = archive_directories(run.output_dir, later)
@@ -245,14 +249,14 @@ def _archive_later_checkpoints(run: TrainingRun, step: int) -> None:
 
 
 def _agree(run: TrainingRun, find: Callable[[], Any]) -> Any:
-    """What the main process finds, on all of them; an error there is one everywhere."""
-    found: list[Any] = [None, None]
+    """Call `find` on the main process, and return its result, or raise its error, on all processes."""
+    outcome: list[Any] = [None, None]
     if run.accelerator.is_main_process:
         try:
-            found[0] = find()
+            outcome[0] = find()
         except (ValueError, OSError) as error:
-            found[1] = error
-    found = broadcast_object_list(found)
-    if found[1] is not None:
-        raise found[1]
-    return found[0]
+            outcome[1] = error
+    result, failure = broadcast_object_list(outcome)
+    if failure is not None:
+        raise failure
+    return result

@@ -1,4 +1,4 @@
-"""Weights that FSDP2 divides over the processes: gathered for a file or a model of one process alone, and divided."""
+"""Gathering and sharding of weights for FSDP2."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ _ADAPTER = re.compile(r"\blora_|\bmodules_to_save\b")
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether FSDP2 has divided the model's weights over the processes."""
+    """Return whether FSDP2 shards the model's weights."""
     return any(isinstance(module, FSDPModule) for module in model.modules())
 
 
 def adapter_weights(model: nn.Module) -> dict[str, torch.Tensor] | None:
-    """The adapter's weights of a divided model by name, whole, on every process's CPU; every process must call.
+    """Gather the adapter's weights of a sharded model on every process's CPU; every process must call.
 
     Returns:
-        What `save_pretrained` takes as `state_dict`; `None`, its default, for a model that isn't divided.
+        The `state_dict` for `save_pretrained`; `None`, its default, if the model isn't sharded.
     """
     if not is_sharded(model):
         return None
-    # PEFT writes all of a module it trains whole, down to weights of it that are frozen.
+    # PEFT saves modules_to_save completely, including their frozen weights.
     return {name: full_tensor(weight).cpu() for name, weight in model.state_dict().items() if _ADAPTER.search(name)}
 
 
 def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    """A divided tensor, whole, on every process, all of which must call; another one as it is."""
+    """Gather a sharded tensor on every process, and return any other unchanged; every process must call."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def shard_like(other: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
-    """A whole tensor, the same on every process, divided as `other` is, if it is."""
+    """Shard a tensor, the same on every process, as `other` is sharded."""
     if not isinstance(other, DTensor):
         return tensor
     tensor = tensor.to(other.device)
@@ -45,7 +45,7 @@ def shard_like(other: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def shard_state_dict(model: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Whole weights as the model's `load_state_dict` takes them: divided over the processes if its own are."""
+    """Shard weights as the model's own are, for its `load_state_dict`."""
     own = next((weight for weight in model.parameters() if isinstance(weight, DTensor)), None)
     if own is None:
         return weights

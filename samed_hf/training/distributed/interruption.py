@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a request: a run ends after the step in hand, and can be continued."""
+"""SIGTERM and SIGINT end a run after the current step, so that it can be resumed."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ _Result = TypeVar("_Result")
 
 
 class Interrupted(SystemExit):
-    """A run that ended because it was asked to, with all that a continuation needs.
+    """Raised when a run has ended after a signal and can be resumed.
 
-    Its exit status is 128 plus the signal's number, as a shell gives it: 143 after SIGTERM, 130 after SIGINT. It isn't
-    0, which would tell a scheduler that the training is done.
+    The exit status is 128 plus the signal's number, as in a shell: 143 after SIGTERM, 130 after SIGINT. Status 0 would
+    mean a complete training to a scheduler.
     """
 
 
-class _BrokenOff(BaseException):
-    """Raised by the signal itself, inside of [`Interruption.attempt`] alone."""
+class _Cancelled(BaseException):
+    """Raised by the signal handler during [`Interruption.attempt`]."""
 
 
 class Interruption:
-    """A context in which SIGTERM and SIGINT only ask for an end; a second signal ends the process at once.
+    """A context in which SIGTERM and SIGINT request the end of the run; a second signal ends the process at once.
 
-    Launchers pass on a signal that the terminal or the scheduler has sent to all processes already, so what comes
-    within `apart` seconds of the first is the same request. Outside of the main thread, where Python doesn't let
-    signals be handled, they do what they did before.
+    Launchers forward a signal that the terminal or the scheduler has already sent to all processes, so signals within
+    `apart` seconds of the first are the same request. Python handles signals only in the main thread; in others the
+    context has no effect.
 
     Args:
-        accelerator: processes that end together.
-        apart: seconds after which another signal is a second one.
+        accelerator: of the run.
+        apart: seconds after the first signal from which another one ends the process.
 
     Attributes:
-        signal: the number of the one that asked; 0 before.
+        signal: number of the first signal; 0 without one.
     """
 
     def __init__(self, accelerator: Accelerator, *, apart: float = 2.0) -> None:
@@ -52,11 +52,11 @@ class Interruption:
         self.signal = 0
         self._agreed = False
         self._at = 0.0
-        self._breakable = False
+        self._cancellable = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
-        """Take the signals over."""
+        """Install the signal handlers."""
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
         return self
@@ -64,73 +64,73 @@ class Interruption:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give them back."""
+        """Restore the earlier signal handlers."""
         for number, before in self._before.items():
             signal.signal(number, before)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self.signal:
             self.signal, self._at = number, time.monotonic()
-            # Not print: the signal may have come in the middle of one.
+            # print isn't reentrant, and the signal may interrupt one.
             os.write(2, f"\n{signal.Signals(number).name}: ends after this step; once more: at once\n".encode())
-            if self._breakable:
-                self._breakable = False
-                raise _BrokenOff
+            if self._cancellable:
+                self._cancellable = False
+                raise _Cancelled
         elif time.monotonic() - self._at >= self.apart:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
     @property
     def asked(self) -> bool:
-        """Whether the run is to end, on all processes alike: every one must ask at the same place."""
+        """Whether a process received a signal; all processes must read it at the same point."""
         if not self._agreed:
             asked = self.signal
             if self.accelerator.num_processes > 1:
                 mine = torch.tensor([asked], device=self.accelerator.device)
                 asked = int(self.accelerator.gather(mine).max())
-            # A signal that came in the meantime is heard the next time: it mustn't be overwritten here.
+            # A signal received during the collective must not be overwritten; the next call returns it.
             if asked:
                 self.signal, self._agreed = asked, True
                 self._at = self._at or time.monotonic()
         return self._agreed
 
     def attempt(self, action: Callable[[], _Result]) -> _Result | None:
-        """Do what takes long and can be done again; a signal to this process breaks it off.
+        """Call a long action that can be repeated; a signal to this process cancels it.
 
         Args:
-            action: waits for no other process.
+            action: a function that waits for no other process.
 
         Returns:
-            What it returns; `None` where the signal came before its end.
+            Its result; `None` if a signal came before its end.
         """
-        self._breakable = True
+        self._cancellable = True
         try:
             result = None if self.signal else action()
-            self._breakable = False
-        except _BrokenOff:
+            self._cancellable = False
+        except _Cancelled:
             return None
         except BaseException:
-            self._breakable = False
+            self._cancellable = False
             raise
         return result
 
     def end(self) -> Interrupted:
-        """What to raise when all is saved."""
+        """Return the exception to raise after the checkpoint is saved."""
         return Interrupted(128 + self.signal)
 
 
 def outlive_signals(_: int = 0) -> None:
-    """Let a worker process go on while its parent ends: terminal and scheduler signal them all (`worker_init_fn`)."""
+    """Let a data loader's worker survive signals that are sent to all processes (a `worker_init_fn`)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # But not for ever: SIGTERM is also how a parent ends a worker that is stuck.
+    # Only for some seconds, as a parent ends a stuck worker by SIGTERM.
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_WORKERS_OUTLIVE))
 
 
 def end_distributed(accelerator: Accelerator) -> None:
-    """Close the trackers and let the processes go their own ways.
+    """Close the trackers and the process group.
 
-    Gloo's threads need Python's lock to put away what the last collective worked on; the group's destructor holds that
-    lock and waits for the threads. A moment in between keeps a process from waiting for itself for ever.
+    Gloo's threads need Python's lock to release the tensors of the last collective, while the group's destructor holds
+    the lock and waits for the threads. A short sleep before it prevents this deadlock.
     """
     if accelerator.num_processes > 1:
         accelerator.wait_for_everyone()

@@ -1,7 +1,7 @@
-"""Several processes on a CPU, where Accelerate's launcher starts but one.
+"""Several processes on a CPU, of which Accelerate's launcher starts only one.
 
-`accelerate launch --cpu --num_processes N` needs MPI to start more than one process; without it, it leaves the address
-of the first process in the environment and silently starts that one alone (huggingface/accelerate, issue 2741).
+`accelerate launch --cpu --num_processes N` needs MPI to start more than one process; without MPI it sets the address
+of the first process in the environment and silently starts only that one (huggingface/accelerate, issue 2741).
 """
 
 from __future__ import annotations
@@ -15,21 +15,20 @@ import psutil
 
 __all__ = ["processes_not_started", "restart_in_processes"]
 
-# What torchrun or MPI sets for a process that has companions.
-_HAS_COMPANIONS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+# Set by torchrun or MPI in each of several processes.
+_WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
 def processes_not_started() -> int | None:
-    """How many processes `accelerate launch` was asked for on the CPU but didn't start.
+    """Return the number of CPU processes requested from `accelerate launch`, if it started only one.
 
     Returns:
-        Their number, at least 2; 0 where several were asked for but their number can't be found out; `None` where all
-        is as asked.
+        The number, at least 2, or 0 if it is unknown; `None` if all requested processes run.
     """
     on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1", "yes")
-    if not on_cpu or "MASTER_ADDR" not in os.environ or any(name in os.environ for name in _HAS_COMPANIONS):
+    if not on_cpu or "MASTER_ADDR" not in os.environ or any(name in os.environ for name in _WORLD_SIZES):
         return None
-    # The number itself isn't in the environment, but in the launcher's command line, or in its configuration file.
+    # The environment lacks the number; the launcher's command line or its configuration file has it.
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--num_processes", "--num-processes", type=int, default=0)
     try:
@@ -39,7 +38,7 @@ def processes_not_started() -> int | None:
 
 
 def restart_in_processes(module: str, argv: Sequence[str], num_processes: int) -> None:
-    """Replace this process by torch's launcher, which runs `python -m module argv` in several processes."""
+    """Replace this process by torchrun, which runs `python -m module argv` in several processes."""
     sys.stdout.flush()
     launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={num_processes}"]
     address = [f"--master_addr={os.environ['MASTER_ADDR']}", f"--master_port={os.environ['MASTER_PORT']}"]

@@ -10,7 +10,7 @@ __all__ = ["get_logger"]
 
 
 class _MainProcessLogger(logging.LoggerAdapter):
-    """Logs on the main process alone. Accelerate's own adapter puts "[RANK 0]" in front of every message."""
+    """Logs only on the main process, without the "[RANK 0]" of Accelerate's own adapter."""
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802  the name is logging's
         started = bool(PartialState._shared_state)  # PartialState() would start the processes' group
@@ -18,5 +18,5 @@ class _MainProcessLogger(logging.LoggerAdapter):
 
 
 def get_logger(name: str) -> logging.LoggerAdapter:
-    """The logger of a module; of several processes, only the main one logs."""
+    """Return the logger of a module that logs only on the main process."""
     return _MainProcessLogger(logging.getLogger(name), {})

@@ -1,4 +1,4 @@
-"""Labels that a training can't learn, and predictions that hold no label."""
+"""Warnings about labels that are never trained or predicted."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _MAX_NAMES = 12
 
 
 def list_cases(names: Iterable[str]) -> str:
-    """Names of cases for a message, sorted; at most twelve, and how many more."""
+    """Join sorted names of cases for a message: at most twelve, and the number of others."""
     names = sorted(set(names))
     more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
     return ", ".join(names[:_MAX_NAMES]) + more if names else "unknown cases"
 
 
 def labels_in(array: np.ndarray) -> frozenset[int]:
-    """The values in a map of labels, slice by slice, so that a large one isn't copied.
+    """Return the values in a label map; it is read slice by slice to save memory.
 
     Args:
         array: of shape `(slices, height, width)`, integers of at least 0.
@@ -36,7 +36,7 @@ def labels_in(array: np.ndarray) -> frozenset[int]:
 
 
 class CaseLabels(NamedTuple):
-    """Which labels a case's truth holds and which its prediction."""
+    """The labels in a case's truth and in its prediction."""
 
     name: str
     present: frozenset[int]
@@ -44,7 +44,7 @@ class CaseLabels(NamedTuple):
 
 
 class LabelChecks:
-    """Warns, once for each case and label, where truth or prediction is background alone or a label never appears.
+    """Warns once for each case without any label, and once for each label without any case, in truth or prediction.
 
     Args:
         id2label: name of each label; 0 is the background.
@@ -55,7 +55,7 @@ class LabelChecks:
         self._reported: set[object] = set()
 
     def training(self, cases: Iterable[tuple[str, np.ndarray]]) -> None:
-        """Look through the labels that are trained on, before the training.
+        """Check the training labels before the training.
 
         Args:
             cases: name and label map, `(slices, height, width)`, of every training case.
@@ -63,7 +63,7 @@ class LabelChecks:
         found = {name: labels_in(label) for name, label in cases}
         empty = self._new([name for name, labels in found.items() if not labels - {0}])
         if empty:
-            logger.warning(f"the labels of {list_cases(empty)} are background alone: check that it is meant so")
+            logger.warning(f"the labels of {list_cases(empty)} are background alone: check that this is intended")
         present = frozenset().union(*found.values())
         for _, label in self._new([("trained", label) for label in self._organs() if label not in present]):
             logger.warning(
@@ -72,7 +72,7 @@ class LabelChecks:
             )
 
     def predictions(self, step: int, cases: Sequence[CaseLabels]) -> None:
-        """Look at an evaluation.
+        """Check the predictions of a validation.
 
         Args:
             step: optimizer steps done.
@@ -99,8 +99,8 @@ class LabelChecks:
     def _organs(self) -> list[int]:
         return [label for label in self.id2label if label != 0]
 
-    def _new(self, things: Sequence[Any]) -> list[Any]:
-        """Those not reported yet."""
-        new = [thing for thing in things if thing not in self._reported]
+    def _new(self, keys: Sequence[Any]) -> list[Any]:
+        """Return the keys that have not been reported yet."""
+        new = [key for key in keys if key not in self._reported]
         self._reported.update(new)
         return new

@@ -20,20 +20,20 @@ _FIELDS = (
 )
 _WHOLE = ("step", "memory_bytes", "skipped")
 _LOSS, _SCORE = "dice/", "validation_dice/"
-"""What stands before a label's name in the columns of its Dice loss and of its Dice on the validation cases."""
+"""Prefixes of the columns that hold a label's Dice loss and its Dice on the validation cases."""
 
 
 class LogFile:
-    """`training_log.csv`, a row for each step, on disk as soon as it is there; a context manager.
+    """`training_log.csv`, a row for each step, written at once; a context manager.
 
     Columns: "step", "epoch", "learning_rate", the loss and its parts "cross_entropy" and "dice", "gradient_norm",
-    "samples_per_second" (slices of all processes), "memory_bytes", "skipped" (steps so far that were left out),
+    "samples_per_second" (slices of all processes), "memory_bytes", "skipped" (steps skipped so far),
     "validation_dice", and for each label "dice/NAME", its Dice loss, and "validation_dice/NAME", its Dice from 0 to 1.
 
     Args:
         path: the file.
         labels: names of all labels, the background first.
-        rows: those of the run so far, in a run that is continued.
+        rows: earlier rows of a resumed run.
     """
 
     def __init__(self, path: Path, labels: Sequence[str], rows: Sequence[Mapping[str, Any]] = ()) -> None:
@@ -41,7 +41,7 @@ class LogFile:
         self.fields = [*_FIELDS, *(_LOSS + name for name in labels), *(_SCORE + name for name in labels[1:])]
 
     def __enter__(self) -> LogFile:
-        """Start the file with the rows so far; until that is done, the one of the interrupted run stays."""
+        """Replace the file by one with the earlier rows, in one rename."""
         content = io.StringIO()
         csv.writer(content).writerow(self.fields)
         write_text(self.path, content.getvalue() + "".join(self._line(row) for row in self.rows))
@@ -49,15 +49,15 @@ class LogFile:
         return self
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Append a row; keys it lacks are left empty.
+        """Append a row; missing values are empty.
 
         Raises:
-            OSError: it can't be written, e.g. the disk is full; the file is named.
+            OSError: it can't be written, e.g. because the disk is full; with the file's name.
         """
         line = self._line(row).encode("utf-8")
         try:
             done = self.file.write(line)
-            while done < len(line):  # the disk was full in the middle of the row
+            while done < len(line):  # a partial write: the disk was almost full
                 done += self.file.write(line[done:])
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.path)) from error
@@ -73,13 +73,13 @@ class LogFile:
 
 
 def numbers_of(row: Mapping[str, Any], labels: Sequence[str], *, plain_names: bool = False) -> dict[str, float]:
-    """A row as single numbers, those of the labels under "dice/NAME" and "validation_dice/NAME".
+    """Flatten a row to single numbers; those of the labels are called "dice/NAME" and "validation_dice/NAME".
 
     Args:
         row: may hold "dice_per_class", a list of all labels' Dice losses, the background's first, and
             "validation_dice_per_class", Dice from 0 to 1 by a label's name; `None` where a label is in no case.
         labels: names of all labels, the background first.
-        plain_names: replace in them what some trackers refuse in a name.
+        plain_names: replace characters that some trackers refuse in names.
     """
     shown = [re.sub(r"[^\w .:-]", "_", name, flags=re.ASCII) if plain_names else name for name in labels]
     if len(set(shown)) < len(shown):
@@ -92,13 +92,11 @@ def numbers_of(row: Mapping[str, Any], labels: Sequence[str], *, plain_names: bo
 
 
 def read_log(path: Path, last_step: float = math.inf) -> list[dict[str, Any]]:
-    """The rows of a run up to a step, as they were added; of an older run without the columns it lacked.
-
-    A last line that was cut off, as in a run that was killed while it wrote, is left out.
+    """Read the rows of a run up to a step; a last line that a killed run didn't finish is ignored.
 
     Args:
-        path: the file `training_log.csv`; without it there are no rows.
-        last_step: e.g. the one from which the run is continued.
+        path: `training_log.csv`; if it does not exist, there are no rows.
+        last_step: last step to read.
     """
     if not path.is_file():
         return []

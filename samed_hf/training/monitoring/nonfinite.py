@@ -17,16 +17,16 @@ _HALVINGS = 40  # from the loss scaler's first scale, 2^16, to float16's smalles
 
 
 class NonFiniteGuard:
-    """Keeps steps without finite loss and gradient away from the weights, and stops a run that has no others.
+    """Skips optimizer steps without finite loss and gradient, and stops a run with too many of them in a row.
 
-    The limit is on skipped steps in a row: one bad image costs a step of every epoch, which no limit on their total
-    over a long run should punish, while a run that is lost skips every step from then on.
+    The limit is on steps in a row: one bad image costs one step in every epoch, while a run that has diverged skips
+    all further steps.
 
     Args:
-        limit: skipped steps in a row that are borne; 0 stops at the first one.
+        limit: largest number of skipped steps in a row; 0 stops at the first one.
 
     Attributes:
-        skipped: steps skipped in all.
+        skipped: total number of skipped steps.
 
     Raises:
         ValueError: a limit below 0.
@@ -42,19 +42,18 @@ class NonFiniteGuard:
         self._done = 0
 
     def accepts(self, step: int, loss: float, norm: float, cases: Sequence[str], *, scaled: bool = False) -> bool:
-        """Whether the optimizer may do this step; every process has to come to the same answer.
+        """Return whether the optimizer may do this step; the arguments must be the same on all processes.
 
         Args:
             step: its number, from 1.
-            loss: the mean over the batches of all processes.
-            norm: of the gradient, before it is clipped, the same on all processes.
-            cases: whose slices the step's batches hold, on any process; looked at only where the step isn't finite.
-            scaled: there is a loss scaler (fp16). Gradients that overflow are its business as long as the loss is
-                finite: it skips the step by itself and scales less. Where this returns False its `update()` must be
-                called, which `optimizer.step()` would have done.
+            loss: mean over the batches of all processes.
+            norm: norm of the gradient before clipping.
+            cases: cases in the step's batches, for messages.
+            scaled: whether there is a loss scaler (fp16). It skips steps whose gradient overflows at a finite loss by
+                itself and reduces the scale. After a rejected step call its `update()`.
 
         Raises:
-            ValueError: more steps in a row than the limit had to be skipped.
+            ValueError: more steps in a row than the limit were skipped.
         """
         overflow = not math.isfinite(norm)
         if math.isfinite(loss) and not (overflow and not scaled):
@@ -62,12 +61,12 @@ class NonFiniteGuard:
             self._scaled_down = self._scaled_down + 1 if overflow else 0
             self._done += not overflow
             if self._scaled_down > _HALVINGS + self.limit:
-                raise ValueError(self._why(step, loss, norm, cases, self._scaled_down))
+                raise ValueError(self._describe_stop(step, loss, norm, cases, self._scaled_down))
             return True
         self.skipped += 1
         self._in_a_row += 1
         if self._in_a_row > self.limit:
-            raise ValueError(self._why(step, loss, norm, cases, self._in_a_row))
+            raise ValueError(self._describe_stop(step, loss, norm, cases, self._in_a_row))
         logger.warning(
             f"step {step} skipped: the loss is {loss:g}, the gradient's norm {norm:g}, in slices of "
             f"{list_cases(cases)} (skipped in all: {self.skipped})"
@@ -75,7 +74,7 @@ class NonFiniteGuard:
         return False
 
     def check_end(self) -> None:
-        """Refuse a training that has ended, shorter than the limit maybe, without a single step done.
+        """Check at the end of the training that at least one step was done.
 
         Raises:
             ValueError: every step was skipped.
@@ -86,15 +85,15 @@ class NonFiniteGuard:
                 f"is no adapter to save. {_ADVICE}"
             )
 
-    def _why(self, step: int, loss: float, norm: float, cases: Sequence[str], in_a_row: int) -> str:
+    def _describe_stop(self, step: int, loss: float, norm: float, cases: Sequence[str], in_a_row: int) -> str:
         steps = "1 step" if in_a_row == 1 else f"{in_a_row} steps in a row"
         return (
             f"The training stopped at step {step}: the loss is {loss:g}, the gradient's norm {norm:g}, in slices of "
-            f"{list_cases(cases)}; {steps} had to be skipped, max_skipped_steps is {self.limit}. {_ADVICE}"
+            f"{list_cases(cases)}; {steps} skipped, max_skipped_steps is {self.limit}. {_ADVICE}"
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What a continued run has to know; plain numbers."""
+        """Return the counters."""
         return {
             "skipped": self.skipped,
             "in_a_row": self._in_a_row,
@@ -103,10 +102,11 @@ class NonFiniteGuard:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from [`state_dict`]; the limit stays that of this run."""
+        """Restore the counters; the limit is not part of them."""
         self.skipped, self._in_a_row = state["skipped"], state["in_a_row"]
         self._scaled_down, self._done = state["scaled_down"], state["done"]
 
 
-_ADVICE = "Look at these cases (samed-hf validate), or try a lower --learning_rate, --max_grad_norm 1, or "
-_ADVICE += "--mixed_precision no."
+_ADVICE = (
+    "Check these cases (samed-hf validate), or try a lower --learning_rate, --max_grad_norm 1, or --mixed_precision no."
+)

@@ -1,4 +1,4 @@
-"""Pictures of a training: the same few validation slices at every validation, image, truth and prediction."""
+"""Images of a few slices at every validation: image, truth and prediction."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ logger = get_logger(__name__)
 
 
 class ValidationSnapshots:
-    """Draws the same few validation slices at every validation; they are chosen once, the same in every process.
+    """Draws the same few slices at every validation; all processes choose the same ones.
 
-    They are of those cases that show most labels, and of these the slices that show most of them.
+    The slices with most labels are drawn, from the [`validation_cases`] with most labels.
 
     Args:
-        run: the run; its [`validation_cases`] are looked through.
-        count: how many slices; 0 draws nothing.
+        run: the run.
+        count: number of slices; 0 draws nothing.
 
     Attributes:
-        slices: case and index of each slice; fewer than asked for where the cases have fewer.
-        cases: names of the cases whose predictions are drawn.
+        slices: case and index of each slice; fewer than `count` if the cases have fewer.
+        cases: names of these cases.
     """
 
     def __init__(self, run: TrainingRun, count: int) -> None:
@@ -44,15 +44,15 @@ class ValidationSnapshots:
         self._rows = _read_slices(run, self.slices) if run.accelerator.is_main_process else {}
 
     def draw(self, step: int, predictions: Mapping[str, np.ndarray]) -> Path | None:
-        """Write `OUTPUT_DIR/watch/step-000123.png` and hand it to the trackers that take pictures.
+        """Write `OUTPUT_DIR/watch/step-000123.png`, and log it to the trackers that support images.
 
         Args:
             step: optimizer steps done.
-            predictions: labels `(slices, height, width)` of the watched cases; slices of those missing are left out.
+            predictions: label maps of shape `(slices, height, width)` by case; other cases are not drawn.
 
         Returns:
-            The picture; `None` on other processes than the main one, and where there is nothing to draw or the disk
-            doesn't take it, which is told: a picture isn't worth a training.
+            Path of the image; `None` on processes other than the main one, without predictions, and if the file can't
+            be written, which is logged and does not stop the training.
         """
         if not self.run.accelerator.is_main_process:
             return None
@@ -65,12 +65,12 @@ class ValidationSnapshots:
             path.parent.mkdir(parents=True, exist_ok=True)
             draw_rows(path, rows, self.run.model.config.id2label, title=title)
         except OSError as error:
-            logger.warning(f"the image {path} couldn't be written ({error.strerror}). The training goes on.")
+            logger.warning(f"the image {path} couldn't be written ({error.strerror}). The training continues.")
             return None
-        with Image.open(path) as picture:
-            pixels = np.asarray(picture.convert("RGB"))
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
         for tracker in self.run.accelerator.trackers:
-            _hand_over(tracker, pixels, step)
+            _log_image(tracker, pixels, step)
         return path
 
     def _row(self, name: str, index: int, prediction: np.ndarray) -> OverlayRow:
@@ -82,7 +82,7 @@ class ValidationSnapshots:
 
 
 def _read_slices(run: TrainingRun, slices: Sequence[tuple[str, int]]) -> dict[tuple[str, int], OverlayRow]:
-    """Image and truth of each slice; of several channels the first, of pictures all."""
+    """Read image and truth of each slice; all channels of a colour image, otherwise the first."""
     rows = {}
     for name in dict.fromkeys(name for name, _ in slices):
         case = run.store.case(name)
@@ -103,12 +103,12 @@ def _read_slices(run: TrainingRun, slices: Sequence[tuple[str, int]]) -> dict[tu
 
 
 def _upright(run: TrainingRun, array: np.ndarray) -> np.ndarray:
-    """A slice as a radiologist looks at it; pictures lie as they are. It keeps no scan in memory."""
+    """Copy a slice of a scan in radiological orientation; slices of 2-D data keep theirs."""
     return (array[::-1] if not run.data.is_2d and rows_point_up(run.processor) else array).copy()
 
 
 def _choose(run: TrainingRun, count: int) -> list[tuple[str, int]]:
-    """Cases with most labels first; of several slices of a case, those that show most of its thirds, quarters …"""
+    """Choose slices of the cases with most labels; several of one case are spread over it."""
     names = validation_cases(run)
     if not names or not count:
         return []
@@ -116,24 +116,25 @@ def _choose(run: TrainingRun, count: int) -> list[tuple[str, int]]:
     chosen: Sequence[str] = sorted(names, key=lambda name: -variety[name])[:count]
     share, rest = divmod(count, len(chosen))
     slices = []
-    for place, name in enumerate(chosen):
-        slices += [(name, index) for index in representative_slices(run.store.label(name), share + (place < rest))]
+    for index, name in enumerate(chosen):
+        positions = representative_slices(run.store.label(name), share + (index < rest))
+        slices += [(name, position) for position in positions]
     return slices
 
 
 def _dice(label: np.ndarray, prediction: np.ndarray) -> str:
-    """Mean Dice of the labels that are in one of the two, for people."""
+    """Format the mean Dice of the labels in truth or prediction."""
     present = [value for value in np.union1d(label, prediction) if value]
     if not present:
         return "-"
     return f"{np.mean([binary_dice(prediction == value, label == value) for value in present]):.2f}"
 
 
-def _hand_over(tracker: Any, pixels: np.ndarray, step: int) -> None:
-    """Give a picture `(height, width, 3)`, uint8, to a tracker of Accelerate, each in its own way."""
+def _log_image(tracker: Any, pixels: np.ndarray, step: int) -> None:
+    """Log an image of shape `(height, width, 3)`, uint8, to a tracker, whose methods differ."""
     name = "validation slices"
     if tracker.name == "trackio":
-        import trackio  # Accelerate has no way to it
+        import trackio  # Accelerate does not wrap its images
 
         tracker.log({name: trackio.Image(pixels)}, step=step)
     elif tracker.name == "tensorboard":
