@@ -1,3 +1,4 @@
+import logging
 import random
 import shutil
 import warnings
@@ -550,12 +551,12 @@ def test_an_enhanced_file_that_contradicts_itself_is_refused(tmp_path):
 # --------------------------------------------------------------------------------------------------------- searching
 
 
-def test_several_series_in_one_folder(tmp_path):
+def test_several_series_in_one_directory(tmp_path, caplog):
     late = write_series(tmp_path, series="late", number=12, name="z{}".format)
     early = write_series(tmp_path, series="early", number=3, name="y{}".format)
     other = write_series(tmp_path / "deep" / "er", series="other", number=5, name="{}.IMA".format)
-    said = []
-    found = find_series(tmp_path, said.append)
+    caplog.set_level(logging.DEBUG, logger="samed_hf")
+    found = find_series(tmp_path)
     assert [(series.number, series.description) for series in found] == [
         (3, "early CT"),
         (5, "other CT"),
@@ -563,7 +564,7 @@ def test_several_series_in_one_folder(tmp_path):
     ]
     assert [series.files for series in found] == [tuple(early), tuple(other), tuple(late)]
     assert {series.modality for series in found} == {"CT"}
-    assert said == []
+    assert caplog.messages == []
 
 
 def test_files_given_one_by_one_and_twice(tmp_path):
@@ -581,7 +582,7 @@ def test_studies_come_one_after_the_other(tmp_path):
     assert [series.study for series in found] == sorted(uid(study) for study in "aabb")
 
 
-def test_what_is_no_image_is_left_out_and_counted(tmp_path):
+def test_what_is_no_image_is_left_out_and_counted(tmp_path, caplog):
     files = write_series(tmp_path)
     write_series(tmp_path / "scout", series="scout", change=changed(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))
     write_series(
@@ -595,12 +596,12 @@ def test_what_is_no_image_is_left_out_and_counted(tmp_path):
     (tmp_path / "readme.txt").write_text("hello " * 100)
     (tmp_path / "empty").touch()
     (tmp_path / ".hidden").write_bytes(b"x" * 200)
-    said = []
-    (series,) = find_series(tmp_path, said.append)
+    caplog.set_level(logging.DEBUG, logger="samed_hf")
+    (series,) = find_series(tmp_path)
     assert series.files == tuple(files)
-    assert said == [
-        "Left out: 2 files that are not DICOM, 3 DICOM objects that are no images, 5 localizers, "
-        "1 picture without a position."
+    assert caplog.messages == [
+        "skipped     2 files that are not DICOM, 3 DICOM objects that are not images, 5 localizers, "
+        "1 image without a position"
     ]
 
 
