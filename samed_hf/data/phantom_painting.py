@@ -29,7 +29,7 @@ __all__ = [
 
 
 class _Tissue(NamedTuple):
-    label: int  # what the label map says, 0 for background
+    label: int  # value in the label map, 0 for background
     hu: float  # mean over patients, portal-venous phase
     spread: float  # standard deviation between patients, HU
     texture: float  # standard deviation of the smooth texture inside one patient, HU
@@ -73,7 +73,7 @@ _SHARPNESS = 4.0  # how fast a blob's density falls; lower melts neighbouring bl
 
 @dataclass(frozen=True)
 class Grid:
-    """Where every voxel lies in the patient, in mm."""
+    """Position of every voxel in the patient, in mm."""
 
     x: np.ndarray  # each of shape (slices, x, y), float32
     y: np.ndarray
@@ -167,7 +167,7 @@ def paint(
     """Write a tissue into the map, in place.
 
     Args:
-        grid: Where the voxels lie.
+        grid: Positions of the voxels.
         tissue: Map of tissue codes of shape `(slices, x, y)`, changed in place.
         name: Key of `TISSUES`.
         blobs: Ellipsoids whose union is painted, `(n, 6)` in mm.

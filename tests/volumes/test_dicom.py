@@ -13,6 +13,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGExtended12Bit,
     JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
@@ -155,6 +156,49 @@ def test_however_the_files_are_encoded(tmp_path, syntax, preamble, capfd):
     np.testing.assert_array_equal(volume.array, HU)
     assert volume.array.dtype == np.int16
     assert capfd.readouterr() == ("", "")
+
+
+def constant_blocks_jpeg(blocks):
+    """A JPEG Extended stream of 12 bits, each 8 × 8 block of one value: DC coefficients alone, 5 bits per category."""
+
+    def segment(marker, content):
+        return bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2, "big") + bytes(content)
+
+    bits, previous = "", 0
+    for value in blocks.ravel().tolist():
+        dc = 8 * (value - 2048)
+        size, difference, previous = abs(dc - previous).bit_length(), dc - previous, dc
+        bits += f"{size:05b}"
+        bits += f"{difference if difference > 0 else difference + (1 << size) - 1:0{size}b}" if size else ""
+        bits += "0"  # end of block
+    bits += "1" * (-len(bits) % 8)
+    data = bytes(int(bits[start : start + 8], 2) for start in range(0, len(bits), 8))
+    rows, columns = 8 * np.array(blocks.shape)
+    return b"".join(
+        [
+            b"\xff\xd8",
+            segment(0xDB, [0] + [1] * 64),
+            segment(0xC1, [12, 0, rows, 0, columns, 1, 1, 0x11, 0]),
+            segment(0xC4, [0, 0, 0, 0, 0, 16, *[0] * 11, *range(16)]),
+            segment(0xC4, [0x10, 1, *[0] * 15, 0]),
+            segment(0xDA, [1, 1, 0, 0, 63, 0]),
+            data.replace(b"\xff", b"\xff\0"),
+            b"\xff\xd9",
+        ]
+    )
+
+
+def test_jpeg_extended_of_12_bits(tmp_path):
+    blocks = np.array([[1000, 2000, 3000], [500, 4000, 2048]])
+    (file,) = write_series(tmp_path, np.zeros((24, 16, 1), np.uint16), rescale=(1, 0))
+    dataset = pydicom.dcmread(file)
+    dataset.BitsStored, dataset.HighBit = 12, 11
+    dataset.PixelData = encapsulate([constant_blocks_jpeg(blocks)])
+    dataset["PixelData"].VR = "OB"
+    dataset.file_meta.TransferSyntaxUID = JPEGExtended12Bit
+    dataset.save_as(file)
+    array = read_series([file], tmp_path).array[:, :, 0].T
+    np.testing.assert_array_equal(array, np.kron(blocks, np.ones((8, 8), int)))
 
 
 @pytest.mark.parametrize(("syntax", "share"), [(JPEGLosslessSV1, 0.8), (JPEGLSLossless, 0.95)])

@@ -36,7 +36,7 @@ _LAYOUTS: tuple[tuple[Callable[[Path], object], Callable[[Path, _Options], CaseD
 
 _EXPECTED = (
     "expected the Synapse layout (lists_Synapse, train_npz, test_vol_h5), nnU-Net's raw one or the Decathlon's "
-    "(dataset.json), folders of images and masks (images, masks), or a saved Hugging Face data set; raw BTCV scans "
+    "(dataset.json), directories of images and masks (images, masks), or a saved Hugging Face data set; raw BTCV scans "
     "become the first by `samed-hf prepare synapse`"
 )
 
