@@ -1,42 +1,67 @@
-"""HD95 with the values of medpy to the last bit, many times faster on large volumes."""
+"""HD95 with the values of medpy to the last bit, many times faster on large volumes.
+
+medpy runs a distance transform over every voxel, although only surface voxels count. Here k-d trees over the two
+surfaces give the distances up to rounding. Only the two distances at the percentile's rank affect the result and must
+be exact: for the voxels at that rank, all equally near voxels of the other surface are compared. If the last bit
+depends on which of them is chosen, or if surfaces fill their box so that trees are slower, medpy computes the value.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
+from functools import reduce
 
 import numpy as np
 from medpy.metric import binary
-from scipy.ndimage import binary_erosion, find_objects
+from scipy.ndimage import find_objects
 from scipy.spatial import KDTree
 
-__all__ = ["class_boxes", "hd95"]
+__all__ = ["class_boxes", "hd95", "mask_surface", "smallest_box"]
 
 _PERCENTILE = 95
 _SPARSE = 4  # voxels of the box per surface voxel from which on trees are faster than a distance transform
+_TIES = (8, 64)  # nearest voxels that are compared, and how many if all of those are equally near
 _SLACK = 1e-11  # of the extent of the box; distances of trees and transforms differ by about 1e-16 of it
+
+
+def smallest_box(*arrays: np.ndarray) -> tuple[slice, ...]:
+    """Return the smallest box around the nonzero voxels of all arrays; an empty box if there are none."""
+    axes = range(arrays[0].ndim)
+    box: tuple[slice, ...] = ()
+    for axis in axes:
+        others = tuple(other for other in axes if other != axis)
+        # Crop along the finished axes first, so that later ones have fewer voxels.
+        occupied = np.flatnonzero(reduce(np.logical_or, (array[box].any(axis=others) for array in arrays)))
+        box += (slice(int(occupied[0]), int(occupied[-1]) + 1) if len(occupied) else slice(0, 0),)
+    return box
 
 
 def class_boxes(prediction: np.ndarray, label: np.ndarray, count: int) -> list[tuple[slice, ...]]:
     """Return the smallest box around each of the classes 1 … count in both integer label maps; empty if absent."""
-    boxes = []
-    for pair in zip(find_objects(prediction, count), find_objects(label, count), strict=True):
-        present = [box for box in pair if box is not None] or [(slice(0, 0),) * label.ndim]
-        axes = zip(*present, strict=True)
-        boxes.append(tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in axes))
-    return boxes
+    outer = smallest_box(prediction, label)
+    pairs = zip(*(find_objects(array[outer], count) for array in (prediction, label)), strict=True)
+    return [_joined([box for box in pair if box is not None], outer) for pair in pairs]
+
+
+def _joined(boxes: Sequence[tuple[slice, ...]], outer: tuple[slice, ...]) -> tuple[slice, ...]:
+    """Return the box around boxes given relative to `outer`, in the coordinates of the array."""
+    if not boxes:
+        return (slice(0, 0),) * len(outer)
+    return tuple(
+        slice(around.start + min(side.start for side in sides), around.start + max(side.stop for side in sides))
+        for around, *sides in zip(outer, *boxes, strict=True)
+    )
 
 
 def hd95(prediction: np.ndarray, label: np.ndarray, spacing: Sequence[float] | None = None) -> float:
     """95th percentile of the symmetric distance between the surfaces of two masks.
 
-    `medpy.metric.binary.hd95` runs a distance transform over every voxel. Here k-d trees compare the surface voxels
-    alone: 8 organs of a 120×512×512 case, each cropped to its box, take 0.6 s instead of 8 s, and 2.3 s instead of 63 s
-    with 200 islands of each organ spread over the volume (one core). medpy computes the distance if the surfaces fill
-    the box, where trees are slower, and if the last bit depends on which of several equally near voxels it chooses.
+    This implementation is kept while it is faster than the library with equal values: the 8 organs of a 120×512×512
+    case, each cropped to its box, take 0.3 s instead of 8 s with medpy, and 1 s instead of 63 s with 200 islands of
+    each organ spread over the volume (one core).
 
     Args:
-        prediction: Boolean mask with one to three axes and at least one voxel set. Voxels beyond its border count as
+        prediction: Boolean mask of any number of axes, with at least one voxel set. Voxels beyond its border count as
             background: masks may be cropped to the smallest box around both.
         label: Boolean mask of the same shape, with at least one voxel set.
         spacing: Size of a voxel in mm along each array axis; `None` measures in voxels.
@@ -45,59 +70,84 @@ def hd95(prediction: np.ndarray, label: np.ndarray, spacing: Sequence[float] | N
         The value of `medpy.metric.binary.hd95` for the same masks, cropped or not, in mm or in voxels; at least 0.
     """
     scale = np.ones(prediction.ndim) if spacing is None else np.asarray(spacing, dtype=np.float64)
-    surfaces = [_surface_voxels(mask) for mask in (prediction, label)]
-    if prediction.size > _SPARSE * sum(map(len, surfaces)):
-        value = _percentile_by_trees(surfaces, scale, _SLACK * float(np.dot(prediction.shape, scale)))
+    surfaces = mask_surface(prediction), mask_surface(label)
+    # np.argwhere gives the same, six times slower.
+    voxels = [np.stack(np.unravel_index(np.flatnonzero(surface), surface.shape), axis=-1) for surface in surfaces]
+    if prediction.size > _SPARSE * sum(map(len, voxels)):
+        value = _percentile_by_trees(surfaces, voxels, scale)
         if value is not None:
             return value
     return float(binary.hd95(prediction, label, voxelspacing=spacing))
 
 
-def _surface_voxels(mask: np.ndarray) -> np.ndarray:
-    """Return the indexes `(voxels, ndim)` of the voxels with a face towards the background or the array's border."""
-    flat = np.flatnonzero(mask ^ binary_erosion(mask))
-    return np.stack(np.unravel_index(flat, mask.shape), axis=-1)  # six times faster than np.argwhere
+def mask_surface(mask: np.ndarray) -> np.ndarray:
+    """Return the voxels of a boolean mask with a face towards the background or the array's border."""
+    inside = mask.copy()
+    for axis in range(mask.ndim):
+        here, there = np.moveaxis(inside, axis, 0), np.moveaxis(mask, axis, 0)
+        here[1:] &= there[:-1]
+        here[:-1] &= there[1:]
+        here[[0, -1]] = False
+    return mask ^ inside
 
 
-def _percentile_by_trees(surfaces: Sequence[np.ndarray], scale: np.ndarray, slack: float) -> float | None:
-    """Return the percentile, or `None` if its last bit depends on the choice among equally near voxels.
+def _lengths(steps: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Return the length in mm of steps in voxels `(..., ndim)`, rounded as in scipy's transform: axis after axis."""
+    squares = np.square(steps * scale)
+    total = squares[..., 0]
+    for axis in range(1, squares.shape[-1]):
+        total = total + squares[..., axis]
+    return np.sqrt(total)
 
-    Two distances determine the percentile, those at its rank. Only distances within `slack` mm of them must be exact.
-    """
-    trees = [KDTree(sites * scale, balanced_tree=False) for sites in surfaces]
-    distances = [trees[1 - own].query(surfaces[own] * scale)[0] for own in (0, 1)]
-    lowest, highest = _at_rank(np.concatenate(distances))
-    if highest == 0:
-        return 0.0
-    lower, upper = [found.copy() for found in distances], [found.copy() for found in distances]
-    for own, found in enumerate(distances):
-        ranked = np.flatnonzero((found > lowest - 2 * slack) & (found < highest + 2 * slack))
-        queries, sites = surfaces[own][ranked], surfaces[1 - own]
-        ties = trees[1 - own].query_ball_point(queries * scale, found[ranked] + slack)
-        lower[own][ranked], upper[own][ranked] = _bounds(queries, sites, ties, scale)
-    values = np.concatenate(lower)
-    return float(np.percentile(values, _PERCENTILE)) if _at_rank(values) == _at_rank(np.concatenate(upper)) else None
+
+def _percentile_by_trees(
+    surfaces: Sequence[np.ndarray], voxels: Sequence[np.ndarray], scale: np.ndarray
+) -> float | None:
+    """Return the percentile, or `None` if its last bit depends on which of several equally near voxels is chosen."""
+    slack = _SLACK * float(np.dot(surfaces[0].shape, scale))
+    # These settings were the fastest for building and querying.
+    trees = [KDTree(sites * scale, leafsize=32, compact_nodes=False, balanced_tree=False) for sites in voxels]
+    searches = []
+    for own, other in ((0, 1), (1, 0)):
+        queries = voxels[own][~surfaces[other][tuple(voxels[own].T)]]
+        searches.append((trees[other], voxels[other], queries, trees[other].query(queries * scale)[0]))
+    shared = np.zeros(sum(map(len, voxels)) - sum(len(queries) for _, _, queries, _ in searches))
+    lowest, highest = _at_rank(np.concatenate([shared, *(distances for *_, distances in searches)]))
+    low, high = [shared], [shared]
+    for tree, sites, queries, distances in searches:
+        lower, upper = distances.copy(), distances.copy()
+        ranked = np.flatnonzero((distances > lowest - 2 * slack) & (distances < highest + 2 * slack))
+        lower[ranked], upper[ranked] = _bounds(tree, sites, queries[ranked], scale, slack)
+        low.append(lower)
+        high.append(upper)
+    lower, upper = np.concatenate(low), np.concatenate(high)
+    if _at_rank(lower) != _at_rank(upper):
+        return None
+    return float(np.percentile(lower, _PERCENTILE))
 
 
 def _at_rank(distances: np.ndarray) -> tuple[float, float]:
-    """Return the two distances between which the percentile lies."""
+    """Return the two distances that the percentile is interpolated from."""
     lowest, highest = (np.percentile(distances, _PERCENTILE, method=method) for method in ("lower", "higher"))
     return float(lowest), float(highest)
 
 
 def _bounds(
-    queries: np.ndarray, sites: np.ndarray, ties: Sequence[list[int]], scale: np.ndarray
+    tree: KDTree, sites: np.ndarray, queries: np.ndarray, scale: np.ndarray, slack: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the smallest and the largest rounded distance of each query to its equally near sites.
-
-    Args:
-        queries: voxels of shape `(queries, ndim)`.
-        sites: voxels of the other surface, of shape `(sites, ndim)`.
-        ties: indexes of the equally near sites of each query, at least one.
-        scale: size of a voxel in mm along each axis.
-    """
-    counts = np.fromiter(map(len, ties), np.intp)
-    steps = sites[np.fromiter(chain.from_iterable(ties), np.intp)] - np.repeat(queries, counts, axis=0)
-    lengths = np.linalg.norm(steps * scale, axis=-1)  # rounded as in scipy's distance transform
-    starts = np.cumsum(counts) - counts
-    return np.minimum.reduceat(lengths, starts), np.maximum.reduceat(lengths, starts)
+    """Return the smallest and largest distance that medpy may compute for each query, both `(queries,)`."""
+    lower, upper = np.full(len(queries), -np.inf), np.full(len(queries), np.inf)
+    todo = np.arange(len(queries))
+    for count in _TIES:
+        if not len(todo):
+            break
+        # If there are fewer sites, the rest of the row has an infinite distance and the index len(sites).
+        distances, nearest = tree.query(queries[todo] * scale, k=count)
+        tied = distances <= distances[:, :1] + slack
+        steps = sites[np.minimum(nearest, len(sites) - 1)] - queries[todo, None]
+        lengths = _lengths(steps, scale)
+        known = ~tied[:, -1]
+        lower[todo[known]] = np.where(tied, lengths, np.inf).min(axis=1)[known]
+        upper[todo[known]] = np.where(tied, lengths, -np.inf).max(axis=1)[known]
+        todo = todo[~known]
+    return lower, upper
