@@ -1,4 +1,4 @@
-"""Measurements on random weights at the paper's size: what this package costs beside what else one would run.
+"""Benchmarks on random weights at the paper's size, against plain transformers and PEFT, scipy and medpy.
 
-`python -m benchmarks` measures all of it in one run and writes the README's table.
+`python -m benchmarks` runs all of them and renders the table of docs/benchmarks.md.
 """

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: everything measured in one run, as JSON and as the README's table."""
+"""`python -m benchmarks`: run all benchmarks; write JSON and the table of docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -20,20 +20,28 @@ from .memory import measure_memory
 from .model import measure_inference, measure_training
 from .samples import measure as measure_samples
 from .scoring import measure as measure_scoring
-from .table import put_into_readme, render
+from .table import render, update_page
 from .volumes import measure_volumes
 
+_PAGE = Path("docs/benchmarks.md")
 _PARTS = ("inference", "training", "volumes", "samples", "scoring", "memory", "loading", "gpu")
 
 
 def main() -> None:
-    """Measure, print the table and write what was asked for."""
+    """Run the requested benchmarks, print the table and write the requested files."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads [all cores]")
     parser.add_argument("--only", nargs="+", choices=_PARTS, default=_PARTS, help="measure these parts [all]")
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, smaller cases: is it running at all?")
-    parser.add_argument("--output", type=Path, help="JSON file for the results")
-    parser.add_argument("--readme", type=Path, help="put the table into this file")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, smaller cases: only checks that it runs")
+    parser.add_argument("--output", type=Path, help="write the results to this JSON file")
+    parser.add_argument(
+        "--page",
+        type=Path,
+        nargs="?",
+        const=_PAGE,
+        metavar="FILE",
+        help=f"replace the table between the markers of this page [{_PAGE} if no FILE is given]",
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     with single_threaded_blas():
@@ -43,14 +51,14 @@ def main() -> None:
     if {"inference", "training"} <= set(arguments.only):
         table = render(results)
         print(table)
-        if arguments.readme:
-            put_into_readme(arguments.readme, table)
+        if arguments.page:
+            update_page(arguments.page, table)
     else:
         print(json.dumps(results, indent=2))
 
 
 def measure(parts: tuple[str, ...] = _PARTS, *, quick: bool = False) -> dict[str, Any]:
-    """The results by part; "gpu" only where there is one."""
+    """Return the results by part; "gpu" is skipped on a machine without a GPU."""
     rounds = 1 if quick else 5
     tasks = {
         "inference": lambda: measure_inference(rounds=rounds),

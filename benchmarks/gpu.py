@@ -1,4 +1,4 @@
-"""The same on a GPU: larger batches, bfloat16, a compiled encoder."""
+"""Benchmarks on a GPU: larger batches, bfloat16, a compiled encoder."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _BATCHES = (1, 12, 24)
 
 
 def measure_gpu() -> dict[str, Any]:
-    """Slices per second and training steps at batch 1, 12 and 24, plain and this package's.
+    """Measure slices per second and training steps at batch sizes 1, 12 and 24, of the plain model and this package's.
 
     Returns:
-        `inference`: by batch the slices per second of each way; `training`: as on a CPU; `rate`: of the matrix product
-        alone; `peak_memory`: bytes of a training step by batch.
+        `inference`: slices per second of each alternative, by batch size; `training`: as on a CPU; `rate`: FLOP/s of the
+        matrix product alone; `peak_memory`: bytes of a training step, by batch size.
     """
     training = []
     peaks = {}

@@ -1,4 +1,4 @@
-"""Adapters loaded and switched, and the time from a new process to its first prediction."""
+"""Time to load and switch adapters, and from a new process to its first prediction."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["measure_loading"]
 
 
 def measure_loading(*, rounds: int = 3) -> dict[str, Any]:
-    """Seconds to load base and adapter, to switch between two adapters, and from nothing to the first prediction."""
+    """Measure seconds to load base and adapter, to switch adapters, and to the first prediction of a new process."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         plain, ours = make_pair()

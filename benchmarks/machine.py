@@ -1,4 +1,4 @@
-"""What the machine is, and how fast it multiplies matrices."""
+"""Description of the machine and its rate of matrix multiplication."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PACKAGES = ("torch", "transformers", "peft", "accelerate", "numpy", "scipy", "m
 
 
 def describe(device: str = "cpu") -> dict[str, Any]:
-    """Processor or GPU, cores in use, bfloat16 instructions or not, and the versions of the packages that matter."""
+    """Return the processor or GPU, the number of threads, bfloat16 support and the versions of the main packages."""
     name = torch.cuda.get_device_name() if device == "cuda" else _processor()
     return {
         "device": name,
@@ -34,7 +34,7 @@ def describe(device: str = "cpu") -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The processor's name and what of its instructions counts here."""
+    """Return the processor's name, its relevant instruction sets and its number of cores."""
     try:
         content = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -47,7 +47,7 @@ def _processor() -> str:
 
 
 def matrix_rate(dtype: torch.dtype, device: str = "cpu", *, rounds: int = 15) -> float:
-    """Floating-point operations per second of the model's largest product alone: 1024 tokens, 768 to 3072 channels."""
+    """Measure the FLOP/s of the model's largest matrix product alone: 1024 tokens, 768 to 3072 channels."""
     tokens, weight = (
         torch.rand(1024, 768, dtype=dtype, device=device),
         torch.rand(3072, 768, dtype=dtype, device=device),

@@ -1,4 +1,4 @@
-"""Peak memory of a training step, each kind in a process of its own."""
+"""Peak memory of a training step, each variant in a separate process."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ KINDS = ("plain", "ours", "ours, checkpointed", "mixed", "mixed, checkpointed")
 
 
 def measure_memory(kinds: tuple[str, ...] = KINDS) -> dict[str, Any]:
-    """Peak resident memory in bytes of a process that does two training steps, and how much of it the steps added.
+    """Measure the peak resident memory of a process that runs two training steps, and the share that the steps add.
 
     Returns:
-        `{kind: {"peak": bytes, "step": bytes}}`; Linux alone tells a process's peak from a moment on.
+        `{kind: {"peak": bytes, "step": bytes}}`. Linux only: no other system resets the peak of a running process.
     """
     return {kind: _in_own_process(kind) for kind in kinds}
 
@@ -51,7 +51,7 @@ def _measure(kind: str) -> dict[str, int]:
     pixels = torch.rand(1, 3, IMAGE_SIZE, IMAGE_SIZE)
     labels = torch.randint(0, NUM_LABELS, (1, IMAGE_SIZE // 4, IMAGE_SIZE // 4))
     step = training_step(model.train(), pixels, labels, mixed=mixed, fused=kind != "plain" or None)
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak counts from here
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak
     before = _resident("VmRSS")
     step()
     step()

@@ -1,4 +1,4 @@
-"""The table of docs/memory.md: `python -m benchmarks.memory_table docs/memory.md` computes it anew, in minutes."""
+"""The table of docs/memory.md. `python -m benchmarks.memory_table docs/memory.md` updates it in a few minutes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ROWS = {
 
 
 def table() -> Iterator[str]:
-    """The lines of the table in Markdown: gigabytes of ViT-B, L and H for batches of 1 and 12 slices."""
+    """Yield the lines of the Markdown table: memory in GB of ViT-B, L and H for batches of 1 and 12 slices."""
     columns = [(model, size) for model in MODELS for size in _BATCH_SIZES]
     yield f"| settings | {' | '.join(f'{model}, {size}' for model, size in columns)} |"
     yield f"|---|{'---:|' * len(columns)}"
@@ -40,7 +40,7 @@ def table() -> Iterator[str]:
 
 
 def main(path: Path) -> None:
-    """Replace the first table of a page."""
+    """Replace the first table of the page at `path`."""
     lines = path.read_text(encoding="utf-8").splitlines()
     start = next(index for index, line in enumerate(lines) if line.startswith("|"))
     end = next((index for index in range(start, len(lines)) if not lines[index].startswith("|")), len(lines))

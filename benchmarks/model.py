@@ -1,4 +1,4 @@
-"""The model itself: inference and a training step beside the plain one's, and its share of the matrix rate."""
+"""Inference and training steps compared with the plain model, and the encoder's share of the matrix rate."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from .timing import time_in_turn
 __all__ = ["measure_inference", "measure_training", "training_step"]
 
 
-# A bias of keys changes all scores of a query alike, and so nothing: its gradient is rounding noise about zero.
+# The bias of the keys shifts all scores of a query equally, so softmax ignores it: its gradient is rounding noise.
 _WITHOUT_GRADIENT = "k_proj.bias"
 
 
 def encoder_operations(config: Any) -> int:
-    """Floating-point operations that the encoder needs for one image; padded tokens and softmax not counted."""
+    """Count the encoder's floating-point operations for one image, without padded tokens and softmax."""
     width, grid = config.hidden_size, config.image_size // config.patch_size
     tokens = grid * grid
     products = tokens * (4 * width * width + 2 * width * config.mlp_dim)
@@ -39,14 +39,14 @@ def encoder_operations(config: Any) -> int:
         for windows in itertools.chain.from_iterable(window_groups(grid, grid, side)):
             queries = (windows.rows[1] - windows.rows[0]) * (windows.columns[1] - windows.columns[0])
             keys = windows.height * windows.width
-            # q with k, the weights with v, and the terms of a row and a column of keys.
+            # q times k, the weights times v, and the relative positions of the rows and columns of keys.
             multiplications += queries * width * (2 * keys + 2 * side)
         multiplications += products
     return 2 * multiplications
 
 
 def measure_inference(*, rounds: int = 7, device: str = "cpu") -> dict[str, Any]:
-    """Seconds for one slice of 512 pixels: plain, this package's, merged, and merged in bfloat16."""
+    """Measure seconds for one slice of 512×512 pixels: plain, this package's, merged, and merged in bfloat16."""
     plain, ours = (model.eval().to(device) for model in make_pair())
     merged = copy.deepcopy(ours).merge_and_unload()
     pixels = torch.rand(1, 3, IMAGE_SIZE, IMAGE_SIZE, device=device)
@@ -82,9 +82,9 @@ def measure_inference(*, rounds: int = 7, device: str = "cpu") -> dict[str, Any]
 
 
 def measure_training(*, batch_size: int = 1, rounds: int = 5, device: str = "cpu") -> dict[str, Any]:
-    """Seconds of a training step (forward, backward, AdamW): plain, this package's, and in mixed precision.
+    """Measure seconds of a training step (forward, backward, AdamW): plain, this package's, and in mixed precision.
 
-    In mixed precision the frozen part is kept in bfloat16, as `--frozen_dtype bfloat16` does.
+    In mixed precision the frozen weights are kept in bfloat16, as `--frozen_dtype bfloat16` does.
     """
     plain, ours = (model.train().to(device) for model in make_pair())
     pixels = torch.rand(batch_size, 3, IMAGE_SIZE, IMAGE_SIZE, device=device)
@@ -114,7 +114,7 @@ def _loss(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, mixed: b
 
 
 def _gradients(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The gradient of every trained parameter, by the name that plain SAM and PEFT give it."""
+    """Return the gradient of every trained parameter, by its name in plain SAM with PEFT."""
     _loss(model, pixels, labels).backward()
     gradients = {
         name.removeprefix("sam.").replace(".modules_to_save.default", ""): parameter.grad
@@ -128,7 +128,7 @@ def _gradients(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> 
 def training_step(
     model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, *, mixed: bool = False, fused: bool | None = None
 ) -> Callable[[], None]:
-    """A training step as a function: forward, backward, AdamW."""
+    """Return a function that runs one training step: forward, backward, AdamW."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-6, weight_decay=0.1, fused=fused)
 
@@ -141,17 +141,17 @@ def training_step(
 
 
 def _relative(logits: torch.Tensor, theirs: torch.Tensor) -> float:
-    """The largest difference, relative to the range of what is compared with."""
+    """Return the largest difference, relative to the range of `theirs`."""
     return float((logits - theirs).abs().max() / (theirs.max() - theirs.min()))
 
 
 def _distance(gradient: torch.Tensor, theirs: torch.Tensor) -> float:
-    """Norm of the difference, relative to the norm of what is compared with."""
+    """Return the norm of the difference, relative to the norm of `theirs`."""
     return float((gradient - theirs).norm() / theirs.norm())
 
 
 def _same_class(logits: torch.Tensor, theirs: torch.Tensor) -> float:
-    """Share of the pixels with the same class, at the input's size."""
+    """Return the share of pixels with the same class, at the input's size."""
     labels = (upsample_logits(one, IMAGE_SIZE).argmax(dim=1) for one in (logits, theirs))
     first, second = labels
     return float((first == second).float().mean())

@@ -1,7 +1,7 @@
-"""The same model as one would adapt it with transformers and PEFT alone: what the measurements compare with.
+"""The baseline: the same model built with transformers and PEFT alone.
 
-transformers' `SamModel` with SDPA; q, k and v as three layers whose outputs are joined again, so that LoRA can adapt
-two of them; all mask tokens kept, no prompt.
+It is transformers' `SamModel` with SDPA. q, k and v are three layers whose outputs are concatenated, so that LoRA can
+adapt q and v. The decoder returns the masks of all mask tokens and takes no prompt.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class _SplitAttention(SamVisionSdpaAttention):
 
 
 class _AllMasks(SamMaskDecoder):
-    """transformers' decoder without its choice among the masks at the end."""
+    """transformers' mask decoder, without the selection of masks at the end."""
 
     def forward(self, image_embeddings, positions, dense):
         batch_size, channels, height, width = image_embeddings.shape
@@ -81,7 +81,7 @@ def _config(**decoder: int) -> SamConfig:
 
 
 def make_plain(seed: int = 0) -> _PlainSamed:
-    """A ViT-B of random weights with an adapter that isn't zero, ready to train."""
+    """Build a ViT-B with random weights and a nonzero adapter, ready to train."""
     torch.manual_seed(seed)
     model = _PlainSamed(_config(num_multimask_outputs=NUM_LABELS - 1))
     with torch.no_grad():
@@ -109,7 +109,7 @@ def _adapt(model: _PlainSamed) -> None:
 
 
 def load_plain(base: Path, trained: Path) -> _PlainSamed:
-    """The plain model from a SAM checkpoint of the right size and the file of its trained tensors."""
+    """Load the plain model from a SAM checkpoint of the same image size and a file of the trained tensors."""
     sam = SamModel.from_pretrained(base)
     model = _PlainSamed(_config(num_multimask_outputs=NUM_LABELS - 1))
     state = sam.state_dict()
@@ -124,7 +124,7 @@ def load_plain(base: Path, trained: Path) -> _PlainSamed:
 
 
 def make_ours(plain: _PlainSamed) -> SamedForSemanticSegmentation:
-    """This package's model with the same weights and the same adapter."""
+    """Build this package's model with the weights and the adapter of `plain`."""
     config = SamedConfig(image_size=IMAGE_SIZE, num_labels=NUM_LABELS)
     config.mask_decoder_config.layer_norm_eps = plain.config.mask_decoder_config.layer_norm_eps
     model = SamedForSemanticSegmentation(config)
@@ -139,6 +139,6 @@ def make_ours(plain: _PlainSamed) -> SamedForSemanticSegmentation:
 
 
 def make_pair(seed: int = 0) -> tuple[_PlainSamed, SamedForSemanticSegmentation]:
-    """Both, with equal weights."""
+    """Build the plain model and this package's, with equal weights."""
     plain = make_plain(seed)
     return plain, make_ours(plain)

@@ -1,9 +1,9 @@
-"""Seconds to prepare a training sample, against the same sample made by scipy, on one thread.
+"""Seconds to prepare a training sample on one thread, compared with scipy.
 
     python -m benchmarks.samples
 
-A sample is a slice of 224×224 pixels and its labels, varied at random, zoomed to 512 (labels on to 128), as the model
-reads it. Both ways read the slice from the same decoded case and make the same random draws.
+A sample is a slice of 224×224 pixels and its labels, augmented at random and zoomed to the model's input: 512 pixels,
+labels 128. Both alternatives read the slice from the same decoded case and make the same random draws.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _AUGMENTATIONS = {"samed": SAMED_AUGMENTATION, "default": default_augmentation([
 
 
 def measure(quick: bool = False) -> dict[str, dict[str, Any]]:
-    """Prepare the same 64 samples (quick: 16) both ways, three times each; the best time of each sample counts.
+    """Prepare the same 64 samples (quick: 16) both ways, three times each, and keep the best time of each sample.
 
     Returns:
         For the augmentations "samed", the paper's, and "default": `ours_s` and `scipy_s`, the mean seconds of a sample,
@@ -86,7 +86,7 @@ def _best_time(make: Callable[[], dict[str, torch.Tensor]]) -> tuple[float, dict
 
 
 def _scipy_sample(store: CaseStore, how: Augmentation, key: tuple[int, int]) -> dict[str, torch.Tensor]:
-    """The sample as one would write it with scipy: each step on image and labels alike."""
+    """Make the sample with scipy: each step transforms image and labels."""
     image = store.slices("patient").read([key[1]])[0, 0]
     label = np.asarray(store.label("patient")[key[1]])
     generator = np.random.default_rng((_SEED, *key))
@@ -116,7 +116,7 @@ def _scipy_sample(store: CaseStore, how: Augmentation, key: tuple[int, int]) -> 
 
 @dataclass(frozen=True)
 class _Patient:
-    """A synthetic patient as the Synapse layout holds one: intensities in [0, 1], 224 pixels."""
+    """A synthetic patient in the form of the Synapse layout: intensities in [0, 1], 224×224 pixels."""
 
     def read(self, processor: SamedImageProcessor) -> RawCase:
         """See [`samed_hf.data.dataset.CaseSource`]."""
@@ -134,9 +134,9 @@ def _data_set() -> CaseDataset:
 
 
 if __name__ == "__main__":
-    for name, found in measure().items():
+    for name, result in measure().items():
         print(
-            f"{name:8} {found['ours_s'] * 1e3:6.2f} ms, scipy {found['scipy_s'] * 1e3:6.2f} ms: {found['ratio']:.1f} "
-            f"times; difference at most {found['max_difference']:.1e}, labels "
-            f"{'equal' if found['labels_equal'] else 'DIFFER'}"
+            f"{name:8} {result['ours_s'] * 1e3:6.2f} ms, scipy {result['scipy_s'] * 1e3:6.2f} ms: "
+            f"{result['ratio']:.1f} times; difference at most {result['max_difference']:.1e}, labels "
+            f"{'equal' if result['labels_equal'] else 'DIFFER'}"
         )

@@ -1,6 +1,6 @@
-"""Seconds to score a case, given its prediction: `score_case` against medpy on full masks, in one run.
+"""Seconds to score a case, given its prediction: `score_case` compared with medpy on full masks.
 
-`python -m benchmarks.scoring` takes two minutes, nearly all of them medpy's; `--quick` a few seconds.
+`python -m benchmarks.scoring` takes two minutes, mostly in medpy; `--quick` takes a few seconds.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _REPEATS = 5
 
 
 def synthetic_case(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
-    """A phantom's label map with eight organs and a prediction of it.
+    """Make a phantom's label map with eight organs and a prediction of it.
 
-    The prediction is the label map bent by some voxels, with two stray islands of every organ anywhere in the scan.
+    The prediction is the label map deformed by a few voxels, with two stray islands of every organ at random positions.
 
     Returns:
         Prediction and label, uint8 of the given shape, and the spacing in mm along its axes.
     """
     rng = np.random.default_rng(0)
     _, label, spacing = phantom_patient(0, shape)
-    size = torch.tensor([1.0, 2.5, 2.5]).view(3, 1, 1, 1)  # voxels by which the prediction strays
+    size = torch.tensor([1.0, 2.5, 2.5]).view(3, 1, 1, 1)  # deformation in voxels (standard deviation)
     coarse = torch.from_numpy(rng.standard_normal((3, 6, 9, 9), np.float32)) * size
     steps = F.interpolate(coarse[None], shape, mode="trilinear", align_corners=True)[0].round().to(torch.int16).numpy()
     grid = np.ogrid[tuple(slice(length) for length in shape)]
@@ -48,10 +48,10 @@ def synthetic_case(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray,
 
 
 def measure(quick: bool = False) -> dict[str, Any]:
-    """Score one case both ways.
+    """Score one case with this package and with medpy.
 
     Args:
-        quick: take a smaller scan, 40×160×160 instead of 120×512×512.
+        quick: use a scan of 40×160×160 instead of 120×512×512 voxels.
 
     Returns:
         "ours_s" (median of several runs) and "medpy_s" in seconds, their "ratio", and whether all scores are "equal"
@@ -80,7 +80,7 @@ def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def main() -> None:
-    """Print what [`measure`] measures."""
+    """Print the results of [`measure`]."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a scan of 40×160×160 voxels instead of 120×512×512")
     quick = parser.parse_args().quick

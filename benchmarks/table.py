@@ -1,4 +1,4 @@
-"""The table of the README, from what was measured."""
+"""The table of docs/benchmarks.md, rendered from the results."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from samed_hf.utils.atomic import write_text
 
-__all__ = ["put_into_readme", "render"]
+__all__ = ["render", "update_page"]
 
 _BEGIN, _END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 
 
 def render(results: Mapping[str, Any]) -> str:
-    """Markdown: the machine, and for each thing measured what others take, what this package takes, and the ratio."""
+    """Render the results as Markdown: the machine, then one row a benchmark with baseline, this package and ratio."""
     rows = [
         *_model_rows(results),
         *_routine_rows(results),
@@ -35,18 +35,18 @@ def render(results: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def put_into_readme(readme: Path, table: str) -> None:
-    """Replace what stands between the two marks.
+def update_page(page: Path, table: str) -> None:
+    """Replace the text between the two markers of a page by the table.
 
     Raises:
-        ValueError: the marks aren't there.
+        ValueError: the page lacks a marker.
     """
-    text = readme.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     head, begin, rest = text.partition(_BEGIN)
     _, end, tail = rest.partition(_END)
     if not (begin and end):
-        raise ValueError(f"{readme} lacks the lines {_BEGIN} and {_END}, between which the table goes.")
-    write_text(readme, f"{head}{_BEGIN}\n{table}{_END}{tail}")
+        raise ValueError(f"{page} lacks the lines {_BEGIN} and {_END}: add them where the table belongs.")
+    write_text(page, f"{head}{_BEGIN}\n{table}{_END}{tail}")
 
 
 def _model_rows(results: Mapping[str, Any]) -> list[Sequence[str]]:
@@ -90,10 +90,10 @@ def _routine_rows(results: Mapping[str, Any]) -> list[Sequence[str]]:
 
 def _memory_rows(memory: Mapping[str, Mapping[str, int]]) -> list[Sequence[str]]:
     rows = []
-    for kind, found in memory.items():
+    for kind, usage in memory.items():
         for key, what in (("step", "memory that a training step adds"), ("peak", "peak memory of the process")):
             if kind != "plain":
-                theirs, ours = memory["plain"][key], found[key]
+                theirs, ours = memory["plain"][key], usage[key]
                 name = f"{what}, {kind.replace('ours', 'float32')}"
                 rows.append((name, f"{theirs / 1e9:.2f} GB", f"{ours / 1e9:.2f} GB", f"{ours / theirs:.2f}"))
     return rows
@@ -111,7 +111,7 @@ def _loading_rows(loading: Mapping[str, Any]) -> list[Sequence[str]]:
         )
         for key, name in (("load", "base and adapter loaded"), ("cold_start", "new process to first prediction"))
     ]
-    return [*rows, ("another adapter taken", "", f"{1e3 * loading['switch']:.0f} ms", "")]
+    return [*rows, ("switching to another adapter", "", f"{1e3 * loading['switch']:.0f} ms", "")]
 
 
 def _remarks(results: Mapping[str, Any]) -> list[str]:

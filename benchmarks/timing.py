@@ -1,4 +1,4 @@
-"""Timing of alternatives in turn, so that whatever else the machine does meets all of them alike."""
+"""Interleaved timing of alternatives, so that other load on the machine affects all of them equally."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["time_in_turn"]
 def time_in_turn(
     alternatives: Mapping[str, Callable[[], Any]], *, rounds: int = 7, warm_up: int = 1
 ) -> dict[str, float]:
-    """Median seconds of each function, called one after the other in every round.
+    """Return the median seconds of each function; every round calls all functions in turn.
 
     Args:
         alternatives: the functions by name.
-        rounds: how often each is timed.
-        warm_up: how often each is called before.
+        rounds: number of timed calls of each function.
+        warm_up: number of calls of each function before timing starts.
     """
     seconds: dict[str, list[float]] = {name: [] for name in alternatives}
     for turn in range(-warm_up, rounds):
@@ -35,6 +35,6 @@ def time_in_turn(
 
 
 def _wait() -> None:
-    """Until an accelerator has done what it was given."""
+    """Wait until the accelerator, if there is one, has finished its work."""
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()

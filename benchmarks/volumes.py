@@ -1,4 +1,4 @@
-"""Slices through the evaluation routine: zoomed on the way in and out, as the reference implementation does."""
+"""Slices through the evaluation routine, which zooms inputs and labels as the reference implementation does."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from .timing import time_in_turn
 
 __all__ = ["measure_volumes"]
 
-_INPUT_SIZE = 224  # that SAMed's training slices had
+_INPUT_SIZE = 224  # pixels of SAMed's training slices
 
 
 def measure_volumes(*, slices: int = 4, rounds: int = 3, device: str = "cpu") -> dict[str, Any]:
-    """Slices of 512×512 per second: the plain model with scipy's zooms, one by one, and this package's routine."""
+    """Measure slices of 512×512 pixels per second: the plain model with scipy's zooms, and this package's routine."""
     plain, ours = (model.eval().to(device) for model in make_pair())
     processor = SamedImageProcessor(IMAGE_SIZE, input_size=_INPUT_SIZE)
     generator = np.random.default_rng(0)
     coarse = generator.random((slices, 64, 64), dtype=np.float32)
     stack = np.clip(ndimage.zoom(coarse, (1, 8, 8), order=1), 0, 1)
-    found: dict[str, np.ndarray] = {}
+    predictions: dict[str, np.ndarray] = {}
 
     def run(name: str, model: torch.nn.Module) -> None:
         if name == "plain":
-            found[name] = np.stack([_predict_plainly(model, image, device) for image in stack])
+            predictions[name] = np.stack([_predict_plainly(model, image, device) for image in stack])
         else:
-            found[name] = predict_slices(model, stack, processor, reference_zoom=True)
+            predictions[name] = predict_slices(model, stack, processor, reference_zoom=True)
 
     alternatives = {"plain": lambda: run("plain", plain), "ours": lambda: run("ours", ours)}
     if computes_bfloat16(device):
@@ -45,7 +45,7 @@ def measure_volumes(*, slices: int = 4, rounds: int = 3, device: str = "cpu") ->
     return {
         "slices_per_second": {name: slices / value for name, value in seconds.items()},
         "speed_up": {name: seconds["plain"] / value for name, value in seconds.items()},
-        "same_label": {name: float((labels == found["plain"]).mean()) for name, labels in found.items()},
+        "same_label": {name: float((labels == predictions["plain"]).mean()) for name, labels in predictions.items()},
     }
 
 

@@ -1,8 +1,8 @@
-"""Scans segmented from Python, with the volume of each organ.
+"""Segment scans from Python and print the volume of each organ.
 
     python examples/predict_scans.py ADAPTER OUTPUT_DIR SCAN...
 
-SCAN is a NIfTI, NRRD, MHA or DICOM file, a picture, or a folder of them; ADAPTER a folder or a Hub id.
+SCAN is a NIfTI, NRRD, MHA or DICOM file, an image, or a directory of them. ADAPTER is a directory or a Hub id.
 """
 
 import sys
@@ -16,7 +16,7 @@ from samed_hf.volumes import find_scans, read_scan, write_labels
 
 
 def main(adapter: str, output_dir: str, *inputs: str) -> None:
-    logging.disable_progress_bar()  # that of the weights
+    logging.disable_progress_bar()  # the one of loading weights
     output = Path(output_dir)
     segmenter = Segmenter.load([adapter])
     channels = segmenter.processor.num_channels

@@ -1,9 +1,9 @@
-"""MR instead of CT: the hippocampus of the Medical Segmentation Decathlon (task 4), or any other data set of MR.
+"""Train on MR: the hippocampus of the Medical Segmentation Decathlon (task 4), or another MR data set.
 
     python examples/train_mr.py Task04_Hippocampus OUTPUT_DIR [flags of samed-hf train]
 
-With a pretrained SAM: --model_name_or_path facebook/sam-vit-base. Without one a small SAM of random weights is
-trained, which learns these crops in minutes on a CPU.
+Add --model_name_or_path facebook/sam-vit-base for a pretrained SAM. The default is a small SAM with random weights,
+which learns these crops in minutes on a CPU.
 """
 
 import sys
@@ -11,9 +11,9 @@ import sys
 from samed_hf.cli import main
 
 MR = {
-    "preprocessing": "mr",  # MR has no unit: each scan's own percentiles 0.5 and 99.5 become 0 and 1
-    "plane": "axial",  # voxels of 1 mm each way favour no plane; cut thick slices across their thickness
-    "image_size": 128,  # crops of some 35 × 50 pixels: a quarter of 128 still has a point for every two pixels
+    "preprocessing": "mr",  # MR has no unit: the percentiles 0.5 and 99.5 of each scan are mapped to 0 and 1
+    "plane": "axial",  # any plane suits isotropic voxels of 1 mm; for thick slices use the plane of acquisition
+    "image_size": 128,  # crops of about 35 × 50 pixels: the labels' grid, 128 / 4, has a point for every two pixels
 }
 
 

@@ -1,6 +1,6 @@
 """Train a SAMed adapter: `accelerate launch examples/train_synapse.py [flags]`; `--help` lists them.
 
-Without flags it makes synthetic patients and a small SAM of random weights, trains, scores and pictures the result.
+Without flags it makes synthetic patients and a small SAM with random weights, trains, scores and draws the result.
 With the paper's data and weights:
 
     accelerate launch examples/train_synapse.py --model_name_or_path facebook/sam-vit-base --data_dir DIR

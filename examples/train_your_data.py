@@ -1,9 +1,9 @@
-"""Your own data set from Python: looked through, trained on with the settings that suit it, scored.
+"""Validate your own data set from Python, train on it with the suggested settings, and print the scores.
 
     python examples/train_your_data.py DATA_DIR OUTPUT_DIR --model_name_or_path facebook/sam-vit-base
 
-DATA_DIR is in any layout that training reads: nnU-Net raw, Decathlon, folders of images and masks, Synapse, …
-More flags are those of `samed-hf train`, and win over what is suggested.
+DATA_DIR has any layout that training reads: nnU-Net raw, Decathlon, directories of images and masks, Synapse, …
+Further flags are those of `samed-hf train`; they override the suggestions.
 """
 
 import sys
@@ -17,12 +17,12 @@ from samed_hf.validation import make_fingerprint, suggest_settings, validate_dat
 def main(data_dir: str, output_dir: str, *flags: str) -> int:
     args = parse_arguments(["--data_dir", data_dir, "--output_dir", output_dir, *flags])
     data = read_data(data_dir, label_names=args.label_names, fold=args.fold)
-    found = validate_data(data, make_processor(args, data, args.image_size))
-    for problem in found.problems:
+    validation = validate_data(data, make_processor(args, data, args.image_size))
+    for problem in validation.problems:
         print(f"{problem.severity:<12}{problem.line}")
-    if found.count("error"):
+    if validation.count("error"):
         return 1
-    suggested = suggest_settings(make_fingerprint(data, found.processor, found.cases), found.processor)
+    suggested = suggest_settings(make_fingerprint(data, validation.processor, validation.cases), validation.processor)
     for suggestion in suggested:
         print(f"suggests    {' '.join(suggestion.flags)}  {suggestion.reason}")
     chosen = [flag for suggestion in suggested if f"--{suggestion.setting}" not in flags for flag in suggestion.flags]

@@ -1,6 +1,6 @@
 """A Space that segments images and scans with a SAMed adapter of the Hub.
 
-The adapter is named by the variable SAMED_ADAPTER, or typed in.
+The environment variable SAMED_ADAPTER or the text field names the adapter.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from samed_hf.transforms import SliceStack, cut_image, cut_slices, image_bounds,
 from samed_hf.volumes import Volume, find_scans, read_scan, write_labels
 
 _NOTICE = (
-    "# SAMed\nA Segment Anything Model that names the class of every pixel, adapted by an adapter of the Hub. "
+    "# SAMed\nA Segment Anything Model that names the class of every pixel, with an adapter of the Hub. "
     "**A research tool, not a medical device: not for diagnosis or treatment.**"
 )
 _models: dict[str, SamedForSemanticSegmentation] = {}
 
 
 def load(adapter: str) -> SamedForSemanticSegmentation:
-    """The adapter's model; the last one used stays in memory.
+    """Load an adapter's model; the last one used stays in memory.
 
     Raises:
-        gr.Error: it can't be loaded.
+        gr.Error: the adapter can't be loaded.
     """
     adapter = adapter.strip()
     if not adapter:
@@ -48,10 +48,10 @@ def load(adapter: str) -> SamedForSemanticSegmentation:
 
 
 def segment(file: str | None, adapter: str, progress: Any = gr.Progress()) -> tuple[Any, ...]:  # noqa: B008
-    """Segment the uploaded file; returns what the page's parts show.
+    """Segment the uploaded file and return the values of the page's components.
 
     Raises:
-        gr.Error: no file, an unreadable one, or no adapter.
+        gr.Error: the file or the adapter is missing or can't be read.
     """
     if file is None:
         raise gr.Error("Upload an image (PNG, JPEG) or a scan (.nii, .nii.gz) first.")
@@ -81,7 +81,7 @@ def _segment(model: SamedForSemanticSegmentation, file: str) -> dict[str, Any]:
     gray, slices = _slices(volume, processor, is_image), _slices(Volume(labels, volume.affine), processor, is_image)
     gray = SliceStack(gray, processor, bounds=image_bounds(gray, processor) if is_image else None).scaled()
     gray = gray.mean(axis=1) if gray.ndim == 4 and is_image else gray[:, 0] if gray.ndim == 4 else gray
-    if rows_point_up(processor) and not is_image:  # shown as radiologists see it
+    if rows_point_up(processor) and not is_image:  # flipped to the radiological convention
         gray, slices = gray[:, ::-1], slices[:, ::-1]
     names = model.config.id2label
     each, unit = (1.0, "pixels") if is_image else (volume.voxel_ml, "ml")
@@ -95,7 +95,7 @@ def _slices(volume: Volume, processor: SamedImageProcessor, is_image: bool) -> n
 
 
 def overlay(result: dict[str, Any] | None, index: int) -> Image.Image | None:
-    """The slice of this index with its labels in colour; small ones enlarged."""
+    """Draw the slice at `index` with its labels in colour, enlarged if it is small."""
     if result is None:
         return None
     labels = result["labels"][index]
@@ -107,7 +107,7 @@ def overlay(result: dict[str, Any] | None, index: int) -> Image.Image | None:
 
 
 def legend(result: dict[str, Any]) -> str:
-    """The colours of the labels found, as HTML."""
+    """Return the colours of the labels found, as HTML."""
     colors = (label_colors(len(result["names"])) * 255).astype(int)
     squares = [
         f'<span style="background:rgb({",".join(map(str, colors[index]))});display:inline-block;width:1em;'
@@ -119,7 +119,7 @@ def legend(result: dict[str, Any]) -> str:
 
 
 def build(adapter: str | None = None) -> gr.Blocks:
-    """The page."""
+    """Build the page."""
     with gr.Blocks(title="SAMed", analytics_enabled=False) as page:
         gr.Markdown(_NOTICE)
         state = gr.State()
@@ -140,5 +140,5 @@ def build(adapter: str | None = None) -> gr.Blocks:
 
 
 if __name__ == "__main__":
-    fonts = ["system-ui", "sans-serif"]  # the machine's own: a page about patients requests nothing from others
+    fonts = ["system-ui", "sans-serif"]  # system fonts: a page with patient data sends no requests to other hosts
     build(os.environ.get("SAMED_ADAPTER")).launch(theme=gr.themes.Default(font=fonts, font_mono=["monospace"]))
