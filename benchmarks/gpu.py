@@ -20,7 +20,7 @@ def measure_gpu() -> dict[str, Any]:
     """Measure slices per second and training steps at batch sizes 1, 12 and 24, of the plain model and this package's.
 
     Returns:
-        `inference`: slices per second of each alternative, by batch size; `training`: as on a CPU; `rate`: FLOP/s of the
+        `inference`: slices per second of each alternative by batch size; `training`: as on a CPU; `rate`: FLOP/s of the
         matrix product alone; `peak_memory`: bytes of a training step, by batch size.
     """
     training = []

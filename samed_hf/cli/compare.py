@@ -1,4 +1,4 @@
-"""`samed-hf compare`: scores beside the paper's."""
+"""`samed-hf compare`: compare scores with the paper's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["add_parser", "run"]
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Add the command's arguments."""
-    parser = commands.add_parser("compare", help="scores beside the paper's, organ by organ")
+    parser = commands.add_parser("compare", help="compare scores with the paper's, by organ")
     parser.add_argument("metrics", metavar="METRICS.json", help="file that samed-hf evaluate wrote, or its directory")
     parser.add_argument(
         "--preset", choices=("samed", "samed_s", "samed_h"), default="samed", help="which of the paper's runs [samed]"

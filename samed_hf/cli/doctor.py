@@ -28,6 +28,6 @@ def run(args: argparse.Namespace) -> int:
 
     with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = diagnose()
-    print(json.dumps(found, indent=2) if args.json else format_diagnosis(found), flush=True)
-    return 1 if found["missing"] else 0
+        diagnosis = diagnose()
+    print(json.dumps(diagnosis, indent=2) if args.json else format_diagnosis(diagnosis), flush=True)
+    return 1 if diagnosis["missing"] else 0

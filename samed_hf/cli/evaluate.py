@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _choose_cases(args: argparse.Namespace) -> tuple[CaseDataset, str, list[str]]:
-    """The data set, the split and the names of the cases to score."""
+    """Return the data set, the split and the names of the cases to score."""
     from ..data import read_data
     from ..data.layouts import dataset_arguments
     from ..data.splits import k_fold

@@ -49,7 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
     for command in _COMMANDS:
         command.add_parser(commands)
     for subparser in _leaves(parser):
-        # Without a default of its own, it leaves a value given before the command as it is.
+        # SUPPRESS keeps a value that is given before the command.
         _add_verbosity(subparser, default=argparse.SUPPRESS)
     return parser
 

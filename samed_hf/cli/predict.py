@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     from accelerate.utils import parse_flag_from_env
 
     settings = _settings(args)
-    # Without an accelerator, Accelerate starts a group of processes only if it is asked for the CPU.
+    # Without an accelerator, Accelerate starts a process group only if `cpu` is set.
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     state = PartialState(on_cpu, timeout=_TIMEOUT)
     try:
@@ -148,7 +148,7 @@ def _sizes(text: str | None) -> dict[str, float]:
 def _plan(
     args: argparse.Namespace, output: Path, settings: PredictionSettings
 ) -> tuple[list[Job], list[dict[str, Any]]]:
-    """The scans to segment, and records of the inputs that hold none; those don't stop the others."""
+    """Return the scans to segment, and records of the inputs without a scan, which don't stop the run."""
     from ..prediction.files import plan_jobs
     from ..volumes import find_scans
     from ..volumes.discovery import search_scans

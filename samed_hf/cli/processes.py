@@ -21,7 +21,7 @@ class FailedElsewhereError(Exception):
 
 
 def start_processes(argv: Sequence[str]) -> None:
-    """Start the processes that `accelerate launch` was asked for on a CPU and did not start."""
+    """Start the CPU processes that `accelerate launch` is configured for but does not start."""
     from ..training.distributed.launching import processes_not_started, restart_in_processes
 
     missing = processes_not_started()

@@ -21,7 +21,7 @@ _OPTIONAL = {
     "bitsandbytes": "--optimizer adamw_8bit, on a GPU",
     "gradio": "the page of examples/space",
 }
-_LIBRARIES = 1e9  # bytes of a process beside its tensors: Python, libraries, an accelerator's context
+_LIBRARIES = 1e9  # bytes of a process besides its tensors: Python, libraries, an accelerator's context
 _LOW_DISK = 5e9
 
 
@@ -42,7 +42,7 @@ def diagnose() -> dict[str, Any]:
         - `missing`: one line for each required package that is missing or broken; `warnings`: other lines.
     """
     packages = {one.name: _package(one.name, one.versions) for one in read_requirements() if not one.extra}
-    found: dict[str, Any] = {
+    diagnosis: dict[str, Any] = {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "samed_hf": installed_version("samed_hf"),
@@ -51,19 +51,19 @@ def diagnose() -> dict[str, Any]:
     }
     processor, problem = _try(find_processor, None)
     accelerators, other = _try(find_accelerators, [])
-    found["devices"] = [*([processor] if processor else []), *accelerators]
+    diagnosis["devices"] = [*([processor] if processor else []), *accelerators]
     warnings = [f"devices: {one}" for one in (problem, other) if one]
-    found["disk"], _ = _try(find_disk, {})
-    found["hub"], _ = _try(find_hub, {"state": "unknown", "why": "huggingface-hub can't be used"})
-    found["accelerate"], _ = _try(find_accelerate_config, None)
-    found["fits"], problem = _try(lambda: _fits(found["devices"]), {})
+    diagnosis["disk"], _ = _try(find_disk, {})
+    diagnosis["hub"], _ = _try(find_hub, {"state": "unknown", "why": "huggingface-hub can't be used"})
+    diagnosis["accelerate"], _ = _try(find_accelerate_config, None)
+    diagnosis["fits"], problem = _try(lambda: _fits(diagnosis["devices"]), {})
     warnings += [f"memory can't be estimated: {problem}"] if problem else []
     missing = [f"{name}: {row['problem']}" for name, row in packages.items() if row["problem"]]
-    return found | {"missing": missing, "warnings": warnings + _warnings(found)}
+    return diagnosis | {"missing": missing, "warnings": warnings + _warnings(diagnosis)}
 
 
 def _try(part: Callable[[], Any], default: Any) -> tuple[Any, str | None]:
-    """A part of the diagnosis, or `default` and the reason: a broken package, whatever it raises, hides no other."""
+    """Return a part of the diagnosis, or `default` and the reason, so that a broken package hides no other part."""
     try:
         return part(), None
     except Exception as error:
@@ -103,57 +103,57 @@ def _fits(devices: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return fitting_batches(free, [one["device"] for one in devices if one["bfloat16"]])
 
 
-def _warnings(found: dict[str, Any]) -> list[str]:
+def _warnings(diagnosis: dict[str, Any]) -> list[str]:
     lines = []
-    accelerators = [device for device in found["devices"] if device["device"] != "cpu"]
+    accelerators = [device for device in diagnosis["devices"] if device["device"] != "cpu"]
     if not accelerators:
         lines.append("no GPU: a ViT-B step at 512 pixels takes seconds here, and an epoch hours")
     elif not any(device["bfloat16"] for device in accelerators):
         lines.append("no GPU here computes bfloat16: --mixed_precision fp16 instead of bf16")
-    for name, disk in found["disk"].items():
+    for name, disk in diagnosis["disk"].items():
         if not disk["writable"]:
             lines.append(f"{name} {disk['path']} is not writable")
         elif disk["free"] < _LOW_DISK:
             lines.append(f"{name} {disk['path']} has only {_gigabytes(disk['free'])} free")
-    if found["hub"]["state"] != "reachable":
-        lines.append(f"the Hub is {found['hub']['state']}: use local directories as models and data")
+    if diagnosis["hub"]["state"] != "reachable":
+        lines.append(f"the Hub is {diagnosis['hub']['state']}: use local directories as models and data")
     return lines
 
 
-def format_diagnosis(found: dict[str, Any]) -> str:
+def format_diagnosis(diagnosis: dict[str, Any]) -> str:
     """The result of [`diagnose`] as text."""
-    return "\n".join(_lines(found))
+    return "\n".join(_lines(diagnosis))
 
 
-def _lines(found: dict[str, Any]) -> Iterator[str]:
-    yield f"samed_hf    {found['samed_hf'] or 'not installed, run from its code'}, Python {found['python']}"
-    yield f"platform    {found['platform']}"
-    good = [f"{name} {row['version']}" for name, row in found["packages"].items() if not row["problem"]]
+def _lines(diagnosis: dict[str, Any]) -> Iterator[str]:
+    yield f"samed_hf    {diagnosis['samed_hf'] or 'not installed, run from its code'}, Python {diagnosis['python']}"
+    yield f"platform    {diagnosis['platform']}"
+    good = [f"{name} {row['version']}" for name, row in diagnosis["packages"].items() if not row["problem"]]
     yield f"packages    {', '.join(good) or 'none'}"
-    installed = [f"{name} {row['version']}" for name, row in found["optional"].items() if row["version"]]
+    installed = [f"{name} {row['version']}" for name, row in diagnosis["optional"].items() if row["version"]]
     yield f"optional    {', '.join(installed) or 'none'}"
-    for name, row in found["optional"].items():
+    for name, row in diagnosis["optional"].items():
         if not row["version"]:
             yield f"            no {name} ({row['for']})"
-    for device in found["devices"]:
+    for device in diagnosis["devices"]:
         yield f"device      {_device(device)}"
-    for name, disk in found["disk"].items():
+    for name, disk in diagnosis["disk"].items():
         yield f"disk        {_gigabytes(disk['free'])} free in the {name}, {disk['path']}"
-    yield f"Hub         {found['hub']['state']}: {found['hub']['why']}"
-    config = found["accelerate"]
+    yield f"Hub         {diagnosis['hub']['state']}: {diagnosis['hub']['why']}"
+    config = diagnosis["accelerate"]
     if config is None:
         yield "accelerate  no default configuration (accelerate config makes one; a single process needs none)"
     else:
         content = ", ".join(f"{key} {value}" for key, value in config["content"].items())
         yield f"accelerate  {config['path']}: {content}"
-    for device, models in found["fits"].items():
+    for device, models in diagnosis["fits"].items():
         for model, fit in models.items():
             yield f"fits        {device}: {_fit(model, fit)}"
-    if found["fits"]:
+    if diagnosis["fits"]:
         yield "            at 512 pixels with 9 labels; computed, not measured"
-    yield from (f"warning     {line}" for line in found["warnings"])
-    yield from (f"missing     {line}" for line in found["missing"])
-    verdict = "training can't run here yet" if found["missing"] else "all required packages work"
+    yield from (f"warning     {line}" for line in diagnosis["warnings"])
+    yield from (f"missing     {line}" for line in diagnosis["missing"])
+    verdict = "training can't run here yet" if diagnosis["missing"] else "all required packages work"
     yield f"verdict     {verdict}"
 
 

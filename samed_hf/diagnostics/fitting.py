@@ -56,11 +56,11 @@ def fitting_batches(
     Returns:
         "batch_size", "flags" and "bytes" by device and model; `None` if not one slice fits.
     """
-    found: dict[str, dict[str, dict[str, Any] | None]] = {}
+    largest: dict[str, dict[str, dict[str, Any] | None]] = {}
     for device, available in free.items():
         slim = _WITH_BFLOAT16 if device in bfloat16 else _ON_PROCESSOR if device == "cpu" else _WITHOUT_BFLOAT16
-        found[device] = {model: _largest(base_config(model), (_PLAIN, slim), available) for model in MODELS}
-    return found
+        largest[device] = {model: _largest(base_config(model), (_PLAIN, slim), available) for model in MODELS}
+    return largest
 
 
 def _largest(

@@ -26,7 +26,7 @@ def use_fused_attention(model: SamedForSemanticSegmentation) -> None:
     """
     for layer in model.sam.vision_encoder.layers:
         attention: Any = layer.attn
-        # With dropout, the encoder leaves its implementation for processors; so little drops nothing.
+        # With dropout, the encoder doesn't use its CPU implementation; a rate this small drops no element.
         attention.dropout = _TINY_DROPOUT
         attention.forward = _with_fused_kernel(attention.forward)
 

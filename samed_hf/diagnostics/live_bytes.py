@@ -1,4 +1,4 @@
-"""The bytes of the tensors that are alive at once."""
+"""Bytes of all live tensors."""
 
 from __future__ import annotations
 

@@ -89,12 +89,12 @@ def find_disk() -> dict[str, dict[str, Any]]:
         directories["Hub cache"] = Path(HF_HUB_CACHE)
     except ImportError:
         pass
-    found = {}
+    disks = {}
     for name, path in directories.items():
         existing = next(parent for parent in [path, *path.absolute().parents] if parent.exists())
         free, writable = shutil.disk_usage(existing).free, os.access(existing, os.W_OK)
-        found[name] = {"path": str(path), "free": free, "writable": writable}
-    return found
+        disks[name] = {"path": str(path), "free": free, "writable": writable}
+    return disks
 
 
 def find_hub() -> dict[str, str]:

@@ -40,7 +40,7 @@ _SMALL, _BLOCK = 4096, 256  # bitsandbytes: smaller tensors keep moments of 32 b
 
 @dataclass(frozen=True)
 class StepSettings:
-    """Settings on which the memory of a training step depends, beside the base model.
+    """Settings on which the memory of a training step depends, besides the base model.
 
     Attributes:
         image_size: side of the model's input in pixels.
@@ -53,7 +53,7 @@ class StepSettings:
         optimizer: "adamw" or "adamw_8bit".
         ema: whether an average of the trained weights is kept.
         fused: attention by one fused kernel, as on accelerators; otherwise in tiles, as on a processor.
-        num_processes: number of processes that train together.
+        num_processes: number of processes of the training.
     """
 
     image_size: int = 512
@@ -171,13 +171,13 @@ def estimate_training(base: Mapping[str, Any], settings: StepSettings) -> Traini
 
 @lru_cache(maxsize=256)
 def _estimate_once(base: str, settings: StepSettings) -> TrainingMemory:
-    # In a thread of its own: a processor's attention keeps memory for its thread, which must not be fake afterwards.
+    # A separate thread: attention on a CPU keeps a buffer for each thread, which must not hold fake tensors later.
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(_estimate, json.loads(base), settings).result()
 
 
 def make_meta_model(base: Mapping[str, Any], settings: StepSettings) -> SamedForSemanticSegmentation:
-    """The model with its adapter as these settings train it, on the meta device."""
+    """Build the model and its adapter for these settings on the meta device."""
     config = SamedConfig.from_dict(dict(base), image_size=settings.image_size, num_labels=settings.num_labels)
     with torch.device("meta"):
         model = SamedForSemanticSegmentation(config)
@@ -191,7 +191,7 @@ def make_meta_model(base: Mapping[str, Any], settings: StepSettings) -> SamedFor
 
 def _estimate(base: dict[str, Any], settings: StepSettings) -> TrainingMemory:
     model = make_meta_model(base, settings)
-    # PEFT keeps the modules that train whole twice: the original and the trained copy.
+    # PEFT keeps two copies of fully trained modules: the original and the trained one.
     parameters = list(model.parameters())
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     count = sum(parameter.numel() for parameter in trained)
@@ -225,7 +225,7 @@ def _step(model: SamedForSemanticSegmentation, settings: StepSettings) -> int:
         with LiveBytes() as live:
             pixels = torch.empty(batch_size, 3, side, side)
             labels = torch.empty(batch_size, side // 4, side // 4, dtype=torch.long)
-            # A processor's autocast stands for an accelerator's: the casts differ little, and fp16 is as large as bf16.
+            # The CPU's autocast replaces an accelerator's: the casts differ little, and fp16 is as large as bf16.
             with torch.autocast("cpu", torch.bfloat16, enabled=settings.mixed_precision):
                 logits = model(pixels).logits
             segmentation_loss(logits.float(), labels, model.config.dice_weight).loss.backward()

@@ -48,11 +48,11 @@ def _installed() -> list[Requirement]:
         lines = importlib.metadata.requires("samed_hf") or []
     except importlib.metadata.PackageNotFoundError:
         return []
-    found = []
+    requirements = []
     for line in lines:
         extra = re.search(r"""extra\s*==\s*["']([^"']+)["']""", line)
-        found.append(_parse(line, extra.group(1) if extra else ""))
-    return sorted(found, key=lambda one: one.extra != "")
+        requirements.append(_parse(line, extra.group(1) if extra else ""))
+    return sorted(requirements, key=lambda one: one.extra != "")
 
 
 def _parse(line: str, extra: str) -> Requirement:

@@ -26,7 +26,7 @@ _UNKNOWN_DATA = "data of its author's"
 
 
 def write_card(directory: str | os.PathLike[str], *, name: str | None = None, license_id: str = "apache-2.0") -> None:
-    """Write an adapter's `README.md` from the files beside it.
+    """Write an adapter's `README.md` from the other files in its directory.
 
     These are `config.json`, `preprocessor_config.json`, `adapter_config.json` (here or in the subdirectory `adapter`)
     and, if they exist, `metrics.json`, `training_settings.json`, `overlay.png`, `training_curve.png` and

@@ -72,8 +72,8 @@ class RunLayout:
 
     def checkpoints(self) -> dict[int, Path]:
         """The existing checkpoints by their optimizer steps, in ascending order."""
-        found = {int(match[1]): path for path in self.directory.glob("checkpoint-*") if (match := _match(path))}
-        return dict(sorted(found.items()))
+        checkpoints = {int(match[1]): path for path in self.directory.glob("checkpoint-*") if (match := _match(path))}
+        return dict(sorted(checkpoints.items()))
 
     def snapshot(self, step: int) -> Path:
         """Image of the validation after `step` optimizer steps."""

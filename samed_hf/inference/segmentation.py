@@ -164,8 +164,8 @@ def predict_image(
         ValueError: the model has no image processor, or `image` is no finite image of at least 2 pixels each way.
     """
     segmenter = Segmenter.of(model, processor)
-    found = _segment_slices(segmenter, segmenter.processor.image_slices(image), is_image=True)
-    return found.labels[0], found.confidence[0]
+    segmentation = _segment_slices(segmenter, segmenter.processor.image_slices(image), is_image=True)
+    return segmentation.labels[0], segmentation.confidence[0]
 
 
 def check_finite(volume: Volume) -> None:

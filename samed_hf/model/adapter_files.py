@@ -107,14 +107,14 @@ class AdapterFiles:
             return str(relative), None
         if base.startswith("."):
             raise FileNotFoundError(
-                f"The adapter {self.source!r} needs the base model {base!r}, a directory beside it, which does not "
-                "exist: copy it there too, or give its path as base_model_name_or_path."
+                f"The adapter {self.source!r} needs the base model {base!r}, a directory relative to its own, which "
+                "does not exist: copy it there too, or give its path as base_model_name_or_path."
             )
         return base, self.content.get("revision")
 
 
 def write_base_path(adapter_config: Path, directory: Path) -> None:
-    """Write the path of a local base into `adapter_config`: relative if the base lies in or beside `directory`."""
+    """Write the path of a local base into `adapter_config`: relative if the base is in `directory` or its parent."""
     content = json.loads(adapter_config.read_text(encoding="utf-8"))
     name = content.get("base_model_name_or_path")
     if not name or not Path(name).is_dir():
@@ -154,7 +154,7 @@ def report_damage(what: str) -> Iterator[None]:
 
 
 def find_image_processor(source: str | os.PathLike[str], download: dict[str, Any]) -> SamedImageProcessor | None:
-    """The checkpoint's own SAMed processor, or `None` if there is none, as beside a plain SAM."""
+    """Return the checkpoint's SAMed processor, or `None` if it has none, like a plain SAM."""
     try:
         content, _ = SamedImageProcessor.get_image_processor_dict(str(source), **download)
     except OSError:

@@ -52,7 +52,7 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
         adapter_kwargs: dict[str, Any] | None = None,
         **download: Any,
     ) -> None:
-        """Load an adapter from a directory or the Hub, beside those that the model has, and activate it.
+        """Load an adapter from a directory or the Hub, in addition to the model's other adapters, and activate it.
 
         Its labels may differ from the model's: `config.id2label` and `image_processor` are always those of the active
         adapter, also after [`set_adapter`].
@@ -94,7 +94,7 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
         self._adapters[name] = (config, find_image_processor(source, download))
         self.set_adapter(name)
         if not is_trainable:
-            # PEFT freezes the LoRA of a loaded adapter but not the modules saved beside it.
+            # PEFT freezes the LoRA of a loaded adapter but not its fully trained modules.
             self.requires_grad_(False)
 
     def _check_compatible(self, config: SamedConfig, files: AdapterFiles, name: str) -> None:
@@ -153,8 +153,8 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
     def set_adapter(self, adapter_name: str | list[str]) -> None:
         """Activate the adapter of this name, with its labels and its image processor.
 
-        If nothing in the model is trainable, nothing becomes so by activating another adapter; naming the active one
-        again makes it trainable.
+        If no parameter of the model is trainable, activating another adapter keeps it frozen. Activating the active
+        adapter again makes it trainable.
         """
         names = [adapter_name] if isinstance(adapter_name, str) else list(adapter_name)
         switches = self._hf_peft_config_loaded and self.active_adapters() != names
@@ -166,7 +166,7 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
             self.config.id2label, self.config.dice_weight = dict(config.id2label), config.dice_weight
             self.config.sync_subconfigs()
         if frozen and switches:
-            # PEFT makes it trainable, which changes the kernels that run, and with them the last bits.
+            # PEFT makes it trainable, which selects other kernels and changes the last bits of the results.
             self.requires_grad_(False)
 
     def delete_adapter(self, adapter_names: list[str] | str) -> None:

@@ -1,8 +1,8 @@
 """Exact attention of the image encoder on a CPU: scores in tiles, windows without padding.
 
 A window at the image's border contains padded tokens. They are zero before the projection, so all their keys and values
-equal the projections' biases, and together they add to a softmax what a single key does whose bias is the logarithm of
-the sum of their exponentials. The windows are therefore never padded.
+equal the projections' biases. In a softmax they equal a single key whose bias is the logarithm of the sum of their
+exponentials. The windows are therefore never padded.
 
 Scores and their softmax are computed for a few heads at a time in memory that stays in the cache. The backward pass
 computes them again, so none are stored (as in FlashAttention, arXiv 2205.14135).
@@ -22,7 +22,7 @@ __all__ = ["Windows", "attend", "attend_at_border", "cut_windows", "join_windows
 __all__ += ["relative_terms", "runs_in_tiles", "window_groups"]
 
 _TILE_BYTES = 16 * 2**20
-"""Bytes of scores at once: about a core's share of the last-level cache. Twice as many in the backward pass."""
+"""Bytes of the scores in a tile: about a core's share of the last-level cache. Twice as many in the backward pass."""
 
 
 def runs_in_tiles(hidden_states: torch.Tensor) -> bool:
@@ -34,7 +34,7 @@ class Windows(NamedTuple):
     """Windows of one size.
 
     Attributes:
-        rows, columns: half-open ranges of the tokens that they cover together.
+        rows, columns: half-open ranges of the tokens that all windows cover.
         height, width: of the real tokens in one window; smaller than the window if it extends over the border.
     """
 

@@ -89,8 +89,8 @@ def freeze_unused(model: nn.Module) -> None:
 def cast_frozen(model: nn.Module, dtype: torch.dtype) -> None:
     """Convert the frozen linear and convolutional weights of the image encoder to another data type, in place.
 
-    In mixed precision of the same type nothing else changes: the weights are no longer cast in every step, and take
-    half the memory. Normalisations and positions keep their type.
+    In mixed precision of the same type the results are unchanged: the weights are not cast in every step, and use half
+    the memory. Normalisations and positions keep their type.
     """
     for name, module in model.named_modules():
         inside = "vision_encoder." in name and isinstance(module, nn.Linear | nn.Conv2d)

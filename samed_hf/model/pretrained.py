@@ -164,7 +164,7 @@ class SamedPreTrainedModel(SamedAdapterMixin, SamPreTrainedModel):
     ) -> None:
         """Save the adapter alone, or the whole model if it has none, with its configs.
 
-        The files appear together, when all of them are complete.
+        The files are moved into the directory when all of them are complete.
 
         Args:
             save_directory: directory, created if missing.
@@ -181,7 +181,7 @@ class SamedPreTrainedModel(SamedAdapterMixin, SamPreTrainedModel):
             raise ValueError(f"save_directory is the file {str(directory)!r}: expected a directory.")
         processor = image_processor or self.image_processor or SamedImageProcessor(self.config.image_size)
         hub = {key: kwargs.pop(key) for key in ("repo_id", "commit_message", "private", "token") if key in kwargs}
-        # The file that is loaded first is moved last: adapter_config.json always stands beside whole weights.
+        # The file that is loaded first is moved last: adapter_config.json never exists without complete weights.
         with atomic_update(directory) as temporary:
             super().save_pretrained(temporary, **kwargs)
             config = copy.deepcopy(self.config)
@@ -223,16 +223,16 @@ def _load_config(
 
 
 def _keep_decoder_in_float32(model: SamedPreTrainedModel) -> None:
-    """Bring parts that no checkpoint held, which transformers created in half precision, to float32 like the others."""
+    """Convert parts missing from the checkpoint, which transformers creates in half precision, to float32."""
     model.sam.prompt_encoder.float()
     model.sam.mask_decoder.float()
 
 
 def _copy_unaligned(model: nn.Module) -> None:
-    """Copy weights that lie in memory as in their file, at any address.
+    """Copy weights whose memory, mapped from their file, is not aligned.
 
-    Matrix products take other paths at unaligned addresses, with other rounding: a reloaded model would differ from the
-    saved one in the last bits.
+    Matrix products use other kernels at unaligned addresses, with other rounding: a reloaded model would differ from
+    the saved one in the last bits.
     """
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.device.type == "cpu" and tensor.data_ptr() % _ALIGNMENT:

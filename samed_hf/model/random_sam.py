@@ -42,7 +42,7 @@ def make_random_sam(
         The directory.
 
     Raises:
-        ValueError: sizes that don't fit together; it lists all of them.
+        ValueError: sizes are inconsistent; the message lists all of them.
     """
     _check_sizes(image_size, hidden_size, num_layers, num_heads, embedding_size)
     vision = {

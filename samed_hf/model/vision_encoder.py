@@ -126,7 +126,7 @@ class SamedVisionAttention(SamVisionAttention):
         dropout: float,
         eager: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The whole image at once, its windows padded: few large products, which suit accelerators."""
+        """Attend in all windows of the image in one product, with padding, which is faster on accelerators."""
         batch_size, height, width, _ = projected[0].shape
         query, key, value = (self._to_heads(*pair) for pair in zip(projected, biases, strict=True))
         bias = None

@@ -33,7 +33,7 @@ def predict_case(
     *,
     progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
-    """Segment one scan and write its files, which appear all at once.
+    """Segment one scan and write its files, all or none.
 
     Args:
         segmenter: the model or models.
@@ -194,8 +194,8 @@ def _draw(
 
 def describe_labels(statistics: dict[str, Any]) -> str:
     """Return the labels that were found and their sizes in one line."""
-    found = [f"{printable(name)} {_size(row)}" for name, row in statistics["labels"].items() if row["bounding_box"]]
-    return ", ".join(found) or "nothing found"
+    labels = [f"{printable(name)} {_size(row)}" for name, row in statistics["labels"].items() if row["bounding_box"]]
+    return ", ".join(labels) or "nothing found"
 
 
 def _size(row: dict[str, Any]) -> str:

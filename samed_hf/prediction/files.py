@@ -1,4 +1,4 @@
-"""Names of a prediction's files; a case's files appear all at once."""
+"""Names of a prediction's files, and the atomic update of a case's files."""
 
 from __future__ import annotations
 

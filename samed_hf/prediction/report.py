@@ -40,7 +40,7 @@ def write_report(path: Path, run: Mapping[str, Any]) -> None:
     with_preview = [case for case in done if case["preview"]]
     for case in with_preview[:_MAX_IMAGES]:
         case["image"] = path.parent / case["preview"]
-    found = {name for case in done for name in case["found"]}
+    labels_found = {name for case in done for name in case["found"]}
     write_page(
         path,
         "samed_hf.prediction",
@@ -54,8 +54,8 @@ def write_report(path: Path, run: Mapping[str, Any]) -> None:
             (format_duration(run["seconds"]), "in all", ""),
         ],
         colors={name: table[index] for index, name in names.items()},
-        columns=[name for name in names.values() if name in found],
-        missing=[name for name in names.values() if name not in found],
+        columns=[name for name in names.values() if name in labels_found],
+        missing=[name for name in names.values() if name not in labels_found],
         done=done,
         failed=failed,
         address=_address,
@@ -72,8 +72,8 @@ def _case(directory: Path, case: Mapping[str, Any]) -> dict[str, Any]:
     """Return the record of a case with its statistics."""
     statistics = json.loads((directory / case["statistics"]).read_text(encoding="utf-8"))
     unit = "voxels" if "spacing_mm" in statistics["grid"] else "pixels"
-    found = {name: row for name, row in statistics["labels"].items() if row[unit]}
-    return statistics | dict(case) | {"unit": unit, "found": found, "image": None}
+    labels_found = {name: row for name, row in statistics["labels"].items() if row[unit]}
+    return statistics | dict(case) | {"unit": unit, "found": labels_found, "image": None}
 
 
 def _format_intensity(row: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from ..volumes.registry import LABEL_FORMATS as FORMATS
 __all__ = ["ALL", "FORMATS", "PredictionSettings"]
 
 ALL = "all"
-"""Stands for every label in `keep_largest` and `min_island_ml`."""
+"""Means every label in `keep_largest` and `min_island_ml`."""
 
 
 @dataclasses.dataclass(frozen=True)

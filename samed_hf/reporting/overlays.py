@@ -62,7 +62,7 @@ def draw_overlay(
 
 
 class OverlayRow(NamedTuple):
-    """A slice to draw: image, truth and prediction beside each other.
+    """A slice to draw: image, truth and prediction side by side.
 
     Attributes:
         image: of shape `(y, x)`, or `(y, x, 3)` in colour, in [0, 1]; the first row is drawn on top.
@@ -149,8 +149,8 @@ def content_box(content: np.ndarray, margins: tuple[int, int]) -> tuple[slice, s
     """
     box = []
     for axis, (size, margin) in enumerate(zip(content.shape, margins, strict=True)):
-        found = np.flatnonzero(content.any(axis=1 - axis))
-        box.append(slice(max(0, found[0] - margin), found[-1] + 1 + margin) if len(found) else slice(0, size))
+        indices = np.flatnonzero(content.any(axis=1 - axis))
+        box.append(slice(max(0, indices[0] - margin), indices[-1] + 1 + margin) if len(indices) else slice(0, size))
     return box[0], box[1]
 
 

@@ -88,7 +88,9 @@ class EndpointHandler:
         names = [name for index, name in sorted(self.segmenter.id2label.items()) if index]
         parameters = {} if parameters is None else parameters
         if not isinstance(parameters, dict) or not parameters.keys() <= {"labels", "batch_size"}:
-            raise ValueError(f"parameters is {reprlib.repr(parameters)}: expected labels, batch_size or nothing.")
+            raise ValueError(
+                f"parameters is {reprlib.repr(parameters)}: expected a dictionary of labels and batch_size."
+            )
         requested, batch_size = parameters.get("labels", names), parameters.get("batch_size")
         if not isinstance(requested, list) or not requested or any(name not in names for name in requested):
             raise ValueError(f"labels is {reprlib.repr(requested)}: expected a list of some of {', '.join(names)}.")

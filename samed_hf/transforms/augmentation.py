@@ -81,7 +81,7 @@ def default_augmentation(label_names: Iterable[str], *, left_right: bool = True)
 
     Args:
         label_names: names of the labels.
-        left_right: whether a slice's columns run from one side of the body to the other; else nothing is mirrored.
+        left_right: whether a slice's columns run from one side of the body to the other; if not, nothing is mirrored.
     """
     sided = not left_right or any({"left", "right"} & set(re.findall(r"[a-z]+", name.lower())) for name in label_names)
     return Augmentation(mirror=0.0 if sided else 0.5, scaling=0.5, gamma=0.5)

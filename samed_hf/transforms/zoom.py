@@ -128,7 +128,7 @@ def _zoom_in_blocks(image: torch.Tensor, size: tuple[int, int], order: int) -> t
 
 
 def _zoom_at_once(image: torch.Tensor, size: tuple[int, int], order: int) -> torch.Tensor:
-    """As two products with whole matrices, which suits accelerators."""
+    """Zoom by two products with full matrices, which is faster on accelerators."""
     rows = _matrix(image.shape[-2], size[0], order, image.dtype, image.device)
     columns = _matrix(image.shape[-1], size[1], order, image.dtype, image.device)
     return rows @ F.linear(image, columns)

@@ -1,1 +1,1 @@
-"""What has nothing to do with medicine or models: atomic writes, text, pipelining, logging."""
+"""Helpers independent of medicine and models: atomic writes, text, pipelining, logging."""

@@ -1,7 +1,7 @@
-"""Files and directories that appear whole or not at all: the only place that writes aside and moves.
+"""Atomic writes of files and directories: write to a temporary path, then rename.
 
-Whatever is written aside is called `.….tmp` and lies on the same file system as its target, so that the move is one
-rename. A process that is killed leaves at most such a file, which [`remove_leftovers`] deletes.
+Temporary paths are named `.….tmp` and are on the same file system as their target, so that the move is one rename. A
+process that is killed leaves at most a temporary path, which [`remove_leftovers`] deletes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _OLD = ".old"
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file so that at any moment the old one or the new one is there, whole."""
+    """Write a file atomically: at any moment the old or the new file exists, complete."""
     with atomic_file(path) as temporary:
         temporary.write_bytes(content)
 
@@ -42,7 +42,7 @@ def write_text(path: str | os.PathLike[str], content: str) -> None:
 
 @contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary file beside `path`, which replaces `path` if the block succeeds.
+    """Yield a temporary file in the directory of `path`, which replaces `path` if the block succeeds.
 
     Raises:
         FileNotFoundError: the directory of `path` does not exist.
@@ -52,7 +52,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     os.close(handle)
     try:
         yield Path(name)
-        os.chmod(name, 0o644)  # mkstemp's are for their owner alone
+        os.chmod(name, 0o644)  # mkstemp creates files that only their owner can read
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
@@ -61,9 +61,9 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def temporary_directory(parent: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a hidden directory in `parent`, removed at the end with all that was not moved out of it.
+    """Yield a hidden directory in `parent`, which is removed at the end with its remaining content.
 
-    Its name is short: a file whose name is as long as the file system allows can be written by way of it.
+    Its name is short, so that files with the longest name that the file system allows can be written in it.
 
     Raises:
         FileNotFoundError: `parent` does not exist.
@@ -77,11 +77,11 @@ def temporary_directory(parent: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary directory, which becomes `path`, replacing what is there, if the block succeeds.
+    """Yield a temporary directory, which replaces `path` if the block succeeds.
 
     Parents of `path` are created.
     """
-    path = Path(path).resolve()  # the target itself of "." and of a link
+    path = Path(path).resolve()  # the target of "." or of a link
     path.parent.mkdir(parents=True, exist_ok=True)
     with temporary_directory(path.parent) as temporary:
         content = temporary / "content"
@@ -96,12 +96,12 @@ def atomic_update(
 ) -> Iterator[Path]:
     """Yield a temporary directory, whose files are moved into `directory` if the block succeeds.
 
-    If one of them can't be moved, those moved before are taken back and the files they replaced are restored.
+    If a file can't be moved, the files moved before it are removed and the files they replaced are restored.
 
     Args:
-        directory: created where it is missing; files of other names in it stay.
-        order: sort key of the files; what a reader opens first comes last. By default JSON files come last. A file may
-            lie in a subdirectory, which is created where it is missing.
+        directory: created if missing; other files in it stay.
+        order: sort key of the files; the file that a reader opens first is moved last. By default JSON files are moved
+            last. A file may be in a subdirectory, which is created if missing.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -144,7 +144,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def replace_directory(source: Path, target: Path) -> None:
-    """Move a directory to `target` in place of what is there; a kill in between is mended by [`remove_leftovers`]."""
+    """Replace the directory `target` by `source`; [`remove_leftovers`] recovers from a kill in between."""
     old = target.with_name(f".{target.name}{_OLD}")
     if target.exists():
         target.rename(old)
@@ -154,7 +154,7 @@ def replace_directory(source: Path, target: Path) -> None:
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Delete what a killed process left half-written in a directory, and restore what it was about to replace."""
+    """Delete the temporary paths of a killed process in a directory, and restore directories it was replacing."""
     for old in directory.glob(f".*{_OLD}"):
         target = old.with_name(old.name.removeprefix(".").removesuffix(_OLD))
         if target.exists():

@@ -1,4 +1,4 @@
-"""Items read, processed and written one after the other, with reading and writing in a thread of their own."""
+"""A pipeline that reads, processes and writes items, with reading and writing in a separate thread."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def read_process_write(
 ) -> None:
     """Read, process and write each item; while one is processed, a thread writes the previous and reads the next one.
 
-    There is one such thread, so that at most two items are in memory: the one being processed, and one being read or
+    Only one thread reads and writes, so at most two items are in memory: one being processed, and one being read or
     written.
 
     An `Exception` in one step ends that item alone. Any other `BaseException`, such as `KeyboardInterrupt`, ends the
@@ -50,7 +50,7 @@ def read_process_write(
         items: in order.
         read: called in the thread.
         process: called in the caller's thread with the item, what `read` returned, and a function that returns
-            whether the previous item has been reported. Until then, nothing about this item should be printed.
+            whether the previous item has been reported. Until then, `process` should not print about this item.
         write: called in the thread with what `process` returned.
         done: called in the caller's thread with each item and its outcome, in order, as early as possible.
     """
@@ -64,7 +64,7 @@ def read_process_write(
         return previous is None
 
     with ThreadPoolExecutor(1, thread_name_prefix="files") as thread:
-        submitted = (thread.submit(_timed, read, item) for item in items)  # one at a time, when it is asked for
+        submitted = (thread.submit(_timed, read, item) for item in items)  # lazy: submits one item at a time
         reads = deque(islice(submitted, 1))
 
         def read_and_process(item: Item) -> tuple[Result, float]:
@@ -85,7 +85,7 @@ def read_process_write(
                 else:
                     report_previous(wait=True)
                     previous = _Writing(item, thread.submit(_timed, write, item, result), seconds)
-                    del result  # it is kept only until it is written
+                    del result  # the future keeps it only until it is written
         finally:
             for future in reads:
                 future.cancel()

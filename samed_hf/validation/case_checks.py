@@ -38,11 +38,15 @@ def check_case(
         processor: how the case was cut, and the window that its intensities should fit.
         rescaled: the layout stores intensities in [0, 1].
     """
-    found = [*_intensities(facts, processor, rescaled), *_labels(facts, id2label), *_sides(facts, id2label, processor)]
+    found = [
+        *_intensities(facts, processor, rescaled),
+        *_labels(facts, id2label),
+        *_sides(facts, id2label, processor),
+    ]
     if min(facts.shape[1:]) < _SMALL_SIDE:
         size = f"{facts.shape[2]}×{facts.shape[1]} pixels"
-        found.append(("warning", "size", f"has slices of {size}: are they cut along the intended axis?"))
-    return [Problem(severity, kind, text, facts.name, facts.split) for severity, kind, text in found]
+        findings.append(("warning", "size", f"has slices of {size}: are they cut along the intended axis?"))
+    return [Problem(severity, kind, text, facts.name, facts.split) for severity, kind, text in findings]
 
 
 def _intensities(facts: CaseFacts, processor: SamedImageProcessor, rescaled: bool) -> Iterator[_Finding]:
@@ -53,7 +57,7 @@ def _intensities(facts: CaseFacts, processor: SamedImageProcessor, rescaled: boo
         yield "error", "not-finite", text
     low, high = min(facts.low), max(facts.high)
     if low == high:
-        yield "error", "constant", f"has the intensity {low:g} everywhere: it shows nothing."
+        yield "error", "constant", f"has the intensity {low:g} everywhere: the scan has no content."
     elif rescaled:
         yield from _unit_range(low, high)
     else:
@@ -99,7 +103,11 @@ def _labels(facts: CaseFacts, id2label: Mapping[int, str]) -> Iterator[_Finding]
         return
     total, inside = sum(facts.voxels), sum(facts.voxels[1:])
     if not inside:
-        yield "warning", "empty", "has no label anywhere: does it show nothing, or was it never labelled?"
+        yield (
+            "warning",
+            "empty",
+            "has no labelled voxel: is it a scan without these structures, or unlabelled?",
+        )
         return
     if tiny := [index for index, count in enumerate(facts.voxels) if index and 0 < count < _TINY]:
         several = ", ".join(f"{id2label[index]} {facts.voxels[index]}" for index in tiny)

@@ -70,8 +70,8 @@ def _same_content(cases: Sequence[CaseFacts]) -> Iterator[Problem]:
             yield Problem("warning", "duplicate", text, first.name, first.split)
         else:
             text = (
-                f"({first.split}) is the same scan as {names}, with equal intensities: scores of a training case mean "
-                "nothing; keep it in one split."
+                f"({first.split}) is the same scan as {names}, with equal intensities: scores of a training case "
+                "are not meaningful; keep it in one split."
             )
             yield Problem("error", "leak", text, first.name, first.split)
     for first, *others in _groups([facts.label_digest for facts in cases], cases):

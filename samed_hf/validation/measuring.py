@@ -126,7 +126,7 @@ def _measure_image(image: np.ndarray, label: np.ndarray | None, budget: int) -> 
     digest = hashlib.blake2b(str(image.shape).encode(), digest_size=16)
     sample, foreground, classes = [], [np.zeros((channels, 0), np.float32)], [np.zeros(0, np.uint8)]
     for index, pixels in enumerate(image):
-        # Equal intensities have equal digests whatever their type in the file; adding 0 turns -0 into 0.
+        # Equal intensities have equal digests for any data type in the file; adding 0 turns -0 into 0.
         plane = np.ascontiguousarray(pixels, dtype=np.float32).reshape(channels, -1) + np.float32(0)
         digest.update(plane.data)
         if not (finite := np.isfinite(plane)).all():
@@ -154,15 +154,15 @@ def _measure_image(image: np.ndarray, label: np.ndarray | None, budget: int) -> 
 
 
 class _Sampler:
-    """Takes every n-th voxel of consecutive slices, about `budget` of `size` voxels in all."""
+    """Sampler of every n-th voxel of consecutive slices, about `budget` of `size` voxels in total."""
 
     def __init__(self, size: int, budget: int, width: int) -> None:
         self.step, self.first = max(1, math.ceil(size / budget)), 0
-        while math.gcd(self.step, width) > 1:  # or all voxels would come from the same columns
+        while math.gcd(self.step, width) > 1:  # otherwise all voxels would be from the same columns
             self.step += 1
 
     def take(self, count: int) -> slice:
-        """Return which of the next slice's `count` voxels to take."""
-        taken = slice(self.first, None, self.step)
+        """Return the indices of the voxels to sample from the next slice of `count` voxels."""
+        indices = slice(self.first, None, self.step)
         self.first = (self.first - count) % self.step
-        return taken
+        return indices

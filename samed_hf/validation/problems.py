@@ -13,7 +13,7 @@ SEVERITIES = ("error", "warning", "note")
 
 KINDS = {
     "unreadable": "Files that can't be read",
-    "geometry": "Image and label don't fit together",
+    "geometry": "Image and label have different geometry",
     "header": "Doubtful geometry in the header",
     "label-values": "Label values without a name",
     "no-labels-between": "Label values that are no whole numbers",

@@ -119,9 +119,9 @@ def name_labels(name: object, array: np.ndarray, values: Sequence[int], reading:
         reading.add("error", "label-values", text)
         return None
     counts = np.zeros(_MAX_LABEL + 1, np.int64)
-    for part in label:  # for all slices at once, bincount would use eight bytes for every voxel
-        found = np.bincount(part.ravel())
-        counts[: len(found)] += found
+    for part in label:  # by slice: bincount on the whole scan would use eight bytes for every voxel
+        part_counts = np.bincount(part.ravel())
+        counts[: len(part_counts)] += part_counts
     unnamed = sorted(set(np.flatnonzero(counts).tolist()) - set(values))
     if unnamed:
         several = format_names([f"{value} ({counts[value]} voxels)" for value in unnamed], 6)

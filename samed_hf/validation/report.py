@@ -95,7 +95,7 @@ def _kinds(problems: Sequence[Problem]) -> list[tuple[str, str, list[Problem]]]:
     groups: dict[tuple[str, str], list[Problem]] = {}
     for problem in problems:
         groups.setdefault((problem.severity, KINDS[problem.kind]), []).append(problem)
-    return [(severity, heading, found) for (severity, heading), found in groups.items()]
+    return [(severity, heading, group) for (severity, heading), group in groups.items()]
 
 
 def _charts(validation: Validation, fingerprint: Mapping[str, Any]) -> Iterator[dict[str, str]]:
@@ -126,12 +126,12 @@ def _cases(validation: Validation, fingerprint: Mapping[str, Any]) -> list[dict[
         facts.name: row | {"name": facts.name, "voxel_ml": facts.voxel_ml}
         for facts, row in zip(validation.cases, fingerprint["per_case"], strict=True)
     }
-    found: dict[str, list[Problem]] = {name: [] for name in rows}
+    by_case: dict[str, list[Problem]] = {name: [] for name in rows}
     for problem in validation.problems:
         if problem.case is not None:
             rows.setdefault(problem.case, {"name": problem.case, "split": problem.split or "–", "shape": None})
-            found.setdefault(problem.case, []).append(problem)
-    return [row | {"problems": _headings(found[name]), "tone": _worst(found[name])} for name, row in rows.items()]
+            by_case.setdefault(problem.case, []).append(problem)
+    return [row | {"problems": _headings(by_case[name]), "tone": _worst(by_case[name])} for name, row in rows.items()]
 
 
 def _worst(problems: Sequence[Problem]) -> str:

@@ -96,13 +96,13 @@ def _check(validation: Validation, name: str, split: str, budget: int, drawn: se
     data, processor = validation.data, validation.processor
     reading = read_for_faults(data, name, processor)
     facts = measure_case(name, split, reading, len(data.id2label), budget)
-    found = [replace(problem, case=name, split=split) for problem in reading.problems]
+    problems = [replace(problem, case=name, split=split) for problem in reading.problems]
     if facts is not None:
         validation.cases.append(facts)
-        found += check_case(facts, data.id2label, processor, rescaled=reading.rescaled)
-        doubtful = any(problem.kind in _DOUBTFUL for problem in found)
+        problems += check_case(facts, data.id2label, processor, rescaled=reading.rescaled)
+        doubtful = any(problem.kind in _DOUBTFUL for problem in problems)
         if name in drawn or (doubtful and len(validation.images.keys() - drawn) < max_doubtful):
             image = draw_case(facts, reading, data, processor, f"{name} · {split}")
             if image is not None:
                 validation.images[name] = image
-    validation.problems += found
+    validation.problems += problems

@@ -1,4 +1,4 @@
-"""Files of a data set that no case uses, such as an image without a label or a slice that no list names."""
+"""Files of a data set that no case uses, such as an image without a label or a slice missing from all lists."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ __all__ = ["unused_files"]
 
 
 def unused_files(data: CaseDataset) -> dict[Path, list[str]]:
-    """Return the unused files beside those of the cases that have the suffix of one of them, by their directory."""
+    """Return the unused files with a suffix of the cases' files in the same directory, by directory."""
     used: dict[Path, set[str]] = {}
     for source in data.sources.values():
         for file in source.files():
-            used.setdefault(file.parent, set()).add(file.name.lower())  # a list may differ in case from the file system
+            used.setdefault(file.parent, set()).add(file.name.lower())  # lists may differ in case
     unused = {}
     for directory, names in sorted(used.items()):
         suffixes = {_suffix(name) for name in names}
         files = (path.name for path in sorted(directory.glob("[!.]*")))
-        spare = [file for file in files if file.lower() not in names and _suffix(file.lower()) in suffixes]
-        if spare:
-            unused[directory] = spare
+        unlisted = [file for file in files if file.lower() not in names and _suffix(file.lower()) in suffixes]
+        if unlisted:
+            unused[directory] = unlisted
     return unused
 
 
