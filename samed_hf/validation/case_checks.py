@@ -38,7 +38,7 @@ def check_case(
         processor: how the case was cut, and the window that its intensities should fit.
         rescaled: the layout stores intensities in [0, 1].
     """
-    found = [
+    findings = [
         *_intensities(facts, processor, rescaled),
         *_labels(facts, id2label),
         *_sides(facts, id2label, processor),
