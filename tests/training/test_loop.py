@@ -221,6 +221,7 @@ def test_cases_are_held_out_evenly_and_never_by_slice(tiny_data):
         assert sorted(trained + held_out) == data.train
 
 
+@pytest.mark.slow
 def test_frozen_weights_in_bfloat16_change_nothing_in_mixed_precision(settings, tmp_path):
     changes = {"mixed_precision": "bf16", "max_train_steps": 3, "num_validation_cases": 1, "eval_steps": 2}
     train(settings(output_dir=str(tmp_path / "float32"), **changes))

@@ -75,6 +75,7 @@ def log_of(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_the_data_is_as_uneven_as_it_should_be(runs):
     cases = json.loads((runs[1] / "run" / "training_settings.json").read_text())["cases"]
     assert (cases["validation"], cases["test"]) == (VALIDATION, TEST)

@@ -36,6 +36,7 @@ def report(tmp_path_factory, tiny_sam):
     )
 
 
+@pytest.mark.slow
 def test_it_is_one_file_for_reading_offline(report):
     page, _ = report
     assert page.startswith("<!DOCTYPE html>")

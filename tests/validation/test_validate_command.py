@@ -433,6 +433,7 @@ def run(capfd, *argv):
     return status, captured.out, captured.err
 
 
+@pytest.mark.slow
 def test_the_command_prints_and_writes_its_results(scans, tmp_path, capfd):
     root = write_nnunet(tmp_path / "data", scans)
     status, out, err = run(capfd, root, "--output", tmp_path / "out")
