@@ -137,6 +137,7 @@ def test_the_encoder_compiles_as_one_graph(tiny_model):
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_adapted_encoder_compiles_as_one_graph(tiny_model):
     tiny_model.add_adapter(samed_lora_config(rank=2))
     randomize_lora(tiny_model)

@@ -285,6 +285,7 @@ def test_odd_names(tiny_adapter, array, tmp_path, capsys):
     assert 'href="bad%FF.nii.gz"' in page
 
 
+@pytest.mark.slow
 def test_flags_reach_the_model(tiny_adapter, scans, tmp_path, monkeypatch):
     seen = {}
 

@@ -35,6 +35,7 @@ def assert_same(adapter, other):
         assert torch.equal(tensor, other[name]), name
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_run_and_another_seed_another(settings, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         train(settings(output_dir=str(tmp_path / name), seed=seed))

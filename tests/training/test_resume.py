@@ -218,6 +218,7 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+@pytest.mark.slow
 def test_an_interrupted_validation_is_repeated_after_resuming(settings, tmp_path):
     changes = {"num_validation_cases": 2, "eval_steps": 3}
     folder, output = tmp_path / "run", tmp_path / "out.txt"

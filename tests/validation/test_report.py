@@ -14,6 +14,8 @@ from samed_hf.cli import main
 
 from ..data_folders import make_scans, save_nifti, write_nnunet, write_pictures
 
+pytestmark = pytest.mark.slow
+
 NASTY = "<script>alert(1)</script>"
 
 
@@ -36,7 +38,6 @@ def report(tmp_path_factory, tiny_sam):
     )
 
 
-@pytest.mark.slow
 def test_it_is_one_file_for_reading_offline(report):
     page, _ = report
     assert page.startswith("<!DOCTYPE html>")

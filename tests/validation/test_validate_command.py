@@ -443,6 +443,7 @@ def test_the_command_prints_and_writes_its_results(scans, tmp_path, capfd):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"fingerprint.json", "validation.html"}
 
 
+@pytest.mark.slow
 def test_the_command_fails_for_errors_and_reports_them(scans, tmp_path, capfd):
     root = write_nnunet(tmp_path / "data", scans)
     (root / "imagesTr" / "case_00_0000.nii.gz").write_bytes(b"")
