@@ -21,7 +21,7 @@ torch.set_num_threads(1)
 
 
 def pytest_configure() -> None:
-    """Give each of pytest-xdist's workers a core of its own, so that the processes it starts don't compete for cores."""
+    """Pin each worker of pytest-xdist to one core, so that the processes that tests start do not compete."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
     if worker and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))

@@ -4,6 +4,7 @@ import re
 
 import nibabel as nib
 import numpy as np
+import pytest
 
 from samed_hf.cli import main
 from samed_hf.data.prepare import prepare_phantom

@@ -29,6 +29,16 @@ from ..data_folders import (
     write_rows,
 )
 
+SMALL = {"model_type": "sam", "vision_config": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}}
+
+
+@pytest.fixture(autouse=True)
+def small_base(monkeypatch, request):
+    """The memory of a small base model, in the tests that are not about it: that of ViT-B takes ten seconds."""
+    if "slow" not in request.keywords:
+        monkeypatch.setattr("samed_hf.diagnostics.memory.read_base_config", lambda *_, **__: SMALL)
+
+
 AFFINE = np.diag([-1.0, -1.5, 3.0, 1.0])
 SHAPE = (20, 24, 5)
 
