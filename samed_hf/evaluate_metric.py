@@ -1,4 +1,4 @@
-"""Dice and HD95 as an `evaluate.Metric`; a module of its own because importing evaluate takes seconds."""
+"""Dice and HD95 as an `evaluate.Metric`, in a separate module because importing evaluate takes seconds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .scoring.metrics import score_case, summarize
 __all__ = ["SamedMetric"]
 
 _DESCRIPTION = """Dice and the 95th percentile of the Hausdorff distance (HD95) of segmented cases, per class and on
-average, under a protocol that says what an empty mask scores."""
+average, under a protocol that defines the scores of empty masks."""
 
 _INPUTS = """
 Args:
@@ -51,8 +51,8 @@ class SamedMetric(evaluate.Metric):
     """
 
     def _info(self) -> evaluate.MetricInfo:
-        # A map travels as the bytes of a .npy file: nested lists would come back from Arrow as one Python object for
-        # each voxel, gigabytes for a few volumes, and fix the number of axes.
+        # A map is stored as the bytes of a .npy file: Arrow returns nested lists as one Python object per voxel
+        # (gigabytes for a few volumes) and fixes the number of axes.
         features = {"predictions": datasets.Value("large_binary"), "references": datasets.Value("large_binary")}
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
@@ -66,7 +66,7 @@ class SamedMetric(evaluate.Metric):
         """Add several cases.
 
         Raises:
-            ValueError: If the numbers of maps differ, or a prediction and its reference are not alike.
+            ValueError: If the numbers of maps differ, a map is not of integers, or the shapes of a pair differ.
         """
         if predictions is None or references is None:
             raise ValueError("predictions or references is missing, expected a list of label maps for each.")
@@ -82,7 +82,7 @@ class SamedMetric(evaluate.Metric):
         """Add one case.
 
         Raises:
-            ValueError: If the prediction and its reference are not alike.
+            ValueError: If a map is not of integers or the shapes differ.
         """
         encoded_prediction, encoded_reference = _encoded_pair(prediction, reference)
         super().add(prediction=encoded_prediction, reference=encoded_reference)
@@ -99,8 +99,9 @@ class SamedMetric(evaluate.Metric):
         names = [str(index) for index in range(len(predictions))] if cases is None else list(cases)
         if len(names) != len(predictions) or len(set(names)) < len(names):
             raise ValueError(f"cases is {names}, expected {len(predictions)} different names, one for each label map.")
-        one_for_all = spacing is None or all(np.ndim(value) == 0 for value in spacing)
-        spacings = [spacing] * len(names) if one_for_all else list(spacing)
+        spacings: list[Any] = [spacing] * len(names)
+        if spacing is not None and any(np.ndim(value) for value in spacing):
+            spacings = list(spacing)
         if len(spacings) != len(names):
             raise ValueError(f"spacing holds {len(spacings)} entries, expected one spacing, or one for each case.")
         scores = {
@@ -111,7 +112,7 @@ class SamedMetric(evaluate.Metric):
 
 
 def _encoded_pair(prediction: Any, reference: Any) -> tuple[bytes, bytes]:
-    """Both label maps as bytes; checked here, so that a wrong map is refused when added and not when all is done."""
+    """Check and encode both label maps; a wrong map is thus refused when it is added."""
     prediction, reference = np.asarray(prediction), np.asarray(reference)
     for name, array in (("predictions", prediction), ("references", reference)):
         if array.ndim not in (2, 3) or not (np.issubdtype(array.dtype, np.integer) or array.dtype == bool):

@@ -25,7 +25,7 @@ _OPEN = 64  # each open case holds two file handles
 
 
 class CaseStore:
-    """The cases of a data set as memory-mapped arrays, cut into slices as a processor says.
+    """The cases of a data set as memory-mapped arrays, cut into slices as a processor defines.
 
     What is kept are the files' own intensities with the bounds that become 0 and 1. A case is decoded anew when one of
     its files, or what the processor does to it, has changed.
@@ -33,7 +33,7 @@ class CaseStore:
     Args:
         data: the data set.
         processor: cuts and scales the scans.
-        folder: where the arrays are kept, shared by any number of runs; made where it is missing.
+        folder: directory of the arrays, created if missing; several runs can share it.
     """
 
     def __init__(self, data: CaseDataset, processor: SamedImageProcessor, folder: Path) -> None:
@@ -49,7 +49,7 @@ class CaseStore:
         *,
         dispensable: Collection[str] = (),
     ) -> dict[str, str]:
-        """Decode what isn't there yet.
+        """Decode the cases that are not cached yet.
 
         Args:
             names: of the cases.
@@ -60,7 +60,7 @@ class CaseStore:
             What is wrong with those that are missing for that reason, by name.
 
         Raises:
-            ValueError: cases that can't be read; the first is described, the number of others told.
+            ValueError: unreadable cases; the first is described, the others are counted.
         """
         failed: list[Exception] = []
         missing: dict[str, str] = {}

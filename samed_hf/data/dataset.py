@@ -25,7 +25,7 @@ class Case:
         image: of shape `(slices, height, width)`, or `(slices, channels, height, width)` of several channels, float32
             in [0, 1].
         label: of shape `(slices, height, width)`, integer; 0 is background.
-        spacing: mm along `(slices, height, width)`; `None` where the files don't say.
+        spacing: mm along `(slices, height, width)`; `None` if the files do not record it.
     """
 
     name: str
@@ -54,7 +54,7 @@ class CaseSource(Protocol):
     """Where a case comes from."""
 
     def read(self, processor: SamedImageProcessor) -> RawCase:
-        """The case, cut as the processor says.
+        """Read the case and cut it into slices as the processor defines.
 
         Raises:
             ValueError, FileNotFoundError: a file is missing or damaged, or image and label don't fit together.
@@ -69,19 +69,19 @@ class CaseSource(Protocol):
 
 @dataclass
 class CaseDataset:
-    """Cases with their labels, divided into those to train on, to watch and to score.
+    """Cases with their labels, split into training, validation and test cases.
 
     Attributes:
-        layout: what the folder was recognised as, for people.
-        root: the folder, or the data set's name.
+        layout: name of the recognised layout, for messages.
+        root: the directory, or the name of the data set.
         id2label: name of each label, keys 0, 1, …; 0 is the background.
         sources: where each case comes from, by its name.
-        train, validation, test: names of the cases; none stands in two.
+        train, validation, test: names of the cases; no case is in two of them.
         channel_names: what the channels of a scan are.
         is_2d: whether the files are images without a unit of intensity, such as PNG.
-        orientation: in which the slices lie: "LPS" where the files say how they lie, else what the folder says.
+        orientation: of the slices: "LPS" if the files record theirs, otherwise what the data set declares.
         input_size: side in pixels to which the slices were zoomed beforehand, if they were.
-        about: what the data set says of itself, e.g. "name", "synthetic".
+        about: facts that the data set states, e.g. "name", "synthetic".
         notes: what a user should know.
         declares_labels: whether the data set itself names its labels.
         declares_folds: whether it divides its cases into folds of its own.

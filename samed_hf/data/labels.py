@@ -1,4 +1,4 @@
-"""What the labels are called, as data sets tell it: JSON either way round, text, CSV, or only the values there are."""
+"""Names of labels in data sets: JSON (name → value or value → name), text, CSV, or only the values that occur."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def labels_from_mapping(mapping: Any, source: object) -> Labels:
         source: where it is from, for errors.
 
     Raises:
-        ValueError: it is no such mapping, a name or number stands twice, there are fewer than two, or one label is a
+        ValueError: it is no such mapping, a name or number occurs twice, there are fewer than two, or one label is a
             region of several values.
     """
     if not isinstance(mapping, Mapping) or not mapping:
@@ -71,7 +71,7 @@ def labels_of_names(names: Sequence[str], source: object = "label_names") -> Lab
 
 
 def labels_of_values(maps: Iterable[np.ndarray], source: object) -> Labels:
-    """Labels that no file names: as many as there are values in the label maps, called after them."""
+    """Name the labels after the values in the label maps."""
     found: set[int] = {0}
     for label in maps:
         found.update(np.unique(label).tolist())
@@ -84,7 +84,7 @@ def labels_of_values(maps: Iterable[np.ndarray], source: object) -> Labels:
 
 
 def match_label_values(labels: Labels, maps: Iterable[np.ndarray], source: object) -> Labels:
-    """Labels named in order, of masks that use other numbers: as many values as names are taken for each other.
+    """Match labels named in order to masks with other values, if there are as many values as names.
 
     So 0 and 255 are the two labels of a list of two names.
     """
@@ -97,7 +97,7 @@ def match_label_values(labels: Labels, maps: Iterable[np.ndarray], source: objec
 
 
 def find_labels_file(folder: Path) -> Labels | None:
-    """The labels that a file in the folder names: JSON, text (one name a line, from 0) or CSV (value, name)."""
+    """Return the labels named by a file of a directory: JSON, text (one name a line, from 0) or CSV (value, name)."""
     for name in _FILES:
         path = folder / name
         if not path.is_file():

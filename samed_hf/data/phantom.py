@@ -10,57 +10,28 @@ is one patient at every resolution.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
-from scipy import interpolate, ndimage
+from scipy import ndimage
+
+from .phantom_painting import (
+    CODES,
+    ENDLESS,
+    EXTENT,
+    LABELS,
+    LUMEN,
+    ORGANS,
+    TISSUES,
+    Grid,
+    behind,
+    chain,
+    paint,
+    smooth_field,
+    vary,
+    warped_grid,
+)
 
 __all__ = ["phantom_affine", "phantom_patient"]
-
-
-class _Tissue(NamedTuple):
-    label: int  # what the label map says, 0 for background
-    hu: float  # mean over patients, portal-venous phase
-    spread: float  # standard deviation between patients, HU
-    texture: float  # standard deviation of the smooth texture inside one patient, HU
-
-
-_TISSUES: dict[str, _Tissue] = {
-    "air": _Tissue(0, -1000, 0, 0),
-    "fat": _Tissue(0, -105, 4, 4),
-    "belly fat": _Tissue(0, -98, 4, 8),
-    "muscle": _Tissue(0, 52, 4, 7),
-    "bone": _Tissue(0, 235, 25, 30),
-    "rib": _Tissue(0, 330, 30, 40),
-    "canal": _Tissue(0, 35, 4, 3),
-    "lung": _Tissue(0, -820, 25, 35),
-    "heart": _Tissue(0, 140, 10, 6),
-    "vein": _Tissue(0, 150, 8, 5),
-    "bowel": _Tissue(0, 40, 6, 14),
-    "bowel gas": _Tissue(0, -850, 40, 20),
-    "spleen": _Tissue(1, 120, 6, 4),
-    "right kidney": _Tissue(2, 178, 8, 6),
-    "right medulla": _Tissue(2, 148, 8, 8),
-    "left kidney": _Tissue(3, 178, 8, 6),
-    "left medulla": _Tissue(3, 148, 8, 8),
-    "gallbladder": _Tissue(4, 12, 4, 3),
-    "liver": _Tissue(5, 105, 7, 5),
-    "liver vein": _Tissue(5, 142, 8, 4),
-    "stomach": _Tissue(6, 40, 8, 10),
-    "stomach gas": _Tissue(6, -880, 30, 15),
-    "aorta": _Tissue(7, 180, 9, 4),
-    "pancreas": _Tissue(8, 85, 6, 8),
-}
-_CODE = {name: code for code, name in enumerate(_TISSUES)}
-_LABEL = np.array([tissue.label for tissue in _TISSUES.values()], dtype=np.uint8)
-_ORGANS = [name for name, tissue in _TISSUES.items() if tissue.label]
-
-_EXTENT = np.array([192.0, 360.0, 360.0])  # mm covered by (slices, x, y)
-_ENDLESS = 1e6  # mm, half axis of what runs through the whole scan
-_LUMEN = np.array([1, 1, 1, 0.78, 0.78, 0.78])  # makes the inside of a hollow organ from its blobs
-_SHARPNESS = 4.0  # how fast a blob's density falls; lower melts neighbouring blobs further together
 
 
 def phantom_affine(spacing: Sequence[float]) -> np.ndarray:
@@ -109,127 +80,13 @@ def phantom_patient(
     if sizes.shape != (3,) or sizes.dtype.kind != "i" or np.any(sizes < (8, 48, 48)):
         raise ValueError(f"shape must be three integers (slices, x, y) of at least (8, 48, 48), got {shape!r}")
     rng = np.random.default_rng(seed)
-    grid = _warped_grid(rng, shape)
+    grid = warped_grid(rng, shape)
     tissue = _draw_trunk(rng, grid)
     _draw_bowel(rng, grid, tissue)
     _draw_organs(rng, grid, tissue)
     _remove_fragments(tissue)
-    slice_mm, x_mm, y_mm = (float(mm) / n for mm, n in zip(_EXTENT, shape, strict=True))
-    return _scan(rng, tissue), _LABEL[tissue], (slice_mm, x_mm, y_mm)
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """Where every voxel lies in the patient, in mm."""
-
-    x: np.ndarray  # each of shape (slices, x, y), float32
-    y: np.ndarray
-    z: np.ndarray
-    ranges: list[tuple[np.ndarray, np.ndarray]]  # lowest and highest z of each slice, x of each row, y of each column
-
-    def box(self, low: np.ndarray, high: np.ndarray) -> tuple[slice, ...]:
-        """Give the part of the arrays that holds all voxels between two corners `(x, y, z)` in mm."""
-        box = []
-        for (lowest, highest), k in zip(self.ranges, (2, 0, 1), strict=True):
-            hits = np.flatnonzero((highest >= low[k]) & (lowest <= high[k]))
-            box.append(slice(hits[0], hits[-1] + 1) if len(hits) else slice(0, 0))
-        return tuple(box)
-
-
-def _smooth_field(rng: np.random.Generator, shape: tuple[int, ...], knots: tuple[int, ...]) -> np.ndarray:
-    """Draw a smooth field of shape `shape` and variance near 1 from normal values on a coarse grid of `knots`."""
-    field = rng.standard_normal(knots)
-    for size, count in zip(shape, knots, strict=True):  # spline zoom, one axis at a time as a matrix product
-        field = np.tensordot(field, ndimage.zoom(np.eye(count), (size / count, 1), order=3), axes=(0, 1))
-    return (1.2 * field).astype(np.float32)
-
-
-def _warped_grid(rng: np.random.Generator, shape: tuple[int, int, int]) -> _Grid:
-    """Place the patient in the scan: body size, small turn and shift, smooth deformation of some millimetres."""
-    size = rng.uniform(0.93, 1.06) * rng.uniform(0.97, 1.03, size=3)
-    shift = rng.normal(0, (5, 4, 4))
-    turn = rng.normal(0, 0.03)
-    axes = [(np.arange(n) - (n - 1) / 2) * mm / n for n, mm in zip(shape, _EXTENT, strict=True)]
-    z, x, y = np.meshgrid(*(axis.astype(np.float32) for axis in axes), indexing="ij", sparse=True)
-    x, y = x + np.float32(turn) * y, y - np.float32(turn) * x
-    moved = [
-        (points - np.float32(mm)) / np.float32(scale) + np.float32(3.5) * _smooth_field(rng, shape, (5, 7, 7))
-        for points, mm, scale in zip((z, x, y), shift, size, strict=True)
-    ]
-    others = ((1, 2), (0, 2), (0, 1))
-    ranges = [(points.min(axis=o), points.max(axis=o)) for points, o in zip(moved, others, strict=True)]
-    return _Grid(x=moved[1], y=moved[2], z=moved[0], ranges=ranges)
-
-
-def _chain(beads: ArrayLike, count: int = 12) -> np.ndarray:
-    """String `count` balls along the smooth curve through `beads`, rows of `(x, y, z, radius)` in mm, as blobs."""
-    points = np.asarray(beads, dtype=np.float64)
-    curve = interpolate.make_interp_spline(np.linspace(0, 1, len(points)), points, k=min(3, len(points) - 1))
-    balls = curve(np.linspace(0, 1, count))
-    return np.column_stack([balls[:, :3], balls[:, 3:].repeat(3, axis=1)])
-
-
-def _vary(
-    rng: np.random.Generator,
-    organ: ArrayLike,
-    shift: float = 4,
-    size: float = 0.06,
-    tilt: float = 0.08,
-) -> np.ndarray:
-    """Move (`shift` in mm), scale (`size`, relative) and tilt (radians) an organ as a whole, and its blobs a little."""
-    blobs: np.ndarray = np.array(organ, dtype=np.float64)
-    middle = blobs[:, :3].mean(axis=0)
-    a, b, c = rng.normal(0, tilt, size=3)
-    turn = np.array([[1, -c, b], [c, 1, -a], [-b, a, 1]])  # angles small enough for the first order
-    scale = np.exp(rng.normal(0, size))
-    blobs[:, :3] = middle + rng.normal(0, shift, size=3) + scale * (blobs[:, :3] - middle) @ turn.T
-    blobs[:, 3:] *= scale * np.exp(rng.normal(0, size / 2, size=(len(blobs), 1)))
-    return blobs
-
-
-def _behind(level: float) -> np.ndarray:
-    """Give the half space behind y = `level` mm as one blob, to cut gas off at the fluid's flat surface."""
-    return np.array([(0, level - 1e3, 0, _ENDLESS, 1e3, _ENDLESS)])
-
-
-def _density(grid: _Grid, box: tuple[slice, ...], blobs: np.ndarray) -> np.ndarray:
-    """Sum soft ellipsoids `(x, y, z, rx, ry, rz)` in mm: above 1 inside their smooth union; float32, `box`'s shape."""
-    x, y, z = grid.x[box], grid.y[box], grid.z[box]
-    total = np.zeros(x.shape, dtype=np.float32)
-    for cx, cy, cz, rx, ry, rz in np.asarray(blobs, dtype=np.float32):
-        distance = ((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 + ((z - cz) / rz) ** 2
-        total += np.exp(np.float32(_SHARPNESS) * (1 - distance))
-    return total
-
-
-def _paint(
-    grid: _Grid,
-    tissue: np.ndarray,
-    name: str,
-    blobs: np.ndarray,
-    over: Sequence[str] = ("belly fat", "bowel", "bowel gas", *_ORGANS),
-    cuts: np.ndarray | None = None,
-    rim: float = 1.0,
-) -> None:
-    """Write a tissue into the map, in place.
-
-    Args:
-        grid: Where the voxels lie.
-        tissue: Map of tissue codes of shape `(slices, x, y)`, changed in place.
-        name: Key of `_TISSUES`.
-        blobs: Ellipsoids whose union is painted, `(n, 6)` in mm.
-        over: Tissues that may be painted over; organs spare lung, bone and muscle.
-        cuts: Ellipsoids left out of the union.
-        rim: Density from 0 to 1 down to which other organs give way to a rim of fat; 1 for none.
-    """
-    box = grid.box((blobs[:, :3] - 1.2 * blobs[:, 3:]).min(axis=0), (blobs[:, :3] + 1.2 * blobs[:, 3:]).max(axis=0))
-    density = _density(grid, box, blobs)
-    if cuts is not None:
-        density[_density(grid, box, cuts) > 1] = 0
-    free = np.isin(list(_TISSUES), over)[tissue[box]]
-    if rim < 1:
-        tissue[box][free & (density > rim)] = _CODE["belly fat"]
-    tissue[box][free & (density > 1)] = _CODE[name]
+    slice_mm, x_mm, y_mm = (float(mm) / n for mm, n in zip(EXTENT, shape, strict=True))
+    return _scan(rng, tissue), LABELS[tissue], (slice_mm, x_mm, y_mm)
 
 
 def _oval(x: np.ndarray, y: np.ndarray, width: float, depth: float) -> np.ndarray:
@@ -238,25 +95,25 @@ def _oval(x: np.ndarray, y: np.ndarray, width: float, depth: float) -> np.ndarra
     return x2 + y2 - np.float32(0.4) * x2 * y2
 
 
-def _draw_trunk(rng: np.random.Generator, grid: _Grid) -> np.ndarray:
+def _draw_trunk(rng: np.random.Generator, grid: Grid) -> np.ndarray:
     """Draw the body wall, ribs, spine, lungs and heart; the cavity comes out filled with fat."""
     x, y, z = grid.x, grid.y, grid.z
     fat = rng.uniform(8, 24)
     width, depth = 158 - fat, 112 - 0.8 * fat
-    tissue = np.full(x.shape, _CODE["air"], dtype=np.uint8)
-    tissue[_oval(x, y, 158, 112) < 1] = _CODE["fat"]
-    tissue[_oval(x, y, width, depth) < 1] = _CODE["muscle"]
+    tissue = np.full(x.shape, CODES["air"], dtype=np.uint8)
+    tissue[_oval(x, y, 158, 112) < 1] = CODES["fat"]
+    tissue[_oval(x, y, width, depth) < 1] = CODES["muscle"]
     inside = _oval(x, y - 3, width - 11, depth - 11) < 1
     # Ribs run down toward the front inside the wall, and the costal margin rises toward the front.
     rib = (_oval(x, y - 2, width - 4, depth - 4) < 1) & ~inside & ((z + 0.5 * y + rng.uniform(0, 30)) % 30 < 11)
-    tissue[rib & (z > 0.5 * y - 25) & (np.abs(x) > 28)] = _CODE["rib"]
-    tissue[inside] = _CODE["belly fat"]
+    tissue[rib & (z > 0.5 * y - 25) & (np.abs(x) > 28)] = CODES["rib"]
+    tissue[inside] = CODES["belly fat"]
     _draw_lungs(rng, grid, tissue, inside)
     _draw_spine(grid, tissue)
     return tissue
 
 
-def _draw_lungs(rng: np.random.Generator, grid: _Grid, tissue: np.ndarray, inside: np.ndarray) -> None:
+def _draw_lungs(rng: np.random.Generator, grid: Grid, tissue: np.ndarray, inside: np.ndarray) -> None:
     """Fill the chest above the two domes of the diaphragm with lung, and the middle with the heart."""
     x, y, z = grid.x, grid.y, grid.z
     right, left = rng.normal((76, 66), 4)
@@ -264,27 +121,27 @@ def _draw_lungs(rng: np.random.Generator, grid: _Grid, tissue: np.ndarray, insid
     # The recess between diaphragm and chest wall reaches lower behind than in front.
     fall = ((np.abs(x) - 68) / 70) ** 2 * 32 + ((y - 8) / 85) ** 2 * np.where(y < 8, np.float32(46), np.float32(26))
     chest = inside & (z > rise - fall)
-    tissue[chest] = _CODE["lung"]
-    tissue[chest & ((x / 30) ** 2 + ((y + 8) / 80) ** 2 < 1)] = _CODE["fat"]  # the mediastinum
-    heart = _vary(rng, [(26, 34, 104, 52, 42, 56)])  # rests on the diaphragm
-    _paint(grid, tissue, "fat", heart * [1, 1, 1, 1.1, 1.1, 1.1], over=["lung"])
-    _paint(grid, tissue, "heart", heart, over=["fat", "lung"])
+    tissue[chest] = CODES["lung"]
+    tissue[chest & ((x / 30) ** 2 + ((y + 8) / 80) ** 2 < 1)] = CODES["fat"]  # the mediastinum
+    heart = vary(rng, [(26, 34, 104, 52, 42, 56)])  # rests on the diaphragm
+    paint(grid, tissue, "fat", heart * [1, 1, 1, 1.1, 1.1, 1.1], over=["lung"])
+    paint(grid, tissue, "heart", heart, over=["fat", "lung"])
 
 
-def _draw_spine(grid: _Grid, tissue: np.ndarray) -> None:
+def _draw_spine(grid: Grid, tissue: np.ndarray) -> None:
     """Draw the spine with its canal, the muscles of the back, the psoas and the crura of the diaphragm."""
     for side in (-1, 1):
-        back = (side * 34, -82, 0, 33, 20, _ENDLESS)
+        back = (side * 34, -82, 0, 33, 20, ENDLESS)
         psoas = (side * 36, -52, -100, 17, 20, 75)
         crus = (side * 11, -32, 10, 7, 14, 60)
-        _paint(grid, tissue, "muscle", np.array([back, psoas, crus]), over=["belly fat", "fat", "lung"])
-    body = (0, -52, 0, 20, 16, _ENDLESS)
-    arch = [(0, -77, 0, 14, 10, _ENDLESS), (0, -86, 0, 3, 10, _ENDLESS)]
-    _paint(grid, tissue, "bone", np.array([body, *arch]), over=list(_TISSUES))
-    _paint(grid, tissue, "canal", np.array([(0, -75, 0, 9, 7, _ENDLESS)]), over=list(_TISSUES))
+        paint(grid, tissue, "muscle", np.array([back, psoas, crus]), over=["belly fat", "fat", "lung"])
+    body = (0, -52, 0, 20, 16, ENDLESS)
+    arch = [(0, -77, 0, 14, 10, ENDLESS), (0, -86, 0, 3, 10, ENDLESS)]
+    paint(grid, tissue, "bone", np.array([body, *arch]), over=list(TISSUES))
+    paint(grid, tissue, "canal", np.array([(0, -75, 0, 9, 7, ENDLESS)]), over=list(TISSUES))
 
 
-def _draw_bowel(rng: np.random.Generator, grid: _Grid, tissue: np.ndarray) -> None:
+def _draw_bowel(rng: np.random.Generator, grid: Grid, tissue: np.ndarray) -> None:
     """Draw colon, duodenum and loops of small bowel, background that makes the organs less easy to find."""
     colon = [
         [(-112, -30, -110, 22), (-108, -15, -70, 23), (-92, 30, -58, 21)],
@@ -293,48 +150,48 @@ def _draw_bowel(rng: np.random.Generator, grid: _Grid, tissue: np.ndarray) -> No
         [(-40, 30, -22, 13), (-52, 2, -38, 14), (-38, -2, -62, 14), (0, 2, -70, 12)],  # the duodenum
     ]
     for beads in colon:
-        _paint_bowel(rng, grid, tissue, _vary(rng, _chain(beads)))
+        _paint_bowel(rng, grid, tissue, vary(rng, chain(beads)))
     for _ in range(14):
         start = np.array([rng.uniform(-75, 85), rng.uniform(0, 65), rng.uniform(-110, -45)])
         steps = np.cumsum(rng.normal(0, (28, 18, 14), size=(4, 3)), axis=0)
         radius = rng.uniform(10, 14, size=(4, 1))
-        _paint_bowel(rng, grid, tissue, _chain(np.column_stack([start + steps, radius])))
+        _paint_bowel(rng, grid, tissue, chain(np.column_stack([start + steps, radius])))
 
 
-def _paint_bowel(rng: np.random.Generator, grid: _Grid, tissue: np.ndarray, loop: np.ndarray) -> None:
+def _paint_bowel(rng: np.random.Generator, grid: Grid, tissue: np.ndarray, loop: np.ndarray) -> None:
     """Paint one loop, sometimes with gas in its upper part: the patient lies on the back, so toward anterior."""
     gas = rng.random() < 0.35
     first, fill = rng.integers(len(loop) - 4), rng.uniform(-0.3, 0.5)
-    _paint(grid, tissue, "bowel", loop, over=["belly fat"])
+    paint(grid, tissue, "bowel", loop, over=["belly fat"])
     if gas:
         part = loop[first : first + 5]
         level = part[:, 1].mean() + fill * part[:, 4].mean()
-        _paint(grid, tissue, "bowel gas", part * _LUMEN, over=["bowel"], cuts=_behind(level))
+        paint(grid, tissue, "bowel gas", part * LUMEN, over=["bowel"], cuts=behind(level))
 
 
-def _draw_organs(rng: np.random.Generator, grid: _Grid, tissue: np.ndarray) -> None:
+def _draw_organs(rng: np.random.Generator, grid: Grid, tissue: np.ndarray) -> None:
     """Draw the eight organs and the great veins, the later ones displacing the earlier."""
     missing = rng.random(3) < (0.15, 0.025, 0.025)  # gallbladder, right kidney, left kidney
     _draw_liver(rng, grid, tissue)
     spleen = [(90, -58, 40, 28, 26, 36), (106, -38, 28, 27, 36, 46), (112, -8, 20, 20, 30, 34)]
-    _paint(grid, tissue, "spleen", _vary(rng, spleen, size=0.1), cuts=_vary(rng, [(62, -16, 30, 32, 36, 60)]))
+    paint(grid, tissue, "spleen", vary(rng, spleen, size=0.1), cuts=vary(rng, [(62, -16, 30, 32, 36, 60)]))
     _draw_stomach(rng, grid, tissue)
     pancreas = [(-30, 4, -30, 15), (-12, 16, -16, 12), (18, 18, -4, 10.5), (48, 0, 8, 10.5), (74, -24, 16, 10)]
-    _paint(grid, tissue, "pancreas", _vary(rng, _chain(pancreas), size=0.05), rim=0.6)
-    gallbladder = _vary(rng, _chain([(-36, 22, -10, 9), (-48, 38, -18, 15), (-56, 54, -28, 17)]), size=0.12)
+    paint(grid, tissue, "pancreas", vary(rng, chain(pancreas), size=0.05), rim=0.6)
+    gallbladder = vary(rng, chain([(-36, 22, -10, 9), (-48, 38, -18, 15), (-56, 54, -28, 17)]), size=0.12)
     if not missing[0]:
-        _paint(grid, tissue, "gallbladder", gallbladder, rim=0.8)
+        paint(grid, tissue, "gallbladder", gallbladder, rim=0.8)
     for side, height, gone in (("right", -36, missing[1]), ("left", -22, missing[2])):
         if not gone:
             _draw_kidney(rng, grid, tissue, side, height)
-    soft = ["fat", "belly fat", "muscle", "lung", "bowel", "bowel gas", *_ORGANS]
-    cava = _chain([(-22, -24, -130, 11), (-25, -22, 0, 11), (-22, -8, 90, 13)])
-    _paint(grid, tissue, "vein", _vary(rng, cava, shift=2, tilt=0.02), soft)
-    aorta = _chain([(6, -25, -130, 9), (9, -23, -40, 10), (10, -24, 30, 11), (16, -30, 130, 12)], count=20)
-    _paint(grid, tissue, "aorta", _vary(rng, aorta, shift=2, tilt=0.02), soft)
+    soft = ["fat", "belly fat", "muscle", "lung", "bowel", "bowel gas", *ORGANS]
+    cava = chain([(-22, -24, -130, 11), (-25, -22, 0, 11), (-22, -8, 90, 13)])
+    paint(grid, tissue, "vein", vary(rng, cava, shift=2, tilt=0.02), soft)
+    aorta = chain([(6, -25, -130, 9), (9, -23, -40, 10), (10, -24, 30, 11), (16, -30, 130, 12)], count=20)
+    paint(grid, tissue, "aorta", vary(rng, aorta, shift=2, tilt=0.02), soft)
 
 
-def _draw_liver(rng: np.random.Generator, grid: _Grid, tissue: np.ndarray) -> None:
+def _draw_liver(rng: np.random.Generator, grid: Grid, tissue: np.ndarray) -> None:
     """Draw the liver: a wedge from the large right lobe to the left lobe's thin tip, with its veins."""
     lobes = [
         (-82, -4, 28, 62, 70, 62),
@@ -344,26 +201,26 @@ def _draw_liver(rng: np.random.Generator, grid: _Grid, tissue: np.ndarray) -> No
         (58, 54, 52, 30, 17, 20),
     ]
     hilum = [(-22, -32, -8, 34, 34, 36)]
-    _paint(grid, tissue, "liver", _vary(rng, lobes, size=0.08), cuts=_vary(rng, hilum))
+    paint(grid, tissue, "liver", vary(rng, lobes, size=0.08), cuts=vary(rng, hilum))
     for tip in [(-110, -30, 30), (-95, 35, 35), (-50, 45, 45), (-90, -10, -15), (15, 50, 42)]:
         root = (-35, 0, 30) if tip[2] < 40 else (-24, -8, 68)
         bend = (np.array(root) + tip) / 2 + rng.normal(0, 9, size=3)
-        branch = _chain([(*root, 6), (*bend, 5), (*tip, 2.5)], count=20)
-        _paint(grid, tissue, "liver vein", _vary(rng, branch), over=["liver"])
+        branch = chain([(*root, 6), (*bend, 5), (*tip, 2.5)], count=20)
+        paint(grid, tissue, "liver vein", vary(rng, branch), over=["liver"])
 
 
-def _draw_stomach(rng: np.random.Generator, grid: _Grid, tissue: np.ndarray) -> None:
+def _draw_stomach(rng: np.random.Generator, grid: Grid, tissue: np.ndarray) -> None:
     """Draw the stomach: a J from the fundus under the left dome to the pylorus, in most patients with some gas."""
     beads = [(58, -22, 62, 30), (66, 8, 38, 28), (56, 36, 8, 23), (26, 50, -18, 18), (-14, 40, -16, 12)]
     gas = rng.random() < 0.7
     level = rng.uniform(10, 45)
-    stomach = _vary(rng, _chain(beads), size=0.1)
-    _paint(grid, tissue, "stomach", stomach, rim=0.75)
+    stomach = vary(rng, chain(beads), size=0.1)
+    paint(grid, tissue, "stomach", stomach, rim=0.75)
     if gas:  # lying on the back, it collects in front
-        _paint(grid, tissue, "stomach gas", stomach * _LUMEN, over=["stomach"], cuts=_behind(level))
+        paint(grid, tissue, "stomach gas", stomach * LUMEN, over=["stomach"], cuts=behind(level))
 
 
-def _draw_kidney(rng: np.random.Generator, grid: _Grid, tissue: np.ndarray, side: str, height: float) -> None:
+def _draw_kidney(rng: np.random.Generator, grid: Grid, tissue: np.ndarray, side: str, height: float) -> None:
     """Draw one kidney: a bean with the upper pole toward the spine, medulla inside, the hilum cut in the middle."""
     sign = -1 if side == "right" else 1
     bean = [
@@ -371,29 +228,29 @@ def _draw_kidney(rng: np.random.Generator, grid: _Grid, tissue: np.ndarray, side
         (sign * 65, -46, height, 24, 25, 30),
         (sign * 69, -42, height - 26, 22, 23, 26),
     ]
-    kidney = _vary(rng, [*bean, (sign * 40, -30, height, 20, 15, 20)], size=0.05)
-    _paint(grid, tissue, f"{side} kidney", kidney[:3], cuts=kidney[3:], rim=0.45)
+    kidney = vary(rng, [*bean, (sign * 40, -30, height, 20, 15, 20)], size=0.05)
+    paint(grid, tissue, f"{side} kidney", kidney[:3], cuts=kidney[3:], rim=0.45)
     medulla = kidney[:3] * [1, 1, 1, 0.6, 0.6, 0.75]
-    _paint(grid, tissue, f"{side} medulla", medulla, over=[f"{side} kidney"])
+    paint(grid, tissue, f"{side} medulla", medulla, over=[f"{side} kidney"])
 
 
 def _remove_fragments(tissue: np.ndarray) -> None:
     """Turn what a later organ cut off from an earlier one into fat, in place."""
-    labels = _LABEL[tissue]
+    labels = LABELS[tissue]
     for number, box in enumerate(ndimage.find_objects(labels), start=1):
         if box is None:
             continue
         parts, count = ndimage.label(labels[box] == number)
         if count > 1:
             largest = np.bincount(parts.ravel())[1:].argmax() + 1
-            tissue[box][(parts > 0) & (parts != largest)] = _CODE["belly fat"]
+            tissue[box][(parts > 0) & (parts != largest)] = CODES["belly fat"]
 
 
 def _scan(rng: np.random.Generator, tissue: np.ndarray) -> np.ndarray:
     """Turn tissues into HU: one value each for this patient, texture, partial volume at edges, noise."""
-    table = np.array([(t.hu, t.spread, t.texture) for t in _TISSUES.values()], dtype=np.float32)
+    table = np.array([(t.hu, t.spread, t.texture) for t in TISSUES.values()], dtype=np.float32)
     means = table[:, 0] + table[:, 1] * rng.standard_normal(len(table)).astype(np.float32)
-    texture = _smooth_field(rng, tissue.shape, (9, 26, 26))
+    texture = smooth_field(rng, tissue.shape, (9, 26, 26))
     image = means[tissue] + table[:, 2][tissue] * texture
     image = ndimage.gaussian_filter(image, (0.4, 0.6, 0.6), truncate=2.5)
     noise = rng.standard_normal(tissue.shape, dtype=np.float32)

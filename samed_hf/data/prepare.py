@@ -1,4 +1,4 @@
-"""Making folders in the Synapse layout: from raw BTCV scans, or from the phantom's synthetic patients."""
+"""Data sets in the Synapse layout, made from raw BTCV scans or from synthetic patients."""
 
 from __future__ import annotations
 
@@ -41,24 +41,24 @@ def prepare_synapse(
     *,
     train_size: int | None = 224,
 ) -> Path:
-    """Turn raw BTCV scans into a folder in the Synapse layout.
+    """Convert raw BTCV scans to the Synapse layout.
 
     The intensities are clipped to [-125, 275] HU and scaled to [0, 1], the eight organs renumbered and the volumes
     transposed to `(slice, y, x)`. TransUNet's test cases become volumes, all others training slices. The axes of all
-    scans are brought into the orientation of the first one: where all lie alike, the slices are those of the reference
-    implementation. It stands in `source.json`, and so in the adapters trained on it.
+    scans are brought into the orientation of the first one: if all have the same, the slices are those of the reference
+    implementation. It is stored in `source.json`, and so in the adapters trained on it.
 
     Args:
         raw: BTCV's `RawData/Training` with `img/imgNNNN.nii.gz` and `label/labelNNNN.nii.gz`.
-        output: the folder to make; it must not exist, or be empty.
+        output: the directory to create; it must not exist, or be empty.
         train_size: side in pixels to which training slices are zoomed, image by cubic spline and label by order 0.
             SAMed's are 224; `None` keeps the scan's own size.
 
     Returns:
-        The folder.
+        The directory.
 
     Raises:
-        FileNotFoundError: no such folder, no scan in it, or a scan without label.
+        FileNotFoundError: no such directory, no scan in it, or a scan without label.
         ValueError: a damaged scan, a label on another grid than its image or with values beyond BTCV's 13, a
             `train_size` below 2, or an output that isn't empty.
     """
@@ -67,7 +67,7 @@ def prepare_synapse(
             f"train_size is {train_size}: expected a side of at least 2 pixels, or none to keep the scan's."
         )
     pairs = _btcv_pairs(Path(raw))
-    with _made_aside(Path(output)) as folder:
+    with _new_directory(Path(output)) as folder:
         slices: list[str] = []
         tests: list[str] = []
         orientation = None
@@ -101,7 +101,7 @@ def prepare_phantom(
     """Write synthetic CT-like patients in the Synapse layout; the same seed writes the same.
 
     Args:
-        output: the folder to make; it must not exist, or be empty.
+        output: the directory to create; it must not exist, or be empty.
         num_train: patients cut into training slices.
         num_test: patients kept as volumes.
         seed: of the patients.
@@ -112,7 +112,7 @@ def prepare_phantom(
     """
     if num_train < 0 or num_test < 0:
         raise ValueError(f"num_train is {num_train}, num_test {num_test}: expected numbers of patients, at least 0.")
-    with _made_aside(Path(output)) as folder:
+    with _new_directory(Path(output)) as folder:
         slices: list[str] = []
         tests: list[str] = []
         for index in range(num_train + num_test):
@@ -134,7 +134,7 @@ def _btcv_pairs(raw: Path) -> dict[int, tuple[Path, Path]]:
     """Image and label of each case by its number."""
     if not (raw / "img").is_dir() or not (raw / "label").is_dir():
         raise FileNotFoundError(
-            f"{raw} has no folders img and label: expected BTCV's RawData/Training with img/imgNNNN.nii.gz and "
+            f"{raw} has no directories img and label: expected BTCV's RawData/Training with img/imgNNNN.nii.gz and "
             "label/labelNNNN.nii.gz."
         )
     pairs: dict[int, tuple[Path, Path]] = {}
@@ -163,7 +163,7 @@ def _read_btcv(name: str, image: Volume, label_path: Path, orientation: str) -> 
     image, label = reorient(image, orientation), reorient(label, orientation)
     if differs := same_grid(image, label, _TOLERANCE):
         raise ValueError(
-            f"{image_path} and {label_path} don't lie on one grid ({differs}): expected an image and a label of the "
+            f"{image_path} and {label_path} are on different grids ({differs}): expected an image and a label of the "
             "same voxels."
         )
     organs = np.zeros(label.array.shape, dtype=np.uint8)
@@ -185,9 +185,9 @@ def _write_slices(folder: Path, case: Case, size: int | None) -> list[str]:
 
 
 @contextmanager
-def _made_aside(output: Path) -> Iterator[Path]:
-    """A temporary folder beside `output` that takes its place when the body has succeeded."""
+def _new_directory(output: Path) -> Iterator[Path]:
+    """Yield a temporary directory that becomes `output` if the block succeeds."""
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        raise ValueError(f"output {str(output)!r} exists and isn't an empty folder: choose another, or remove it.")
+        raise ValueError(f"output {str(output)!r} exists and is not an empty directory: choose another, or remove it.")
     with atomic_directory(output) as folder:
         yield folder

@@ -1,4 +1,4 @@
-"""Cases whose image and label are files of scans or pictures."""
+"""Cases whose image and label are files: scans or 2-D images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from ..model.image_processing_samed import SamedImageProcessor
 from ..transforms.slicing import cut_slices, slice_spacing
 from ..volumes import ScanFile, Volume, read_scan, read_volume, reorient, same_grid
-from ..volumes import images as pictures
+from ..volumes import images as image_files
 from ..volumes.naming import file_kind, label_suffix
 from .dataset import CaseSource, RawCase, as_labels, renumber
 
@@ -37,7 +37,7 @@ class ScanSource(FileSource):
         label: the label map's file.
         num_channels: of the scan.
         values: the file's number of each label.
-        tolerance: how far image and label may lie apart, as a share of a voxel's smallest side.
+        tolerance: largest distance between the grids of image and label, as a share of a voxel's smallest side.
     """
 
     name: str
@@ -55,7 +55,7 @@ class ScanSource(FileSource):
         # Of two oblique grids that nearly agree, the nearest axes could differ: the image's decide for both.
         if differs := same_grid(reorient(image, image.orientation), label, self.tolerance):
             raise ValueError(
-                f"{self.images[0]} and {self.label} don't lie on one grid: {differs}; resample the label, or allow "
+                f"{self.images[0]} and {self.label} are on different grids: {differs}; resample the label, or allow "
                 "more with --geometry_tolerance."
             )
         label = Volume(label.array, image.affine)
@@ -75,7 +75,7 @@ class ScanSource(FileSource):
 
 @dataclass(frozen=True)
 class ImageSource(FileSource):
-    """Pictures of one size and their masks; several are the slices of one case.
+    """2-D images of one size and their masks; several are the slices of one case.
 
     Attributes:
         name: of the case.
@@ -100,10 +100,10 @@ class ImageSource(FileSource):
             if image.shape[:2] != label.shape[::-1]:
                 raise ValueError(
                     f"{image_path} has {image.shape[0]}×{image.shape[1]} pixels, but {label_path} "
-                    f"{label.shape[1]}×{label.shape[0]}: expected a mask of the picture's size."
+                    f"{label.shape[1]}×{label.shape[0]}: expected a mask of the image's size."
                 )
         if len({image.shape for image in images}) > 1:
-            raise ValueError(f"The pictures of {self.name} differ in size: expected one size for each case.")
+            raise ValueError(f"The images of {self.name} differ in size: expected one size for each case.")
         image = np.concatenate(images, axis=2).swapaxes(0, 2)  # (slices, height, width[, channels])
         image = np.moveaxis(image, 3, 1) if image.ndim == 4 else image
         return RawCase(image, np.stack(labels), None)
@@ -114,14 +114,14 @@ class ImageSource(FileSource):
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """A picture whose values are labels, `(height, width)`, uint8 or uint16; of one with a palette, the indices.
+    """Read a 2-D label map `(height, width)`, uint8 or uint16; the indices of an image with a palette.
 
     Raises:
         ValueError: the file is damaged, coloured, or its values are no labels.
     """
-    return as_labels(path, pictures.read_mask(path))
+    return as_labels(path, image_files.read_mask(path))
 
 
 def count_channels(paths: Sequence[Path]) -> int:
-    """3 where any of the pictures isn't grey, else 1; by their headers, so that damaged ones count as coloured."""
-    return 1 if all(pictures.is_grey(path) for path in paths) else 3
+    """Return 3 if an image has colours, otherwise 1. Headers decide; a damaged image counts as coloured."""
+    return 1 if all(image_files.is_grey(path) for path in paths) else 3

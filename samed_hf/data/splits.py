@@ -45,7 +45,7 @@ def check_disjoint(data: CaseDataset) -> None:
             if name in seen:
                 raise ValueError(
                     f"{data.root} lists {name} for {seen[name]} and for {split}: expected each case in one of them, "
-                    "since scores of a case trained on say nothing; take it out of one."
+                    "since scores of a training case mean nothing; remove it from one."
                 )
             seen[name] = split
 

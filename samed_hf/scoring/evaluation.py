@@ -1,4 +1,4 @@
-"""Cases predicted and scored under a protocol, and the files with their scores."""
+"""Prediction and scoring of cases under a protocol, and the files with their scores."""
 
 from __future__ import annotations
 
@@ -41,26 +41,27 @@ def score_cases(
 ) -> Iterator[tuple[Case, np.ndarray, CaseResult]]:
     """Predict cases one at a time; each is scored in a thread while the model predicts the next.
 
-    Under `samed` the predicted slices are zoomed back by order 0, as the reference implementation does, and distances
-    are in voxels; under `strict` the logits are interpolated to the slice's own pixels and distances are in mm.
+    Under `samed` the predicted slices are zoomed back by order 0, as in the reference implementation, and distances
+    are in voxels. Under `strict` the logits are interpolated to the pixels of the slice and distances are in mm, or in
+    voxels for a case without spacing.
 
     Args:
         model: in evaluation mode.
         cases: volumes with their labels.
-        processor: zooms the slices.
+        processor: resizes and normalises the slices.
         protocol: "strict" or "samed"; see [`samed_hf.scoring.metrics`].
-        input_size: side in pixels to which slices are zoomed first (224 in SAMed); defaults to the processor's.
-        batch_size: slices per forward pass; `None` chooses it by the free memory.
+        input_size: side in pixels to which slices are resized first (224 in SAMed); defaults to the processor's.
+        batch_size: slices per forward pass; `None` chooses it from the free memory.
 
     Yields:
         Each case, its prediction of shape `(slices, height, width)` and its result, in the order of `cases`, at the
-        latest when the next case has been predicted.
+        latest after the prediction of the next case.
 
     Raises:
-        ValueError: a case cannot be scored, e.g. because its label holds values without a name. An error of a later
-            case is raised after the cases before it are yielded.
+        ValueError: a case cannot be scored, e.g. because its label holds values without a name. The cases before
+            it are yielded first.
     """
-    waiting: list[tuple[Case, np.ndarray, Future[dict[str, MaskScore]]]] = []  # none or one: two scans are in memory
+    waiting: list[tuple[Case, np.ndarray, Future[dict[str, MaskScore]]]] = []  # at most one, for two cases in memory
 
     def finish() -> Iterator[tuple[Case, np.ndarray, CaseResult]]:
         while waiting:
@@ -72,7 +73,7 @@ def score_cases(
         try:
             for case in cases:
                 if waiting and waiting[0][2].done():
-                    yield from finish()  # reading the case took longer than scoring the one before
+                    yield from finish()  # reading this case took longer than scoring the previous one
                 prediction = predict_slices(
                     model,
                     case.image,
@@ -91,7 +92,7 @@ def score_cases(
 
 
 def _scores(case: Case, scoring: Future[dict[str, MaskScore]]) -> dict[str, MaskScore]:
-    """The scores when they are there; an error names the case, since by then the next one is under way."""
+    """Wait for the scores of a case; an error names the case, because the next one is predicted by then."""
     try:
         return scoring.result()
     except ValueError as error:
@@ -99,7 +100,7 @@ def _scores(case: Case, scoring: Future[dict[str, MaskScore]]) -> dict[str, Mask
 
 
 def summarize_results(results: Mapping[str, CaseResult], protocol: str) -> dict[str, Any]:
-    """What [`summarize`] returns, with "distance_unit": "mm", or "voxel" where any case is in voxels."""
+    """Return [`summarize`] with an added "distance_unit": "mm", or "voxel" if any case is in voxels."""
     unit = "mm" if all(result.unit == "mm" for result in results.values()) else "voxel"
     return summarize({name: result.scores for name, result in results.items()}, protocol) | {"distance_unit": unit}
 

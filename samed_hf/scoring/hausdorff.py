@@ -1,10 +1,9 @@
-"""The boxes around masks, their surfaces, and the distances between those: HD95 as medpy has it, to the last bit.
+"""HD95 with the values of medpy to the last bit, many times faster on large volumes.
 
-medpy runs a distance transform over every voxel of the scan, though it looks at the surfaces' voxels alone. Here k-d
-trees over the two surfaces give those distances, up to rounding. Two distances only, those at the percentile's rank,
-shape the result and must be exact. For the voxels at that rank every equally near voxel of the other surface is looked
-up: medpy's value comes from one of them, and mostly all give the same floating-point number. Where they do not and the
-last bit depends on the choice, and where surfaces fill their box so that trees don't pay, medpy itself is asked.
+medpy runs a distance transform over every voxel, although only surface voxels count. Here k-d trees over the two
+surfaces give the distances up to rounding. Only the two distances at the percentile's rank affect the result and must
+be exact: for the voxels at that rank, all equally near voxels of the other surface are compared. If the last bit
+depends on which of them is chosen, or if surfaces fill their box so that trees are slower, medpy computes the value.
 """
 
 from __future__ import annotations
@@ -20,33 +19,32 @@ from scipy.spatial import KDTree
 __all__ = ["class_boxes", "hd95", "mask_surface", "smallest_box"]
 
 _PERCENTILE = 95
-_SPARSE = 4  # voxels of the box for each one of the surfaces, from which on trees are faster than a transform
-_TIES = (8, 64)  # how many of the nearest voxels are looked up, and how many where that many lie equally near
-# Distances from trees and from transforms differ by some 1e-16 of the coordinates, and by less than this in any case.
-_SLACK = 1e-11  # of the extent of the box
+_SPARSE = 4  # voxels of the box per surface voxel from which on trees are faster than a distance transform
+_TIES = (8, 64)  # nearest voxels that are compared, and how many if all of those are equally near
+_SLACK = 1e-11  # of the extent of the box; distances of trees and transforms differ by about 1e-16 of it
 
 
 def smallest_box(*arrays: np.ndarray) -> tuple[slice, ...]:
-    """Smallest box around the nonzero voxels of all arrays together; an empty one when there is none."""
+    """Return the smallest box around the nonzero voxels of all arrays; an empty box if there are none."""
     axes = range(arrays[0].ndim)
     box: tuple[slice, ...] = ()
     for axis in axes:
         others = tuple(other for other in axes if other != axis)
-        # Cropped along the axes done, so that the later ones have less to look at.
+        # Crop along the finished axes first, so that later ones have fewer voxels.
         occupied = np.flatnonzero(reduce(np.logical_or, (array[box].any(axis=others) for array in arrays)))
         box += (slice(int(occupied[0]), int(occupied[-1]) + 1) if len(occupied) else slice(0, 0),)
     return box
 
 
 def class_boxes(prediction: np.ndarray, label: np.ndarray, count: int) -> list[tuple[slice, ...]]:
-    """Smallest box around each of the classes 1 … count in two integer label maps together; empty where absent."""
+    """Return the smallest box around each of the classes 1 … count in both integer label maps; empty if absent."""
     outer = smallest_box(prediction, label)
     pairs = zip(*(find_objects(array[outer], count) for array in (prediction, label)), strict=True)
     return [_joined([box for box in pair if box is not None], outer) for pair in pairs]
 
 
 def _joined(boxes: Sequence[tuple[slice, ...]], outer: tuple[slice, ...]) -> tuple[slice, ...]:
-    """The box around boxes that lie in the outer one, counted from the array's corner."""
+    """Return the box around boxes given relative to `outer`, in the coordinates of the array."""
     if not boxes:
         return (slice(0, 0),) * len(outer)
     return tuple(
@@ -58,14 +56,18 @@ def _joined(boxes: Sequence[tuple[slice, ...]], outer: tuple[slice, ...]) -> tup
 def hd95(prediction: np.ndarray, label: np.ndarray, spacing: Sequence[float] | None = None) -> float:
     """95th percentile of the symmetric distance between the surfaces of two masks.
 
+    This implementation is kept while it is faster than the library with equal values: the 8 organs of a 120×512×512
+    case, each cropped to its box, take 0.3 s instead of 8 s with medpy, and 1 s instead of 63 s with 200 islands of
+    each organ spread over the volume (one core).
+
     Args:
-        prediction: Boolean mask of any number of axes, with at least one voxel set. What lies beyond its border counts
-            as background: masks may be cropped to the smallest box around both.
+        prediction: Boolean mask of any number of axes, with at least one voxel set. Voxels beyond its border count as
+            background: masks may be cropped to the smallest box around both.
         label: Boolean mask of the same shape, with at least one voxel set.
         spacing: Size of a voxel in mm along each array axis; `None` measures in voxels.
 
     Returns:
-        What `medpy.metric.binary.hd95` returns for the same masks, cropped or whole.
+        The value of `medpy.metric.binary.hd95` for the same masks, cropped or not, in mm or in voxels; at least 0.
     """
     scale = np.ones(prediction.ndim) if spacing is None else np.asarray(spacing, dtype=np.float64)
     surfaces = mask_surface(prediction), mask_surface(label)
@@ -79,7 +81,7 @@ def hd95(prediction: np.ndarray, label: np.ndarray, spacing: Sequence[float] | N
 
 
 def mask_surface(mask: np.ndarray) -> np.ndarray:
-    """The voxels of a boolean mask with a face towards the background, or towards the array's outside."""
+    """Return the voxels of a boolean mask with a face towards the background or the array's border."""
     inside = mask.copy()
     for axis in range(mask.ndim):
         here, there = np.moveaxis(inside, axis, 0), np.moveaxis(mask, axis, 0)
@@ -90,7 +92,7 @@ def mask_surface(mask: np.ndarray) -> np.ndarray:
 
 
 def _lengths(steps: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Length in mm of steps in voxels `(..., ndim)`, rounded as scipy's transform rounds it: axis after axis."""
+    """Return the length in mm of steps in voxels `(..., ndim)`, rounded as in scipy's transform: axis after axis."""
     squares = np.square(steps * scale)
     total = squares[..., 0]
     for axis in range(1, squares.shape[-1]):
@@ -101,9 +103,9 @@ def _lengths(steps: np.ndarray, scale: np.ndarray) -> np.ndarray:
 def _percentile_by_trees(
     surfaces: Sequence[np.ndarray], voxels: Sequence[np.ndarray], scale: np.ndarray
 ) -> float | None:
-    """The percentile, or `None` where its last bit depends on which of several voxels is taken for the nearest."""
+    """Return the percentile, or `None` if its last bit depends on which of several equally near voxels is chosen."""
     slack = _SLACK * float(np.dot(surfaces[0].shape, scale))
-    # Of the trees' settings these were the fastest, for building and searching together.
+    # These settings were the fastest for building and querying.
     trees = [KDTree(sites * scale, leafsize=32, compact_nodes=False, balanced_tree=False) for sites in voxels]
     searches = []
     for own, other in ((0, 1), (1, 0)):
@@ -125,7 +127,7 @@ def _percentile_by_trees(
 
 
 def _at_rank(distances: np.ndarray) -> tuple[float, float]:
-    """The two distances between which the percentile lies."""
+    """Return the two distances that the percentile is interpolated from."""
     lowest, highest = (np.percentile(distances, _PERCENTILE, method=method) for method in ("lower", "higher"))
     return float(lowest), float(highest)
 
@@ -133,13 +135,13 @@ def _at_rank(distances: np.ndarray) -> tuple[float, float]:
 def _bounds(
     tree: KDTree, sites: np.ndarray, queries: np.ndarray, scale: np.ndarray, slack: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Smallest and largest number that medpy may give as the distance of each query, both of shape `(queries,)`."""
+    """Return the smallest and largest distance that medpy may compute for each query, both `(queries,)`."""
     lower, upper = np.full(len(queries), -np.inf), np.full(len(queries), np.inf)
     todo = np.arange(len(queries))
     for count in _TIES:
         if not len(todo):
             break
-        # Where there are fewer sites, the rest of the row is at an infinite distance from index len(sites).
+        # If there are fewer sites, the rest of the row has an infinite distance and the index len(sites).
         distances, nearest = tree.query(queries[todo] * scale, k=count)
         tied = distances <= distances[:, :1] + slack
         steps = sites[np.minimum(nearest, len(sites) - 1)] - queries[todo, None]

@@ -1,6 +1,6 @@
-"""Dice and HD95 on one mask pair, the protocols' rules for empty masks, and the summary over cases.
+"""Dice and HD95 of mask pairs and cases, the protocols' scores of empty masks, and the summary over cases.
 
-Two protocols say what a class scores when a mask is empty:
+Two protocols define the score of a class with an empty mask:
 
 | prediction | label | `strict` (default) | `samed` (the reference implementation's) |
 |---|---|---|---|
@@ -9,7 +9,7 @@ Two protocols say what a class scores when a mask is empty:
 | absent | present | Dice 0, HD95 undefined | Dice 0, HD95 0 |
 | absent | absent | left out | Dice 0, HD95 0 |
 
-`samed` lets a missed organ lower the mean HD95; it is there to be compared with the paper's tables (arXiv 2304.13785).
+Under `samed` a missed organ lowers the mean HD95; use it to compare with the paper's tables (arXiv 2304.13785).
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .hausdorff import class_boxes, hd95, smallest_box
+from .hausdorff import class_boxes, hd95
 
 __all__ = ["PROTOCOLS", "MaskScore", "binary_dice", "binary_hd95", "score_case", "score_pair", "summarize"]
 
 PROTOCOLS = ("strict", "samed")
 """Names of the protocols, the default first."""
 
-_MEMORY = 2**31  # bytes that the classes scored at once may take together
-_BYTES = 32  # that a class takes for each voxel of its box; a fraction of it where surfaces are few
+_MEMORY = 2**31  # bytes for all classes that are scored at the same time
+_BYTES = 32  # per voxel of a class's box; less if surfaces are sparse
 
 
 class MaskScore(NamedTuple):
@@ -83,10 +83,9 @@ def binary_hd95(prediction: np.ndarray, label: np.ndarray, spacing: Sequence[flo
     if empty:
         raise ValueError(
             f"HD95 is undefined: no voxel is set in {' and '.join(empty)}, expected at least one in each mask. "
-            "Use score_pair, whose protocol says what an empty mask scores."
+            "Use score_pair, whose protocol defines the score of an empty mask."
         )
-    box = smallest_box(prediction, label)
-    return hd95(prediction[box], label[box], spacing)
+    return hd95(*_crop(prediction, label), spacing)
 
 
 def score_pair(
@@ -110,8 +109,7 @@ def score_pair(
     _check_protocol(protocol)
     prediction, label = _mask_pair(prediction, label)
     spacing = _checked_spacing(spacing, prediction.ndim)
-    box = smallest_box(prediction, label)
-    return _score_box(prediction[box], label[box], protocol, spacing)
+    return _score_box(*_crop(prediction, label), protocol, spacing)
 
 
 def score_case(
@@ -123,14 +121,14 @@ def score_case(
 ) -> dict[str, MaskScore]:
     """Score every class but the background of one case.
 
-    Each class is scored in the smallest box around both its masks, the classes beside each other on the cores that
-    the process may use. Their number changes nothing in the scores.
+    Each class is scored in the smallest box around its two masks. Threads score several classes at the same time,
+    as many as the process has cores.
 
     Args:
         prediction: Integer label map of shape `(height, width)` or `(x, y, z)`, values in [0, num_labels - 1].
         label: Integer label map of the same shape and range.
-        id2label: Names of the classes 0 … num_labels - 1, class 0 being the background; or `num_labels` alone, and
-            the classes are called "1", "2", ….
+        id2label: Names of the classes 0 … num_labels - 1, class 0 being the background; or `num_labels` alone; the
+            classes are then called "1", "2", ….
         protocol: `"strict"` or `"samed"`.
         spacing: Size of a voxel in mm along each array axis; `None` measures in voxels.
 
@@ -167,8 +165,8 @@ def summarize(cases: Mapping[str, Mapping[str, MaskScore]], protocol: str = "str
     """Average the scores of cases, over the cases of each class and then over the classes.
 
     Args:
-        cases: What `score_case` returned, by the name of the case.
-        protocol: The protocol the cases were scored under.
+        cases: Scores returned by `score_case`, by the name of the case.
+        protocol: The protocol under which the cases were scored.
 
     Returns:
         A dictionary ready for JSON, with `None` and never NaN where nothing is defined:
@@ -210,7 +208,7 @@ def _class_summary(scores: list[MaskScore]) -> dict[str, float | int | None]:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """Mean of the defined values, `None` when there is none."""
+    """Return the mean of the defined values, or `None` if there are none."""
     defined = [value for value in values if value is not None]
     return fmean(defined) if defined else None
 
@@ -221,10 +219,16 @@ def _mask_pair(prediction: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, n
     return prediction.astype(bool, copy=False), label.astype(bool, copy=False)
 
 
+def _crop(prediction: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Crop two boolean masks to the smallest box around both."""
+    [box] = class_boxes(prediction.view(np.uint8), label.view(np.uint8), 1)
+    return prediction[box], label[box]
+
+
 def _score_box(
     prediction: np.ndarray, label: np.ndarray, protocol: str, spacing: tuple[float, ...] | None
 ) -> MaskScore:
-    """Score two boolean masks cropped to the box around both, which is empty where they are."""
+    """Score two boolean masks cropped to the box around both."""
     in_prediction, in_label = bool(prediction.any()), bool(label.any())
     if in_prediction and in_label:
         distance = hd95(prediction, label, spacing if protocol == "strict" else None)
@@ -235,13 +239,13 @@ def _score_box(
 
 
 def _threads(sizes: Sequence[int]) -> int:
-    """Classes to score at once, from the voxels of their boxes: what the process's cores and _MEMORY allow."""
+    """Return how many classes to score at the same time, given the voxels of their boxes."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, len(sizes), _MEMORY // max(_BYTES * max(sizes), 1)))
 
 
 def _class_names(id2label: Mapping[int, str] | int) -> list[str]:
-    """Names of the classes 1 … num_labels - 1, in order."""
+    """Return the names of the classes 1 … num_labels - 1, in order."""
     if isinstance(id2label, int | np.integer):
         if id2label < 2:
             raise ValueError(f"id2label is {id2label}, expected at least 2 labels: the background and one class.")
@@ -257,11 +261,11 @@ def _class_names(id2label: Mapping[int, str] | int) -> list[str]:
     if len(names) < 2 or sorted(names) != list(range(len(names))):
         raise ValueError(
             f"id2label has the classes {sorted(names)}, expected 0 (the background), 1, 2, … without a gap; "
-            "name every class, the background too."
+            "name every class, including the background."
         )
     ordered = [names[index] for index in range(1, len(names))]
     if len(set(ordered)) < len(ordered):
-        raise ValueError(f"id2label names the classes {ordered}, expected each name once; rename one of the twins.")
+        raise ValueError(f"id2label names the classes {ordered}, expected each name once; rename the duplicates.")
     return ordered
 
 

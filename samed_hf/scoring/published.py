@@ -1,4 +1,4 @@
-"""What SAMed's authors published for Synapse, and a run's scores held against it."""
+"""Scores published by SAMed's authors for Synapse, and the comparison of a run with them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class PublishedScores(NamedTuple):
     Attributes:
         dice: mean Dice in percent.
         hd95: mean HD95 in voxels.
-        per_class: Dice of each organ in percent; `None` where only the means were published.
+        per_class: Dice of each organ in percent; `None` if only the means were published.
     """
 
     dice: float
@@ -41,45 +41,45 @@ PUBLISHED: dict[str, PublishedScores] = {
 
 
 def read_metrics(path: str | os.PathLike) -> dict[str, Any]:
-    """Read a `metrics.json`, by its own path or that of its folder.
+    """Read a `metrics.json`, given its path or its directory.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: the file holds something else.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not JSON, or lacks the protocol, the means or the scores per class.
     """
     path = Path(path)
     path = path / "metrics.json" if path.is_dir() else path
     if not path.is_file():
-        raise FileNotFoundError(f"{path} isn't there: expected a metrics.json as `samed-hf evaluate` writes it.")
+        raise FileNotFoundError(f"{path} does not exist, expected a metrics.json written by `samed-hf evaluate`.")
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
         complete = {"dice", "hd95"} <= metrics["mean"].keys() and metrics["protocol"] and metrics["per_class"].items()
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path} is no metrics.json: expected protocol, mean and per_class ({error!r}).") from error
+        raise ValueError(f"{path} is not a metrics.json, expected protocol, mean and per_class ({error!r}).") from error
     if not complete:
-        raise ValueError(f"{path} is no metrics.json: expected protocol, mean with dice and hd95, and per_class.")
+        raise ValueError(f"{path} is not a metrics.json, expected protocol, mean with dice and hd95, and per_class.")
     return metrics
 
 
 def compare_with_published(metrics: Mapping[str, Any], preset: str) -> str:
-    """Hold a run's scores against the published ones, organ by organ.
+    """Compare a run's scores with the published ones, organ by organ.
 
     Args:
         metrics: the content of a `metrics.json`.
         preset: "samed", "samed_s" or "samed_h".
 
     Returns:
-        A table in plain text, Dice in percent, and what keeps the two from being comparable.
+        A table in plain text, Dice in percent, followed by notes on differences in protocol and number of cases.
 
     Raises:
-        ValueError: the scores are of other organs.
+        ValueError: scores of some of the eight organs are missing.
     """
     published = PUBLISHED[preset]
     missing = [name for name in _ORGANS if name not in metrics["per_class"]]
     if missing:
         raise ValueError(
-            f"metrics has no scores for {', '.join(missing)}: expected those of Synapse's eight organs, as the paper's "
-            f"table has them; it has {', '.join(metrics['per_class'])}."
+            f"metrics has no scores for {', '.join(missing)}: expected those of Synapse's eight organs, as in the "
+            f"paper's table; it has {', '.join(metrics['per_class'])}."
         )
     lines = [f"{'':<14}{'this run':>10}{'published':>11}{'difference':>12}"]
     for name in _ORGANS:

@@ -90,8 +90,8 @@ def test_the_files_own_order_of_axes_changes_nothing(tmp_path):
     [
         (write_nnunet, "nnU-Net raw"),
         (write_decathlon, "Medical Segmentation Decathlon"),
-        (write_folders, "folders of scans and label maps"),
-        (write_pictures, "folders of pictures and masks"),
+        (write_folders, "directories of scans and label maps"),
+        (write_pictures, "directories of images and masks"),
         (write_rows, "Hugging Face data set"),
     ],
 )
@@ -283,8 +283,8 @@ def spoil_file(root, name):
 
 
 SPOILT = {
-    spoil_shape: "don't lie on one grid: shape 20×24×5 against 20×24×4",
-    spoil_place: r"don't lie on one grid: the same voxel lies 1\.2 mm apart",
+    spoil_shape: "are on different grids: shape 20×24×5 against 20×24×4",
+    spoil_place: r"are on different grids: the same voxel .* 1\.2 mm apart",
     spoil_values: "case_02, slice 0, holds the label value 5: expected values from 0 to 2",
     spoil_numbers: "between the whole numbers",
     spoil_image: "holds NaN or infinity in 1 of",

@@ -165,7 +165,7 @@ def test_a_label_of_another_shape(tmp_path):
     refuse(
         tmp_path,
         ValueError,
-        r"img0005\.nii\.gz and .*label0005\.nii\.gz don't lie on one grid \(shape 7×6×3 against 7×6×4\)",
+        r"img0005\.nii\.gz and .*label0005\.nii\.gz are on different grids \(shape 7×6×3 against 7×6×4\)",
     )
 
 
@@ -252,7 +252,7 @@ def test_a_folder_that_is_not_btcvs(tmp_path, present):
     for name in present:
         (tmp_path / "raw" / name).mkdir()
     empty = len(present) == 2
-    refuse(tmp_path, FileNotFoundError, "raw/(img|label) holds no" if empty else "raw has no folders img and label")
+    refuse(tmp_path, FileNotFoundError, "raw/(img|label) holds no" if empty else "raw has no directories img and label")
 
 
 # ---------------------------------------------------------------------------------------------------------- the output
@@ -273,7 +273,7 @@ def test_an_output_that_is_taken_is_left_alone(tmp_path, prepare):
     (tmp_path / "out" / "thesis.txt").write_text("years of work")
     (tmp_path / "file").write_text("more work")
     for index, name in enumerate(("out", "file")):
-        with pytest.raises(ValueError, match=rf"output '.*{name}' exists and isn't an empty folder: choose another"):
+        with pytest.raises(ValueError, match=rf"output '.*{name}' exists and is not an empty directory"):
             prepare(tmp_path / str(index), tmp_path / name)
     assert [path.read_text() for path in (tmp_path / "out").iterdir()] == ["years of work"]
     assert (tmp_path / "file").read_text() == "more work"

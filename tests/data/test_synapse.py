@@ -232,9 +232,9 @@ def test_names_in_any_script(data):
 
 
 def test_a_folder_in_another_layout(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"data_dir '.*nowhere' is no folder.*samed-hf prepare synapse"):
+    with pytest.raises(FileNotFoundError, match=r"data_dir '.*nowhere' is not a directory.*samed-hf prepare synapse"):
         SynapseData(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"has no folder lists_Synapse.*samed-hf prepare synapse"):
+    with pytest.raises(FileNotFoundError, match=r"has no directory lists_Synapse.*samed-hf prepare synapse"):
         SynapseData(tmp_path)
 
 
@@ -247,13 +247,13 @@ def test_a_missing_list(data, name):
 
 def test_lists_that_name_what_is_not_there(data):
     (data / "train_npz" / "a_slice000.npz").unlink()
-    with pytest.raises(FileNotFoundError, match=r"train\.txt names 'a_slice000', but .*a_slice000\.npz isn't there: "):
+    with pytest.raises(FileNotFoundError, match=r"train\.txt names 'a_slice000', but .*a_slice000\.npz does not exist"):
         SynapseData(data)
     (data / "train_npz" / "b_slice001.npz").unlink()
-    with pytest.raises(FileNotFoundError, match=r"b_slice001\.npz isn't there \(nor are 1 others\)"):
+    with pytest.raises(FileNotFoundError, match=r"b_slice001\.npz does not exist \(nor are 1 others\)"):
         SynapseData(data)
     write_lists(data, [], ["d"], TINY_LABELS)
-    with pytest.raises(FileNotFoundError, match=r"test_vol\.txt names 'd', but .*d\.npy\.h5 isn't there"):
+    with pytest.raises(FileNotFoundError, match=r"test_vol\.txt names 'd', but .*d\.npy\.h5 does not exist"):
         SynapseData(data)
 
 

@@ -106,6 +106,6 @@ def test_compare_on_the_command_line(metrics, tmp_path, capsys):
     assert "mean DSC" in capsys.readouterr().out
     assert read_metrics(tmp_path / "metrics.json") == metrics
     (tmp_path / "metrics.json").write_text('{"mean": 1}')
-    for place, message in ((tmp_path, "is no metrics.json"), (tmp_path / "nowhere", "isn't there")):
+    for place, message in ((tmp_path, "not a metrics.json"), (tmp_path / "nowhere", "does not exist")):
         assert main(["compare", str(place)]) == 2
         assert message in capsys.readouterr().err

@@ -1,3 +1,4 @@
+import logging
 import random
 import shutil
 import warnings
@@ -6,12 +7,14 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGExtended12Bit,
     JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
@@ -154,6 +157,78 @@ def test_however_the_files_are_encoded(tmp_path, syntax, preamble, capfd):
     np.testing.assert_array_equal(volume.array, HU)
     assert volume.array.dtype == np.int16
     assert capfd.readouterr() == ("", "")
+
+
+def constant_blocks_jpeg(blocks):
+    """A JPEG Extended stream of 12 bits, each 8 × 8 block of one value: DC coefficients alone, 5 bits per category."""
+
+    def segment(marker, content):
+        return bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2, "big") + bytes(content)
+
+    bits, previous = "", 0
+    for value in blocks.ravel().tolist():
+        dc = 8 * (value - 2048)
+        size, difference, previous = abs(dc - previous).bit_length(), dc - previous, dc
+        bits += f"{size:05b}"
+        bits += f"{difference if difference > 0 else difference + (1 << size) - 1:0{size}b}" if size else ""
+        bits += "0"  # end of block
+    bits += "1" * (-len(bits) % 8)
+    data = bytes(int(bits[start : start + 8], 2) for start in range(0, len(bits), 8))
+    rows, columns = 8 * np.array(blocks.shape)
+    return b"".join(
+        [
+            b"\xff\xd8",
+            segment(0xDB, [0] + [1] * 64),
+            segment(0xC1, [12, 0, rows, 0, columns, 1, 1, 0x11, 0]),
+            segment(0xC4, [0, 0, 0, 0, 0, 16, *[0] * 11, *range(16)]),
+            segment(0xC4, [0x10, 1, *[0] * 15, 0]),
+            segment(0xDA, [1, 1, 0, 0, 63, 0]),
+            data.replace(b"\xff", b"\xff\0"),
+            b"\xff\xd9",
+        ]
+    )
+
+
+def test_jpeg_extended_of_12_bits(tmp_path):
+    blocks = np.array([[1000, 2000, 3000], [500, 4000, 2048]])
+    (file,) = write_series(tmp_path, np.zeros((24, 16, 1), np.uint16), rescale=(1, 0))
+    dataset = pydicom.dcmread(file)
+    dataset.BitsStored, dataset.HighBit = 12, 11
+    dataset.PixelData = encapsulate([constant_blocks_jpeg(blocks)])
+    dataset["PixelData"].VR = "OB"
+    dataset.file_meta.TransferSyntaxUID = JPEGExtended12Bit
+    dataset.save_as(file)
+    array = read_series([file], tmp_path).array[:, :, 0].T
+    np.testing.assert_array_equal(array, np.kron(blocks, np.ones((8, 8), int)))
+
+
+@pytest.mark.parametrize(("syntax", "share"), [(JPEGLosslessSV1, 0.8), (JPEGLSLossless, 0.95)])
+def test_damaged_jpeg_does_not_become_another_image(tmp_path, syntax, share):
+    rng = np.random.default_rng(0)
+    scan = rng.normal(1000, 50, (16, 16, 1)).astype(np.uint16)
+    (file,) = write_series(tmp_path, scan, syntax=syntax)
+    whole = read_series([file], tmp_path).array
+    frame = get_frame(pydicom.dcmread(file).PixelData, 0, number_of_frames=1)
+    messages = []
+    for count in range(12):
+        copy, position = bytearray(frame), int(rng.integers(len(frame) // 2, 3 * len(frame) // 4))
+        if count % 3 == 0:
+            del copy[position:]
+        elif count % 3 == 1:
+            del copy[position : position + 10]
+        else:
+            copy[position : position + 20] = rng.bytes(20)
+        dataset = pydicom.dcmread(file)
+        dataset.PixelData = encapsulate([bytes(copy)])
+        dataset.save_as(tmp_path / "damaged")
+        try:
+            array = read_series([tmp_path / "damaged"], tmp_path).array
+        except ValueError as error:
+            messages.append(str(error))
+        else:
+            assert array.shape == whole.shape
+    assert len(messages) >= share * 12
+    assert all(str(tmp_path / "damaged") in message and "\n" not in message for message in messages)
 
 
 def test_a_compression_without_a_decoder_is_named(tmp_path):
@@ -476,12 +551,12 @@ def test_an_enhanced_file_that_contradicts_itself_is_refused(tmp_path):
 # --------------------------------------------------------------------------------------------------------- searching
 
 
-def test_several_series_in_one_folder(tmp_path):
+def test_several_series_in_one_directory(tmp_path, caplog):
     late = write_series(tmp_path, series="late", number=12, name="z{}".format)
     early = write_series(tmp_path, series="early", number=3, name="y{}".format)
     other = write_series(tmp_path / "deep" / "er", series="other", number=5, name="{}.IMA".format)
-    said = []
-    found = find_series(tmp_path, said.append)
+    caplog.set_level(logging.DEBUG, logger="samed_hf")
+    found = find_series(tmp_path)
     assert [(series.number, series.description) for series in found] == [
         (3, "early CT"),
         (5, "other CT"),
@@ -489,7 +564,7 @@ def test_several_series_in_one_folder(tmp_path):
     ]
     assert [series.files for series in found] == [tuple(early), tuple(other), tuple(late)]
     assert {series.modality for series in found} == {"CT"}
-    assert said == []
+    assert caplog.messages == []
 
 
 def test_files_given_one_by_one_and_twice(tmp_path):
@@ -507,7 +582,7 @@ def test_studies_come_one_after_the_other(tmp_path):
     assert [series.study for series in found] == sorted(uid(study) for study in "aabb")
 
 
-def test_what_is_no_image_is_left_out_and_counted(tmp_path):
+def test_what_is_no_image_is_left_out_and_counted(tmp_path, caplog):
     files = write_series(tmp_path)
     write_series(tmp_path / "scout", series="scout", change=changed(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))
     write_series(
@@ -521,12 +596,12 @@ def test_what_is_no_image_is_left_out_and_counted(tmp_path):
     (tmp_path / "readme.txt").write_text("hello " * 100)
     (tmp_path / "empty").touch()
     (tmp_path / ".hidden").write_bytes(b"x" * 200)
-    said = []
-    (series,) = find_series(tmp_path, said.append)
+    caplog.set_level(logging.DEBUG, logger="samed_hf")
+    (series,) = find_series(tmp_path)
     assert series.files == tuple(files)
-    assert said == [
-        "Left out: 2 files that are not DICOM, 3 DICOM objects that are no images, 5 localizers, "
-        "1 picture without a position."
+    assert caplog.messages == [
+        "skipped     2 files that are not DICOM, 3 DICOM objects that are not images, 5 localizers, "
+        "1 image without a position"
     ]
 
 

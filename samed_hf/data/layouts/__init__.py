@@ -36,7 +36,7 @@ _LAYOUTS: tuple[tuple[Callable[[Path], object], Callable[[Path, _Options], CaseD
 
 _EXPECTED = (
     "expected the Synapse layout (lists_Synapse, train_npz, test_vol_h5), nnU-Net's raw one or the Decathlon's "
-    "(dataset.json), folders of images and masks (images, masks), or a saved Hugging Face data set; raw BTCV scans "
+    "(dataset.json), directories of images and masks (images, masks), or a saved Hugging Face data set; raw BTCV scans "
     "become the first by `samed-hf prepare synapse`"
 )
 
@@ -82,10 +82,9 @@ def read_data(
         if not root.is_dir():
             what = "is a file" if root.exists() else "doesn't exist"
             raise FileNotFoundError(f"data_dir {str(data_dir)!r} {what}: {_EXPECTED}.")
-        options = _Options(label_names, fold, geometry_tolerance, strict)
-        for recognises, read in _LAYOUTS:
-            if recognises(root):
-                return read(root, options)
+        read = next((read for recognises, read in _LAYOUTS if recognises(root)), None)
+        if read is not None:
+            return read(root, _Options(label_names, fold, geometry_tolerance, strict))
     from .hf_datasets import is_saved_dataset, read_rows  # datasets takes a second to import
 
     if root is not None and not is_saved_dataset(root):

@@ -1,4 +1,4 @@
-"""Folders of images and folders of masks, matched by their files' names."""
+"""The layout of a directory of images and one of masks, matched by file names."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ Pair = tuple[Path, Path]
 
 
 def find_folders(root: Path) -> dict[str, Pair]:
-    """The folders of images and of masks of each split.
+    """Find the directories of images and masks of each split.
 
-    They may stand in the folder itself (`images/`, `masks/`), in one for each split (`train/images/`, `train/masks/`),
+    They may be in the directory itself (`images/`, `masks/`), in one for each split (`train/images/`, `train/masks/`),
     or hold one (`images/train/`, `masks/train/`).
 
     Returns:
@@ -57,14 +57,14 @@ def find_folders(root: Path) -> dict[str, Pair]:
 def read_folders(
     root: Path, label_names: list[str] | None = None, tolerance: float = 0.1, strict: bool = True
 ) -> CaseDataset:
-    """Read folders of images and masks.
+    """Describe directories of images and masks.
 
     An image's mask has its name, perhaps with words like "mask" or "label" in it. Pictures called CASE_sliceNNN are the
     slices of one case; else each file is a case. A file labels.json, labels.txt (one name a line) or labels.csv (value,
-    name) beside the folders names the labels; without one they are called after the masks' values.
+    name) next to them names the labels; without one the labels are named after the values of the masks.
 
     Args:
-        root: the folder.
+        root: the directory.
         label_names: names of the labels instead, numbered from 0.
         tolerance: see [`ScanSource`].
         strict: refuse images without mask; else their cases fail when they are read.
@@ -76,29 +76,27 @@ def read_folders(
     pairs = [pair for found in splits.values() for pair in found]
     kinds = {_suffix(image) in PICTURES for image, _ in pairs}
     if len(kinds) > 1:
-        raise ValueError(f"{root} holds pictures and scans: expected one of the two; keep them apart.")
-    pictures = kinds.pop()
+        raise ValueError(f"{root} holds 2-D images and scans: expected one of them; put them apart.")
+    is_2d = kinds.pop()
     labels = labels_of_names(label_names) if label_names else find_labels_file(root)
     notes = []
     if labels is None:
-        labels = labels_of_values(_label_maps(pairs, pictures), root)
+        labels = labels_of_values(_label_maps(pairs, is_2d), root)
         notes.append(f"no labels.json names the labels: called after the values {', '.join(map(str, labels.values))}")
-    elif pictures:
-        named, labels = labels, match_label_values(labels, _label_maps(pairs, pictures), root)
+    elif is_2d:
+        named, labels = labels, match_label_values(labels, _label_maps(pairs, is_2d), root)
         if named != labels:
             values = ", ".join(
                 f"{value} {name}" for value, name in zip(labels.values, labels.id2label.values(), strict=True)
             )
-            notes.append(f"the masks' values are taken for the labels in order: {values}")
-    num_channels = count_channels([image for image, _ in pairs]) if pictures else 1
+            notes.append(f"the values of the masks are assigned to the labels in order: {values}")
+    num_channels = count_channels([image for image, _ in pairs]) if is_2d else 1
     channels = ("R", "G", "B") if num_channels == 3 else ("image",)
-    layout = "folders of pictures and masks" if pictures else "folders of scans and label maps"
+    layout = "directories of images and masks" if is_2d else "directories of scans and label maps"
     about = {"name": root.resolve().name}
-    data = CaseDataset(
-        layout, root, labels.id2label, {}, channel_names=channels, is_2d=pictures, about=about, notes=notes
-    )
+    data = CaseDataset(layout, root, labels.id2label, {}, channel_names=channels, is_2d=is_2d, about=about, notes=notes)
     for split, found in splits.items():
-        sources = _picture_cases(found, num_channels, labels) if pictures else _scan_cases(found, labels, tolerance)
+        sources = _image_cases(found, num_channels, labels) if is_2d else _scan_cases(found, labels, tolerance)
         if shared := sorted(set(sources) & set(data.sources)):
             raise ValueError(f"{root} has the case {shared[0]} in two splits: expected each case in one of them.")
         data.sources |= sources
@@ -114,7 +112,7 @@ def match_files(images: Path, masks: Path, strict: bool = True) -> list[Pair]:
     """
     files = _files(images)
     if not files:
-        raise FileNotFoundError(f"{images} holds no image: expected scans or pictures ({', '.join(SCANS + PICTURES)}).")
+        raise FileNotFoundError(f"{images} holds no image: expected one of {', '.join(SCANS + PICTURES)}.")
     by_key: dict[str, list[Path]] = {}
     for mask in _files(masks):
         by_key.setdefault(_key(mask), []).append(mask)
@@ -141,7 +139,7 @@ def _scan_cases(pairs: list[Pair], labels: Labels, tolerance: float) -> dict[str
     }
 
 
-def _picture_cases(pairs: list[Pair], num_channels: int, labels: Labels) -> dict[str, CaseSource]:
+def _image_cases(pairs: list[Pair], num_channels: int, labels: Labels) -> dict[str, CaseSource]:
     cases: dict[str, list[Pair]] = {}
     for image, mask in pairs:
         match = _SLICE.match(_stem(image))
@@ -154,13 +152,13 @@ def _picture_cases(pairs: list[Pair], num_channels: int, labels: Labels) -> dict
     }
 
 
-def _label_maps(pairs: list[Pair], pictures: bool) -> Iterator:
+def _label_maps(pairs: list[Pair], is_2d: bool) -> Iterator:
     for mask in (mask for _, mask in pairs if mask.is_file()):
-        yield read_mask(mask) if pictures else as_labels(mask, read_volume(mask).array)
+        yield read_mask(mask) if is_2d else as_labels(mask, read_volume(mask).array)
 
 
 def _subfolders(folder: Path) -> dict[str, Path]:
-    """The folder's folders by their name in small letters."""
+    """Return the subdirectories by their name in lower case."""
     return {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "."}
 
 
@@ -171,7 +169,7 @@ def _image_and_mask(folders: dict[str, Path]) -> Pair | None:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The folder's scans or pictures; others, and hidden ones, are left out."""
+    """Return the scans and 2-D images of a directory, without hidden files."""
     return sorted(
         path
         for path in folder.iterdir()
@@ -184,5 +182,5 @@ def _stem(path: Path) -> str:
 
 
 def _key(path: Path) -> str:
-    """The name without words that only say what the file is: "img0001" and "label0001" belong together."""
+    """Return the name without words for image or mask, so that "img0001" and "label0001" match."""
     return re.sub(r"[_\-. ]+", "_", _WORD.sub(r"\1", _stem(path)).lower()).strip("_")

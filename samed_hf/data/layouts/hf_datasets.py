@@ -49,7 +49,7 @@ class RowSource:
                 raise ValueError(f"{self.name} names {len(images)} rows with scans: expected one scan for each case.")
             return self._scan(images[0], labels[0], processor)
         if len({image.shape for image in images}) > 1:
-            raise ValueError(f"The pictures of {self.name} differ in size: expected one size for each case.")
+            raise ValueError(f"The images of {self.name} differ in size: expected one size for each case.")
         image, label = np.concatenate(images), np.concatenate(labels)
         return RawCase(image, renumber(self.name, label, self.values), None)
 
@@ -57,7 +57,7 @@ class RowSource:
         values = renumber(self.name, as_labels(self.name, label.array), self.values)
         label = reorient(Volume(values, label.affine), image.orientation)
         if differs := same_grid(image, label, self.tolerance):
-            raise ValueError(f"{self.name}: image and label don't lie on one grid: {differs}; resample the label.")
+            raise ValueError(f"{self.name}: image and label are on different grids: {differs}; resample the label.")
         label = Volume(label.array, image.affine)
         return RawCase(cut_slices(image, processor), cut_slices(label, processor), slice_spacing(image, processor))
 
@@ -85,7 +85,7 @@ class RowSource:
 
 
 def is_saved_dataset(folder: Path) -> bool:
-    """Whether `save_to_disk` wrote the folder, or it holds Parquet files."""
+    """Return whether `save_to_disk` wrote the directory, or it holds Parquet files."""
     saved = any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
     return saved or any(folder.glob("*.parquet")) or any(folder.glob("data/*.parquet"))
 
@@ -101,15 +101,15 @@ def read_rows(
     cache_dir: str | None = None,
     tolerance: float = 0.1,
 ) -> CaseDataset:
-    """Read a data set of `datasets`, saved on disk, a folder that it knows, or on the Hub.
+    """Read a data set of `datasets`, saved on disk, in a directory that `datasets` recognises, or on the Hub.
 
     Args:
-        name: a folder or a Hub id.
+        name: a directory or a Hub id.
         config: configuration of the data set.
         image_column, label_column: the columns with images and label maps; found by their names.
-        case_column: the column that says which rows are slices of one case, in order; found by its name, without one
+        case_column: the column with the case of each row, whose slices are in order; found by its name. Without one
             each row is a case.
-        label_names: names of the labels, numbered from 0; without them they are called after the values.
+        label_names: names of the labels, numbered from 0; without them the labels are named after their values.
         cache_dir: where `datasets` keeps what it downloads.
         tolerance: see [`ScanSource`].
 
@@ -150,10 +150,10 @@ def _load(name: str | Path, config: str | None, cache_dir: str | None) -> dict[s
             loaded = datasets.load_from_disk(str(name))
         else:
             loaded = datasets.load_dataset(str(name), config, cache_dir=cache_dir)
-    except Exception as error:  # Arrow, fsspec, the Hub and datasets' own all raise what they like over a bad folder
+    except Exception as error:  # Arrow, fsspec, the Hub and datasets raise errors of many types
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(
-            f"The data set {str(name)!r} can't be loaded ({reason}): expected a Hub id, or a folder written by "
+            f"The data set {str(name)!r} can't be loaded ({reason}): expected a Hub id, or a directory written by "
             "save_to_disk or holding Parquet files."
         ) from error
     tables = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
@@ -196,7 +196,7 @@ def _cases(
 
 
 def _kind(tables: dict[str, Any], column: str) -> tuple[int, bool]:
-    """Channels of the images, and whether they are pictures; by their first rows."""
+    """Return the number of channels, and whether the images are 2-D, from the first rows."""
     pictures, coloured = False, False
     for table in tables.values():
         for row in range(min(len(table), 16)):

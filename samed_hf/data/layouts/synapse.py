@@ -70,19 +70,19 @@ _SLICE_NAME = re.compile(r"^(?P<case>.+)_slice(?P<index>\d+)$")
 
 
 class SynapseData:
-    """A folder in the Synapse layout; files are read when asked for.
+    """A directory in the Synapse layout; its files are read on demand.
 
     Attributes:
-        root: the folder.
+        root: the directory.
         train_slices: names of the slices to train on, as `train.txt` lists them.
         test_cases: names of the volumes to score, as `test_vol.txt` lists them.
         id2label: name of each label value.
-        source: what `source.json` says of the data, e.g. its "name", and the "orientation" in which its scans were cut;
+        source: content of `source.json`, e.g. "name", and "orientation", in which the scans were cut;
             empty without one.
         declares_labels: whether `labels.json` names them; without it they are Synapse's.
 
     Raises:
-        FileNotFoundError: no such folder, a list is missing, or a list names a file that isn't there.
+        FileNotFoundError: no such directory, a missing list, or a list that names a missing file.
         ValueError: a list names a slice that isn't called CASE_sliceNNN, or labels.json isn't as it should be.
     """
 
@@ -90,14 +90,14 @@ class SynapseData:
         self.root = Path(root)
         if not self.root.is_dir():
             raise FileNotFoundError(
-                f"data_dir {str(root)!r} is no folder: expected one with train_npz, test_vol_h5 and lists_Synapse; "
-                "`samed-hf prepare synapse` makes it from raw scans."
+                f"data_dir {str(root)!r} is not a directory: expected one with train_npz, test_vol_h5 and "
+                "lists_Synapse; `samed-hf prepare synapse` makes it from raw scans."
             )
         lists = next((self.root / name for name in _LISTS if (self.root / name).is_dir()), None)
         if lists is None:
             raise FileNotFoundError(
-                f"data_dir {str(root)!r} has no folder lists_Synapse with train.txt and test_vol.txt: it isn't in the "
-                "Synapse layout; `samed-hf prepare synapse` makes it from raw scans."
+                f"data_dir {str(root)!r} has no directory lists_Synapse with train.txt and test_vol.txt: it is not in "
+                "the Synapse layout; `samed-hf prepare synapse` makes it from raw scans."
             )
         self.train_slices = _read_list(lists / "train.txt")
         self.test_cases = _read_list(lists / "test_vol.txt")
@@ -110,11 +110,11 @@ class SynapseData:
         _require(lists / "test_vol.txt", {name: self.case_path(name) for name in self.test_cases})
 
     def slice_path(self, name: str) -> Path:
-        """Where the slice of this name lies."""
+        """Return the path of a training slice."""
         return self.root / "train_npz" / f"{name}.npz"
 
     def case_path(self, name: str) -> Path:
-        """Where the volume of this name lies."""
+        """Return the path of a test volume."""
         return self.root / "test_vol_h5" / f"{name}.npy.h5"
 
     def slices_by_case(self) -> dict[str, list[str]]:
@@ -128,7 +128,7 @@ class SynapseData:
         """Side in pixels of the training slices, by one of each case; `None` where they differ or aren't square."""
         shapes = set()
         for names in self.slices_by_case().values():
-            with suppress(NotFiniteError):  # of no matter here: the run leaves such a case out, and says so
+            with suppress(NotFiniteError):  # the run leaves such a case out and reports it
                 shapes.add(read_slice(self.slice_path(names[0]))[0].shape)
         height, width = next(iter(shapes), (0, 1))
         return height if len(shapes) == 1 and height == width else None
@@ -197,7 +197,7 @@ def read_slice(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_slice(folder: str | os.PathLike, name: str, image: np.ndarray, label: np.ndarray) -> None:
-    """Write `image` and `label`, both `(height, width)`, as the training slice `name` of a Synapse folder."""
+    """Write `image` and `label`, both `(height, width)`, as a training slice in the Synapse layout."""
     path = Path(folder) / "train_npz" / f"{name}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
@@ -206,7 +206,7 @@ def write_slice(folder: str | os.PathLike, name: str, image: np.ndarray, label: 
 
 
 def write_case(folder: str | os.PathLike, case: Case) -> None:
-    """Write a volume to score into a Synapse folder."""
+    """Write a test volume into a directory in the Synapse layout."""
     path = Path(folder) / "test_vol_h5" / f"{case.name}.npy.h5"
     path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
@@ -233,10 +233,10 @@ def write_lists(
     id2label: Mapping[int, str],
     source: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the lists of a Synapse folder; last, so that a folder with lists is whole.
+    """Write the lists of a Synapse directory. They are written last: a directory with lists is complete.
 
     Args:
-        folder: the Synapse folder.
+        folder: the directory.
         train_slices: names of the slices to train on.
         test_cases: names of the volumes to score.
         id2label: name of each label value.
@@ -295,7 +295,7 @@ def _require(listing: Path, paths: Mapping[str, Path]) -> None:
     missing = [name for name, path in paths.items() if not path.is_file()]
     if missing:
         raise FileNotFoundError(
-            f"{listing} names {missing[0]!r}, but {paths[missing[0]]} isn't there"
+            f"{listing} names {missing[0]!r}, but {paths[missing[0]]} does not exist"
             f"{f' (nor are {len(missing) - 1} others)' if len(missing) > 1 else ''}: add the file or take its line out."
         )
 

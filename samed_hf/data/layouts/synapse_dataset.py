@@ -63,14 +63,14 @@ def read_synapse(root: Path) -> CaseDataset:
     if shared := sorted(set(sources) & set(data.test_cases)):
         raise ValueError(
             f"{root} lists {shared[0]} in train.txt and in test_vol.txt: expected each case in one of them, since "
-            "scores of a case trained on say nothing; take it out of one."
+            "scores of a training case mean nothing; remove it from one."
         )
     sources |= {name: VolumeSource(name, data) for name in data.test_cases}
-    notes = [] if data.declares_labels else ["no lists_Synapse/labels.json: the labels are taken for Synapse's eight"]
+    notes = [] if data.declares_labels else ["no lists_Synapse/labels.json: the eight labels of Synapse are assumed"]
     if "orientation" not in data.source:
         notes.append(
-            "no orientation in lists_Synapse/source.json: scans to predict must lie as those the slices were cut from; "
-            "--orientation says how, e.g. LPS"
+            "no orientation in lists_Synapse/source.json: scans to predict must have the orientation of those the "
+            "slices were cut from; give it with --orientation, e.g. LPS"
         )
     return CaseDataset(
         "Synapse",

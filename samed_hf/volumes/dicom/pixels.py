@@ -8,21 +8,46 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset
 from pydicom.pixels import get_decoder
-from pydicom.uid import UID, RLELossless
+from pydicom.uid import (
+    JPEG2000,
+    UID,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
 
 from ...utils.text import printable
+from .gdcm import GdcmDecoder
 from .headers import brief, transfer_syntax, value, whole_number
 
 __all__ = ["stored_range", "stored_values"]
 
+_GDCM_SYNTAXES = (JPEGLossless, JPEGLosslessSV1)
+# One plugin for each compression: pydicom would try the next one after an error, and some accept damaged data.
+_PLUGINS = {
+    JPEGBaseline8Bit: "pillow",
+    JPEGExtended12Bit: "pillow",
+    JPEG2000: "pillow",
+    JPEG2000Lossless: "pillow",
+    JPEGLSLossless: "pyjpegls",
+    JPEGLSNearLossless: "pyjpegls",
+    RLELossless: "pydicom",
+}
 
-def stored_values(dataset: Dataset, index: int, path: Path) -> np.ndarray:
+
+def stored_values(dataset: Dataset, index: int, path: Path, gdcm: GdcmDecoder) -> np.ndarray:
     """Decode one image.
 
     Args:
         dataset: The file's dataset, with its pixels.
         index: The image's number in the file, from 0.
         path: The file, for messages.
+        gdcm: The decoder of JPEG Lossless.
 
     Returns:
         Integers of shape `(rows, columns)`.
@@ -43,7 +68,7 @@ def stored_values(dataset: Dataset, index: int, path: Path) -> np.ndarray:
     try:
         # A file that pydicom wrote or guessed may lack it, and the decoder asks for it.
         dataset.file_meta.TransferSyntaxUID = syntax
-        array = _decode(dataset, index, syntax, path)
+        array = _decode(dataset, index, syntax, stored, path, gdcm)
     except _NoDecoderError:
         raise
     except Exception as error:
@@ -91,10 +116,15 @@ def _check_length(dataset: Dataset, shape: tuple[int, int], allocated: int, path
         raise _damaged(path, f"it holds {there} bytes of pixels, expected {expected}")
 
 
-def _decode(dataset: Dataset, index: int, syntax: UID, path: Path) -> np.ndarray:
+def _decode(dataset: Dataset, index: int, syntax: UID, stored: int, path: Path, gdcm: GdcmDecoder) -> np.ndarray:
+    if syntax in _GDCM_SYNTAXES:
+        return gdcm.decode(dataset, index)
+    plugin = _PLUGINS.get(syntax, "")
+    if syntax == JPEGExtended12Bit and stored > 8:  # Pillow and GDCM decode 8 bits only
+        plugin = "pylibjpeg"
     try:
         decoder = get_decoder(syntax)
-        is_available = decoder.is_available
+        is_available = plugin in decoder.available_plugins if plugin else decoder.is_available
     except NotImplementedError:
         is_available = False
     if not is_available:
@@ -103,7 +133,7 @@ def _decode(dataset: Dataset, index: int, syntax: UID, path: Path) -> np.ndarray
             "decoder; export the series uncompressed."
         )
     options: Any = {"allow_excess_frames": False}  # pydicom annotates each option with the type of all of them
-    return decoder.as_array(dataset, index=index, raw=True, **options)[0]
+    return decoder.as_array(dataset, index=index, raw=True, decoding_plugin=plugin, **options)[0]
 
 
 def _has_overlay_bits(dataset: Dataset, path: Path) -> bool:

@@ -1,11 +1,12 @@
-"""Which DICOM series lie in a folder."""
+"""The DICOM series in a directory."""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -18,15 +19,17 @@ from .headers import is_dicom, quiet, read_file, text
 
 __all__ = ["SeriesFiles", "find_series"]
 
+logger = logging.getLogger(__name__)
+
 _TAGS = (
     *("SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality"),
     *("ImageType", "NumberOfFrames", "Rows", "Columns", "ImagePositionPatient"),
 )
-# What is left out of a folder's files, in the words and the order of the report: one of them, and several.
+# Files that are skipped, in the order of the message: singular and plural.
 _FOREIGN = ("file that is not DICOM", "files that are not DICOM")
-_OTHER = ("DICOM object that is no image", "DICOM objects that are no images")
+_OTHER = ("DICOM object that is not an image", "DICOM objects that are not images")
 _LOCALIZER = ("localizer", "localizers")
-_PLACELESS = ("picture without a position", "pictures without a position")
+_PLACELESS = ("image without a position", "images without a position")
 
 
 @dataclass(frozen=True)
@@ -76,24 +79,21 @@ class _Found:
     skipped: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
-def find_series(
-    paths: str | Path | Iterable[str | Path], report: Callable[[str], None] | None = None
-) -> list[SeriesFiles]:
-    """Find the DICOM series among files and folders, by their headers alone.
+def find_series(paths: str | Path | Iterable[str | Path]) -> list[SeriesFiles]:
+    """Find the DICOM series among files and directories by their headers.
 
-    Folders are walked to the bottom, hidden files and folders apart. File names don't matter, nor does the preamble.
-    Left out, and counted in the report, are files of other kinds, DICOM objects that are no images (DICOMDIR, reports,
-    segmentations, presentation states, doses) and, where there are other images, localizers and pictures without a
-    position, such as scanned documents. A DICOM file too damaged to say where it belongs counts to the one series in
-    its folder, whose reading then fails and names it; where there are several or none, the folder's damaged files make
-    a series of their own, without a UID: none is passed over in silence.
+    Directories are searched recursively, except hidden ones and hidden files. File names and preambles don't matter.
+    Files of other kinds and DICOM objects that are not images (DICOMDIR, reports, segmentations, presentation states,
+    doses) are skipped; so are localizers and images without a position, such as scanned documents, if there are other
+    images. Their number is logged at level DEBUG. A damaged DICOM file without readable UIDs is assigned to the only
+    series in its directory, which then fails on reading and names the file. If the directory holds no series or
+    several, its damaged files form a series without a UID.
 
     Args:
-        paths: Files and folders.
-        report: Called with a line on what was left out, if anything was.
+        paths: Files and directories.
 
     Returns:
-        The series, by study, series number and UID; none where there is no DICOM image.
+        The series, sorted by study, series number and UID; empty if there is no DICOM image.
 
     Raises:
         FileNotFoundError: A path does not exist.
@@ -107,18 +107,18 @@ def find_series(
         result = sorted((_series(images, extra) for images, extra in series.values()), key=_order)
     counts = ((words, found.skipped[words]) for words in (_FOREIGN, _OTHER, _LOCALIZER, _PLACELESS))
     parts = [f"{count} {words[count > 1]}" for words, count in counts if count]
-    if report is not None and parts:
-        report(f"Left out: {', '.join(parts)}.")
+    if parts:
+        logger.debug("skipped     %s", ", ".join(parts))
     return result
 
 
 def _walk(paths: Iterable[str | Path]) -> Iterator[Path]:
-    """Every file once, in a fixed order."""
+    """Yield every file once, in a fixed order."""
     seen: set[Path] = set()
     for path in map(Path, paths):
         if not path.exists():
             raise FileNotFoundError(
-                f"{printable(path)} does not exist, expected a DICOM file or a folder of them; check the path."
+                f"{printable(path)} does not exist, expected a DICOM file or a directory; check the path."
             )
         for file in _files_in(path) if path.is_dir() else [path]:
             if file not in seen and file.is_file():

@@ -14,6 +14,7 @@ from ...utils.text import printable
 from .._checks import check_memory, make_volume
 from ..geometry import Volume
 from .frames import Frame, frames_of
+from .gdcm import GdcmDecoder
 from .grid import Grid, arrange, refuse_differing
 from .headers import is_dicom, quiet, read_file, text
 from .pixels import stored_range, stored_values
@@ -74,22 +75,22 @@ def read_series(files: Iterable[str | Path], path: str | Path) -> Volume:
         raise FileNotFoundError(
             f"{printable(path)} holds no DICOM file, expected a series of at least one; check the path."
         )
-    with quiet():
+    with quiet(), GdcmDecoder() as gdcm:
         frames = [frame for file in paths for frame in frames_of(read_file(file), file)]
         grid = arrange(frames, path)
-        array = _read_pixels(grid, path)
+        array = _read_pixels(grid, path, gdcm)
         header = _header(grid, len(frames))
     return make_volume(array, grid.affine, header, path)
 
 
-def _read_pixels(grid: Grid, name: Path) -> np.ndarray:
+def _read_pixels(grid: Grid, name: Path, gdcm: GdcmDecoder) -> np.ndarray:
     """The volume's array, `(columns, rows, slices)`, one slice decoded at a time."""
     columns, rows = grid.slices[0][0].size
     kind = _wide_enough([images[0] for images in grid.slices])
     # Most scans fit 16 bits whatever their headers say; the wider type is taken when a slice needs it.
     kept = np.dtype(np.int16) if kind == np.int32 else kind
     # Decoded before there is room for all: a damaged size would ask for the machine's whole memory.
-    decoded = _decoded(grid, kind, name)
+    decoded = _decoded(grid, kind, name, gdcm)
     first = next(decoded)
     check_memory(name, len(grid.slices) * rows * columns * kept.itemsize)
     array = np.empty((len(grid.slices), rows, columns), dtype=kept)
@@ -113,7 +114,7 @@ def _wide_enough(frames: list[Frame]) -> np.dtype:
     return np.dtype(np.float32)
 
 
-def _decoded(grid: Grid, kind: np.dtype, name: Path) -> Iterator[np.ndarray]:
+def _decoded(grid: Grid, kind: np.dtype, name: Path, gdcm: GdcmDecoder) -> Iterator[np.ndarray]:
     """The slices in order, each `(rows, columns)` of the volume's type."""
     path: Path | None = None
     dataset = Dataset()
@@ -122,7 +123,7 @@ def _decoded(grid: Grid, kind: np.dtype, name: Path) -> Iterator[np.ndarray]:
         for frame in images:
             if frame.path != path:  # the frames of a file are consecutive, so each file is read once
                 path, dataset = frame.path, read_file(frame.path, pixels=True)
-            image = _rescaled(stored_values(dataset, frame.index, frame.path), frame, kind)
+            image = _rescaled(stored_values(dataset, frame.index, frame.path, gdcm), frame, kind)
             if first is None:
                 first = image
                 yield image
