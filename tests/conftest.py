@@ -19,6 +19,15 @@ from samed_hf.model.random_sam import make_random_sam
 # The models are tiny: on a busy machine, several threads spend their time waiting for one another.
 torch.set_num_threads(1)
 
+
+def pytest_configure() -> None:
+    """Pin each worker of pytest-xdist to one core, so that the processes that tests start do not compete."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker) % len(cores)]})
+
+
 TINY_LABELS = {0: "background", 1: "disc", 2: "bar"}
 TINY_SIZE = 64
 

@@ -67,6 +67,7 @@ def assert_no_traceback(captured):
         assert "Warning" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_predict(suffix, whole, tiny_adapter, tmp_path, capfd):
     """21 damaged inputs and a whole one in one run: the whole one is segmented, the others are or are named."""
@@ -160,6 +161,7 @@ def ends_clearly(argv, captured, status, word):
         assert_clear(lines[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", WRITERS)
 def test_validate(layout, tiny_sam, tmp_path, capfd):
     root = WRITERS[layout](tmp_path / "data", SCANS)
@@ -212,6 +214,7 @@ ODD = {
 }
 
 
+@pytest.mark.slow
 def test_one_missing_file_keeps_no_other_case_from_being_checked(tiny_sam, tmp_path, capfd):
     for write in (write_decathlon, write_nnunet, write_folders, write_pictures):
         root = write(tmp_path / write.__name__, SCANS)
@@ -226,6 +229,7 @@ def test_one_missing_file_keeps_no_other_case_from_being_checked(tiny_sam, tmp_p
         assert "case_01" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_odd_names(tiny_adapter, tmp_path, capfd):
     folder, output = tmp_path / "in", tmp_path / "out"
     for name in ODD:

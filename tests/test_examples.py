@@ -50,6 +50,7 @@ def scans():
     return make_scans(6, (20, 24, 4))
 
 
+@pytest.mark.slow
 def test_train_your_data(run, scans, tiny_sam, tmp_path):
     data = write_nnunet(tmp_path / "data", scans)
     printed = run("train_your_data", data, tmp_path / "out", "--model_name_or_path", tiny_sam, *SHORT)[0]
@@ -61,6 +62,7 @@ def test_train_your_data(run, scans, tiny_sam, tmp_path):
     assert model.config.id2label == {0: "background", 1: "disc", 2: "bar"}
 
 
+@pytest.mark.slow
 def test_a_flag_wins_over_what_is_suggested(run, scans, tiny_sam, tmp_path):
     data = write_nnunet(tmp_path / "data", scans)
     flags = ["--model_name_or_path", tiny_sam, "--image_size", 64, *SHORT]

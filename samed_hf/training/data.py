@@ -14,6 +14,7 @@ from ..model.image_processing_samed import SamedImageProcessor
 from ..utils.progress import ProgressBar
 from .arguments import SamedTrainingArguments
 from .distributed.logging import get_logger
+from .presets import PRESETS
 
 __all__ = ["open_store", "read_training_data"]
 
@@ -32,7 +33,10 @@ def read_training_data(args: SamedTrainingArguments) -> CaseDataset:
     data = read_data(**options)
     if args.fold is not None and args.num_folds is None and not data.declares_folds:
         raise ValueError(f"fold is {args.fold}, but {data.root} declares no folds: give --num_folds too.")
-    divide_cases(data, num_validation=args.num_validation_cases, num_folds=args.num_folds, fold=args.fold)
+    num_validation = args.num_validation_cases
+    if num_validation is None and args.preset is not None:  # the presets hold out no case
+        num_validation = PRESETS[args.preset]["num_validation_cases"]
+    divide_cases(data, num_validation=num_validation, num_folds=args.num_folds, fold=args.fold)
     if data.is_2d and (args.preprocessing or args.intensity_window):
         data.notes.append("8-bit images are not rescaled; preprocessing and intensity_window apply to deeper ones")
     return data

@@ -170,10 +170,10 @@ def _save_best(state: TrainingState) -> None:
     weights = adapter_weights(run.model)
     if not run.accelerator.is_main_process:
         return
-    with atomic_directory(run.output_dir / _BEST) as folder:
-        run.model.save_pretrained(folder, image_processor=run.processor, state_dict=weights)
+    with atomic_directory(run.output_dir / _BEST) as directory:
+        run.model.save_pretrained(directory, image_processor=run.processor, state_dict=weights)
         about = {"step": state.best.step, "validation_dice": state.best.score}
-        write_text(folder / "validation.json", json.dumps(about, indent=2) + "\n")
+        write_text(directory / "validation.json", json.dumps(about, indent=2) + "\n")
     logger.info(
         f"best        validation Dice {state.best.score:.4f} at step {state.best.step}: {run.output_dir / _BEST}"
     )
@@ -181,9 +181,9 @@ def _save_best(state: TrainingState) -> None:
 
 def _end_early(state: TrainingState, interruption: Interruption) -> None:
     """Write a checkpoint and end the process."""
-    folder = state.save()
+    directory = state.save()
     logger.info(
-        f"stopped     after step {state.step} of {state.run.plan.steps}: {folder} is complete. To resume, repeat "
+        f"stopped     after step {state.step} of {state.run.plan.steps}: {directory} is complete. To resume, repeat "
         "the command with --resume_from_checkpoint latest."
     )
     end_distributed(state.run.accelerator)
@@ -196,9 +196,9 @@ def _push(state: TrainingState, on_push: OnPush) -> None:
     with state.averaged():
         weights = adapter_weights(run.model)
         if run.accelerator.is_main_process:
-            with tempfile.TemporaryDirectory() as folder:
-                run.model.save_pretrained(folder, image_processor=run.processor, state_dict=weights)
-                on_push(run, Path(folder))
+            with tempfile.TemporaryDirectory() as directory:
+                run.model.save_pretrained(directory, image_processor=run.processor, state_dict=weights)
+                on_push(run, Path(directory))
     run.accelerator.wait_for_everyone()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..utils.text import one_line
 from .arguments import ResolvedTrainingArguments
 
 __all__ = ["check_optimizer", "make_optimizer"]
@@ -61,5 +62,4 @@ def check_optimizer(args: ResolvedTrainingArguments, device: torch.device) -> No
     try:
         import bitsandbytes.optim  # noqa: F401
     except Exception as error:  # a GPU library that fails to load raises errors of many types
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"optimizer is adamw_8bit, but bitsandbytes can't be loaded ({reason}).") from error
+        raise ValueError(f"optimizer is adamw_8bit, but bitsandbytes can't be loaded ({one_line(error)}).") from error

@@ -17,6 +17,7 @@ from ..reporting.overlays import draw_overlay, write_examples
 from ..reporting.tables import format_scores
 from ..scoring.evaluation import CaseResult, score_cases, summarize_results, write_metrics
 from ..transforms.slicing import rows_point_up
+from ..utils.text import one_line
 from .arguments import SamedTrainingArguments
 from .distributed.interruption import end_distributed
 from .distributed.logging import get_logger
@@ -48,11 +49,11 @@ def run_training(args: SamedTrainingArguments) -> dict[str, Any] | None:
     return metrics
 
 
-def _push(run: TrainingRun, folder: Path, message: str) -> str:
+def _push(run: TrainingRun, directory: Path, message: str) -> str:
     args = run.args
     repo_id = args.hub_model_id or run.output_dir.resolve().name
     return push_adapter(
-        folder,
+        directory,
         repo_id,
         dtype=args.hub_dtype,
         base_model=args.hub_base_model,
@@ -64,14 +65,15 @@ def _push(run: TrainingRun, folder: Path, message: str) -> str:
     )
 
 
-def _push_during_training(run: TrainingRun, folder: Path) -> None:
+def _push_during_training(run: TrainingRun, directory: Path) -> None:
     """Upload the current adapter; an error is logged and does not stop the training."""
-    run.write_settings(folder)
+    run.write_settings(directory)
     try:
-        logger.info(f"pushed      {_push(run, folder, 'Adapter in training')}")
+        logger.info(f"pushed      {_push(run, directory, 'Adapter in training')}")
     except (ValueError, OSError) as error:
-        reason = " ".join(str(error.__cause__ or error).split())
-        logger.warning(f"the adapter couldn't be pushed ({reason}). The training continues.")
+        logger.warning(
+            f"the adapter couldn't be pushed ({one_line(error.__cause__ or error)}). The training continues."
+        )
 
 
 def _evaluate(run: TrainingRun, first: list[tuple[Case, np.ndarray]]) -> dict[str, Any] | None:
@@ -95,16 +97,16 @@ def _evaluate(run: TrainingRun, first: list[tuple[Case, np.ndarray]]) -> dict[st
 
 
 def _write_report(run: TrainingRun, metrics: dict[str, Any] | None, first: list[tuple[Case, np.ndarray]]) -> None:
-    folder, args = run.output_dir, run.args
+    directory, args = run.output_dir, run.args
     id2label = run.model.config.id2label
-    run.write_settings(folder)
+    run.write_settings(directory)
     if run.log:
-        draw_curve(folder / "training_curve.png", run.log, title="SAMed training")
+        draw_curve(directory / "training_curve.png", run.log, title="SAMed training")
     if metrics is not None:
-        write_metrics(folder, metrics)
+        write_metrics(directory, metrics)
         case, prediction = first[0]
         draw_overlay(
-            folder / "overlay.png",
+            directory / "overlay.png",
             case.image,
             case.label,
             prediction,
@@ -113,11 +115,11 @@ def _write_report(run: TrainingRun, metrics: dict[str, Any] | None, first: list[
             spacing=case.spacing,
             rows_run_up=rows_point_up(run.processor),
         )
-        write_examples(folder / "examples", case.name, case.image, case.label)
+        write_examples(directory / "examples", case.name, case.image, case.label)
         logger.info(f"\n{format_scores(metrics)}\n")
-    write_card(folder, name=args.hub_model_id)
-    write_training_report(folder / "training_report.html", run, metrics)
+    write_card(directory, name=args.hub_model_id)
+    write_training_report(directory / "training_report.html", run, metrics)
     files = ["adapter_model.safetensors", "metrics.json", "metrics.csv", "training_curve.png", "overlay.png"]
     files.append("training_report.html")
-    logger.info("\n".join(f"wrote       {folder / name}" for name in files if (folder / name).is_file()))
-    logger.info(f"next        samed-hf predict {folder} SCAN.nii.gz --output segmentations")
+    logger.info("\n".join(f"wrote       {directory / name}" for name in files if (directory / name).is_file()))
+    logger.info(f"next        samed-hf predict {directory} SCAN.nii.gz --output segmentations")

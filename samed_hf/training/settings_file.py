@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from ..utils.text import one_line
 from .arguments import SamedTrainingArguments
 
 __all__ = ["NO_FLAGS", "make_parser", "parse_arguments", "parse_command", "read_settings"]
@@ -157,7 +158,7 @@ def _read(path: Path) -> Mapping[str, Any]:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
     except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"config {str(path)!r} can't be read: {' '.join(str(error).split())}") from error
+        raise ValueError(f"config {str(path)!r} can't be read: {one_line(error)}") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ValueError(f"config {str(path)!r} is no mapping of settings: expected e.g. learning_rate: 0.005.")
     return content

@@ -177,16 +177,16 @@ def _archive_earlier_run(output_dir: Path, with_base: bool) -> None:
     old = sorted({path for pattern in patterns for path in output_dir.glob(pattern)})
     if not old:
         return
-    folder = archive_directories(output_dir, old)
-    logger.info(f"note        files of an earlier run in {output_dir} were moved to {folder}")
+    directory = archive_directories(output_dir, old)
+    logger.info(f"note        files of an earlier run in {output_dir} were moved to {directory}")
 
 
-def _ensure_random_sam(folder: Path, args: ResolvedTrainingArguments) -> Path:
+def _ensure_random_sam(directory: Path, args: ResolvedTrainingArguments) -> Path:
     """Return the directory of a small SAM of random weights; a resumed run keeps its own."""
-    if args.resume_from_checkpoint is None or not folder.is_dir():
-        with atomic_directory(folder) as temporary:
+    if args.resume_from_checkpoint is None or not directory.is_dir():
+        with atomic_directory(directory) as temporary:
             make_random_sam(temporary, image_size=args.image_size, seed=args.seed)
-    return folder
+    return directory
 
 
 def _make_model(args: ResolvedTrainingArguments, base: str | Path, store: CaseStore) -> SamedForSemanticSegmentation:

@@ -247,6 +247,7 @@ def test_batch_sizes_below_1(tiny_adapter, scans, tmp_path, capsys, flag):
     )
 
 
+@pytest.mark.slow
 def test_evaluate_warns_of_cases_that_were_trained_on(tiny_sam, tiny_data, tmp_path, capsys):
     flags = {"model_name_or_path": tiny_sam, "data_dir": tiny_data, "output_dir": tmp_path / "run", "image_size": 64}
     flags |= {"max_train_steps": 1, "per_device_train_batch_size": 2, "report_to": "none"}

@@ -111,6 +111,7 @@ def test_unknown_flags_end_with_2(capsys):
         assert argv[-1] in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("package", "content", "reason"),
     [

@@ -137,6 +137,7 @@ def test_every_setting_is_a_flag_of_the_design():
     assert flags <= set(SamedTrainingArguments().to_dict())
 
 
+@pytest.mark.slow
 def test_the_deviations_from_a_preset(tiny_sam, tiny_data, tmp_path, capsys):
     flags = [
         "--preset",

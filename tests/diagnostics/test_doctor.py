@@ -64,6 +64,7 @@ def test_without_packaging_no_range_is_checked_and_it_is_reported_as_missing(mon
     assert not any("out of range" in line for line in missing)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["torch", "peft"])
 def test_a_broken_package_is_named_and_hides_nothing_else(package, tmp_path):
     (tmp_path / package).mkdir()
@@ -79,6 +80,7 @@ def test_a_broken_package_is_named_and_hides_nothing_else(package, tmp_path):
     assert found["disk"]
 
 
+@pytest.mark.slow
 def test_importing_the_package_shows_what_is_broken(tmp_path):
     (tmp_path / "peft").mkdir()
     (tmp_path / "peft" / "__init__.py").write_text("raise ImportError('no peft')")

@@ -54,6 +54,7 @@ def real_peak(base, settings):
     return live.peak
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -119,6 +120,7 @@ def test_moments_of_eight_bits(base):
     assert memory.optimizer == 8 * small + 2 * (sum(trained) - small + 4 * blocks)
 
 
+@pytest.mark.slow
 def test_every_saving_saves(base):
     # A batch large enough that activations outweigh the rest.
     plain = replace(SETTINGS, batch_size=8, fused=True)

@@ -127,6 +127,7 @@ def test_windows_are_grouped_by_size():
     assert window_groups(3, 3, 7) == [[Windows((0, 3), (0, 3), 3, 3)]]
 
 
+@pytest.mark.slow
 def test_the_encoder_compiles_as_one_graph(tiny_model):
     encoder = tiny_model.eval().sam.vision_encoder
     pixels = torch.rand(1, 3, TINY_SIZE, TINY_SIZE)
@@ -136,6 +137,7 @@ def test_the_encoder_compiles_as_one_graph(tiny_model):
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_adapted_encoder_compiles_as_one_graph(tiny_model):
     tiny_model.add_adapter(samed_lora_config(rank=2))
     randomize_lora(tiny_model)

@@ -100,6 +100,7 @@ def assert_measured(rows, path):
     assert sum(row["voxels"] for row in rows.values()) == (array > 0).sum() > 0
 
 
+@pytest.mark.slow
 def test_one_scan_in_many_files(adapter, tmp_path, capsys):
     files = write_all(tmp_path / "in")
     output = tmp_path / "out"

@@ -264,6 +264,7 @@ def test_a_failing_case_leaves_no_file(segmenter, scans, tmp_path, monkeypatch, 
     assert not (out / "a").exists()
 
 
+@pytest.mark.slow
 def test_odd_names(tiny_adapter, array, tmp_path, capsys):
     folder = tmp_path / "scans"
     folder.mkdir()
@@ -284,6 +285,7 @@ def test_odd_names(tiny_adapter, array, tmp_path, capsys):
     assert 'href="bad%FF.nii.gz"' in page
 
 
+@pytest.mark.slow
 def test_flags_reach_the_model(tiny_adapter, scans, tmp_path, monkeypatch):
     seen = {}
 

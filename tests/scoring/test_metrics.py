@@ -361,6 +361,7 @@ def test_metric_takes_one_spacing_for_all_and_names(metric):
     assert result["per_case"] == {name: {"1": {"dice": 0.0, "hd95": 6.0}} for name in ("case0001", "case0002")}
 
 
+@pytest.mark.slow
 def test_metric_refuses_and_works_on(metric):
     for predictions, references, words in (
         ([PREDICTION], [LABEL[:2]], r"shape \(4, 4\) and references one of shape \(2, 4\)"),

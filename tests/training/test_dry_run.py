@@ -4,6 +4,7 @@ import re
 
 import nibabel as nib
 import numpy as np
+import pytest
 
 from samed_hf.cli import main
 from samed_hf.data.prepare import prepare_phantom
@@ -25,6 +26,7 @@ def flags(tiny_sam, tiny_data, output_dir, *more):
     return ["train", *map(str, [*given, "--max_train_steps", 3, "--output_dir", output_dir, *more])]
 
 
+@pytest.mark.slow
 def test_the_plan_equals_the_runs_and_nothing_is_written(tiny_sam, tiny_data, tmp_path, capsys):
     output = tmp_path / "run"
     assert main(flags(tiny_sam, tiny_data, output, "--dry_run")) == 0
@@ -53,6 +55,7 @@ def _small_phantom(folder):
     return prepare_phantom(folder, num_train=3, num_test=1, shape=(8, 64, 64))
 
 
+@pytest.mark.slow
 def test_short_memory_is_a_warning_with_remedies(tiny_sam, tiny_data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("samed_hf.training.dry_run.free_memory", lambda device: 10**6)
     monkeypatch.setattr("samed_hf.training.dry_run.computes_bfloat16", lambda device: False)

@@ -35,6 +35,7 @@ def assert_same(adapter, other):
         assert torch.equal(tensor, other[name]), name
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_run_and_another_seed_another(settings, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         train(settings(output_dir=str(tmp_path / name), seed=seed))
@@ -221,6 +222,7 @@ def test_cases_are_held_out_evenly_and_never_by_slice(tiny_data):
         assert sorted(trained + held_out) == data.train
 
 
+@pytest.mark.slow
 def test_frozen_weights_in_bfloat16_change_nothing_in_mixed_precision(settings, tmp_path):
     changes = {"mixed_precision": "bf16", "max_train_steps": 3, "num_validation_cases": 1, "eval_steps": 2}
     train(settings(output_dir=str(tmp_path / "float32"), **changes))

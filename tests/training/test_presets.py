@@ -5,6 +5,7 @@ import pytest
 from samed_hf.cli import main
 from samed_hf.scoring.published import PUBLISHED, compare_with_published, read_metrics
 from samed_hf.training.arguments import SamedTrainingArguments
+from samed_hf.training.data import read_training_data
 from samed_hf.training.presets import PRESETS, deviations
 from samed_hf.training.setup import TrainingPlan
 
@@ -46,6 +47,16 @@ def test_flags_override_the_preset_and_are_listed():
     accumulated = filled(preset="samed", gradient_accumulation_steps=4)
     assert accumulated.per_device_train_batch_size == 6
     assert accumulated.deviations(1) == ["gradient_accumulation_steps 4 instead of 1"]
+
+
+def test_a_preset_holds_out_no_case_unless_asked_to(tiny_data):
+    def held_out(**settings):
+        data = read_training_data(SamedTrainingArguments(data_dir=str(tiny_data), **settings))
+        return len(data.train), len(data.validation)
+
+    assert held_out() == (5, 1)
+    assert held_out(preset="samed") == (6, 0)
+    assert held_out(preset="samed", num_validation_cases=2) == (4, 2)
 
 
 def test_without_a_preset_nothing_is_claimed():

@@ -18,6 +18,8 @@ from ..conftest import TINY_LABELS, TINY_SIZE, make_case
 STEPS, BATCH, EVALUATIONS = 30, 8, 2
 # The cases trained on have 19 slices: of the three that end an epoch, two processes get two and one, four get one each
 # but for the last, which gets none.
+pytestmark = pytest.mark.slow
+
 SLICES = {"case0000": 6, "case0001": 5, "case0002": 6, "case0003": 4, "case0004": 3, "case0005": 3, "case0006": 4}
 VALIDATION, TEST = ["case0001", "case0003", "case0005"], ["case0007", "case0008"]
 

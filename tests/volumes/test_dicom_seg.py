@@ -184,6 +184,7 @@ def test_nothing_found_is_a_valid_file_of_empty_frames(tmp_path):
     assert not segmentation.pixel_array.any()
 
 
+@pytest.mark.slow
 def test_a_boolean_map_and_many_labels(tmp_path):
     files = write_series(tmp_path / "scan", stored_scan((20, 20, 3)))
     _, _, path = segmented(tmp_path / "scan", files, np.ones((20, 20, 3), bool))

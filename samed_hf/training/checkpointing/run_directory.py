@@ -12,6 +12,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
 
+from ...utils.text import one_line
+
 __all__ = ["archive_directories", "check_writable", "on_all_ranks"]
 
 
@@ -36,10 +38,10 @@ def _os_error_arguments(error: Exception) -> tuple[int, str, str | None]:
     if isinstance(error, OSError) and error.errno:
         message = error.strerror or os.strerror(error.errno)
         return error.errno, message, None if error.filename is None else str(error.filename)
-    text = " ".join(str(error).split())
+    text = one_line(error)
     if any(words in text for words in ("No space left", "file write failed", "unexpected pos", "requested and")):
         return errno.ENOSPC, os.strerror(errno.ENOSPC), None
-    return errno.EIO, text[:200] or type(error).__name__, None
+    return errno.EIO, text[:200], None
 
 
 def check_writable(output_dir: Path) -> None:

@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ...utils.atomic import remove_leftovers, write_text
 from ...utils.settings import field_names
+from ...utils.text import one_line
 from ..distributed.fsdp import adapter_weights, shard_state_dict
 from ..distributed.logging import get_logger
 from ..early_stopping import EarlyStopping
@@ -140,60 +141,60 @@ class TrainingState:
         run.accelerator.wait_for_everyone()
         if requested is None:
             return
-        folder = _agree(run, lambda: find_checkpoint(run.output_dir, requested))
-        if folder is None:
+        directory = _agree(run, lambda: find_checkpoint(run.output_dir, requested))
+        if directory is None:
             logger.info(f"resume      {run.output_dir} has no complete checkpoint yet: from the first step")
         else:
-            self._load(folder)
-            logger.info(f"resume      {folder}, {self.step} steps done")
+            self._load(directory)
+            logger.info(f"resume      {directory}, {self.step} steps done")
         _agree(run, lambda: _archive_later_checkpoints(run, self.step))
 
-    def _load(self, folder: Path) -> None:
+    def _load(self, directory: Path) -> None:
         run = self.run
         try:
-            state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+            state = json.loads((directory / _STATE).read_text(encoding="utf-8"))
         except ValueError as error:
-            raise _damaged(folder, error) from error
-        _check_fits(run, folder, state)
+            raise _damaged(directory, error) from error
+        _check_fits(run, directory, state)
         try:
-            run.accelerator.load_state(str(folder))
+            run.accelerator.load_state(str(directory))
         except (SafetensorError, RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError) as error:
-            raise _damaged(folder, error) from error
+            raise _damaged(directory, error) from error
         self.step, self.pending, self.identity = int(state["step"]), state["pending"], state["identity"]
         self.guard.load_state_dict(state["guard"])
         self.best.load_state_dict(state["best"])
-        run.log = read_log(folder / _LOG, self.step)
+        run.log = read_log(directory / _LOG, self.step)
 
 
 def _save_adapter_only(state: TrainingState) -> None:
     """Make Accelerate's `save_state` and `load_state` handle only the adapter instead of the whole model."""
     accelerator, adapted = state.run.accelerator, state.run.model
 
-    def save(models: list[nn.Module], weights: list[dict], folder: str) -> None:
+    def save(models: list[nn.Module], weights: list[dict], directory: str) -> None:
         weights.clear()
         adapter = adapter_weights(adapted)
         if accelerator.is_main_process:
-            adapted.save_pretrained(folder, state_dict=adapter)
+            adapted.save_pretrained(directory, state_dict=adapter)
 
-    def load(models: list[nn.Module], folder: str) -> None:
+    def load(models: list[nn.Module], directory: str) -> None:
         models.clear()
-        load_adapter(adapted, Path(folder))
+        load_adapter(adapted, Path(directory))
 
     accelerator.register_save_state_pre_hook(save)
     accelerator.register_load_state_pre_hook(load)
 
 
-def load_adapter(model: nn.Module, folder: Path) -> None:
+def load_adapter(model: nn.Module, directory: Path) -> None:
     """Load a saved adapter's weights into a model that has an adapter.
 
     Raises:
         ValueError: the saved adapter has other modules.
     """
-    weights = load_file(folder / "adapter_model.safetensors")
+    weights = load_file(directory / "adapter_model.safetensors")
     weights = {name.removeprefix("base_model.model."): value for name, value in weights.items()}
     result: Any = set_peft_model_state_dict(model, shard_state_dict(model, weights))
     if result.unexpected_keys:
-        raise ValueError(f"{folder} holds an adapter with other modules: {sorted(result.unexpected_keys)[:3]}.")
+        raise ValueError(f"{directory} holds an adapter with other modules: {sorted(result.unexpected_keys)[:3]}.")
 
 
 def _shared_settings(run: TrainingRun) -> dict[str, Any]:
@@ -203,7 +204,7 @@ def _shared_settings(run: TrainingRun) -> dict[str, Any]:
     }
 
 
-def _check_fits(run: TrainingRun, folder: Path, state: dict[str, Any]) -> None:
+def _check_fits(run: TrainingRun, directory: Path, state: dict[str, Any]) -> None:
     """Check that this run can continue a checkpoint exactly.
 
     Raises:
@@ -217,25 +218,24 @@ def _check_fits(run: TrainingRun, folder: Path, state: dict[str, Any]) -> None:
     ]
     if differences:
         raise ValueError(
-            f"{folder} was written with other settings ({'; '.join(differences)}): give the same ones, or start a new "
-            "run without --resume_from_checkpoint."
+            f"{directory} was written with other settings ({'; '.join(differences)}): give the same ones, or "
+            "start a new run without --resume_from_checkpoint."
         )
     if state["num_processes"] != run.accelerator.num_processes:
         raise ValueError(
-            f"{folder} was written by {state['num_processes']} processes, this run has "
+            f"{directory} was written by {state['num_processes']} processes, this run has "
             f"{run.accelerator.num_processes}: an exact continuation needs the same number."
         )
     if state["step"] > run.plan.steps:
         raise ValueError(
-            f"resume_from_checkpoint {str(folder)!r} has {state['step']} steps done, but the run has "
+            f"resume_from_checkpoint {str(directory)!r} has {state['step']} steps done, but the run has "
             f"{run.plan.steps}: give the settings of the interrupted run, or more epochs."
         )
 
 
-def _damaged(folder: Path, error: Exception) -> ValueError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
+def _damaged(directory: Path, error: Exception) -> ValueError:
     return ValueError(
-        f"The checkpoint {folder} is damaged ({reason}): move it to another directory and give "
+        f"The checkpoint {directory} is damaged ({one_line(error)[:200]}): move it to another directory and give "
         "--resume_from_checkpoint another one, or latest."
     )
 

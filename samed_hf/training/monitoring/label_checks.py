@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...reporting.formatting import format_names
 from ..distributed.logging import get_logger
 
 __all__ = ["CaseLabels", "LabelChecks", "labels_in", "list_cases"]
@@ -18,9 +19,7 @@ _MAX_NAMES = 12
 
 def list_cases(names: Iterable[str]) -> str:
     """Join sorted names of cases for a message: at most twelve, and the number of others."""
-    names = sorted(set(names))
-    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    return ", ".join(names[:_MAX_NAMES]) + more if names else "unknown cases"
+    return format_names(sorted(set(names)), _MAX_NAMES) or "unknown cases"
 
 
 def labels_in(array: np.ndarray) -> frozenset[int]:
