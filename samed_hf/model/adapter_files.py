@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers.utils import cached_file, find_adapter_config_file
 
-from ..hub.layout import ADAPTER_DIRECTORY
+from ..hub.repository import ADAPTER_DIRECTORY
 from .configuration_samed import SamedConfig
 from .image_processing_samed import SamedImageProcessor
 
