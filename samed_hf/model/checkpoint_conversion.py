@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import Chunk, ConversionOps, WeightConverter, WeightRenaming
 
-__all__ = ["PLAIN_SAM_PREFIX", "InterpolatePositions", "interpolate_positions", "register_sam_conversion"]
+__all__ = ["PLAIN_SAM_PREFIX", "register_sam_conversion"]
 
 # Prefix under which the label-dependent parts of a plain SAM's decoder match no parameter of the model.
 PLAIN_SAM_PREFIX = "plain_sam."
@@ -18,15 +18,7 @@ PLAIN_SAM_PREFIX = "plain_sam."
 def interpolate_positions(table: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     """Interpolate a table of positions for another image size, bilinearly as SAMed does.
 
-    Args:
-        table: the absolute embedding `(1, height, width, channels)` or a relative one `(2 · size - 1, head_dim)`.
-        shape: the new shape, with the table's channels.
-
-    Returns:
-        Tensor of that shape and the dtype of `table`; `table` itself if the shapes are equal.
-
-    Raises:
-        ValueError: the table can't be interpolated to `shape`.
+    It is the absolute embedding `(1, height, width, channels)` or a relative one `(2 · size - 1, head_dim)`.
     """
     if table.shape == shape:
         return table
@@ -75,11 +67,7 @@ def register_sam_conversion(class_name: str) -> None:
             # PEFT saves DoRA's magnitudes under another name, which transformers' loader doesn't convert back.
             WeightRenaming(r"(lora_magnitude_vector\.[^.]+)$", r"\1.weight"),
             # The escaped dots matter on saving: "self_attn.q_proj" of the decoder must not match.
-            WeightConverter(
-                r"\.attn\.qkv",
-                [r"\.attn\.q_proj", r"\.attn\.k_proj", r"\.attn\.v_proj"],
-                operations=[Chunk(dim=0)],
-            ),
+            WeightConverter(r"\.attn\.qkv", [rf"\.attn\.{name}_proj" for name in "qkv"], operations=[Chunk(dim=0)]),
             *(WeightConverter(rf"\.{name}", rf"\.{name}", operations=[InterpolatePositions()]) for name in positions),
         ],
         overwrite=True,

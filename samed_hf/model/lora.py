@@ -21,22 +21,14 @@ _DECODER = (
     r"(self_attn|cross_attn_token_to_image|cross_attn_image_to_token|final_attn_token_to_image)\.(q_proj|v_proj)"
 )
 _DECODER_HEADS = [
-    "mask_decoder.iou_token",
-    "mask_decoder.mask_tokens",
-    "mask_decoder.upscale_conv1",
-    "mask_decoder.upscale_conv2",
-    "mask_decoder.upscale_layer_norm",
-    "mask_decoder.output_hypernetworks_mlps",
+    *(f"mask_decoder.{name}" for name in ("iou_token", "mask_tokens", "output_hypernetworks_mlps")),
+    *(f"mask_decoder.{name}" for name in ("upscale_conv1", "upscale_conv2", "upscale_layer_norm")),
     "mask_decoder.iou_prediction_head",
 ]
 # Without a prompt, only the no-mask embedding is used. The rest is saved too, since original checkpoints contain it.
 # PEFT can't wrap a list of modules, so the four point embeddings are listed one by one.
-_PROMPT_ENCODER = [
-    "prompt_encoder.no_mask_embed",
-    "prompt_encoder.not_a_point_embed",
-    "prompt_encoder.mask_embed",
-    *(f"prompt_encoder.point_embed.{index}" for index in range(4)),
-]
+_PROMPT_ENCODER = [f"prompt_encoder.{name}_embed" for name in ("no_mask", "not_a_point", "mask")]
+_PROMPT_ENCODER += [f"prompt_encoder.point_embed.{index}" for index in range(4)]
 _NEVER_TRAINED = re.compile(r"iou_prediction_head\.|prompt_encoder\.(?!no_mask_embed\.)")
 
 # variant: (LoRA's targets, modules trained whole and saved with the adapter)
@@ -54,17 +46,14 @@ def samed_lora_config(rank: int = 4, variant: str = "samed", **lora_options: Any
     rest of the prompt encoder are saved but never trained.
 
     Args:
-        rank: rank of the LoRA matrices, at least 1; the paper's is 4.
+        rank: of the LoRA matrices, at least 1; the paper's is 4.
         variant: "samed", or "samed_s", where the mask decoder's transformer is frozen too, with LoRA on the q and v of
             its attentions.
-        **lora_options: any other option of [`~peft.LoraConfig`], e.g. `use_dora=True`, `use_rslora=True`,
-            `lora_dropout=0.1`, `lora_alpha`.
+        **lora_options: of [`~peft.LoraConfig`], e.g. `use_dora=True`, `use_rslora=True`, `lora_dropout=0.1`,
+            `lora_alpha`.
 
     Returns:
         A [`~peft.LoraConfig`] for `model.add_adapter`.
-
-    Raises:
-        ValueError: an unknown variant or a rank below 1.
     """
     if variant not in VARIANTS:
         raise ValueError(f"variant is {variant!r}: expected one of {', '.join(map(repr, VARIANTS))}.")
@@ -99,13 +88,7 @@ def cast_frozen(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def replace_label_heads(decoder: nn.Module, heads: Mapping[str, nn.Module], adapter_name: str) -> None:
-    """Replace an adapter's copies of the mask decoder's label-dependent heads, whose shapes are those of other labels.
-
-    Args:
-        decoder: the mask decoder, or PEFT's wrapper around it.
-        heads: the new heads by the name of the attribute.
-        adapter_name: the adapter to which they belong.
-    """
+    """Replace an adapter's copies of the mask decoder's label-dependent heads by `heads`, those of other labels."""
     owner = decoder.modules_to_save[adapter_name] if isinstance(decoder, ModulesToSaveWrapper) else decoder
     for name, head in heads.items():
         present = getattr(owner, name)
@@ -117,22 +100,14 @@ def replace_label_heads(decoder: nn.Module, heads: Mapping[str, nn.Module], adap
 
 
 def merge_adapter(model: nn.Module) -> None:
-    """Merge the active adapter of every layer into its base layer and remove PEFT's wrappers, in place.
-
-    Raises:
-        ValueError: the model has no adapter, or more than one is active.
-    """
-    wrapped = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, (BaseTunerLayer, ModulesToSaveWrapper))
-    ]
+    """Merge the one active adapter of every layer into its base layer and remove PEFT's wrappers, in place."""
+    wrappers = (BaseTunerLayer, ModulesToSaveWrapper)
+    wrapped = [(name, module) for name, module in model.named_modules() if isinstance(module, wrappers)]
     if not wrapped:
         raise ValueError("The model has no adapter to merge: call add_adapter or load_adapter first.")
     for name, module in wrapped:
-        parent = model.get_submodule(name.rpartition(".")[0])
-        child = name.rpartition(".")[2]
-        active = module.active_adapters
+        parent_name, _, child = name.rpartition(".")
+        parent, active = model.get_submodule(parent_name), module.active_adapters
         if len(active) != 1:
             raise ValueError(f"{len(active)} adapters are active ({active}): call set_adapter with one name first.")
         if isinstance(module, BaseTunerLayer):

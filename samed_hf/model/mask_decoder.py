@@ -39,8 +39,7 @@ class SamedMaskDecoder(SamMaskDecoder):
 
     def __init__(self, config: SamMaskDecoderConfig) -> None:
         super().__init__(config)
-        networks: Any = SamedHypernetworks(self.output_hypernetworks_mlps)  # SAM's type is a list of modules
-        self.output_hypernetworks_mlps = networks
+        self.output_hypernetworks_mlps: Any = SamedHypernetworks(self.output_hypernetworks_mlps)
         # Heads that depend on the labels start with PyTorch's initialisation instead of SAM's. The leaves are marked:
         # transformers skips modules without parameters of their own.
         for head in LABEL_HEADS:
@@ -53,16 +52,10 @@ class SamedMaskDecoder(SamMaskDecoder):
         image_positional_embeddings: torch.Tensor,
         dense_prompt_embeddings: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Predict the masks of one image without a prompt.
+        """Predict the masks without a prompt, from embeddings `(batch_size or 1, channels, height, width)`.
 
-        Args:
-            image_embeddings: of shape `(batch_size, channels, height, width)`.
-            image_positional_embeddings: of shape `(1, channels, height, width)`.
-            dense_prompt_embeddings: of shape `(1, channels, height, width)`.
-
-        Returns:
-            Logits of shape `(batch_size, num_labels, 4 · height, 4 · width)` and the IoU head's output of shape
-            `(batch_size, num_labels)`.
+        Returns logits of shape `(batch_size, num_labels, 4 · height, 4 · width)` and the IoU head's output of shape
+        `(batch_size, num_labels)`.
         """
         batch_size, channels, height, width = image_embeddings.shape
         tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
