@@ -68,22 +68,13 @@ def push_adapter(
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         base = (base_model, base_revision) if base_model else _push_random_base(api, directory, repo_id, private)
-        staged = lay_out_repository(
-            directory,
-            Path(temporary) / "repository",
-            repo_id=repo_id,
-            dtype=dtype,
-            base=base,
-            images=images,
-            with_handler=with_handler,
+        staged = Path(temporary) / "repository"
+        lay_out_repository(
+            directory, staged, repo_id=repo_id, dtype=dtype, base=base, images=images, with_handler=with_handler
         )
         _refuse_secrets(staged, directory, token)
-        api.upload_folder(
-            folder_path=staged,
-            repo_id=repo_id,
-            commit_message=commit_message,
-            delete_patterns=_outdated_files(api, repo_id, staged),
-        )
+        outdated = _outdated_files(api, repo_id, staged)
+        api.upload_folder(folder_path=staged, repo_id=repo_id, commit_message=commit_message, delete_patterns=outdated)
     return f"{api.endpoint}/{repo_id}"
 
 
@@ -115,7 +106,7 @@ def _push_random_base(api: HfApi, directory: Path, repo_id: str, private: bool |
 
 
 def _refuse_secrets(staged: Path, directory: Path, token: str | None) -> None:
-    """Raise an error if a file to upload contains a path of this machine or a token."""
+    """Raise a `ValueError` if a file to upload contains a path of this machine or a token."""
     secrets = {str(directory.resolve()), str(Path.home()), token or get_token() or ""} - {"", "/"}
     for file in staged.rglob("*"):
         if file.suffix in (".json", ".md", ".csv", ".txt", ".py"):

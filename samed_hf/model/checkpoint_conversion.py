@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import Chunk, ConversionOps, WeightConverter, WeightRenaming
 
+from .mask_decoder import LABEL_HEADS
+
 __all__ = ["PLAIN_SAM_PREFIX", "register_sam_conversion"]
 
 # Prefix under which the label-dependent parts of a plain SAM's decoder match no parameter of the model.
@@ -60,10 +62,7 @@ def register_sam_conversion(class_name: str) -> None:
     register_checkpoint_conversion_mapping(
         class_name,
         [
-            WeightRenaming(
-                r"^mask_decoder\.(mask_tokens|output_hypernetworks_mlps|iou_prediction_head)\.",
-                rf"{PLAIN_SAM_PREFIX}\1.",
-            ),
+            WeightRenaming(rf"^mask_decoder\.({'|'.join(LABEL_HEADS)})\.", rf"{PLAIN_SAM_PREFIX}\1."),
             # PEFT saves DoRA's magnitudes under another name, which transformers' loader doesn't convert back.
             WeightRenaming(r"(lora_magnitude_vector\.[^.]+)$", r"\1.weight"),
             # The escaped dots matter on saving: "self_attn.q_proj" of the decoder must not match.

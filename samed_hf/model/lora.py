@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
-__all__ = ["VARIANTS", "cast_frozen", "freeze_unused", "merge_adapter", "replace_label_heads", "samed_lora_config"]
+__all__ = ["VARIANTS", "cast_frozen", "freeze_unused", "merge_adapter", "samed_lora_config"]
 
 # Regular expressions on full module names: a bare "q_proj" would match the mask decoder too.
 _ENCODER = r"(.*\.)?vision_encoder\.layers\.\d+\.attn\.(q_proj|v_proj)"
@@ -85,18 +84,6 @@ def cast_frozen(model: nn.Module, dtype: torch.dtype) -> None:
         inside = "vision_encoder." in name and isinstance(module, nn.Linear | nn.Conv2d)
         if inside and not any(parameter.requires_grad for parameter in module.parameters()):
             module.to(dtype)
-
-
-def replace_label_heads(decoder: nn.Module, heads: Mapping[str, nn.Module], adapter_name: str) -> None:
-    """Replace an adapter's copies of the mask decoder's label-dependent heads by `heads`, those of other labels."""
-    owner = decoder.modules_to_save[adapter_name] if isinstance(decoder, ModulesToSaveWrapper) else decoder
-    for name, head in heads.items():
-        present = getattr(owner, name)
-        head = head.to(next(present.parameters()))
-        if isinstance(present, ModulesToSaveWrapper):
-            present.modules_to_save[adapter_name] = head
-        elif owner is not decoder:  # the base model's own heads stay
-            setattr(owner, name, head)
 
 
 def merge_adapter(model: nn.Module) -> None:

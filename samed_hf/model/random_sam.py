@@ -50,12 +50,8 @@ def make_random_sam(
         "output_channels": embedding_size,
         "num_pos_feats": embedding_size // 2,
     }
-    decoder = {
-        "hidden_size": embedding_size,
-        "mlp_dim": 4 * embedding_size,
-        "num_attention_heads": 4,
-        "iou_head_hidden_dim": embedding_size,
-    }
+    decoder = {"hidden_size": embedding_size, "mlp_dim": 4 * embedding_size, "num_attention_heads": 4}
+    decoder["iou_head_hidden_dim"] = embedding_size
     prompts = {"hidden_size": embedding_size, "image_size": image_size}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
