@@ -13,8 +13,8 @@ from ..data.dataset import Case
 from ..hub.card import write_card
 from ..hub.push import push_adapter
 from ..reporting.charts import draw_curve
+from ..reporting.formatting import format_scores
 from ..reporting.overlays import draw_overlay, write_examples
-from ..reporting.tables import format_scores
 from ..scoring.evaluation import CaseResult, score_cases, summarize_results, write_metrics
 from ..transforms.slicing import rows_point_up
 from ..utils.text import one_line
