@@ -91,8 +91,9 @@ class SamedMetric(evaluate.Metric):
         names = list(map(str, range(len(predictions)))) if cases is None else list(cases)
         if len(names) != len(predictions) or len(set(names)) < len(names):
             raise ValueError(f"cases is {names}, expected {len(predictions)} different names, one for each label map.")
-        is_list = spacing is not None and any(np.ndim(value) for value in spacing)
-        spacings: list[Any] = list(spacing) if is_list else [spacing] * len(names)
+        spacings: list[Any] = [spacing] * len(names)
+        if spacing is not None and any(np.ndim(value) for value in spacing):
+            spacings = list(spacing)
         if len(spacings) != len(names):
             raise ValueError(f"spacing holds {len(spacings)} entries, expected one spacing, or one for each case.")
         scores = {}
