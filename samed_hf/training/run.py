@@ -12,8 +12,8 @@ from transformers.utils import logging
 from ..data import Case
 from ..hub import push_adapter, write_card
 from ..reporting.charts import draw_curve
+from ..reporting.formatting import format_scores
 from ..reporting.overlays import draw_overlay, write_examples
-from ..reporting.tables import format_scores
 from ..scoring import CaseResult, score_cases, summarize_results, write_metrics
 from ..transforms import rows_point_up
 from ..utils.text import one_line

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ...reporting.colors import hex_colors
+from ...reporting.charts import hex_colors
 from ...reporting.formatting import format_count, format_duration, format_names
 from ...reporting.html import data_uri, jpeg_uri, write_page
 from ..checkpointing.record import package_versions
