@@ -43,7 +43,7 @@ def convert_sam(
     decoder_heads: int = 8,
     global_attn_indexes: Sequence[int] | None = None,
 ) -> Path:
-    """Convert an original Segment Anything or MedSAM checkpoint to a directory for `SamModel.from_pretrained`.
+    """Convert a Segment Anything or MedSAM checkpoint to a directory for `SamModel.from_pretrained`, and return it.
 
     The sizes are read from the shapes of the tensors. A block of the image encoder has global attention if its relative
     position tables have the length of the whole grid of patches, otherwise window attention.
@@ -55,11 +55,7 @@ def convert_sam(
         global_attn_indexes: blocks of the image encoder with global attention, from 0. Required only if the window is
             as large as the grid (224 pixels with windows of 14): all tables then have the same length.
 
-    Returns:
-        `output_dir`.
-
     Raises:
-        FileNotFoundError: the checkpoint does not exist.
         ValueError: the file is no checkpoint or holds pickled code; tensors are missing, unknown or of another shape
             (the message names each of them); or an option does not fit the tensors.
     """

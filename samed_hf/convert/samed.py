@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from ..data.layouts.synapse import SYNAPSE_LABELS
 from ..model.image_processing_samed import SamedImageProcessor
 from ..model.lora import samed_lora_config
 from ..model.modeling_samed import SamedForSemanticSegmentation
-from ..utils.atomic import write_bytes
+from ..utils.atomic import atomic_file
 from .checkpoint import check_output_dir, check_tensors, count_decoder, is_samed, most_common, read_checkpoint
 from .keys import LORA_PREFIXES, POSITIONAL_MATRIX, samed_keys
 
@@ -34,7 +33,7 @@ def convert_samed(
     input_size: int | None = 224,
     orientation: str | None = None,
 ) -> Path:
-    """Convert a checkpoint of the original SAMed or SAMed_s to an adapter directory.
+    """Convert a checkpoint of the original SAMed or SAMed_s to an adapter directory, and return it.
 
     Variant, rank and number of labels are read from the checkpoint.
 
@@ -49,11 +48,7 @@ def convert_samed(
         orientation: of the volumes from which the training slices were cut, e.g. "LPS", which the checkpoint does not
             contain; volumes are reoriented to it. `None` cuts them as they are stored.
 
-    Returns:
-        `output_dir`.
-
     Raises:
-        FileNotFoundError: the checkpoint or the base does not exist.
         ValueError: the file is no checkpoint or holds pickled code; tensors are missing, unknown or of another shape
             (the message names each of them); the base is another one; or the number of labels differs.
     """
@@ -121,7 +116,7 @@ def _organ_names(labels: Sequence[str] | None, count: int) -> list[str]:
 def convert_original(
     adapter: str | os.PathLike[str], output: str | os.PathLike[str], *, base: str | os.PathLike[str] | None = None
 ) -> Path:
-    """Convert an adapter to the `.pth` that the original SAMed code loads.
+    """Convert an adapter to the `.pth` that the original SAMed code loads, and return its path.
 
     The original code has a scaling of 1. Another scaling (`lora_alpha`, rsLoRA) is multiplied into the B matrices.
     An adapter of [`convert_samed`][samed_hf.convert.convert_samed] gives every tensor of its checkpoint bit by bit.
@@ -132,11 +127,7 @@ def convert_original(
         base: directory or Hub id of the base model, whose positional matrix is part of the file; defaults to the one
             named in the adapter.
 
-    Returns:
-        `output`.
-
     Raises:
-        FileNotFoundError: the adapter or its base does not exist.
         ValueError: the original code cannot express the adapter, or `output` does not end in `.pth`.
     """
     if Path(output).suffix not in (".pth", ".pt") or Path(output).is_dir():
@@ -150,10 +141,9 @@ def convert_original(
         if ".lora_B." in name:
             layer = cast(LoraLayer, model.get_submodule(name.partition(".lora_B.")[0]))
             tensors[key] *= layer.scaling["default"]
-    content = io.BytesIO()
-    torch.save(tensors, content)
     Path(output).parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(output, content.getvalue())
+    with atomic_file(output) as temporary, temporary.open("wb") as file:
+        torch.save(tensors, file)
     return Path(output)
 
 

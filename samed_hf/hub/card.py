@@ -82,13 +82,12 @@ def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
 def _describe_adapter(directory: Path) -> dict[str, Any]:
     """The template's variables that describe the adapter itself."""
     config = read_json(directory / "config.json", required=True)
-    id2label = {int(index): label for index, label in config["id2label"].items()}
     if (directory / "adapter" / "adapter_config.json").is_file():
         directory /= "adapter"
     adapter = read_json(directory / "adapter_config.json", required=True)
     base, weights = adapter.get("base_model_name_or_path"), directory / "adapter_model.safetensors"
     return {
-        "labels": [label for index, label in sorted(id2label.items())][1:],
+        "labels": [config["id2label"][index] for index in sorted(config["id2label"], key=int)][1:],
         "image_size": config["image_size"],
         "adapter": adapter,
         "adapter_folder": directory.name,

@@ -35,7 +35,7 @@ def push_adapter(
     with_handler: bool = False,
     commit_message: str = "Upload adapter",
 ) -> str:
-    """Upload an adapter, its scores and its card; files of the run such as checkpoints and data are not uploaded.
+    """Upload an adapter, its scores and its card, but no checkpoints and data of the run; return the address.
 
     Args:
         directory: of the adapter, as a training left it; it is not changed.
@@ -49,11 +49,7 @@ def push_adapter(
         with_handler: add `handler.py` and `requirements.txt` for Inference Endpoints.
         commit_message: of the commit.
 
-    Returns:
-        The repository's address.
-
     Raises:
-        FileNotFoundError: `directory` has no adapter.
         ValueError: the Hub refused or can't be reached, an unknown dtype, or damaged weights.
     """
     directory = Path(directory)

@@ -57,7 +57,7 @@ def lay_out_repository(
     images: bool | None = None,
     with_handler: bool = False,
 ) -> Path:
-    """Write the files of a repository.
+    """Write the files of a repository into `target` and return it.
 
     Args:
         directory: of the adapter, as a training left it.
@@ -67,12 +67,6 @@ def lay_out_repository(
         base: name of the base model on the Hub and its revision; (`None`, `None`) keeps those of the adapter.
         images: include overlay and example slices; `None` includes those of synthetic data only.
         with_handler: include `handler.py` and `requirements.txt` for Inference Endpoints.
-
-    Returns:
-        `target`.
-
-    Raises:
-        ValueError: damaged weights.
     """
     config, weights = ADAPTER_FILES
     adapter = target / ADAPTER_DIRECTORY

@@ -64,7 +64,6 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
             **download: `revision`, `token`, `cache_dir`, `subfolder`, `local_files_only`, `force_download`, `proxies`.
 
         Raises:
-            FileNotFoundError: there is no adapter.
             ValueError: the adapter is damaged, of another base model, input size or variant, or its name is in use.
         """
         source, name = str(peft_model_id), adapter_name or "default"

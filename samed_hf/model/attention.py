@@ -103,21 +103,15 @@ def attend(
 
 
 def attend_at_border(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    rows: torch.Tensor,
-    columns: torch.Tensor,
-    *,
-    grid: tuple[int, int],
-    padding: Sequence[torch.Tensor],
+    tokens: Sequence[torch.Tensor], grid: tuple[int, int], padding: Sequence[torch.Tensor]
 ) -> torch.Tensor:
     """Attention in windows that extend over the image's border, with all padded tokens as one key.
 
-    `query`, `key` and `value` are the real tokens, `(batch, heads, height · width, head_dim)` with `grid` = (height,
-    width), `rows` and `columns` the terms of all keys, padded ones included, `(batch, heads, tokens, size)`, and
+    `tokens` are query, key and value of the real tokens, `(batch, heads, height · width, head_dim)`, and the terms of
+    the rows and columns of all keys, padded ones included, `(batch, heads, tokens, size)`; `grid` is (height, width),
     `padding` the key and the value of a padded token, `(heads, 1, head_dim)`.
     """
+    query, key, value, rows, columns = tokens
     height, width = grid
     beside = _log_sum(rows[..., :height]) + _log_sum(columns[..., width:])
     below = _log_sum(rows[..., height:]) + _log_sum(columns)
@@ -125,8 +119,8 @@ def attend_at_border(
     real = rows[..., :height, None] + columns[..., None, :width]
     bias = torch.cat([real.flatten(-2), padded], dim=-1)
     key, value = (
-        torch.cat([tokens, token.to(tokens.dtype).expand(len(query), -1, -1, -1)], dim=2)
-        for tokens, token in zip((key, value), padding, strict=True)
+        torch.cat([real, padded.to(real.dtype).expand(len(query), -1, -1, -1)], dim=2)
+        for real, padded in zip((key, value), padding, strict=True)
     )
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
 

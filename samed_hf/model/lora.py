@@ -19,11 +19,8 @@ _DECODER = (
     r"(.*\.)?mask_decoder\.transformer\.(layers\.\d+\.)?"
     r"(self_attn|cross_attn_token_to_image|cross_attn_image_to_token|final_attn_token_to_image)\.(q_proj|v_proj)"
 )
-_DECODER_HEADS = [
-    *(f"mask_decoder.{name}" for name in ("iou_token", "mask_tokens", "output_hypernetworks_mlps")),
-    *(f"mask_decoder.{name}" for name in ("upscale_conv1", "upscale_conv2", "upscale_layer_norm")),
-    "mask_decoder.iou_prediction_head",
-]
+_DECODER_HEADS = ["iou_token", "mask_tokens", "upscale_conv1", "upscale_conv2", "upscale_layer_norm"]
+_DECODER_HEADS += ["output_hypernetworks_mlps", "iou_prediction_head"]
 # Without a prompt, only the no-mask embedding is used. The rest is saved too, since original checkpoints contain it.
 # PEFT can't wrap a list of modules, so the four point embeddings are listed one by one.
 _PROMPT_ENCODER = [f"prompt_encoder.{name}_embed" for name in ("no_mask", "not_a_point", "mask")]
@@ -33,7 +30,7 @@ _NEVER_TRAINED = re.compile(r"iou_prediction_head\.|prompt_encoder\.(?!no_mask_e
 # variant: (LoRA's targets, modules trained whole and saved with the adapter)
 VARIANTS: dict[str, tuple[str, list[str]]] = {
     "samed": (_ENCODER, ["mask_decoder", *_PROMPT_ENCODER]),
-    "samed_s": (f"{_ENCODER}|{_DECODER}", [*_DECODER_HEADS, *_PROMPT_ENCODER]),
+    "samed_s": (f"{_ENCODER}|{_DECODER}", [*(f"mask_decoder.{name}" for name in _DECODER_HEADS), *_PROMPT_ENCODER]),
 }
 
 

@@ -96,7 +96,6 @@ class SamedPreTrainedModel(SamedAdapterMixin, SamPreTrainedModel):
             ValueError: the checkpoint isn't one of SAM, a value of the config is out of range, or the adapter is
                 damaged or names no base model.
             FileNotFoundError: the adapter's base model can't be found.
-            OSError: there is no checkpoint.
         """
         download = {key: kwargs[key] for key in DOWNLOAD_OPTIONS if key in kwargs}
         overrides = {key: kwargs.pop(key) for key in OVERRIDES if key in kwargs}
@@ -122,25 +121,20 @@ class SamedPreTrainedModel(SamedAdapterMixin, SamPreTrainedModel):
         # Parts missing from the checkpoint are created in half precision.
         model.sam.prompt_encoder.float()
         model.sam.mask_decoder.float()
-        if adapter is not None:
+        if adapter is None:
+            model.image_processor = find_image_processor(source, download)
+        else:
             model.load_adapter(source, adapter_name, adapter_kwargs=download)
         # Weights mapped from their file may be at unaligned addresses, where matrix products use other kernels, with
         # other rounding: a reloaded model would differ from the saved one in the last bits.
         for tensor in (*model.parameters(), *model.buffers()):
             if tensor.device.type == "cpu" and tensor.data_ptr() % _ALIGNMENT:
                 tensor.data = tensor.data.clone()
-        model.image_processor = find_image_processor(source, download)
         return model
 
     @classmethod
     def _load_base(
-        cls,
-        base: str,
-        revision: str | None,
-        adapter: str,
-        model_args: tuple[Any, ...],
-        config: SamedConfig,
-        kwargs: dict[str, Any],
+        cls, base: str, revision: str | None, adapter: str, model_args: Any, config: SamedConfig, kwargs: dict[str, Any]
     ) -> Self:
         """Load the base model of an adapter with the adapter's config."""
         kwargs = {key: value for key, value in kwargs.items() if key not in ("revision", "subfolder")}
@@ -195,15 +189,12 @@ class SamedPreTrainedModel(SamedAdapterMixin, SamPreTrainedModel):
             self.push_to_hub(hub.pop("repo_id", directory.name), **hub)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:  # type: ignore[override]  # options go to push_adapter
-        """Upload the active adapter, laid out so that every way of loading finds it, or a model without one whole.
+        """Upload the active adapter for every way of loading, or a model without one whole, and return the address.
 
         Args:
             repo_id: "user/name", or "name" in one's own namespace.
             **kwargs: with an adapter those of [`~samed_hf.hub.push.push_adapter`] (`private`, `token`, `dtype`,
                 `base_model`, …), else those of [`~transformers.PreTrainedModel.push_to_hub`].
-
-        Returns:
-            The repository's address.
         """
         if not self._hf_peft_config_loaded:
             return PushToHubMixin.push_to_hub(self, repo_id, **kwargs)

@@ -108,7 +108,7 @@ class SamedVisionAttention(SamVisionAttention):
         else:
             shape = (heads, 1, tokens[1].shape[-1])  # of a padded token's key and value: the projections' biases
             padding = [tokens[1].new_zeros(shape) if bias is None else bias.reshape(shape) for bias in biases[1:]]
-            context = attend_at_border(*tokens, grid=grid, padding=padding)
+            context = attend_at_border(tokens, grid, padding)
         return join_windows(context, windows, batch_size)
 
     def _in_one_product(
