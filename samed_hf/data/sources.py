@@ -13,7 +13,7 @@ from ..model.image_processing_samed import SamedImageProcessor
 from ..transforms.slicing import cut_slices, slice_spacing
 from ..volumes import ScanFile, Volume, read_scan, read_volume, reorient, same_grid
 from ..volumes import images as image_files
-from ..volumes.naming import file_kind, label_suffix
+from ..volumes.registry import file_kind, label_suffix
 from .dataset import CaseSource, RawCase, as_labels, renumber
 
 __all__ = ["FileSource", "ImageSource", "ScanSource", "count_channels"]

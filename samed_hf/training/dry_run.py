@@ -19,7 +19,7 @@ from ..inference.batching import free_memory
 from ..model.image_processing_samed import SamedImageProcessor
 from ..model.precision import computes_bfloat16
 from ..model.random_sam import make_random_sam
-from ..volumes._checks import NotFiniteError
+from ..volumes.file_checks import NotFiniteError
 from .arguments import ResolvedTrainingArguments, SamedTrainingArguments
 from .checkpointing.checkpoints import find_checkpoint
 from .data import read_training_data

@@ -28,7 +28,7 @@ import h5py
 import numpy as np
 
 from ...utils.atomic import write_bytes, write_text
-from ...volumes._checks import NotFiniteError
+from ...volumes.file_checks import NotFiniteError
 from ..dataset import Case
 
 __all__ = [

@@ -16,7 +16,7 @@ from pydicom.uid import generate_uid
 
 from ...utils.atomic import write_bytes
 from ...utils.text import printable
-from .._checks import check_labels, check_parent
+from ..file_checks import check_labels, check_parent
 from ..geometry import Volume
 from .headers import brief, quiet
 from .seg_sources import source_images
