@@ -125,9 +125,8 @@ def _find_nrrd_voxels(path: Path, file: IO[bytes]) -> VoxelData:
     stated = fields.get("encoding", "").lower()
     encoding = _ENCODINGS.get(stated)
     if encoding is None:
-        raise ValueError(
-            f"{printable(path)} has the encoding {stated[:40]!r}, expected raw, gzip or ascii; save it so."
-        )
+        reason = f"has the encoding {stated[:40]!r}, expected raw, gzip or ascii; save it so"
+        raise ValueError(f"{printable(path)} {reason}.")
     files: tuple[Path, ...] = (path,)
     offset = file.tell()
     if (data_file := fields.get("datafile")) is not None:
@@ -160,7 +159,8 @@ def _find_meta_voxels(path: Path, file: IO[bytes]) -> VoxelData:
     length = fields.get("CompressedDataSize")
     skip = _integer(path, fields.get("HeaderSize", "0"), "HeaderSize")
     name, axis = fields["ElementDataFile"], None
-    files, offset = (path,), file.tell()
+    files: tuple[Path, ...] = (path,)
+    offset = file.tell()
     if name.upper() != "LOCAL":
         dimensions = int(fields.get("NDims", "3"))
         if name.startswith("LIST") or "%" in name:

@@ -45,18 +45,16 @@ class FileFormat:
 
 _NIFTI = ("nifti:read_nifti", "nifti:write_nifti", "nifti:write_nifti_labels")
 _ITK = ("itk:read_itk", "itk:write_itk")
-_IMAGE = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+_IMAGE = ("images:read_image", "", "images:write_mask")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 FORMATS = (
     FileFormat("NIfTI", "nifti", (".nii.gz", ".nii"), (".nii.gz", ".nii"), *_NIFTI),
     FileFormat("NRRD", "itk", (".nrrd", ".nhdr"), (".nrrd",), *_ITK),
     FileFormat("MetaImage", "itk", (".mha", ".mhd"), (".mha", ".mhd"), *_ITK),
     FileFormat("DICOM", "dicom", (".dcm", ".dicom", ".ima"), (".dcm",), "", "", "dicom.seg_writer:write_segmentation"),
-    FileFormat(
-        "image (PNG, JPEG, TIFF, BMP)", "image", _IMAGE, (".png",), "images:read_image", "", "images:write_mask"
-    ),
+    FileFormat("image (PNG, JPEG, TIFF, BMP)", "image", IMAGE_SUFFIXES, (".png",), *_IMAGE),
 )
 VOLUME_SUFFIXES = tuple(suffix for form in FORMATS if form.writer for suffix in form.suffixes)
-IMAGE_SUFFIXES = _IMAGE
 LABEL_FORMATS = tuple(suffix[1:] for form in FORMATS if form.kind != "image" for suffix in form.writable)
 """Formats of label maps for scans of any kind, e.g. "nii.gz"."""
 
