@@ -18,17 +18,11 @@ Value = TypeVar("Value")
 
 
 class Outcome(NamedTuple):
-    """How an item ended.
+    """How an item ended."""
 
-    Attributes:
-        result: what `write` returned.
-        error: the exception of reading, processing or writing, if one was raised.
-        seconds: spent on the item, without waiting.
-    """
-
-    result: Any = None
-    error: Exception | None = None
-    seconds: float = 0.0
+    result: Any = None  # what `write` returned
+    error: Exception | None = None  # of reading, processing or writing
+    seconds: float = 0.0  # spent on the item, without waiting
 
 
 def read_process_write(
@@ -46,13 +40,9 @@ def read_process_write(
     An `Exception` in one step ends that item alone. Any other `BaseException`, such as `KeyboardInterrupt`, ends the
     run after the item that is already processed has been written and reported.
 
-    Args:
-        items: in order.
-        read: called in the thread.
-        process: called in the caller's thread with the item, what `read` returned, and a function that returns
-            whether the previous item has been reported. Until then, `process` should not print about this item.
-        write: called in the thread with what `process` returned.
-        done: called in the caller's thread with each item and its outcome, in order, as early as possible.
+    `read` and `write` are called in the thread, `process` and `done` in the caller's, `done` in order and as early as
+    possible. The third argument of `process` is a function that returns whether the previous item has been reported;
+    until then, `process` should not print about this item.
     """
     previous: _Writing | None = None
 

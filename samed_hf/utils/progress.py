@@ -24,13 +24,8 @@ logger = logging.getLogger(__name__)
 class ProgressBar:
     """A context manager whose instance is a [`ProgressCallback`].
 
-    In a terminal it is a bar on standard error. Elsewhere at most ten lines are logged, and none within two seconds
-    of the one before.
-
-    Args:
-        description: what is worked on.
-        unit: of the items, in the singular.
-        bar: whether to show a bar; by default where standard error is a terminal.
+    In a terminal, or with `bar`, it is a bar on standard error. Elsewhere at most ten lines are logged, and none within
+    two seconds of the one before. `unit` is that of the items, in the singular.
     """
 
     def __init__(self, description: str, unit: str, *, bar: bool | None = None) -> None:

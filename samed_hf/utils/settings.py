@@ -26,22 +26,15 @@ def setting(
     Args:
         default: value of the field; `None` for one that is derived later.
         help: text of the flag, with a derived default in brackets.
-        minimum: smallest number that is allowed.
+        minimum: smallest number.
         choices: the allowed values.
         filled: what `fill_defaults` replaces `None` by, where neither a preset nor the data decides.
         resume: a resumed run must have the value of the run that wrote the checkpoint.
         private: a path of the user's machine, the name of private data or a secret; never published.
         on_card: affects the trained weights, and so belongs on the model card.
     """
-    metadata = {
-        "help": help,
-        "minimum": minimum,
-        "choices": choices,
-        "filled": filled,
-        "resume": resume,
-        "private": private,
-        "on_card": on_card and not private,
-    }
+    metadata: dict[str, Any] = {"help": help, "minimum": minimum, "choices": choices, "filled": filled}
+    metadata |= {"resume": resume, "private": private, "on_card": on_card and not private}
     return field(default=default, metadata=metadata)
 
 
