@@ -179,7 +179,9 @@ class _Positions:
         return self._index(up, left), self.rows - up, self.columns - left
 
     def _index(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        return np.where(self.outside, 0, rows * self.shape[1] + columns)
+        index = rows * self.shape[1] + columns
+        np.copyto(index, 0, where=self.outside)
+        return index
 
     def sample(self, array: np.ndarray, order: int) -> np.ndarray:
         """Sample an array `(…, *shape)` by nearest neighbour (`order` 0) or linearly (1)."""

@@ -44,13 +44,13 @@ def read_process_write(
     possible. The third argument of `process` is a function that returns whether the previous item has been reported;
     until then, `process` should not print about this item.
     """
-    previous: _Writing | None = None
+    previous: tuple[Item, Future[Outcome]] | None = None
 
     def report_previous(wait: bool = False) -> bool:
         nonlocal previous
-        if previous is not None and (wait or previous.future.done()):
-            finished, previous = previous, None
-            done(finished.item, finished.outcome())
+        if previous is not None and (wait or previous[1].done()):
+            (item, written), previous = previous, None
+            done(item, written.result())
         return previous is None
 
     with ThreadPoolExecutor(1, thread_name_prefix="files") as thread:
@@ -74,7 +74,7 @@ def read_process_write(
                     done(item, Outcome(error=error))
                 else:
                     report_previous(wait=True)
-                    previous = _Writing(item, thread.submit(_timed, write, item, result), seconds)
+                    previous = item, thread.submit(_write, write, item, result, seconds)
                     del result  # the future keeps it only until it is written
         finally:
             for future in reads:
@@ -82,19 +82,14 @@ def read_process_write(
             report_previous(wait=True)
 
 
-class _Writing(NamedTuple):
-    item: Any
-    future: Future[tuple[Any, float]]
-    seconds: float
-
-    def outcome(self) -> Outcome:
-        try:
-            result, more = self.future.result()
-        except Exception as error:
-            return Outcome(error=error)
-        return Outcome(result, seconds=self.seconds + more)
-
-
 def _timed(function: Callable[..., Value], *arguments: Any) -> tuple[Value, float]:
     started = time.monotonic()
     return function(*arguments), time.monotonic() - started
+
+
+def _write(write: Callable[[Item, Result], Any], item: Item, result: Result, seconds: float) -> Outcome:
+    try:
+        written, more = _timed(write, item, result)
+    except Exception as error:
+        return Outcome(error=error)
+    return Outcome(written, seconds=seconds + more)

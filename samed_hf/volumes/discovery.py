@@ -27,6 +27,7 @@ __all__ = ["ScanFile", "find_scans", "search_scans"]
 logger = logging.getLogger(__name__)
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)  # nnU-Net's: case_0000, case_0001
+_KNOWN_FORMATS = join_or([form.name for form in FORMATS])
 _HEADER_SUFFIXES = (".mhd", ".nhdr")
 _VOXEL_SUFFIXES = (".raw", ".zraw", ".raw.gz")  # of the files that these headers refer to
 
@@ -60,11 +61,7 @@ def find_scans(paths: str | Path | Iterable[str | Path], *, num_channels: int = 
             one scan; with one, `_0000` is removed from the names if all files of a directory end so.
 
     Returns:
-        Scans in the order of their paths, each once, with unique names.
-
-    Raises:
-        FileNotFoundError: If a path does not exist, or a directory holds no scan.
-        ValueError: If a file in `paths` is of no known format.
+        Scans in the order of their paths, each once, with unique names; none in a directory is a `FileNotFoundError`.
     """
     scans, notes = search_scans([paths] if isinstance(paths, str | Path) else paths, num_channels=num_channels)
     for note in notes:
@@ -114,10 +111,6 @@ def _skipped_note(skipped: list[Path]) -> str:
     return f"skipped {count} ({names}{', …' if len(skipped) > 3 else ''}){reason}"
 
 
-def _known_formats() -> str:
-    return join_or([form.name for form in FORMATS])
-
-
 def _absolute(path: Path) -> Path:
     """Return one path for all spellings of it; a link to a file is not resolved."""
     return path.parent.resolve() / path.name
@@ -128,9 +121,8 @@ def _search_directory(directory: Path) -> tuple[list[Path], list[SeriesFiles], l
     own, skipped = _own_files(directory)
     candidates = _dicom_candidates(directory)
     series = _find_series(candidates)
-    if series:
-        skipped += [file for file in own if file_kind(file) == "image"]
-        own = [file for file in own if file_kind(file) != "image"]
+    if series and own and file_kind(own[0]) == "image":
+        own, skipped = [], own
     series_files = {file for one in series for file in one.files}
     skipped += [file for file in candidates if file not in series_files and file.name.upper() != "DICOMDIR"]
     if not own and not series:
@@ -141,7 +133,7 @@ def _search_directory(directory: Path) -> tuple[list[Path], list[SeriesFiles], l
     if not own and not series:
         others = f"; none of its {len(skipped)} files is one" if skipped else ""
         raise FileNotFoundError(
-            f"{printable(directory)} holds no scan, expected {_known_formats()}{others}; check the directory."
+            f"{printable(directory)} holds no scan, expected {_KNOWN_FORMATS}{others}; check the directory."
         )
     return own, series, skipped
 
@@ -189,7 +181,7 @@ def _listed_series(files: list[Path]) -> tuple[list[SeriesFiles], list[ScanFile]
     others = [file for file in files if file not in series_files]
     for file in others:
         if format_of(file) is None:
-            raise ValueError(f"{printable(file)} is of no known format, expected {_known_formats()}; convert it.")
+            raise ValueError(f"{printable(file)} is of no known format, expected {_KNOWN_FORMATS}; convert it.")
     return series, [ScanFile(case_name(file), file, "dicom", (file,), ".dcm") for file in others]
 
 

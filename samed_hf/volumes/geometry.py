@@ -18,13 +18,10 @@ class Volume:
 
     Attributes:
         array: `(x, y, z)`, or `(x, y, z, channels)`, the axes in the order of the file; a CT is in HU.
-        affine: `(4, 4)`, float64: voxel indices to world coordinates in mm, RAS+.
+        affine: invertible `(4, 4)`, float64: voxel indices to world coordinates in mm, RAS+.
         header: The geometry in the file format's own terms, which a written file takes over: a NIfTI header, an
             [`~samed_hf.volumes.itk.ItkHeader`] or a [`~samed_hf.volumes.dicom.series.DicomSeries`].
         path: The file or directory that was read.
-
-    Raises:
-        ValueError: If `array` has not three or four axes, or `affine` is not an invertible `(4, 4)` matrix.
     """
 
     array: np.ndarray

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from ..utils.text import one_line, printable
 from .file_checks import check_file, check_finite, check_parent, damaged_file_error
 from .geometry import Volume
 
-__all__ = ["image_array", "is_grey", "mask_array", "read_image", "read_mask", "write_mask"]
+__all__ = ["image_array", "is_grey", "luminance", "mask_array", "read_image", "read_mask", "write_mask"]
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # Pillow's other readers may start programs: EPS runs Ghostscript
 _GREY = ("1", "L", "LA", "La")
@@ -28,25 +28,14 @@ _AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 _LUMINANCE = (19595, 38470, 7471)  # ITU-R 601 in 65536ths, as in Pillow: equal channels keep their value
 
 
-def read_image(path: str | Path, *, num_channels: int = 1) -> Volume:
-    """Read an image as a volume of one slice.
+def read_image(path: Path, *, num_channels: int = 1) -> Volume:
+    """Read an image as a volume `(width, height, 1)` or `(width, height, 1, 3)` of spacing 1 mm.
 
-    The pixels are kept as stored, without EXIF rotation; transparency is ignored.
-
-    Args:
-        path: A PNG, JPEG, TIFF or BMP file.
-        num_channels: 1 converts colours to grey (ITU-R 601 luminance), 3 repeats grey.
-
-    Returns:
-        The volume, `(width, height, 1)` or `(width, height, 1, 3)`, of spacing 1 mm: uint8 in [0, 255], or uint16 in
-        [0, 65535] for a file with 16 bits; TIFF files of 32 bits give int32 or float32.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, too large or has several pages, or `num_channels` is neither 1 nor 3.
+    The pixels are kept as stored, without EXIF rotation and transparency: uint8, uint16 for a file with 16 bits, int32
+    or float32 for TIFF files of 32 bits. One channel converts colours to grey (ITU-R 601), three repeat grey.
     """
-    array = _read(Path(path), partial(image_array, num_channels=num_channels), num_channels)
-    return Volume(array.swapaxes(0, 1)[:, :, None], _AFFINE, None, Path(path))
+    array = _read(path, partial(image_array, num_channels=num_channels), num_channels)
+    return Volume(array.swapaxes(0, 1)[:, :, None], _AFFINE, None, path)
 
 
 def read_mask(path: str | Path) -> np.ndarray:
@@ -94,23 +83,13 @@ def image_array(image: Image.Image, num_channels: int, name: str | Path) -> np.n
 
 
 def write_mask(
-    path: str | Path,
-    labels: np.ndarray,
-    like: Volume | None = None,
-    *,
-    names: Mapping[int, str] | None = None,
-    colors: np.ndarray | None = None,
+    path: Path, labels: np.ndarray, like: object, *, names: object, colors: np.ndarray | None = None
 ) -> None:
-    """Write a label map as PNG whose values are the labels, atomically.
+    """Write labels `(width, height, 1)`, uint8 or uint16, as PNG whose values are the labels, atomically.
 
-    Args:
-        path: A `.png` file in an existing directory; it is replaced.
-        labels: uint8 or uint16 array of shape `(width, height, 1)`.
-        like, names: Unused, as PNG has no geometry and no names.
-        colors: RGB in [0, 1] of each label, of shape `(num_labels, 3)`, stored as a palette in 8-bit files. Without
-            them, and in 16-bit files, the image is grey.
+    `colors`, RGB in [0, 1] of each label, are stored as a palette in 8-bit files; without them the image is grey. PNG
+    has no geometry and no names: `like` and `names` are unused.
     """
-    path = Path(path)
     if labels.ndim != 3 or labels.shape[2] != 1:
         raise ValueError(
             f"{printable(path)} cannot hold a label map of shape {labels.shape}, expected one slice (width, height, "
@@ -203,6 +182,11 @@ def _with_channels(array: np.ndarray, num_channels: int, name: str | Path) -> np
         return array if num_channels == 1 else np.repeat(array[:, :, None], 3, axis=2)
     if num_channels == 3:
         return array[:, :, :3]
-    weights = np.array(_LUMINANCE, np.uint64)
-    weighted = (array[:, :, :3].astype(np.uint64) * weights).sum(axis=2, dtype=np.uint64)
-    return ((weighted + np.uint64(1 << 15)) >> np.uint64(16)).astype(array.dtype)
+    return luminance(np.moveaxis(array[:, :, :3], 2, 0))
+
+
+def luminance(channels: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    """Grey of red, green and blue arrays by the weights of ITU-R 601, as Pillow computes it; their own type."""
+    grey = np.asarray(sum(one.astype(np.float64) * weight for one, weight in zip(channels, _LUMINANCE, strict=True)))
+    grey /= 65536
+    return (np.floor(grey + 0.5) if channels[0].dtype.kind in "iu" else grey).astype(channels[0].dtype)

@@ -28,7 +28,6 @@ def read_scan(scan: ScanFile | str | Path, *, num_channels: int = 1) -> Volume:
         `(x, y, z, num_channels)`; an image is `(width, height, 1)` or `(width, height, 1, 3)`.
 
     Raises:
-        FileNotFoundError: If there is no such file or directory.
         ValueError: If it is damaged, of no registered format, contains NaN, or another number of images.
     """
     if not isinstance(scan, ScanFile):
@@ -74,7 +73,6 @@ def write_labels(
         colors: RGB in [0, 1] of each label, of shape `(num_labels, 3)`, for DICOM-SEG and PNG.
 
     Raises:
-        FileNotFoundError: If the directory does not exist.
         ValueError: If the shape is not that of the scan, or the values or the suffix are not among the above.
     """
     path = Path(path)
@@ -95,10 +93,6 @@ def write_volume(path: str | Path, volume: Volume) -> None:
     Args:
         path: File in an existing directory, `.nii.gz`, `.nii`, `.nrrd`, `.mha` or `.mhd`; it is replaced.
         volume: The volume, whose values are stored unscaled, in their own type where the format has it.
-
-    Raises:
-        FileNotFoundError: If the directory does not exist.
-        ValueError: If the suffix is not one of the above, or the values fit no type of the format.
     """
     path = Path(path)
     form = format_of(path)

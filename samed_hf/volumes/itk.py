@@ -56,23 +56,12 @@ class ItkHeader:
         return affine
 
 
-def read_itk(path: str | Path, *, num_channels: int = 1) -> Volume:
-    """Read an NRRD or MetaImage file.
+def read_itk(path: Path, *, num_channels: int = 1) -> Volume:
+    """Read an NRRD or MetaImage file of `num_channels` images: vectors, colours, or frames of a fourth axis.
 
-    Args:
-        path: A `.nrrd`, `.nhdr`, `.mha` or `.mhd` file. The voxels may be in other files: one, a list or a pattern.
-        num_channels: Expected number of images on the grid: vectors, colours, or frames of a fourth axis.
-
-    Returns:
-        The volume, `(x, y, z)` or `(x, y, z, num_channels)`. `array` keeps the file's integer type, floats are float32;
-        `header` is an [`ItkHeader`].
-
-    Raises:
-        FileNotFoundError: If the file, or one of its data files, does not exist.
-        ValueError: If the file is damaged, has another number of images, values that are not real numbers, NaN or
-            infinity, or more voxels than fit into memory.
+    The voxels may be in other files: one, a list or a pattern. `array` keeps the file's integer type, floats are
+    float32; `header` is an [`ItkHeader`].
     """
-    path = Path(path)
     check_file(path, "itk")
     check_name(path)
     voxels = find_voxels(path)
@@ -108,13 +97,12 @@ def _call(function: Callable[[], Any], path: Path) -> Any:
         raise damaged_file_error(path, itk_reason(error)) from error
 
 
-def write_itk(path: str | Path, volume: Volume) -> None:
+def write_itk(path: Path, volume: Volume) -> None:
     """Write a volume as NRRD or MetaImage, compressed, atomically.
 
     The voxels of an `.mhd` file are written to a `.zraw` file beside it. If the volume's header is an [`ItkHeader`] of
     its affine, spacing, origin and direction are those of the header.
     """
-    path = Path(path)
     check_name(path)
     stem, suffix = path.stem, path.suffix.lower()
     if suffix == ".mhd" and (not stem.isprintable() or "%" in stem or stem != stem.strip()):

@@ -71,7 +71,8 @@ def check_voxels(path: Path, voxels: VoxelData, size: Sequence[int], value_bytes
         expected = share + max(voxels.skip, 0)
         try:
             if voxels.encoding == "text":
-                found, expected = _count_numbers(file, voxels.offset) * value_bytes, share
+                numbers = [float(word) for word in file.read_bytes()[voxels.offset :].split()]
+                found, expected = len(numbers) * value_bytes, share
             elif voxels.encoding == "gzip":
                 found = _decompressed_bytes(file, voxels)
         except (ValueError, zlib.error) as error:
@@ -79,12 +80,6 @@ def check_voxels(path: Path, voxels: VoxelData, size: Sequence[int], value_bytes
         if found < expected or (found > expected and voxels.skip != -1):
             name = printable(file.name)
             raise damaged_file_error(path, f"its header claims {share} bytes of voxels, but {name} holds {found}")
-
-
-def _count_numbers(file: Path, offset: int) -> int:
-    with file.open("rb") as stream:
-        stream.seek(offset)
-        return len([float(word) for word in stream.read().split()])
 
 
 def _decompressed_bytes(file: Path, voxels: VoxelData) -> int:

@@ -10,7 +10,7 @@ import gzip
 import io
 import logging
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import nibabel as nib
@@ -41,23 +41,12 @@ _BLOCK = 1 << 22  # voxels read at once
 _SILENT = logging.Logger("nibabel", logging.CRITICAL)  # nibabel logs what it repaired in a header
 
 
-def read_nifti(path: str | Path, *, num_channels: int = 1) -> Volume:
-    """Read a NIfTI file.
+def read_nifti(path: Path, *, num_channels: int = 1) -> Volume:
+    """Read a NIfTI file of `num_channels` images: frames of a fourth axis, vectors on the fifth, or RGB.
 
-    Args:
-        path: A `.nii` or `.nii.gz` file.
-        num_channels: Expected number of images on the grid: frames of a fourth axis, vectors on the fifth, or RGB.
-
-    Returns:
-        The volume, `(x, y, z)` or `(x, y, z, num_channels)`; trailing axes of length 1 are dropped. `array` is float32,
-        scaled by the header's slope and intercept, or has the file's integer type if the file has no scaling.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged or not NIfTI, has another number of frames, values that are not real numbers,
-            NaN or infinity, more voxels than fit into memory, or an affine that cannot be inverted.
+    `array` is float32, scaled by the header's slope and intercept, or has the file's integer type if the file has no
+    scaling; trailing axes of length 1 are dropped.
     """
-    path = Path(path)
     check_file(path, "nifti")
     compressed = suffix_of(path) == ".nii.gz"
     with gzip.open(path) if compressed else path.open("rb") as file:
@@ -76,29 +65,22 @@ def read_nifti(path: str | Path, *, num_channels: int = 1) -> Volume:
     return make_volume(array, affine, header, path)
 
 
-def write_nifti(path: str | Path, volume: Volume) -> None:
+def write_nifti(path: Path, volume: Volume) -> None:
     """Write a volume as NIfTI, atomically.
 
     The values are stored unscaled, in their own type where NIfTI readers know it. If the volume has a NIfTI header, the
     affine keeps its sform and qform codes and units.
     """
-    _write(Path(path), storable(volume.array), volume.affine, _copy_header(volume.header))
+    _write(path, storable(volume.array), volume.affine, _copy_header(volume.header))
 
 
-def write_nifti_labels(
-    path: str | Path,
-    labels: np.ndarray,
-    like: Volume,
-    *,
-    names: Mapping[int, str] | None = None,
-    colors: np.ndarray | None = None,
-) -> None:
+def write_nifti_labels(path: Path, labels: np.ndarray, like: Volume, *, names: object, colors: object) -> None:
     """Write a label map, uint8 or uint16, with the codes and units of the scan; `names` and `colors` are not stored."""
     header = _copy_header(like.header)
     # The display range of the scan, e.g. -125 to 275 HU, would show every label in the same grey.
     header["cal_min"], header["cal_max"] = 0, int(labels.max())
     header.set_intent("label")
-    _write(Path(path), labels, like.affine, header)
+    _write(path, labels, like.affine, header)
 
 
 def find_volumes(paths: str | Path | Iterable[str | Path]) -> list[Path]:
@@ -108,11 +90,7 @@ def find_volumes(paths: str | Path | Iterable[str | Path]) -> list[Path]:
         paths: Files, and directories, whose own NIfTI files are listed without subdirectories and hidden files.
 
     Returns:
-        Sorted paths, each once.
-
-    Raises:
-        FileNotFoundError: If a path does not exist, or a directory has no NIfTI file.
-        ValueError: If a file has another suffix.
+        Sorted paths, each once; a directory has at least one, or it is a `FileNotFoundError`.
     """
     found: set[Path] = set()
     for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
