@@ -17,7 +17,7 @@ from ..model.modeling_samed import SamedForSemanticSegmentation
 from ..model.precision import computes_bfloat16
 from ..utils.atomic import write_text
 from .arguments import ResolvedTrainingArguments
-from .checkpointing.record import compare_records
+from .checkpointing.provenance import compare_provenance
 from .presets import PRESETS
 
 __all__ = ["TrainingPlan", "TrainingRun", "describe_run"]
@@ -102,7 +102,7 @@ class TrainingRun:
     def describe(self) -> str:
         """Describe the run in lines of text, with differences from the run whose settings file was given."""
         saved, now = self.args.saved_run, self.accelerator.num_processes
-        differences = compare_records(saved.get("run", {}), self.record)
+        differences = compare_provenance(saved.get("run", {}), self.record)
         if saved.get("num_processes") not in (None, now):
             differences.insert(0, f"{now} processes instead of {saved['num_processes']}")
         description = describe_run(

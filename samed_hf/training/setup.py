@@ -21,7 +21,7 @@ from ..model.random_sam import make_random_sam
 from ..utils.atomic import atomic_directory
 from .arguments import ResolvedTrainingArguments, SamedTrainingArguments
 from .checkpointing.checkpoints import find_checkpoint, list_checkpoints
-from .checkpointing.record import make_record
+from .checkpointing.provenance import find_provenance
 from .checkpointing.run_directory import archive_directories
 from .data import open_store, read_training_data
 from .distributed.logging import get_logger
@@ -66,7 +66,7 @@ def set_up_run(settings: SamedTrainingArguments) -> TrainingRun:
     args.lr_warmup_steps, args.mixed_precision = plan.warmup, accelerator.mixed_precision
     run = TrainingRun(args, accelerator, data, store, model, store.processor, plan)
     if accelerator.is_main_process:
-        run.record = make_record(data, store, base, args.model_revision, accelerator.device)
+        run.record = find_provenance(data, store, base, args.model_revision, accelerator.device)
         if checkpoint is None:  # a resumed run has the file, and its checkpoint may still be refused
             output_dir.mkdir(parents=True, exist_ok=True)
             run.write_settings(output_dir)
