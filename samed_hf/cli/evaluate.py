@@ -43,8 +43,8 @@ def run(args: argparse.Namespace) -> None:
     """Score the cases, and write the scores and an image of each case."""
     hide_loading_bars()
     from ..inference import Segmenter
+    from ..reporting.formatting import format_scores
     from ..reporting.overlays import draw_overlay
-    from ..reporting.tables import format_scores
     from ..scoring import score_cases, summarize_results, write_metrics
     from ..transforms.slicing import rows_point_up
 

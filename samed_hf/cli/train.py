@@ -31,6 +31,6 @@ def run(args: argparse.Namespace) -> None:
 
         log_plan(settings)
     else:
-        from ..training.pipeline import run_training
+        from ..training.run import run_training
 
         run_training(settings)

@@ -24,7 +24,7 @@ from .arguments import ResolvedTrainingArguments, SamedTrainingArguments
 from .checkpointing.checkpoints import find_checkpoint
 from .data import read_training_data
 from .distributed.logging import get_logger
-from .run import TrainingPlan, describe_run
+from .plan import TrainingPlan, describe_run
 from .setup import check_base, find_slice_side, make_accelerator
 
 __all__ = ["log_plan"]

@@ -12,8 +12,7 @@ from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from ..data.dataset import CaseDataset
 from ..model.image_processing_samed import SamedImageProcessor
-from ..reporting.charts import GREY, MAX_LABELS, figure_jpeg, finish_svg, shorten
-from ..reporting.colors import label_colors
+from ..reporting.charts import GREY, MAX_LABELS, figure_jpeg, finish_svg, label_colors, shorten
 from ..reporting.preview import draw_preview, representative_slices, slice_plane
 from ..transforms.intensity import CT_WINDOW
 from ..transforms.slicing import rows_point_up

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ..reporting.colors import hex_colors
+from ..reporting.charts import hex_colors
 from ..reporting.formatting import format_count
 from ..reporting.html import data_uri, write_page
 from ..reporting.preview import slice_plane

@@ -6,8 +6,8 @@ from samed_hf.cli import main
 from samed_hf.scoring.published import PUBLISHED, compare_with_published, read_metrics
 from samed_hf.training.arguments import SamedTrainingArguments
 from samed_hf.training.data import read_training_data
+from samed_hf.training.plan import TrainingPlan
 from samed_hf.training.presets import PRESETS, deviations
-from samed_hf.training.setup import TrainingPlan
 
 
 def filled(num_processes=1, **settings) -> SamedTrainingArguments:

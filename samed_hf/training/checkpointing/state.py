@@ -27,8 +27,8 @@ from ..distributed.fsdp import adapter_weights, shard_state_dict
 from ..distributed.logging import get_logger
 from ..early_stopping import EarlyStopping
 from ..ema import ExponentialMovingAverage
-from ..monitoring.log import read_log
 from ..monitoring.checks import NonFiniteGuard
+from ..monitoring.log import read_log
 from ..optimizers import make_optimizer
 from ..schedules import warmup_polynomial
 from ..setup import TrainingRun

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ...reporting.formatting import format_duration
 from ..distributed.logging import get_logger
 from ..early_stopping import EarlyStopping
-from ..run import TrainingRun
+from ..setup import TrainingRun
 from .log import LogFile, numbers_of
 
 __all__ = ["Progress", "used_memory"]
