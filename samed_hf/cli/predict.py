@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from ..utils.text import printable
 from ..volumes.registry import LABEL_FORMATS
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from ..prediction.files import Job
 
 __all__ = ["add_parser", "run"]
-
-Result = TypeVar("Result")
 
 # A process that has finished its cases waits for the others, however long theirs take.
 _TIMEOUT = timedelta(days=14)
@@ -45,9 +43,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     text = "more adapters of the same labels, averaged"
     add("--ensemble", nargs="+", default=[], metavar="ADAPTER", help=text)
     add("--tta", action="store_true", help="test-time augmentation: average turned and mirrored views")
-    text = "keep only the largest piece of these labels [none]"
+    text = "keep only the largest component of these labels [none]"
     add("--keep_largest", type=names, default=(), metavar="all|A,B,…", help=text)
-    text = "remove pieces below this size, of all labels or of some [none]"
+    text = "remove components below this size, of all labels or of some [none]"
     add("--min_island_ml", metavar="ML|A=ML,…", help=text)
     add_computing(parser)
     add("--overwrite", action="store_true", help="replace existing segmentations")
@@ -100,7 +98,7 @@ def _predict(args: argparse.Namespace, settings: PredictionSettings, state: Part
     created = not output.exists()
     plan = _on_all_ranks(state, lambda: _plan(args, output, settings) if state.is_main_process else ([], []))
     jobs, unreadable = broadcast_object_list([plan])[0]
-    segmenter = _on_all_ranks(state, load)
+    segmenter: Segmenter = _on_all_ranks(state, load)
     mine = jobs[state.process_index :: state.num_processes]
     records = predict_cases(segmenter, mine, output, settings, bar=None if state.num_processes == 1 else False)
     records = gather_object(records)
@@ -125,11 +123,10 @@ class _FailedElsewhereError(Exception):
     """Another process failed, and reports the error."""
 
 
-def _on_all_ranks(state: PartialState, work: Callable[[], Result]) -> Result:
+def _on_all_ranks(state: PartialState, work: Callable[[], Any]) -> Any:
     """Call `work` in every process; of those where it fails the first raises the error, and all others end silently."""
     from accelerate.utils import gather_object
 
-    result: Result | None = None
     failure: Exception | None = None
     try:
         result = work()
@@ -137,7 +134,7 @@ def _on_all_ranks(state: PartialState, work: Callable[[], Result]) -> Result:
         failure = error
     failed = gather_object([failure is not None])
     if not any(failed):
-        return result  # type: ignore[return-value]  # no failure, so that `work` returned it
+        return result
     if failure is None or state.process_index != failed.index(True):
         raise _FailedElsewhereError
     raise failure

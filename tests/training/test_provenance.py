@@ -1,4 +1,4 @@
-"""What a run says of itself, and a second run from its file."""
+"""Provenance of a run, and a second run from its settings file."""
 
 import json
 import shutil

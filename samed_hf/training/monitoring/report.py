@@ -122,24 +122,14 @@ def _setting_tables(directory: Path, run: TrainingRun) -> dict[str, dict[str, An
     file = directory / "training_settings.json"
     record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else run.args.to_dict()
     cases = record.pop("cases", None) or {split: getattr(run.data, split) for split in _SPLITS}
-    parts = _flatten({"settings": {key: value for key, value in record.items() if value is not None}})
+    about = record.pop("run", {})
+    parts = {"settings": record, "run": about} | {key: part for key, part in about.items() if isinstance(part, Mapping)}
     parts.setdefault("versions", package_versions())
-    tables = {
-        part.replace("_", " ").capitalize(): {
-            key if part == "versions" else key.replace("_", " "): value for key, value in values.items()
-        }
-        for part, values in parts.items()
-        if values
-    }
+    tables: dict[str, dict[str, Any]] = {}
+    for name, part in parts.items():
+        values = {key: value for key, value in part.items() if value is not None and not isinstance(value, Mapping)}
+        if values:
+            shown = values if name == "versions" else {key.replace("_", " "): value for key, value in values.items()}
+            tables[name.replace("_", " ").capitalize()] = shown
     names = {split: f"{len(names)}: {format_names(names, _MAX_NAMES)}" for split, names in cases.items() if names}
     return tables | {"Cases": names}
-
-
-def _flatten(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return each mapping in a record, however deep it is nested, by its key and without the mappings in it."""
-    parts: dict[str, Mapping[str, Any]] = {}
-    for key, value in record.items():
-        if isinstance(value, Mapping):
-            parts[key] = {name: one for name, one in value.items() if not isinstance(one, Mapping)}
-            parts |= _flatten(value)
-    return parts

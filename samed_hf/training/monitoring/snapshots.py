@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +88,7 @@ def _choose(run: TrainingRun, count: int) -> list[tuple[str, int]]:
     names = validation_cases(run)
     if not names or not count:
         return []
-    variety = {name: len(np.unique(run.store.label(name))) for name in names}
-    chosen: Sequence[str] = sorted(names, key=lambda name: -variety[name])[:count]
+    chosen = sorted(names, key=lambda name: -len(np.unique(run.store.label(name))))[:count]
     share, rest = divmod(count, len(chosen))
     slices = []
     for index, name in enumerate(chosen):
