@@ -11,19 +11,7 @@ from numpy.random import Generator
 from numpy.typing import ArrayLike
 from scipy import interpolate, ndimage
 
-__all__ = [
-    "CODES",
-    "ENDLESS",
-    "LUMEN",
-    "ORGANS",
-    "Grid",
-    "behind",
-    "chain",
-    "finish",
-    "paint",
-    "vary",
-    "warped_grid",
-]
+__all__ = ["CODES", "ENDLESS", "LUMEN", "ORGANS", "Grid", "behind", "chain", "finish", "paint", "vary", "warped_grid"]
 
 
 class _Tissue(NamedTuple):
@@ -120,13 +108,7 @@ def chain(beads: ArrayLike, count: int = 12) -> np.ndarray:
     return np.column_stack([balls[:, :3], balls[:, 3:].repeat(3, axis=1)])
 
 
-def vary(
-    rng: Generator,
-    organ: ArrayLike,
-    shift: float = 4,
-    size: float = 0.06,
-    tilt: float = 0.08,
-) -> np.ndarray:
+def vary(rng: Generator, organ: ArrayLike, shift: float = 4, size: float = 0.06, tilt: float = 0.08) -> np.ndarray:
     """Move (`shift` in mm), scale (`size`, relative) and tilt (radians) an organ as a whole, and its blobs a little."""
     blobs: np.ndarray = np.array(organ, dtype=np.float64)
     middle = blobs[:, :3].mean(axis=0)

@@ -15,15 +15,7 @@ from ..volumes import images as image_files
 from ..volumes.naming import file_kind, label_suffix
 from .dataset import CaseSource, RawCase, as_labels, renumber
 
-__all__ = [
-    "ImageSource",
-    "ScanSource",
-    "cut_pair",
-    "image_channels",
-    "read_mask",
-    "require_files",
-    "stack_images",
-]
+__all__ = ["ImageSource", "ScanSource", "cut_pair", "image_channels", "read_mask", "require_files", "stack_images"]
 
 
 @dataclass(frozen=True)
@@ -83,12 +75,7 @@ class ImageSource(CaseSource):
 
 
 def cut_pair(
-    name: str,
-    image: Volume,
-    label: Volume,
-    values: Sequence[int],
-    tolerance: float,
-    processor: SamedImageProcessor,
+    name: str, image: Volume, label: Volume, values: Sequence[int], tolerance: float, processor: SamedImageProcessor
 ) -> RawCase:
     """Cut a scan and its label map, whose axes may be in another order; see [`ScanSource`] for the arguments."""
     label_name = label.path or name
