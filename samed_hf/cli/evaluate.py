@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     """Score the cases and write scores and images."""
     hide_loading_bars()
     from ..inference import Segmenter
-    from ..reporting.tables import format_scores
+    from ..reporting.formatting import format_scores
     from ..scoring import score_cases, summarize_results, write_metrics
 
     if any(value is not None and value < least for value, least in ((args.batch_size, 1), (args.input_size, 2))):

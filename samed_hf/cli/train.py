@@ -25,12 +25,12 @@ def run(args: argparse.Namespace) -> None:
     start_processes(args.argv)
     from ..training.settings_file import parse_command
 
-    settings, dry_run = parse_command(args.rest, "samed-hf train", _DESCRIPTION)
+    settings, dry_run = parse_command(args.rest, prog="samed-hf train", description=_DESCRIPTION)
     if dry_run:
         from ..training.dry_run import log_plan
 
         log_plan(settings)
     else:
-        from ..training.pipeline import run_training
+        from ..training.run import run_training
 
         run_training(settings)

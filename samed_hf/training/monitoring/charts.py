@@ -11,8 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ...reporting.charts import GREY, MAX_LABELS, finish_svg, finite_column, running_mean, shorten
-from ...reporting.colors import label_colors
+from ...reporting.charts import GREY, MAX_LABELS, finish_svg, finite_column, label_colors, running_mean, shorten
 
 __all__ = ["best_validation", "draw_gradient", "draw_label_losses", "draw_losses", "draw_rate", "draw_validation"]
 

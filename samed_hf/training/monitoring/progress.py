@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ...reporting.formatting import format_duration
 from ..distributed.logging import get_logger
 from ..early_stopping import EarlyStopping
-from ..run import TrainingRun
+from ..setup import TrainingRun
 from .log import LogFile, numbers_of, read_log
 
 __all__ = ["Progress", "read_log", "used_memory"]

@@ -9,11 +9,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ...reporting.colors import hex_colors
+from ...reporting.charts import hex_colors
 from ...reporting.formatting import format_count, format_duration, format_names
 from ...reporting.html import data_uri, jpeg_uri, write_page
 from ..checkpointing.record import package_versions
-from ..run import TrainingRun
+from ..setup import TrainingRun
 from .charts import best_validation, draw_gradient, draw_label_losses, draw_losses, draw_rate, draw_validation
 
 __all__ = ["skipped_rows", "write_training_report"]

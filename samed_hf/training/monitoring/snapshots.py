@@ -15,7 +15,7 @@ from ...scoring.metrics import binary_dice
 from ...transforms.slicing import rows_point_up
 from ...utils.text import printable
 from ..distributed.logging import get_logger
-from ..run import TrainingRun
+from ..setup import TrainingRun
 from ..validation import validation_cases
 
 __all__ = ["ValidationSnapshots"]
