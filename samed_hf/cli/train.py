@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> None:
     start_processes(args.argv)
     from ..training.settings_file import parse_command
 
-    settings, dry_run = parse_command(args.rest, "samed-hf train", _DESCRIPTION)
+    settings, dry_run = parse_command(args.rest, prog="samed-hf train", description=_DESCRIPTION)
     if dry_run:
         from ..training.dry_run import log_plan
 
