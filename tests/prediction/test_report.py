@@ -10,7 +10,7 @@ from PIL import Image
 
 from samed_hf.prediction import report as prediction_report
 from samed_hf.prediction.report import write_report, write_run
-from samed_hf.reporting.colors import label_colors
+from samed_hf.reporting.charts import label_colors
 
 
 def row(index, ml=None, pixels=None, faces=(), mean=80.0, sd=20.0):
