@@ -27,7 +27,7 @@ def window_intensity(image: Array, window: Sequence[float]) -> Array:
         window: the lower and the upper bound; SAMed's is (-125, 275) HU.
 
     Returns:
-        float32 array, or tensor on the same device, of the same shape in [0, 1].
+        float32 in [0, 1], of the same shape and on the same device.
     """
     low, high = (float(bound) for bound in window)
     if not low < high:

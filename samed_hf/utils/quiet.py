@@ -19,17 +19,15 @@ def c_stderr_silenced() -> Iterator[None]:
     MetaIO and libtiff have no switch for their messages: they describe damaged headers with `std::cerr` and `fprintf`,
     next to the error that they raise.
     """
-    with _lock:
+    with _lock, open(os.devnull, "wb") as null:
         try:
             saved = os.dup(2)
         except OSError:  # the process has no standard error
             yield
             return
-        null = os.open(os.devnull, os.O_WRONLY)
         try:
-            os.dup2(null, 2)
+            os.dup2(null.fileno(), 2)
             yield
         finally:
             os.dup2(saved, 2)
             os.close(saved)
-            os.close(null)

@@ -14,15 +14,7 @@ import SimpleITK as sitk
 from ..utils.atomic import atomic_update
 from ..utils.quiet import c_stderr_silenced
 from ..utils.text import one_line, printable
-from .file_checks import (
-    check_file,
-    check_finite,
-    check_parent,
-    damaged_file_error,
-    make_volume,
-    storable,
-    volume_shape,
-)
+from . import file_checks
 from .geometry import Volume
 from .itk_voxel_data import check_voxels, find_voxels, is_nrrd
 
@@ -62,7 +54,7 @@ def read_itk(path: Path, *, num_channels: int = 1) -> Volume:
     The voxels may be in other files: one, a list or a pattern. `array` keeps the file's integer type, floats are
     float32; `header` is an [`ItkHeader`].
     """
-    check_file(path, "itk")
+    file_checks.check_file(path, "itk")
     check_name(path)
     voxels = find_voxels(path)
     reader = sitk.ImageFileReader()
@@ -75,17 +67,17 @@ def read_itk(path: Path, *, num_channels: int = 1) -> Volume:
     bits = re.fullmatch(r"(?:vector of )?(\d+)-bit .+", kind)
     if bits is None:
         raise ValueError(f"{printable(path)} has values of type {kind}, expected real numbers; export it in greyscale.")
-    shape = volume_shape(path, (*size, components) if components > 1 else size, num_channels)
+    shape = file_checks.volume_shape(path, (*size, components) if components > 1 else size, num_channels)
     check_voxels(path, voxels, size, int(bits[1]) // 8 * components)
     array = sitk.GetArrayFromImage(_call(reader.Execute, path))
     array = (np.moveaxis(array, -1, 0) if components > 1 else array).T.reshape(shape, order="F")
     if array.dtype == np.float64:
-        with np.errstate(all="ignore"):  # overflow gives infinity, which check_finite refuses
+        with np.errstate(all="ignore"):  # overflow gives infinity, which file_checks.check_finite refuses
             array = array.astype(np.float32)
-    check_finite(path, array)
+    file_checks.check_finite(path, array)
     direction = np.reshape(reader.GetDirection(), (reader.GetDimension(),) * 2)[:3, :3]
     header = ItkHeader(reader.GetSpacing()[:3], reader.GetOrigin()[:3], tuple(direction.ravel().tolist()))
-    return make_volume(array, header.affine, header, path)
+    return file_checks.make_volume(array, header.affine, header, path)
 
 
 def _call(function: Callable[[], Any], path: Path) -> Any:
@@ -94,7 +86,7 @@ def _call(function: Callable[[], Any], path: Path) -> Any:
         with c_stderr_silenced():
             return function()
     except RuntimeError as error:
-        raise damaged_file_error(path, itk_reason(error)) from error
+        raise file_checks.damaged_file_error(path, itk_reason(error)) from error
 
 
 def write_itk(path: Path, volume: Volume) -> None:
@@ -107,7 +99,7 @@ def write_itk(path: Path, volume: Volume) -> None:
     stem, suffix = path.stem, path.suffix.lower()
     if suffix == ".mhd" and (not stem.isprintable() or "%" in stem or stem != stem.strip()):
         raise ValueError(f"{printable(path)} has a name that an .mhd file cannot refer to; rename it, or write .mha.")
-    array = storable(volume.array)
+    array = file_checks.storable(volume.array)
     header = volume.header
     if not isinstance(header, ItkHeader) or not np.allclose(header.affine, volume.affine, rtol=0, atol=1e-6):
         header = ItkHeader.from_affine(volume.affine)
@@ -116,7 +108,7 @@ def write_itk(path: Path, volume: Volume) -> None:
     image.SetSpacing(header.spacing)
     image.SetOrigin(header.origin)
     image.SetDirection(header.direction)
-    check_parent(path)
+    file_checks.check_parent(path)
     with atomic_update(path.parent, order=lambda file: file.name == path.name) as directory:
         temporary = directory / f"{stem if suffix == '.mhd' else 'volume'}{suffix}"
         try:
