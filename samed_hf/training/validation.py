@@ -17,7 +17,7 @@ from ..scoring import binary_dice
 from .checkpointing.run_directory import on_all_ranks
 from .distributed.fsdp import is_sharded
 from .distributed.interruption import Interruption
-from .monitoring.label_checks import CaseLabels, labels_in
+from .monitoring.checks import CaseLabels, labels_in
 from .setup import TrainingRun
 
 __all__ = ["Validation", "validate", "validation_cases"]
@@ -61,7 +61,7 @@ def validate(run: TrainingRun, interruption: Interruption, drawn: Collection[str
             for name in names[first : first + accelerator.num_processes][accelerator.process_index :][:1]:
                 scored = interruption.attempt(partial(_score, run, model, name, name in drawn))
                 mine += [(name, scored)] if scored is not None else []
-            if interruption.asked:
+            if interruption.requested:
                 return None
     finally:
         run.model.train()
