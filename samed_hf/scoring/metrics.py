@@ -166,21 +166,20 @@ def summarize(cases: Mapping[str, Mapping[str, MaskScore]], protocol: str = "str
                     "score the cases with protocol='samed' as well."
                 )
             by_class.setdefault(name, []).append(score)
-    per_class = {name: _class_summary(scores) for name, scores in by_class.items()}
+    per_class = {
+        name: {
+            "dice": _mean([score.dice for score in scores]),
+            "hd95": _mean([score.hd95 for score in scores]),
+            "cases": sum(score.dice is not None for score in scores),
+            "hd95_undefined": sum(score.dice is not None and score.hd95 is None for score in scores),
+        }
+        for name, scores in by_class.items()
+    }
     return {
         "protocol": protocol,
         "mean": {key: _mean([row[key] for row in per_class.values()]) for key in MaskScore._fields},
         "per_class": per_class,
         "per_case": {case: {name: score._asdict() for name, score in scores.items()} for case, scores in cases.items()},
-    }
-
-
-def _class_summary(scores: list[MaskScore]) -> dict[str, float | int | None]:
-    return {
-        "dice": _mean([score.dice for score in scores]),
-        "hd95": _mean([score.hd95 for score in scores]),
-        "cases": sum(score.dice is not None for score in scores),
-        "hd95_undefined": sum(score.dice is not None and score.hd95 is None for score in scores),
     }
 
 

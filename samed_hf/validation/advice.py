@@ -43,16 +43,10 @@ _SHARE = 0.8  # of a device's memory that a training may use
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A suggested setting of a training.
+    """A suggested setting of a training, with its reason for people."""
 
-    Attributes:
-        setting: name of the flag.
-        value: its value; `None` if training's default fits.
-        reason: the reason, for people.
-    """
-
-    setting: str
-    value: Any
+    setting: str  # name of the flag
+    value: Any  # `None` if training's default fits
     reason: str
 
     @property

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import nibabel as nib
 import numpy as np
 
 from ..data.dataset import CaseDataset
 from ..model.image_processing_samed import SamedImageProcessor
+from ..reporting.charts import figure_jpeg
+from ..reporting.preview import draw_preview, representative_slices, slice_plane
+from ..transforms.intensity import CT_WINDOW
+from ..transforms.slicing import rows_point_up
 from ..utils.progress import ProgressCallback
-from .case_checks import check_case
-from .charts import draw_case
+from ..volumes.geometry import Volume
+from .case_checks import check_case, looks_like_ct, window_of
 from .cohort_checks import check_cohort, splits_of
 from .measuring import CaseFacts, measure_case
 from .problems import Problem, sort_problems
-from .reading import read_for_faults
+from .reading import CaseReading, read_for_faults
 
 __all__ = ["Validation", "validate_data"]
 
@@ -95,7 +101,48 @@ def _check(validation: Validation, name: str, split: str, budget: int, drawn: se
         problems += check_case(facts, data.id2label, processor, rescaled=reading.rescaled)
         doubtful = any(problem.kind in _DOUBTFUL for problem in problems)
         if name in drawn or (doubtful and len(validation.images.keys() - drawn) < max_doubtful):
-            image = draw_case(facts, reading, data, processor, f"{name} · {split}")
+            image = _draw_case(facts, reading, data, processor, f"{name} · {split}")
             if image is not None:
                 validation.images[name] = image
     validation.problems += problems
+
+
+def _draw_case(
+    facts: CaseFacts, reading: CaseReading, data: CaseDataset, processor: SamedImageProcessor, title: str
+) -> bytes | None:
+    """Draw representative slices of a case with its labels as a JPEG.
+
+    Returns `None` if image and label can't be read, have different sizes or intensities that aren't finite.
+    """
+    image, label = reading.image, reading.label
+    if image is None or label is None or (len(image), *image.shape[-2:]) != label.shape or facts.not_finite:
+        return None
+    image = np.moveaxis(image, 1, 3) if image.ndim == 4 else image
+    is_flat, plane = facts.spacing is None or processor.orientation is None, "axial"
+    if facts.spacing is None or processor.orientation is None:
+        # The orientation of the patient is unknown: show the most representative slice as a 2-D image.
+        index = representative_slices(label, 1)[0]
+        up = slice(None, None, -1) if not data.is_2d and rows_point_up(processor) else slice(None)
+        image = image[..., :1] if image.ndim == 4 and image.shape[-1] != 3 else image
+        scan = Volume(image[index : index + 1, up].swapaxes(0, 2), np.diag([-1.0, -1.0, 1.0, 1.0]))
+        labels = label[index : index + 1, up].swapaxes(0, 2)
+    else:
+        order = np.argsort(processor.axis_order)
+        world, direction = nib.orientations.axcodes2ornt(processor.orientation).T
+        affine = np.diag([0.0, 0.0, 0.0, 1.0])
+        affine[world.astype(int), range(3)] = direction * np.array(facts.spacing)[order]
+        scan = Volume(np.transpose(image, [*order, *range(3, image.ndim)]), affine)
+        labels = np.transpose(label, order)
+        plane = slice_plane(processor.orientation, processor.axis_order[0])
+    window = _window(processor, scan, facts)
+    figure = draw_preview(scan, labels, data.id2label, plane=plane, window=window, title=title, is_image=is_flat)
+    return figure_jpeg(figure)
+
+
+def _window(processor: SamedImageProcessor, scan: Volume, facts: CaseFacts) -> Sequence[float] | None:
+    """Return the window to display: the processor's if the intensities fit it, SAMed's if they look like CT."""
+    window = window_of(processor, 0)
+    if window is None and facts.sample is not None and looks_like_ct(*np.percentile(facts.sample[0], (1, 99.5))):
+        return CT_WINDOW
+    fits = window is not None and scan.num_channels < 3 and min(facts.low) < 0 and window[0] < max(facts.high)
+    return window if fits else None
