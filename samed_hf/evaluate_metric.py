@@ -1,7 +1,5 @@
 """Dice and HD95 as an `evaluate.Metric`, in a separate module because importing evaluate takes seconds."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any

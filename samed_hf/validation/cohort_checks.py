@@ -1,7 +1,5 @@
 """Checks of all cases: scans that occur twice, labels missing from a split, outliers, unused files."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -141,10 +139,8 @@ def _outliers(cases: Sequence[CaseFacts], values: np.ndarray, kind: str, factors
     """Find cases whose values `(cases, axes)` differ from the median by more than each axis' factor."""
     if len(cases) < _ENOUGH:
         return
-    unit, question = {
-        "spacing": ("mm between ", "is the header right?"),
-        "size": ("", "does it belong to the data set?"),
-    }[kind]
+    unit = "mm between " if kind == "spacing" else ""
+    question = "is the header right?" if kind == "spacing" else "does it belong to the data set?"
     median = np.median(values, axis=0)
     odd = (values > np.multiply(factors, median)) | (values * factors < median)
     for case, axis in np.argwhere(odd):

@@ -1,7 +1,5 @@
 """Files that describe a validation: `validation.html` and `fingerprint.json`."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -104,8 +102,7 @@ def _charts(validation: Validation, fingerprint: Mapping[str, Any]) -> Iterator[
             scaled = "; dashed: the window from {:g} to {:g}".format(*window)
         elif percentiles is not None:
             scaled = "; 0 and 1 are each scan's percentiles {:g} and {:g}, as training scales them".format(*percentiles)
-        drawn = _draw_intensities(validation.cases, channel, data.id2label, window=window, percentiles=percentiles)
-        if drawn is not None:
+        if (drawn := _draw_intensities(validation, channel, window, percentiles)) is not None:
             caption = f"Intensities of {name}, of all voxels and within each label{scaled}"
             yield {"caption": caption, "source": data_uri(drawn, "image/svg+xml")}
     if (drawn := _draw_sizes(validation.cases, data.id2label)) is not None:
@@ -133,18 +130,14 @@ def _cases(validation: Validation, fingerprint: Mapping[str, Any]) -> list[dict[
 
 
 def _draw_intensities(
-    cases: Sequence[CaseFacts],
-    channel: int,
-    id2label: Mapping[int, str],
-    *,
-    window: Sequence[float] | None = None,
-    percentiles: Sequence[float] | None = None,
+    validation: Validation, channel: int, window: Sequence[float] | None, percentiles: Sequence[float] | None
 ) -> bytes | None:
     """Draw the histograms of a channel's intensities, of all voxels and within each label, as an SVG.
 
     `window` is drawn as lines. Without it, the `percentiles` of each scan become 0 and 1, as intensities without a unit
     can't be compared between scans. Returns `None` if all intensities are equal.
     """
+    cases, id2label = validation.cases, validation.data.id2label
     if window is None and percentiles is not None:
         cases = [_scaled(facts, percentiles) for facts in cases]
     everything = pooled(cases, channel)

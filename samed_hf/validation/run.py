@@ -1,7 +1,5 @@
 """Validation of a data set: every case is read once, and released before the next."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -31,21 +29,13 @@ _DOUBTFUL = ("geometry", "swapped", "sparse", "label-values")  # problems for wh
 
 @dataclass
 class Validation:
-    """Result of a validation.
-
-    Attributes:
-        data: the data set.
-        processor: how its scans were cut.
-        cases: measurements of the readable cases, in the splits' order.
-        problems: problems, the worst first.
-        images: JPEGs of some cases, by name.
-    """
+    """Result of a validation."""
 
     data: CaseDataset
-    processor: SamedImageProcessor
-    cases: list[CaseFacts] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-    images: dict[str, bytes] = field(default_factory=dict)
+    processor: SamedImageProcessor  # how its scans were cut
+    cases: list[CaseFacts] = field(default_factory=list)  # measurements of the readable ones, in the splits' order
+    problems: list[Problem] = field(default_factory=list)  # the worst first
+    images: dict[str, bytes] = field(default_factory=dict)  # JPEGs of some cases, by name
 
     def count(self, severity: str) -> int:
         """Return the number of problems of a severity."""
@@ -66,15 +56,11 @@ def validate_data(
         processor: how to cut scans; see [`~samed_hf.data.make_processor`].
         images_per_split: number of cases of each split to draw, and of cases with doubtful labels.
         progress: called with how many of how many cases are done.
-
-    Returns:
-        Problems, measurements and images.
     """
     validation = Validation(data, processor)
     splits: dict[str, str] = {}
     for split, names in splits_of(data).items():
-        for name in names:
-            splits.setdefault(name, split)
+        splits |= {name: split for name in names if name not in splits}
     drawn = {
         names[int(index)]
         for names in splits_of(data).values()
@@ -100,10 +86,9 @@ def _check(validation: Validation, name: str, split: str, budget: int, drawn: se
         validation.cases.append(facts)
         problems += check_case(facts, data.id2label, processor, rescaled=reading.rescaled)
         doubtful = any(problem.kind in _DOUBTFUL for problem in problems)
-        if name in drawn or (doubtful and len(validation.images.keys() - drawn) < max_doubtful):
-            image = _draw_case(facts, reading, data, processor, f"{name} · {split}")
-            if image is not None:
-                validation.images[name] = image
+        is_drawn = name in drawn or (doubtful and len(validation.images.keys() - drawn) < max_doubtful)
+        if is_drawn and (image := _draw_case(facts, reading, data, processor, f"{name} · {split}")):
+            validation.images[name] = image
     validation.problems += problems
 
 
@@ -134,15 +119,11 @@ def _draw_case(
         scan = Volume(np.transpose(image, [*order, *range(3, image.ndim)]), affine)
         labels = np.transpose(label, order)
         plane = slice_plane(processor.orientation, processor.axis_order[0])
-    window = _window(processor, scan, facts)
+    # The processor's window if the intensities fit it, SAMed's if they look like CT.
+    window: Sequence[float] | None = window_of(processor, 0)
+    if window is None and facts.sample is not None and looks_like_ct(*np.percentile(facts.sample[0], (1, 99.5))):
+        window = CT_WINDOW
+    elif window and (scan.num_channels > 2 or min(facts.low) >= 0 or window[0] >= max(facts.high)):
+        window = None
     figure = draw_preview(scan, labels, data.id2label, plane=plane, window=window, title=title, is_image=is_flat)
     return figure_jpeg(figure)
-
-
-def _window(processor: SamedImageProcessor, scan: Volume, facts: CaseFacts) -> Sequence[float] | None:
-    """Return the window to display: the processor's if the intensities fit it, SAMed's if they look like CT."""
-    window = window_of(processor, 0)
-    if window is None and facts.sample is not None and looks_like_ct(*np.percentile(facts.sample[0], (1, 99.5))):
-        return CT_WINDOW
-    fits = window is not None and scan.num_channels < 3 and min(facts.low) < 0 and window[0] < max(facts.high)
-    return window if fits else None
