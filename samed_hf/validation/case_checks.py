@@ -14,12 +14,7 @@ __all__ = ["check_case", "looks_like_ct", "opposites", "window_of"]
 
 _TINY = 10  # voxels
 _SMALL_SIDE = 16  # pixels
-_ENDS = (
-    ("left", "right", "L"),
-    ("anterior", "posterior", "A"),
-    ("superior", "inferior", "S"),
-    ("upper", "lower", "S"),
-)
+_ENDS = (("left", "right", "L"), ("anterior", "posterior", "A"), ("superior", "inferior", "S"), ("upper", "lower", "S"))
 _OPPOSITE = dict(zip("LRAPSI", "RLPAIS", strict=True))
 
 _Finding = tuple[str, str, str]  # severity, kind, text
@@ -126,10 +121,7 @@ def _sides(facts: CaseFacts, id2label: Mapping[int, str], processor: SamedImageP
 
 
 def opposites(id2label: Mapping[int, str]) -> list[tuple[int, int, str]]:
-    """Find pairs of labels whose names differ in a side only, with the direction from the second to the first.
-
-    Labels 1 "left lung" and 2 "right lung" give (1, 2, "L").
-    """
+    """Find labels that differ in a side only: (1, 2, "L") for 1 "left lung" and 2 "right lung", the first on the L."""
     by_name = {name.lower(): index for index, name in id2label.items()}
     pairs = []
     for name, index in by_name.items():

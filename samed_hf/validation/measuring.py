@@ -43,10 +43,7 @@ class CaseFacts:
 
 
 def measure_case(name: str, split: str, reading: CaseReading, num_labels: int, budget: int) -> CaseFacts | None:
-    """Measure what could be read of a case; `None` if that is nothing.
-
-    `num_labels` includes the background; `budget` is the number of intensities to sample of the scan and of its labels.
-    """
+    """Measure what could be read of a case, if anything; of scan and labels, `budget` intensities each are sampled."""
     image, label = reading.image, reading.label
     copied = ("spacing", "voxel_ml", "orientation", "oblique")
     facts: dict[str, Any] = {name: getattr(reading, name) for name in copied}

@@ -95,10 +95,7 @@ def _check(validation: Validation, name: str, split: str, budget: int, drawn: se
 def _draw_case(
     facts: CaseFacts, reading: CaseReading, data: CaseDataset, processor: SamedImageProcessor, title: str
 ) -> bytes | None:
-    """Draw representative slices of a case with its labels as a JPEG.
-
-    Returns `None` if image and label can't be read, have different sizes or intensities that aren't finite.
-    """
+    """Draw representative slices of a case as a JPEG, unless image and label differ in size or aren't finite."""
     image, label = reading.image, reading.label
     if image is None or label is None or (len(image), *image.shape[-2:]) != label.shape or facts.not_finite:
         return None
