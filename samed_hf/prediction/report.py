@@ -1,4 +1,4 @@
-"""Files that describe a prediction run: `report.html` and `predictions.json`."""
+"""The page of a prediction run: `report.html`."""
 
 from __future__ import annotations
 
@@ -11,31 +11,23 @@ from urllib.parse import quote
 from ..reporting.colors import hex_colors
 from ..reporting.formatting import format_duration
 from ..reporting.html import jpeg_uri, write_page
-from ..utils.atomic import write_text
 
-__all__ = ["write_report", "write_run"]
+__all__ = ["write_report"]
 
-_MAX_IMAGES = 200
-"""At most this many previews are part of the page, as a browser loads it whole."""
-
-
-def write_run(path: Path, run: Mapping[str, Any]) -> None:
-    """Write the description of a run as JSON, atomically."""
-    write_text(path, json.dumps(run, indent=2, allow_nan=False) + "\n")
+_MAX_IMAGES = 200  # previews in the page, which a browser loads whole
 
 
 def write_report(path: Path, run: Mapping[str, Any]) -> None:
     """Write the page of a run: a table, an image and the numbers of each case, failures, settings and versions.
 
-    Args:
-        path: the HTML file, in the directory of the predictions, from which statistics and previews are read.
-        run: content of `predictions.json`: "created", "seconds", "labels" (names by index), "settings", "versions",
-            and "cases", each with "name", "file", "status" ("done" or "failed"), and "error", or "seconds", "files",
-            "statistics" and "preview" (paths relative to the directory; the preview may be `None`).
+    `path` is in the directory of the predictions, from which statistics and previews are read. `run` is the content of
+    `predictions.json`: "created", "seconds", "labels" (names by index), "settings", "versions", and "cases", each with
+    "name", "file", "status" ("done" or "failed"), and "error", or "seconds", "files", "statistics" and "preview" (paths
+    relative to the directory; the preview may be `None`).
     """
     names = {int(index): name for index, name in run["labels"].items()}
     table = hex_colors(max(names, default=0) + 1)
-    done = [_case(path.parent, case) for case in run["cases"] if case["status"] == "done"]
+    done = [_with_statistics(case, path.parent) for case in run["cases"] if case["status"] == "done"]
     failed = [case for case in run["cases"] if case["status"] == "failed"]
     with_preview = [case for case in done if case["preview"]]
     for case in with_preview[:_MAX_IMAGES]:
@@ -58,7 +50,8 @@ def write_report(path: Path, run: Mapping[str, Any]) -> None:
         missing=[name for name in names.values() if name not in labels_found],
         done=done,
         failed=failed,
-        address=_address,
+        # Names of files may contain bytes that are no text.
+        address=lambda file: quote(file.encode("utf-8", "surrogateescape")),
         format_intensity=_format_intensity,
         jpeg_uri=jpeg_uri,
         tables={
@@ -68,8 +61,7 @@ def write_report(path: Path, run: Mapping[str, Any]) -> None:
     )
 
 
-def _case(directory: Path, case: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the record of a case with its statistics."""
+def _with_statistics(case: Mapping[str, Any], directory: Path) -> dict[str, Any]:
     statistics = json.loads((directory / case["statistics"]).read_text(encoding="utf-8"))
     unit = "voxels" if "spacing_mm" in statistics["grid"] else "pixels"
     labels_found = {name: row for name, row in statistics["labels"].items() if row[unit]}
@@ -81,8 +73,3 @@ def _format_intensity(row: Mapping[str, Any]) -> str:
     values = (row["mean_intensity"], row["sd_intensity"])
     means, deviations = (value if isinstance(value, Sequence) else [value] for value in values)
     return ", ".join(f"{mean:.4g} ± {deviation:.3g}" for mean, deviation in zip(means, deviations, strict=True))
-
-
-def _address(file: str) -> str:
-    """Return the relative address of a file whose name may contain bytes that are no text."""
-    return quote(file.encode("utf-8", "surrogateescape"))

@@ -16,7 +16,7 @@ from ..utils.pipelining import Outcome, read_process_write
 from ..utils.progress import ProgressBar
 from ..utils.text import one_line, printable
 from ..volumes import Volume
-from .case import SegmentedCase, describe_labels, read_case, segment_case, write_case
+from .case import CasePipeline, SegmentedCase, describe_labels
 from .files import PREVIEW, STATISTICS, Job
 from .settings import PredictionSettings
 
@@ -49,6 +49,7 @@ def predict_cases(
         A record of each scan for `predictions.json`.
     """
     records: list[dict[str, Any]] = []
+    pipeline = CasePipeline(segmenter, output, settings)
 
     def segment(job: Job, scan: Volume, previous_reported: Callable[[], bool]) -> SegmentedCase:
         with ExitStack() as display:
@@ -63,15 +64,12 @@ def predict_cases(
                     show = display.enter_context(ProgressBar(title, "slice", bar=bar))
                 show(done, total)
 
-            return segment_case(segmenter, job, scan, output, settings, progress)
+            return pipeline.segment(job, scan, progress)
 
-    read_process_write(
-        jobs,
-        read=lambda job: read_case(segmenter, job),
-        process=segment,
-        write=lambda job, segmented: write_case(segmenter, job, segmented, settings),
-        done=lambda job, outcome: records.append(_record(job, output, settings, outcome)),
-    )
+    def report(job: Job, outcome: Outcome) -> None:
+        records.append(_record(job, output, settings, outcome))
+
+    read_process_write(jobs, read=pipeline.read, process=segment, write=pipeline.write, done=report)
     return records
 
 
@@ -87,8 +85,8 @@ def _record(job: Job, output: Path, settings: PredictionSettings, outcome: Outco
         logger.info("note        %s: %s", name, note)
     logger.info("%s: %s", printable(output / job.labels), describe_labels(statistics))
     record |= {"status": "done", "seconds": round(outcome.seconds, 2)}
-    record |= {"files": statistics["files"], "statistics": f"{job.directory}/{STATISTICS}"}
-    return record | {"preview": f"{job.directory}/{PREVIEW}" if settings.preview else None}
+    record |= {"files": statistics["files"], "statistics": f"{job.scan.name}/{STATISTICS}"}
+    return record | {"preview": f"{job.scan.name}/{PREVIEW}" if settings.preview else None}
 
 
 def _explain(error: Exception) -> str:

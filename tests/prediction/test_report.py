@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from samed_hf.prediction import report as prediction_report
-from samed_hf.prediction.report import write_report, write_run
+from samed_hf.prediction.files import write_json
+from samed_hf.prediction.report import write_report
 from samed_hf.reporting.colors import label_colors
 
 
@@ -184,5 +185,8 @@ def test_swatches_have_the_colours_of_the_images(run, tmp_path):
 
 def test_the_run_is_plain_json(run, tmp_path):
     run["cases"] = [{"name": "\udcff", "status": "failed"}]
-    write_run(tmp_path / "predictions.json", run)
+    write_json(tmp_path / "predictions.json", run)
     assert json.loads((tmp_path / "predictions.json").read_text(encoding="ascii")) == run
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "nan.json", {"mean": float("nan")})
+    assert not (tmp_path / "nan.json").exists()
