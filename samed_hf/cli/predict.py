@@ -209,7 +209,7 @@ def _describe(
 def _finish(args: argparse.Namespace, output: Path, run: dict[str, Any], created: bool) -> int:
     """Write the report if a case succeeded, and list the cases that failed."""
     from ..prediction.files import REPORT, RUN, keep_earlier, write_json
-    from ..prediction.report import write_report
+    from ..prediction.run import write_report
 
     failed = [case for case in run["cases"] if case["status"] == "failed"]
     done = len(run["cases"]) - len(failed)

@@ -34,9 +34,7 @@ class LiveBytes(TorchDispatchMode):
         self.now, self.peak = 0, 0
         self._sizes: dict[int, int] = {}
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self._add((args, kwargs), are_older=True)
         result = func(*args, **(kwargs or {}))
         self._add(result)
@@ -86,9 +84,7 @@ def _forward_fused(forward: Callable[..., Any], *args: Any, **options: Any) -> A
 class _FusedKernel(TorchFunctionMode):
     """Replaces scaled dot-product attention by tensors of the sizes that PyTorch's memory-efficient kernel makes."""
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is not F.scaled_dot_product_attention:
             return func(*args, **kwargs)

@@ -1,7 +1,4 @@
-"""What a machine has: packages, processor, accelerators, disk, the Hub, Accelerate's configuration.
-
-Any package may be missing, so only the standard library is imported at the top.
-"""
+"""What a machine has: packages, devices, disk, the Hub, Accelerate's configuration; any package may be missing."""
 
 from __future__ import annotations
 
@@ -66,7 +63,7 @@ def find_accelerators() -> list[dict[str, Any]]:
 
     from ..model.precision import computes_bfloat16
 
-    devices = []
+    devices: list[dict[str, Any]] = []
     for index in range(torch.cuda.device_count()):
         gpu, device = torch.cuda.get_device_properties(index), f"cuda:{index}"
         about = {"device": device, "name": gpu.name, "compute_capability": f"{gpu.major}.{gpu.minor}"}
@@ -74,10 +71,8 @@ def find_accelerators() -> list[dict[str, Any]]:
         devices.append(about | memory | {"bfloat16": computes_bfloat16(device)})
     accelerator = torch.accelerator.current_accelerator()
     if accelerator is not None and not devices:
-        kind = accelerator.type
-        # Its memory is the machine's, or can't be queried.
-        unknown = {"bytes": None, "free": None}
-        devices.append({"device": kind, "name": kind, **unknown, "bfloat16": computes_bfloat16(kind)})
+        kind, unknown = accelerator.type, {"bytes": None, "free": None}  # the machine's memory, or it can't be queried
+        devices.append({"device": kind, "name": kind} | unknown | {"bfloat16": computes_bfloat16(kind)})
     return devices
 
 

@@ -107,11 +107,12 @@ class TrainingMemory:
         )
 
 
+@dataclass(frozen=True)
 class MemoryEstimate:
     """The memory of one base model (see [`read_base_config`]) for batches of any size."""
 
-    def __init__(self, base: Mapping[str, Any], settings: StepSettings) -> None:
-        self.base, self.settings = base, settings
+    base: Mapping[str, Any]
+    settings: StepSettings
 
     def training(self, batch_size: int, *, gradient_checkpointing: bool = False) -> TrainingMemory:
         """The memory of a training step with the settings, except for these two."""
@@ -157,9 +158,7 @@ def fitting_batches(
 ) -> dict[str, dict[str, dict[str, Any] | None]]:
     """The largest usual batch that fits into the `free` bytes of each device, for each model, with the fewest flags.
 
-    Attention counts as on accelerators, which is an upper bound for a processor. `bfloat16` names the devices that
-    compute it natively. The result has "batch_size", "flags" and "bytes" by device and model; `None` if not one slice
-    fits.
+    Attention counts as on accelerators, an upper bound for a processor. `bfloat16`: devices that compute it natively.
     """
     largest: dict[str, dict[str, dict[str, Any] | None]] = {}
     for device, available in free.items():
@@ -181,14 +180,9 @@ def estimate_training(base: Mapping[str, Any], settings: StepSettings) -> Traini
         base: content of the base model's config.json; see [`read_base_config`].
         settings: of the training.
     """
-    return _estimate_once(json.dumps(base, sort_keys=True), settings)
-
-
-@lru_cache(maxsize=256)
-def _estimate_once(base: str, settings: StepSettings) -> TrainingMemory:
     # A separate thread: attention on a CPU keeps a buffer for each thread, which must not hold fake tensors later.
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(_estimate, json.loads(base), settings).result()
+        return thread.submit(_estimate, json.dumps(base, sort_keys=True), settings).result()
 
 
 def make_meta_model(base: Mapping[str, Any], settings: StepSettings) -> SamedForSemanticSegmentation:
@@ -204,8 +198,9 @@ def make_meta_model(base: Mapping[str, Any], settings: StepSettings) -> SamedFor
     return model
 
 
-def _estimate(base: dict[str, Any], settings: StepSettings) -> TrainingMemory:
-    model = make_meta_model(base, settings)
+@lru_cache(maxsize=256)
+def _estimate(base: str, settings: StepSettings) -> TrainingMemory:
+    model = make_meta_model(json.loads(base), settings)
     # PEFT keeps two copies of fully trained modules: the original and the trained one.
     parameters = list(model.parameters())
     trained = [parameter.numel() for parameter in parameters if parameter.requires_grad]

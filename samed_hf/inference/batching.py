@@ -40,16 +40,9 @@ def run_in_batches(
     While one batch is computed, a thread reads the next one; on CUDA, copies both ways go through pinned memory and
     block nothing, and each result is yielded while the next batch is computed. At most two batches are in memory.
 
-    Args:
-        models: the models that `compute` uses, all on one device.
-        count: the number of slices.
-        size: height and width of the slices in pixels.
-        read: called in another thread with the indices of some slices; returns arrays whose first axis counts them.
-        compute: called with these arrays as tensors on the models' device; the first axis of its results does, too.
-        batch_size: slices in a batch; `None` chooses it by the free memory, and halves it if that was too much.
-
-    Yields:
-        The indices of a batch's slices, and the results of `compute`.
+    `read` is called in another thread with the indices of some slices and returns arrays whose first axis counts them;
+    `compute` is called with these as tensors on the device of `models`, and so are its results, which are yielded with
+    the indices. A `batch_size` of `None` is chosen by the free memory, and halved if that was too much.
     """
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}: expected at least 1 slice, or None to choose by the memory.")

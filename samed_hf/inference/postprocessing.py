@@ -39,14 +39,11 @@ def keep_largest(labels: np.ndarray, indices: Iterable[int]) -> tuple[np.ndarray
 
 
 def remove_islands(labels: np.ndarray, min_voxels: Mapping[int, float]) -> tuple[np.ndarray, dict[int, int]]:
-    """Remove connected components smaller than a limit, even the largest one.
+    """Remove connected components smaller than a limit, even the largest one; returns as [`keep_largest`] does.
 
     Args:
         labels: label map of shape `(x, y, z)`, an unsigned integer type.
         min_voxels: for each label to clean, the smallest number of voxels of a component that stays.
-
-    Returns:
-        As of [`keep_largest`].
     """
     # A limit in ml is rounded as a number of voxels, which must not remove a component of exactly that size.
     return _remove(labels, min_voxels, lambda sizes, index: sizes < min_voxels[index] * (1 - 1e-9))

@@ -171,11 +171,8 @@ def mean_softmax(
 ) -> torch.Tensor:
     """The softmax averaged over models on one device and views, `(batch_size, num_labels, height, width)` float32.
 
-    Args:
-        models: with the same labels.
-        stacks: the scan's slices as each model's processor scales them.
-        raw: slices of [`SliceStack.read_raw`] for each model.
-        tta: whether to add rotated views, and mirrored ones if no label has a side.
+    `stacks` and `raw` are the scan's slices as each model's processor scales them, and some of them unscaled. `tta`
+    adds rotated views, and mirrored ones if no label has a side.
     """
     total: torch.Tensor | float = 0.0
     weight: torch.Tensor | float = 0.0

@@ -40,17 +40,13 @@ class Segmenter:
             dtype: data type of the encoder; see [`load_model`].
 
         Raises:
-            FileNotFoundError: an adapter does not exist.
             ValueError: one is no SAMed model, or its labels or slices differ from the first one's.
         """
         members = [cls.of(load_model(adapter, dtype=dtype)) for adapter in adapters]
         first = members[0]
         for name, member in zip(adapters, members, strict=True):
-            cuts, first_cuts = ((one.processor.orientation, one.processor.axis_order) for one in (member, first))
-            for what, own, expected in (
-                ("labels", member.id2label, first.id2label),
-                ("slices (orientation, axis_order)", cuts, first_cuts),
-            ):
+            for what in ("id2label", "orientation", "axis_order"):
+                own, expected = (getattr(one if what == "id2label" else one.processor, what) for one in (member, first))
                 if own != expected:
                     raise ValueError(
                         f"{name!r} has the {what} {own}, {adapters[0]!r} {expected}: expected the same in all members "
@@ -86,18 +82,15 @@ def load_model(adapter: str, *, dtype: str | torch.dtype = "float32") -> SamedFo
         FileNotFoundError: the model does not exist.
         ValueError: it is no SAMed model.
     """
-    if not Path(adapter).exists() and "/" not in str(adapter):  # names on the Hub have a slash
-        raise FileNotFoundError(
-            f"ADAPTER {adapter!r} can't be loaded: there is no such directory, expected that of an adapter or a Hub id "
-            "USER/NAME."
-        )
     try:
+        if not Path(adapter).exists() and "/" not in str(adapter):  # names on the Hub have a slash
+            raise OSError("there is no such directory")
         model = SamedForSemanticSegmentation.from_pretrained(adapter)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise FileNotFoundError(
-            f"ADAPTER {adapter!r} can't be loaded: expected the directory of an adapter or its Hub id. "
+            f"ADAPTER {adapter!r} can't be loaded: expected the directory of an adapter or a Hub id USER/NAME. "
             f"({str(error).splitlines()[0]})"
         ) from error
     if model.image_processor is None:

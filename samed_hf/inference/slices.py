@@ -43,9 +43,6 @@ def predict_slices(
 
     Returns:
         uint8 array `(slices, height, width)`, values in [0, num_labels); uint16 for more than 256 labels.
-
-    Raises:
-        ValueError: the slices have another number of channels than the processor.
     """
     if input_size is not None and input_size < 2:
         raise ValueError(f"input_size is {input_size}: expected a side of at least 2 pixels; the paper's is 224.")

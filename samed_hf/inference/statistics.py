@@ -100,7 +100,12 @@ def _row(index: int, moments: _Moments, box: tuple[slice, ...] | None, scan: Vol
     count, channels = int(moments.count[index]), scan.num_channels
     mean = moments.mean[:, index]
     deviation = np.sqrt(moments.squares[:channels, index] / max(1, count))
-    faces = [] if box is None else _faces(box, scan, is_image)
+    faces: list[str] = []
+    for axis, letter in enumerate(scan.orientation):
+        low_high = _IMAGE_FACES[axis] if is_image else (_FACES[_OPPOSITE[letter]], _FACES[letter])
+        if box is not None and low_high is not None and scan.grid[axis] > 1:  # an axis of one voxel has no faces
+            reached = (box[axis].start == 0, box[axis].stop == scan.grid[axis])
+            faces += [face for face, touches in zip(low_high, reached, strict=True) if touches]
     row: dict[str, Any] = {"index": index, "pixels" if is_image else "voxels": count}
     if not is_image:
         row["ml"] = count * scan.voxel_ml
@@ -114,15 +119,3 @@ def _row(index: int, moments: _Moments, box: tuple[slice, ...] | None, scan: Vol
         center = nib.affines.apply_affine(scan.affine, mean[channels : channels + 3])
         row["center_ras_mm"] = center.tolist() if count else None
     return row
-
-
-def _faces(box: tuple[slice, ...], scan: Volume, is_image: bool) -> list[str]:
-    """The faces of the scan that a label reaches; an axis of one voxel has none."""
-    faces = []
-    for axis, letter in enumerate(scan.orientation):
-        low_high = _IMAGE_FACES[axis] if is_image else (_FACES[_OPPOSITE[letter]], _FACES[letter])
-        if scan.grid[axis] == 1 or low_high is None:
-            continue
-        reached = (box[axis].start == 0, box[axis].stop == scan.grid[axis])
-        faces += [face for face, touches in zip(low_high, reached, strict=True) if touches]
-    return faces

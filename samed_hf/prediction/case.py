@@ -22,7 +22,7 @@ from ..volumes import Volume, read_scan, reorient, restore_orientation, write_la
 from .files import PREVIEW, STATISTICS, Job, case_files, label_file_names, write_json
 from .settings import PredictionSettings
 
-__all__ = ["CasePipeline", "SegmentedCase", "clean_labels", "describe_labels", "predict_case"]
+__all__ = ["CasePipeline", "SegmentedCase", "clean_labels", "describe_size", "predict_case"]
 
 _CANONICAL = "LPS"
 
@@ -39,7 +39,7 @@ def predict_case(
 
     Args:
         segmenter: the model or models.
-        job: the scan.
+        job: the scan and the names of its files.
         output: directory for the results, created where it is missing.
         settings: how to segment and what to write.
         progress: called with the number of slices done and the number of all slices.
@@ -137,7 +137,7 @@ class CasePipeline:
         window = None if job.is_image else processor.intensity_window
         if window is not None and isinstance(window[0], list):
             window = window[0]
-        texts = {row["index"]: f"{name}  {_size(row)}" for name, row in measured.items()}
+        texts = {row["index"]: f"{name}  {describe_size(row)}" for name, row in measured.items()}
         figure = draw_preview(
             scan,
             labels,
@@ -153,10 +153,7 @@ class CasePipeline:
 def clean_labels(
     labels: np.ndarray, scan: Volume, id2label: dict[int, str], settings: PredictionSettings
 ) -> tuple[np.ndarray, dict[str, int]]:
-    """Keep the requested labels, remove small islands and keep the largest components, as the settings state.
-
-    Also returns the number of voxels removed from each label, without those of labels not requested.
-    """
+    """Clean a label map as the settings state; also returns the voxels removed from each requested label."""
     if settings.labels is not None:
         labels = keep_labels(labels, settings.requested(id2label))
     min_voxels = {index: ml / scan.voxel_ml for index, ml in settings.island_ml(id2label).items()}
@@ -187,11 +184,6 @@ def _mismatches(scan: Volume, segmenter: Segmenter, is_image: bool) -> list[str]
     return notes
 
 
-def describe_labels(statistics: dict[str, Any]) -> str:
-    """Return the labels that were found and their sizes in one line."""
-    labels = [f"{printable(name)} {_size(row)}" for name, row in statistics["labels"].items() if row["bounding_box"]]
-    return ", ".join(labels) or "nothing found"
-
-
-def _size(row: dict[str, Any]) -> str:
+def describe_size(row: dict[str, Any]) -> str:
+    """The size of a label in the statistics, in ml or pixels."""
     return f"{format_ml(row['ml'])} ml" if "ml" in row else f"{row['pixels']} pixels"

@@ -88,8 +88,7 @@ def plan_jobs(
 
 def _check_target(target: Path, directory: Path, overwrite: bool) -> None:
     for path in (target, directory):
-        exists = any(path.iterdir()) if path.is_dir() else path.exists()
-        if exists and not overwrite:
+        if not overwrite and (any(path.iterdir()) if path.is_dir() else path.exists()):
             raise ValueError(
                 f"{printable(path)} exists already: choose another directory, or give --overwrite to replace it."
             )

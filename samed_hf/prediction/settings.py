@@ -27,9 +27,6 @@ class PredictionSettings:
         min_island_ml: size in ml below which a connected component is removed, by the label's name or "all".
         batch_size: slices in a batch; `None` chooses it by the free memory.
         preview: draw an image of each case.
-
-    Raises:
-        ValueError: values out of their ranges; all are listed.
     """
 
     format: str | None = None

@@ -39,10 +39,6 @@ class EndpointHandler:
 
     Args:
         path: directory or Hub id of an adapter or a merged model.
-
-    Raises:
-        FileNotFoundError: the model does not exist.
-        ValueError: it is no SAMed model.
     """
 
     def __init__(self, path: str = "") -> None:
