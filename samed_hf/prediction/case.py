@@ -11,8 +11,7 @@ import numpy as np
 
 from ..inference import Segmentation, Segmenter, keep_largest, measure_labels, remove_islands, segment_volume
 from ..inference.postprocessing import keep_labels
-from ..reporting.charts import save_png
-from ..reporting.colors import label_colors
+from ..reporting.charts import label_colors, save_png
 from ..reporting.formatting import format_ml
 from ..reporting.preview import draw_preview, slice_plane
 from ..transforms.intensity import guess_preprocessing

@@ -14,7 +14,7 @@ import torch
 
 from ..inference import Segmenter
 from ..inference.batching import is_out_of_memory
-from ..reporting.colors import hex_colors
+from ..reporting.charts import hex_colors
 from ..reporting.formatting import format_duration
 from ..reporting.html import jpeg_uri, write_page
 from ..utils.pipelining import Outcome, read_process_write

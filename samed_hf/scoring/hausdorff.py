@@ -40,34 +40,22 @@ def class_boxes(prediction: np.ndarray, label: np.ndarray, count: int) -> list[t
     """Return the smallest box around each of the classes 1 … count in both integer label maps; empty if absent."""
     outer = smallest_box(prediction, label)
     pairs = zip(*(find_objects(array[outer], count) for array in (prediction, label)), strict=True)
-    return [_joined([box for box in pair if box is not None], outer) for pair in pairs]
-
-
-def _joined(boxes: Sequence[tuple[slice, ...]], outer: tuple[slice, ...]) -> tuple[slice, ...]:
-    """Return the box around boxes given relative to `outer`, in the coordinates of the array."""
-    if not boxes:
-        return (slice(0, 0),) * len(outer)
-    return tuple(
-        slice(around.start + min(side.start for side in sides), around.start + max(side.stop for side in sides))
-        for around, *sides in zip(outer, *boxes, strict=True)
-    )
+    boxes = [(slice(0, 0),) * label.ndim] * count
+    for index, pair in enumerate(pairs):
+        if present := [box for box in pair if box is not None]:  # relative to the outer box
+            boxes[index] = tuple(
+                slice(around.start + min(side.start for side in sides), around.start + max(side.stop for side in sides))
+                for around, *sides in zip(outer, *present, strict=True)
+            )
+    return boxes
 
 
 def hd95(prediction: np.ndarray, label: np.ndarray, spacing: Sequence[float] | None = None) -> float:
-    """95th percentile of the symmetric distance between the surfaces of two masks.
+    """Return the value of `medpy.metric.binary.hd95` for two boolean masks, each with at least one voxel set.
 
-    This implementation is kept while it is faster than the library with equal values: the 8 organs of a 120×512×512
-    case, each cropped to its box, take 0.3 s instead of 8 s with medpy, and 1 s instead of 63 s with 200 islands of
-    each organ spread over the volume (one core).
-
-    Args:
-        prediction: Boolean mask of any number of axes, with at least one voxel set. Voxels beyond its border count as
-            background: masks may be cropped to the smallest box around both.
-        label: Boolean mask of the same shape, with at least one voxel set.
-        spacing: Size of a voxel in mm along each array axis; `None` measures in voxels.
-
-    Returns:
-        The value of `medpy.metric.binary.hd95` for the same masks, cropped or not, in mm or in voxels; at least 0.
+    Voxels beyond the array's border count as background: masks may be cropped to the smallest box around both.
+    `spacing` is in mm along each array axis; `None` measures in voxels. The 8 organs of a 120×512×512 case, each
+    cropped to its box, take 0.3 s instead of 8 s with medpy, and 1 s instead of 63 s with 200 islands each (one core).
     """
     scale = np.ones(prediction.ndim) if spacing is None else np.asarray(spacing, dtype=np.float64)
     surfaces = mask_surface(prediction), mask_surface(label)

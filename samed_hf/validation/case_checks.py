@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from ..volumes.geometry import check_orientation
 from .measuring import CaseFacts
 from .problems import Problem
 
-__all__ = ["check_case", "opposites", "window_of"]
+__all__ = ["check_case", "looks_like_ct", "opposites", "window_of"]
 
 _TINY = 10  # voxels
 _SMALL_SIDE = 16  # pixels
@@ -30,19 +30,9 @@ _Finding = tuple[str, str, str]  # severity, kind, text
 def check_case(
     facts: CaseFacts, id2label: Mapping[int, str], processor: SamedImageProcessor, *, rescaled: bool = False
 ) -> list[Problem]:
-    """Check the measurements of one case.
-
-    Args:
-        facts: the measurements.
-        id2label: names of the labels.
-        processor: how the case was cut, and the window that its intensities should fit.
-        rescaled: the layout stores intensities in [0, 1].
-    """
-    findings = [
-        *_intensities(facts, processor, rescaled),
-        *_labels(facts, id2label),
-        *_sides(facts, id2label, processor),
-    ]
+    """Check the measurements of one case; `rescaled` if the layout stores intensities in [0, 1]."""
+    findings = [*_intensities(facts, processor, rescaled), *_labels(facts, id2label)]
+    findings += _sides(facts, id2label, processor)
     if min(facts.shape[1:]) < _SMALL_SIDE:
         size = f"{facts.shape[2]}×{facts.shape[1]} pixels"
         findings.append(("warning", "size", f"has slices of {size}: are they cut along the intended axis?"))
@@ -66,6 +56,11 @@ def _intensities(facts: CaseFacts, processor: SamedImageProcessor, rescaled: boo
             if window and window[0] < 0 and least >= 0:
                 channel = f"channel {index} " if len(facts.low) > 1 else ""
                 yield "warning", "units", f"{channel}{_not_hounsfield(least, most)}"
+
+
+def looks_like_ct(low: float, high: float) -> bool:
+    """Return whether the percentiles 1 and 99.5 of intensities are those of air and bone in Hounsfield units."""
+    return -1100 <= low <= -200 and high > 100
 
 
 def window_of(processor: SamedImageProcessor, channel: int) -> list[float] | None:
@@ -103,11 +98,8 @@ def _labels(facts: CaseFacts, id2label: Mapping[int, str]) -> Iterator[_Finding]
         return
     total, inside = sum(facts.voxels), sum(facts.voxels[1:])
     if not inside:
-        yield (
-            "warning",
-            "empty",
-            "has no labelled voxel: is it a scan without these structures, or unlabelled?",
-        )
+        text = "has no labelled voxel: is it a scan without these structures, or unlabelled?"
+        yield "warning", "empty", text
         return
     if tiny := [index for index, count in enumerate(facts.voxels) if index and 0 < count < _TINY]:
         several = ", ".join(f"{id2label[index]} {facts.voxels[index]}" for index in tiny)
@@ -115,12 +107,8 @@ def _labels(facts: CaseFacts, id2label: Mapping[int, str]) -> Iterator[_Finding]
     if inside > 0.95 * total:
         text = f"has {1 - inside / total:.1%} background: are background and label exchanged?"
         yield "warning", "mostly-labelled", text
-    yield from _single_slices(facts.labelled)
-
-
-def _single_slices(labelled: Sequence[bool]) -> Iterator[_Finding]:
-    """Find labels that are drawn in every n-th slice only."""
-    where = np.flatnonzero(labelled)
+    # Labels that are drawn in every n-th slice only.
+    where = np.flatnonzero(facts.labelled)
     gaps = np.diff(where)
     if len(where) >= 4 and gaps.min() >= 2 and gaps.max() <= 2 * gaps.min():
         text = (
@@ -148,10 +136,9 @@ def _sides(facts: CaseFacts, id2label: Mapping[int, str], processor: SamedImageP
 
 
 def opposites(id2label: Mapping[int, str]) -> list[tuple[int, int, str]]:
-    """Find pairs of labels whose names differ in a side only, such as left and right.
+    """Find pairs of labels whose names differ in a side only, with the direction from the second to the first.
 
-    Returns:
-        For each pair the two labels and the direction from the second to the first, e.g. "L".
+    Labels 1 "left lung" and 2 "right lung" give (1, 2, "L").
     """
     by_name = {name.lower(): index for index, name in id2label.items()}
     pairs = []

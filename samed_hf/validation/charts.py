@@ -12,17 +12,15 @@ from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from ..data.dataset import CaseDataset
 from ..model.image_processing_samed import SamedImageProcessor
-from ..reporting.charts import GREY, MAX_LABELS, figure_jpeg, finish_svg, shorten
-from ..reporting.colors import label_colors
+from ..reporting.charts import GREY, MAX_LABELS, figure_jpeg, finish_svg, label_colors, shorten
 from ..reporting.preview import draw_preview, representative_slices, slice_plane
 from ..transforms.intensity import CT_WINDOW
 from ..transforms.slicing import rows_point_up
 from ..volumes.geometry import Volume
-from .case_checks import window_of
+from .case_checks import looks_like_ct, window_of
 from .fingerprint import pooled
 from .measuring import CaseFacts
 from .reading import CaseReading
-from .suggestions import looks_like_ct
 
 __all__ = ["draw_case", "draw_intensities", "draw_sizes"]
 
@@ -34,15 +32,13 @@ def draw_case(
 ) -> bytes | None:
     """Draw representative slices of a case with its labels as a JPEG.
 
-    Returns:
-        The JPEG, or `None` if image and label can't be read, have different sizes or intensities that aren't finite.
+    Returns `None` if image and label can't be read, have different sizes or intensities that aren't finite.
     """
     image, label = reading.image, reading.label
     if image is None or label is None or (len(image), *image.shape[-2:]) != label.shape or facts.not_finite:
         return None
     image = np.moveaxis(image, 1, 3) if image.ndim == 4 else image
-    is_flat = facts.spacing is None or processor.orientation is None
-    plane = "axial"
+    is_flat, plane = facts.spacing is None or processor.orientation is None, "axial"
     if facts.spacing is None or processor.orientation is None:
         # The orientation of the patient is unknown: show the most representative slice as a 2-D image.
         index = representative_slices(label, 1)[0]
@@ -52,22 +48,15 @@ def draw_case(
         labels = label[index : index + 1, up].swapaxes(0, 2)
     else:
         order = np.argsort(processor.axis_order)
-        affine = _affine(processor.orientation, np.array(facts.spacing)[order])
+        world, direction = nib.orientations.axcodes2ornt(processor.orientation).T
+        affine = np.diag([0.0, 0.0, 0.0, 1.0])
+        affine[world.astype(int), range(3)] = direction * np.array(facts.spacing)[order]
         scan = Volume(np.transpose(image, [*order, *range(3, image.ndim)]), affine)
         labels = np.transpose(label, order)
         plane = slice_plane(processor.orientation, processor.axis_order[0])
     window = _window(processor, scan, facts)
-    return figure_jpeg(
-        draw_preview(scan, labels, data.id2label, plane=plane, window=window, title=title, is_image=is_flat)
-    )
-
-
-def _affine(orientation: str, spacing: np.ndarray) -> np.ndarray:
-    """Return the affine of a grid along the patient's axes."""
-    world, direction = nib.orientations.axcodes2ornt(orientation).T
-    affine = np.diag([0.0, 0.0, 0.0, 1.0])
-    affine[world.astype(int), range(3)] = direction * spacing
-    return affine
+    figure = draw_preview(scan, labels, data.id2label, plane=plane, window=window, title=title, is_image=is_flat)
+    return figure_jpeg(figure)
 
 
 def draw_intensities(
@@ -78,18 +67,10 @@ def draw_intensities(
     window: Sequence[float] | None = None,
     percentiles: Sequence[float] | None = None,
 ) -> bytes | None:
-    """Draw the histograms of the intensities of all voxels and within each label as an SVG.
+    """Draw the histograms of a channel's intensities, of all voxels and within each label, as an SVG.
 
-    Args:
-        cases: the cases.
-        channel: index of the channel.
-        id2label: names of the labels.
-        window: intensities that become 0 and 1, drawn as lines.
-        percentiles: percentiles of each scan that become 0 and 1 if there is no window, as intensities without a unit
-            can't be compared between scans.
-
-    Returns:
-        The SVG, or `None` if all intensities are equal.
+    `window` is drawn as lines. Without it, the `percentiles` of each scan become 0 and 1, as intensities without a unit
+    can't be compared between scans. Returns `None` if all intensities are equal.
     """
     if window is None and percentiles is not None:
         cases = [_scaled(facts, percentiles) for facts in cases]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -12,7 +13,6 @@ from ..data.dataset import CaseDataset
 from ..reporting.formatting import format_counts, format_names, format_sides, plural
 from .measuring import CaseFacts
 from .problems import Problem
-from .unused import unused_files
 
 __all__ = ["SPLITS", "check_cohort", "splits_of"]
 
@@ -29,20 +29,16 @@ def splits_of(data: CaseDataset) -> dict[str, list[str]]:
 
 
 def check_cohort(data: CaseDataset, cases: Sequence[CaseFacts], num_failed: int) -> list[Problem]:
-    """Check the cases against each other.
-
-    Args:
-        data: the data set.
-        cases: measurements of the readable cases.
-        num_failed: number of cases without a readable label.
-    """
+    """Check the cases against each other; `num_failed` cases have no readable label."""
+    sizes = np.array([facts.shape for facts in cases], dtype=float).reshape(-1, 3)
+    factors = [2 * _ODD_SIZE, _ODD_SIZE, _ODD_SIZE]  # the number of slices varies more
     return [
         *_same_names(data),
         *_same_content(cases),
         *_same_patient(data),
         *_missing_classes(data, cases, num_failed),
         *_spacings(cases),
-        *_sizes(cases),
+        *_outliers(cases, sizes, factors, "size", _AXES, "does it belong to the data set?"),
         *_orientations(cases),
         *_types(cases),
         *_splits(data),
@@ -63,7 +59,7 @@ def _same_names(data: CaseDataset) -> Iterator[Problem]:
 
 def _same_content(cases: Sequence[CaseFacts]) -> Iterator[Problem]:
     """Find cases with the same scan, and different scans with the same label map."""
-    for first, *others in _groups([facts.image_digest for facts in cases], cases):
+    for first, *others in _groups(cases, "image_digest"):
         names = format_names([f"{facts.name} ({facts.split})" for facts in others])
         if {facts.split for facts in others} == {first.split}:
             text = f"has the same intensities as {names}: the scan would count twice; keep one."
@@ -74,20 +70,19 @@ def _same_content(cases: Sequence[CaseFacts]) -> Iterator[Problem]:
                 "are not meaningful; keep it in one split."
             )
             yield Problem("error", "leak", text, first.name, first.split)
-    for first, *others in _groups([facts.label_digest for facts in cases], cases):
+    for first, *others in _groups(cases, "label_digest"):
         if len({facts.image_digest for facts in (first, *others)}) > len(others):
             names = format_names([facts.name for facts in others])
             text = f"has the same label map as {names}: to which scan does it belong?"
             yield Problem("warning", "same-label", text, first.name, first.split)
 
 
-def _groups(digests: Sequence[str], cases: Sequence[CaseFacts]) -> list[list[CaseFacts]]:
+def _groups(cases: Sequence[CaseFacts], digest: str) -> list[list[CaseFacts]]:
     """Group the cases of which two or more have the same digest."""
     groups: dict[str, list[CaseFacts]] = {}
-    for digest, facts in zip(digests, cases, strict=True):
-        if digest:
-            groups.setdefault(digest, []).append(facts)
-    return [group for group in groups.values() if len(group) > 1]
+    for facts in cases:
+        groups.setdefault(getattr(facts, digest), []).append(facts)
+    return [group for value, group in groups.items() if value and len(group) > 1]
 
 
 def _same_patient(data: CaseDataset) -> Iterator[Problem]:
@@ -112,8 +107,7 @@ def _missing_classes(data: CaseDataset, cases: Sequence[CaseFacts], num_failed: 
         if not names or not counts:
             continue
         total = np.sum(counts, axis=0)
-        missing = [name for index, name in data.id2label.items() if index and not total[index]]
-        if missing:
+        if missing := [name for index, name in data.id2label.items() if index and not total[index]]:
             readable = "readable " if num_failed else ""
             effect = "it can't be learnt" if split == "train" else "it can't be scored"
             text = f"No {readable}{split} case has {format_names(missing)}: {effect}."
@@ -142,12 +136,6 @@ def _spacings(cases: Sequence[CaseFacts]) -> Iterator[Problem]:
         yield Problem("warning", "spacing", f"Spacings reach {format_sides(high)} mm: are they in mm?")
 
 
-def _sizes(cases: Sequence[CaseFacts]) -> Iterator[Problem]:
-    sizes = np.array([facts.shape for facts in cases], dtype=float).reshape(-1, 3)
-    factors = [2 * _ODD_SIZE, _ODD_SIZE, _ODD_SIZE]  # the number of slices varies more
-    yield from _outliers(cases, sizes, factors, "size", _AXES, "does it belong to the data set?")
-
-
 def _outliers(
     cases: Sequence[CaseFacts],
     values: np.ndarray,
@@ -173,8 +161,7 @@ def _orientations(cases: Sequence[CaseFacts]) -> Iterator[Problem]:
         counts = format_counts(dict(orientations.most_common()))
         text = f"The files have {counts}: all are brought into one orientation before they are cut."
         yield Problem("note", "orientation", text)
-    oblique = [facts.name for facts in cases if facts.oblique > _OBLIQUE]
-    if oblique:
+    if oblique := [facts.name for facts in cases if facts.oblique > _OBLIQUE]:
         text = f"{_cases_are(len(oblique))} tilted by more than {_OBLIQUE}° ({format_names(oblique)}): they are cut "
         yield Problem("note", "orientation", f"{text}along the nearest axes.")
 
@@ -186,8 +173,7 @@ def _types(cases: Sequence[CaseFacts]) -> Iterator[Problem]:
         whole = plural(sum(facts.whole for facts in known), "case")
         text = f"Intensities are stored as {types}; those of {whole} are whole numbers: were only some rescaled?"
         yield Problem("note", "types", text)
-    floats = sum((facts.label_type or "").startswith("float") for facts in cases)
-    if floats:
+    if floats := sum((facts.label_type or "").startswith("float") for facts in cases):
         text = f"{_cases_are(floats)} stored with label maps of type float: this works, but integers are smaller."
         yield Problem("note", "types", text)
 
@@ -208,9 +194,22 @@ def _splits(data: CaseDataset) -> Iterator[Problem]:
 
 
 def _unused(data: CaseDataset) -> Iterator[Problem]:
-    for directory, names in unused_files(data).items():
-        text = f"{directory} contains {plural(len(names), 'file')} that no case uses: {format_names(names)}."
-        yield Problem("note", "unused", text)
+    """Find files that no case uses beside the cases' files, with a suffix of theirs: an image without a label, say."""
+    used: dict[Path, set[str]] = {}
+    for source in data.sources.values():
+        for file in source.files():
+            used.setdefault(file.parent, set()).add(file.name.lower())  # lists may differ in case
+    for directory, names in sorted(used.items()):
+        suffixes = {_suffix(name) for name in names}
+        files = [path.name for path in sorted(directory.glob("[!.]*"))]
+        files = [file for file in files if file.lower() not in names and _suffix(file.lower()) in suffixes]
+        if files:
+            text = f"{directory} contains {plural(len(files), 'file')} that no case uses: {format_names(files)}."
+            yield Problem("note", "unused", text)
+
+
+def _suffix(name: str) -> str:
+    return "".join(Path(name).suffixes[-2:] if name.endswith(".gz") else Path(name).suffixes[-1:])
 
 
 def _cases_are(count: int) -> str:

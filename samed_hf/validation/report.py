@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from ..reporting.colors import hex_colors
+from ..reporting.charts import hex_colors
 from ..reporting.formatting import format_count
 from ..reporting.html import data_uri, write_page
 from ..reporting.preview import slice_plane
 from ..utils.atomic import write_text
 from .advice import Advice
-from .case_checks import window_of
+from .case_checks import looks_like_ct, window_of
 from .charts import draw_intensities, draw_sizes
 from .cohort_checks import SPLITS
 from .fingerprint import PERCENTILES, channel_titles
 from .problems import KINDS, Problem
 from .run import Validation
-from .suggestions import looks_like_ct
 
 __all__ = ["FINGERPRINT", "PAGE_FILE", "write_fingerprint", "write_report"]
 
@@ -39,13 +39,7 @@ def write_fingerprint(path: Path, validation: Validation, advice: Advice) -> Non
 
 
 def write_report(path: Path, validation: Validation, advice: Advice) -> None:
-    """Write the page: problems, suggestions, images, labels, intensities, sizes and a row for each case.
-
-    Args:
-        path: the HTML file.
-        validation: problems and cases.
-        advice: fingerprint and suggestions.
-    """
+    """Write the page: problems, suggestions, images, labels, intensities, sizes and a row for each case."""
     data, fingerprint = validation.data, advice.fingerprint
     in_ml = bool(validation.cases) and all(facts.voxel_ml is not None for facts in validation.cases)
     created = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
@@ -57,7 +51,7 @@ def write_report(path: Path, validation: Validation, advice: Advice) -> None:
         title=f"Data set: {fingerprint['data']['name'] or data.root}",
         subtitle=f"{data.layout} · {data.root} · {created}",
         facts=_facts(validation, fingerprint),
-        kinds=_kinds(validation.problems),
+        kinds=[(*key, list(group)) for key, group in groupby(validation.problems, _kind)],
         advice=advice,
         fingerprint=fingerprint,
         batch_sizes=_BATCH_SIZES,
@@ -74,12 +68,11 @@ def write_report(path: Path, validation: Validation, advice: Advice) -> None:
 
 
 def _facts(validation: Validation, fingerprint: Mapping[str, Any]) -> list[tuple[Any, str, str]]:
-    names = {"train": "to train on", "validation": "for validation", "test": "to test on"}
-    facts = [
-        (count, f"{'case' if count == 1 else 'cases'} {names[split]}", "")
-        for split, count in fingerprint["cases"].items()
-        if count
-    ]
+    """Return number, unit and tone of each fact."""
+    facts: list[tuple[Any, str, str]] = []
+    for split, use in (("train", "to train on"), ("validation", "for validation"), ("test", "to test on")):
+        if count := fingerprint["cases"][split]:
+            facts.append((count, f"{'case' if count == 1 else 'cases'} {use}", ""))
     num_labels = len(fingerprint["labels"])
     facts.append((num_labels, "label" if num_labels == 1 else "labels", ""))
     slices = sum(sum(split.values()) for split in fingerprint["slices"].values())
@@ -90,12 +83,8 @@ def _facts(validation: Validation, fingerprint: Mapping[str, Any]) -> list[tuple
     return facts
 
 
-def _kinds(problems: Sequence[Problem]) -> list[tuple[str, str, list[Problem]]]:
-    """Group the problems by severity and heading."""
-    groups: dict[tuple[str, str], list[Problem]] = {}
-    for problem in problems:
-        groups.setdefault((problem.severity, KINDS[problem.kind]), []).append(problem)
-    return [(severity, heading, group) for (severity, heading), group in groups.items()]
+def _kind(problem: Problem) -> tuple[str, str]:
+    return problem.severity, KINDS[problem.kind]
 
 
 def _charts(validation: Validation, fingerprint: Mapping[str, Any]) -> Iterator[dict[str, str]]:
@@ -104,13 +93,11 @@ def _charts(validation: Validation, fingerprint: Mapping[str, Any]) -> Iterator[
         window = None if data.layout == "Synapse" else window_of(processor, channel)
         spread = fingerprint["intensity"][name]["all"]["percentiles"]
         has_unit = data.is_2d or data.layout == "Synapse" or looks_like_ct(spread["1"], spread["99.5"])
-        percentiles = None if has_unit else processor.percentiles
-        scaled = ""
+        percentiles, scaled = None if has_unit else processor.percentiles, ""
         if window is not None:
-            scaled = f"; dashed: the window from {window[0]:g} to {window[1]:g}"
+            scaled = "; dashed: the window from {:g} to {:g}".format(*window)
         elif percentiles is not None:
-            low, high = percentiles
-            scaled = f"; 0 and 1 are each scan's percentiles {low:g} and {high:g}, as training scales them"
+            scaled = "; 0 and 1 are each scan's percentiles {:g} and {:g}, as training scales them".format(*percentiles)
         drawn = draw_intensities(validation.cases, channel, data.id2label, window=window, percentiles=percentiles)
         if drawn is not None:
             caption = f"Intensities of {name}, of all voxels and within each label{scaled}"
@@ -131,15 +118,9 @@ def _cases(validation: Validation, fingerprint: Mapping[str, Any]) -> list[dict[
         if problem.case is not None:
             rows.setdefault(problem.case, {"name": problem.case, "split": problem.split or "–", "shape": None})
             by_case.setdefault(problem.case, []).append(problem)
-    return [row | {"problems": _headings(by_case[name]), "tone": _worst(by_case[name])} for name, row in rows.items()]
-
-
-def _worst(problems: Sequence[Problem]) -> str:
-    severities = {problem.severity for problem in problems}
-    return next((severity for severity in ("error", "warning") if severity in severities), "")
-
-
-def _headings(problems: Sequence[Problem]) -> str:
-    """Return the kinds of a case's errors and warnings."""
-    kinds = dict.fromkeys(KINDS[problem.kind] for problem in problems if problem.severity != "note")
-    return "; ".join(kind[0].lower() + kind[1:] if kind[1].islower() else kind for kind in kinds)
+    for name, row in rows.items():
+        severities = {problem.severity for problem in by_case[name]}
+        kinds = dict.fromkeys(KINDS[problem.kind] for problem in by_case[name] if problem.severity != "note")
+        row["problems"] = "; ".join(kind[0].lower() + kind[1:] if kind[1].islower() else kind for kind in kinds)
+        row["tone"] = next((severity for severity in ("error", "warning") if severity in severities), "")
+    return list(rows.values())

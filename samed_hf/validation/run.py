@@ -18,11 +18,9 @@ from .reading import read_for_faults
 
 __all__ = ["Validation", "validate_data"]
 
-_SAMPLES = 2_000_000
-"""Intensities sampled over all cases, of whole scans and of labels each: 8 MB a channel."""
+_SAMPLES = 2_000_000  # of intensities over all cases, of whole scans and of labels each: 8 MB a channel
 _MIN_SAMPLES, _MAX_SAMPLES = 200, 50_000  # of a case
-_DOUBTFUL = ("geometry", "swapped", "sparse", "label-values")
-"""Kinds of problems for which an image of the case helps."""
+_DOUBTFUL = ("geometry", "swapped", "sparse", "label-values")  # problems for which an image of the case helps
 
 
 @dataclass
@@ -71,7 +69,11 @@ def validate_data(
     for split, names in splits_of(data).items():
         for name in names:
             splits.setdefault(name, split)
-    drawn = _spread(data, images_per_split)
+    drawn = {
+        names[int(index)]
+        for names in splits_of(data).values()
+        for index in np.linspace(0, len(names) - 1, min(images_per_split, len(names))).round()
+    }
     budget = int(np.clip(_SAMPLES // max(1, len(splits)), _MIN_SAMPLES, _MAX_SAMPLES))
     for done, (name, split) in enumerate(splits.items(), 1):
         _check(validation, name, split, budget, drawn, images_per_split)
@@ -80,15 +82,6 @@ def validate_data(
     failed = len(splits) - sum(bool(facts.voxels) for facts in validation.cases)
     validation.problems = sort_problems([*validation.problems, *check_cohort(data, validation.cases, failed)])
     return validation
-
-
-def _spread(data: CaseDataset, count: int) -> set[str]:
-    """Return cases spread over each split."""
-    return {
-        names[int(index)]
-        for names in splits_of(data).values()
-        for index in np.linspace(0, len(names) - 1, min(count, len(names))).round()
-    }
 
 
 def _check(validation: Validation, name: str, split: str, budget: int, drawn: set[str], max_doubtful: int) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from samed_hf.prediction import run as prediction_run
 from samed_hf.prediction.files import write_json
 from samed_hf.prediction.run import write_report
-from samed_hf.reporting.colors import label_colors
+from samed_hf.reporting.charts import label_colors
 
 
 def row(index, ml=None, pixels=None, faces=(), mean=80.0, sd=20.0):

@@ -22,7 +22,9 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from samed_hf.volumes.dicom.series import DicomSeries, find_series, is_dicom, read_series
+from samed_hf.volumes.dicom import find_series, read_series
+from samed_hf.volumes.dicom.headers import is_dicom
+from samed_hf.volumes.dicom.series import DicomSeries
 
 from ..dicom_files import (
     AXIAL,
@@ -279,7 +281,7 @@ def test_the_narrowest_type_that_holds_the_values(tmp_path, stored, rescale, dty
 def test_signed_values_of_fewer_bits_than_are_allocated(tmp_path):
     scan = stored_scan(dtype=np.int16) - 1200
     bits = changed(BitsStored=12, HighBit=11)
-    # The upper four bits are nobody's: here they are empty, even under a negative value.
+    # The upper four bits are unused: here they are empty, even for a negative value.
     files = write_series(tmp_path, scan & 0xFFF, rescale=(1, 0), change=bits)
     np.testing.assert_array_equal(read_series(files, tmp_path).array, scan)
     np.testing.assert_array_equal(by_itk(files)[0], scan)
@@ -344,7 +346,7 @@ def test_missing_slices_are_refused(tmp_path, leave_out, words):
 
 def test_several_gaps_are_counted(tmp_path):
     files = write_series(tmp_path, stored_scan((7, 6, 12)), leave_out=[2, 6, 9])
-    assert "between 52.5 and 57.5 mm along the slices' normal and in 2 more places" in refusal(files, tmp_path)
+    assert "between 52.5 and 57.5 mm along the slices' normal (and 2 more gaps)" in refusal(files, tmp_path)
 
 
 def test_a_gap_along_an_oblique_normal(tmp_path):
@@ -414,7 +416,7 @@ def test_echoes_are_told_apart_in_the_refusal(tmp_path):
     (series,) = find_series(tmp_path)
     message = refusal(series.files, tmp_path)
     assert f"{tmp_path} holds 2 different images at the same position (50 mm)" in message
-    assert "(EchoTime: 2.3, 4.6); put the slices that belong together into a folder of their own" in message
+    assert "(EchoTime: 2.3, 4.6); move the slices of each stack into a directory of their own" in message
 
 
 @pytest.mark.parametrize(
@@ -473,9 +475,9 @@ def test_a_missing_element_is_named_with_its_file(tmp_path, keyword):
         ({"PixelData": b"\0" * 80}, "it holds 80 bytes of pixels, expected 84"),
         ({"PixelData": b"\0" * 98}, "it holds 98 bytes of pixels, expected 84"),
         ({"PixelData": None}, "it has no pixels (PixelData)"),
-        ({"NumberOfFrames": 3}, "holds 3 frames without saying where each lies"),
-        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "holds a picture of RGB with 3 values per pixel"),
-        ({"PhotometricInterpretation": "PALETTE COLOR"}, "a picture of PALETTE COLOR"),
+        ({"NumberOfFrames": 3}, "holds 3 frames without their positions"),
+        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "holds an image of RGB with 3 values per pixel"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "an image of PALETTE COLOR"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "is a mosaic"),
         ({"ModalityLUTSequence": [pydicom.Dataset()]}, "by a table (ModalityLUTSequence)"),
     ],

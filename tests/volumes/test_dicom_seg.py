@@ -9,8 +9,7 @@ from pydicom.uid import SegmentationStorage
 
 import samed_hf
 from samed_hf.volumes import Volume
-from samed_hf.volumes.dicom.seg_writer import write_segmentation
-from samed_hf.volumes.dicom.series import find_series, read_series
+from samed_hf.volumes.dicom import find_series, read_series, write_segmentation
 
 from ..dicom_files import AXIAL, OBLIQUE, ORIENTATIONS, stored_scan, uid, write_enhanced, write_series
 from .test_dicom import changed, damaged
