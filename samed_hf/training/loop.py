@@ -99,7 +99,7 @@ def _loop(state: TrainingState, on_push: OnPush | None) -> None:
             if scores is not None:
                 progress.add(state.pending | scores)
                 state.pending = None
-            if interruption.asked:
+            if interruption.requested:
                 directory = state.save()
                 logger.info(
                     f"stopped     after step {state.step} of {run.plan.steps}: {directory} is complete. To resume, "
@@ -144,7 +144,7 @@ def _validate(
     every = args.eval_steps or max(1, run.plan.steps // 4)
     if not run.data.validation or (step % every and step != run.plan.steps):
         return {}
-    if interruption.asked:
+    if interruption.requested:
         return None
     with state.averaged():
         result = validate(run, interruption, snapshots.cases)

@@ -61,7 +61,7 @@ def validate(run: TrainingRun, interruption: Interruption, drawn: Collection[str
             for name in names[first : first + accelerator.num_processes][accelerator.process_index :][:1]:
                 scored = interruption.attempt(partial(_score, run, model, name, name in drawn))
                 mine += [(name, scored)] if scored is not None else []
-            if interruption.asked:
+            if interruption.requested:
                 return None
     finally:
         run.model.train()

@@ -68,16 +68,16 @@ class Interruption:
             os.kill(os.getpid(), number)
 
     @property
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         """Whether a process received a signal; all processes must read it at the same point."""
         if not self._agreed:
-            asked = self.signal
+            requested = self.signal
             if self.accelerator.num_processes > 1:
-                mine = torch.tensor([asked], device=self.accelerator.device)
-                asked = int(self.accelerator.gather(mine).max())
+                mine = torch.tensor([requested], device=self.accelerator.device)
+                requested = int(self.accelerator.gather(mine).max())
             # A signal received during the collective must not be overwritten; the next call returns it.
-            if asked:
-                self.signal, self._agreed = asked, True
+            if requested:
+                self.signal, self._agreed = requested, True
                 self._at = self._at or time.monotonic()
         return self._agreed
 
