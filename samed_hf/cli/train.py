@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .processes import start_processes
+from .common import start_processes
 
 __all__ = ["add_parser", "run"]
 

@@ -21,7 +21,7 @@ from .checkpointing.state import TrainingState, load_adapter
 from .distributed.fsdp import adapter_weights, is_sharded
 from .distributed.interruption import Interruption, end_distributed
 from .distributed.logging import get_logger
-from .monitoring.label_checks import LabelChecks
+from .monitoring.checks import LabelChecks
 from .monitoring.progress import Progress
 from .monitoring.snapshots import ValidationSnapshots
 from .setup import TrainingRun, set_up_run

@@ -22,7 +22,7 @@ from ..model.lora import cast_frozen
 from ..utils.atomic import atomic_directory, write_text
 from .arguments import ResolvedTrainingArguments, SamedTrainingArguments
 from .checkpointing.checkpoints import find_checkpoint
-from .checkpointing.record import compare_records, make_record
+from .checkpointing.provenance import compare_provenance, find_provenance
 from .checkpointing.run_directory import archive_directories
 from .data import open_store, read_training_data
 from .distributed.fsdp import adapter_weights
@@ -48,7 +48,7 @@ class TrainingRun:
     plan: TrainingPlan
     log: list[dict[str, Any]] = field(default_factory=list)  # a row for each optimizer step, on the main process
     seconds: float = 0.0  # duration of the training
-    record: dict[str, Any] = field(default_factory=dict)  # of [`make_record`], on the main process
+    record: dict[str, Any] = field(default_factory=dict)  # of [`find_provenance`], on the main process
 
     @property
     def output_dir(self) -> Path:
@@ -63,7 +63,7 @@ class TrainingRun:
     def describe(self) -> str:
         """Describe the run in lines of text, with differences from the run whose settings file was given."""
         saved, now = self.args.saved_run, self.accelerator.num_processes
-        differences = compare_records(saved.get("run", {}), self.record)
+        differences = compare_provenance(saved.get("run", {}), self.record)
         if saved.get("num_processes") not in (None, now):
             differences.insert(0, f"{now} processes instead of {saved['num_processes']}")
         description = describe_run(
@@ -130,7 +130,7 @@ def set_up_run(settings: SamedTrainingArguments) -> TrainingRun:
     args.lr_warmup_steps, args.mixed_precision = plan.warmup, accelerator.mixed_precision
     run = TrainingRun(args, accelerator, data, store, model, store.processor, plan)
     if accelerator.is_main_process:
-        run.record = make_record(data, store, base, args.model_revision, accelerator.device)
+        run.record = find_provenance(data, store, base, args.model_revision, accelerator.device)
         if checkpoint is None:  # a resumed run has the file, and its checkpoint may still be refused
             output_dir.mkdir(parents=True, exist_ok=True)
             run.write_settings(output_dir)

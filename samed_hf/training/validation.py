@@ -17,7 +17,7 @@ from ..scoring import binary_dice
 from .checkpointing.run_directory import on_all_ranks
 from .distributed.fsdp import is_sharded
 from .distributed.interruption import Interruption
-from .monitoring.label_checks import CaseLabels, labels_in
+from .monitoring.checks import CaseLabels, labels_in
 from .setup import TrainingRun
 
 __all__ = ["Validation", "validate", "validation_cases"]

@@ -30,7 +30,7 @@ import numpy as np
 
 from ...model.image_processing_samed import SamedImageProcessor
 from ...utils.atomic import write_bytes, write_text
-from ...volumes._checks import NotFiniteError, check_finite
+from ...volumes.file_checks import NotFiniteError, check_finite
 from ..dataset import Case, CaseDataset, CaseSource, RawCase, as_labels
 from ..labels import labels_from_mapping, read_json, read_text
 from ..sources import require_files

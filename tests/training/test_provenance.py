@@ -1,4 +1,4 @@
-"""What a run says of itself, and a second run from its file."""
+"""Provenance of a run, and a second run from its settings file."""
 
 import json
 import shutil
@@ -16,9 +16,9 @@ from samed_hf.data import make_processor
 from samed_hf.data.layouts.synapse import write_slice
 from samed_hf.diagnostics.requirements import Requirement, read_requirements
 from samed_hf.training.arguments import SamedTrainingArguments
-from samed_hf.training.checkpointing.record import (
+from samed_hf.training.checkpointing.provenance import (
     code_revision,
-    compare_records,
+    compare_provenance,
     data_fingerprint,
     package_versions,
     weights_hash,
@@ -98,16 +98,16 @@ def test_the_hash_of_weights_depends_on_their_content(tiny_sam, tmp_path):
     assert weights_hash(tmp_path) is None
 
 
-def test_records_are_compared_in_words():
+def test_runs_are_compared_in_words():
     one = {"data_fingerprint": "a", "code": {"revision": "x", "changed": False}, "versions": {"torch": "1", "old": "1"}}
     two = {"data_fingerprint": "b", "code": {"revision": "y", "changed": False}, "versions": {"torch": "2", "new": "1"}}
-    assert compare_records(one, two) == [
+    assert compare_provenance(one, two) == [
         "the data",
         "this package's code (revision y instead of x)",
         "the packages (torch 2 instead of 1)",
     ]
-    assert compare_records(one, one) == []
-    assert compare_records({}, two) == []
+    assert compare_provenance(one, one) == []
+    assert compare_provenance({}, two) == []
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def test_differences_from_the_run_of_the_config_are_printed(first_run, tmp_path,
     assert f"torch {torch.__version__} instead of 1.0" in printed
 
 
-def test_the_record_is_written_at_the_start_without_paths(first_run, tiny_data):
+def test_the_provenance_is_written_at_the_start_without_paths(first_run, tiny_data):
     run = json.loads((first_run / "training_settings.json").read_text())["run"]
     assert run["data_fingerprint"].startswith("sha256:")
     assert run["base_model"].startswith("sha256:")
