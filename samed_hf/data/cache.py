@@ -15,7 +15,7 @@ from ..model.image_processing_samed import SamedImageProcessor
 from ..transforms.slicing import SliceStack
 from ..utils.atomic import atomic_directory
 from ..utils.progress import ProgressCallback
-from ..volumes._checks import NotFiniteError
+from ..volumes.file_checks import NotFiniteError
 from .dataset import Case, CaseDataset
 
 __all__ = ["CaseStore"]

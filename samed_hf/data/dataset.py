@@ -11,7 +11,7 @@ import numpy as np
 
 from ..model.image_processing_samed import SamedImageProcessor
 from ..transforms.slicing import SliceStack, image_bounds
-from ..volumes._checks import check_finite
+from ..volumes.file_checks import check_finite
 
 __all__ = ["Case", "CaseDataset", "CaseSource", "RawCase", "as_labels", "check_label_values", "renumber"]
 

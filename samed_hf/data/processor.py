@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from ..model.image_processing_samed import SamedImageProcessor
 from ..transforms.intensity import guess_preprocessing, preprocessing_settings
-from ..volumes._checks import NotFiniteError
+from ..volumes.file_checks import NotFiniteError
 from .arguments import DataArguments
 from .dataset import CaseDataset
 

@@ -16,7 +16,7 @@ from ..diagnostics.memory import StepSettings, estimate_training, make_meta_mode
 from ..inference.batching import free_memory
 from ..model import SamedImageProcessor, make_random_sam
 from ..model.precision import computes_bfloat16
-from ..volumes._checks import NotFiniteError
+from ..volumes.file_checks import NotFiniteError
 from .arguments import ResolvedTrainingArguments, SamedTrainingArguments
 from .checkpointing.checkpoints import find_checkpoint
 from .data import read_training_data

@@ -83,7 +83,7 @@ def by_itk(files):
 
 
 @pytest.mark.parametrize("name", ORIENTATIONS)
-def test_a_series_lies_where_simpleitk_and_the_formula_say(tmp_path, name):
+def test_a_series_has_the_affine_of_simpleitk_and_of_the_formula(tmp_path, name):
     files = write_series(tmp_path, orientation=ORIENTATIONS[name])
     volume = read_series(files, tmp_path)
     array, affine = by_itk(files)
@@ -405,7 +405,7 @@ def test_duplicates_are_left_out_and_noted(tmp_path):
     assert len(volume.header.datasets) == 5
 
 
-def test_echoes_are_told_apart_in_the_refusal(tmp_path):
+def test_the_refusal_of_echoes_names_their_times(tmp_path):
     for echo, time in (("first", 2.3), ("second", 4.6)):
         write_series(
             tmp_path / echo,
@@ -619,13 +619,13 @@ def test_localizers_alone_are_a_series(tmp_path):
     assert len(find_series(tmp_path)) == 1
 
 
-def test_pictures_alone_are_found_and_refused_in_reading(tmp_path):
+def test_images_without_positions_alone_are_found_and_refused_in_reading(tmp_path):
     write_series(tmp_path, change=changed(ImagePositionPatient=None))
     (series,) = find_series(tmp_path)
     assert "lacks ImagePositionPatient" in refusal(series.files, tmp_path)
 
 
-def test_a_damaged_file_fails_the_one_series_of_its_folder(tmp_path):
+def test_a_damaged_file_fails_the_one_series_of_its_directory(tmp_path):
     files = write_series(tmp_path / "one")
     write_series(tmp_path / "two", series="two")
     files[2].write_bytes(files[2].read_bytes()[:150])
@@ -646,7 +646,7 @@ def test_a_damaged_file_among_several_series_fails_by_itself(tmp_path):
     assert f"{damaged} is not DICOM" in refusal([damaged], tmp_path)
 
 
-def test_series_without_uids_are_told_apart_by_their_folders(tmp_path):
+def test_series_without_uids_are_separated_by_their_directories(tmp_path):
     for name in ("a", "b"):
         write_series(tmp_path / name, change=changed(SeriesInstanceUID=None, StudyInstanceUID=None))
     found = find_series(tmp_path)
@@ -654,8 +654,8 @@ def test_series_without_uids_are_told_apart_by_their_folders(tmp_path):
     assert [len(series.files) for series in found] == [5, 5]
 
 
-def test_a_folder_without_dicom_has_no_series(tmp_path):
-    (tmp_path / "picture.png").write_bytes(b"\x89PNG" + b"\0" * 200)
+def test_a_directory_without_dicom_has_no_series(tmp_path):
+    (tmp_path / "image.png").write_bytes(b"\x89PNG" + b"\0" * 200)
     assert find_series(tmp_path) == []
     with pytest.raises(FileNotFoundError, match="gone does not exist"):
         find_series(tmp_path / "gone")
@@ -689,12 +689,12 @@ def damaged(data, seed):
     return bytes(data)
 
 
-def outcome_of_reading(folder):
-    """Read all series of a folder: a volume in order, or one line that names a file."""
+def outcome_of_reading(directory):
+    """Read all series of a directory: a volume in order, or one line that names a file."""
     try:
-        volumes = [read_series(series.files, folder) for series in find_series(folder)]
+        volumes = [read_series(series.files, directory) for series in find_series(directory)]
     except (ValueError, FileNotFoundError) as error:
-        return "refused" if str(folder) in str(error) and "\n" not in str(error) else str(error)
+        return "refused" if str(directory) in str(error) and "\n" not in str(error) else str(error)
     whole = all(volume.array.shape[2] in (1, 2, 3) and np.isfinite(volume.array).all() for volume in volumes)
     return "read" if whole else "wrong"
 
@@ -722,12 +722,12 @@ def test_damage_ends_in_a_volume_or_in_one_line(tmp_path, kind, count, capfd, re
 
 
 def test_odd_names_keep_a_message_on_one_line(tmp_path):
-    folder = tmp_path / "a\nb"
-    write_series(folder, leave_out=[2], name="x\ny{}".format)
-    (series,) = find_series(folder)
-    assert "a\\nb has a gap" in refusal(series.files, folder)
+    directory = tmp_path / "a\nb"
+    write_series(directory, leave_out=[2], name="x\ny{}".format)
+    (series,) = find_series(directory)
+    assert "a\\nb has a gap" in refusal(series.files, directory)
     series.files[0].write_bytes(b"x")
-    assert "a\\nb/x\\ny0 is not DICOM" in refusal(series.files, folder)
+    assert "a\\nb/x\\ny0 is not DICOM" in refusal(series.files, directory)
 
 
 def test_a_flipped_size_does_not_ask_for_all_memory(tmp_path):

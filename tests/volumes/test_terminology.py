@@ -96,8 +96,8 @@ def check_digit_is_right(value):
     while len(permute) < 8:
         permute.append([permute[-1][digit] for digit in permute[1]])
     check = 0
-    for place, digit in enumerate(reversed(value)):
-        check = multiply[check][permute[place % 8][int(digit)]]
+    for position, digit in enumerate(reversed(value)):
+        check = multiply[check][permute[position % 8][int(digit)]]
     return check == 0
 
 

@@ -30,25 +30,24 @@ _OPTIONAL = (
 _DATES = {"PatientBirthDate": DA, "StudyDate": DA, "StudyTime": TM}
 
 
-def source_images(series: DicomSeries, path: Path) -> tuple[list[Dataset], list[tuple[float, ...]]]:
-    """Make a dataset for each slice of a series, or a single one for a multi-frame file.
+def source_images(series: DicomSeries, path: Path) -> tuple[list[Dataset], list[hd.PlanePositionSequence]]:
+    """Return a dataset for each slice of a series, or a single one for a multi-frame file, and each slice's position.
 
-    Also returns ImagePositionPatient of each slice. A missing UID and several multi-frame files are errors.
+    A missing UID and several multi-frame files are errors.
     """
     is_multi_frame = any("PerFrameFunctionalGroupsSequence" in dataset for dataset in series.datasets)
     if is_multi_frame and len(series.datasets) > 1:
         raise ValueError(
-            f"{printable(path)} consists of {len(series.datasets)} multi-frame files, expected one for a DICOM "
-            "segmentation; write .nii.gz, .nrrd or .mha."
+            f"{printable(path)} consists of {len(series.datasets)} files including multi-frame ones, expected a single "
+            "multi-frame file for a DICOM segmentation; write .nii.gz, .nrrd or .mha."
         )
     common = _common(series.datasets[0], path)
     frames = [frame for dataset in series.datasets for frame in frames_of(dataset, path)]
-    positions = [_floats(frame.position) for frame in frames]
     first = frames[0]
     # One direction and spacing for all, as highdicom requires equal values.
     orientation = hd.PlaneOrientationSequence("PATIENT", _floats(first.directions.ravel()))
     measures = hd.PixelMeasuresSequence(first.spacing[::-1], first.thickness or first.between or 1.0)
-    planes = [hd.PlanePositionSequence("PATIENT", position) for position in positions]
+    planes = [hd.PlanePositionSequence("PATIENT", _floats(frame.position)) for frame in frames]
     sources = []
     for header in series.datasets:
         source = Dataset()
@@ -59,17 +58,17 @@ def source_images(series: DicomSeries, path: Path) -> tuple[list[Dataset], list[
         sources.append(source)
     if is_multi_frame:
         sources[0].NumberOfFrames = len(frames)
-        sources[0].SharedFunctionalGroupsSequence = [Dataset()]
-        sources[0].SharedFunctionalGroupsSequence[0].PlaneOrientationSequence = orientation
-        sources[0].SharedFunctionalGroupsSequence[0].PixelMeasuresSequence = measures
+        shared = Dataset()
+        shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = orientation, measures
+        sources[0].SharedFunctionalGroupsSequence = [shared]
         sources[0].PerFrameFunctionalGroupsSequence = [Dataset() for _ in frames]
         for group, plane in zip(sources[0].PerFrameFunctionalGroupsSequence, planes, strict=True):
             group.PlanePositionSequence = plane
-        return sources, [positions[index] for index in series.frames]
+        return sources, [planes[index] for index in series.frames]
     for source, plane in zip(sources, planes, strict=True):
         for sequence in (orientation, measures, plane):
             source.update(sequence[0])
-    return sources, positions
+    return sources, planes
 
 
 def _common(first: Dataset, path: Path) -> Dataset:

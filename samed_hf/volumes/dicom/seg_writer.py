@@ -15,7 +15,7 @@ from pydicom.uid import generate_uid
 
 from ...utils.atomic import write_bytes
 from ...utils.text import printable
-from .._checks import check_labels, check_parent
+from ..file_checks import check_labels, check_parent
 from ..geometry import Volume
 from .headers import brief, quiet
 from .seg_sources import source_images
@@ -64,17 +64,15 @@ def write_segmentation(
     declared = present or sorted(label for label in names if label != 0)
     frames = _frames(array if present else array[:, :, :1], declared)
     with quiet():
-        sources, positions = source_images(like.header, like.path or Path())
+        sources, planes = source_images(like.header, like.path or Path())
         segments = [
             _segment(number, str(names[label]), _color(colors, label), algorithm)
             for number, label in enumerate(declared, 1)
         ]
-        planes = None
-        if not present or "NumberOfFrames" in sources[0]:
-            # Not given for a file for each slice, as highdicom's search for the source of each takes seconds.
-            planes = [hd.PlanePositionSequence("PATIENT", position) for position in positions[: len(frames)]]
+        # By default highdicom uses the positions of the sources; its search for the source of each position is slow.
+        is_default = bool(present) and "NumberOfFrames" not in sources[0]
         try:
-            dataset = _segmentation(frames, sources, segments, planes, algorithm)
+            dataset = _segmentation(frames, sources, segments, None if is_default else planes[: len(frames)], algorithm)
         except Exception as error:
             # highdicom doesn't support every kind of image that can be read, and raises many errors.
             raise ValueError(

@@ -11,7 +11,7 @@ import numpy as np
 from pydicom import Dataset
 
 from ...utils.text import printable
-from .._checks import check_memory, make_volume
+from ..file_checks import check_memory, make_volume
 from ..geometry import Volume
 from .frames import Frame, frames_of
 from .grid import Grid, arrange, differing_images_error
