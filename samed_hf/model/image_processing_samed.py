@@ -16,11 +16,9 @@ from ..transforms.augmentation import window_intensity
 from ..transforms.slicing import SliceStack, image_bounds
 from ..transforms.zoom import Array, spline_zoom
 from ..volumes.geometry import check_orientation
-from ..volumes.images import image_array
+from ..volumes.images import image_array, luminance
 
 __all__ = ["SamedImageProcessor", "resize_logits", "upsample_logits"]
-
-_LUMINANCE = (19595, 38470, 7471)  # in 65536ths
 
 
 class SamedImageProcessor(BaseImageProcessor):
@@ -154,7 +152,7 @@ class SamedImageProcessor(BaseImageProcessor):
                 "replace them, e.g. by the background's, first."
             )
         if self.num_channels == 1:
-            return (channels[0] if len(channels) == 1 else _luminance(channels))[None]
+            return (channels[0] if len(channels) == 1 else luminance(channels))[None]
         return np.stack(channels * 3 if len(channels) == 1 and self.num_channels == 3 else channels)[None]
 
     def intensity_bounds(self, scan: np.ndarray) -> list[list[float]]:
@@ -257,10 +255,3 @@ def _checked_percentiles(percentiles: Sequence[float] | None) -> list[float] | N
     if not 0 <= low < high <= 100:
         raise ValueError(f"percentiles is ({low}, {high}): expected two increasing numbers from 0 to 100.")
     return [low, high]
-
-
-def _luminance(channels: list[np.ndarray]) -> np.ndarray:
-    """Grey of red, green and blue by the weights of ITU-R 601, as Pillow and [`read_image`] compute it."""
-    weighted = sum(channel.astype(np.float64) * weight for channel, weight in zip(channels, _LUMINANCE, strict=True))
-    grey = np.asarray(weighted) / 65536
-    return (np.floor(grey + 0.5) if channels[0].dtype.kind in "iu" else grey).astype(channels[0].dtype)

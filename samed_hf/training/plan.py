@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from accelerate import Accelerator
 
-from ..data.dataset import CaseDataset
-from ..model.image_processing_samed import SamedImageProcessor
-from ..model.modeling_samed import SamedForSemanticSegmentation
+from ..data import CaseDataset
+from ..model import SamedForSemanticSegmentation, SamedImageProcessor
 from ..model.precision import computes_bfloat16
 from .arguments import ResolvedTrainingArguments
 from .presets import PRESETS
@@ -72,18 +71,14 @@ def describe_run(
         deviates = args.deviations(accelerator.num_processes, input_size=processor.input_size)
         lines.append(f"preset      {args.preset}: {used}")
         lines.append(f"deviates    {'; '.join(deviates) or 'in nothing from the paper'}")
-    return "\n".join([*lines, *(f"note        {note}" for note in [*data.notes, *_notes(args, plan, accelerator)])])
-
-
-def _notes(args: ResolvedTrainingArguments, plan: TrainingPlan, accelerator: Accelerator) -> list[str]:
-    notes, kind = [], accelerator.device.type
+    notes, kind = list(data.notes), accelerator.device.type
     if args.mixed_precision == "fp16" and kind == "cpu":
         notes.append("fp16 has no effect on a CPU: this run computes in float32")
     if args.mixed_precision == "bf16" and not computes_bfloat16(accelerator.device):
         notes.append(f"this {kind} emulates bfloat16: slower than float32")
     if plan.accumulation > 1:
         notes.append("the Dice loss sums over a batch: accumulated batches aren't equal to one larger batch")
-    return notes
+    return "\n".join([*lines, *(f"note        {note}" for note in notes)])
 
 
 def _describe_slices(processor: SamedImageProcessor) -> str:

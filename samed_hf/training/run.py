@@ -9,14 +9,13 @@ import numpy as np
 from accelerate.utils import gather_object
 from transformers.utils import logging
 
-from ..data.dataset import Case
-from ..hub.card import write_card
-from ..hub.push import push_adapter
+from ..data import Case
+from ..hub import push_adapter, write_card
 from ..reporting.charts import draw_curve
 from ..reporting.formatting import format_scores
 from ..reporting.overlays import draw_overlay, write_examples
-from ..scoring.evaluation import CaseResult, score_cases, summarize_results, write_metrics
-from ..transforms.slicing import rows_point_up
+from ..scoring import CaseResult, score_cases, summarize_results, write_metrics
+from ..transforms import rows_point_up
 from ..utils.text import one_line
 from .arguments import SamedTrainingArguments
 from .distributed.interruption import end_distributed
@@ -50,13 +49,13 @@ def run_training(args: SamedTrainingArguments) -> dict[str, Any] | None:
         _write_report(run, metrics, first)
     end_distributed(run.accelerator)
     if args.push_to_hub and run.accelerator.is_main_process:
-        logger.info(f"pushed      {_push(run, run.output_dir, 'Upload adapter')}")
+        _push(run, run.output_dir, "Upload adapter")
     return metrics
 
 
-def _push(run: TrainingRun, directory: Path, message: str) -> str:
+def _push(run: TrainingRun, directory: Path, message: str) -> None:
     args = run.args
-    return push_adapter(
+    address = push_adapter(
         directory,
         args.hub_model_id or run.output_dir.resolve().name,
         dtype=args.hub_dtype,
@@ -67,13 +66,14 @@ def _push(run: TrainingRun, directory: Path, message: str) -> str:
         private=args.hub_private_repo or None,
         token=args.hub_token,
     )
+    logger.info(f"pushed      {address}")
 
 
 def _push_during_training(run: TrainingRun, directory: Path) -> None:
     """Upload the current adapter; an error is logged and does not stop the training."""
     run.write_settings(directory)
     try:
-        logger.info(f"pushed      {_push(run, directory, 'Adapter in training')}")
+        _push(run, directory, "Adapter in training")
     except (ValueError, OSError) as error:
         reason = one_line(error.__cause__ or error)
         logger.warning(f"the adapter couldn't be pushed ({reason}). The training continues.")
@@ -85,8 +85,7 @@ def _evaluate(run: TrainingRun, first: list[tuple[Case, np.ndarray]]) -> dict[st
     if not names:
         logger.info("scores      none: the data has no case for test or validation")
         return None
-    mine = names[run.accelerator.process_index :: run.accelerator.num_processes]
-    cases = (run.store.case(name) for name in mine)
+    cases = map(run.store.case, names[run.accelerator.process_index :: run.accelerator.num_processes])
     results: dict[str, CaseResult] = {}
     for case, prediction, result in score_cases(run.model, cases, run.processor, protocol=run.args.protocol):
         results[case.name] = result

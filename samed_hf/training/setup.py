@@ -14,19 +14,15 @@ from accelerate.utils import ProjectConfiguration, set_seed
 from transformers import PreTrainedConfig
 from transformers.utils.hub import resolve_revision
 
-from ..data.cache import CaseStore
-from ..data.dataset import CaseDataset
-from ..data.processor import make_processor, slice_side
+from ..data import CaseDataset, CaseStore, make_processor
+from ..data.processor import slice_side
 from ..hub.run_layout import RunLayout
-from ..model.configuration_samed import SamedConfig
-from ..model.image_processing_samed import SamedImageProcessor
-from ..model.lora import cast_frozen, samed_lora_config
-from ..model.modeling_samed import SamedForSemanticSegmentation
-from ..model.random_sam import make_random_sam
+from ..model import SamedConfig, SamedForSemanticSegmentation, SamedImageProcessor, make_random_sam, samed_lora_config
+from ..model.lora import cast_frozen
 from ..utils.atomic import atomic_directory, write_text
 from .arguments import ResolvedTrainingArguments, SamedTrainingArguments
 from .checkpointing.checkpoints import find_checkpoint
-from .checkpointing.record import compare_records, make_record
+from .checkpointing.provenance import compare_provenance, find_provenance
 from .checkpointing.run_directory import archive_directories
 from .data import open_store, read_training_data
 from .distributed.fsdp import adapter_weights
@@ -34,7 +30,7 @@ from .distributed.logging import get_logger
 from .optimizers import check_optimizer
 from .plan import TrainingPlan, describe_run
 
-__all__ = ["TrainingRun", "check_base", "find_slice_side", "make_accelerator", "set_up_run"]
+__all__ = ["TrainingRun", "set_up_run", "start_run"]
 
 logger = get_logger(__name__)
 
@@ -52,7 +48,7 @@ class TrainingRun:
     plan: TrainingPlan
     log: list[dict[str, Any]] = field(default_factory=list)  # a row for each optimizer step, on the main process
     seconds: float = 0.0  # duration of the training
-    record: dict[str, Any] = field(default_factory=dict)  # of [`make_record`], on the main process
+    record: dict[str, Any] = field(default_factory=dict)  # of [`find_provenance`], on the main process
 
     @property
     def output_dir(self) -> Path:
@@ -67,7 +63,7 @@ class TrainingRun:
     def describe(self) -> str:
         """Describe the run in lines of text, with differences from the run whose settings file was given."""
         saved, now = self.args.saved_run, self.accelerator.num_processes
-        differences = compare_records(saved.get("run", {}), self.record)
+        differences = compare_provenance(saved.get("run", {}), self.record)
         if saved.get("num_processes") not in (None, now):
             differences.insert(0, f"{now} processes instead of {saved['num_processes']}")
         description = describe_run(
@@ -108,20 +104,13 @@ class TrainingRun:
 
 def set_up_run(settings: SamedTrainingArguments) -> TrainingRun:
     """Check settings and data and build the model; nothing is written before all checks have passed."""
-    # Explicit, so that processes without an accelerator form a group whatever launched them.
-    cpu = not torch.accelerator.is_available()
-    data, side = None, None
-    if not settings.uses_phantom:
-        data = read_training_data(settings)
-        side = find_slice_side(settings, data)
-    args = settings.fill_defaults(PartialState(cpu=cpu).num_processes, side)
-    accelerator = make_accelerator(args, cpu)
+    data = None if settings.uses_phantom else read_training_data(settings)
+    args, accelerator = start_run(settings, data)
     if accelerator.device.type == "cpu" and accelerator.num_processes == 1 and torch.get_num_threads() == 1:
         # `accelerate launch` sets one thread by default.
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(cores)
     set_seed(args.seed)
-    check_base(args)
     output_dir, checkpoint = Path(args.output_dir), None
     if args.resume_from_checkpoint is not None:
         checkpoint = find_checkpoint(output_dir, args.resume_from_checkpoint, quiet=True)
@@ -131,29 +120,32 @@ def set_up_run(settings: SamedTrainingArguments) -> TrainingRun:
         store = open_store(args, data, make_processor(args, data, args.image_size), decode=first)
         if first:
             _archive_earlier_run(args)
-        base = args.model_name_or_path or _ensure_random_sam(output_dir / "base_model", args)
+        base = args.model_name_or_path or str(output_dir / "base_model")
+        if args.uses_random_sam and (args.resume_from_checkpoint is None or not Path(base).is_dir()):
+            with atomic_directory(base) as temporary:  # a resumed run keeps its own
+                make_random_sam(temporary, image_size=args.image_size, seed=args.seed)
     model = _make_model(args, base, store)
     plan = TrainingPlan.of(args, sum(map(store.num_slices, data.train)), accelerator.num_processes)
     # The values in use, for the settings that are saved.
     args.lr_warmup_steps, args.mixed_precision = plan.warmup, accelerator.mixed_precision
     run = TrainingRun(args, accelerator, data, store, model, store.processor, plan)
     if accelerator.is_main_process:
-        run.record = make_record(data, store, base, args.model_revision, accelerator.device)
+        run.record = find_provenance(data, store, base, args.model_revision, accelerator.device)
         if checkpoint is None:  # a resumed run has the file, and its checkpoint may still be refused
             output_dir.mkdir(parents=True, exist_ok=True)
             run.write_settings(output_dir)
     return run
 
 
-def find_slice_side(args: SamedTrainingArguments, data: CaseDataset) -> int | None:
-    """Return the longer side of the data's slices in pixels, if the default of `image_size` depends on it."""
-    if args.image_size is not None or not args.uses_random_sam:
-        return None
-    return slice_side(data, make_processor(args, data, None))
-
-
-def make_accelerator(args: ResolvedTrainingArguments, cpu: bool) -> Accelerator:
-    """Make the accelerator of a run and check that tracker, device and precision suit the settings."""
+def start_run(
+    settings: SamedTrainingArguments, data: CaseDataset | None
+) -> tuple[ResolvedTrainingArguments, Accelerator]:
+    """Fill in the defaults, `image_size` by the slices of the data, make the accelerator, and check the base model."""
+    # Explicit, so that processes without an accelerator form a group whatever launched them.
+    cpu, side = not torch.accelerator.is_available(), None
+    if data is not None and settings.image_size is None and settings.uses_random_sam:
+        side = slice_side(data, make_processor(settings, data, None))
+    args = settings.fill_defaults(PartialState(cpu=cpu).num_processes, side)
     tracker = None if args.report_to == "none" else args.report_to
     accelerator = Accelerator(
         cpu=cpu,
@@ -164,19 +156,15 @@ def make_accelerator(args: ResolvedTrainingArguments, cpu: bool) -> Accelerator:
     )
     # Accelerate silently ignores a tracker that isn't installed.
     if tracker and not accelerator.log_with:
-        raise ValueError(
-            f"report_to is {tracker!r}, which isn't installed: pip install {tracker}, or --report_to none."
-        )
+        raise ValueError(f"report_to is {tracker!r}, which isn't installed: pip install {tracker}, or give none.")
     if args.frozen_dtype == "bfloat16" and accelerator.mixed_precision != "bf16":
-        raise ValueError(
-            f"frozen_dtype is bfloat16 and mixed_precision {accelerator.mixed_precision}: expected mixed_precision "
-            "bf16."
-        )
+        raise ValueError(f"frozen_dtype is bfloat16 and mixed_precision {accelerator.mixed_precision}: expected bf16.")
     check_optimizer(args, accelerator.device)
-    return accelerator
+    _check_base(args)
+    return args, accelerator
 
 
-def check_base(args: ResolvedTrainingArguments) -> None:
+def _check_base(args: ResolvedTrainingArguments) -> None:
     """Check that the base model, if one is given, is a plain SAM, and make the path of a directory absolute."""
     base = args.model_name_or_path
     if base is None:
@@ -202,10 +190,7 @@ def check_base(args: ResolvedTrainingArguments) -> None:
 
 
 def _archive_earlier_run(args: ResolvedTrainingArguments) -> None:
-    """Move the files of an earlier run to `earlier-N`, so that they don't mix with those of this one.
-
-    A resumed run keeps them, unless the earlier one has ended without a checkpoint to resume from.
-    """
+    """Move the files of an earlier run to `earlier-N`, unless this one can resume it."""
     layout = RunLayout(Path(args.output_dir))
     has_ended = layout.adapter_weights.is_file() and not layout.checkpoints()
     if args.resume_from_checkpoint is not None and not has_ended:
@@ -218,15 +203,7 @@ def _archive_earlier_run(args: ResolvedTrainingArguments) -> None:
         logger.info(f"note        files of an earlier run in {layout.directory} were moved to {directory}")
 
 
-def _ensure_random_sam(directory: Path, args: ResolvedTrainingArguments) -> Path:
-    """Return the directory of a small SAM of random weights; a resumed run keeps its own."""
-    if args.resume_from_checkpoint is None or not directory.is_dir():
-        with atomic_directory(directory) as temporary:
-            make_random_sam(temporary, image_size=args.image_size, seed=args.seed)
-    return directory
-
-
-def _make_model(args: ResolvedTrainingArguments, base: str | Path, store: CaseStore) -> SamedForSemanticSegmentation:
+def _make_model(args: ResolvedTrainingArguments, base: str, store: CaseStore) -> SamedForSemanticSegmentation:
     model = SamedForSemanticSegmentation.from_pretrained(
         base,
         image_size=args.image_size,
@@ -235,10 +212,10 @@ def _make_model(args: ResolvedTrainingArguments, base: str | Path, store: CaseSt
         token=args.hub_token,
     )
     if model._hf_peft_config_loaded:
-        raise ValueError(f"model_name_or_path {str(base)!r} is an adapter: give the plain SAM it was trained on.")
+        raise ValueError(f"model_name_or_path {base!r} is an adapter: give the plain SAM it was trained on.")
     lora = samed_lora_config(args.rank, variant=args.variant)
     # The exact commit, so that the adapter is never loaded onto other weights.
-    revision = resolve_revision(str(base), args.model_revision, token=args.hub_token)
+    revision = resolve_revision(base, args.model_revision, token=args.hub_token)
     lora.revision = args.model_revision = getattr(revision, "resolved", revision)
     model.add_adapter(lora)
     if args.frozen_dtype == "bfloat16":

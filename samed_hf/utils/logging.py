@@ -29,11 +29,7 @@ class _Handler(logging.Handler):
 
 
 def configure_logging(level: int = logging.INFO) -> None:
-    """Print the package's messages of at least `level`; for programs, as a library leaves this to its user.
-
-    Args:
-        level: `logging.DEBUG`, `logging.INFO` or `logging.WARNING`.
-    """
+    """Print the package's messages of at least `level`; for programs, as a library leaves this to its user."""
     logger = logging.getLogger(_PACKAGE)
     logger.setLevel(level)
     logger.propagate = False

@@ -6,10 +6,6 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
 
 __all__ = ["ProgressBar", "ProgressCallback"]
 
@@ -24,23 +20,16 @@ logger = logging.getLogger(__name__)
 class ProgressBar:
     """A context manager whose instance is a [`ProgressCallback`].
 
-    In a terminal it is a bar on standard error. Elsewhere at most ten lines are logged, and none within two seconds
-    of the one before.
-
-    Args:
-        description: what is worked on.
-        unit: of the items, in the singular.
-        bar: whether to show a bar; by default where standard error is a terminal.
+    In a terminal, or with `bar`, it is a bar on standard error. Elsewhere at most ten lines are logged, and none within
+    two seconds of the one before. `unit` is that of the items, in the singular.
     """
 
     def __init__(self, description: str, unit: str, *, bar: bool | None = None) -> None:
-        self.description, self.unit = description, unit
-        show = sys.stderr.isatty() if bar is None else bar
-        self.bar: tqdm | None = None
-        if show:
-            from tqdm import tqdm
+        from tqdm import tqdm
 
-            self.bar = tqdm(desc=description, total=0, unit=unit, ncols=100, leave=False, file=sys.stderr)
+        self.description, self.unit = description, unit
+        disable = not (sys.stderr.isatty() if bar is None else bar)
+        self.bar = tqdm(None, description, 0, file=sys.stderr, ncols=100, leave=False, disable=disable, unit=unit)
         self._tenth, self._last = 0, time.monotonic()
 
     def __enter__(self) -> ProgressBar:
@@ -49,7 +38,7 @@ class ProgressBar:
 
     def __call__(self, done: int, total: int) -> None:
         """Show that `done` of `total` items are done."""
-        if self.bar is not None:
+        if not self.bar.disable:
             self.bar.total, self.bar.n = total, done
             self.bar.refresh()
             return
@@ -60,5 +49,4 @@ class ProgressBar:
 
     def __exit__(self, *_: object) -> None:
         """Remove the bar."""
-        if self.bar is not None:
-            self.bar.close()
+        self.bar.close()

@@ -14,23 +14,20 @@ _lock = threading.Lock()
 
 @contextmanager
 def c_stderr_silenced() -> Iterator[None]:
-    """Redirect file descriptor 2 to the null device, and restore it at the end.
+    """Redirect file descriptor 2 to the null device for a block; other threads' messages are lost meanwhile.
 
-    Only for short calls of libraries that have no switch for their messages: ITK's MetaIO, NrrdIO and libtiff describe
-    damaged headers with `fprintf` and `std::cerr`, next to the error that they raise. Python's `sys.stderr` has no
-    influence on these. What other threads write to standard error in the meantime is lost.
+    MetaIO and libtiff have no switch for their messages: they describe damaged headers with `std::cerr` and `fprintf`,
+    next to the error that they raise.
     """
-    with _lock:
+    with _lock, open(os.devnull, "wb") as null:
         try:
             saved = os.dup(2)
         except OSError:  # the process has no standard error
             yield
             return
-        null = os.open(os.devnull, os.O_WRONLY)
         try:
-            os.dup2(null, 2)
+            os.dup2(null.fileno(), 2)
             yield
         finally:
             os.dup2(saved, 2)
             os.close(saved)
-            os.close(null)

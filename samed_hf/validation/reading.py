@@ -10,8 +10,7 @@ import nibabel as nib
 import numpy as np
 
 from ..data.dataset import CaseDataset, as_labels
-from ..data.layouts.synapse import read_slice
-from ..data.layouts.synapse_dataset import SliceSource
+from ..data.layouts.synapse import SliceSource, read_slice
 from ..data.sources import ImageSource, ScanSource, read_mask
 from ..model.image_processing_samed import SamedImageProcessor
 from ..reporting.formatting import format_names
