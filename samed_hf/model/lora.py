@@ -35,7 +35,7 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
 
 
 def samed_lora_config(rank: int = 4, variant: str = "samed", **lora_options: Any) -> LoraConfig:
-    """The configuration for `add_adapter` of a SAMed adapter (arXiv 2304.13785, sections 3.2 and 3.3; LoRA: arXiv 2106.09685).
+    """The configuration of a SAMed adapter (arXiv 2304.13785, sections 3.2 and 3.3; LoRA: arXiv 2106.09685).
 
     LoRA `W + (lora_alpha / rank) · B A` on the q and v projections of every block of the image encoder, with scaling 1;
     the mask decoder and the no-mask prompt embedding train whole. The IoU head, which the loss doesn't use, and the
