@@ -30,8 +30,7 @@ __all__ = [
 def cut_slices(volume: Volume, processor: SamedImageProcessor) -> np.ndarray:
     """Cut a scan into slices as the processor's `orientation` and `axis_order` define, whatever the file's axes.
 
-    Returns:
-        A view of the array, `(slices, height, width)`, or `(slices, channels, height, width)` for several channels.
+    The result is a view, `(slices, height, width)`, or `(slices, channels, height, width)` for several channels.
     """
     array = reorient(volume, processor.orientation).array
     if array.ndim == 3:
@@ -133,9 +132,7 @@ class SliceStack:
     def scale(self, raw: Array) -> Array:
         """Scale slices of [`read_raw`] to [0, 1], on the same device.
 
-        Returns:
-            `(slices, 1, height, width)` if one channel fills all three, else `(slices, 3, height, width)`; of two
-            channels the third is the mean.
+        The result has 1 channel if it fills all three of the model, else 3; of two channels the third is the mean.
         """
         channels = [raw[:, index] for index in range(raw.shape[1])]
         if not self.rescaled:
@@ -155,8 +152,6 @@ class SliceStack:
         """All slices in [0, 1], float32, of the array's own shape."""
         if self.rescaled:
             return self.array.astype(np.float32)
-        if self.array.ndim == 3:
-            return window_intensity(self.array, self.bounds[0])
-        channels = np.moveaxis(self.array, 1, 0)
+        channels = [self.array] if self.array.ndim == 3 else np.moveaxis(self.array, 1, 0)
         scaled = [window_intensity(one, bound) for one, bound in zip(channels, self.bounds, strict=True)]
-        return np.stack(scaled, axis=1)
+        return scaled[0] if self.array.ndim == 3 else np.stack(scaled, axis=1)

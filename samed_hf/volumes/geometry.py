@@ -81,14 +81,10 @@ def check_orientation(orientation: str) -> str:
 
 
 def reorient(volume: Volume, orientation: str | None) -> Volume:
-    """Change the order and direction of a scan's axes; nothing is interpolated.
-
-    Args:
-        volume: The scan; of an oblique one, the nearest axes count.
-        orientation: Directions of the new axes, e.g. "LPS"; `None` leaves them.
+    """Change the order and direction of a scan's axes to an orientation such as "LPS"; nothing is interpolated.
 
     Returns:
-        A volume whose array is a view of the scan's. It has no header, which describes the file's own grid.
+        A volume whose array is a view of the scan's, without a header; the scan itself if `orientation` is `None`.
     """
     if orientation is None:
         return volume
@@ -100,12 +96,7 @@ def reorient(volume: Volume, orientation: str | None) -> Volume:
 
 
 def restore_orientation(array: np.ndarray, volume: Volume, orientation: str | None) -> np.ndarray:
-    """Bring a map on the grid of `reorient(volume, orientation)` back to the scan's own grid.
-
-    Args:
-        array: `(x, y, z)` in the new order, or `(x, y, z, channels)`.
-        volume: The scan as it was read.
-        orientation: The argument of [`reorient`].
+    """Bring a map on the grid of `reorient(volume, orientation)`, with or without channels, back to the scan's own grid.
 
     Returns:
         A view of shape `volume.grid`, or `(*volume.grid, channels)`.
@@ -117,14 +108,11 @@ def restore_orientation(array: np.ndarray, volume: Volume, orientation: str | No
 
 
 def same_grid(one: Volume, other: Volume, tolerance: float = 0.1) -> str | None:
-    """Describe how the grids of two volumes differ.
+    """Describe how the grids of two volumes with the same order of axes differ; `None` if they are the same.
 
     Args:
-        one, other: The volumes, their axes in the same order.
+        one, other: The volumes.
         tolerance: Largest distance of corresponding voxels, as a share of the smallest side of a voxel.
-
-    Returns:
-        A phrase on the difference, or `None` if the grids are the same.
     """
     if one.grid != other.grid:
         return f"shape {_times(one.grid)} against {_times(other.grid)}"
