@@ -12,8 +12,8 @@ import torch
 
 from ..inference.batching import is_out_of_memory
 from ..inference.segmenter import Segmenter
+from ..utils.console import ProgressBar
 from ..utils.pipelining import Outcome, read_process_write
-from ..utils.progress import ProgressBar
 from ..utils.text import one_line, printable
 from ..volumes import Volume
 from .case import SegmentedCase, describe_labels, read_case, segment_case, write_case

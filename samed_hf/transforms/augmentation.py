@@ -48,8 +48,7 @@ class Augmentation(NamedTuple):
         degrees: the rotation's angle is uniform in [-degrees, degrees).
         order: spline degree with which a rotation samples the image; 0 is nearest neighbour. Labels always use 0.
         whole_degrees: draw whole numbers of degrees only.
-        scaling: probability of scaling about the centre, by a factor uniform in [1 - scale, 1 + scale].
-        scale: see `scaling`.
+        scaling, scale: probability of scaling about the centre, by a factor uniform in [1 - scale, 1 + scale].
         gamma: probability of raising the image's intensities, in [0, 1], to a power between 1/1.5 and 1.5.
     """
 

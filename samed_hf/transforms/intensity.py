@@ -29,10 +29,7 @@ PREPROCESSING: dict[str, dict[str, Any]] = {
 
 
 def guess_preprocessing(channel_names: Sequence[str], *, pictures: bool = False) -> list[str]:
-    """The preset of each channel by its name in the data set, e.g. "CT", "T1", "FLAIR".
-
-    It is "ct", "picture" (also for all `pictures`: PNG, JPEG, …) or, for all other scans, "mr".
-    """
+    """The preset of each channel by its name, e.g. "CT" or "T1": "ct", "mr" or, also for all `pictures`, "picture"."""
     presets = []
     for name in channel_names:
         words = set(re.findall(r"[a-z]+", name.lower()))

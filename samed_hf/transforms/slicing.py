@@ -58,10 +58,7 @@ def join_image(slices: np.ndarray) -> np.ndarray:
 
 
 def image_bounds(slices: np.ndarray, processor: SamedImageProcessor) -> list[list[float]]:
-    """The intensities of an image cut by [`cut_image`] that become 0 and 1, for each channel.
-
-    They are 0 and 255 for uint8, and the processor's bounds for other types.
-    """
+    """The intensities of an image cut by [`cut_image`] that become 0 and 1, for each channel: 0 and 255 for uint8."""
     if slices.dtype != np.uint8:
         return processor.intensity_bounds(slices)
     return [[0.0, 255.0]] * (1 if slices.ndim == 3 else slices.shape[1])

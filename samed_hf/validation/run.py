@@ -8,7 +8,7 @@ import numpy as np
 
 from ..data.dataset import CaseDataset
 from ..model.image_processing_samed import SamedImageProcessor
-from ..utils.progress import ProgressCallback
+from ..utils.console import ProgressCallback
 from .case_checks import check_case
 from .charts import draw_case
 from .cohort_checks import check_cohort, splits_of

@@ -83,8 +83,7 @@ def check_orientation(orientation: str) -> str:
 def reorient(volume: Volume, orientation: str | None) -> Volume:
     """Change the order and direction of a scan's axes to an orientation such as "LPS"; nothing is interpolated.
 
-    Returns:
-        A volume whose array is a view of the scan's, without a header; the scan itself if `orientation` is `None`.
+    The array of the result is a view of the scan's, and it has no header. `None` returns the scan itself.
     """
     if orientation is None:
         return volume
@@ -96,10 +95,9 @@ def reorient(volume: Volume, orientation: str | None) -> Volume:
 
 
 def restore_orientation(array: np.ndarray, volume: Volume, orientation: str | None) -> np.ndarray:
-    """Bring a map on the grid of `reorient(volume, orientation)`, with or without channels, back to the scan's own grid.
+    """Bring a map on the grid of `reorient(volume, orientation)` back to the scan's own grid.
 
-    Returns:
-        A view of shape `volume.grid`, or `(*volume.grid, channels)`.
+    The result is a view of shape `volume.grid`, or `(*volume.grid, channels)` of a map with channels.
     """
     if orientation is not None:
         own, new = nib.io_orientation(volume.affine), nib.orientations.axcodes2ornt(check_orientation(orientation))
