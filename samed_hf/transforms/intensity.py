@@ -8,9 +8,7 @@ from typing import Any
 
 __all__ = ["CT_WINDOW", "PREPROCESSING", "guess_preprocessing", "preprocessing_settings"]
 
-CT_WINDOW = (-125.0, 275.0)
-"""The intensity window of SAMed in HU."""
-
+CT_WINDOW = (-125.0, 275.0)  # of SAMed, in HU
 _WINDOWS = {
     "ct": CT_WINDOW,
     "ct_soft_tissue": (-160.0, 240.0),

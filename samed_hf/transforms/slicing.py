@@ -28,7 +28,7 @@ __all__ = [
 
 
 def cut_slices(volume: Volume, processor: SamedImageProcessor) -> np.ndarray:
-    """Cut a scan into slices as the processor's `orientation` and `axis_order` define, whatever the file's axes.
+    """Cut a scan by the processor's `orientation` and `axis_order`, whatever the axes of its file.
 
     The result is a view, `(slices, height, width)`, or `(slices, channels, height, width)` for several channels.
     """

@@ -12,9 +12,7 @@ from contextlib import contextmanager
 
 __all__ = ["ProgressBar", "ProgressCallback", "c_stderr_silenced", "configure_logging", "console_logging"]
 
-ProgressCallback = Callable[[int, int], None]
-"""Called with how many of how many items are done."""
-
+ProgressCallback = Callable[[int, int], None]  # called with how many of how many items are done
 _PACKAGE = __name__.partition(".")[0]
 _LINES, _SECONDS = 10, 2.0
 _lock = threading.Lock()

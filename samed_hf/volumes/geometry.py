@@ -70,9 +70,7 @@ class Volume:
 def check_orientation(orientation: str) -> str:
     """Return an orientation in capitals; a `ValueError` if it is not one letter each of R or L, A or P, S or I."""
     letters = str(orientation).upper()
-    pairs = ("RL", "AP", "SI")
-    axes = sorted(next((i for i, pair in enumerate(pairs) if letter in pair), -1) for letter in letters)
-    if axes != [0, 1, 2]:
+    if sorted(letters.translate(str.maketrans("LPI", "RAS"))) != ["A", "R", "S"]:
         raise ValueError(
             f"orientation is {orientation!r}: expected three letters, one each of R or L, A or P and S or I, "
             "e.g. LPS: the axes run to the left, to the back and upwards."
@@ -114,8 +112,7 @@ def same_grid(one: Volume, other: Volume, tolerance: float = 0.1) -> str | None:
     """
     if one.grid != other.grid:
         return f"shape {_times(one.grid)} against {_times(other.grid)}"
-    corners = np.array(np.meshgrid(*[(0, length - 1) for length in one.grid])).reshape(3, -1)
-    corners = np.vstack([corners, np.ones(corners.shape[1])])
+    corners = np.array(np.meshgrid(*[(0, length - 1) for length in one.grid], [1])).reshape(4, -1)
     distance = float(np.linalg.norm(((one.affine - other.affine) @ corners)[:3], axis=0).max())
     if distance > tolerance * min(one.spacing):
         return f"the same voxel is {distance:.3g} mm apart (voxels of {_times(one.spacing)} mm)"
