@@ -190,15 +190,15 @@ def _plan(
 
 def _finish(args: argparse.Namespace, output: Path, run: dict[str, Any], created: bool) -> int:
     """Write the report if a case succeeded, list the cases that failed, and return the exit status."""
-    from ..prediction.files import REPORT, RUN, keep_earlier
-    from ..prediction.report import write_report, write_run
+    from ..prediction.files import REPORT, RUN, keep_earlier, write_json
+    from ..prediction.run import write_report
 
     failed = [case for case in run["cases"] if case["status"] == "failed"]
     done = len(run["cases"]) - len(failed)
     if done:
         if not args.overwrite:
             keep_earlier(output)
-        write_run(output / RUN, run)
+        write_json(output / RUN, run)
         if not args.no_report:
             write_report(output / REPORT, run)
         print(f"wrote       {printable(output / (RUN if args.no_report else REPORT))}", flush=True)

@@ -1,7 +1,7 @@
 """Synthetic abdominal CT patients, for demonstrations and tests that need no download.
 
 A patient is drawn in three steps: a map of tissues from unions of soft ellipsoids (`_draw_trunk`, `_draw_bowel`,
-`_draw_organs`), one HU value for each tissue of this patient, then texture, partial volume and noise (`_scan`).
+`_draw_organs`), one HU value for each tissue of this patient, then texture, partial volume and noise (`make_ct`).
 Anatomy is written in millimetres, x toward the patient's left, y toward anterior, z toward the head, from the
 middle of the scan; random numbers for the anatomy are drawn before anything depends on `shape`, so that one seed
 is one patient at every resolution.
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.random import Generator
 
-from .phantom_painting import CODES, ENDLESS, LUMEN, ORGANS, Grid, behind, chain, finish, paint, vary, warped_grid
+from .phantom_painting import CODES, ENDLESS, LUMEN, ORGANS, Grid, behind, chain, make_ct, paint, vary, warped_grid
 
 __all__ = ["phantom_affine", "phantom_patient"]
 
@@ -63,7 +63,7 @@ def phantom_patient(
     tissue = _draw_trunk(rng, grid)
     _draw_bowel(rng, grid, tissue)
     _draw_organs(rng, grid, tissue)
-    return finish(rng, tissue)
+    return make_ct(rng, tissue)
 
 
 def _oval(x: np.ndarray, y: np.ndarray, width: float, depth: float) -> np.ndarray:

@@ -11,7 +11,7 @@ from numpy.random import Generator
 from numpy.typing import ArrayLike
 from scipy import interpolate, ndimage
 
-__all__ = ["CODES", "ENDLESS", "LUMEN", "ORGANS", "Grid", "behind", "chain", "finish", "paint", "vary", "warped_grid"]
+__all__ = ["CODES", "ENDLESS", "LUMEN", "ORGANS", "Grid", "behind", "chain", "make_ct", "paint", "vary", "warped_grid"]
 
 
 class _Tissue(NamedTuple):
@@ -160,11 +160,8 @@ def paint(
     tissue[box][free & (density > 1)] = CODES[name]
 
 
-def finish(rng: Generator, tissue: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
-    """Turn tissues into int16 HU, labels and spacing, after what a later organ cut off from an earlier one became fat.
-
-    One HU value for each tissue of this patient, then texture, partial volume at edges and noise.
-    """
+def make_ct(rng: Generator, tissue: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
+    """Turn a map of tissues into HU, labels and spacing; what a later organ cut off from an earlier one becomes fat."""
     labels = _LABELS[tissue]
     for number, box in enumerate(ndimage.find_objects(labels), start=1):
         if box is None:
@@ -173,6 +170,7 @@ def finish(rng: Generator, tissue: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
         if count > 1:
             largest = np.bincount(parts.ravel())[1:].argmax() + 1
             tissue[box][(parts > 0) & (parts != largest)] = CODES["belly fat"]
+    # One value for each tissue of this patient, then texture, partial volume at edges and noise.
     table = np.array([(t.hu, t.spread, t.texture) for t in _TISSUES.values()], dtype=np.float32)
     means = table[:, 0] + table[:, 1] * rng.standard_normal(len(table)).astype(np.float32)
     image = means[tissue] + table[:, 2][tissue] * _smooth_field(rng, tissue.shape, (9, 26, 26))

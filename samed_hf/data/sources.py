@@ -12,7 +12,6 @@ from ..model.image_processing_samed import SamedImageProcessor
 from ..transforms.slicing import cut_image, cut_slices, slice_spacing
 from ..volumes import ScanFile, Volume, read_scan, read_volume, reorient, same_grid
 from ..volumes import images as image_files
-from ..volumes.registry import file_kind, label_suffix
 from .dataset import CaseSource, RawCase, as_labels, renumber
 
 __all__ = ["ImageSource", "ScanSource", "cut_pair", "image_channels", "read_mask", "require_files", "stack_images"]
@@ -35,10 +34,7 @@ class ScanSource(CaseSource):
 
     def read_image(self) -> Volume:
         """The scan with all its channels."""
-        several = self.images if len(self.images) > 1 else ()
-        kind = file_kind(self.images[0]) or ""
-        scan = ScanFile(self.name, self.images[0], kind, several, label_suffix(self.images[0]))
-        return read_scan(scan, num_channels=self.num_channels)
+        return read_scan(ScanFile(self.name, self.images[0], "", self.images), num_channels=self.num_channels)
 
     def files(self) -> tuple[Path, ...]:
         """See [`CaseSource`]."""

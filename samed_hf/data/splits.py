@@ -39,16 +39,14 @@ def divide_cases(
     if num_folds is not None:
         data.train, data.validation = k_fold(sorted({*data.train, *data.validation}), num_folds, fold or 0)
         data.notes.append(f"fold {fold or 0} of {num_folds} is held out, {len(data.validation)} cases")
-    elif not data.validation:
-        data.train, data.validation = hold_out(data.train, num_validation, data.root)
-    if not data.train:
+    elif not data.train:
         raise ValueError(f"{data.root} has no case to train on: expected at least one image with its label.")
+    elif not data.validation:
+        data.train, data.validation = hold_out(data.train, num_validation)
 
 
-def hold_out(cases: list[str], count: int | None, root: object = "data_dir") -> tuple[list[str], list[str]]:
+def hold_out(cases: list[str], count: int | None) -> tuple[list[str], list[str]]:
     """Cases to train on, and `count` cases held out, spread evenly over the list; see [`divide_cases`]."""
-    if not cases:
-        raise ValueError(f"{root} lists no training case: expected at least one.")
     if count is None:
         count = max(1, len(cases) // 10) if len(cases) >= 5 else 0
     if count >= len(cases):

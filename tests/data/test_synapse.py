@@ -30,8 +30,8 @@ def check(data, names=None):
         data.read_raw(name, PROCESSOR)
 
 
-def files(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+def files(directory):
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
 
 
 @pytest.fixture
@@ -97,8 +97,8 @@ def test_the_lists_are_read_as_they_were_written(data):
     assert (SynapseData(data).train_slices, SynapseData(data).test_cases) == ([], [])
 
 
-def test_a_folder_as_transunets_authors_share_it(tmp_path):
-    """Other places, other types and line ends, no spacing and no names."""
+def test_a_directory_as_transunets_authors_share_it(tmp_path):
+    """Other directories, other types and line ends, no spacing and no names."""
     for name in ("train_npz", "test_vol_h5", "lists/lists_Synapse"):
         (tmp_path / name).mkdir(parents=True)
     np.savez(tmp_path / "train_npz/case0005_slice000.npz", image=IMAGE.astype(np.float64), label=LABEL.astype("f4"))
@@ -184,7 +184,7 @@ def test_volumes_are_read_one_at_a_time(data):
 # ------------------------------------------------------------------------------------------------------------- labels
 
 
-def test_values_are_read_as_the_model_names_them_where_the_folder_does_not(data):
+def test_values_are_read_as_the_model_names_them_where_the_directory_does_not(data):
     (data / "lists_Synapse" / "labels.json").unlink()
     read = read_synapse(data)
     check(read)
@@ -195,7 +195,7 @@ def test_values_are_read_as_the_model_names_them_where_the_folder_does_not(data)
             check(read, names)
 
 
-def test_other_names_than_the_folders_are_refused(data):
+def test_other_names_than_the_data_sets_are_refused(data):
     read = read_synapse(data)
     read.expect_labels(dict(TINY_LABELS))
     for names in (TINY_LABELS | {2: "rod"}, {0: "background", 1: "disc"}, {0: "background", 1: "bar", 2: "disc"}):
@@ -232,7 +232,7 @@ def test_names_in_any_script(data):
 # ------------------------------------------------------------------------------------------------------ missing files
 
 
-def test_a_folder_in_another_layout(tmp_path):
+def test_a_directory_in_another_layout(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"data_dir '.*nowhere' is not a directory.*samed-hf prepare synapse"):
         SynapseData(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"has no directory lists_Synapse.*samed-hf prepare synapse"):

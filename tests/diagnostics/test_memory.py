@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from samed_hf.cli import main
-from samed_hf.diagnostics.fitting import base_config, fitting_batches
-from samed_hf.diagnostics.live_bytes import LiveBytes
+from samed_hf.diagnostics.fake_step import LiveBytes
 from samed_hf.diagnostics.memory import (
     MemoryEstimate,
     StepSettings,
+    base_config,
     estimate_training,
+    fitting_batches,
     make_meta_model,
     read_base_config,
 )
@@ -158,7 +159,7 @@ def test_the_published_sizes_are_those(model, count):
 @pytest.mark.slow
 def test_what_fits_grows_with_what_is_free(monkeypatch):
     small = {"hidden_size": 256, "num_hidden_layers": 2, "global_attn_indexes": [1]}
-    monkeypatch.setattr("samed_hf.diagnostics.fitting.MODELS", {"small": small})
+    monkeypatch.setattr("samed_hf.diagnostics.memory.MODELS", {"small": small})
     checkpointing = StepSettings(gradient_checkpointing=True, batch_size=4)
     half = replace(checkpointing, mixed_precision=True)
     total = estimate_training(base_config("small"), replace(half, frozen_bfloat16=True)).total

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from samed_hf import SamedConfig, SamedForSemanticSegmentation
-from samed_hf.diagnostics.live_bytes import LiveBytes
+from samed_hf.diagnostics.fake_step import LiveBytes
 from samed_hf.inference import batching
 from samed_hf.inference.batching import (
     choose_batch_size,

@@ -24,8 +24,7 @@ from samed_hf.cli import main
 from samed_hf.inference import Segmenter, segment_volume
 from samed_hf.prediction import case as prediction
 from samed_hf.prediction import run as prediction_run
-from samed_hf.prediction.case import predict_case
-from samed_hf.prediction.cleaning import clean_labels
+from samed_hf.prediction.case import clean_labels, predict_case
 from samed_hf.prediction.files import Job, case_files, keep_earlier, label_file_names, plan_jobs
 from samed_hf.prediction.run import predict_cases
 from samed_hf.prediction.settings import PredictionSettings
@@ -253,8 +252,8 @@ def test_a_failing_case_leaves_no_file(segmenter, scans, tmp_path, monkeypatch, 
             raise error
         write(path, statistics)
 
-    write = prediction.write_statistics
-    monkeypatch.setattr(prediction, "write_statistics", fail)
+    write = prediction.write_json
+    monkeypatch.setattr(prediction, "write_json", fail)
     jobs = plan_jobs(find_scans(scans), out, settings)
     records = predict_cases(segmenter, jobs, out, settings)
     assert [record["status"] for record in records] == ["failed", "done"]
@@ -329,7 +328,7 @@ class Overlap:
     def __init__(self, monkeypatch, in_b=None):
         self.reached, self.in_b = threading.Event(), in_b or (lambda progress: None)
         self.cases = []
-        write = prediction.write_statistics
+        write = prediction.write_json
 
         def segment(segmenter, scan, **options):
             self.cases.append(scan)
@@ -344,7 +343,7 @@ class Overlap:
             write(path, statistics)
 
         monkeypatch.setattr(prediction, "segment_volume", segment)
-        monkeypatch.setattr(prediction, "write_statistics", delay)
+        monkeypatch.setattr(prediction, "write_json", delay)
 
     def run(self, segmenter, scans, out, **options):
         settings = PredictionSettings(preview=False)
@@ -498,9 +497,7 @@ def test_results_in_a_dicom_directory_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"contains the scan .*patient: choose another directory"):
         plan_jobs([scan], tmp_path / "scans", PredictionSettings())
     jobs = plan_jobs([scan], tmp_path / "out", PredictionSettings(format="nii.gz"))
-    assert [(job.labels, job.directory, job.probabilities) for job in jobs] == [
-        ("patient.nii.gz", "patient", "probabilities.nii.gz")
-    ]
+    assert [(job.labels, job.probabilities) for job in jobs] == [("patient.nii.gz", "probabilities.nii.gz")]
     assert Job(scan, ".dcm").probabilities == "probabilities.nii.gz"
     assert Job(scan, ".nrrd").probabilities == "probabilities.nrrd"
 

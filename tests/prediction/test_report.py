@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samed_hf.prediction import report as prediction_report
-from samed_hf.prediction.report import write_report, write_run
+from samed_hf.prediction import run as prediction_run
+from samed_hf.prediction.files import write_json
+from samed_hf.prediction.run import write_report
 from samed_hf.reporting.charts import label_colors
 
 
@@ -165,7 +166,7 @@ def test_cases_without_findings_and_runs_without_cases(run, tmp_path):
 
 
 def test_only_the_first_images_are_part_of_the_page(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(prediction_report, "_MAX_IMAGES", 2)
+    monkeypatch.setattr(prediction_run, "_MAX_IMAGES", 2)
     run["cases"] = [add_case(tmp_path, f"case{number}", {"liver": row(1, 5.0)}) for number in range(4)]
     write_report(tmp_path / "report.html", run)
     page = Page(tmp_path / "report.html")
@@ -184,5 +185,8 @@ def test_swatches_have_the_colours_of_the_images(run, tmp_path):
 
 def test_the_run_is_plain_json(run, tmp_path):
     run["cases"] = [{"name": "\udcff", "status": "failed"}]
-    write_run(tmp_path / "predictions.json", run)
+    write_json(tmp_path / "predictions.json", run)
     assert json.loads((tmp_path / "predictions.json").read_text(encoding="ascii")) == run
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "nan.json", {"mean": float("nan")})
+    assert not (tmp_path / "nan.json").exists()

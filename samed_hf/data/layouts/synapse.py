@@ -80,7 +80,10 @@ class SynapseData:
         self.test_cases = _read_list(lists / "test_vol.txt")
         self.declares_labels = (lists / "labels.json").is_file()
         self.id2label = _read_labels(lists / "labels.json") if self.declares_labels else dict(SYNAPSE_LABELS)
-        self.source = _read_source(lists / "source.json")
+        path = lists / "source.json"
+        self.source: dict[str, Any] = read_json(path) if path.is_file() else {}
+        if not isinstance(self.source, dict) or not isinstance(self.source.get("name", ""), str):
+            raise ValueError(f'{path} holds {self.source!r}: expected e.g. {{"name": "Synapse multi-organ CT"}}.')
         for name in self.train_slices:
             split_slice_name(name)
         require_files(lists / "train.txt", map(self.slice_path, self.train_slices))
@@ -268,13 +271,6 @@ def _read_list(path: Path) -> list[str]:
     if strange := next((name for name in names if len(name) > 200), None):
         raise ValueError(f"{path} has a line of {len(strange)} characters: expected names of files, one a line.")
     return names
-
-
-def _read_source(path: Path) -> dict[str, Any]:
-    source = read_json(path) if path.is_file() else {}
-    if not isinstance(source, dict) or not isinstance(source.get("name", ""), str):
-        raise ValueError(f'{path} holds {source!r}: expected e.g. {{"name": "Synapse multi-organ CT"}}.')
-    return source
 
 
 def _read_labels(path: Path) -> dict[int, str]:

@@ -14,7 +14,7 @@ import torch
 
 from ...data.cache import CaseStore
 from ...data.dataset import CaseDataset
-from ...diagnostics.requirements import installed_version, read_requirements
+from ...diagnostics.machine import installed_version, read_requirements
 from .checkpoints import hash_file
 
 __all__ = [
@@ -60,8 +60,7 @@ def find_provenance(
 
 def package_versions() -> dict[str, str]:
     """Return the installed versions of Python, this package, its requirements and bitsandbytes."""
-    names = [requirement.name for requirement in read_requirements() if not requirement.extra]
-    versions = {name: installed_version(name) for name in ["samed_hf", *names, "bitsandbytes"]}
+    versions = {name: installed_version(name) for name in ["samed_hf", *read_requirements(), "bitsandbytes"]}
     return {"python": platform.python_version()} | {name: found for name, found in versions.items() if found}
 
 
