@@ -14,14 +14,10 @@ import torch
 
 from ..inference import Segmenter
 from ..inference.batching import is_out_of_memory
-<<<<<<< HEAD
-from ..inference.segmenter import Segmenter
-from ..utils.console import ProgressBar
-=======
 from ..reporting.charts import hex_colors
 from ..reporting.formatting import format_duration
 from ..reporting.html import jpeg_uri, write_page
->>>>>>> main
+from ..utils.console import ProgressBar
 from ..utils.pipelining import Outcome, read_process_write
 from ..utils.text import one_line, printable
 from ..volumes import Volume
