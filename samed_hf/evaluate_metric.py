@@ -1,7 +1,5 @@
 """Dice and HD95 as an `evaluate.Metric`, in a separate module because importing evaluate takes seconds."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -71,13 +69,30 @@ class SamedMetric(evaluate.Metric):
                 f"predictions holds {len(predictions)} label maps and references {len(references)}, expected one "
                 "prediction for each reference; a single case is passed as a list of one map."
             )
-        pairs = [_encode_pair(*pair) for pair in zip(predictions, references, strict=True)]
-        super().add_batch(predictions=[pair[0] for pair in pairs], references=[pair[1] for pair in pairs])
+        encoded: list[list[bytes]] = [[], []]
+        for prediction, reference in zip(map(np.asarray, predictions), map(np.asarray, references), strict=True):
+            for name, array in (("predictions", prediction), ("references", reference)):
+                if array.ndim not in (2, 3) or not (np.issubdtype(array.dtype, np.integer) or array.dtype == bool):
+                    raise ValueError(
+                        f"{name} holds a map of shape {array.shape} and dtype {array.dtype}, expected a list of "
+                        "integer label maps with two or three axes; a single case is passed as a list of one map."
+                    )
+            if prediction.shape != reference.shape:
+                raise ValueError(
+                    f"predictions holds a map of shape {prediction.shape} and references one of shape "
+                    f"{reference.shape} for the same case, expected the same; bring the prediction back to the grid of "
+                    "the reference."
+                )
+            for files, array in zip(encoded, (prediction, reference), strict=True):
+                is_small = array.size and array.min() >= 0 and array.max() <= np.iinfo(np.uint8).max
+                file = io.BytesIO()
+                np.save(file, array.astype(np.uint8, copy=False) if is_small else array, allow_pickle=False)
+                files.append(file.getvalue())
+        super().add_batch(predictions=encoded[0], references=encoded[1])
 
     def add(self, *, prediction: Any = None, reference: Any = None) -> None:
         """Add one case; maps that aren't of integers or differ in shape are refused."""
-        prediction, reference = _encode_pair(prediction, reference)
-        super().add(prediction=prediction, reference=reference)
+        self.add_batch(predictions=[prediction], references=[reference])
 
     def _compute(
         self,
@@ -101,24 +116,3 @@ class SamedMetric(evaluate.Metric):
             prediction, reference = (np.load(io.BytesIO(file), allow_pickle=False) for file in files)
             scores[name] = score_case(prediction, reference, id2label, protocol, case_spacing)
         return summarize(scores, protocol)
-
-
-def _encode_pair(prediction: Any, reference: Any) -> tuple[bytes, bytes]:
-    """Check and encode both label maps; a wrong map is thus refused when it is added."""
-    prediction, reference = np.asarray(prediction), np.asarray(reference)
-    for name, array in (("predictions", prediction), ("references", reference)):
-        if array.ndim not in (2, 3) or not (np.issubdtype(array.dtype, np.integer) or array.dtype == bool):
-            raise ValueError(
-                f"{name} holds a map of shape {array.shape} and dtype {array.dtype}, expected a list of integer label "
-                "maps with two or three axes; a single case is passed as a list of one map."
-            )
-    if prediction.shape != reference.shape:
-        raise ValueError(
-            f"predictions holds a map of shape {prediction.shape} and references one of shape {reference.shape} for "
-            "the same case, expected the same; bring the prediction back to the grid of the reference."
-        )
-    files = io.BytesIO(), io.BytesIO()
-    for file, array in zip(files, (prediction, reference), strict=True):
-        is_small = array.size and array.min() >= 0 and array.max() <= np.iinfo(np.uint8).max
-        np.save(file, array.astype(np.uint8, copy=False) if is_small else array, allow_pickle=False)
-    return files[0].getvalue(), files[1].getvalue()

@@ -1,7 +1,5 @@
 """Colours of labels, Matplotlib figures as files, what all charts share, and the curve of a training."""
 
-from __future__ import annotations
-
 import io
 import os
 import warnings
@@ -31,10 +29,8 @@ __all__ = [
     "shorten",
 ]
 
-GREY = "#7d8894"
-"""Colour of axes and text, readable on white and on black."""
-MAX_LABELS = 24
-"""A chart shows at most this many labels."""
+GREY = "#7d8894"  # of axes and text, readable on white and on black
+MAX_LABELS = 24  # that a chart shows
 
 
 def label_colors(num_labels: int) -> np.ndarray:

@@ -1,7 +1,5 @@
 """Numbers, names, settings and scores as text for people."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """HTML reports: one file without scripts, readable offline, in dark mode, on a phone and on paper."""
 
-from __future__ import annotations
-
 import base64
 import io
 import os

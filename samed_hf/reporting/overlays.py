@@ -1,7 +1,5 @@
 """Slices with their true and predicted labels, and a case's slices as example images."""
 
-from __future__ import annotations
-
 import io
 import os
 from collections.abc import Mapping, Sequence
@@ -82,8 +80,7 @@ def draw_rows(
             axis.set_title(name, fontsize=10, parse_math=False)
             axis.set_axis_off()
     values = np.unique(np.concatenate([np.union1d(row.label, row.prediction) for row in rows]))
-    present = [int(value) for value in values if value]
-    if present:
+    if present := [int(value) for value in values if value]:
         patches = [Patch(color=colors[value]) for value in present]
         names = [id2label[value] for value in present]
         add_legend(figure, patches, names, loc="outside lower center", ncols=min(4, len(names)), fontsize=9)

@@ -1,7 +1,5 @@
 """Preview of a segmentation: a few slices in radiological orientation, without and with the labels."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -106,20 +104,20 @@ def _scan_slices(
     scan: Volume, labels: np.ndarray, plane: str
 ) -> tuple[list[np.ndarray], list[np.ndarray], list[str], float]:
     """Return upright slices and masks `(height, width)`, their titles, and the height of a pixel by its width."""
-    volume = reorient(scan, "LPS")
+    # x runs to the left and y to the back, as displayed; z runs down like the rows, where it is one of them.
+    orientation = "LPS" if plane == "axial" else "LPI"
+    volume = reorient(scan, orientation)
     array = volume.array if volume.array.ndim == 3 else volume.array[..., 0]
     axis = {"sagittal": 0, "coronal": 1, "axial": 2}[plane]
     array = np.moveaxis(array, axis, 0)
-    masks = np.moveaxis(reorient(Volume(labels, scan.affine), "LPS").array, axis, 0)
+    masks = np.moveaxis(reorient(Volume(labels, scan.affine), orientation).array, axis, 0)
     is_reversed = "LPS"[axis] not in scan.orientation  # titles have the slice's number in the file
     chosen = representative_slices(masks)
     numbers = [len(masks) - index if is_reversed else index + 1 for index in chosen]
     titles = [f"{plane} slice {number} of {len(masks)}" for number in numbers]
-    # x runs to the left and y to the back, as displayed; z runs upwards, while rows run down.
-    up = slice(None) if plane == "axial" else slice(None, None, -1)
     x, y, z = volume.spacing
     aspect = {"axial": y / x, "coronal": z / x, "sagittal": z / y}[plane]
-    return [array[index].T[up] for index in chosen], [masks[index].T[up] for index in chosen], titles, aspect
+    return [array[index].T for index in chosen], [masks[index].T for index in chosen], titles, aspect
 
 
 def _crop(images: list[np.ndarray], masks: list[np.ndarray]) -> tuple[slice, slice]:

@@ -1,7 +1,5 @@
 """Prediction and scoring of cases under a protocol, and the files with their scores."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -58,8 +56,7 @@ def score_cases(
         latest after the prediction of the next case.
 
     Raises:
-        ValueError: a case cannot be scored, e.g. because its label holds values without a name; after the cases
-            before it.
+        ValueError: a case cannot be scored, e.g. a label value has no name; after the cases before it.
     """
     waiting: list[tuple[Case, np.ndarray, Future[dict[str, MaskScore]]]] = []  # at most one, for two cases in memory
 
@@ -110,14 +107,7 @@ def evaluate_cases(
     input_size: int | None = None,
     batch_size: int | None = None,
 ) -> dict[str, Any]:
-    """Predict, score and summarize cases; for the arguments see [`score_cases`].
-
-    Returns:
-        The content of `metrics.json`; see [`summarize_results`].
-
-    Raises:
-        ValueError: a case cannot be scored.
-    """
+    """Predict, score and summarize cases as [`score_cases`], and return the content of `metrics.json`."""
     scored = score_cases(model, cases, processor, protocol=protocol, input_size=input_size, batch_size=batch_size)
     return summarize_results({case.name: result for case, _, result in scored}, protocol)
 

@@ -6,8 +6,6 @@ be exact: for the voxels at that rank, all equally near voxels of the other surf
 depends on which of them is chosen, or if surfaces fill their box so that trees are slower, medpy computes the value.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import reduce
 
@@ -61,10 +59,9 @@ def hd95(prediction: np.ndarray, label: np.ndarray, spacing: Sequence[float] | N
     surfaces = mask_surface(prediction), mask_surface(label)
     # np.argwhere gives the same, six times slower.
     voxels = [np.stack(np.unravel_index(np.flatnonzero(surface), surface.shape), axis=-1) for surface in surfaces]
-    if prediction.size > _SPARSE * sum(map(len, voxels)):
-        value = _percentile_by_trees(surfaces, voxels, scale)
-        if value is not None:
-            return value
+    is_sparse = prediction.size > _SPARSE * sum(map(len, voxels))
+    if is_sparse and (value := _percentile_by_trees(surfaces, voxels, scale)) is not None:
+        return value
     return float(binary.hd95(prediction, label, voxelspacing=spacing))
 
 
@@ -81,11 +78,7 @@ def mask_surface(mask: np.ndarray) -> np.ndarray:
 
 def _lengths(steps: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Return the length in mm of steps in voxels `(..., ndim)`, rounded as in scipy's transform: axis after axis."""
-    squares = np.square(steps * scale)
-    total = squares[..., 0]
-    for axis in range(1, squares.shape[-1]):
-        total = total + squares[..., axis]
-    return np.sqrt(total)
+    return np.sqrt(reduce(np.add, np.moveaxis(np.square(steps * scale), -1, 0)))
 
 
 def _percentile_by_trees(

@@ -12,8 +12,6 @@ Two protocols define the score of a class with an empty mask:
 Under `samed` a missed organ lowers the mean HD95; use it to compare with the paper's tables (arXiv 2304.13785).
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,9 +24,7 @@ from .hausdorff import class_boxes, hd95, smallest_box
 
 __all__ = ["PROTOCOLS", "MaskScore", "binary_dice", "binary_hd95", "score_case", "summarize"]
 
-PROTOCOLS = ("strict", "samed")
-"""Names of the protocols, the default first."""
-
+PROTOCOLS = ("strict", "samed")  # the default first
 _MEMORY = 2**31  # bytes for all classes that are scored at the same time
 _BYTES = 32  # per voxel of a class's box; less if surfaces are sparse
 
@@ -44,8 +40,7 @@ def binary_dice(prediction: np.ndarray, label: np.ndarray) -> float:
     """Dice coefficient of two masks.
 
     Args:
-        prediction: mask of shape `(height, width)` or `(x, y, z)`; nonzero is the object.
-        label: mask of the same shape.
+        prediction, label: masks of one shape, `(height, width)` or `(x, y, z)`; nonzero is the object.
 
     Returns:
         Dice in [0, 1]; 1 when both masks are empty.
@@ -62,8 +57,7 @@ def binary_hd95(prediction: np.ndarray, label: np.ndarray, spacing: Sequence[flo
     """95th percentile of the symmetric distance between the surfaces of two masks.
 
     Args:
-        prediction: mask of shape `(height, width)` or `(x, y, z)`; nonzero is the object.
-        label: mask of the same shape.
+        prediction, label: masks of one shape, `(height, width)` or `(x, y, z)`; nonzero is the object.
         spacing: size of a voxel in mm along each array axis; `None` measures in voxels.
 
     Returns:
@@ -74,8 +68,7 @@ def binary_hd95(prediction: np.ndarray, label: np.ndarray, spacing: Sequence[flo
     """
     prediction, label = _mask_pair(prediction, label)
     spacing = _checked_spacing(spacing, prediction.ndim)
-    empty = [name for name, mask in (("prediction", prediction), ("label", label)) if not mask.any()]
-    if empty:
+    if empty := [name for name, mask in (("prediction", prediction), ("label", label)) if not mask.any()]:
         raise ValueError(
             f"HD95 is undefined: no voxel is set in {' and '.join(empty)}, expected at least one in each mask. "
             "Use score_case, whose protocol defines the score of an empty mask."
@@ -96,8 +89,7 @@ def score_case(
     Threads score several classes at the same time, as many as the process has cores.
 
     Args:
-        prediction: integer label map of shape `(height, width)` or `(x, y, z)`, values in [0, num_labels - 1].
-        label: integer label map of the same shape and range.
+        prediction, label: integer label maps of one shape, `(height, width)` or `(x, y, z)`, in [0, num_labels - 1].
         id2label: names of the classes 0 … num_labels - 1, class 0 being the background; or `num_labels` alone: the
             classes are then called "1", "2", ….
         protocol: `"strict"` or `"samed"`; see the table at the top of this module.
@@ -166,21 +158,20 @@ def summarize(cases: Mapping[str, Mapping[str, MaskScore]], protocol: str = "str
                     "score the cases with protocol='samed' as well."
                 )
             by_class.setdefault(name, []).append(score)
-    per_class = {name: _class_summary(scores) for name, scores in by_class.items()}
+    per_class = {
+        name: {
+            "dice": _mean([score.dice for score in scores]),
+            "hd95": _mean([score.hd95 for score in scores]),
+            "cases": sum(score.dice is not None for score in scores),
+            "hd95_undefined": sum(score.dice is not None and score.hd95 is None for score in scores),
+        }
+        for name, scores in by_class.items()
+    }
     return {
         "protocol": protocol,
         "mean": {key: _mean([row[key] for row in per_class.values()]) for key in MaskScore._fields},
         "per_class": per_class,
         "per_case": {case: {name: score._asdict() for name, score in scores.items()} for case, scores in cases.items()},
-    }
-
-
-def _class_summary(scores: list[MaskScore]) -> dict[str, float | int | None]:
-    return {
-        "dice": _mean([score.dice for score in scores]),
-        "hd95": _mean([score.hd95 for score in scores]),
-        "cases": sum(score.dice is not None for score in scores),
-        "hd95_undefined": sum(score.dice is not None and score.hd95 is None for score in scores),
     }
 
 

@@ -1,7 +1,5 @@
 """Scores published by SAMed's authors for Synapse, and the comparison of a run with them."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping
@@ -61,17 +59,14 @@ def compare_with_published(metrics: Mapping[str, Any], preset: str) -> str:
         ValueError: scores of some of the eight organs are missing.
     """
     published = PUBLISHED[preset]
-    missing = [name for name in _ORGANS if name not in metrics["per_class"]]
-    if missing:
+    if missing := [name for name in _ORGANS if name not in metrics["per_class"]]:
         raise ValueError(
             f"metrics has no scores for {', '.join(missing)}: expected those of Synapse's eight organs, as in the "
             f"paper's table; it has {', '.join(metrics['per_class'])}."
         )
-    rows: list[tuple[str, float | None, float | None]] = []  # name, score, published score
-    for name in _ORGANS:
-        rows.append((name, metrics["per_class"][name]["dice"], (published.per_class or {}).get(name)))
-    rows.append(("mean DSC (%)", metrics["mean"]["dice"], published.dice))
-    rows = [(name, None if dice is None else 100 * dice, target) for name, dice, target in rows]
+    dice = [(name, metrics["per_class"][name]["dice"], (published.per_class or {}).get(name)) for name in _ORGANS]
+    dice.append(("mean DSC (%)", metrics["mean"]["dice"], published.dice))
+    rows = [(name, None if value is None else 100 * value, target) for name, value, target in dice]
     rows.append(("mean HD95", metrics["mean"]["hd95"], published.hd95))
     lines = [f"{'':<14}{'this run':>10}{'published':>11}{'difference':>12}"]
     for name, value, target in rows:

@@ -16,12 +16,11 @@ from transformers.utils.hub import resolve_revision
 
 from ..data import CaseDataset, CaseStore, make_processor
 from ..data.processor import slice_side
-from ..hub.run_layout import RunLayout
 from ..model import SamedConfig, SamedForSemanticSegmentation, SamedImageProcessor, make_random_sam, samed_lora_config
 from ..model.lora import cast_frozen
 from ..utils.atomic import atomic_directory, write_text
 from .arguments import ResolvedTrainingArguments, SamedTrainingArguments
-from .checkpointing.checkpoints import find_checkpoint
+from .checkpointing.checkpoints import find_checkpoint, list_checkpoints
 from .checkpointing.provenance import compare_provenance, find_provenance
 from .checkpointing.run_directory import archive_directories
 from .data import open_store, read_training_data
@@ -31,6 +30,11 @@ from .optimizers import check_optimizer
 from .plan import TrainingPlan, describe_run
 
 __all__ = ["TrainingRun", "set_up_run", "start_run"]
+
+# Files and directories of one run, besides its checkpoints, which the next run in the directory doesn't continue.
+_PRODUCTS = ["adapter_config.json", "adapter_model.safetensors", "config.json", "preprocessor_config.json", "README.md"]
+_PRODUCTS += ["metrics.json", "metrics.csv", "overlay.png", "examples", "training_curve.png", "training_log.csv"]
+_PRODUCTS += ["training_report.html", "training_settings.json", "best", "watch"]
 
 logger = get_logger(__name__)
 
@@ -191,16 +195,14 @@ def _check_base(args: ResolvedTrainingArguments) -> None:
 
 def _archive_earlier_run(args: ResolvedTrainingArguments) -> None:
     """Move the files of an earlier run to `earlier-N`, unless this one can resume it."""
-    layout = RunLayout(Path(args.output_dir))
-    has_ended = layout.adapter_weights.is_file() and not layout.checkpoints()
+    output_dir = Path(args.output_dir)
+    has_ended = (output_dir / "adapter_model.safetensors").is_file() and not list_checkpoints(output_dir)
     if args.resume_from_checkpoint is not None and not has_ended:
         return
-    old = layout.products()
-    if args.uses_random_sam and layout.base_model.exists():
-        old.append(layout.base_model)
-    if old:
-        directory = archive_directories(layout.directory, old)
-        logger.info(f"note        files of an earlier run in {layout.directory} were moved to {directory}")
+    names = [*_PRODUCTS, "base_model"] if args.uses_random_sam else _PRODUCTS
+    if old := [*list_checkpoints(output_dir), *(path for name in names if (path := output_dir / name).exists())]:
+        directory = archive_directories(output_dir, old)
+        logger.info(f"note        files of an earlier run in {output_dir} were moved to {directory}")
 
 
 def _make_model(args: ResolvedTrainingArguments, base: str, store: CaseStore) -> SamedForSemanticSegmentation:

@@ -1,7 +1,5 @@
 """How to train on a validated data set: settings with their reasons, batch size, command and memory."""
 
-from __future__ import annotations
-
 import math
 import re
 import shlex
@@ -23,15 +21,7 @@ from .case_checks import looks_like_ct
 from .fingerprint import make_fingerprint
 from .run import Validation
 
-__all__ = [
-    "Advice",
-    "Suggestion",
-    "directory_name",
-    "make_advice",
-    "suggest_batch",
-    "suggest_settings",
-    "training_command",
-]
+__all__ = ["Advice", "Suggestion", "directory_name", "make_advice", "suggest_settings"]
 
 _SIZES = (128, 256, 384, 512)
 _MIN_POINTS = 4.0  # of the logits, in a slice of a label
@@ -43,16 +33,10 @@ _SHARE = 0.8  # of a device's memory that a training may use
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A suggested setting of a training.
+    """A suggested setting of a training, with its reason for people."""
 
-    Attributes:
-        setting: name of the flag.
-        value: its value; `None` if training's default fits.
-        reason: the reason, for people.
-    """
-
-    setting: str
-    value: Any
+    setting: str  # name of the flag
+    value: Any  # `None` if training's default fits
     reason: str
 
     @property
@@ -144,11 +128,9 @@ def directory_name(data: CaseDataset) -> str:
 
 
 def suggest_settings(fingerprint: Mapping[str, Any], processor: SamedImageProcessor) -> list[Suggestion]:
-    """Suggest preprocessing, image size, plane and context slices for a data set.
+    """Suggest preprocessing, image size, plane and context slices for a data set with a [`make_fingerprint`].
 
-    Args:
-        fingerprint: see [`~samed_hf.validation.make_fingerprint`].
-        processor: how its scans were cut and scaled.
+    `processor` is how its scans were cut and scaled.
     """
     current = "axial" if processor.orientation is None else slice_plane(processor.orientation, processor.axis_order[0])
     settings, plane = [_preprocessing(fingerprint, processor)], current
@@ -176,9 +158,8 @@ def _preprocessing(fingerprint: Mapping[str, Any], processor: SamedImageProcesso
         return _ct_window(intensity, "CT, as its intensities reach from air to bone")
     if presets == ["mr"]:
         low, high = processor.percentiles or (0.5, 99.5)
-        return Suggestion(
-            name, "mr", f"{channel!r} is no CT: each scan's percentiles {low:g} and {high:g} become 0 and 1"
-        )
+        reason = f"{channel!r} is no CT: each scan's percentiles {low:g} and {high:g} become 0 and 1"
+        return Suggestion(name, "mr", reason)
     return Suggestion(name, presets[0], f"{channel!r} is used as it is, by its name")
 
 
@@ -215,15 +196,11 @@ def _image_size(fingerprint: Mapping[str, Any], plane: str, current: str) -> Sug
     else:
         reason += f"the size of the paper, which makes them {side / size:.2g} times smaller"
     points = (size / 4) ** 2 / (sides[0] * sides[1])  # of the logits in a pixel
-    small = [
-        name
-        for name, label in fingerprint["labels"].items()
-        if plane == current and label["area_pixels"] and label["area_pixels"] * points < _MIN_POINTS
-    ]
+    areas = {name: label["area_pixels"] or math.inf for name, label in fingerprint["labels"].items()}
+    small = [name for name, area in areas.items() if plane == current and area * points < _MIN_POINTS]
     if small:
-        reason += (
-            f"; fewer than {_MIN_POINTS:g} points of the logits show {format_names(small)}: a larger size may help"
-        )
+        reason += f"; fewer than {_MIN_POINTS:g} points of the logits show {format_names(small)}"
+        reason += ": a larger size may help"
     return Suggestion("image_size", size, reason)
 
 

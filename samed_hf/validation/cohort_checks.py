@@ -1,7 +1,5 @@
 """Checks of all cases: scans that occur twice, labels missing from a split, outliers, unused files."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -31,30 +29,48 @@ def splits_of(data: CaseDataset) -> dict[str, list[str]]:
 def check_cohort(data: CaseDataset, cases: Sequence[CaseFacts], num_failed: int) -> list[Problem]:
     """Check the cases against each other; `num_failed` cases have no readable label."""
     sizes = np.array([facts.shape for facts in cases], dtype=float).reshape(-1, 3)
-    factors = [2 * _ODD_SIZE, _ODD_SIZE, _ODD_SIZE]  # the number of slices varies more
     return [
-        *_same_names(data),
+        *_splits(data),
         *_same_content(cases),
-        *_same_patient(data),
         *_missing_classes(data, cases, num_failed),
         *_spacings(cases),
-        *_outliers(cases, sizes, factors, "size", _AXES, "does it belong to the data set?"),
-        *_orientations(cases),
-        *_types(cases),
-        *_splits(data),
+        *_outliers(cases, sizes, "size", [2 * _ODD_SIZE, _ODD_SIZE, _ODD_SIZE]),  # the number of slices varies more
+        *_files(cases),
         *_unused(data),
         *(Problem("note", "data-set", note) for note in data.notes),
     ]
 
 
-def _same_names(data: CaseDataset) -> Iterator[Problem]:
+def _splits(data: CaseDataset) -> Iterator[Problem]:
     seen: dict[str, str] = {}
+    patients: dict[str, set[str]] = {}
     for split, names in splits_of(data).items():
         for name in names:
             if name in seen:
                 twice = "twice" if seen[name] == split else f"for {seen[name]} and for {split}"
                 yield Problem("error", "leak", f"is listed {twice}: remove it from one.", name, split)
             seen[name] = split
+            # 2-D images whose names are like those of one patient's slices.
+            if data.is_2d and (match := re.fullmatch(r"(.*\d.*?)[_\-. ](?:\D*)\d+", name)):
+                patients.setdefault(match[1], set()).add(split)
+    if shared := [patient for patient, splits in patients.items() if len(splits) > 1]:
+        others = f" (and {plural(len(shared) - 1, 'other such name')})" if len(shared) > 1 else ""
+        text = (
+            f"Images called {shared[0]}… are in two splits{others}: if they are of one patient, keep them in one "
+            "split, e.g. by calling them CASE_sliceNNN."
+        )
+        yield Problem("warning", "leak", text)
+    if not data.train:
+        yield Problem("error", "splits", "There is no case to train on: expected at least one image with its label.")
+    elif len(data.train) < _ENOUGH:
+        text = f"There are only {plural(len(data.train), 'case')} to train on: the model will hardly generalize."
+        yield Problem("warning", "splits", text, None, "train")
+    if spare := [name for name in data.sources if name not in seen]:
+        text = f"{_cases_are(len(spare))} in no split ({format_names(spare)}), and not checked."
+        yield Problem("note", "splits", text)
+    if data.train and not data.validation and not data.test:
+        text = "The data set holds no case out: training holds out a tenth of five or more; --num_folds divides them."
+        yield Problem("note", "splits", text)
 
 
 def _same_content(cases: Sequence[CaseFacts]) -> Iterator[Problem]:
@@ -85,22 +101,6 @@ def _groups(cases: Sequence[CaseFacts], digest: str) -> list[list[CaseFacts]]:
     return [group for value, group in groups.items() if value and len(group) > 1]
 
 
-def _same_patient(data: CaseDataset) -> Iterator[Problem]:
-    """Find 2-D images in two splits whose names are like those of one patient's slices."""
-    patients: dict[str, set[str]] = {}
-    for split, names in splits_of(data).items() if data.is_2d else ():
-        for name in names:
-            if match := re.fullmatch(r"(.*\d.*?)[_\-. ](?:\D*)\d+", name):
-                patients.setdefault(match[1], set()).add(split)
-    if shared := [patient for patient, splits in patients.items() if len(splits) > 1]:
-        others = f" (and {plural(len(shared) - 1, 'other such name')})" if len(shared) > 1 else ""
-        text = (
-            f"Images called {shared[0]}… are in two splits{others}: if they are of one patient, keep them in one "
-            "split, e.g. by calling them CASE_sliceNNN."
-        )
-        yield Problem("warning", "leak", text)
-
-
 def _missing_classes(data: CaseDataset, cases: Sequence[CaseFacts], num_failed: int) -> Iterator[Problem]:
     for split, names in splits_of(data).items():
         counts = [facts.voxels for facts in cases if facts.split == split and facts.voxels]
@@ -127,8 +127,7 @@ def _spacings(cases: Sequence[CaseFacts]) -> Iterator[Problem]:
                 "of the slices; resample them if scores suffer."
             )
             yield Problem("warning", "spacing", text)
-    names = [f"mm between {axis}" for axis in _AXES]
-    yield from _outliers(known, spacings, [_ODD_SPACING] * 3, "spacing", names, "is the header right?")
+    yield from _outliers(known, spacings, "spacing", [_ODD_SPACING] * 3)
     if len(known) > 1 and (spacings == 1).all() and not any(facts.oblique for facts in known):
         text = "All spacings are exactly 1 mm: if they are placeholders, millilitres and distances in mm are wrong."
         yield Problem("note", "spacing", text)
@@ -136,26 +135,22 @@ def _spacings(cases: Sequence[CaseFacts]) -> Iterator[Problem]:
         yield Problem("warning", "spacing", f"Spacings reach {format_sides(high)} mm: are they in mm?")
 
 
-def _outliers(
-    cases: Sequence[CaseFacts],
-    values: np.ndarray,
-    factors: Sequence[float],
-    kind: str,
-    names: Sequence[str],
-    question: str,
-) -> Iterator[Problem]:
+def _outliers(cases: Sequence[CaseFacts], values: np.ndarray, kind: str, factors: Sequence[float]) -> Iterator[Problem]:
     """Find cases whose values `(cases, axes)` differ from the median by more than each axis' factor."""
     if len(cases) < _ENOUGH:
         return
+    unit = "mm between " if kind == "spacing" else ""
+    question = "is the header right?" if kind == "spacing" else "does it belong to the data set?"
     median = np.median(values, axis=0)
     odd = (values > np.multiply(factors, median)) | (values * factors < median)
-    for facts, row, is_odd in zip(cases, values, odd, strict=True):
-        for axis in np.flatnonzero(is_odd):
-            text = f"has {row[axis]:.3g} {names[int(axis)]}, the median case {median[axis]:.3g}: {question}"
-            yield Problem("warning", kind, text, facts.name, facts.split)
+    for case, axis in np.argwhere(odd):
+        value = f"{values[case, axis]:.3g} {unit}{_AXES[axis]}"
+        text = f"has {value}, the median case {median[axis]:.3g}: {question}"
+        yield Problem("warning", kind, text, cases[case].name, cases[case].split)
 
 
-def _orientations(cases: Sequence[CaseFacts]) -> Iterator[Problem]:
+def _files(cases: Sequence[CaseFacts]) -> Iterator[Problem]:
+    """Find files of differing orientations and types of numbers."""
     orientations = Counter(facts.orientation for facts in cases if facts.orientation is not None)
     if len(orientations) > 1:
         counts = format_counts(dict(orientations.most_common()))
@@ -164,9 +159,6 @@ def _orientations(cases: Sequence[CaseFacts]) -> Iterator[Problem]:
     if oblique := [facts.name for facts in cases if facts.oblique > _OBLIQUE]:
         text = f"{_cases_are(len(oblique))} tilted by more than {_OBLIQUE}° ({format_names(oblique)}): they are cut "
         yield Problem("note", "orientation", f"{text}along the nearest axes.")
-
-
-def _types(cases: Sequence[CaseFacts]) -> Iterator[Problem]:
     known = [facts for facts in cases if facts.sample is not None]
     if len({facts.whole for facts in known}) > 1:
         types = format_counts(dict(Counter(str(facts.image_type) for facts in known).most_common()))
@@ -178,23 +170,8 @@ def _types(cases: Sequence[CaseFacts]) -> Iterator[Problem]:
         yield Problem("note", "types", text)
 
 
-def _splits(data: CaseDataset) -> Iterator[Problem]:
-    if not data.train:
-        yield Problem("error", "splits", "There is no case to train on: expected at least one image with its label.")
-    elif len(data.train) < _ENOUGH:
-        text = f"There are only {plural(len(data.train), 'case')} to train on: the model will hardly generalize."
-        yield Problem("warning", "splits", text, None, "train")
-    listed = {name for names in splits_of(data).values() for name in names}
-    if spare := [name for name in data.sources if name not in listed]:
-        text = f"{_cases_are(len(spare))} in no split ({format_names(spare)}), and not checked."
-        yield Problem("note", "splits", text)
-    if data.train and not data.validation and not data.test:
-        text = "The data set holds no case out: training holds out a tenth of five or more; --num_folds divides them."
-        yield Problem("note", "splits", text)
-
-
 def _unused(data: CaseDataset) -> Iterator[Problem]:
-    """Find files that no case uses beside the cases' files, with a suffix of theirs: an image without a label, say."""
+    """Find files beside those of the cases, and of their suffixes, that no case uses: an image without a label, say."""
     used: dict[Path, set[str]] = {}
     for source in data.sources.values():
         for file in source.files():

@@ -1,7 +1,5 @@
 """The fingerprint of a data set: sizes, spacings, intensities and labels in numbers, for JSON."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,8 +23,7 @@ def make_fingerprint(data: CaseDataset, processor: SamedImageProcessor, cases: S
     """Summarize a data set in numbers.
 
     Args:
-        data: the data set.
-        processor: how its scans were cut.
+        processor: how the scans were cut.
         cases: measurements of the readable cases.
 
     Returns:

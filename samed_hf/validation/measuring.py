@@ -1,7 +1,5 @@
 """Measurements of a case in one pass over its slices; their size doesn't depend on that of the scan."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from dataclasses import dataclass
@@ -45,10 +43,7 @@ class CaseFacts:
 
 
 def measure_case(name: str, split: str, reading: CaseReading, num_labels: int, budget: int) -> CaseFacts | None:
-    """Measure what could be read of a case; `None` if that is nothing.
-
-    `num_labels` includes the background; `budget` is the number of intensities to sample of the scan and of its labels.
-    """
+    """Measure what could be read of a case, if anything; of scan and labels, `budget` intensities each are sampled."""
     image, label = reading.image, reading.label
     copied = ("spacing", "voxel_ml", "orientation", "oblique")
     facts: dict[str, Any] = {name: getattr(reading, name) for name in copied}
@@ -78,13 +73,12 @@ def _measure_label(label: np.ndarray, num_labels: int) -> dict[str, Any]:
     with np.errstate(invalid="ignore", divide="ignore"):
         centers = (sums / total).T
     centers[0] = np.nan
-    has_content = total[1:].sum() >= _MIN_LABELLED and total[0] > 0
     return {
         "voxels": tuple(total.tolist()),
         "labelled": tuple((counts[:, 1:].sum(axis=1) > 0).tolist()),
         "areas": tuple(float(np.median(column[column > 0])) if column.any() else 0.0 for column in counts.T),
         "centers": centers,
-        "label_digest": digest.hexdigest() if has_content else "",
+        "label_digest": digest.hexdigest() if total[1:].sum() >= _MIN_LABELLED and total[0] else "",
     }
 
 

@@ -1,7 +1,5 @@
 """Problems of a data set: severity, kind and case."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 

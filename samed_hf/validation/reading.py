@@ -1,8 +1,6 @@
 """Reading of a case that reports all problems of its image and label, not only the first."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -62,10 +60,10 @@ def read_for_faults(data: CaseDataset, name: str, processor: SamedImageProcessor
     if isinstance(source, ScanSource):
         _read_scan(source, processor, reading)
     elif isinstance(source, ImageSource):
-        _stack(source.name, list(_read_images(source, reading)), reading)
+        _read_slices(source, source.values, reading)
     elif isinstance(source, SliceSource):
         reading.rescaled = True
-        _stack(source.name, list(_read_slices(source, len(data.id2label), reading)), reading)
+        _read_slices(source, range(len(data.id2label)), reading)
     elif (raw := reading.attempt(lambda: source.read(processor))) is not None:
         reading.image, reading.spacing, reading.rescaled = raw.image, raw.spacing, raw.rescaled
         reading.label = name_labels(name, raw.label, range(len(data.id2label)), reading)
@@ -166,35 +164,32 @@ def _check_header(volume: Volume, path: Path, tolerance: float, reading: CaseRea
         reading.add("warning", "header", f"{path} {text}")
 
 
-def _read_images(source: ImageSource, reading: CaseReading) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for image_path, label_path in zip(source.images, source.labels, strict=True):
-        volume = reading.attempt(partial(read_volume, image_path, num_channels=source.num_channels))
-        mask = reading.attempt(partial(read_mask, label_path))
-        named = None if mask is None else name_labels(label_path, mask[None], source.values, reading)
-        if volume is None or named is None:
+def _read_slices(source: ImageSource | SliceSource, values: Sequence[int], reading: CaseReading) -> None:
+    """Read 2-D images with their masks, or slices of the Synapse layout, and stack them if they are of one size."""
+    slices: list[tuple[np.ndarray, np.ndarray]] = []
+    images = labels = source.files()
+    if isinstance(source, ImageSource):
+        images, labels = source.images, source.labels
+    for path, label_path in zip(images, labels, strict=True):
+        if isinstance(source, ImageSource):
+            volume = reading.attempt(partial(read_volume, path, num_channels=source.num_channels))
+            image = None if volume is None else volume.array[:, :, 0].swapaxes(0, 1)
+            image = np.moveaxis(image, 2, 0) if image is not None and image.ndim == 3 else image
+            label = reading.attempt(partial(read_mask, label_path))
+        else:
+            image, label = reading.attempt(partial(read_slice, path)) or (None, None)
+        named = None if label is None else name_labels(label_path, label[None], values, reading)
+        if image is None or named is None:
             continue
-        image = volume.array.swapaxes(0, 2)  # (1, height, width[, channels])
-        image = np.moveaxis(image, 3, 1) if image.ndim == 4 else image
-        if image.shape[-2:] == named.shape[1:]:
-            yield image, named
+        (height, width), (rows, columns) = image.shape[-2:], named.shape[1:]
+        if (height, width) == (rows, columns):
+            slices.append((image[None], named))
             continue
-        sizes = f"{image.shape[-1]}×{image.shape[-2]} pixels, but {label_path} {named.shape[2]}×{named.shape[1]}"
-        reading.add("error", "geometry", f"{image_path} has {sizes}: expected a mask of the image's size.")
-
-
-def _read_slices(source: SliceSource, num_labels: int, reading: CaseReading) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for path in source.files():
-        if (pair := reading.attempt(partial(read_slice, path))) is not None:
-            named = name_labels(path, pair[1][None], range(num_labels), reading)
-            if named is not None:
-                yield pair[0][None], named
-
-
-def _stack(name: str, slices: list[tuple[np.ndarray, np.ndarray]], reading: CaseReading) -> None:
-    """Stack images and labels of one size."""
+        text = f"{path} has {width}×{height} pixels, but {label_path} {columns}×{rows}: expected a mask of the image's "
+        reading.add("error", "geometry", f"{text}size.")
     if len(sizes := sorted({image.shape[-2:] for image, _ in slices})) > 1:
         several = format_names([f"{width}×{height}" for height, width in sizes], 4)
-        text = f"the slices of {name} differ in size ({several}): expected one size for each case."
+        text = f"the slices of {source.name} differ in size ({several}): expected one size for each case."
         reading.add("error", "geometry", text)
     elif slices:
         reading.image, reading.label = (np.concatenate(arrays) for arrays in zip(*slices, strict=True))

@@ -1,24 +1,27 @@
 """Files that describe a validation: `validation.html` and `fingerprint.json`."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from ..reporting.charts import hex_colors
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
+
+from ..reporting.charts import GREY, MAX_LABELS, finish_svg, hex_colors, label_colors, shorten
 from ..reporting.formatting import format_count
 from ..reporting.html import data_uri, write_page
 from ..reporting.preview import slice_plane
 from ..utils.atomic import write_text
 from .advice import Advice
 from .case_checks import looks_like_ct, window_of
-from .charts import draw_intensities, draw_sizes
 from .cohort_checks import SPLITS
-from .fingerprint import PERCENTILES, channel_titles
+from .fingerprint import PERCENTILES, channel_titles, pooled
+from .measuring import CaseFacts
 from .problems import KINDS, Problem
 from .run import Validation
 
@@ -26,6 +29,7 @@ __all__ = ["FINGERPRINT", "PAGE_FILE", "write_fingerprint", "write_report"]
 
 FINGERPRINT, PAGE_FILE = "fingerprint.json", "validation.html"
 _BATCH_SIZES = (1, 4, 12)
+_CHART = (6.4, 2.9)
 
 
 def write_fingerprint(path: Path, validation: Validation, advice: Advice) -> None:
@@ -98,11 +102,10 @@ def _charts(validation: Validation, fingerprint: Mapping[str, Any]) -> Iterator[
             scaled = "; dashed: the window from {:g} to {:g}".format(*window)
         elif percentiles is not None:
             scaled = "; 0 and 1 are each scan's percentiles {:g} and {:g}, as training scales them".format(*percentiles)
-        drawn = draw_intensities(validation.cases, channel, data.id2label, window=window, percentiles=percentiles)
-        if drawn is not None:
+        if (drawn := _draw_intensities(validation, channel, window, percentiles)) is not None:
             caption = f"Intensities of {name}, of all voxels and within each label{scaled}"
             yield {"caption": caption, "source": data_uri(drawn, "image/svg+xml")}
-    if (drawn := draw_sizes(validation.cases, data.id2label)) is not None:
+    if (drawn := _draw_sizes(validation.cases, data.id2label)) is not None:
         caption = "Size of each label, one point for each case"
         yield {"caption": caption, "source": data_uri(drawn, "image/svg+xml")}
 
@@ -124,3 +127,81 @@ def _cases(validation: Validation, fingerprint: Mapping[str, Any]) -> list[dict[
         row["problems"] = "; ".join(kind[0].lower() + kind[1:] if kind[1].islower() else kind for kind in kinds)
         row["tone"] = next((severity for severity in ("error", "warning") if severity in severities), "")
     return list(rows.values())
+
+
+def _draw_intensities(
+    validation: Validation, channel: int, window: Sequence[float] | None, percentiles: Sequence[float] | None
+) -> bytes | None:
+    """Draw the histograms of a channel's intensities, of all voxels and within each label, as an SVG.
+
+    `window` is drawn as lines. Without it, the `percentiles` of each scan become 0 and 1, as intensities without a unit
+    can't be compared between scans. Returns `None` if all intensities are equal.
+    """
+    cases, id2label = validation.cases, validation.data.id2label
+    if window is None and percentiles is not None:
+        cases = [_scaled(facts, percentiles) for facts in cases]
+    everything = pooled(cases, channel)
+    if not len(everything) or everything.min() == everything.max():
+        return None
+    inside = {index: pooled(cases, channel, index) for index in list(id2label)[1:] if index <= MAX_LABELS}
+    inside = {index: values for index, values in inside.items() if len(values) >= 20}
+    ends = [np.percentile(values, (0.5, 99.5)) for values in (everything, *inside.values())]
+    low, high = min(end[0] for end in ends), max(end[1] for end in ends)
+    if not low < high:
+        return None
+    edges = np.linspace(low, high, 81)
+    figure = Figure(_CHART, layout="constrained")
+    axis = figure.subplots()
+    axis.stairs(_density(everything, edges), edges, fill=True, color=GREY, alpha=0.3, label="all voxels")
+    colors = label_colors(max(id2label) + 1)
+    for index, values in inside.items():
+        axis.stairs(_density(values, edges), edges, color=colors[index], linewidth=1.6, label=shorten(id2label[index]))
+    for bound in window or ():
+        if low <= bound <= high:
+            axis.axvline(bound, color=GREY, linestyle="--", linewidth=1)
+    axis.set(yticks=[], xlim=(low, high))
+    return finish_svg(figure, axis)
+
+
+def _draw_sizes(cases: Sequence[CaseFacts], id2label: Mapping[int, str]) -> bytes | None:
+    """Draw the size of each label as an SVG, one point for each case; `None` if there is no label."""
+    known = [facts for facts in cases if sum(facts.voxels[1:])]
+    if not known:
+        return None
+    in_ml = all(facts.voxel_ml is not None for facts in known)
+    labels = [index for index in id2label if index][:MAX_LABELS]
+    figure = Figure((_CHART[0], max(_CHART[1], 0.9 + 0.3 * len(labels))), layout="constrained")
+    axis = figure.subplots()
+    colors, generator = label_colors(max(id2label) + 1), np.random.default_rng(0)
+    every: list[float] = []
+    for row, index in enumerate(labels):
+        sizes = [facts.voxels[index] * ((facts.voxel_ml or 0) if in_ml else 1) for facts in known]
+        sizes = [size for size in sizes if size]
+        every += sizes
+        heights = row + generator.uniform(-0.22, 0.22, len(sizes))
+        axis.scatter(sizes, heights, s=14, color=colors[index], alpha=0.65, linewidths=0)
+    axis.set(xlabel="ml" if in_ml else "voxels", yticks=range(len(labels)), ylim=(len(labels) - 0.5, -0.5))
+    axis.set_yticklabels([shorten(id2label[index]) for index in labels], parse_math=False)
+    if max(every) > 20 * min(every):
+        axis.set_xscale("log")
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        axis.set_xlim(0, None)
+    axis.grid(axis="x", color=GREY, alpha=0.25, linewidth=0.6)
+    return finish_svg(figure, axis)
+
+
+def _scaled(facts: CaseFacts, percentiles: Sequence[float]) -> CaseFacts:
+    """Scale the sampled intensities of a case as training does, without clipping."""
+    if facts.sample is None or facts.foreground is None:
+        return facts
+    low, high = np.percentile(facts.sample, percentiles, axis=1)[..., None]
+    width = np.where(high > low, high - low, 1)
+    return replace(facts, sample=(facts.sample - low) / width, foreground=(facts.foreground - low) / width)
+
+
+def _density(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Count the values in each bin, relative to the most frequent one."""
+    counts = np.histogram(values, edges)[0]
+    return counts / max(1, counts.max())
