@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from .. import __version__
-from ..utils.logging import console_logging
+from ..utils.console import console_logging
 from . import compare, convert, doctor, evaluate, predict, prepare, push, train, validate
 
 __all__ = ["main", "make_parser", "run_command"]

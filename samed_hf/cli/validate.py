@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..utils.progress import ProgressBar
+from ..utils.console import ProgressBar
 from ..utils.text import printable
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import numpy as np
 from ..model.image_processing_samed import SamedImageProcessor
 from ..transforms.slicing import SliceStack
 from ..utils.atomic import atomic_directory
-from ..utils.progress import ProgressCallback
+from ..utils.console import ProgressCallback
 from ..volumes.file_checks import NotFiniteError
 from .dataset import Case, CaseDataset
 

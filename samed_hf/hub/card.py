@@ -90,7 +90,7 @@ def _describe_adapter(directory: Path) -> dict[str, Any]:
         "labels": [config["id2label"][index] for index in sorted(config["id2label"], key=int)][1:],
         "image_size": config["image_size"],
         "adapter": adapter,
-        "adapter_folder": directory.name,
+        "adapter_directory": directory.name,
         "base_model": None if base is None or is_local_base(base) else base,
         "megabytes": weights.stat().st_size / 1e6 if weights.is_file() else None,
     }

@@ -17,7 +17,7 @@ from ..model.image_processing_samed import SamedImageProcessor, resize_logits
 from ..model.modeling_samed import SamedForSemanticSegmentation
 from ..transforms.augmentation import default_augmentation
 from ..transforms.slicing import SliceStack, cut_image, cut_slices, image_bounds, join_image, join_slices
-from ..utils.progress import ProgressCallback
+from ..utils.console import ProgressCallback
 from ..utils.threads import single_threaded_blas
 from ..volumes.geometry import Volume
 from .batching import run_in_batches

@@ -128,6 +128,5 @@ def find_image_processor(source: str | os.PathLike[str], download: dict[str, Any
         content, _ = SamedImageProcessor.get_image_processor_dict(str(source), **download)
     except OSError:
         return None
-    if content.get("image_processor_type") != SamedImageProcessor.__name__:
-        return None
-    return SamedImageProcessor.from_dict(content)
+    is_samed = content.get("image_processor_type") == SamedImageProcessor.__name__
+    return SamedImageProcessor.from_dict(content) if is_samed else None

@@ -35,7 +35,7 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
 
 
 def samed_lora_config(rank: int = 4, variant: str = "samed", **lora_options: Any) -> LoraConfig:
-    """The PEFT configuration of a SAMed adapter (arXiv 2304.13785, sections 3.2 and 3.3; LoRA: arXiv 2106.09685).
+    """The configuration of a SAMed adapter (arXiv 2304.13785, sections 3.2 and 3.3; LoRA: arXiv 2106.09685).
 
     LoRA `W + (lora_alpha / rank) · B A` on the q and v projections of every block of the image encoder, with scaling 1;
     the mask decoder and the no-mask prompt embedding train whole. The IoU head, which the loss doesn't use, and the
@@ -47,9 +47,6 @@ def samed_lora_config(rank: int = 4, variant: str = "samed", **lora_options: Any
             its attentions.
         **lora_options: of [`~peft.LoraConfig`], e.g. `use_dora=True`, `use_rslora=True`, `lora_dropout=0.1`,
             `lora_alpha`.
-
-    Returns:
-        A [`~peft.LoraConfig`] for `model.add_adapter`.
     """
     if variant not in VARIANTS:
         raise ValueError(f"variant is {variant!r}: expected one of {', '.join(map(repr, VARIANTS))}.")

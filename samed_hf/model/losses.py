@@ -31,7 +31,7 @@ def dice_loss(logits: torch.Tensor, labels: torch.Tensor, *, across_processes: b
     """Soft Dice loss of the softmax, its denominator squared (arXiv 2304.13785, section 3.4; arXiv 1606.04797).
 
     `1 - mean_c (2 Σ p_c t_c + s) / (Σ p_c² + Σ t_c² + s)` with `s = 1e-5`. The sums run over the pixels of the whole
-    batch, so it isn't a mean over samples.
+    batch, so it isn't a mean over samples. The result is a float32 scalar in [0, 1].
 
     Args:
         logits: of shape `(batch_size, num_labels, height, width)`.
@@ -39,9 +39,6 @@ def dice_loss(logits: torch.Tensor, labels: torch.Tensor, *, across_processes: b
         across_processes: sum over the batches of all processes of the default process group, as one process with the
             whole batch does. Every process must call. Gradients are correct under DistributedDataParallel, whose
             averaging cancels the sum in the reduction's backward pass.
-
-    Returns:
-        A float32 scalar in [0, 1].
     """
     return 1.0 - _dice(logits, labels, across_processes).mean()
 

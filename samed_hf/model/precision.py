@@ -39,12 +39,10 @@ def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device | str | 
         return dtype
     if dtype == "auto":
         native = computes_bfloat16(device)
-        kind = torch.device(default_device() if device is None else device).type
-        logger.warning_once(
-            f"dtype auto: {'bfloat16' if native else 'float32'}, since this {kind} "
-            f"{'computes bfloat16 natively' if native else 'has no bfloat16 instructions'}."
-        )
-        return torch.bfloat16 if native else torch.float32
+        reason = "computes bfloat16 natively" if native else "has no bfloat16 instructions"
+        dtype = "bfloat16" if native else "float32"
+        kind = torch.device(device or default_device()).type
+        logger.warning_once(f"dtype auto: {dtype}, since this {kind} {reason}.")
     if dtype not in _DTYPES:
         raise ValueError(f"dtype is {dtype!r}: expected auto, {', '.join(_DTYPES)} or a torch.dtype.")
     return _DTYPES[dtype]

@@ -30,9 +30,9 @@ _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 class SamedVisionAttention(SamVisionAttention):
     """The encoder's attention with three projections, so that LoRA can adapt q and v alone.
 
-    Windows are cut after projecting: a padded token is zero, so its q, k and v equal the biases and needn't be
-    computed, and every projection receives one batch entry for each image. With `attn_implementation="sdpa"`, the
-    default, a CPU computes it in tiles ([`samed_hf.model.attention`]), an accelerator with PyTorch's fused kernels.
+    Windows are cut after projecting: a padded token is zero, so its q, k and v equal the biases and are not computed,
+    and every projection receives one batch entry for each image. With `attn_implementation="sdpa"`, the default, a CPU
+    computes it in tiles ([`samed_hf.model.attention`]), an accelerator with PyTorch's fused kernels.
     """
 
     def __init__(self, config: SamVisionConfig, window_size: int) -> None:

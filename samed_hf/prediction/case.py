@@ -15,7 +15,7 @@ from ..reporting.charts import label_colors, save_png
 from ..reporting.formatting import format_ml
 from ..reporting.preview import draw_preview, slice_plane
 from ..transforms.intensity import guess_preprocessing
-from ..utils.progress import ProgressCallback
+from ..utils.console import ProgressCallback
 from ..utils.text import printable
 from ..volumes import Volume, read_scan, reorient, restore_orientation, write_labels, write_volume
 from .files import PREVIEW, STATISTICS, Job, case_files, label_file_names, write_json

@@ -17,8 +17,8 @@ from ..inference.batching import is_out_of_memory
 from ..reporting.charts import hex_colors
 from ..reporting.formatting import format_duration
 from ..reporting.html import jpeg_uri, write_page
+from ..utils.console import ProgressBar
 from ..utils.pipelining import Outcome, read_process_write
-from ..utils.progress import ProgressBar
 from ..utils.text import one_line, printable
 from ..volumes import Volume
 from .case import CasePipeline, SegmentedCase, describe_size

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..data import CaseDataset, CaseStore, divide_cases, prepare_phantom, read_data
 from ..model import SamedImageProcessor
-from ..utils.progress import ProgressBar
+from ..utils.console import ProgressBar
 from .arguments import SamedTrainingArguments
 from .distributed.logging import get_logger
 from .presets import PRESETS

@@ -48,8 +48,7 @@ class Augmentation(NamedTuple):
         degrees: the rotation's angle is uniform in [-degrees, degrees).
         order: spline degree with which a rotation samples the image; 0 is nearest neighbour. Labels always use 0.
         whole_degrees: draw whole numbers of degrees only.
-        scaling: probability of scaling about the centre, by a factor uniform in [1 - scale, 1 + scale].
-        scale: see `scaling`.
+        scaling, scale: probability of scaling about the centre, by a factor uniform in [1 - scale, 1 + scale].
         gamma: probability of raising the image's intensities, in [0, 1], to a power between 1/1.5 and 1.5.
     """
 
@@ -70,10 +69,10 @@ SAMED_AUGMENTATION = Augmentation(flip_rot90=0.5, rotation=0.5, degrees=20.0, or
 
 
 def default_augmentation(label_names: Iterable[str], *, left_right: bool = True) -> Augmentation:
-    """The default augmentation: rotation, scaling, gamma, and mirroring if no label has a side.
+    """The default augmentation: rotation, scaling, gamma, and mirroring if no label has a side, as "left kidney" has.
 
-    A label has a side if its name contains left or right, as "left kidney": its mirror image is another organ.
-    `left_right` says whether a slice's columns run from one side of the body to the other; if not, nothing is mirrored.
+    The mirror image of such a label is another organ. Nothing is mirrored either if the columns of the slices do not
+    run from one side of the body to the other (`left_right`).
     """
     sided = not left_right or any({"left", "right"} & set(re.findall(r"[a-z]+", name.lower())) for name in label_names)
     return Augmentation(mirror=0.0 if sided else 0.5, scaling=0.5, gamma=0.5)

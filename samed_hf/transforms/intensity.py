@@ -8,9 +8,7 @@ from typing import Any
 
 __all__ = ["CT_WINDOW", "PREPROCESSING", "guess_preprocessing", "preprocessing_settings"]
 
-CT_WINDOW = (-125.0, 275.0)
-"""The intensity window of SAMed in HU."""
-
+CT_WINDOW = (-125.0, 275.0)  # of SAMed, in HU
 _WINDOWS = {
     "ct": CT_WINDOW,
     "ct_soft_tissue": (-160.0, 240.0),
@@ -29,10 +27,7 @@ PREPROCESSING: dict[str, dict[str, Any]] = {
 
 
 def guess_preprocessing(channel_names: Sequence[str], *, pictures: bool = False) -> list[str]:
-    """The preset of each channel by its name in the data set, e.g. "CT", "T1", "FLAIR".
-
-    It is "ct", "picture" (also for all `pictures`: PNG, JPEG, …) or, for all other scans, "mr".
-    """
+    """The preset of each channel by its name, e.g. "CT" or "T1": "ct", "mr" or, also for all `pictures`, "picture"."""
     presets = []
     for name in channel_names:
         words = set(re.findall(r"[a-z]+", name.lower()))

@@ -28,10 +28,9 @@ __all__ = [
 
 
 def cut_slices(volume: Volume, processor: SamedImageProcessor) -> np.ndarray:
-    """Cut a scan into slices as the processor's `orientation` and `axis_order` define, whatever the file's axes.
+    """Cut a scan by the processor's `orientation` and `axis_order`, whatever the axes of its file.
 
-    Returns:
-        A view of the array, `(slices, height, width)`, or `(slices, channels, height, width)` for several channels.
+    The result is a view, `(slices, height, width)`, or `(slices, channels, height, width)` for several channels.
     """
     array = reorient(volume, processor.orientation).array
     if array.ndim == 3:
@@ -59,10 +58,7 @@ def join_image(slices: np.ndarray) -> np.ndarray:
 
 
 def image_bounds(slices: np.ndarray, processor: SamedImageProcessor) -> list[list[float]]:
-    """The intensities of an image cut by [`cut_image`] that become 0 and 1, for each channel.
-
-    They are 0 and 255 for uint8, and the processor's bounds for other types.
-    """
+    """The intensities of an image cut by [`cut_image`] that become 0 and 1, for each channel: 0 and 255 for uint8."""
     if slices.dtype != np.uint8:
         return processor.intensity_bounds(slices)
     return [[0.0, 255.0]] * (1 if slices.ndim == 3 else slices.shape[1])
@@ -133,9 +129,7 @@ class SliceStack:
     def scale(self, raw: Array) -> Array:
         """Scale slices of [`read_raw`] to [0, 1], on the same device.
 
-        Returns:
-            `(slices, 1, height, width)` if one channel fills all three, else `(slices, 3, height, width)`; of two
-            channels the third is the mean.
+        The result has 1 channel if it fills all three of the model, else 3; of two channels the third is the mean.
         """
         channels = [raw[:, index] for index in range(raw.shape[1])]
         if not self.rescaled:
@@ -155,8 +149,6 @@ class SliceStack:
         """All slices in [0, 1], float32, of the array's own shape."""
         if self.rescaled:
             return self.array.astype(np.float32)
-        if self.array.ndim == 3:
-            return window_intensity(self.array, self.bounds[0])
-        channels = np.moveaxis(self.array, 1, 0)
+        channels = [self.array] if self.array.ndim == 3 else np.moveaxis(self.array, 1, 0)
         scaled = [window_intensity(one, bound) for one, bound in zip(channels, self.bounds, strict=True)]
-        return np.stack(scaled, axis=1)
+        return scaled[0] if self.array.ndim == 3 else np.stack(scaled, axis=1)

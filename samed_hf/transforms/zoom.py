@@ -91,9 +91,6 @@ def nearest_zoom(label: Array, *sizes: tuple[int, int]) -> Array:
     Args:
         label: array or tensor `(..., height, width)`, any dtype.
         *sizes: the new height and width in pixels; of several, the zoom to each of them in turn.
-
-    Returns:
-        `(..., *sizes[-1])`, on the same device and of the same dtype.
     """
     if all(tuple(label.shape[-2:]) == tuple(size) for size in sizes):
         return label

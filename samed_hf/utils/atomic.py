@@ -25,8 +25,7 @@ __all__ = [
     "write_text",
 ]
 
-_PREFIX, _SUFFIX = ".", ".tmp"
-_OLD = ".old"
+_PREFIX, _SUFFIX, _OLD = ".", ".tmp", ".old"
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:

@@ -34,11 +34,9 @@ def read_process_write(
 ) -> None:
     """Read, process and write each item; while one is processed, a thread writes the previous and reads the next one.
 
-    Only one thread reads and writes, so at most two items are in memory: one being processed, and one being read or
-    written.
-
-    An `Exception` in one step ends that item alone. Any other `BaseException`, such as `KeyboardInterrupt`, ends the
-    run after the item that is already processed has been written and reported.
+    Only one thread reads and writes, so at most two items are in memory. An `Exception` in one step ends that item
+    alone. Any other `BaseException`, such as `KeyboardInterrupt`, ends the run after the item that is already processed
+    has been written and reported.
 
     `read` and `write` are called in the thread, `process` and `done` in the caller's, `done` in order and as early as
     possible. The third argument of `process` is a function that returns whether the previous item has been reported;

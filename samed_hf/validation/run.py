@@ -12,7 +12,7 @@ from ..reporting.charts import figure_jpeg
 from ..reporting.preview import draw_preview, representative_slices, slice_plane
 from ..transforms.intensity import CT_WINDOW
 from ..transforms.slicing import rows_point_up
-from ..utils.progress import ProgressCallback
+from ..utils.console import ProgressCallback
 from ..volumes.geometry import Volume
 from .case_checks import check_case, looks_like_ct, window_of
 from .cohort_checks import check_cohort, splits_of

@@ -25,8 +25,7 @@ __all__ = [
     "volume_shape",
 ]
 
-DEFLATE_RATIO = 1032
-"""Highest compression ratio of gzip and zlib, which zeros reach."""
+DEFLATE_RATIO = 1032  # highest compression ratio of gzip and zlib, which zeros reach
 
 
 def damaged_file_error(path: Path, reason: str) -> ValueError:

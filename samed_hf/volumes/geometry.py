@@ -70,9 +70,7 @@ class Volume:
 def check_orientation(orientation: str) -> str:
     """Return an orientation in capitals; a `ValueError` if it is not one letter each of R or L, A or P, S or I."""
     letters = str(orientation).upper()
-    pairs = ("RL", "AP", "SI")
-    axes = sorted(next((i for i, pair in enumerate(pairs) if letter in pair), -1) for letter in letters)
-    if axes != [0, 1, 2]:
+    if sorted(letters.translate(str.maketrans("LPI", "RAS"))) != ["A", "R", "S"]:
         raise ValueError(
             f"orientation is {orientation!r}: expected three letters, one each of R or L, A or P and S or I, "
             "e.g. LPS: the axes run to the left, to the back and upwards."
@@ -81,14 +79,9 @@ def check_orientation(orientation: str) -> str:
 
 
 def reorient(volume: Volume, orientation: str | None) -> Volume:
-    """Change the order and direction of a scan's axes; nothing is interpolated.
+    """Change the order and direction of a scan's axes to an orientation such as "LPS"; nothing is interpolated.
 
-    Args:
-        volume: The scan; of an oblique one, the nearest axes count.
-        orientation: Directions of the new axes, e.g. "LPS"; `None` leaves them.
-
-    Returns:
-        A volume whose array is a view of the scan's. It has no header, which describes the file's own grid.
+    The array of the result is a view of the scan's, and it has no header. `None` returns the scan itself.
     """
     if orientation is None:
         return volume
@@ -102,13 +95,7 @@ def reorient(volume: Volume, orientation: str | None) -> Volume:
 def restore_orientation(array: np.ndarray, volume: Volume, orientation: str | None) -> np.ndarray:
     """Bring a map on the grid of `reorient(volume, orientation)` back to the scan's own grid.
 
-    Args:
-        array: `(x, y, z)` in the new order, or `(x, y, z, channels)`.
-        volume: The scan as it was read.
-        orientation: The argument of [`reorient`].
-
-    Returns:
-        A view of shape `volume.grid`, or `(*volume.grid, channels)`.
+    The result is a view of shape `volume.grid`, or `(*volume.grid, channels)` of a map with channels.
     """
     if orientation is not None:
         own, new = nib.io_orientation(volume.affine), nib.orientations.axcodes2ornt(check_orientation(orientation))
@@ -117,19 +104,15 @@ def restore_orientation(array: np.ndarray, volume: Volume, orientation: str | No
 
 
 def same_grid(one: Volume, other: Volume, tolerance: float = 0.1) -> str | None:
-    """Describe how the grids of two volumes differ.
+    """Describe how the grids of two volumes with the same order of axes differ; `None` if they are the same.
 
     Args:
-        one, other: The volumes, their axes in the same order.
+        one, other: The volumes.
         tolerance: Largest distance of corresponding voxels, as a share of the smallest side of a voxel.
-
-    Returns:
-        A phrase on the difference, or `None` if the grids are the same.
     """
     if one.grid != other.grid:
         return f"shape {_times(one.grid)} against {_times(other.grid)}"
-    corners = np.array(np.meshgrid(*[(0, length - 1) for length in one.grid])).reshape(3, -1)
-    corners = np.vstack([corners, np.ones(corners.shape[1])])
+    corners = np.array(np.meshgrid(*[(0, length - 1) for length in one.grid], [1])).reshape(4, -1)
     distance = float(np.linalg.norm(((one.affine - other.affine) @ corners)[:3], axis=0).max())
     if distance > tolerance * min(one.spacing):
         return f"the same voxel is {distance:.3g} mm apart (voxels of {_times(one.spacing)} mm)"

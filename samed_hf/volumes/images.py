@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from ..utils.atomic import write_bytes
-from ..utils.quiet import c_stderr_silenced
+from ..utils.console import c_stderr_silenced
 from ..utils.text import one_line, printable
 from .file_checks import check_file, check_finite, check_parent, damaged_file_error
 from .geometry import Volume

@@ -71,9 +71,6 @@ def write_labels(
         like: The scan, whose geometry the file takes over.
         names: Name of each label, required for DICOM-SEG.
         colors: RGB in [0, 1] of each label, of shape `(num_labels, 3)`, for DICOM-SEG and PNG.
-
-    Raises:
-        ValueError: If the shape is not that of the scan, or the values or the suffix are not among the above.
     """
     path = Path(path)
     labels = check_labels(array, like)

@@ -12,7 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..utils.atomic import atomic_update
-from ..utils.quiet import c_stderr_silenced
+from ..utils.console import c_stderr_silenced
 from ..utils.text import one_line, printable
 from . import file_checks
 from .geometry import Volume

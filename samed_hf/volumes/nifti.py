@@ -75,19 +75,15 @@ def write_nifti_labels(path: Path, labels: np.ndarray, like: Volume, *, names: o
 
 
 def find_volumes(paths: str | Path | Iterable[str | Path]) -> list[Path]:
-    """List the NIfTI files among files and directories.
+    """List the NIfTI files among files and directories, sorted, each once.
 
-    Args:
-        paths: Files, and directories, whose own NIfTI files are listed without subdirectories and hidden files.
-
-    Returns:
-        Sorted paths, each once; a directory has at least one, or it is a `FileNotFoundError`.
+    Of a directory, its own files without subdirectories and hidden files are listed; none is a `FileNotFoundError`.
     """
     found: set[Path] = set()
     for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
         if path.is_dir():
-            own = [file for file in path.iterdir() if suffix_of(file) in _SUFFIXES and file.is_file()]
-            own = [file for file in own if file.name[0] != "."]
+            visible = (file for file in path.iterdir() if file.name[0] != ".")
+            own = [file for file in visible if suffix_of(file) in _SUFFIXES and file.is_file()]
             if not own:
                 raise FileNotFoundError(
                     f"{printable(path)} holds no .nii or .nii.gz file, expected at least one; check the directory."

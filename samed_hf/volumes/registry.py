@@ -55,8 +55,8 @@ FORMATS = (
     FileFormat("image (PNG, JPEG, TIFF, BMP)", "image", IMAGE_SUFFIXES, (".png",), *_IMAGE),
 )
 VOLUME_SUFFIXES = tuple(suffix for form in FORMATS if form.writer for suffix in form.suffixes)
+# Formats of label maps for scans of any kind, e.g. "nii.gz".
 LABEL_FORMATS = tuple(suffix[1:] for form in FORMATS if form.kind != "image" for suffix in form.writable)
-"""Formats of label maps for scans of any kind, e.g. "nii.gz"."""
 
 
 def suffix_of(path: str | Path) -> str:

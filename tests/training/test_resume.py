@@ -28,7 +28,7 @@ from samed_hf.training.checkpointing import checkpoints
 from samed_hf.training.checkpointing.checkpoints import check_checkpoint, find_checkpoint, list_checkpoints
 from samed_hf.training.distributed.interruption import Interrupted
 from samed_hf.training.loop import train
-from samed_hf.utils.logging import configure_logging
+from samed_hf.utils.console import configure_logging
 
 from ..conftest import TINY_SIZE
 from .conftest import reset_accelerate
