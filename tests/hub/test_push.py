@@ -283,3 +283,15 @@ def test_the_command(hub, adapter, capsys):
     hub.refuse = "commit"
     assert main(["push", str(adapter), "--repo_id", "ward/discs", "--hub_token", "hf_test", "--no-pictures"]) == 2
     assert "try again with" in capsys.readouterr().err
+
+
+def test_a_branch_and_a_pull_request_leave_main_as_it_is(hub, adapter):
+    push_adapter(adapter, "ward/discs", **BASE)
+    before = hub.repositories["ward/discs"].refs["main"]
+    (adapter / "metrics.csv").write_text("case,label,dice,hd95\n")
+    push_adapter(adapter, "ward/discs", revision="next/one", **BASE)
+    assert hub.files("ward/discs", "next/one")["metrics.csv"] != hub.files("ward/discs")["metrics.csv"]
+    address = push_adapter(adapter, "ward/discs", create_pr=True, **BASE)
+    assert address == f"{hub.url}/ward/discs/discussions/1"
+    assert hub.files("ward/discs", "refs/pr/1")["metrics.csv"] == b"case,label,dice,hd95\n"
+    assert hub.repositories["ward/discs"].refs["main"] == before
