@@ -65,7 +65,7 @@ class SamedModel(SamModel):
 
         Modules are called instead of reading their weights, which are on no device yet if they are offloaded.
         """
-        size = self.config.prompt_encoder_config.image_embedding_size
+        size = self.prompt_encoder.image_embedding_size[0]
         dense = self.prompt_encoder.no_mask_embed(torch.zeros(1, dtype=torch.long, device=device))
         centers = (torch.arange(size, dtype=torch.float32, device=device) + 0.5) / size
         grid = torch.stack(torch.meshgrid(centers, centers, indexing="xy"), dim=-1)
