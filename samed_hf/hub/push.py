@@ -15,7 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import httpx
 
 from .card import read_json
-from .repository import ADAPTER_FILES, check_adapter, lay_out_repository
+from .repository import ADAPTER_FILES, check_adapter, lay_out_repository, refuse_links
 
 __all__ = ["push_adapter"]
 
@@ -54,7 +54,8 @@ def push_adapter(
         create_pr: open a pull request, whose address is returned, instead of committing to the branch.
 
     Raises:
-        ValueError: the Hub refused or can't be reached, an unknown dtype, or damaged weights.
+        ValueError: the Hub refused or can't be reached, an unknown dtype, damaged weights, or a file to upload is a
+            symbolic link that leads out of the directory.
     """
     directory = Path(directory)
     check_adapter(directory, dtype)
@@ -104,8 +105,10 @@ def _push_random_base(api: HfApi, directory: Path, repo_id: str, private: bool |
     is_random = read_json(directory / "training_settings.json").get("run", {}).get("random_base")
     if not own or not is_random or not (base / "model.safetensors").is_file():
         return None, None
-    name = api.create_repo(f"{repo_id}-base", private=private, exist_ok=True).repo_id
     files = ["config.json", "model.safetensors", "preprocessor_config.json"]
+    # A run that pushes while it trains names its base by an absolute path.
+    refuse_links(base if Path(own).is_absolute() else directory, [base / file for file in files])
+    name = api.create_repo(f"{repo_id}-base", private=private, exist_ok=True).repo_id
     commit = api.upload_folder(
         folder_path=base, repo_id=name, allow_patterns=files, commit_message="Upload SAM of random weights"
     )
