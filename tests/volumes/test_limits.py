@@ -1,8 +1,8 @@
 """Limits of inputs, and headers that claim more than they allow, or more than the file holds."""
 
+import re
 import struct
 import tracemalloc
-import zlib
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -18,20 +18,11 @@ from samed_hf.volumes import InputLimits, Volume, read_volume, write_volume
 from samed_hf.volumes.dicom.pixels import _frame_size
 
 from ..conftest import TINY_SIZE
+from ..damage import png
 from ..dicom_files import write_series
 
 SCAN = np.random.default_rng(0).integers(0, 99, (6, 5, 4)).astype(np.int16)
 WIDE = asdict(InputLimits.local())
-
-
-def png(width, height, depth=8, color=0, rows=b""):
-    """A PNG file whose header may claim more pixels than it holds; every checksum is right."""
-
-    def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">2I5B", width, height, depth, color, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def refusal(path, **limits):
@@ -123,6 +114,17 @@ def test_a_tiff_that_claims_more_than_it_holds(tmp_path, compression):
         )
         content = content[: entry + 2] + struct.pack("<HII", 4, 1, 12_000) + content[entry + 12 :]
     path.write_bytes(content)
+    assert "more than it holds" in refusal(path)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 1}])
+def test_a_jpeg_that_claims_more_than_it_holds(tmp_path, options):
+    """libjpeg would fill what is missing with grey."""
+    Image.new("RGB", (1500, 1500)).save(path := tmp_path / "zeros.jpg", optimize=True, **options)
+    assert read_volume(path).array.shape[:2] == (1500, 1500)
+    Image.new("RGB", (9, 9)).save(path, **options)
+    head, marker, rest = re.split(rb"(\xff[\xc0\xc2]\0\x11\x08)", path.read_bytes(), maxsplit=1)
+    path.write_bytes(head + marker + struct.pack(">2H", 12_000, 12_000) + rest[4:])
     assert "more than it holds" in refusal(path)
 
 
