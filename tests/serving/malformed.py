@@ -33,15 +33,8 @@ Payloads = Iterator[tuple[str, Any]]
 GREY = np.random.default_rng(0).integers(0, 255, (20, 24), dtype=np.uint8)
 SCAN = np.random.default_rng(1).normal(50, 90, (20, 24, 3)).astype(np.int16)
 # Audit events of code that runs; "open" is looked at for its path.
-FORBIDDEN = (
-    "os.exec",
-    "os.fork",
-    "os.posix_spawn",
-    "os.system",
-    "pickle.find_class",
-    "socket.connect",
-    "subprocess.Popen",
-)
+FORBIDDEN = ("os.exec", "os.fork", "os.posix_spawn", "os.system", "pickle.find_class", "subprocess.Popen")
+FORBIDDEN += ("socket.connect",)
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -82,10 +75,8 @@ def damaged_files() -> Payloads:
 
 def images() -> Payloads:
     for width, height in ((0, 0), (0, 5), (5, 0), (1, 1), (1, 5), (2, 30_000), (30_000, 2), (12_000, 12_000)):
-        yield (
-            f"png of {width}x{height}",
-            png(width, height, rows=bytes((width + 1) * height) if width < 12_000 else b""),
-        )
+        rows = b"" if width == 12_000 else bytes((width + 1) * height)
+        yield f"png of {width}x{height}", png(width, height, rows=rows)
     for side in (1 << 16, (1 << 31) - 1, 1 << 31, (1 << 32) - 1):
         yield f"png of {side} squared", png(side, side)
     for depth, color in ((1, 0), (16, 0), (8, 2), (16, 2), (4, 3), (8, 4), (16, 6), (3, 0), (8, 1), (255, 255)):
@@ -99,23 +90,14 @@ def images() -> Payloads:
     for options in ({}, {"progressive": True}):
         jpeg = encoded(Image.fromarray(GREY).convert("RGB"), "JPEG", **options)
         for height, width in ((0, 0), (0, 9), (65_500, 65_500), (5000, 5000), (60_000, 2), (1, 1)):
-            size = struct.pack(">2H", height, width)
-            sized = re.sub(
-                rb"(\xff[\xc0\xc2]\0\x11\x08)....", lambda found, size=size: found[1] + size, jpeg, flags=re.S
-            )
+            head, marker, rest = re.split(rb"(\xff[\xc0\xc2]\0\x11\x08)", jpeg, maxsplit=1)
+            sized = head + marker + struct.pack(">2H", height, width) + rest[4:]
             yield f"jpeg of {height}x{width} {options}", sized
 
 
 def volumes() -> Payloads:
-    for shape in (
-        (32_767,) * 3,
-        (2000, 1500, 1000),
-        (0, 24, 3),
-        (-20, 24, 3),
-        (20, 24, -3),
-        (1, 1, 1440),
-        (1440, 1, 1),
-    ):
+    shapes = [(32_767,) * 3, (2000, 1500, 1000), (0, 24, 3), (-20, 24, 3), (20, 24, -3), (1, 1, 1440), (1440, 1, 1)]
+    for shape in shapes:
         yield f"dim {shape}", nifti(dim=dims(*shape))
         yield f"gzip of dim {shape}", gzip.compress(nifti(dim=dims(*shape)))
     for axes in (-1, 0, 1, 2, 8, 300):
@@ -125,18 +107,8 @@ def volumes() -> Payloads:
     for offset in (np.nan, np.inf, -1.0, 0.0, 100.0, 1e9, 1e30):
         yield f"vox_offset {offset}", nifti(vox_offset=offset)
         yield f"gzip of vox_offset {offset}", gzip.compress(nifti(vox_offset=offset))
-    for datatype, bits in (
-        (0, 0),
-        (1, 1),
-        (16, 8),
-        (32, 64),
-        (128, 24),
-        (512, 16),
-        (1536, 128),
-        (2304, 32),
-        (9999, 16),
-    ):
-        yield f"datatype {datatype}", nifti(datatype=datatype, bitpix=bits)
+    for datatype in (0, 1, 16, 32, 128, 512, 1536, 2304, 9999):
+        yield f"datatype {datatype}", nifti(datatype=datatype, bitpix=16)
     for value in (np.nan, np.inf, -np.inf, 3e38):
         yield f"slope {value}", nifti(scl_slope=value, scl_inter=value)
         yield f"voxels of {value}", nifti(np.full((4, 4, 2), value, np.float32))

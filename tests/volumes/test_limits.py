@@ -13,6 +13,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless
 
 from samed_hf import SamedImageProcessor
+from samed_hf.cli import main
 from samed_hf.inference import Segmenter, segment_volume
 from samed_hf.volumes import InputLimits, Volume, read_volume, write_volume
 from samed_hf.volumes.dicom.pixels import _frame_size
@@ -79,6 +80,17 @@ def test_slices_of_a_scan_across_any_axis(tiny_model):
     for limits in ({"slices": 3}, {"pixels": 29}):
         with pytest.raises(ValueError, match=f"SAMED_MAX_{next(iter(limits)).upper()}"):
             segment_volume(segmenter, volume, limits=replace(InputLimits.local(), **limits))
+
+
+def test_the_command_line(tiny_adapter, tmp_path, monkeypatch, capfd):
+    write_volume(tmp_path / "scan.nii", Volume(SCAN, np.eye(4)))
+    for name, most in (("SLICES", 3), ("PIXELS", 29), ("SIDE", 5), ("VOXELS", 119), ("BYTES", 591)):
+        with monkeypatch.context() as context:
+            context.setenv(f"SAMED_MAX_{name}", str(most))
+            assert (
+                main(["predict", str(tiny_adapter), str(tmp_path / "scan.nii"), "--output", str(tmp_path / name)]) == 1
+            )
+        assert f"SAMED_MAX_{name}" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(("depth", "color"), [(1, 0), (8, 0), (16, 0), (8, 2), (16, 2), (4, 3), (8, 4), (16, 6)])
