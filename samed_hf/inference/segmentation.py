@@ -13,8 +13,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..model.image_processing_samed import SamedImageProcessor, resize_logits
+from ..model.image_inputs import to_numpy
+from ..model.image_processing_samed import SamedImageProcessor
 from ..model.modeling_samed import SamedForSemanticSegmentation
+from ..model.post_processing import resize_logits
 from ..transforms.augmentation import default_augmentation
 from ..transforms.slicing import SliceStack, cut_image, cut_slices, image_bounds, join_image, join_slices
 from ..utils.console import ProgressCallback
@@ -141,13 +143,12 @@ def predict_image(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Segment an open image at its own size; for a file, [`read_volume`] and [`segment_volume`] give the same labels.
 
-    transformers' image-segmentation pipeline gives them too, except that it reduces 16-bit images to 8 bits and turns
-    images by their EXIF orientation before this package receives them.
+    transformers' image-segmentation pipeline gives them too, except that it turns images by their EXIF orientation.
 
     Args:
         model: in evaluation mode.
-        image: a PIL image, or an array `(height, width)` or `(height, width, 3)`; uint8, or intensities in the unit of
-            the processor's window.
+        image: a PIL image, or an array or tensor `(height, width)` or with 3 channels; uint8, or intensities in the
+            unit of the processor's window.
         processor: defaults to the model's own.
 
     Returns:
@@ -158,7 +159,7 @@ def predict_image(
         ValueError: `image` is no finite image of at least 2 pixels each way.
     """
     segmenter = Segmenter.of(model, processor)
-    segmentation = _segment_slices(segmenter, segmenter.processor.image_slices(image), is_image=True)
+    segmentation = _segment_slices(segmenter, to_numpy(segmenter.processor.image_slices(image)), is_image=True)
     return segmentation.labels[0], segmentation.confidence[0]
 
 
