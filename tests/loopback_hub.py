@@ -1,8 +1,8 @@
 """A Hugging Face Hub on loopback: enough of its protocol for an unpatched huggingface_hub, repositories in memory.
 
 It implements creating repositories, commits with LFS uploads, branches, tags, pull requests, model info, trees and
-resolve, and the errors of missing, private and gated repositories. Large files are uploaded by LFS: Xet's storage is not imitated, so clients
-need `HF_HUB_DISABLE_XET=1`.
+resolve, and the errors of missing, private and gated repositories. Large files are uploaded by LFS: Xet's storage is
+not imitated, so clients need `HF_HUB_DISABLE_XET=1`.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from ..transforms.slicing import SliceStack, cut_image, cut_slices, image_bounds
 from ..utils.console import ProgressCallback
 from ..utils.threads import single_threaded_blas
 from ..volumes.geometry import Volume
+from ..volumes.limits import InputLimits
 from .batching import run_in_batches
 from .segmenter import Segmenter
 from .slices import narrow_labels, predict_logits
@@ -49,6 +50,7 @@ def segment_volume(
     progress: ProgressCallback | None = None,
     probabilities: Path | None = None,
     confidence_dtype: torch.dtype = torch.float16,
+    limits: InputLimits | None = None,
 ) -> Segmentation:
     """Segment a scan or an image on its own grid.
 
@@ -65,14 +67,16 @@ def segment_volume(
         progress: called with the number of slices done and the number of all slices.
         probabilities: path of a file to create for the softmax of every label.
         confidence_dtype: floating point type of the confidence.
+        limits: the most slices, and pixels of a slice; by default `InputLimits.local()`.
 
     Raises:
-        ValueError: another number of channels than the models', or NaN or infinity in the scan.
+        ValueError: another number of channels than the models', NaN or infinity in the scan, or beyond the limits.
     """
     if volume.array.dtype.kind == "f" and not (finite := np.isfinite(volume.array)).all():
         bad = finite.size - np.count_nonzero(finite)
         raise ValueError(f"The scan holds {bad} NaN or infinite values: expected finite intensities; replace them.")
     slices = cut_image(volume) if is_image else cut_slices(volume, segmenter.processor)
+    (limits or InputLimits.local()).check_slices(volume.path or "The scan", slices.shape)
     maps = _segment_slices(segmenter, slices, batch_size, tta, is_image, progress, probabilities, confidence_dtype)
     join = join_image if is_image else partial(join_slices, volume=volume, processor=segmenter.processor)
     labels, confidence = (np.ascontiguousarray(join(array)) for array in maps[:2])
