@@ -126,6 +126,10 @@ class SamedImageProcessor(BaseImageProcessor):
         """`image_size` as transformers has it: height and width."""
         return SizeDict(height=self.image_size, width=self.image_size)
 
+    @size.setter
+    def size(self, size: Any) -> None:
+        self.image_size = square_side(None, size)
+
     @property
     def channel_windows(self) -> list[list[float] | None]:
         """The intensity window of each channel."""

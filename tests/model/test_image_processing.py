@@ -132,6 +132,8 @@ def test_a_call_can_replace_the_settings(arguments, same):
     pixels = processor(image, **arguments)["pixel_values"]
     assert torch.equal(pixels, SamedImageProcessor(**{"image_size": 16} | same)(image)["pixel_values"])
     assert (processor.image_size, processor.intensity_window) == (16, [-125, 275])
+    processor.size = {"height": 24, "width": 24}
+    assert processor(image)["pixel_values"].shape == (1, 3, 24, 24)
 
 
 @pytest.mark.parametrize(
