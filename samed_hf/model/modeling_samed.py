@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForSemanticSegmentation
 from transformers import initialization as init
 from transformers.models.sam.modeling_sam import SamModel
 from transformers.utils import ModelOutput
@@ -155,4 +155,5 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
 register_sam_conversion("SamedForSemanticSegmentation")
 AutoConfig.register(SamedConfig.model_type, SamedConfig)
 AutoImageProcessor.register(SamedConfig, slow_image_processor_class=SamedImageProcessor)
+AutoModel.register(SamedConfig, SamedForSemanticSegmentation)
 AutoModelForSemanticSegmentation.register(SamedConfig, SamedForSemanticSegmentation)
