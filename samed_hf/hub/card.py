@@ -135,7 +135,7 @@ def split_card(text: str) -> tuple[dict[str, Any], str]:
         metadata = yaml.safe_load(match[1]) if match else None
     except yaml.YAMLError as error:
         raise ValueError(
-            f"The metadata of the card are no YAML ({' '.join(str(error).split())}): correct them."
+            f"The metadata of the present README.md are no YAML ({' '.join(str(error).split())}): correct them."
         ) from error
     return metadata if isinstance(metadata, dict) else {}, text[match.end() :] if match else text
 

@@ -119,7 +119,7 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
     def _inject_layers(
         self,
         files: AdapterFiles,
-        base: tuple[str | None, str | None],
+        download: dict[str, Any],
         name: str,
         config: SamedConfig,
         is_trainable: bool,

@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
     RevisionResolutionError,
 )
 from huggingface_hub.utils import httpx
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils import cached_file
 
 from ..utils.text import one_line
 
@@ -55,16 +55,13 @@ def fetch_file(source: str, name: str, download: dict[str, Any]) -> Path | None:
     try:
         file = cached_file(source, name, **download)
     except (OSError, httpx.HTTPError) as error:
-        causes = [error, *([error.__cause__] if error.__cause__ else [])]
-        if _is_offline(download) and any(isinstance(cause, LocalEntryNotFoundError) for cause in causes):
+        cause = error.__cause__ or error
+        if isinstance(cause, LocalEntryNotFoundError) and _is_offline(download):
             return None
-        if any(
-            isinstance(cause, httpx.TransportError | LocalEntryNotFoundError) or _is_server_error(cause)
-            for cause in causes
-        ):
+        if isinstance(cause, httpx.TransportError | LocalEntryNotFoundError) or _is_server_error(cause):
             raise _connection_error(source, name, error) from error
-        if isinstance(error, OSError) and error.__cause__ is None:
-            return None
+        if type(error) is OSError and error.errno is None and error.__cause__ is None:
+            return None  # transformers' error of a missing file
         raise
     return None if file is None else Path(file)
 
@@ -88,12 +85,10 @@ def fetch_weights(source: str, download: dict[str, Any], variant: str | None = N
     """
     if Path(source).is_dir() or download.get("force_download"):
         return
-    names = [
-        name if variant is None else f".{variant}.".join(name.rsplit(".", 1))
-        for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
-    ]
-    if fetch_file(source, names[0], download) is None:
-        for shard in sorted(set(fetch_json(source, names[1], download).get("weight_map", {}).values())):
+    infix = f".{variant}" if variant else ""
+    if fetch_file(source, f"model{infix}.safetensors", download) is None:
+        index = fetch_json(source, f"model.safetensors.index{infix}.json", download)
+        for shard in sorted(set(index.get("weight_map", {}).values())):
             fetch_file(source, shard, download)
 
 
