@@ -130,9 +130,9 @@ def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
 def split_card(text: str) -> tuple[dict[str, Any], str]:
     """The metadata of a card and the text after them."""
     text = text.replace("\r\n", "\n")
-    match = re.match(r"---[ \t]*\n(.*?)\n?---[ \t]*(\n|\Z)", text, re.DOTALL)
+    match = re.match(r"---[ \t]*\n(.*?\n)??---[ \t]*(?:\n|\Z)", text, re.DOTALL)
     try:
-        metadata = yaml.safe_load(match[1]) if match else None
+        metadata = yaml.safe_load(match[1] or "") if match else None
     except yaml.YAMLError as error:
         raise ValueError(
             f"The metadata of the present README.md are no YAML ({' '.join(str(error).split())}): correct them."
@@ -152,9 +152,8 @@ def _merge(card: str, present: str, is_licensed: bool) -> str:
     place = marked or unmarked
     before, after = (text[: place.start()], text[place.end() :]) if place else (f"{text.strip()}\n\n", "\n")
     lists = {key: _as_list(theirs.get(key)) + _as_list(ours.get(key)) for key in ("tags", "datasets")}
-    widget = [one for one in _as_list(theirs.get("widget")) if "examples/" not in str(one)] + _as_list(
-        ours.get("widget")
-    )
+    own_examples = [one for one in _as_list(theirs.get("widget")) if "examples/" not in str(one)]
+    widget = own_examples + _as_list(ours.get("widget"))
     merged = ours | {key: value for key, value in theirs.items() if key not in _RENEWED}
     merged |= {key: list(dict.fromkeys(values)) for key, values in lists.items() if values}
     merged |= {"widget": widget} if widget else {}

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..utils.source import package_source
-from .card import AUTO_MAPPING, LICENSES, PRIVATE_SETTINGS, is_local_base, named_base, read_json, split_card, write_card
+from .card import AUTO_MAPPING, PRIVATE_SETTINGS, is_local_base, named_base, read_json, split_card, write_card
 
 __all__ = ["ADAPTER_DIRECTORY", "ADAPTER_FILES", "OUTDATED", "check_adapter", "check_source"]
 __all__ += ["lay_out_repository", "refuse_links"]
@@ -145,7 +145,7 @@ def lay_out_repository(
     _write_json(target / "config.json", _without_paths(config) | bases)
     if card or (card := _local_card(directory / "README.md")):
         (target / "README.md").write_text(card, encoding="utf-8")
-    write_card(target, name=repo_id, licenses=licenses or {key: settings.get(key) for key in LICENSES}, source=source)
+    write_card(target, name=repo_id, licenses=licenses, source=source)
     return target
 
 
@@ -198,10 +198,11 @@ def _copy_images(directory: Path, target: Path, images: list[Path]) -> None:
     """Copy the training's curve and the images of cases, whose names are replaced by numbers."""
     if (curve := directory / "training_curve.png").is_file():
         shutil.copyfile(curve, target / curve.name)
-    for number, path in enumerate(images):
-        copy = target / (path.name if path.parent == directory else f"examples/example-{number}.png")
-        copy.parent.mkdir(exist_ok=True)
-        shutil.copyfile(path, copy)
+    examples = [path for path in images if path.parent != directory]
+    for path in images:
+        name = f"examples/example-{examples.index(path) + 1}.png" if path in examples else path.name
+        (target / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, target / name)
 
 
 def _images_to_upload(directory: Path, settings: dict[str, Any], images: bool | None) -> list[Path]:
