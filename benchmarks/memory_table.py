@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from samed_hf.diagnostics.fitting import MODELS, base_config
-from samed_hf.diagnostics.memory import StepSettings, estimate_training
+from samed_hf.diagnostics.memory import MODELS, StepSettings, base_config, estimate_training
 from samed_hf.utils.atomic import write_text
 
 _BATCH_SIZES = (1, 12)

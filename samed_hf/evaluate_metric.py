@@ -1,7 +1,5 @@
 """Dice and HD95 as an `evaluate.Metric`, in a separate module because importing evaluate takes seconds."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -53,21 +51,17 @@ class SamedMetric(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
         # A map is stored as the bytes of a .npy file: Arrow returns nested lists as one Python object per voxel
         # (gigabytes for a few volumes) and fixes the number of axes.
-        features = {"predictions": datasets.Value("large_binary"), "references": datasets.Value("large_binary")}
+        maps = datasets.Value("large_binary")
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             citation=_CITATION,
             inputs_description=_INPUTS,
-            features=datasets.Features(features),
+            features=datasets.Features({"predictions": maps, "references": maps}),
             reference_urls=["https://arxiv.org/abs/2304.13785"],
         )
 
     def add_batch(self, *, predictions: Any = None, references: Any = None) -> None:
-        """Add several cases.
-
-        Raises:
-            ValueError: If the numbers of maps differ, a map is not of integers, or the shapes of a pair differ.
-        """
+        """Add several cases; maps of which the numbers, types or shapes don't fit are refused."""
         if predictions is None or references is None:
             raise ValueError("predictions or references is missing, expected a list of label maps for each.")
         if len(predictions) != len(references):
@@ -75,17 +69,30 @@ class SamedMetric(evaluate.Metric):
                 f"predictions holds {len(predictions)} label maps and references {len(references)}, expected one "
                 "prediction for each reference; a single case is passed as a list of one map."
             )
-        pairs = [_encoded_pair(*pair) for pair in zip(predictions, references, strict=True)]
-        super().add_batch(predictions=[pair[0] for pair in pairs], references=[pair[1] for pair in pairs])
+        encoded: list[list[bytes]] = [[], []]
+        for prediction, reference in zip(map(np.asarray, predictions), map(np.asarray, references), strict=True):
+            for name, array in (("predictions", prediction), ("references", reference)):
+                if array.ndim not in (2, 3) or not (np.issubdtype(array.dtype, np.integer) or array.dtype == bool):
+                    raise ValueError(
+                        f"{name} holds a map of shape {array.shape} and dtype {array.dtype}, expected a list of "
+                        "integer label maps with two or three axes; a single case is passed as a list of one map."
+                    )
+            if prediction.shape != reference.shape:
+                raise ValueError(
+                    f"predictions holds a map of shape {prediction.shape} and references one of shape "
+                    f"{reference.shape} for the same case, expected the same; bring the prediction back to the grid of "
+                    "the reference."
+                )
+            for files, array in zip(encoded, (prediction, reference), strict=True):
+                is_small = array.size and array.min() >= 0 and array.max() <= np.iinfo(np.uint8).max
+                file = io.BytesIO()
+                np.save(file, array.astype(np.uint8, copy=False) if is_small else array, allow_pickle=False)
+                files.append(file.getvalue())
+        super().add_batch(predictions=encoded[0], references=encoded[1])
 
     def add(self, *, prediction: Any = None, reference: Any = None) -> None:
-        """Add one case.
-
-        Raises:
-            ValueError: If a map is not of integers or the shapes differ.
-        """
-        encoded_prediction, encoded_reference = _encoded_pair(prediction, reference)
-        super().add(prediction=encoded_prediction, reference=encoded_reference)
+        """Add one case; maps that aren't of integers or differ in shape are refused."""
+        self.add_batch(predictions=[prediction], references=[reference])
 
     def _compute(
         self,
@@ -96,7 +103,7 @@ class SamedMetric(evaluate.Metric):
         spacing: Sequence[float] | Sequence[Sequence[float]] | None = None,
         cases: Sequence[str] | None = None,
     ) -> dict[str, Any]:
-        names = [str(index) for index in range(len(predictions))] if cases is None else list(cases)
+        names = list(map(str, range(len(predictions)))) if cases is None else list(cases)
         if len(names) != len(predictions) or len(set(names)) < len(names):
             raise ValueError(f"cases is {names}, expected {len(predictions)} different names, one for each label map.")
         spacings: list[Any] = [spacing] * len(names)
@@ -104,37 +111,8 @@ class SamedMetric(evaluate.Metric):
             spacings = list(spacing)
         if len(spacings) != len(names):
             raise ValueError(f"spacing holds {len(spacings)} entries, expected one spacing, or one for each case.")
-        scores = {
-            name: score_case(_decode(prediction), _decode(reference), id2label, protocol, case_spacing)
-            for name, prediction, reference, case_spacing in zip(names, predictions, references, spacings, strict=True)
-        }
+        scores = {}
+        for name, *files, case_spacing in zip(names, predictions, references, spacings, strict=True):
+            prediction, reference = (np.load(io.BytesIO(file), allow_pickle=False) for file in files)
+            scores[name] = score_case(prediction, reference, id2label, protocol, case_spacing)
         return summarize(scores, protocol)
-
-
-def _encoded_pair(prediction: Any, reference: Any) -> tuple[bytes, bytes]:
-    """Check and encode both label maps; a wrong map is thus refused when it is added."""
-    prediction, reference = np.asarray(prediction), np.asarray(reference)
-    for name, array in (("predictions", prediction), ("references", reference)):
-        if array.ndim not in (2, 3) or not (np.issubdtype(array.dtype, np.integer) or array.dtype == bool):
-            raise ValueError(
-                f"{name} holds a map of shape {array.shape} and dtype {array.dtype}, expected a list of integer label "
-                "maps with two or three axes; a single case is passed as a list of one map."
-            )
-    if prediction.shape != reference.shape:
-        raise ValueError(
-            f"predictions holds a map of shape {prediction.shape} and references one of shape {reference.shape} for "
-            "the same case, expected the same; bring the prediction back to the grid of the reference."
-        )
-    return _encode(prediction), _encode(reference)
-
-
-def _encode(array: np.ndarray) -> bytes:
-    if array.size and array.min() >= 0 and array.max() <= np.iinfo(np.uint8).max:
-        array = array.astype(np.uint8, copy=False)
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
-
-
-def _decode(data: bytes) -> np.ndarray:
-    return np.load(io.BytesIO(data), allow_pickle=False)

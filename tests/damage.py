@@ -1,4 +1,4 @@
-"""Files damaged in every way that a disk, a network or a person manages, always the same ones."""
+"""Damaged files of many kinds, always the same ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CUTS = (0, 1, 10, 200, 0.3, 0.6, 0.9, 0.99)
 
 
 def damaged(content: bytes, seed: int = 0, flips: int = 8) -> Iterator[tuple[str, bytes]]:
-    """What a file's content can become, each with a word for it."""
+    """Yield the damaged contents of a file, each with a name."""
     generator = np.random.default_rng(seed)
     for cut in CUTS:
         length = int(cut * len(content)) if isinstance(cut, float) else min(cut, len(content) - 1)
@@ -20,8 +20,8 @@ def damaged(content: bytes, seed: int = 0, flips: int = 8) -> Iterator[tuple[str
         changed = bytearray(content)
         # Half of the flips hit the header, where they hurt most.
         reach = min(len(content), 400) if flip % 2 else len(content)
-        for place in generator.integers(0, reach, 1 + flip):
-            changed[place] ^= 1 << int(generator.integers(0, 8))
+        for position in generator.integers(0, reach, 1 + flip):
+            changed[position] ^= 1 << int(generator.integers(0, 8))
         yield f"flipped-{flip}", bytes(changed)
     yield "zeros", bytes(len(content))
     yield "noise", generator.bytes(len(content))
@@ -30,6 +30,8 @@ def damaged(content: bytes, seed: int = 0, flips: int = 8) -> Iterator[tuple[str
     yield "hole", content[: len(content) // 2] + bytes(64) + content[len(content) // 2 + 64 :]
 
 
-def leftovers(folder: Path) -> list[str]:
-    """Files and folders that only a write broken off leaves behind."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.name.startswith((".", "tmp")))
+def leftovers(directory: Path) -> list[str]:
+    """Files and directories that only an interrupted write leaves behind."""
+    return sorted(
+        str(path.relative_to(directory)) for path in directory.rglob("*") if path.name.startswith((".", "tmp"))
+    )

@@ -13,7 +13,7 @@ LABELS = {0: "background", 1: "disc", 2: "bar"}
 
 
 def make_scans(count: int = 6, shape: tuple[int, int, int] = (20, 24, 5), seed: int = 0) -> dict:
-    """Scans `(x, y, z)` int16 in LPS with their label maps, by the case's name: a disc and a bar at random places."""
+    """Scans `(x, y, z)` int16 in LPS with their label maps by the case's name: a disc and a bar at random positions."""
     generator = np.random.default_rng(seed)
     scans = {}
     x, y = np.mgrid[: shape[0], : shape[1]]
@@ -75,19 +75,19 @@ def write_folders(root: Path, scans: dict, suffix: str = ".nii.gz") -> Path:
 
 def write_pictures(root: Path, scans: dict) -> Path:
     """Every slice as a PNG, called as the slices of their case."""
-    for folder in ("images", "masks"):
-        (root / folder).mkdir(parents=True)
+    for directory in ("images", "masks"):
+        (root / directory).mkdir(parents=True)
     for name, (image, label) in scans.items():
         for index in range(image.shape[2]):
-            picture = f"{name}_slice{index:03d}.png"
-            Image.fromarray(image[..., index].T.astype(np.uint8)).save(root / "images" / picture)
-            Image.fromarray(label[..., index].T).save(root / "masks" / picture)
+            file_name = f"{name}_slice{index:03d}.png"
+            Image.fromarray(image[..., index].T.astype(np.uint8)).save(root / "images" / file_name)
+            Image.fromarray(label[..., index].T).save(root / "masks" / file_name)
     (root / "labels.txt").write_text("\n".join(LABELS.values()))
     return root
 
 
 def write_rows(root: Path, scans: dict, kind: str = "nifti", splits: dict | None = None) -> Path:
-    """A saved Hugging Face data set: whole scans as NIfTI, or every slice as a picture with its case."""
+    """A saved Hugging Face data set: whole scans as NIfTI, or every slice as an image with its case."""
     import datasets
 
     def table(names):

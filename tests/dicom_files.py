@@ -61,7 +61,7 @@ def series_affine(
     origin: Sequence[float] = ORIGIN,
     shift: Sequence[float] = (0.0, 0.0, 0.0),
 ) -> np.ndarray:
-    """What the series that `write_series` writes with these lies on: indices to mm, RAS+."""
+    """The affine of the series that `write_series` writes with these arguments: indices to mm, RAS+."""
     row, column = np.array(orientation[:3], float), np.array(orientation[3:], float)
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1] = row * spacing[0], column * spacing[1]
@@ -71,7 +71,7 @@ def series_affine(
 
 
 def write_series(
-    folder: Path,
+    directory: Path,
     stored: np.ndarray | None = None,
     *,
     modality: str = "CT",
@@ -92,13 +92,13 @@ def write_series(
     """Write a series of single-frame files.
 
     Args:
-        folder: Made where it isn't there.
+        directory: Created if it does not exist.
         stored: Stored values `(columns, rows, slices)`; [`stored_scan`] by default.
         modality: "CT", "MR" or "PT".
         orientation: ImageOrientationPatient.
         spacing: Between columns, rows and slices, in mm.
         origin: ImagePositionPatient of the first slice.
-        shift: What each slice is shifted by sideways, in mm, as under a gantry's tilt.
+        shift: Sideways shift of each slice in mm, as of a tilted gantry.
         rescale: Slope and intercept, of all slices or of each.
         syntax: How the files are encoded.
         preamble: Whether they begin with a preamble and the file's meta information.
@@ -111,7 +111,7 @@ def write_series(
     Returns:
         The files, in the order of the slices.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     stored = stored_scan() if stored is None else stored
     row, column = np.array(orientation[:3], float), np.array(orientation[3:], float)
     step = np.cross(row, column) * spacing[2] + shift
@@ -131,7 +131,7 @@ def write_series(
         set_pixels(dataset, stored[:, :, index].T)
         if change is not None:
             change(dataset, index)
-        files.append(save(dataset, folder / name(index), syntax, preamble))
+        files.append(save(dataset, directory / name(index), syntax, preamble))
     return files
 
 
@@ -220,8 +220,8 @@ def _compressed(image: np.ndarray, compressor: str) -> bytes:
     writer.SetImageIO("GDCMImageIO")
     writer.UseCompressionOn()
     writer.SetCompressor(compressor)
-    with tempfile.TemporaryDirectory() as folder:
-        file = str(Path(folder, "image.dcm"))
+    with tempfile.TemporaryDirectory() as directory:
+        file = str(Path(directory, "image.dcm"))
         writer.SetFileName(file)
         writer.Execute(SimpleITK.GetImageFromArray(image[None]))
         return get_frame(pydicom.dcmread(file).PixelData, 0, number_of_frames=1)

@@ -10,10 +10,9 @@ __all__ = ["add_parser", "run"]
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Add the command's arguments."""
     parser = commands.add_parser("compare", help="compare scores with the paper's, by organ")
-    parser.add_argument("metrics", metavar="METRICS.json", help="file that samed-hf evaluate wrote, or its directory")
-    parser.add_argument(
-        "--preset", choices=("samed", "samed_s", "samed_h"), default="samed", help="which of the paper's runs [samed]"
-    )
+    add, presets = parser.add_argument, ("samed", "samed_s", "samed_h")
+    add("metrics", metavar="METRICS.json", help="file that samed-hf evaluate wrote, or its directory")
+    add("--preset", choices=presets, default="samed", help="which of the paper's runs [samed]")
     parser.set_defaults(run=run)
 
 

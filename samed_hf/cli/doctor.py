@@ -19,11 +19,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the diagnosis.
-
-    Returns:
-        0, or 1 where a required package is missing or broken.
-    """
+    """Print the diagnosis, and return 1 where a required package is missing or broken, or else 0."""
     from ..diagnostics.doctor import diagnose, format_diagnosis
 
     with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import traceback
 from collections.abc import Callable, Sequence
-from types import TracebackType
 
 from .. import __version__
-from ..utils.logging import console_logging
+from ..utils.console import console_logging
 from . import compare, convert, doctor, evaluate, predict, prepare, push, train, validate
 
 __all__ = ["main", "make_parser", "run_command"]
@@ -18,10 +18,7 @@ _COMMANDS = (prepare, validate, train, evaluate, predict, convert, compare, push
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        argv: the command and its arguments; by default those of the process.
+    """Run the command with its arguments in `argv`, by default those of the process.
 
     Returns:
         The exit status: 0, 1 where some cases failed, or 2 for bad input. argparse itself exits on unknown arguments.
@@ -37,10 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of all commands.
-
-    Its result has `run`, the command's function, and `log_level`.
-    """
+    """The parser of all commands; its result has `run`, the command's function, and `log_level`."""
     parser = argparse.ArgumentParser(prog="samed-hf", description="SAMed: Segment Anything for medical images.")
     parser.add_argument("--version", action="version", version=f"samed-hf {__version__}")
     parser.set_defaults(accepts_rest=False)
@@ -73,11 +67,8 @@ def _add_verbosity(parser: argparse.ArgumentParser, default: int | str) -> None:
 def run_command(command: Callable[[], int | None]) -> int:
     """Run `command` and print its errors in one line on standard error.
 
-    Args:
-        command: returns its exit status; `None` is 0.
-
     Returns:
-        The exit status: that of `command`, 2 after an error, or 130 after Ctrl-C.
+        The exit status: that of `command`, where `None` is 0; 2 after an error, or 130 after Ctrl-C.
     """
     try:
         return command() or 0
@@ -101,17 +92,11 @@ def _broken_package(error: BaseException | None) -> str | None:
     while error is not None:
         if isinstance(error, ImportError) and error.name:
             package = error.name.partition(".")[0]
-        package = _imported_at(error.__traceback__) or package
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        modules = [frame.f_globals.get("__name__") for frame in frames if frame.f_code.co_name == "<module>"]
+        # The innermost package whose module was being run.
+        imported = str(modules[-1]).partition(".")[0] if modules else "__main__"
+        if imported not in ("samed_hf", "__main__"):
+            package = imported
         error = error.__cause__
     return None if package == "samed_hf" else package
-
-
-def _imported_at(traceback: TracebackType | None) -> str | None:
-    """The innermost package whose module was being run, other than this one."""
-    package = None
-    while traceback is not None:
-        frame = traceback.tb_frame
-        if frame.f_code.co_name == "<module>":
-            package = str(frame.f_globals.get("__name__")).partition(".")[0]
-        traceback = traceback.tb_next
-    return None if package in ("samed_hf", "__main__") else package

@@ -6,14 +6,14 @@ import argparse
 import dataclasses
 import sys
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..utils.text import printable
 from ..volumes.registry import LABEL_FORMATS
-from .options import add_computing, hide_loading_bars, names
-from .processes import FailedElsewhereError, on_all_ranks, on_main_rank, start_processes
+from .common import add_computing, hide_loading_bars, names, start_processes
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -31,33 +31,26 @@ _TIMEOUT = timedelta(days=14)
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Add the command's arguments."""
     parser = commands.add_parser("predict", help="segment scans")
-    parser.add_argument("adapter", metavar="ADAPTER", help="directory or Hub id")
-    parser.add_argument(
-        "inputs", metavar="INPUT", nargs="+", help="NIfTI, NRRD, MHA, DICOM or image files, or directories of them"
-    )
-    parser.add_argument("--output", required=True, metavar="DIR", help="directory for the segmentations")
-    parser.add_argument(
-        "--format",
-        choices=LABEL_FORMATS,
-        help="of the segmentations [the scan's own: DICOM-SEG for DICOM, PNG for images]",
-    )
-    parser.add_argument("--labels", type=names, metavar="A,B,…", help="labels to keep [all]")
-    parser.add_argument("--per_class", action="store_true", help="write a mask for each label too")
-    parser.add_argument("--probabilities", action="store_true", help="write each label's probability too, as 4-D file")
-    parser.add_argument(
-        "--ensemble", nargs="+", default=[], metavar="ADAPTER", help="more adapters of the same labels, averaged"
-    )
-    parser.add_argument("--tta", action="store_true", help="test-time augmentation: average turned and mirrored views")
-    parser.add_argument(
-        "--keep_largest", type=names, metavar="all|A,B,…", help="keep only the largest piece of these labels [none]"
-    )
-    parser.add_argument(
-        "--min_island_ml", metavar="ML|A=ML,…", help="remove pieces below this size, of all labels or of some [none]"
-    )
+    add = parser.add_argument
+    add("adapter", metavar="ADAPTER", help="directory or Hub id")
+    add("inputs", metavar="INPUT", nargs="+", help="NIfTI, NRRD, MHA, DICOM or image files, or directories of them")
+    add("--output", required=True, metavar="DIR", help="directory for the segmentations")
+    text = "of the segmentations [the scan's own: DICOM-SEG for DICOM, PNG for images]"
+    add("--format", choices=LABEL_FORMATS, help=text)
+    add("--labels", type=names, metavar="A,B,…", help="labels to keep [all]")
+    add("--per_class", action="store_true", help="write a mask for each label too")
+    add("--probabilities", action="store_true", help="write each label's probability too, as 4-D file")
+    text = "more adapters of the same labels, averaged"
+    add("--ensemble", nargs="+", default=[], metavar="ADAPTER", help=text)
+    add("--tta", action="store_true", help="test-time augmentation: average turned and mirrored views")
+    text = "keep only the largest component of these labels [none]"
+    add("--keep_largest", type=names, default=(), metavar="all|A,B,…", help=text)
+    text = "remove components below this size, of all labels or of some [none]"
+    add("--min_island_ml", metavar="ML|A=ML,…", help=text)
     add_computing(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace existing segmentations")
-    parser.add_argument("--no_preview", action="store_true", help="draw no image of each case")
-    parser.add_argument("--no_report", action="store_true", help="write no report.html")
+    add("--overwrite", action="store_true", help="replace existing segmentations")
+    add("--no_preview", action="store_false", dest="preview", help="draw no image of each case")
+    add("--no_report", action="store_true", help="write no report.html")
     parser.set_defaults(run=run)
 
 
@@ -66,9 +59,6 @@ def run(args: argparse.Namespace) -> int:
 
     Returns:
         0, or 1 where some cases failed, 2 where all did; of several processes the main one's status counts.
-
-    Raises:
-        ValueError: invalid arguments, or a model that can't be loaded.
     """
     start_processes(args.argv)
     hide_loading_bars()
@@ -76,13 +66,16 @@ def run(args: argparse.Namespace) -> int:
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
 
-    settings = _settings(args)
+    from ..prediction import PredictionSettings
+
+    given = {field.name: getattr(args, field.name) for field in dataclasses.fields(PredictionSettings)}
+    settings = PredictionSettings(**given | {"min_island_ml": _sizes(args.min_island_ml)})
     # Without an accelerator, Accelerate starts a process group only if `cpu` is set.
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     state = PartialState(on_cpu, timeout=_TIMEOUT)
     try:
         return _predict(args, settings, state)
-    except FailedElsewhereError:
+    except _FailedElsewhereError:
         return 2
     finally:
         state.destroy_process_group()
@@ -90,40 +83,61 @@ def run(args: argparse.Namespace) -> int:
 
 def _predict(args: argparse.Namespace, settings: PredictionSettings, state: PartialState) -> int:
     """Segment this process's share of the scans; the main process gathers the results."""
-    from accelerate.utils import gather_object
+    from accelerate.utils import broadcast_object_list, gather_object
 
+    from ..inference import Segmenter
     from ..prediction import predict_cases
+    from ..training.checkpointing.provenance import package_versions
 
-    started = time.monotonic()
-    output = Path(args.output)
+    def load() -> Segmenter:
+        segmenter = Segmenter.load([args.adapter, *args.ensemble], dtype=args.dtype)
+        settings.check_labels(segmenter.id2label)
+        return segmenter
+
+    started, output = time.monotonic(), Path(args.output)
     created = not output.exists()
-    jobs, unreadable = on_main_rank(state, lambda: _plan(args, output, settings))
+    plan = _on_all_ranks(state, lambda: _plan(args, output, settings) if state.is_main_process else ([], []))
+    jobs, unreadable = broadcast_object_list([plan])[0]
+    segmenter: Segmenter = _on_all_ranks(state, load)
     mine = jobs[state.process_index :: state.num_processes]
-    segmenter = on_all_ranks(state, lambda: _load(args, settings))
     records = predict_cases(segmenter, mine, output, settings, bar=None if state.num_processes == 1 else False)
     records = gather_object(records)
     if not state.is_main_process:
         return 0
     order = {job.scan.name: job.number for job in jobs}
     records = sorted(records, key=lambda record: order[record["name"]]) + unreadable
-    description = _describe(args, settings, segmenter, state.num_processes, time.monotonic() - started)
-    return _finish(args, output, description | {"cases": records}, created)
+    models, first = {"adapter": args.adapter, "ensemble": list(args.ensemble)}, segmenter.models[0]
+    machine = {"device": str(first.device), "dtype": str(first.dtype).removeprefix("torch.")}
+    run = {
+        "created": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
+        "seconds": round(time.monotonic() - started, 2),
+        "labels": {str(index): name for index, name in settings.requested(segmenter.id2label).items()},
+        "settings": models | dataclasses.asdict(settings) | machine | {"num_processes": state.num_processes},
+        "versions": package_versions(),
+        "cases": records,
+    }
+    return _finish(args, output, run, created)
 
 
-def _settings(args: argparse.Namespace) -> PredictionSettings:
-    from ..prediction import PredictionSettings
+class _FailedElsewhereError(Exception):
+    """Another process failed, and reports the error."""
 
-    return PredictionSettings(
-        format=args.format,
-        labels=None if args.labels is None else tuple(args.labels),
-        probabilities=args.probabilities,
-        per_class=args.per_class,
-        tta=args.tta,
-        keep_largest=tuple(args.keep_largest or ()),
-        min_island_ml=_sizes(args.min_island_ml),
-        batch_size=args.batch_size,
-        preview=not args.no_preview,
-    )
+
+def _on_all_ranks(state: PartialState, work: Callable[[], Any]) -> Any:
+    """Call `work` in every process; of those where it fails the first raises the error, and all others end silently."""
+    from accelerate.utils import gather_object
+
+    failure: Exception | None = None
+    try:
+        result = work()
+    except (ValueError, OSError, MemoryError, ImportError) as error:
+        failure = error
+    failed = gather_object([failure is not None])
+    if not any(failed):
+        return result
+    if failure is None or state.process_index != failed.index(True):
+        raise _FailedElsewhereError
+    raise failure
 
 
 def _sizes(text: str | None) -> dict[str, float]:
@@ -149,11 +163,16 @@ def _plan(
     args: argparse.Namespace, output: Path, settings: PredictionSettings
 ) -> tuple[list[Job], list[dict[str, Any]]]:
     """Return the scans to segment, and records of the inputs without a scan, which don't stop the run."""
+    from ..model.image_processing_samed import SamedImageProcessor
     from ..prediction.files import plan_jobs
     from ..volumes import find_scans
     from ..volumes.discovery import search_scans
 
-    num_channels = _num_channels(args.adapter)
+    try:
+        content, _ = SamedImageProcessor.get_image_processor_dict(args.adapter)
+    except (OSError, ValueError):  # loading the adapter raises the error
+        content = {}
+    num_channels = len(content.get("channel_names") or [""])  # images that make a scan
     inputs: list[str] = []
     unreadable: list[dict[str, Any]] = []
     for path in args.inputs:
@@ -169,54 +188,17 @@ def _plan(
     return plan_jobs(scans, output, settings, overwrite=args.overwrite), unreadable
 
 
-def _num_channels(adapter: str) -> int:
-    """How many images make a scan for this adapter; if its configuration can't be read, loading it raises the error."""
-    from ..model.image_processing_samed import SamedImageProcessor
-
-    try:
-        content, _ = SamedImageProcessor.get_image_processor_dict(adapter)
-    except (OSError, ValueError):
-        return 1
-    return len(content.get("channel_names") or [""])
-
-
-def _load(args: argparse.Namespace, settings: PredictionSettings) -> Segmenter:
-    from ..inference import Segmenter
-
-    segmenter = Segmenter.load([args.adapter, *args.ensemble], dtype=args.dtype)
-    settings.check_labels(segmenter.id2label)
-    return segmenter
-
-
-def _describe(
-    args: argparse.Namespace, settings: PredictionSettings, segmenter: Segmenter, num_processes: int, seconds: float
-) -> dict[str, Any]:
-    """The content of `predictions.json`, without the cases."""
-    from ..training.checkpointing.record import package_versions
-
-    models = {"adapter": args.adapter, "ensemble": list(args.ensemble)}
-    first = segmenter.models[0]
-    machine = {"device": str(first.device), "dtype": str(first.dtype).removeprefix("torch.")}
-    return {
-        "created": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
-        "seconds": round(seconds, 2),
-        "labels": {str(index): name for index, name in settings.requested(segmenter.id2label).items()},
-        "settings": models | dataclasses.asdict(settings) | machine | {"num_processes": num_processes},
-        "versions": package_versions(),
-    }
-
-
 def _finish(args: argparse.Namespace, output: Path, run: dict[str, Any], created: bool) -> int:
-    """Write the report if a case succeeded, and list the cases that failed."""
-    from ..prediction.files import REPORT, RUN, keep_earlier
-    from ..prediction.report import write_report, write_run
+    """Write the report if a case succeeded, list the cases that failed, and return the exit status."""
+    from ..prediction.files import REPORT, RUN, keep_earlier, write_json
+    from ..prediction.run import write_report
 
     failed = [case for case in run["cases"] if case["status"] == "failed"]
     done = len(run["cases"]) - len(failed)
     if done:
         if not args.overwrite:
             keep_earlier(output)
-        write_run(output / RUN, run)
+        write_json(output / RUN, run)
         if not args.no_report:
             write_report(output / REPORT, run)
         print(f"wrote       {printable(output / (RUN if args.no_report else REPORT))}", flush=True)

@@ -13,9 +13,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     synapse = kinds.add_parser("synapse", help="raw BTCV scans to the Synapse layout")
     synapse.add_argument("raw", metavar="RAW_TRAINING_DIR", help="BTCV's RawData/Training, with img and label")
     synapse.add_argument("--output", required=True, metavar="DIR", help="directory to create")
-    synapse.add_argument(
-        "--train_size", type=int, default=224, help="side of the training slices in pixels; 0 keeps the scan's [224]"
-    )
+    text = "side of the training slices in pixels; 0 keeps the scan's [224]"
+    synapse.add_argument("--train_size", type=int, default=224, help=text)
     synapse.set_defaults(run=_prepare_synapse)
     phantom = kinds.add_parser("phantom", help="synthetic patients in the Synapse layout")
     phantom.add_argument("--output", required=True, metavar="DIR", help="directory to create")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .processes import start_processes
+from .common import start_processes
 
 __all__ = ["add_parser", "run"]
 
@@ -25,12 +25,12 @@ def run(args: argparse.Namespace) -> None:
     start_processes(args.argv)
     from ..training.settings_file import parse_command
 
-    settings, dry_run = parse_command(args.rest, "samed-hf train", _DESCRIPTION)
+    settings, dry_run = parse_command(args.rest, prog="samed-hf train", description=_DESCRIPTION)
     if dry_run:
         from ..training.dry_run import log_plan
 
         log_plan(settings)
     else:
-        from ..training.pipeline import run_training
+        from ..training.run import run_training
 
         run_training(settings)

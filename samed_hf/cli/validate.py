@@ -10,13 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..utils.progress import ProgressBar
+from ..utils.console import ProgressBar
 from ..utils.text import printable
 
 if TYPE_CHECKING:
-    from ..data import CaseDataset
     from ..validation import Problem, Validation
-    from ..validation.advice import Advice
 
 __all__ = ["add_parser", "run"]
 
@@ -31,29 +29,21 @@ _COLUMNS = ("dataset_config_name", "image_column", "label_column", "case_column"
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Add the command's arguments."""
     parser = commands.add_parser("validate", help="check a data set before training on it")
-    parser.add_argument("data", metavar="DIR", help="data set in any layout that training reads, or a Hub id")
-    parser.add_argument(
-        "--output", metavar="DIR", help="directory for fingerprint.json, validation.html [outputs/validation-NAME]"
-    )
-    parser.add_argument(
-        "--tolerance",
-        type=float,
-        default=_TOLERANCE,
-        metavar="SHARE",
-        help="largest distance of image and label grid, as a share of a voxel [0.1]",
-    )
-    parser.add_argument("--label_names", nargs="+", metavar="NAME", help="names of the labels, if no file names them")
-    parser.add_argument("--orientation", metavar="LPS", help="orientation of the scans before they are cut [LPS]")
-    parser.add_argument("--plane", choices=("axial", "coronal", "sagittal"), help="slices to cut [axial]")
-    parser.add_argument("--fold", type=int, metavar="K", help="index of a fold that the data set declares [0]")
-    parser.add_argument("--dataset_config_name", metavar="NAME", help="configuration of a Hugging Face data set")
+    add = parser.add_argument
+    add("data", metavar="DIR", help="data set in any layout that training reads, or a Hub id")
+    text = "directory for fingerprint.json, validation.html [outputs/validation-NAME]"
+    add("--output", metavar="DIR", help=text)
+    text = "largest distance of image and label grid, as a share of a voxel [0.1]"
+    add("--tolerance", type=float, default=_TOLERANCE, metavar="SHARE", help=text)
+    add("--label_names", nargs="+", metavar="NAME", help="names of the labels, if no file names them")
+    add("--orientation", metavar="LPS", help="orientation of the scans before they are cut [LPS]")
+    add("--plane", choices=("axial", "coronal", "sagittal"), help="slices to cut [axial]")
+    add("--fold", type=int, metavar="K", help="index of a fold that the data set declares [0]")
+    add("--dataset_config_name", metavar="NAME", help="configuration of a Hugging Face data set")
     for column, what in (("image", "images"), ("label", "label maps"), ("case", "case of each slice")):
-        parser.add_argument(f"--{column}_column", metavar="NAME", help=f"its column: {what} [by the usual names]")
-    parser.add_argument(
-        "--model_name_or_path",
-        metavar="DIR_OR_ID",
-        help="plain SAM to train, whose memory is estimated [facebook/sam-vit-base]",
-    )
+        add(f"--{column}_column", metavar="NAME", help=f"its column: {what} [by the usual names]")
+    text = "plain SAM to train, whose memory is estimated [facebook/sam-vit-base]"
+    add("--model_name_or_path", metavar="DIR_OR_ID", help=text)
     parser.set_defaults(run=run)
 
 
@@ -62,13 +52,11 @@ def run(args: argparse.Namespace) -> int:
 
     Returns:
         0, or 1 where errors were found, 2 where no case could be read.
-
-    Raises:
-        ValueError, FileNotFoundError: invalid arguments, or a directory in no known layout.
     """
     from ..data import DataArguments, make_processor, read_data
     from ..data.layouts import dataset_arguments
     from ..diagnostics.memory import read_base_config
+    from ..reporting.formatting import format_names
     from ..validation import validate_data
     from ..validation.advice import directory_name
 
@@ -81,7 +69,12 @@ def run(args: argparse.Namespace) -> int:
     settings = DataArguments(**given, geometry_tolerance=args.tolerance)
     data = read_data(**settings.read_options(), strict=False)
     processor = make_processor(settings, data)
-    logger.info(_describe(data))
+    logger.info(
+        f"data        {printable(data.root)}: {data.layout}, {len(data.train)} cases to train on, "
+        f"{len(data.validation)} for validation, {len(data.test)} to test on\n"
+        f"labels      {printable(format_names(list(data.id2label.values())[1:], 20))}\n"
+        f"channels    {printable(', '.join(data.channel_names))}"
+    )
     with ProgressBar("checking", "case") as progress:
         validation = validate_data(data, processor, progress=progress)
     _print_problems(validation.problems)
@@ -92,37 +85,9 @@ def run(args: argparse.Namespace) -> int:
     return 1 if validation.count("error") else 0
 
 
-def _report(args: argparse.Namespace, validation: Validation, output: Path, base: dict[str, Any]) -> None:
-    """Write fingerprint and page, and print the suggestions."""
-    from ..validation.advice import make_advice
-    from ..validation.report import FINGERPRINT, PAGE_FILE, write_fingerprint, write_report
-
-    advice = make_advice(validation, model=args.model_name_or_path or _BASE, base_config=base, flags=_data_flags(args))
-    output.mkdir(parents=True, exist_ok=True)
-    write_fingerprint(output / FINGERPRINT, validation, advice)
-    write_report(output / PAGE_FILE, validation, advice)
-    print()
-    for one in advice.suggestions:
-        print(f"suggests    {one.text}: {printable(one.reason)}")
-    _print_memory(advice)
-    print(f"\n{printable(advice.command)}\n")
-    print(f"wrote       {printable(output / FINGERPRINT)}, {printable(output / PAGE_FILE)}", flush=True)
-
-
-def _describe(data: CaseDataset) -> str:
-    about = f"{len(data.train)} cases to train on, {len(data.validation)} for validation, {len(data.test)} to test on"
-    names = list(data.id2label.values())[1:]
-    shown_names = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-    lines = [
-        f"data        {printable(data.root)}: {data.layout}, {about}",
-        f"labels      {printable(shown_names)}",
-        f"channels    {printable(', '.join(data.channel_names))}",
-    ]
-    return "\n".join(lines)
-
-
 def _print_problems(problems: Sequence[Problem]) -> None:
     """Print each in one line; of one kind and severity only the first ones, as the page lists all."""
+    from ..reporting.formatting import plural
     from ..validation.problems import SEVERITIES
     from ..validation.report import PAGE_FILE
 
@@ -135,17 +100,32 @@ def _print_problems(problems: Sequence[Problem]) -> None:
     for (severity, kind), count in printed.items():
         if count > _LINES:
             print(f"{severity:<12}and {count - _LINES} more of the kind {kind!r}: see {PAGE_FILE}")
-    counts = {severity: sum(one.severity == severity for one in problems) for severity in SEVERITIES}
-    several = ", ".join(f"{count} {word if count == 1 else f'{word}s'}" for word, count in counts.items())
-    print(f"found       {several}", flush=True)
+    counts = Counter(problem.severity for problem in problems)
+    print(f"found       {', '.join(plural(counts[severity], severity) for severity in SEVERITIES)}", flush=True)
 
 
-def _print_memory(advice: Advice) -> None:
-    """Print the memory of training with the suggested settings, of prediction, and of the data."""
+def _report(args: argparse.Namespace, validation: Validation, output: Path, base: dict[str, Any]) -> None:
+    """Write fingerprint and page; print the suggestions, the memory they and the data need, and the command."""
+    from ..validation.advice import make_advice
+    from ..validation.report import FINGERPRINT, PAGE_FILE, write_fingerprint, write_report
+
+    # Flags of the training for the arguments given to this command.
+    flags = ["--data_dir" if Path(args.data).exists() else "--dataset_name", args.data]
+    for name in (*_COLUMNS, "orientation"):
+        if (value := getattr(args, name)) is not None:
+            flags += [f"--{name}", *(value if isinstance(value, list) else [str(value)])]
+    if args.tolerance != _TOLERANCE:
+        flags += ["--geometry_tolerance", f"{args.tolerance:g}"]
+    advice = make_advice(validation, model=args.model_name_or_path or _BASE, base_config=base, flags=flags)
+    output.mkdir(parents=True, exist_ok=True)
+    write_fingerprint(output / FINGERPRINT, validation, advice)
+    write_report(output / PAGE_FILE, validation, advice)
+    print()
+    for one in advice.suggestions:
+        print(f"suggests    {one.text}: {printable(one.reason)}")
     settings = {one.setting: one.value for one in advice.suggestions}
-    batch_size = settings["per_device_train_batch_size"]
-    checkpointing = bool(settings.get("gradient_checkpointing"))
-    memory = advice.memory.training(batch_size, gradient_checkpointing=checkpointing)
+    batch_size, checkpointing = settings["per_device_train_batch_size"], settings.get("gradient_checkpointing")
+    memory = advice.memory.training(batch_size, gradient_checkpointing=bool(checkpointing))
     prediction = advice.memory.prediction(1) / 1e9
     largest, disk = (advice.fingerprint["bytes"][key] / 1e9 for key in ("largest_case", "disk"))
     print(
@@ -153,15 +133,5 @@ def _print_memory(advice: Advice) -> None:
         f"            {prediction:.2f} GB to predict one slice; {largest:.3f} GB for the largest case; "
         f"{disk:.3f} GB on disk for all decoded cases"
     )
-
-
-def _data_flags(args: argparse.Namespace) -> list[str]:
-    """Flags of `samed-hf train` for the arguments given to this command."""
-    flags = ["--data_dir" if Path(args.data).exists() else "--dataset_name", args.data]
-    for name in (*_COLUMNS, "orientation"):
-        value = getattr(args, name)
-        if value is not None:
-            flags += [f"--{name}", *(value if isinstance(value, list) else [str(value)])]
-    if args.tolerance != _TOLERANCE:
-        flags += ["--geometry_tolerance", f"{args.tolerance:g}"]
-    return flags
+    print(f"\n{printable(advice.command)}\n")
+    print(f"wrote       {printable(output / FINGERPRINT)}, {printable(output / PAGE_FILE)}", flush=True)

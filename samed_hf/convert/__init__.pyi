@@ -1,5 +1,4 @@
-from .original import convert_original
 from .sam import convert_sam
-from .samed import convert_samed
+from .samed import convert_original, convert_samed
 
 __all__ = ["convert_original", "convert_sam", "convert_samed"]

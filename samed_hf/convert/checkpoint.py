@@ -13,25 +13,14 @@ from typing import Any
 
 import torch
 
-__all__ = [
-    "check_output_dir",
-    "check_tensors",
-    "count_decoder",
-    "count_indexes",
-    "is_samed",
-    "most_common",
-    "read_checkpoint",
-]
+__all__ = ["check_output_dir", "check_tensors", "count_decoder", "count_indexes", "is_samed", "most_common"]
+__all__ += ["read_checkpoint"]
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
-    """Read the tensors of a `.pth` by name, without executing anything in it.
+    """Read the floating-point tensors of a `.pth` by name, without executing anything in it.
 
     A surrounding `{"model": …}` or `{"state_dict": …}` and the prefix "module." of every name are removed.
-
-    Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: the file is not readable, holds pickled code, or anything but floating-point tensors.
     """
     if Path(path).is_dir() or not Path(path).exists():
         raise FileNotFoundError(f"checkpoint {str(path)!r}: this .pth file does not exist.")
@@ -46,8 +35,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
             content = content[wrapping]
     if not isinstance(content, Mapping) or not content:
         raise ValueError(f"checkpoint {str(path)!r} holds a {type(content).__name__}, expected tensors by name.")
-    others = [str(key) for key, value in content.items() if not (isinstance(key, str) and _is_weight(value))]
-    if others:
+    if others := [str(key) for key, value in content.items() if not (isinstance(key, str) and _is_weight(value))]:
         raise ValueError(
             f"checkpoint {str(path)!r} holds entries other than floating-point tensors: {', '.join(others)}."
         )
@@ -80,16 +68,9 @@ def check_tensors(
     shapes: Mapping[str, tuple[int, ...] | str | None],
     hint: str = "",
 ) -> None:
-    """Compare names and shapes of a checkpoint's tensors with those expected.
+    """Raise a `ValueError` that names the missing and unknown tensors and those of another shape.
 
-    Args:
-        path: the checkpoint, for messages.
-        tensors: its tensors by name.
-        shapes: expected shape by name; `None` accepts any shape, a string describes why the tensor's shape is wrong.
-        hint: appended to the message.
-
-    Raises:
-        ValueError: tensors are missing, unknown or of another shape; the message names each of them.
+    In `shapes`, by name, `None` accepts any shape, and a string says what is expected of a shape that is wrong.
     """
     missing = [key for key in shapes if key not in tensors]
     unknown = [key for key in tensors if key not in shapes]
@@ -99,13 +80,12 @@ def check_tensors(
         if key in tensors and shape is not None and tuple(tensors[key].shape) != shape
     ]
     problems = {"missing": missing, "unknown": unknown, "misshapen": misshapen}
-    found = [f"{len(keys)} {problem}: {', '.join(keys)}" for problem, keys in problems.items() if keys]
-    if found:
+    if found := [f"{len(keys)} {problem}: {', '.join(keys)}" for problem, keys in problems.items() if keys]:
         raise ValueError(f"checkpoint {str(path)!r} does not fit; tensors {'; '.join(found)}.{hint}")
 
 
 def is_samed(tensors: Mapping[str, torch.Tensor]) -> bool:
-    """Return whether the tensors include a LoRA matrix of SAMed's image encoder."""
+    """Whether the tensors include a LoRA matrix of SAMed's image encoder."""
     return any(re.fullmatch(r"w_[ab]_\d+", key) for key in tensors)
 
 
@@ -115,13 +95,13 @@ def count_indexes(tensors: Mapping[str, torch.Tensor], prefix: str) -> int:
 
 
 def most_common(values: Iterable[int], default: int = 1) -> int:
-    """Return the size on which most tensors agree, at least 1; [`check_tensors`] then reports the other tensors."""
+    """The size on which most tensors agree, at least 1; [`check_tensors`] then reports the other tensors."""
     counted = Counter(values).most_common(1)
     return max(1, counted[0][0]) if counted else default
 
 
 def count_decoder(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    """Return the sizes `decoder_layers`, `num_masks` and `iou_depth` of the mask decoder; see [`sam_keys`]."""
+    """The sizes `decoder_layers`, `num_masks` and `iou_depth` of the mask decoder; see [`sam_keys`]."""
     iou_depth = max(2, count_indexes(tensors, "mask_decoder.iou_prediction_head.layers."))
     last = f"mask_decoder.iou_prediction_head.layers.{iou_depth - 1}"
     rows = [f"{last}.weight", f"{last}.bias", "mask_decoder.mask_tokens.weight"]
@@ -134,11 +114,7 @@ def count_decoder(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
 
 
 def check_output_dir(output_dir: str | os.PathLike[str], conflicting: str) -> Path:
-    """Return the absolute path of an output directory.
-
-    Raises:
-        ValueError: it is a file, or holds a file that matches `conflicting`, the pattern of another kind of model.
-    """
+    """The absolute path of a directory without files that match `conflicting`, the pattern of another kind of model."""
     directory = Path(output_dir).resolve()
     if directory.is_file():
         raise ValueError(f"output_dir is the file {str(output_dir)!r}, expected a directory.")

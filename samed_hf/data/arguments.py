@@ -13,11 +13,7 @@ __all__ = ["DataArguments"]
 
 @dataclass
 class DataArguments:
-    """Where the data are, and how scans become slices.
-
-    Raises:
-        ValueError: values out of range; all of them are named.
-    """
+    """Where the data are, and how scans become slices; a ValueError names all values out of range."""
 
     data_dir: str | None = setting(
         None,
@@ -62,14 +58,12 @@ class DataArguments:
     cache_dir: str | None = setting(None, "Directory of decoded cases [OUTPUT_DIR/cache].", private=True)
 
     def __post_init__(self) -> None:
-        """Check the values."""
-        problems = self.find_problems()
-        if problems:
+        if problems := self.find_problems():
             raise ValueError("; ".join(problems) + ".")
 
     @property
     def uses_phantom(self) -> bool:
-        """Whether no data are given, so that synthetic patients are used."""
+        """Whether no data are given, so that a synthetic phantom is used."""
         return self.data_dir is None and self.dataset_name is None
 
     def read_options(self) -> dict[str, Any]:

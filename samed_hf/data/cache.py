@@ -14,8 +14,8 @@ import numpy as np
 from ..model.image_processing_samed import SamedImageProcessor
 from ..transforms.slicing import SliceStack
 from ..utils.atomic import atomic_directory
-from ..utils.progress import ProgressCallback
-from ..volumes._checks import NotFiniteError
+from ..utils.console import ProgressCallback
+from ..volumes.file_checks import NotFiniteError
 from .dataset import Case, CaseDataset
 
 __all__ = ["CaseStore"]
@@ -27,8 +27,8 @@ _OPEN = 64  # each open case holds two file handles
 class CaseStore:
     """The cases of a data set as memory-mapped arrays, cut into slices as a processor defines.
 
-    What is kept are the files' own intensities with the bounds that become 0 and 1. A case is decoded anew when one of
-    its files, or what the processor does to it, has changed.
+    Stored are the files' own intensities with the bounds that become 0 and 1. A case is decoded again when one of its
+    files, or what the processor does to it, has changed.
 
     Args:
         data: the data set.
@@ -43,21 +43,17 @@ class CaseStore:
         self._counts: dict[str, int] = {}
 
     def prepare(
-        self,
-        names: Sequence[str],
-        progress: ProgressCallback | None = None,
-        *,
-        dispensable: Collection[str] = (),
+        self, names: Sequence[str], progress: ProgressCallback | None = None, *, dispensable: Collection[str] = ()
     ) -> dict[str, str]:
         """Decode the cases that are not cached yet.
 
         Args:
             names: of the cases.
             progress: called after each case.
-            dispensable: cases that may be missing where their intensities aren't finite.
+            dispensable: cases that are left out if their intensities aren't finite.
 
         Returns:
-            What is wrong with those that are missing for that reason, by name.
+            The error of each case left out, by name.
 
         Raises:
             ValueError: unreadable cases; the first is described, the others are counted.
@@ -68,13 +64,11 @@ class CaseStore:
             try:
                 if not self.holds(name):
                     self._decode(name)
-            except NotFiniteError as error:
-                if name in dispensable:
+            except (ValueError, FileNotFoundError) as error:
+                if isinstance(error, NotFiniteError) and name in dispensable:
                     missing[name] = str(error)
                 else:
                     failed.append(error)
-            except (ValueError, FileNotFoundError) as error:
-                failed.append(error)
             if progress is not None:
                 progress(done, len(names))
         if failed:
@@ -83,7 +77,7 @@ class CaseStore:
         return missing
 
     def holds(self, name: str) -> bool:
-        """Whether a case is there, decoded."""
+        """Whether a case is decoded."""
         return (self._directory(name) / "case.json").is_file()
 
     def slices(self, name: str) -> SliceStack:
@@ -111,13 +105,9 @@ class CaseStore:
             processor = self.processor
             how = [processor.orientation, processor.axis_order, processor.intensity_window, processor.percentiles]
             source = self.data.sources[name]
-            numbers = [
-                sorted(self.data.id2label),
-                *(getattr(source, what, None) for what in ("values", "num_channels")),
-            ]
-            key = [_VERSION, name, how, numbers, source.cache_key()]
-            digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
-            self._directories[name] = self.folder / digest[:24]
+            numbers = [sorted(self.data.id2label), *(getattr(source, of, None) for of in ("values", "num_channels"))]
+            key = json.dumps([_VERSION, name, how, numbers, source.cache_key()])
+            self._directories[name] = self.folder / hashlib.sha256(key.encode()).hexdigest()[:24]
         return self._directories[name]
 
     def _decode(self, name: str) -> None:
@@ -129,10 +119,10 @@ class CaseStore:
             "rescaled": raw.rescaled,
             "bounds": self.data.bounds(raw, self.processor),
         }
-        with atomic_directory(self._directory(name)) as folder:
-            np.save(folder / "image.npy", np.ascontiguousarray(raw.image))
-            np.save(folder / "label.npy", np.ascontiguousarray(raw.label))
-            (folder / "case.json").write_text(json.dumps(about), encoding="utf-8")
+        with atomic_directory(self._directory(name)) as directory:
+            np.save(directory / "image.npy", np.ascontiguousarray(raw.image))
+            np.save(directory / "label.npy", np.ascontiguousarray(raw.label))
+            (directory / "case.json").write_text(json.dumps(about), encoding="utf-8")
 
     def _open(self, name: str) -> tuple[SliceStack, np.ndarray, dict[str, Any]]:
         if name in self._opened:
@@ -146,7 +136,7 @@ class CaseStore:
             reason = " ".join(str(error).split())
             raise ValueError(f"The decoded case {name} in {directory} can't be read ({reason}): delete it.") from error
         stack = SliceStack(image, self.processor, bounds=about["bounds"], rescaled=about["rescaled"])
-        self._opened[name] = (stack, label, about)
+        self._opened[name] = stack, label, about
         if len(self._opened) > _OPEN:
             self._opened.popitem(last=False)
         return self._opened[name]

@@ -1,4 +1,4 @@
-"""A data set as its cases: what each layout of files is turned into, and what a case is read as."""
+"""A data set as its cases: what every layout is read into."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ import numpy as np
 
 from ..model.image_processing_samed import SamedImageProcessor
 from ..transforms.slicing import SliceStack, image_bounds
-from ..volumes._checks import NotFiniteError
+from ..volumes.file_checks import check_finite
 
 __all__ = ["Case", "CaseDataset", "CaseSource", "RawCase", "as_labels", "check_label_values", "renumber"]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One patient's scan cut into slices, as the model reads it, and its truth.
+    """One patient's scan and label map, cut into slices as the model reads them.
 
     Attributes:
         name: e.g. "case0001".
-        image: of shape `(slices, height, width)`, or `(slices, channels, height, width)` of several channels, float32
-            in [0, 1].
-        label: of shape `(slices, height, width)`, integer; 0 is background.
+        image: of shape `(slices, height, width)` or `(slices, channels, height, width)`, float32 in [0, 1].
+        label: of shape `(slices, height, width)`, integer; 0 is the background.
         spacing: mm along `(slices, height, width)`; `None` if the files do not record it.
     """
 
@@ -35,36 +34,30 @@ class Case:
 
 
 class RawCase(NamedTuple):
-    """A case as its files hold it, cut into slices.
+    """A case as its files hold it, cut into slices."""
 
-    Attributes:
-        image: of shape `(slices, height, width)` or `(slices, channels, height, width)`, in the files' unit and type.
-        label: of shape `(slices, height, width)`, uint8 or uint16.
-        spacing: mm along `(slices, height, width)`, or `None`.
-        rescaled: whether the intensities are in [0, 1] already.
-    """
-
-    image: np.ndarray
-    label: np.ndarray
-    spacing: tuple[float, float, float] | None
-    rescaled: bool = False
+    image: np.ndarray  # (slices, height, width) or (slices, channels, height, width), in the files' unit and type
+    label: np.ndarray  # (slices, height, width), uint8 or uint16
+    spacing: tuple[float, float, float] | None  # mm along (slices, height, width)
+    rescaled: bool = False  # whether the intensities are in [0, 1] already
 
 
 class CaseSource(Protocol):
-    """Where a case comes from."""
+    """Reads a case from its files."""
 
     def read(self, processor: SamedImageProcessor) -> RawCase:
         """Read the case and cut it into slices as the processor defines.
 
         Raises:
-            ValueError, FileNotFoundError: a file is missing or damaged, or image and label don't fit together.
+            ValueError, FileNotFoundError: a file is missing or damaged, or image and label differ in shape or grid.
         """
 
     def files(self) -> tuple[Path, ...]:
         """Return the files of image and label; none for a case that is not in files of its own."""
 
     def cache_key(self) -> list[Any]:
-        """Return what changes when the case's content does, as JSON."""
+        """Return what changes when the case's content does, as JSON: here the files' names, sizes and times."""
+        return [[str(path), (stat := path.stat()).st_size, stat.st_mtime_ns] for path in self.files()]
 
 
 @dataclass
@@ -72,10 +65,10 @@ class CaseDataset:
     """Cases with their labels, split into training, validation and test cases.
 
     Attributes:
-        layout: name of the recognised layout, for messages.
+        layout: name of the layout, for messages.
         root: the directory, or the name of the data set.
         id2label: name of each label, keys 0, 1, …; 0 is the background.
-        sources: where each case comes from, by its name.
+        sources: reads each case, by its name.
         train, validation, test: names of the cases; no case is in two of them.
         channel_names: what the channels of a scan are.
         is_2d: whether the files are images without a unit of intensity, such as PNG.
@@ -83,8 +76,7 @@ class CaseDataset:
         input_size: side in pixels to which the slices were zoomed beforehand, if they were.
         about: facts that the data set states, e.g. "name", "synthetic".
         notes: what a user should know.
-        declares_labels: whether the data set itself names its labels.
-        declares_folds: whether it divides its cases into folds of its own.
+        declares_labels, declares_folds: whether the data set itself names its labels and has folds.
     """
 
     layout: str
@@ -103,41 +95,46 @@ class CaseDataset:
     declares_labels: bool = True
     declares_folds: bool = False
 
+    def add_cases(self, split: str, sources: Mapping[str, CaseSource]) -> None:
+        """Add the cases of "train", "validation" or "test".
+
+        Raises:
+            ValueError: a case is in another split.
+        """
+        if shared := sorted(set(sources) & set(self.sources)):
+            raise ValueError(
+                f"{self.root} has the case {shared[0]} in two splits: expected each case in one of them, since scores "
+                "of a training case mean nothing; remove it from one."
+            )
+        self.sources.update(sources)
+        getattr(self, split).extend(sources)
+
     @property
     def evaluation_split(self) -> tuple[str, list[str]]:
-        """Which split the final scores are of, and its cases: the test cases, else those for validation."""
+        """The split of the final scores and its cases: the test cases, else those for validation."""
         return ("test", self.test) if self.test else ("validation", self.validation)
 
     def read_raw(self, name: str, processor: SamedImageProcessor) -> RawCase:
         """Read one case and check it.
 
         Raises:
-            ValueError: a damaged file, image and label that don't fit together, NaN, or a label without a name; the
-                case is named.
+            ValueError: a damaged file, image and label of different shapes, NaN, or a label without a name.
         """
         raw = self.sources[name].read(processor)
         if raw.image.shape[-2:] != raw.label.shape[-2:] or len(raw.image) != len(raw.label):
             raise ValueError(f"{name} has an image of shape {raw.image.shape} and a label of {raw.label.shape}.")
-        if raw.image.dtype.kind == "f" and not (finite := np.isfinite(raw.image)).all():
-            raise NotFiniteError(
-                f"{name} holds {finite.size - np.count_nonzero(finite)} NaN or infinite intensities: expected finite "
-                "ones; mend its files or take it out of the data set."
-            )
+        check_finite(Path(name), raw.image)
         check_label_values(name, raw.label, len(self.id2label))
         return raw
 
     def read_case(self, name: str, processor: SamedImageProcessor) -> Case:
-        """Read one case with its intensities in [0, 1].
-
-        Raises:
-            ValueError: as [`read_raw`].
-        """
+        """Read one case with its intensities in [0, 1]; raises as [`read_raw`]."""
         raw = self.read_raw(name, processor)
         stack = SliceStack(raw.image, processor, bounds=self.bounds(raw, processor), rescaled=raw.rescaled)
         return Case(name, stack.scaled(), raw.label, raw.spacing)
 
     def bounds(self, raw: RawCase, processor: SamedImageProcessor) -> list[list[float]] | None:
-        """The intensities of a case that become 0 and 1 for each channel; `None` where it is rescaled already."""
+        """The intensities of a case that become 0 and 1 for each channel; `None` if it is rescaled already."""
         if raw.rescaled:
             return None
         return image_bounds(raw.image, processor) if self.is_2d else processor.intensity_bounds(raw.image)
@@ -157,23 +154,19 @@ class CaseDataset:
 
 
 def check_label_values(name: str | Path, label: np.ndarray, num_labels: int) -> None:
-    """Refuse label values outside [0, num_labels), naming the file or case and the value."""
+    """Refuse label values outside [0, num_labels); the error names the file or case and the value."""
     low, high = (int(label.min()), int(label.max())) if label.size else (0, 0)
     if low < 0 or high >= num_labels:
         strange = (label < 0) | (label >= num_labels)
         where = f", slice {int(np.flatnonzero(strange.any(axis=(1, 2)))[0])}," if label.ndim == 3 else ""
         raise ValueError(
             f"{name}{where} holds the label value {high if high >= num_labels else low}: expected values from 0 to "
-            f"{num_labels - 1} for {num_labels} labels, the background counted. Name more labels or mend the file."
+            f"{num_labels - 1} for {num_labels} labels, the background counted. Name more labels or repair the file."
         )
 
 
 def as_labels(name: str | Path, label: np.ndarray) -> np.ndarray:
-    """A label map in an integer type; one of floats must hold whole numbers from 0 to 65535.
-
-    Raises:
-        ValueError: it holds other values.
-    """
+    """A label map as uint8 or uint16; one of floats must hold whole numbers from 0 to 65535."""
     if label.dtype in (bool, np.uint8, np.uint16):
         return label.astype(np.uint8) if label.dtype == bool else label
     whole = label if label.dtype.kind in "iu" else np.round(label)
@@ -187,16 +180,7 @@ def as_labels(name: str | Path, label: np.ndarray) -> np.ndarray:
 
 
 def renumber(name: str | Path, label: np.ndarray, values: Sequence[int]) -> np.ndarray:
-    """A label map whose file uses other numbers than 0, 1, …, e.g. 0 and 255.
-
-    Args:
-        name: of the file or case.
-        label: integer.
-        values: the file's number of each label, in order.
-
-    Raises:
-        ValueError: a value that is none of them.
-    """
+    """Number an integer label map 0, 1, …; `values` are the file's own numbers of the labels in order, e.g. 0, 255."""
     if list(values) == list(range(len(values))):
         return label
     table = np.full(int(max(int(label.max(initial=0)), *values)) + 1, len(values), dtype=np.uint16)

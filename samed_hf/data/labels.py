@@ -10,42 +10,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = [
-    "Labels",
-    "find_labels_file",
-    "labels_from_mapping",
-    "labels_of_names",
-    "labels_of_values",
-    "match_label_values",
-    "read_json",
-]
+__all__ = ["find_labels_file", "labels_from_mapping", "labels_of_names", "read_json", "read_text", "resolve_labels"]
 
 _FILES = ("labels.json", "id2label.json", "labels.txt", "classes.txt", "labels.csv", "classes.csv")
 
 
 class Labels(NamedTuple):
-    """Names of the labels, and the number that each has in the files.
+    """Names of the labels, and the number that each has in the files."""
 
-    Attributes:
-        id2label: name of each label, keys 0, 1, …
-        values: the files' number of each, in order.
-    """
-
-    id2label: dict[int, str]
-    values: tuple[int, ...]
+    id2label: dict[int, str]  # keys 0, 1, …
+    values: tuple[int, ...]  # the files' number of each, in order
 
 
 def labels_from_mapping(mapping: Any, source: object) -> Labels:
-    """Labels of `{"0": "background", …}` or `{"background": 0, …}`.
-
-    Args:
-        mapping: content of a JSON file.
-        source: where it is from, for errors.
-
-    Raises:
-        ValueError: it is no such mapping, a name or number occurs twice, there are fewer than two, or one label is a
-            region of several values.
-    """
+    """Labels of `{"0": "background", …}` or `{"background": 0, …}`; `source` is named in errors."""
     if not isinstance(mapping, Mapping) or not mapping:
         raise ValueError(f'{source} holds {_short(mapping)}: expected labels as {{"0": "background", "1": "liver"}}.')
     if any(isinstance(value, list) for value in mapping.values()):
@@ -70,63 +48,62 @@ def labels_of_names(names: Sequence[str], source: object = "label_names") -> Lab
     return _checked(list(enumerate(names)), source)
 
 
-def labels_of_values(maps: Iterable[np.ndarray], source: object) -> Labels:
-    """Name the labels after the values in the label maps."""
-    found: set[int] = {0}
-    for label in maps:
-        found.update(np.unique(label).tolist())
-    if len(found) > 256:
-        raise ValueError(
-            f"{source} has {len(found)} different values in its label maps and no file that names them: expected a few "
-            f"labels; are they label maps? Name the labels in {_FILES[0]}."
-        )
-    return _checked([(value, f"label_{value}" if value else "background") for value in sorted(found)], source)
+def resolve_labels(
+    named: Labels | None, maps: Iterable[np.ndarray], is_2d: bool, source: object
+) -> tuple[Labels, list[str]]:
+    """Return the labels of a data set, and notes on them for the user.
 
-
-def match_label_values(labels: Labels, maps: Iterable[np.ndarray], source: object) -> Labels:
-    """Match labels named in order to masks with other values, if there are as many values as names.
-
-    So 0 and 255 are the two labels of a list of two names.
+    Labels without names are called after the values in the label maps. Labels named in order are assigned to the values
+    of 2-D masks if there are as many: 0 and 255 are the two labels of a list of two names.
     """
-    if labels.values != tuple(range(len(labels.values))):
-        return labels
-    found = labels_of_values(maps, source).values
-    if len(found) == len(labels.values) and max(found) >= len(found):
-        return Labels(labels.id2label, found)
-    return labels
+    if named is not None and not (is_2d and named.values == tuple(range(len(named.values)))):
+        return named, []
+    values = {0}
+    for label in maps:
+        values.update(np.unique(label).tolist())
+    if len(values) > 256:
+        raise ValueError(
+            f"{source} has {len(values)} different values in its label maps and no file that names them: expected a "
+            f"few labels; are they label maps? Name the labels in {_FILES[0]}."
+        )
+    found = _checked([(value, f"label_{value}" if value else "background") for value in values], source)
+    if named is None:
+        shown = ", ".join(map(str, found.values))
+        return found, [f"neither label_names nor a file names the labels: called after the values {shown}"]
+    if len(values) != len(named.values) or max(values) < len(values):
+        return named, []
+    shown = ", ".join(f"{value} {name}" for value, name in zip(found.values, named.id2label.values(), strict=True))
+    return Labels(named.id2label, found.values), [
+        f"the values of the masks are assigned to the labels in order: {shown}"
+    ]
 
 
-def find_labels_file(folder: Path) -> Labels | None:
+def find_labels_file(directory: Path) -> Labels | None:
     """Return the labels named by a file of a directory: JSON, text (one name a line, from 0) or CSV (value, name)."""
-    for name in _FILES:
-        path = folder / name
-        if not path.is_file():
-            continue
-        if path.suffix == ".json":
-            return labels_from_mapping(read_json(path), path)
-        lines = [line.strip() for line in _read_text(path).splitlines() if line.strip()]
-        if path.suffix == ".txt":
-            return labels_of_names(lines, path)
-        rows = [row for row in csv.reader(lines) if len(row) >= 2 and any(_is_number(cell) for cell in row[:2])]
-        return labels_from_mapping({row[0]: row[1].strip() for row in rows}, path)
-    return None
+    path = next((directory / name for name in _FILES if (directory / name).is_file()), None)
+    if path is None:
+        return None
+    if path.suffix == ".json":
+        return labels_from_mapping(read_json(path), path)
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    if path.suffix == ".txt":
+        return labels_of_names(lines, path)
+    rows = [row for row in csv.reader(lines) if len(row) >= 2 and any(_is_number(cell) for cell in row[:2])]
+    return labels_from_mapping({row[0]: row[1].strip() for row in rows}, path)
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        ValueError: it is no JSON.
-    """
+    """The content of a JSON file; a ValueError names the file."""
     try:
-        return json.loads(_read_text(path))
+        return json.loads(read_text(path))
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}): mend it, or make it anew.") from error
+        raise ValueError(f"{path} is no JSON ({error}): repair it, or write it again.") from error
     except RecursionError as error:
         raise ValueError(f"{path} is no sensible JSON: it is nested too deeply.") from error
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The content of a text file in UTF-8; a ValueError names the file."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,7 +1,7 @@
 """Synthetic abdominal CT patients, for demonstrations and tests that need no download.
 
 A patient is drawn in three steps: a map of tissues from unions of soft ellipsoids (`_draw_trunk`, `_draw_bowel`,
-`_draw_organs`), one HU value for each tissue of this patient, then texture, partial volume and noise (`_scan`).
+`_draw_organs`), one HU value for each tissue of this patient, then texture, partial volume and noise (`make_ct`).
 Anatomy is written in millimetres, x toward the patient's left, y toward anterior, z toward the head, from the
 middle of the scan; random numbers for the anatomy are drawn before anything depends on `shape`, so that one seed
 is one patient at every resolution.
@@ -12,24 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import ndimage
+from numpy.random import Generator
 
-from .phantom_painting import (
-    CODES,
-    ENDLESS,
-    EXTENT,
-    LABELS,
-    LUMEN,
-    ORGANS,
-    TISSUES,
-    Grid,
-    behind,
-    chain,
-    paint,
-    smooth_field,
-    vary,
-    warped_grid,
-)
+from .phantom_painting import CODES, ENDLESS, LUMEN, ORGANS, Grid, behind, chain, make_ct, paint, vary, warped_grid
 
 __all__ = ["phantom_affine", "phantom_patient"]
 
@@ -38,14 +23,11 @@ def phantom_affine(spacing: Sequence[float]) -> np.ndarray:
     """Give the affine of a phantom stored as NIfTI would store it, with axes `(x, y, slice)`.
 
     Args:
-        spacing: Voxel size in mm along `(slice, x, y)`, as `phantom_patient` returns it.
+        spacing: voxel size in mm along `(slice, x, y)`, as `phantom_patient` returns it.
 
     Returns:
         Array of shape `(4, 4)`, float64: voxel `(x, y, slice)` to RAS world in mm, the first voxel at the origin.
         World x decreases along the array's x, which runs toward the patient's left.
-
-    Raises:
-        ValueError: `spacing` is not three positive numbers.
     """
     values = np.asarray(spacing, dtype=np.float64)
     if values.shape != (3,) or not np.all(np.isfinite(values) & (values > 0)):
@@ -58,11 +40,11 @@ def phantom_patient(
 ) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
     """Make one synthetic abdominal CT with eight organs labelled.
 
-    Organs vary in place, size and shape; the gallbladder is missing in about 15 % of patients and one kidney in
+    Organs vary in position, size and shape; the gallbladder is missing in about 15 % of patients and one kidney in
     about 5 %. The field of view is always 192 mm of slices by 360 mm by 360 mm, whatever the shape.
 
     Args:
-        seed: Non-negative integer, or a sequence of them; the same seed gives the same patient.
+        seed: non-negative integer, or a sequence of them; the same seed gives the same patient.
         shape: `(slices, x, y)`, at least `(8, 48, 48)`.
 
     Returns:
@@ -70,9 +52,6 @@ def phantom_patient(
         with the keys of `SYNAPSE_LABELS`; and the spacing in mm along `(slice, x, y)`. Slices rise toward the head,
         x runs toward the patient's left, y toward anterior: `image[k].T[::-1]` is what a radiologist looks at, and
         `np.transpose(image, (1, 2, 0))` goes with `phantom_affine(spacing)` into a NIfTI file.
-
-    Raises:
-        ValueError: `seed` holds a negative number, or `shape` is not three integers large enough.
     """
     if np.any(np.asarray(seed) < 0):
         raise ValueError(f"seed must be a non-negative integer or a sequence of them, got {seed!r}")
@@ -84,9 +63,7 @@ def phantom_patient(
     tissue = _draw_trunk(rng, grid)
     _draw_bowel(rng, grid, tissue)
     _draw_organs(rng, grid, tissue)
-    _remove_fragments(tissue)
-    slice_mm, x_mm, y_mm = (float(mm) / n for mm, n in zip(EXTENT, shape, strict=True))
-    return _scan(rng, tissue), LABELS[tissue], (slice_mm, x_mm, y_mm)
+    return make_ct(rng, tissue)
 
 
 def _oval(x: np.ndarray, y: np.ndarray, width: float, depth: float) -> np.ndarray:
@@ -95,7 +72,7 @@ def _oval(x: np.ndarray, y: np.ndarray, width: float, depth: float) -> np.ndarra
     return x2 + y2 - np.float32(0.4) * x2 * y2
 
 
-def _draw_trunk(rng: np.random.Generator, grid: Grid) -> np.ndarray:
+def _draw_trunk(rng: Generator, grid: Grid) -> np.ndarray:
     """Draw the body wall, ribs, spine, lungs and heart; the cavity comes out filled with fat."""
     x, y, z = grid.x, grid.y, grid.z
     fat = rng.uniform(8, 24)
@@ -109,11 +86,20 @@ def _draw_trunk(rng: np.random.Generator, grid: Grid) -> np.ndarray:
     tissue[rib & (z > 0.5 * y - 25) & (np.abs(x) > 28)] = CODES["rib"]
     tissue[inside] = CODES["belly fat"]
     _draw_lungs(rng, grid, tissue, inside)
-    _draw_spine(grid, tissue)
+    # The spine with its canal, the muscles of the back, the psoas and the crura of the diaphragm.
+    for side in (-1, 1):
+        back = (side * 34, -82, 0, 33, 20, ENDLESS)
+        psoas = (side * 36, -52, -100, 17, 20, 75)
+        crus = (side * 11, -32, 10, 7, 14, 60)
+        paint(grid, tissue, "muscle", np.array([back, psoas, crus]), over=["belly fat", "fat", "lung"])
+    body = (0, -52, 0, 20, 16, ENDLESS)
+    arch = [(0, -77, 0, 14, 10, ENDLESS), (0, -86, 0, 3, 10, ENDLESS)]
+    paint(grid, tissue, "bone", np.array([body, *arch]), over=CODES)
+    paint(grid, tissue, "canal", np.array([(0, -75, 0, 9, 7, ENDLESS)]), over=CODES)
     return tissue
 
 
-def _draw_lungs(rng: np.random.Generator, grid: Grid, tissue: np.ndarray, inside: np.ndarray) -> None:
+def _draw_lungs(rng: Generator, grid: Grid, tissue: np.ndarray, inside: np.ndarray) -> None:
     """Fill the chest above the two domes of the diaphragm with lung, and the middle with the heart."""
     x, y, z = grid.x, grid.y, grid.z
     right, left = rng.normal((76, 66), 4)
@@ -128,20 +114,7 @@ def _draw_lungs(rng: np.random.Generator, grid: Grid, tissue: np.ndarray, inside
     paint(grid, tissue, "heart", heart, over=["fat", "lung"])
 
 
-def _draw_spine(grid: Grid, tissue: np.ndarray) -> None:
-    """Draw the spine with its canal, the muscles of the back, the psoas and the crura of the diaphragm."""
-    for side in (-1, 1):
-        back = (side * 34, -82, 0, 33, 20, ENDLESS)
-        psoas = (side * 36, -52, -100, 17, 20, 75)
-        crus = (side * 11, -32, 10, 7, 14, 60)
-        paint(grid, tissue, "muscle", np.array([back, psoas, crus]), over=["belly fat", "fat", "lung"])
-    body = (0, -52, 0, 20, 16, ENDLESS)
-    arch = [(0, -77, 0, 14, 10, ENDLESS), (0, -86, 0, 3, 10, ENDLESS)]
-    paint(grid, tissue, "bone", np.array([body, *arch]), over=list(TISSUES))
-    paint(grid, tissue, "canal", np.array([(0, -75, 0, 9, 7, ENDLESS)]), over=list(TISSUES))
-
-
-def _draw_bowel(rng: np.random.Generator, grid: Grid, tissue: np.ndarray) -> None:
+def _draw_bowel(rng: Generator, grid: Grid, tissue: np.ndarray) -> None:
     """Draw colon, duodenum and loops of small bowel, background that makes the organs less easy to find."""
     colon = [
         [(-112, -30, -110, 22), (-108, -15, -70, 23), (-92, 30, -58, 21)],
@@ -158,7 +131,7 @@ def _draw_bowel(rng: np.random.Generator, grid: Grid, tissue: np.ndarray) -> Non
         _paint_bowel(rng, grid, tissue, chain(np.column_stack([start + steps, radius])))
 
 
-def _paint_bowel(rng: np.random.Generator, grid: Grid, tissue: np.ndarray, loop: np.ndarray) -> None:
+def _paint_bowel(rng: Generator, grid: Grid, tissue: np.ndarray, loop: np.ndarray) -> None:
     """Paint one loop, sometimes with gas in its upper part: the patient lies on the back, so toward anterior."""
     gas = rng.random() < 0.35
     first, fill = rng.integers(len(loop) - 4), rng.uniform(-0.3, 0.5)
@@ -169,13 +142,20 @@ def _paint_bowel(rng: np.random.Generator, grid: Grid, tissue: np.ndarray, loop:
         paint(grid, tissue, "bowel gas", part * LUMEN, over=["bowel"], cuts=behind(level))
 
 
-def _draw_organs(rng: np.random.Generator, grid: Grid, tissue: np.ndarray) -> None:
+def _draw_organs(rng: Generator, grid: Grid, tissue: np.ndarray) -> None:
     """Draw the eight organs and the great veins, the later ones displacing the earlier."""
     missing = rng.random(3) < (0.15, 0.025, 0.025)  # gallbladder, right kidney, left kidney
     _draw_liver(rng, grid, tissue)
     spleen = [(90, -58, 40, 28, 26, 36), (106, -38, 28, 27, 36, 46), (112, -8, 20, 20, 30, 34)]
     paint(grid, tissue, "spleen", vary(rng, spleen, size=0.1), cuts=vary(rng, [(62, -16, 30, 32, 36, 60)]))
-    _draw_stomach(rng, grid, tissue)
+    # The stomach: a J from the fundus under the left dome to the pylorus, in most patients with some gas.
+    beads = [(58, -22, 62, 30), (66, 8, 38, 28), (56, 36, 8, 23), (26, 50, -18, 18), (-14, 40, -16, 12)]
+    gas = rng.random() < 0.7
+    level = rng.uniform(10, 45)
+    stomach = vary(rng, chain(beads), size=0.1)
+    paint(grid, tissue, "stomach", stomach, rim=0.75)
+    if gas:  # lying on the back, it collects in front
+        paint(grid, tissue, "stomach gas", stomach * LUMEN, over=["stomach"], cuts=behind(level))
     pancreas = [(-30, 4, -30, 15), (-12, 16, -16, 12), (18, 18, -4, 10.5), (48, 0, 8, 10.5), (74, -24, 16, 10)]
     paint(grid, tissue, "pancreas", vary(rng, chain(pancreas), size=0.05), rim=0.6)
     gallbladder = vary(rng, chain([(-36, 22, -10, 9), (-48, 38, -18, 15), (-56, 54, -28, 17)]), size=0.12)
@@ -191,7 +171,7 @@ def _draw_organs(rng: np.random.Generator, grid: Grid, tissue: np.ndarray) -> No
     paint(grid, tissue, "aorta", vary(rng, aorta, shift=2, tilt=0.02), soft)
 
 
-def _draw_liver(rng: np.random.Generator, grid: Grid, tissue: np.ndarray) -> None:
+def _draw_liver(rng: Generator, grid: Grid, tissue: np.ndarray) -> None:
     """Draw the liver: a wedge from the large right lobe to the left lobe's thin tip, with its veins."""
     lobes = [
         (-82, -4, 28, 62, 70, 62),
@@ -209,18 +189,7 @@ def _draw_liver(rng: np.random.Generator, grid: Grid, tissue: np.ndarray) -> Non
         paint(grid, tissue, "liver vein", vary(rng, branch), over=["liver"])
 
 
-def _draw_stomach(rng: np.random.Generator, grid: Grid, tissue: np.ndarray) -> None:
-    """Draw the stomach: a J from the fundus under the left dome to the pylorus, in most patients with some gas."""
-    beads = [(58, -22, 62, 30), (66, 8, 38, 28), (56, 36, 8, 23), (26, 50, -18, 18), (-14, 40, -16, 12)]
-    gas = rng.random() < 0.7
-    level = rng.uniform(10, 45)
-    stomach = vary(rng, chain(beads), size=0.1)
-    paint(grid, tissue, "stomach", stomach, rim=0.75)
-    if gas:  # lying on the back, it collects in front
-        paint(grid, tissue, "stomach gas", stomach * LUMEN, over=["stomach"], cuts=behind(level))
-
-
-def _draw_kidney(rng: np.random.Generator, grid: Grid, tissue: np.ndarray, side: str, height: float) -> None:
+def _draw_kidney(rng: Generator, grid: Grid, tissue: np.ndarray, side: str, height: float) -> None:
     """Draw one kidney: a bean with the upper pole toward the spine, medulla inside, the hilum cut in the middle."""
     sign = -1 if side == "right" else 1
     bean = [
@@ -232,28 +201,3 @@ def _draw_kidney(rng: np.random.Generator, grid: Grid, tissue: np.ndarray, side:
     paint(grid, tissue, f"{side} kidney", kidney[:3], cuts=kidney[3:], rim=0.45)
     medulla = kidney[:3] * [1, 1, 1, 0.6, 0.6, 0.75]
     paint(grid, tissue, f"{side} medulla", medulla, over=[f"{side} kidney"])
-
-
-def _remove_fragments(tissue: np.ndarray) -> None:
-    """Turn what a later organ cut off from an earlier one into fat, in place."""
-    labels = LABELS[tissue]
-    for number, box in enumerate(ndimage.find_objects(labels), start=1):
-        if box is None:
-            continue
-        parts, count = ndimage.label(labels[box] == number)
-        if count > 1:
-            largest = np.bincount(parts.ravel())[1:].argmax() + 1
-            tissue[box][(parts > 0) & (parts != largest)] = CODES["belly fat"]
-
-
-def _scan(rng: np.random.Generator, tissue: np.ndarray) -> np.ndarray:
-    """Turn tissues into HU: one value each for this patient, texture, partial volume at edges, noise."""
-    table = np.array([(t.hu, t.spread, t.texture) for t in TISSUES.values()], dtype=np.float32)
-    means = table[:, 0] + table[:, 1] * rng.standard_normal(len(table)).astype(np.float32)
-    texture = smooth_field(rng, tissue.shape, (9, 26, 26))
-    image = means[tissue] + table[:, 2][tissue] * texture
-    image = ndimage.gaussian_filter(image, (0.4, 0.6, 0.6), truncate=2.5)
-    noise = rng.standard_normal(tissue.shape, dtype=np.float32)
-    noise = ndimage.gaussian_filter(noise, (0, 0.5, 0.5), truncate=2)
-    image += 12 / noise.std() * noise
-    return np.clip(np.rint(image), -1024, 1500).astype(np.int16)

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import ArrayLike
 from scipy import interpolate, ndimage
 
-__all__ = [
-    "CODES",
-    "ENDLESS",
-    "EXTENT",
-    "LABELS",
-    "LUMEN",
-    "ORGANS",
-    "TISSUES",
-    "Grid",
-    "behind",
-    "chain",
-    "paint",
-    "smooth_field",
-    "vary",
-    "warped_grid",
-]
+__all__ = ["CODES", "ENDLESS", "LUMEN", "ORGANS", "Grid", "behind", "chain", "make_ct", "paint", "vary", "warped_grid"]
 
 
 class _Tissue(NamedTuple):
@@ -35,7 +21,7 @@ class _Tissue(NamedTuple):
     texture: float  # standard deviation of the smooth texture inside one patient, HU
 
 
-TISSUES: dict[str, _Tissue] = {
+_TISSUES: dict[str, _Tissue] = {
     "air": _Tissue(0, -1000, 0, 0),
     "fat": _Tissue(0, -105, 4, 4),
     "belly fat": _Tissue(0, -98, 4, 8),
@@ -61,11 +47,11 @@ TISSUES: dict[str, _Tissue] = {
     "aorta": _Tissue(7, 180, 9, 4),
     "pancreas": _Tissue(8, 85, 6, 8),
 }
-CODES = {name: code for code, name in enumerate(TISSUES)}
-LABELS = np.array([tissue.label for tissue in TISSUES.values()], dtype=np.uint8)
-ORGANS = [name for name, tissue in TISSUES.items() if tissue.label]
+CODES = {name: code for code, name in enumerate(_TISSUES)}
+_LABELS = np.array([tissue.label for tissue in _TISSUES.values()], dtype=np.uint8)
+ORGANS = [name for name, tissue in _TISSUES.items() if tissue.label]
 
-EXTENT = np.array([192.0, 360.0, 360.0])  # mm covered by (slices, x, y)
+_EXTENT = np.array([192.0, 360.0, 360.0])  # mm covered by (slices, x, y)
 ENDLESS = 1e6  # mm, half axis of what runs through the whole scan
 LUMEN = np.array([1, 1, 1, 0.78, 0.78, 0.78])  # makes the inside of a hollow organ from its blobs
 _SHARPNESS = 4.0  # how fast a blob's density falls; lower melts neighbouring blobs further together
@@ -89,7 +75,7 @@ class Grid:
         return tuple(box)
 
 
-def smooth_field(rng: np.random.Generator, shape: tuple[int, ...], knots: tuple[int, ...]) -> np.ndarray:
+def _smooth_field(rng: Generator, shape: tuple[int, ...], knots: tuple[int, ...]) -> np.ndarray:
     """Draw a smooth field of shape `shape` and variance near 1 from normal values on a coarse grid of `knots`."""
     field = rng.standard_normal(knots)
     for size, count in zip(shape, knots, strict=True):  # spline zoom, one axis at a time as a matrix product
@@ -97,16 +83,16 @@ def smooth_field(rng: np.random.Generator, shape: tuple[int, ...], knots: tuple[
     return (1.2 * field).astype(np.float32)
 
 
-def warped_grid(rng: np.random.Generator, shape: tuple[int, int, int]) -> Grid:
+def warped_grid(rng: Generator, shape: tuple[int, int, int]) -> Grid:
     """Place the patient in the scan: body size, small turn and shift, smooth deformation of some millimetres."""
     size = rng.uniform(0.93, 1.06) * rng.uniform(0.97, 1.03, size=3)
     shift = rng.normal(0, (5, 4, 4))
     turn = rng.normal(0, 0.03)
-    axes = [(np.arange(n) - (n - 1) / 2) * mm / n for n, mm in zip(shape, EXTENT, strict=True)]
+    axes = [(np.arange(n) - (n - 1) / 2) * mm / n for n, mm in zip(shape, _EXTENT, strict=True)]
     z, x, y = np.meshgrid(*(axis.astype(np.float32) for axis in axes), indexing="ij", sparse=True)
     x, y = x + np.float32(turn) * y, y - np.float32(turn) * x
     moved = [
-        (points - np.float32(mm)) / np.float32(scale) + np.float32(3.5) * smooth_field(rng, shape, (5, 7, 7))
+        (points - np.float32(mm)) / np.float32(scale) + np.float32(3.5) * _smooth_field(rng, shape, (5, 7, 7))
         for points, mm, scale in zip((z, x, y), shift, size, strict=True)
     ]
     others = ((1, 2), (0, 2), (0, 1))
@@ -122,13 +108,7 @@ def chain(beads: ArrayLike, count: int = 12) -> np.ndarray:
     return np.column_stack([balls[:, :3], balls[:, 3:].repeat(3, axis=1)])
 
 
-def vary(
-    rng: np.random.Generator,
-    organ: ArrayLike,
-    shift: float = 4,
-    size: float = 0.06,
-    tilt: float = 0.08,
-) -> np.ndarray:
+def vary(rng: Generator, organ: ArrayLike, shift: float = 4, size: float = 0.06, tilt: float = 0.08) -> np.ndarray:
     """Move (`shift` in mm), scale (`size`, relative) and tilt (radians) an organ as a whole, and its blobs a little."""
     blobs: np.ndarray = np.array(organ, dtype=np.float64)
     middle = blobs[:, :3].mean(axis=0)
@@ -160,26 +140,43 @@ def paint(
     tissue: np.ndarray,
     name: str,
     blobs: np.ndarray,
-    over: Sequence[str] = ("belly fat", "bowel", "bowel gas", *ORGANS),
+    over: Collection[str] = ("belly fat", "bowel", "bowel gas", *ORGANS),
     cuts: np.ndarray | None = None,
     rim: float = 1.0,
 ) -> None:
     """Write a tissue into the map, in place.
 
-    Args:
-        grid: Positions of the voxels.
-        tissue: Map of tissue codes of shape `(slices, x, y)`, changed in place.
-        name: Key of `TISSUES`.
-        blobs: Ellipsoids whose union is painted, `(n, 6)` in mm.
-        over: Tissues that may be painted over; organs spare lung, bone and muscle.
-        cuts: Ellipsoids left out of the union.
-        rim: Density from 0 to 1 down to which other organs give way to a rim of fat; 1 for none.
+    `blobs` and `cuts` are ellipsoids of shape `(n, 6)` in mm: their union is painted without the union of `cuts`, over
+    the tissues `over`; organs spare lung, bone and muscle. Other organs give way to a rim of fat down to the density
+    `rim`, from 0 to 1; 1 for none.
     """
     box = grid.box((blobs[:, :3] - 1.2 * blobs[:, 3:]).min(axis=0), (blobs[:, :3] + 1.2 * blobs[:, 3:]).max(axis=0))
     density = _density(grid, box, blobs)
     if cuts is not None:
         density[_density(grid, box, cuts) > 1] = 0
-    free = np.isin(list(TISSUES), over)[tissue[box]]
+    free = np.isin(list(_TISSUES), list(over))[tissue[box]]
     if rim < 1:
         tissue[box][free & (density > rim)] = CODES["belly fat"]
     tissue[box][free & (density > 1)] = CODES[name]
+
+
+def make_ct(rng: Generator, tissue: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
+    """Turn a map of tissues into HU, labels and spacing; what a later organ cut off from an earlier one becomes fat."""
+    labels = _LABELS[tissue]
+    for number, box in enumerate(ndimage.find_objects(labels), start=1):
+        if box is None:
+            continue
+        parts, count = ndimage.label(labels[box] == number)
+        if count > 1:
+            largest = np.bincount(parts.ravel())[1:].argmax() + 1
+            tissue[box][(parts > 0) & (parts != largest)] = CODES["belly fat"]
+    # One value for each tissue of this patient, then texture, partial volume at edges and noise.
+    table = np.array([(t.hu, t.spread, t.texture) for t in _TISSUES.values()], dtype=np.float32)
+    means = table[:, 0] + table[:, 1] * rng.standard_normal(len(table)).astype(np.float32)
+    image = means[tissue] + table[:, 2][tissue] * _smooth_field(rng, tissue.shape, (9, 26, 26))
+    image = ndimage.gaussian_filter(image, (0.4, 0.6, 0.6), truncate=2.5)
+    noise = rng.standard_normal(tissue.shape, dtype=np.float32)
+    noise = ndimage.gaussian_filter(noise, (0, 0.5, 0.5), truncate=2)
+    image += 12 / noise.std() * noise
+    slice_mm, x_mm, y_mm = (float(mm) / n for mm, n in zip(_EXTENT, tissue.shape, strict=True))
+    return np.clip(np.rint(image), -1024, 1500).astype(np.int16), _LABELS[tissue], (slice_mm, x_mm, y_mm)

@@ -22,12 +22,9 @@ __all__ = ["BTCV_TO_SYNAPSE", "SYNAPSE_TEST_CASES", "prepare_phantom", "prepare_
 
 logger = logging.getLogger(__name__)
 
-PHANTOM_NAME = "synthetic phantom patients"
-
 BTCV_TO_SYNAPSE = {1: 1, 2: 2, 3: 3, 4: 4, 6: 5, 7: 6, 8: 7, 11: 8}
 """Which of BTCV's 13 organs become which of Synapse's 8; the others become background."""
 
-_BTCV_LABELS = 14  # the background counted
 _TOLERANCE = 0.5  # of a voxel; published headers are rounded
 _AXIS_ORDER = (2, 1, 0)  # of a scan (x, y, z) in this layout, as the reference implementation prepares it
 
@@ -35,18 +32,13 @@ SYNAPSE_TEST_CASES = (1, 2, 3, 4, 8, 22, 25, 29, 32, 35, 36, 38)
 """TransUNet's 12 test cases; the other 18 of BTCV's training scans train."""
 
 
-def prepare_synapse(
-    raw: str | os.PathLike,
-    output: str | os.PathLike,
-    *,
-    train_size: int | None = 224,
-) -> Path:
+def prepare_synapse(raw: str | os.PathLike, output: str | os.PathLike, *, train_size: int | None = 224) -> Path:
     """Convert raw BTCV scans to the Synapse layout.
 
     The intensities are clipped to [-125, 275] HU and scaled to [0, 1], the eight organs renumbered and the volumes
     transposed to `(slice, y, x)`. TransUNet's test cases become volumes, all others training slices. The axes of all
     scans are brought into the orientation of the first one: if all have the same, the slices are those of the reference
-    implementation. It is stored in `source.json`, and so in the adapters trained on it.
+    implementation. The orientation is stored in `source.json`, and so in the adapters trained on the data.
 
     Args:
         raw: BTCV's `RawData/Training` with `img/imgNNNN.nii.gz` and `label/labelNNNN.nii.gz`.
@@ -63,29 +55,28 @@ def prepare_synapse(
             `train_size` below 2, or an output that isn't empty.
     """
     if train_size is not None and train_size < 2:
-        raise ValueError(
-            f"train_size is {train_size}: expected a side of at least 2 pixels, or none to keep the scan's."
-        )
+        raise ValueError(f"train_size is {train_size}: expected at least 2 pixels, or none to keep the scan's size.")
     pairs = _btcv_pairs(Path(raw))
-    with _new_directory(Path(output)) as folder:
-        slices: list[str] = []
-        tests: list[str] = []
-        orientation = None
+    slices: list[str] = []
+    tests: list[str] = []
+    orientation = None
+    with _new_directory(Path(output)) as directory:
         for number, (image_path, label_path) in pairs.items():
             image = read_volume(image_path)
             orientation = orientation or image.orientation
             case = _read_btcv(f"case{number:04d}", image, label_path, orientation)
             if number in SYNAPSE_TEST_CASES:
-                write_case(folder, case)
+                write_case(directory, case)
                 tests.append(case.name)
+                role = "test volume"
             else:
-                slices += _write_slices(folder, case, train_size)
-            role = "test volume" if number in SYNAPSE_TEST_CASES else "training slices"
+                slices += _write_slices(directory, case, train_size)
+                role = "training slices"
             turned = "" if image.orientation == orientation else f" ({image.orientation}, brought to {orientation})"
             size = f"{case.image.shape[1]}×{case.image.shape[2]}"
             logger.info(f"{case.name}: {len(case.image)} slices of {size}, {role}{turned}")
         source = {"name": "Synapse multi-organ CT (BTCV)", "orientation": orientation}
-        write_lists(folder, slices, tests, SYNAPSE_LABELS, source)
+        write_lists(directory, slices, tests, SYNAPSE_LABELS, source)
     logger.info(f"{len(slices)} training slices and {len(tests)} test volumes in {output}")
     return Path(output)
 
@@ -102,8 +93,7 @@ def prepare_phantom(
 
     Args:
         output: the directory to create; it must not exist, or be empty.
-        num_train: patients cut into training slices.
-        num_test: patients kept as volumes.
+        num_train, num_test: patients cut into training slices, and patients kept as volumes.
         seed: of the patients.
         shape: slices, width and height of each patient.
 
@@ -112,21 +102,20 @@ def prepare_phantom(
     """
     if num_train < 0 or num_test < 0:
         raise ValueError(f"num_train is {num_train}, num_test {num_test}: expected numbers of patients, at least 0.")
-    with _new_directory(Path(output)) as folder:
-        slices: list[str] = []
-        tests: list[str] = []
+    slices: list[str] = []
+    tests: list[str] = []
+    with _new_directory(Path(output)) as directory:
         for index in range(num_train + num_test):
             image, label, (along, x, y) = phantom_patient((seed, index), shape)
             image, label = (np.swapaxes(array, 1, 2) for array in (window_intensity(image, CT_WINDOW), label))
             case = Case(f"phantom{index:04d}", image, label, (along, y, x))
             if index < num_train:
-                slices += _write_slices(folder, case, None)
+                slices += _write_slices(directory, case, None)
             else:
-                write_case(folder, case)
+                write_case(directory, case)
                 tests.append(case.name)
-        write_lists(
-            folder, slices, tests, SYNAPSE_LABELS, {"name": PHANTOM_NAME, "synthetic": True, "orientation": "LAS"}
-        )
+        source = {"name": "synthetic phantom patients", "synthetic": True, "orientation": "LAS"}
+        write_lists(directory, slices, tests, SYNAPSE_LABELS, source)
     return Path(output)
 
 
@@ -142,7 +131,7 @@ def _btcv_pairs(raw: Path) -> dict[int, tuple[Path, Path]]:
     for path in find_volumes(raw / "img"):
         digits = case_name(path).removeprefix("img")
         if not digits.isdigit():
-            raise ValueError(f"{path} isn't named imgNNNN.nii.gz: rename it, or keep it elsewhere.")
+            raise ValueError(f"{path} isn't named imgNNNN.nii.gz: rename it, or move it to another directory.")
         if f"label{digits}" not in labels:
             raise FileNotFoundError(f"{path} has no label: expected {raw / 'label' / f'label{digits}.nii.gz'}.")
         if int(digits) in pairs:
@@ -152,35 +141,35 @@ def _btcv_pairs(raw: Path) -> dict[int, tuple[Path, Path]]:
 
 
 def _read_btcv(name: str, image: Volume, label_path: Path, orientation: str) -> Case:
+    """Renumber the organs and bring the axes into `orientation`, then into the order `(slice, y, x)`."""
     label = read_volume(label_path)
     values = np.unique(label.array)
-    if not set(values.tolist()) <= set(range(_BTCV_LABELS)):
+    if not set(values.tolist()) <= set(range(14)):  # the background and 13 organs
         raise ValueError(
-            f"{label_path} holds values from {values[0]} to {values[-1]}: expected BTCV's whole numbers from 0 to "
-            f"{_BTCV_LABELS - 1}."
+            f"{label_path} holds values from {values[0]} to {values[-1]}: expected BTCV's whole numbers from 0 to 13."
         )
-    image_path = image.path
     image, label = reorient(image, orientation), reorient(label, orientation)
     if differs := same_grid(image, label, _TOLERANCE):
         raise ValueError(
-            f"{image_path} and {label_path} are on different grids ({differs}): expected an image and a label of the "
+            f"{image.path} and {label_path} are on different grids ({differs}): expected an image and a label of the "
             "same voxels."
         )
     organs = np.zeros(label.array.shape, dtype=np.uint8)
     for value, target in BTCV_TO_SYNAPSE.items():
         organs[label.array == value] = target
-    image_array = window_intensity(image.array, CT_WINDOW)
-    slice_mm, x_mm, y_mm = (float(image.spacing[axis]) for axis in _AXIS_ORDER)
-    return Case(name, image_array.transpose(_AXIS_ORDER), organs.transpose(_AXIS_ORDER), (slice_mm, x_mm, y_mm))
+    scaled = window_intensity(image.array, CT_WINDOW)
+    x_mm, y_mm, slice_mm = image.spacing
+    return Case(name, scaled.transpose(_AXIS_ORDER), organs.transpose(_AXIS_ORDER), (slice_mm, y_mm, x_mm))
 
 
-def _write_slices(folder: Path, case: Case, size: int | None) -> list[str]:
+def _write_slices(directory: Path, case: Case, size: int | None) -> list[str]:
+    """Write a training case, zoomed to `size`, and return the names of its slices."""
     names = [f"{case.name}_slice{index:03d}" for index in range(len(case.image))]
     image, label = case.image, case.label
     if size is not None:
         image, label = spline_zoom(image, (size, size)), nearest_zoom(label, (size, size))
     for name, one_image, one_label in zip(names, image, label, strict=True):
-        write_slice(folder, name, one_image, one_label)
+        write_slice(directory, name, one_image, one_label)
     return names
 
 
@@ -189,5 +178,5 @@ def _new_directory(output: Path) -> Iterator[Path]:
     """Yield a temporary directory that becomes `output` if the block succeeds."""
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
         raise ValueError(f"output {str(output)!r} exists and is not an empty directory: choose another, or remove it.")
-    with atomic_directory(output) as folder:
-        yield folder
+    with atomic_directory(output) as directory:
+        yield directory

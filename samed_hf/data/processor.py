@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from ..model.image_processing_samed import SamedImageProcessor
 from ..transforms.intensity import guess_preprocessing, preprocessing_settings
-from ..volumes._checks import NotFiniteError
+from ..volumes.file_checks import NotFiniteError
 from .arguments import DataArguments
 from .dataset import CaseDataset
 
@@ -29,10 +29,7 @@ def make_processor(args: DataArguments, data: CaseDataset, image_size: int | Non
     """
     if args.plane not in (None, "axial") and (data.is_2d or data.layout == "Synapse"):
         raise ValueError(f"plane is {args.plane}, but {data.root} holds slices ({data.layout}): expected whole scans.")
-    orientation: str | None
     axis_order, orientation = _PLANES[args.plane or "axial"]
-    if args.orientation is not None or data.orientation != "LPS":
-        orientation = args.orientation or data.orientation
     presets = [args.preprocessing] * len(data.channel_names) if args.preprocessing else None
     settings = preprocessing_settings(presets or guess_preprocessing(data.channel_names, pictures=data.is_2d))
     if args.intensity_window is not None:
@@ -41,7 +38,7 @@ def make_processor(args: DataArguments, data: CaseDataset, image_size: int | Non
         image_size or 512,
         input_size=data.input_size,
         axis_order=axis_order,
-        orientation=orientation,
+        orientation=args.orientation or (orientation if data.orientation == "LPS" else data.orientation),
         channel_names=data.channel_names,
         context_slices=args.context_slices,
         **settings,
@@ -49,11 +46,7 @@ def make_processor(args: DataArguments, data: CaseDataset, image_size: int | Non
 
 
 def slice_side(data: CaseDataset, processor: SamedImageProcessor) -> int:
-    """Return the longer side in pixels of the slices of the first training case with finite intensities.
-
-    Raises:
-        ValueError: no training case can be read.
-    """
+    """Return the longer side in pixels of the slices of the first training case with finite intensities."""
     for name in data.train[:-1]:
         with suppress(NotFiniteError):
             return max(data.read_raw(name, processor).label.shape[1:])

@@ -19,14 +19,13 @@ __all__ = ["EpochBatchSampler", "SliceDataset"]
 class SliceDataset(Dataset):
     """Slices as the model trains on them.
 
-    The key of an item is `(epoch, index)`: its augmentation depends on the seed, the epoch and the index alone, so
-    every worker and every process makes the same sample, and each epoch another one. An index below 0 is no slice: it
-    makes a sample that counts for nothing, its labels being `IGNORED`.
+    The key of an item is `(epoch, index)`. Its augmentation depends on the seed, the epoch and the index alone: every
+    worker and every process makes the same sample. An index below 0 makes a sample whose labels are all `IGNORED`.
 
     Args:
-        store: holds the decoded cases.
-        cases: their names, in order; every slice of each is an item.
-        augmentation: how slices vary; `None` leaves them as they are.
+        store: the decoded cases.
+        cases: names of the cases, in order; every slice of each is an item.
+        augmentation: random changes of the slices; `None` for none.
         seed: of the augmentation.
     """
 
@@ -38,7 +37,6 @@ class SliceDataset(Dataset):
         self.ends = np.cumsum([store.num_slices(name) for name in self.cases])
 
     def __len__(self) -> int:
-        """How many slices there are."""
         return int(self.ends[-1]) if len(self.ends) else 0
 
     def locate(self, index: int) -> tuple[str, int]:
@@ -76,16 +74,16 @@ class EpochBatchSampler(Sampler):
 
     Every epoch is a new permutation of all samples, made from the seed and the epoch's number, cut into global batches
     of `batch_size · num_processes`, of which each process takes its share. The last batch of an epoch can be smaller,
-    and a share of it by one slice smaller than another; a process without any gets a sample that counts for nothing.
-    So the global batches are the same however many processes there are.
+    and its shares can differ by one slice; a process without any gets a sample with `IGNORED` labels. So the global
+    batches do not depend on the number of processes.
 
     Args:
-        num_samples: how many samples there are.
-        batch_size: samples of one batch of one process.
-        num_batches: how many batches the whole run has.
+        num_samples: number of samples.
+        batch_size: samples in one batch of one process.
+        num_batches: batches of the whole run.
         seed: of the permutations.
-        process_index, num_processes: which share this is.
-        start: the first batches of the run to leave out, done before an interruption.
+        process_index, num_processes: the share of this process.
+        start: number of batches to skip, done before an interruption.
     """
 
     def __init__(
@@ -108,11 +106,10 @@ class EpochBatchSampler(Sampler):
         return -(-self.num_samples // (self.batch_size * self.num_processes))
 
     def __len__(self) -> int:
-        """Batches that are left of the run."""
         return max(0, self.num_batches - self.start)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Lists of `(epoch, index)`, none empty; index -1 is a sample that counts for nothing."""
+        """Lists of `(epoch, index)`, none empty; index -1 is a sample with `IGNORED` labels."""
         epoch, order = -1, np.empty(0, dtype=np.int64)
         for batch in range(self.start, self.num_batches):
             if batch // self.batches_per_epoch != epoch:

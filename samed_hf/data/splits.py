@@ -1,6 +1,8 @@
-"""Which cases train, which are watched: by case, never by slice, and always the same."""
+"""Training and validation cases: divided by case, never by slice, and always the same."""
 
 from __future__ import annotations
+
+from collections import Counter
 
 import numpy as np
 
@@ -14,55 +16,37 @@ def divide_cases(
 ) -> None:
     """Set a data set's training and validation cases; its test cases stay.
 
-    Validation cases that the data set declares are respected, unless folds are asked for.
+    Validation cases that the data set declares are kept, unless `num_folds` is given.
 
     Args:
         data: changed in place.
-        num_validation: training cases to hold out where the data set declares none for validation; `None` for a
-            tenth, and none of fewer than five.
-        num_folds: divide all cases but the test's into so many folds.
-        fold: which of them is held out, from 0; defaults to 0.
+        num_validation: training cases to hold out if the data set declares none for validation; `None` for a tenth,
+            and none of fewer than five.
+        num_folds: number of folds into which all cases but the test cases are divided.
+        fold: index of the fold that is held out; defaults to 0.
 
     Raises:
         ValueError: no case, none left to train on, one in two splits, or an impossible number.
     """
-    check_disjoint(data)
+    splits = {"training": data.train, "validation": data.validation, "test": data.test}
+    counts = Counter(name for names in splits.values() for name in names)
+    if repeated := [name for name, count in counts.items() if count > 1]:
+        found = " and for ".join(split for split, names in splits.items() for name in names if name == repeated[0])
+        raise ValueError(
+            f"{data.root} lists {repeated[0]} for {found}: expected each case in one of them, since scores of a "
+            "training case mean nothing; remove it from one."
+        )
     if num_folds is not None:
         data.train, data.validation = k_fold(sorted({*data.train, *data.validation}), num_folds, fold or 0)
         data.notes.append(f"fold {fold or 0} of {num_folds} is held out, {len(data.validation)} cases")
-    elif not data.validation:
-        data.train, data.validation = hold_out(data.train, num_validation, data.root)
-    if not data.train:
+    elif not data.train:
         raise ValueError(f"{data.root} has no case to train on: expected at least one image with its label.")
+    elif not data.validation:
+        data.train, data.validation = hold_out(data.train, num_validation)
 
 
-def check_disjoint(data: CaseDataset) -> None:
-    """Refuse a case in two splits."""
-    splits = {"training": data.train, "validation": data.validation, "test": data.test}
-    seen: dict[str, str] = {}
-    for split, names in splits.items():
-        for name in names:
-            if name in seen:
-                raise ValueError(
-                    f"{data.root} lists {name} for {seen[name]} and for {split}: expected each case in one of them, "
-                    "since scores of a training case mean nothing; remove it from one."
-                )
-            seen[name] = split
-
-
-def hold_out(cases: list[str], count: int | None, root: object = "data_dir") -> tuple[list[str], list[str]]:
-    """Cases to train on, and cases held out: spread evenly over the list.
-
-    Args:
-        cases: in order.
-        count: how many are held out; `None` for a tenth, and none of fewer than five.
-        root: named in errors.
-
-    Raises:
-        ValueError: no case, or none left to train on.
-    """
-    if not cases:
-        raise ValueError(f"{root} lists no training case: expected at least one.")
+def hold_out(cases: list[str], count: int | None) -> tuple[list[str], list[str]]:
+    """Cases to train on, and `count` cases held out, spread evenly over the list; see [`divide_cases`]."""
     if count is None:
         count = max(1, len(cases) // 10) if len(cases) >= 5 else 0
     if count >= len(cases):
@@ -74,11 +58,7 @@ def hold_out(cases: list[str], count: int | None, root: object = "data_dir") -> 
 
 
 def k_fold(cases: list[str], num_folds: int, fold: int) -> tuple[list[str], list[str]]:
-    """Cases to train on and those of one fold, by a fixed permutation; the folds' sizes differ by one at most.
-
-    Raises:
-        ValueError: fewer than two folds, more than cases, or no such fold.
-    """
+    """Cases to train on and those of one fold, by a fixed permutation; the folds' sizes differ by one at most."""
     if not 2 <= num_folds <= len(cases) or not 0 <= fold < num_folds:
         raise ValueError(
             f"num_folds is {num_folds}, fold {fold} of {len(cases)} cases: expected 2 to {len(cases)} folds, and one "

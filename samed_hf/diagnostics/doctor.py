@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import importlib
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-from .machine import find_accelerate_config, find_accelerators, find_disk, find_hub, find_processor, short_reason
-from .requirements import installed_version, read_requirements
+from . import machine
 
 __all__ = ["diagnose", "format_diagnosis"]
 
@@ -41,21 +40,25 @@ def diagnose() -> dict[str, Any]:
         - `fits`: for each device and model the largest batch and its memory, or `None`.
         - `missing`: one line for each required package that is missing or broken; `warnings`: other lines.
     """
-    packages = {one.name: _package(one.name, one.versions) for one in read_requirements() if not one.extra}
+    packages = {}
+    for name, expected in machine.read_requirements().items():
+        version = machine.installed_version(name)
+        problem = _package_problem(name, version, expected)
+        packages[name] = {"version": version, "expected": expected, "problem": problem}
     diagnosis: dict[str, Any] = {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "samed_hf": installed_version("samed_hf"),
+        "samed_hf": machine.installed_version("samed_hf"),
         "packages": packages,
-        "optional": {name: {"version": installed_version(name), "for": use} for name, use in _OPTIONAL.items()},
+        "optional": {name: {"version": machine.installed_version(name), "for": use} for name, use in _OPTIONAL.items()},
     }
-    processor, problem = _try(find_processor, None)
-    accelerators, other = _try(find_accelerators, [])
+    processor, problem = _try(machine.find_processor, None)
+    accelerators, other = _try(machine.find_accelerators, [])
     diagnosis["devices"] = [*([processor] if processor else []), *accelerators]
     warnings = [f"devices: {one}" for one in (problem, other) if one]
-    diagnosis["disk"], _ = _try(find_disk, {})
-    diagnosis["hub"], _ = _try(find_hub, {"state": "unknown", "why": "huggingface-hub can't be used"})
-    diagnosis["accelerate"], _ = _try(find_accelerate_config, None)
+    diagnosis["disk"], _ = _try(machine.find_disk, {})
+    diagnosis["hub"], _ = _try(machine.find_hub, {"state": "unknown", "why": "huggingface-hub can't be used"})
+    diagnosis["accelerate"], _ = _try(machine.find_accelerate_config, None)
     diagnosis["fits"], problem = _try(lambda: _fits(diagnosis["devices"]), {})
     warnings += [f"memory can't be estimated: {problem}"] if problem else []
     missing = [f"{name}: {row['problem']}" for name, row in packages.items() if row["problem"]]
@@ -67,37 +70,28 @@ def _try(part: Callable[[], Any], default: Any) -> tuple[Any, str | None]:
     try:
         return part(), None
     except Exception as error:
-        return default, short_reason(error)
+        return default, machine.short_reason(error)
 
 
-def _package(name: str, expected: str) -> dict[str, str | None]:
-    version = installed_version(name)
+def _package_problem(name: str, version: str | None, expected: str) -> str | None:
     if version is None:
-        problem: str | None = f"isn't installed, expected {expected or 'any version'}: pip install '{name}{expected}'"
-    else:
-        problem = _out_of_range(name, version, expected) or _import_problem(name, version)
-    return {"version": version, "expected": expected, "problem": problem}
-
-
-def _out_of_range(name: str, version: str, expected: str) -> str | None:
+        return f"isn't installed, expected {expected or 'any version'}: pip install '{name}{expected}'"
     try:
         from packaging.specifiers import SpecifierSet
+
+        if not SpecifierSet(expected).contains(version, prereleases=True):
+            return f"{version} is out of range, expected {expected}: pip install '{name}{expected}'"
     except ImportError:
-        return None  # packaging itself is reported as missing
-    fits = SpecifierSet(expected).contains(version, prereleases=True)
-    return None if fits else f"{version} is out of range, expected {expected}: pip install '{name}{expected}'"
-
-
-def _import_problem(name: str, version: str) -> str | None:
+        pass  # packaging itself is reported as missing
     try:
         importlib.import_module(_MODULES.get(name, name.replace("-", "_")))
     except Exception as error:
-        return f"{version} is installed but can't be imported ({short_reason(error)}): install it again"
+        return f"{version} is installed but can't be imported ({machine.short_reason(error)}): install it again"
     return None
 
 
 def _fits(devices: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    from .fitting import fitting_batches
+    from .memory import fitting_batches
 
     free = {one["device"]: one["free"] - _LIBRARIES for one in devices if one["free"] is not None}
     return fitting_batches(free, [one["device"] for one in devices if one["bfloat16"]])
@@ -122,53 +116,50 @@ def _warnings(diagnosis: dict[str, Any]) -> list[str]:
 
 def format_diagnosis(diagnosis: dict[str, Any]) -> str:
     """The result of [`diagnose`] as text."""
-    return "\n".join(_lines(diagnosis))
-
-
-def _lines(diagnosis: dict[str, Any]) -> Iterator[str]:
-    yield f"samed_hf    {diagnosis['samed_hf'] or 'not installed, run from its code'}, Python {diagnosis['python']}"
-    yield f"platform    {diagnosis['platform']}"
     good = [f"{name} {row['version']}" for name, row in diagnosis["packages"].items() if not row["problem"]]
-    yield f"packages    {', '.join(good) or 'none'}"
-    installed = [f"{name} {row['version']}" for name, row in diagnosis["optional"].items() if row["version"]]
-    yield f"optional    {', '.join(installed) or 'none'}"
-    for name, row in diagnosis["optional"].items():
-        if not row["version"]:
-            yield f"            no {name} ({row['for']})"
-    for device in diagnosis["devices"]:
-        yield f"device      {_device(device)}"
-    for name, disk in diagnosis["disk"].items():
-        yield f"disk        {_gigabytes(disk['free'])} free in the {name}, {disk['path']}"
-    yield f"Hub         {diagnosis['hub']['state']}: {diagnosis['hub']['why']}"
+    optional = diagnosis["optional"].items()
+    installed = [f"{name} {row['version']}" for name, row in optional if row["version"]]
+    lines = [
+        f"samed_hf    {diagnosis['samed_hf'] or 'not installed, run from its code'}, Python {diagnosis['python']}",
+        f"platform    {diagnosis['platform']}",
+        f"packages    {', '.join(good) or 'none'}",
+        f"optional    {', '.join(installed) or 'none'}",
+        *(f"            no {name} ({row['for']})" for name, row in optional if not row["version"]),
+        *(f"device      {_device(device)}" for device in diagnosis["devices"]),
+        *(
+            f"disk        {_gigabytes(disk['free'])} free in the {name}, {disk['path']}"
+            for name, disk in diagnosis["disk"].items()
+        ),
+        f"Hub         {diagnosis['hub']['state']}: {diagnosis['hub']['why']}",
+    ]
     config = diagnosis["accelerate"]
     if config is None:
-        yield "accelerate  no default configuration (accelerate config makes one; a single process needs none)"
+        lines.append("accelerate  no default configuration (accelerate config makes one; a single process needs none)")
     else:
         content = ", ".join(f"{key} {value}" for key, value in config["content"].items())
-        yield f"accelerate  {config['path']}: {content}"
+        lines.append(f"accelerate  {config['path']}: {content}")
     for device, models in diagnosis["fits"].items():
-        for model, fit in models.items():
-            yield f"fits        {device}: {_fit(model, fit)}"
+        lines += [f"fits        {device}: {_fit(model, fit)}" for model, fit in models.items()]
     if diagnosis["fits"]:
-        yield "            at 512 pixels with 9 labels; computed, not measured"
-    yield from (f"warning     {line}" for line in diagnosis["warnings"])
-    yield from (f"missing     {line}" for line in diagnosis["missing"])
+        lines.append("            at 512 pixels with 9 labels; computed, not measured")
+    lines += [f"warning     {line}" for line in diagnosis["warnings"]]
+    lines += [f"missing     {line}" for line in diagnosis["missing"]]
     verdict = "training can't run here yet" if diagnosis["missing"] else "all required packages work"
-    yield f"verdict     {verdict}"
+    return "\n".join([*lines, f"verdict     {verdict}"])
 
 
 def _device(device: dict[str, Any]) -> str:
-    parts = [f"{device['device']}: {device['name']}"]
-    if device.get("cores"):
-        parts.append(f"{device['cores']} cores")
-    if device.get("instructions"):
-        parts.append(" ".join(device["instructions"]))
-    if device.get("compute_capability"):
-        parts.append(f"compute capability {device['compute_capability']}")
-    if device["bytes"] is not None:
-        parts.append(f"{_gigabytes(device['bytes'])}, {_gigabytes(device['free'])} of it free")
     native = {True: "computes bfloat16", False: "has no bfloat16 instructions", None: "bfloat16 unknown"}
-    return ", ".join([*parts, native[device["bfloat16"]]])
+    capability, size = device.get("compute_capability"), device["bytes"]
+    parts = [
+        f"{device['device']}: {device['name']}",
+        f"{device['cores']} cores" if device.get("cores") else "",
+        " ".join(device.get("instructions", [])),
+        f"compute capability {capability}" if capability else "",
+        "" if size is None else f"{_gigabytes(size)}, {_gigabytes(device['free'])} of it free",
+        native[device["bfloat16"]],
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def _fit(model: str, fit: dict[str, Any] | None) -> str:

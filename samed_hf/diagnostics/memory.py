@@ -6,15 +6,15 @@ counted; nothing is computed and no weight is allocated.
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..inference.batching import slice_bytes
@@ -22,52 +22,61 @@ from ..model.configuration_samed import SamedConfig
 from ..model.lora import cast_frozen, samed_lora_config
 from ..model.losses import segmentation_loss
 from ..model.modeling_samed import SamedForSemanticSegmentation
-from .fused_attention import use_fused_attention
-from .live_bytes import LiveBytes
+from .fake_step import LiveBytes, make_fake, use_fused_attention
 
 __all__ = [
+    "MODELS",
     "MemoryEstimate",
     "StepSettings",
     "TrainingMemory",
+    "base_config",
     "estimate_training",
+    "fitting_batches",
     "make_meta_model",
     "read_base_config",
 ]
 
 _FLOAT = 4
 _SMALL, _BLOCK = 4096, 256  # bitsandbytes: smaller tensors keep moments of 32 bits; a scale for each block of the rest
+_BATCH_SIZES = (12, 4, 1)
+
+MODELS: dict[str, dict[str, Any]] = {
+    "ViT-B": {},  # transformers' default
+    "ViT-L": {"hidden_size": 1024, "num_hidden_layers": 24, "global_attn_indexes": [5, 11, 17, 23]},
+    "ViT-H": {"hidden_size": 1280, "num_hidden_layers": 32, "global_attn_indexes": [7, 15, 23, 31]},
+}
+"""What the image encoders of the published SAMs change in transformers' default."""
 
 
 @dataclass(frozen=True)
 class StepSettings:
-    """Settings on which the memory of a training step depends, besides the base model.
+    """Settings on which the memory of a training step depends, besides the base model."""
 
-    Attributes:
-        image_size: side of the model's input in pixels.
-        num_labels: number of labels, background included.
-        rank, variant: of the adapter.
-        batch_size: slices in a batch.
-        mixed_precision: whether activations have 16 bits, bf16 or fp16 alike.
-        frozen_bfloat16: whether the encoder's frozen weights are kept in bfloat16.
-        gradient_checkpointing: whether the encoder's activations are recomputed.
-        optimizer: "adamw" or "adamw_8bit".
-        ema: whether an average of the trained weights is kept.
-        fused: attention by one fused kernel, as on accelerators; otherwise in tiles, as on a processor.
-        num_processes: number of processes of the training.
-    """
-
-    image_size: int = 512
+    image_size: int = 512  # side of the model's input in pixels
     num_labels: int = 9
     rank: int = 4
     variant: str = "samed"
     batch_size: int = 1
-    mixed_precision: bool = False
-    frozen_bfloat16: bool = False
+    mixed_precision: bool = False  # activations of 16 bits, bf16 or fp16 alike
+    frozen_bfloat16: bool = False  # of the encoder's frozen weights
     gradient_checkpointing: bool = False
-    optimizer: str = "adamw"
+    optimizer: str = "adamw"  # or "adamw_8bit"
     ema: bool = False
-    fused: bool = True
+    fused: bool = True  # attention by one fused kernel, as on accelerators; otherwise in tiles, as on a processor
     num_processes: int = 1
+
+
+# The flags that save most of what a device can do.
+_PLAIN = ("", StepSettings())
+_ON_PROCESSOR = ("--gradient_checkpointing", StepSettings(gradient_checkpointing=True))
+_WITHOUT_BFLOAT16 = (
+    "--mixed_precision fp16 --gradient_checkpointing",
+    StepSettings(gradient_checkpointing=True, mixed_precision=True),
+)
+_WITH_BFLOAT16 = (
+    "--mixed_precision bf16 --frozen_dtype bfloat16 --gradient_checkpointing",
+    StepSettings(gradient_checkpointing=True, mixed_precision=True, frozen_bfloat16=True),
+)
 
 
 @dataclass(frozen=True)
@@ -76,19 +85,13 @@ class TrainingMemory:
 
     Not counted are the libraries and the accelerator's context (about half a gigabyte each), the reserves of allocators
     and the work spaces of kernels.
-
-    Attributes:
-        parameters, trained: number of the model's weights, and of those that are trained.
-        weights: bytes of all weights, each in its own data type.
-        optimizer: bytes of AdamW's two moments, and of the average, if there is one.
-        step: bytes of activations and gradients at the moment when they are most.
     """
 
-    parameters: int
-    trained: int
-    weights: int
-    optimizer: int
-    step: int
+    parameters: int  # number of the model's weights
+    trained: int  # number of those that are trained
+    weights: int  # bytes of all weights, each in its own data type
+    optimizer: int  # bytes of AdamW's two moments, and of the average, if there is one
+    step: int  # bytes of activations and gradients at the moment when they are most
 
     @property
     def total(self) -> int:
@@ -97,37 +100,27 @@ class TrainingMemory:
 
     def describe(self, batch_size: int) -> str:
         """The total and its parts in words, in GB (10⁹ bytes)."""
-        total, weights, optimizer, step = (
-            f"{count / 1e9:.2f}" for count in (self.total, self.weights, self.optimizer, self.step)
-        )
         return (
-            f"about {total} GB: {weights} of weights, {optimizer} of the optimizer, {step} of activations and "
-            f"gradients of {batch_size} slices; computed, not measured: libraries and reserves come on top"
+            f"about {self.total / 1e9:.2f} GB: {self.weights / 1e9:.2f} of weights, {self.optimizer / 1e9:.2f} of the "
+            f"optimizer, {self.step / 1e9:.2f} of activations and gradients of {batch_size} slices; computed, not "
+            "measured: libraries and reserves come on top"
         )
 
 
+@dataclass(frozen=True)
 class MemoryEstimate:
-    """The memory of one base model for batches of any size.
+    """The memory of one base model (see [`read_base_config`]) for batches of any size."""
 
-    Args:
-        base: content of the base model's config.json; see [`read_base_config`].
-        settings: of the training; its batch size and gradient checkpointing are replaced.
-    """
-
-    def __init__(self, base: Mapping[str, Any], settings: StepSettings) -> None:
-        self.base, self.settings = base, settings
+    base: Mapping[str, Any]
+    settings: StepSettings
 
     def training(self, batch_size: int, *, gradient_checkpointing: bool = False) -> TrainingMemory:
-        """The memory of a training step; see [`estimate_training`]."""
+        """The memory of a training step with the settings, except for these two."""
         settings = replace(self.settings, batch_size=batch_size, gradient_checkpointing=gradient_checkpointing)
         return estimate_training(self.base, settings)
 
     def prediction(self, batch_size: int) -> int:
-        """The bytes of predicting a batch, in float32 and without the scan.
-
-        A slice counts as much as where `samed-hf predict` chooses its batch size; see
-        [`~samed_hf.inference.batching.slice_bytes`].
-        """
+        """The bytes of predicting a batch, in float32 and without the scan, as `samed-hf predict` estimates them."""
         side, num_labels = self.settings.image_size, self.settings.num_labels
         config = SamedConfig.from_dict(dict(self.base), image_size=side, num_labels=num_labels)
         weights = _FLOAT * self.training(1).parameters
@@ -135,16 +128,9 @@ class MemoryEstimate:
 
 
 def read_base_config(model_name_or_path: str | None, **options: Any) -> dict[str, Any]:
-    """Read a base model's config.json.
+    """Read the config.json of a plain SAM; `None` gives that of facebook/sam-vit-base, SAM's default.
 
-    Args:
-        model_name_or_path: directory or Hub id of a plain SAM; `None` gives the configuration of
-            facebook/sam-vit-base, SAM's default.
-        **options: `revision` and `token`, as for transformers' loading.
-
-    Raises:
-        FileNotFoundError: no such model.
-        ValueError: the model is no SAM.
+    `options` are `revision` and `token`, as for transformers' loading.
     """
     if model_name_or_path is None:
         return {"model_type": "sam"}
@@ -159,6 +145,34 @@ def read_base_config(model_name_or_path: str | None, **options: Any) -> dict[str
     return content
 
 
+def base_config(model: str) -> dict[str, Any]:
+    """The config.json of a published SAM, "ViT-B", "ViT-L" or "ViT-H", as far as it differs from the default."""
+    vision = dict(MODELS[model])
+    if vision:
+        vision |= {"num_attention_heads": 16, "mlp_dim": 4 * vision["hidden_size"]}
+    return {"model_type": "sam", "vision_config": vision}
+
+
+def fitting_batches(
+    free: Mapping[str, float], bfloat16: Collection[str]
+) -> dict[str, dict[str, dict[str, Any] | None]]:
+    """The largest usual batch that fits into the `free` bytes of each device, for each model, with the fewest flags.
+
+    Attention counts as on accelerators, an upper bound for a processor. `bfloat16`: devices that compute it natively.
+    """
+    largest: dict[str, dict[str, dict[str, Any] | None]] = {}
+    for device, available in free.items():
+        slim = _WITH_BFLOAT16 if device in bfloat16 else _ON_PROCESSOR if device == "cpu" else _WITHOUT_BFLOAT16
+        largest[device] = dict.fromkeys(MODELS)
+        for model in MODELS:
+            for size, (flags, settings) in itertools.product(_BATCH_SIZES, (_PLAIN, slim)):
+                total = estimate_training(base_config(model), replace(settings, batch_size=size)).total
+                if total <= available:
+                    largest[device][model] = {"batch_size": size, "flags": flags, "bytes": total}
+                    break
+    return largest
+
+
 def estimate_training(base: Mapping[str, Any], settings: StepSettings) -> TrainingMemory:
     """Estimate the memory of a training step by running one on fake tensors; takes seconds, once for each settings.
 
@@ -166,14 +180,9 @@ def estimate_training(base: Mapping[str, Any], settings: StepSettings) -> Traini
         base: content of the base model's config.json; see [`read_base_config`].
         settings: of the training.
     """
-    return _estimate_once(json.dumps(base, sort_keys=True), settings)
-
-
-@lru_cache(maxsize=256)
-def _estimate_once(base: str, settings: StepSettings) -> TrainingMemory:
     # A separate thread: attention on a CPU keeps a buffer for each thread, which must not hold fake tensors later.
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(_estimate, json.loads(base), settings).result()
+        return thread.submit(_estimate, json.dumps(base, sort_keys=True), settings).result()
 
 
 def make_meta_model(base: Mapping[str, Any], settings: StepSettings) -> SamedForSemanticSegmentation:
@@ -189,36 +198,33 @@ def make_meta_model(base: Mapping[str, Any], settings: StepSettings) -> SamedFor
     return model
 
 
-def _estimate(base: dict[str, Any], settings: StepSettings) -> TrainingMemory:
-    model = make_meta_model(base, settings)
+@lru_cache(maxsize=256)
+def _estimate(base: str, settings: StepSettings) -> TrainingMemory:
+    model = make_meta_model(json.loads(base), settings)
     # PEFT keeps two copies of fully trained modules: the original and the trained one.
     parameters = list(model.parameters())
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    count = sum(parameter.numel() for parameter in trained)
-    optimizer = sum(_moments(parameter.numel(), settings.optimizer) for parameter in trained)
-    step = _step(model, settings)
+    trained = [parameter.numel() for parameter in parameters if parameter.requires_grad]
+    optimizer = 0
+    for count in trained:
+        is_small = settings.optimizer == "adamw" or count < _SMALL
+        optimizer += 2 * (_FLOAT * count if is_small else count + _FLOAT * -(-count // _BLOCK))
+    step = _step_bytes(model, settings)
     if settings.num_processes > 1:
-        step += _FLOAT * count  # DistributedDataParallel's buckets of gradients
+        step += _FLOAT * sum(trained)  # DistributedDataParallel's buckets of gradients
     return TrainingMemory(
         parameters=sum(parameter.numel() for parameter in parameters),
-        trained=count,
+        trained=sum(trained),
         weights=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
-        optimizer=optimizer + (_FLOAT * count if settings.ema else 0),
+        optimizer=optimizer + (_FLOAT * sum(trained) if settings.ema else 0),
         step=step,
     )
 
 
-def _moments(count: int, optimizer: str) -> int:
-    if optimizer == "adamw" or count < _SMALL:
-        return 2 * _FLOAT * count
-    return 2 * (count + _FLOAT * -(-count // _BLOCK))
-
-
-def _step(model: SamedForSemanticSegmentation, settings: StepSettings) -> int:
+def _step_bytes(model: SamedForSemanticSegmentation, settings: StepSettings) -> int:
     """Bytes of activations and gradients at the peak of a step."""
     side, batch_size = settings.image_size, settings.batch_size
     with FakeTensorMode():
-        _make_fake(model)
+        make_fake(model)
         model.train()
         if settings.fused:
             use_fused_attention(model)
@@ -230,15 +236,3 @@ def _step(model: SamedForSemanticSegmentation, settings: StepSettings) -> int:
                 logits = model(pixels).logits
             segmentation_loss(logits.float(), labels, model.config.dice_weight).loss.backward()
     return live.peak
-
-
-def _make_fake(model: nn.Module) -> None:
-    """Replace the weights by fake tensors of the CPU, so that the model runs as it does there."""
-    for module in model.modules():
-        for name, weight in module._parameters.items():
-            if weight is not None:
-                empty = torch.empty(weight.shape, dtype=weight.dtype)
-                module._parameters[name] = nn.Parameter(empty, requires_grad=weight.requires_grad)
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)

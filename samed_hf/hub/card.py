@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -12,9 +13,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..utils.atomic import write_text
-from .run_layout import RunLayout, read_json
 
-__all__ = ["PRIVATE_SETTINGS", "is_local_base", "write_card"]
+__all__ = ["PRIVATE_SETTINGS", "is_local_base", "read_json", "write_card"]
 
 PRIVATE_SETTINGS = frozenset(
     {"data_dir", "dataset_name", "cache_dir", "output_dir", "model_name_or_path", "resume_from_checkpoint", "hub_token"}
@@ -22,6 +22,11 @@ PRIVATE_SETTINGS = frozenset(
 )
 """Settings with paths of the user's machine, names of patients or secrets, which are never published."""
 
+# Settings that don't affect the trained weights; neither do those that start with "hub_".
+_NOT_ON_CARD = frozenset(
+    {"deviations", "push_to_hub", "push_every", "with_handler", "report_to", "checkpoints_total_limit", "save_best"}
+    | {"checkpointing_steps", "dataloader_num_workers", "eval_steps", "watched_slices", "max_skipped_steps"}
+)
 _UNKNOWN_DATA = "data of its author's"
 
 
@@ -41,46 +46,53 @@ def write_card(directory: str | os.PathLike[str], *, name: str | None = None, li
         FileNotFoundError: `config.json` or `adapter_config.json` is missing.
     """
     directory = Path(directory)
-    files = RunLayout(directory)
     name = name or directory.resolve().name
-    metrics = read_json(files.metrics)
-    settings = read_json(files.settings)
+    metrics = read_json(directory / "metrics.json")
+    settings = read_json(directory / "training_settings.json")
     run = settings.pop("run", {})
     data = run.get("data", _UNKNOWN_DATA)
-    adapter = _describe_adapter(files)
-    examples = sorted(path.relative_to(directory).as_posix() for path in files.examples.glob("*.png"))
+    adapter = _describe_adapter(directory)
+    examples = sorted(path.relative_to(directory).as_posix() for path in directory.glob("examples/*.png"))
     card = ModelCard.from_template(
         _metadata(name, license_id, adapter["base_model"], data, metrics, examples),
         template_str=resources.files(__package__).joinpath("templates/model_card.md").read_text(encoding="utf-8"),
         name=name,
         license_id=license_id,
-        processor=read_json(files.processor_config),
+        processor=read_json(directory / "preprocessor_config.json"),
         data=data,
         run=run,
-        settings={key: value for key, value in settings.items() if key in _shown(settings)},
+        settings={
+            key: value
+            for key, value in settings.items()
+            if value is not None and key not in PRIVATE_SETTINGS | _NOT_ON_CARD and not key.startswith("hub_")
+        },
         deviations=settings.get("deviations"),
         metrics=metrics,
         images=[path.name for path in directory.glob("*.png")],
         **adapter,
     )
-    write_text(files.card, str(card))
+    write_text(directory / "README.md", str(card))
 
 
-def _describe_adapter(files: RunLayout) -> dict[str, Any]:
+def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
+    """The content of a file; empty if it does not exist and is not required."""
+    return json.loads(path.read_text(encoding="utf-8")) if required or path.is_file() else {}
+
+
+def _describe_adapter(directory: Path) -> dict[str, Any]:
     """The template's variables that describe the adapter itself."""
-    config = read_json(files.config, required=True)
-    id2label = {int(index): label for index, label in config["id2label"].items()}
-    if (subdirectory := RunLayout(files.directory / "adapter")).adapter_config.is_file():
-        files = subdirectory
-    adapter = read_json(files.adapter_config, required=True)
-    base = adapter.get("base_model_name_or_path")
+    config = read_json(directory / "config.json", required=True)
+    if (directory / "adapter" / "adapter_config.json").is_file():
+        directory /= "adapter"
+    adapter = read_json(directory / "adapter_config.json", required=True)
+    base, weights = adapter.get("base_model_name_or_path"), directory / "adapter_model.safetensors"
     return {
-        "labels": [label for index, label in sorted(id2label.items())][1:],
+        "labels": [config["id2label"][index] for index in sorted(config["id2label"], key=int)][1:],
         "image_size": config["image_size"],
         "adapter": adapter,
-        "adapter_folder": files.directory.name,
+        "adapter_directory": directory.name,
         "base_model": None if base is None or is_local_base(base) else base,
-        "megabytes": files.adapter_weights.stat().st_size / 1e6 if files.adapter_weights.is_file() else None,
+        "megabytes": weights.stat().st_size / 1e6 if weights.is_file() else None,
     }
 
 
@@ -89,18 +101,10 @@ def is_local_base(base: str) -> bool:
     return base.startswith((".", "/", "~")) or "\\" in base or base.count("/") > 1 or Path(base).is_dir()
 
 
-def _shown(settings: Mapping[str, Any]) -> set[str]:
-    """Names of the settings that affect the trained weights."""
-    hidden = PRIVATE_SETTINGS | {"deviations", "push_to_hub", "push_every", "with_handler", "report_to"}
-    hidden |= {"checkpoints_total_limit", "checkpointing_steps", "dataloader_num_workers", "eval_steps"}
-    hidden |= {"watched_slices", "save_best", "max_skipped_steps"}
-    return {key for key, value in settings.items() if value is not None and key not in hidden and key[:4] != "hub_"}
-
-
 def _metadata(
     name: str, license_id: str, base: str | None, data: str, metrics: Mapping[str, Any], examples: list[str]
 ) -> ModelCardData:
-    dataset = _slug(data)
+    dataset = re.sub(r"[^a-z0-9]+", "-", data.lower()).strip("-") or "data"
     optional: dict[str, Any] = {}
     if data != _UNKNOWN_DATA:
         optional["datasets"] = [dataset]
@@ -121,8 +125,7 @@ def _metadata(
 
 def _eval_results(metrics: Mapping[str, Any], data: str, dataset: str) -> list[EvalResult]:
     """Every score of `metrics.json` that is defined, unrounded."""
-    unit = metrics.get("distance_unit", "voxel")
-    titles = {"dice": "Dice", "hd95": f"HD95 in {unit}"}
+    titles = {"dice": "Dice", "hd95": f"HD95 in {metrics.get('distance_unit', 'voxel')}"}
     return [
         EvalResult(
             task_type="image-segmentation",
@@ -139,7 +142,3 @@ def _eval_results(metrics: Mapping[str, Any], data: str, dataset: str) -> list[E
         for key, title in titles.items()
         if row.get(key) is not None
     ]
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "data"

@@ -14,8 +14,8 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import httpx
 
-from .layout import check_adapter, lay_out_repository
-from .run_layout import RunLayout, read_json
+from .card import read_json
+from .repository import ADAPTER_FILES, check_adapter, lay_out_repository, refuse_links
 
 __all__ = ["push_adapter"]
 
@@ -34,8 +34,10 @@ def push_adapter(
     images: bool | None = None,
     with_handler: bool = False,
     commit_message: str = "Upload adapter",
+    revision: str | None = None,
+    create_pr: bool = False,
 ) -> str:
-    """Upload an adapter, its scores and its card; files of the run such as checkpoints and data are not uploaded.
+    """Upload an adapter, its scores and its card, but no checkpoints and data of the run; return the address.
 
     Args:
         directory: of the adapter, as a training left it; it is not changed.
@@ -48,74 +50,65 @@ def push_adapter(
         images: upload overlay and example slices too; `None` uploads those of synthetic data only.
         with_handler: add `handler.py` and `requirements.txt` for Inference Endpoints.
         commit_message: of the commit.
-
-    Returns:
-        The repository's address.
+        revision: branch to commit to, created if it does not exist; defaults to main.
+        create_pr: open a pull request, whose address is returned, instead of committing to the branch.
 
     Raises:
-        FileNotFoundError: `directory` has no adapter.
-        ValueError: the Hub refused or can't be reached, an unknown dtype, or damaged weights.
+        ValueError: the Hub refused or can't be reached, an unknown dtype, damaged weights, or a file to upload is a
+            symbolic link that leads out of the directory.
     """
     directory = Path(directory)
     check_adapter(directory, dtype)
     flags = {"--dtype": dtype if dtype != "float32" else None, "--base_model": base_model}
     flags |= {"--base_revision": base_revision}
     switches = {"--private": private, "--pictures": images, "--with_handler": with_handler}
-    command = _command(directory, repo_id, flags, switches)
+    words = [word for flag, value in flags.items() if value for word in (flag, value)]
+    words += [flag for flag, given in switches.items() if given]
+    command = shlex.join(["samed-hf", "push", str(directory), "--repo_id", repo_id, *words])
     with tempfile.TemporaryDirectory() as temporary, _one_line_errors(directory, repo_id, command):
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         base = (base_model, base_revision) if base_model else _push_random_base(api, directory, repo_id, private)
-        staged = lay_out_repository(
-            directory,
-            Path(temporary) / "repository",
-            repo_id=repo_id,
-            dtype=dtype,
-            base=base,
-            images=images,
-            with_handler=with_handler,
+        staged = Path(temporary) / "repository"
+        lay_out_repository(
+            directory, staged, repo_id=repo_id, dtype=dtype, base=base, images=images, with_handler=with_handler
         )
         _refuse_secrets(staged, directory, token)
-        api.upload_folder(
+        if revision is not None and not create_pr and not revision.startswith("refs/pr/"):
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        commit = api.upload_folder(
             folder_path=staged,
             repo_id=repo_id,
             commit_message=commit_message,
-            delete_patterns=_outdated_files(api, repo_id, staged),
+            delete_patterns=_outdated_files(api, repo_id, staged, revision),
+            revision=revision,
+            create_pr=create_pr,
         )
-    return f"{api.endpoint}/{repo_id}"
+    return commit.pr_url or f"{api.endpoint}/{repo_id}"
 
 
-def _command(directory: Path, repo_id: str, flags: dict[str, str | None], switches: dict[str, bool | None]) -> str:
-    """The command that repeats the upload."""
-    words = ["samed-hf", "push", str(directory), "--repo_id", repo_id]
-    words += [word for flag, value in flags.items() if value for word in (flag, value)]
-    return shlex.join([*words, *(flag for flag, given in switches.items() if given)])
-
-
-def _outdated_files(api: HfApi, repo_id: str, staged: Path) -> list[str] | None:
+def _outdated_files(api: HfApi, repo_id: str, staged: Path, revision: str | None) -> list[str] | None:
     """Patterns of an earlier upload's files to delete: those of an older layout, and images that are not uploaded."""
-    files = RunLayout(staged)
-    outdated = [path.name for path in (files.adapter_config, files.adapter_weights)]
-    outdated = [name for name in outdated if api.file_exists(repo_id, name)]
-    if not files.overlay.is_file() and api.file_exists(repo_id, files.overlay.name):
-        outdated += [files.overlay.name, f"{files.examples.name}/*.png"]
+    outdated = [name for name in ADAPTER_FILES if api.file_exists(repo_id, name, revision=revision)]
+    if not (staged / "overlay.png").is_file() and api.file_exists(repo_id, "overlay.png", revision=revision):
+        outdated += ["overlay.png", "examples/*.png"]
     return outdated or None
 
 
 def _push_random_base(api: HfApi, directory: Path, repo_id: str, private: bool | None) -> tuple[str | None, str | None]:
     """Upload a demonstration's base model of random weights, which exists in the run only.
 
-    Returns:
-        Its name and commit; (`None`, `None`) for any other adapter.
+    Returns its name and commit; (`None`, `None`) for any other adapter.
     """
-    run = RunLayout(directory)
-    own = read_json(run.adapter_config).get("base_model_name_or_path")
+    own = read_json(directory / ADAPTER_FILES[0]).get("base_model_name_or_path")
     base = directory / (own or "")
-    is_random = read_json(run.settings).get("run", {}).get("random_base")
+    is_random = read_json(directory / "training_settings.json").get("run", {}).get("random_base")
     if not own or not is_random or not (base / "model.safetensors").is_file():
         return None, None
-    name = api.create_repo(f"{repo_id}-base", private=private, exist_ok=True).repo_id
     files = ["config.json", "model.safetensors", "preprocessor_config.json"]
+    # A run that pushes while it trains names its base by an absolute path.
+    refuse_links(base if Path(own).is_absolute() else directory, [base / file for file in files])
+    name = api.create_repo(f"{repo_id}-base", private=private, exist_ok=True).repo_id
     commit = api.upload_folder(
         folder_path=base, repo_id=name, allow_patterns=files, commit_message="Upload SAM of random weights"
     )
@@ -124,7 +117,7 @@ def _push_random_base(api: HfApi, directory: Path, repo_id: str, private: bool |
 
 
 def _refuse_secrets(staged: Path, directory: Path, token: str | None) -> None:
-    """Raise an error if a file to upload contains a path of this machine or a token."""
+    """Raise a `ValueError` if a file to upload contains a path of this machine or a token."""
     secrets = {str(directory.resolve()), str(Path.home()), token or get_token() or ""} - {"", "/"}
     for file in staged.rglob("*"):
         if file.suffix in (".json", ".md", ".csv", ".txt", ".py"):

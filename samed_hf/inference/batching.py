@@ -35,25 +35,14 @@ def run_in_batches(
     compute: Callable[[list[torch.Tensor]], Sequence[torch.Tensor]],
     batch_size: int | None = None,
 ) -> Iterator[tuple[slice, list[np.ndarray]]]:
-    """Compute slices batch by batch, in order.
+    """Compute `count` slices of `size` (height, width) batch by batch, in order.
 
     While one batch is computed, a thread reads the next one; on CUDA, copies both ways go through pinned memory and
     block nothing, and each result is yielded while the next batch is computed. At most two batches are in memory.
 
-    Args:
-        models: the models that `compute` uses, all on one device.
-        count: the number of slices.
-        size: height and width of the slices in pixels.
-        read: called in another thread with the indices of some slices; returns arrays whose first axis counts them.
-        compute: called with these arrays as tensors on the models' device; returns tensors whose first axis counts the
-            slices.
-        batch_size: slices in a batch; `None` chooses it by the free memory, and halves it if that was too much.
-
-    Yields:
-        The indices of a batch's slices, and the results of `compute`.
-
-    Raises:
-        ValueError: a batch size below 1.
+    `read` is called in another thread with the indices of some slices and returns arrays whose first axis counts them;
+    `compute` is called with these as tensors on the device of `models`, and so are its results, which are yielded with
+    the indices. A `batch_size` of `None` is chosen by the free memory, and halved if that was too much.
     """
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}: expected at least 1 slice, or None to choose by the memory.")
@@ -63,23 +52,26 @@ def run_in_batches(
     with ThreadPoolExecutor(1, thread_name_prefix="slices") as reader:
         future = reader.submit(_Batch.load, read, range(min(current_size, count)), device) if count else None
         while future is not None:
-            waiting = [future.result()]
-            first = waiting[0].indices.stop
+            batch = future.result()
+            first = batch.indices.stop
             following = range(first, min(first + current_size, count))
             future = reader.submit(_Batch.load, read, following, device) if following else None
-            while waiting:
-                batch, *others = waiting.pop(0).split(current_size)
-                waiting = [*others, *waiting]
-                result = _try(compute, batch, device, may_fail=batch_size is None and len(batch.indices) > 1)
-                if result is None:
-                    failed, current_size = len(batch.indices), len(batch.indices) // 2
+            while batch.indices:
+                part, result = batch.part(slice(current_size)), None
+                try:
+                    result = _Results(part.indices, compute([one.to(device, non_blocking=True) for one in part.inputs]))
+                except Exception as error:
+                    if batch_size is not None or len(part.indices) == 1 or not is_out_of_memory(error):
+                        raise
+                if result is None:  # outside of `except`, where the error would keep tensors alive
+                    failed, current_size = len(part.indices), len(part.indices) // 2
                     logger.warning_once(f"Not enough memory for {failed} slices at once: using {current_size}.")
-                    waiting.insert(0, batch)
                     if device.type == "cuda":
                         torch.cuda.empty_cache()
                     continue
                 results.append(result)
-                while len(results) > (1 if device.type == "cuda" else 0):
+                batch = batch.part(slice(current_size, None))
+                while len(results) > (device.type == "cuda"):
                     yield results.popleft().fetch()
         while results:
             yield results.popleft().fetch()
@@ -99,18 +91,15 @@ class _Batch(NamedTuple):
                 inputs = [tensor.pin_memory() for tensor in inputs]
         return cls(indices, inputs)
 
-    def split(self, size: int) -> list[_Batch]:
-        return [
-            _Batch(self.indices[first : first + size], [tensor[first : first + size] for tensor in self.inputs])
-            for first in range(0, len(self.indices), size)
-        ]
+    def part(self, part: slice) -> _Batch:
+        return _Batch(self.indices[part], [tensor[part] for tensor in self.inputs])
 
 
 class _Results:
     """The results of some slices while they are copied to the host."""
 
     def __init__(self, indices: range, tensors: Sequence[torch.Tensor]) -> None:
-        self.indices = indices
+        self.indices = slice(indices.start, indices.stop)
         on_cuda = tensors[0].device.type == "cuda"
         self.tensors = [tensor.to("cpu", non_blocking=on_cuda) for tensor in tensors]  # into pinned memory
         self.copied = torch.cuda.current_stream(tensors[0].device).record_event() if on_cuda else None
@@ -119,22 +108,7 @@ class _Results:
         """Wait for the copies, and return the indices and the arrays."""
         if self.copied is not None:
             self.copied.synchronize()
-        return slice(self.indices.start, self.indices.stop), [tensor.numpy() for tensor in self.tensors]
-
-
-def _try(
-    compute: Callable[[list[torch.Tensor]], Sequence[torch.Tensor]],
-    batch: _Batch,
-    device: torch.device,
-    may_fail: bool,
-) -> _Results | None:
-    """The results, or `None` if memory was short and `may_fail`."""
-    try:
-        return _Results(batch.indices, compute([tensor.to(device, non_blocking=True) for tensor in batch.inputs]))
-    except Exception as error:
-        if not (may_fail and is_out_of_memory(error)):
-            raise
-    return None
+        return self.indices, [tensor.numpy() for tensor in self.tensors]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -152,12 +126,9 @@ def choose_batch_size(models: Sequence[SamedForSemanticSegmentation], size: tupl
 
 
 def slice_bytes(config: SamedConfig, size: tuple[int, int], dtype: torch.dtype) -> int:
-    """Estimate the bytes that a slice adds to the peak memory of prediction, with eager attention.
+    """Estimate the bytes that a slice of `size` pixels adds to the peak memory of prediction, with eager attention.
 
-    Args:
-        config: of the model.
-        size: height and width of the slice in pixels.
-        dtype: data type of the encoder; logits and all that follows are float32.
+    `dtype` is that of the encoder; logits and all that follows are float32.
     """
     vision = config.vision_config
     side = config.tokens_per_side

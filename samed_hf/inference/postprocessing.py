@@ -13,61 +13,40 @@ __all__ = ["keep_labels", "keep_largest", "remove_islands"]
 _NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)
 
 
-def keep_labels(labels: np.ndarray, indices: Iterable[int]) -> tuple[np.ndarray, dict[int, int]]:
-    """Set all labels but some to background.
-
-    Args:
-        labels: Label map of shape `(x, y, z)`, an unsigned integer type.
-        indices: The labels to keep; the background, 0, is always kept.
-
-    Returns:
-        A new map of the same type, and the number of voxels removed from each label.
-    """
-    counts = _count(labels, int(labels.max(initial=0)))
+def keep_labels(labels: np.ndarray, indices: Iterable[int]) -> np.ndarray:
+    """A copy of a label map `(x, y, z)` in which all labels except `indices` are background."""
     kept = {0, *indices}
-    table = np.array([index if index in kept else 0 for index in range(len(counts))], dtype=labels.dtype)
-    removed = {index: int(count) for index, count in enumerate(counts) if count and index not in kept}
+    highest = int(labels.max(initial=0))
+    table = np.array([index if index in kept else 0 for index in range(highest + 1)], dtype=labels.dtype)
     result = np.empty_like(labels)
-    for part, target in zip(labels, result, strict=True):
+    for part, target in zip(labels, result, strict=True):  # numpy takes eight bytes for each index
         target[...] = table[part]
-    return result, removed
+    return result
 
 
 def keep_largest(labels: np.ndarray, indices: Iterable[int]) -> tuple[np.ndarray, dict[int, int]]:
     """Keep only the largest connected component of each of some labels.
 
     Args:
-        labels: Label map of shape `(x, y, z)`, an unsigned integer type.
-        indices: The labels to clean.
+        labels: label map of shape `(x, y, z)`, an unsigned integer type.
+        indices: the labels to clean.
 
     Returns:
         A new map of the same type, and the number of voxels removed from each label. Voxels that touch at a face, an
         edge or a corner are connected. Of equal components the one with the first voxel in C order stays.
     """
-
-    def small(sizes: np.ndarray, index: int) -> np.ndarray:
-        return np.arange(len(sizes)) != sizes.argmax()
-
-    return _remove(labels, indices, small)
+    return _remove(labels, indices, lambda sizes, index: np.arange(len(sizes)) != sizes.argmax())
 
 
 def remove_islands(labels: np.ndarray, min_voxels: Mapping[int, float]) -> tuple[np.ndarray, dict[int, int]]:
-    """Remove connected components smaller than a limit, even the largest one.
+    """Remove connected components smaller than a limit, even the largest one; returns as [`keep_largest`] does.
 
     Args:
-        labels: Label map of shape `(x, y, z)`, an unsigned integer type.
-        min_voxels: For each label to clean, the smallest number of voxels of a component that stays.
-
-    Returns:
-        A new map of the same type, and the number of voxels removed from each label. Voxels that touch at a face, an
-        edge or a corner are connected.
+        labels: label map of shape `(x, y, z)`, an unsigned integer type.
+        min_voxels: for each label to clean, the smallest number of voxels of a component that stays.
     """
-
-    def small(sizes: np.ndarray, index: int) -> np.ndarray:
-        # A limit in ml is rounded as a number of voxels, which must not remove a component of exactly that size.
-        return sizes < min_voxels[index] * (1 - 1e-9)
-
-    return _remove(labels, min_voxels, small)
+    # A limit in ml is rounded as a number of voxels, which must not remove a component of exactly that size.
+    return _remove(labels, min_voxels, lambda sizes, index: sizes < min_voxels[index] * (1 - 1e-9))
 
 
 def _remove(
@@ -82,18 +61,12 @@ def _remove(
             continue
         # Only in the label's bounding box: numbers of components take four bytes a voxel.
         components, count = ndimage.label(labels[box] == index, _NEIGHBOURS)
-        sizes = _count(components, count)[1:]
-        removes = np.concatenate([[False], small(sizes, index)])
+        sizes = np.zeros(count + 1, dtype=np.int64)
+        for numbers in components:  # numpy takes eight bytes for each index
+            sizes += np.bincount(numbers.ravel(), minlength=count + 1)
+        removes = np.concatenate([[False], small(sizes[1:], index)])
         if removes.any():
-            for part, numbers in zip(result[box], components, strict=True):  # numpy takes eight bytes for each index
+            for part, numbers in zip(result[box], components, strict=True):
                 part[removes[numbers]] = 0
-            removed[index] = int(sizes[removes[1:]].sum())
+            removed[index] = int(sizes[removes].sum())
     return result, removed
-
-
-def _count(labels: np.ndarray, highest: int) -> np.ndarray:
-    """Voxels of each value from 0 to `highest`, counted slab by slab: numpy takes eight bytes for each index."""
-    counts = np.zeros(highest + 1, dtype=np.int64)
-    for part in labels:
-        counts += np.bincount(part.ravel(), minlength=highest + 1)
-    return counts

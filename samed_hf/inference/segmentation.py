@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -9,34 +11,30 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
-from ..model.image_processing_samed import SamedImageProcessor
+from ..model.image_processing_samed import SamedImageProcessor, resize_logits
 from ..model.modeling_samed import SamedForSemanticSegmentation
+from ..transforms.augmentation import default_augmentation
 from ..transforms.slicing import SliceStack, cut_image, cut_slices, image_bounds, join_image, join_slices
-from ..utils.progress import ProgressCallback
+from ..utils.console import ProgressCallback
 from ..utils.threads import single_threaded_blas
 from ..volumes.geometry import Volume
 from .batching import run_in_batches
 from .segmenter import Segmenter
-from .slices import label_dtype, narrow_labels
-from .views import mean_softmax
+from .slices import narrow_labels, predict_logits
 
-__all__ = ["Segmentation", "predict_image", "predict_volume", "segment_volume"]
+__all__ = ["Segmentation", "mean_softmax", "predict_image", "predict_volume", "rotate_images", "segment_volume"]
+
+TTA_DEGREES = (0.0, 8.0, -8.0)  # rotations of test-time augmentation, well inside the ±20° of training
 
 
 class Segmentation(NamedTuple):
-    """The segmentation of a scan; every map is on the scan's own grid `(x, y, z)`.
+    """The segmentation of a scan; every map is on the scan's own grid `(x, y, z)`."""
 
-    Attributes:
-        labels: the label of each voxel, uint8 (uint16 for more than 256 labels).
-        confidence: the softmax of each voxel's label, in (0, 1]; float16 by default.
-        probabilities: the softmax of every label if requested, `(x, y, z, num_labels)` float32: a view of a
-            memory-mapped file.
-    """
-
-    labels: np.ndarray
-    confidence: np.ndarray
-    probabilities: np.ndarray | None = None
+    labels: np.ndarray  # uint8 (uint16 for more than 256 labels)
+    confidence: np.ndarray  # the softmax of each voxel's label, in (0, 1]; float16 by default
+    probabilities: np.ndarray | None = None  # the softmax of all labels, `(x, y, z, num_labels)` float32, in a file
 
 
 def segment_volume(
@@ -55,7 +53,7 @@ def segment_volume(
     This is how every command and server predicts: of the same file they get the same labels.
 
     Args:
-        segmenter: the model or models; with several, or with test-time augmentation, the softmax is averaged.
+        segmenter: the model or models, whose softmax is averaged.
         volume: the scan, in the unit of the processor's intensity window (HU for CT).
         batch_size: slices through a model at once; `None` chooses it by the free memory.
         tta: test-time augmentation: average views of each slice as it is, rotated by ±8°, and mirrored if no label has
@@ -69,7 +67,9 @@ def segment_volume(
     Raises:
         ValueError: another number of channels than the models', or NaN or infinity in the scan.
     """
-    check_finite(volume)
+    if volume.array.dtype.kind == "f" and not (finite := np.isfinite(volume.array)).all():
+        bad = finite.size - np.count_nonzero(finite)
+        raise ValueError(f"The scan holds {bad} NaN or infinite values: expected finite intensities; replace them.")
     slices = cut_image(volume) if is_image else cut_slices(volume, segmenter.processor)
     maps = _segment_slices(segmenter, slices, batch_size, tta, is_image, progress, probabilities, confidence_dtype)
     join = join_image if is_image else partial(join_slices, volume=volume, processor=segmenter.processor)
@@ -93,7 +93,7 @@ def _segment_slices(
         SliceStack(slices, one, bounds=image_bounds(slices, one) if is_image else None) for one in segmenter.processors
     ]
     shape, num_labels = (len(slices), *stacks[0].size), segmenter.num_labels
-    labels = np.empty(shape, label_dtype(num_labels))
+    labels = np.empty(shape, np.min_scalar_type(num_labels - 1))
     confidence = torch.empty(shape, dtype=confidence_dtype).numpy()
     softmaxes = None
     if probabilities is not None:
@@ -128,13 +128,7 @@ def predict_volume(
     *,
     batch_size: int | None = None,
 ) -> np.ndarray:
-    """The labels of [`segment_volume`] with one model.
-
-    Args:
-        model: in evaluation mode.
-        volume: the scan, in the unit of the processor's intensity window (HU for CT).
-        processor: defaults to the model's own.
-        batch_size: slices through the model at once; `None` chooses it by the free memory.
+    """The labels of [`segment_volume`] with one model in evaluation mode, and by default its own processor.
 
     Returns:
         Label map of shape `volume.grid`, uint8 (uint16 for more than 256 labels).
@@ -161,15 +155,55 @@ def predict_image(
         float32 in (0, 1].
 
     Raises:
-        ValueError: the model has no image processor, or `image` is no finite image of at least 2 pixels each way.
+        ValueError: `image` is no finite image of at least 2 pixels each way.
     """
     segmenter = Segmenter.of(model, processor)
     segmentation = _segment_slices(segmenter, segmenter.processor.image_slices(image), is_image=True)
     return segmentation.labels[0], segmentation.confidence[0]
 
 
-def check_finite(volume: Volume) -> None:
-    """Refuse a scan with NaN or infinite intensities."""
-    if volume.array.dtype.kind == "f" and not (finite := np.isfinite(volume.array)).all():
-        bad = finite.size - np.count_nonzero(finite)
-        raise ValueError(f"The scan holds {bad} NaN or infinite values: expected finite intensities; replace them.")
+def mean_softmax(
+    models: Sequence[SamedForSemanticSegmentation],
+    stacks: Sequence[SliceStack],
+    raw: Sequence[torch.Tensor],
+    *,
+    tta: bool,
+) -> torch.Tensor:
+    """The softmax averaged over models on one device and views, `(batch_size, num_labels, height, width)` float32.
+
+    `stacks` and `raw` are the scan's slices as each model's processor scales them, and some of them unscaled. `tta`
+    adds rotated views, and mirrored ones if no label has a side.
+    """
+    total: torch.Tensor | float = 0.0
+    weight: torch.Tensor | float = 0.0
+    for model, stack, own in zip(models, stacks, raw, strict=True):
+        slices = stack.scale(own)
+        left_right = stack.processor.axis_order[2] == 0
+        mirrors = tta and default_augmentation(model.config.id2label.values(), left_right=left_right).mirror > 0
+        views = itertools.product((False, True) if mirrors else (False,), TTA_DEGREES if tta else (0.0,))
+        for mirror, degrees in views:
+            view = rotate_images(slices.flip(-1) if mirror else slices, degrees)
+            pixels = stack.processor.resize_slices(view)
+            logits = predict_logits(model, pixels, stack.processor.image_size)
+            softmax = resize_logits(logits, stack.size).softmax(dim=1)
+            known: torch.Tensor | float = 1.0
+            if degrees:
+                # A rotated slice lacks corners of the original one: there this view has no weight.
+                known = rotate_images(torch.ones_like(softmax[:, :1]), -degrees)
+                known = known.flip(-1) if mirror else known
+                softmax = rotate_images(softmax, -degrees)
+            total = total + (softmax.flip(-1) if mirror else softmax)
+            weight = weight + known
+    return torch.as_tensor(total / weight)
+
+
+def rotate_images(images: torch.Tensor, degrees: float) -> torch.Tensor:
+    """Rotate `(batch_size, channels, height, width)` counter-clockwise about the centre, linearly; zeros enter."""
+    if not degrees:
+        return images
+    height, width = images.shape[-2:]
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    # affine_grid counts each side from -1 to 1, so a side's length enters where the axes mix.
+    matrix = torch.tensor([[cosine, -sine * height / width, 0.0], [sine * width / height, cosine, 0.0]])
+    grid = F.affine_grid(matrix.to(images)[None].expand(len(images), -1, -1), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

@@ -18,23 +18,14 @@ __all__ = ["Segmenter", "load_model"]
 
 @dataclass(frozen=True)
 class Segmenter:
-    """One model, or several with the same labels whose softmax is averaged.
+    """One model, or several with the same labels whose softmax is averaged."""
 
-    Attributes:
-        models: in evaluation mode, on one device.
-        processors: the image processor of each model.
-    """
-
-    models: tuple[SamedForSemanticSegmentation, ...]
-    processors: tuple[SamedImageProcessor, ...]
+    models: tuple[SamedForSemanticSegmentation, ...]  # in evaluation mode, on one device
+    processors: tuple[SamedImageProcessor, ...]  # of each model
 
     @classmethod
     def of(cls, model: SamedForSemanticSegmentation, processor: SamedImageProcessor | None = None) -> Segmenter:
-        """A segmenter of one model, with its own image processor by default.
-
-        Raises:
-            ValueError: there is no image processor.
-        """
+        """A segmenter of one model, with its own image processor by default."""
         processor = processor or model.image_processor
         if processor is None:
             raise ValueError("The model has no image processor: give one as `processor`.")
@@ -46,26 +37,21 @@ class Segmenter:
 
         Args:
             adapters: directories or Hub ids.
-            dtype: data type of the encoder: "float32", "bfloat16", or "auto" for bfloat16 if it is computed natively.
+            dtype: data type of the encoder; see [`load_model`].
 
         Raises:
-            FileNotFoundError: an adapter does not exist.
             ValueError: one is no SAMed model, or its labels or slices differ from the first one's.
         """
         members = [cls.of(load_model(adapter, dtype=dtype)) for adapter in adapters]
         first = members[0]
         for name, member in zip(adapters, members, strict=True):
-            if member.id2label != first.id2label:
-                raise ValueError(
-                    f"{name!r} has the labels {member.id2label}, {adapters[0]!r} {first.id2label}: expected the same "
-                    "labels in all members of an ensemble."
-                )
-            cuts = [(one.processor.orientation, one.processor.axis_order) for one in (member, first)]
-            if cuts[0] != cuts[1]:
-                raise ValueError(
-                    f"{name!r} cuts scans by {cuts[0]}, {adapters[0]!r} by {cuts[1]}: expected the same slices in all "
-                    "members of an ensemble."
-                )
+            for what in ("id2label", "orientation", "axis_order"):
+                own, expected = (getattr(one if what == "id2label" else one.processor, what) for one in (member, first))
+                if own != expected:
+                    raise ValueError(
+                        f"{name!r} has the {what} {own}, {adapters[0]!r} {expected}: expected the same in all members "
+                        "of an ensemble."
+                    )
         return cls(tuple(one.models[0] for one in members), tuple(one.processor for one in members))
 
     @property
@@ -85,32 +71,26 @@ class Segmenter:
 
 
 def load_model(adapter: str, *, dtype: str | torch.dtype = "float32") -> SamedForSemanticSegmentation:
-    """Load an adapter or a merged model with its image processor, onto the accelerator if there is one.
+    """Load an adapter or a merged model with its image processor, for evaluation, onto the accelerator if there is one.
 
     Args:
         adapter: directory or Hub id.
         dtype: data type of the encoder: "float32", "bfloat16", or "auto" for bfloat16 if it is computed natively.
             Logits are always float32.
 
-    Returns:
-        The model in evaluation mode.
-
     Raises:
         FileNotFoundError: the model does not exist.
         ValueError: it is no SAMed model.
     """
-    if not Path(adapter).exists() and "/" not in str(adapter):  # names on the Hub have a slash
-        raise FileNotFoundError(
-            f"ADAPTER {adapter!r} can't be loaded: there is no such directory, expected that of an adapter or a Hub id "
-            "USER/NAME."
-        )
     try:
+        if not Path(adapter).exists() and "/" not in str(adapter):  # names on the Hub have a slash
+            raise OSError("there is no such directory")
         model = SamedForSemanticSegmentation.from_pretrained(adapter)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise FileNotFoundError(
-            f"ADAPTER {adapter!r} can't be loaded: expected the directory of an adapter or its Hub id. "
+            f"ADAPTER {adapter!r} can't be loaded: expected the directory of an adapter or a Hub id USER/NAME. "
             f"({str(error).splitlines()[0]})"
         ) from error
     if model.image_processor is None:

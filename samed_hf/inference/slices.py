@@ -14,7 +14,7 @@ from ..transforms.zoom import nearest_zoom
 from ..utils.threads import single_threaded_blas
 from .batching import run_in_batches
 
-__all__ = ["label_dtype", "narrow_labels", "predict_logits", "predict_slices"]
+__all__ = ["narrow_labels", "predict_logits", "predict_slices"]
 
 
 @torch.inference_mode()
@@ -37,15 +37,12 @@ def predict_slices(
         input_size: side in pixels to which slices are zoomed first; defaults to the processor's.
         reference_zoom: resize labels as the reference implementation does: argmax at the model's input size, then an
             order-0 zoom. By default the logits are interpolated to the slice's own pixels before the argmax, which
-            gives smoother outlines. Both are the same for slices of the model's input size.
-        batch_size: slices through the model at once; the labels don't depend on it, up to float rounding. `None`
-            chooses it by the free memory.
+            gives smoother outlines.
+        batch_size: slices through the model at once, which changes no label, up to float rounding. `None` chooses it by
+            the free memory.
 
     Returns:
         uint8 array `(slices, height, width)`, values in [0, num_labels); uint16 for more than 256 labels.
-
-    Raises:
-        ValueError: a batch size below 1, an input size below 2, or another number of channels than the processor's.
     """
     if input_size is not None and input_size < 2:
         raise ValueError(f"input_size is {input_size}: expected a side of at least 2 pixels; the paper's is 224.")
@@ -62,7 +59,7 @@ def predict_slices(
         labels = narrow_labels(logits.max(dim=1).indices, model.config.num_labels)
         return [nearest_zoom(labels, stack.size) if reference_zoom else labels]
 
-    result = np.empty((len(stack), *stack.size), dtype=label_dtype(model.config.num_labels))
+    result = np.empty((len(stack), *stack.size), dtype=np.min_scalar_type(model.config.num_labels - 1))
     with single_threaded_blas():
         for indices, (labels,) in run_in_batches([model], len(stack), stack.size, read, compute, batch_size):
             result[indices] = labels
@@ -75,11 +72,6 @@ def predict_logits(model: SamedForSemanticSegmentation, pixels: torch.Tensor, im
     return upsample_logits(model(pixel_values).logits, image_size)
 
 
-def label_dtype(num_labels: int) -> type[np.unsignedinteger]:
-    """The smallest unsigned type that holds the labels."""
-    return np.uint8 if num_labels <= 256 else np.uint16
-
-
 def narrow_labels(labels: torch.Tensor, num_labels: int) -> torch.Tensor:
-    """Convert labels to [`label_dtype`], or to int32 in place of uint16, which torch supports only in part."""
+    """Convert labels to uint8 or int32; torch supports uint16 only in part."""
     return labels.to(torch.uint8 if num_labels <= 256 else torch.int32)

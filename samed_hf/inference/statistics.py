@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from ..utils.atomic import write_text
 from ..volumes.geometry import Volume
 
-__all__ = ["measure_labels", "write_statistics"]
+__all__ = ["measure_labels"]
 
 # Voxels searched at a time: some 50 MB of indices and values.
 _VOXELS_AT_ONCE = 1 << 20
@@ -34,11 +31,11 @@ def measure_labels(
     """Measure every label of a segmentation.
 
     Args:
-        labels: Label map of shape `scan.grid`, an unsigned integer type; values without a name are ignored.
-        scan: The scan in its own intensities (HU for CT), of one or several channels.
-        id2label: Name of each label; the background, 0, is not measured.
-        confidence: Softmax of each voxel's label in [0, 1], of shape `scan.grid`.
-        is_image: Whether the scan is a 2-D image, which has pixels and no millilitres.
+        labels: label map of shape `scan.grid`, an unsigned integer type; values without a name are ignored.
+        scan: in its own intensities (HU for CT), of one or several channels.
+        id2label: the background, 0, is not measured.
+        confidence: softmax of each voxel's label in [0, 1], of shape `scan.grid`.
+        is_image: whether the scan is a 2-D image, which has pixels and no millilitres.
 
     Returns:
         By the name of the label, ready for JSON; values are `None` if undefined, as for a label not found:
@@ -52,9 +49,6 @@ def measure_labels(
             organ may extend beyond it; e.g. `["superior"]`, or `["left", "bottom"]` for an image.
         - `bounding_box`: first and last voxel along each axis of the file, counted from 0.
         - `center_ras_mm`: centre of mass in RAS mm as in NIfTI; not for an image.
-
-    Raises:
-        ValueError: The shapes differ.
     """
     for name, array in (("labels", labels), ("confidence", confidence)):
         if array is not None and array.shape != scan.grid:
@@ -62,7 +56,10 @@ def measure_labels(
     named = sorted(index for index in id2label if index)
     highest = max([int(labels.max()), *named])
     moments = _Moments(highest + 1, scan.num_channels + 3 + (confidence is not None))
-    for part in _parts(labels.shape):
+    axis = int(np.argmax(labels.shape))
+    step = max(1, _VOXELS_AT_ONCE * labels.shape[axis] // labels.size)
+    for first in range(0, labels.shape[axis], step):
+        part = tuple(slice(first, first + step) if one == axis else slice(None) for one in range(labels.ndim))
         where = np.nonzero(labels[part])
         channels = scan.array[part][where].reshape(len(where[0]), scan.num_channels).T
         positions = [axis + (along.start or 0) for axis, along in zip(where, part, strict=True)]
@@ -70,11 +67,6 @@ def measure_labels(
         moments.add(labels[part][where], [*channels, *positions, *softmax])
     boxes = ndimage.find_objects(labels, max_label=highest)
     return {id2label[index]: _row(index, moments, boxes[index - 1], scan, is_image) for index in named}
-
-
-def write_statistics(path: str | os.PathLike, statistics: Mapping[str, Any]) -> None:
-    """Write statistics as JSON, in one step."""
-    write_text(path, json.dumps(statistics, indent=2, allow_nan=False) + "\n")
 
 
 class _Moments:
@@ -104,24 +96,21 @@ class _Moments:
         self.count = total
 
 
-def _parts(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-    """Parts of the array along its longest axis."""
-    axis = int(np.argmax(shape))
-    step = max(1, _VOXELS_AT_ONCE * shape[axis] // int(np.prod(shape)))
-    for first in range(0, shape[axis], step):
-        yield tuple(slice(first, first + step) if one == axis else slice(None) for one in range(len(shape)))
-
-
 def _row(index: int, moments: _Moments, box: tuple[slice, ...] | None, scan: Volume, is_image: bool) -> dict[str, Any]:
     count, channels = int(moments.count[index]), scan.num_channels
     mean = moments.mean[:, index]
     deviation = np.sqrt(moments.squares[:channels, index] / max(1, count))
-    faces = [] if box is None else _faces(box, scan, is_image)
+    faces: list[str] = []
+    for axis, letter in enumerate(scan.orientation):
+        low_high = _IMAGE_FACES[axis] if is_image else (_FACES[_OPPOSITE[letter]], _FACES[letter])
+        if box is not None and low_high is not None and scan.grid[axis] > 1:  # an axis of one voxel has no faces
+            reached = (box[axis].start == 0, box[axis].stop == scan.grid[axis])
+            faces += [face for face, touches in zip(low_high, reached, strict=True) if touches]
     row: dict[str, Any] = {"index": index, "pixels" if is_image else "voxels": count}
     if not is_image:
         row["ml"] = count * scan.voxel_ml
-    row["mean_intensity"] = _one_or_list(mean[:channels]) if count else None
-    row["sd_intensity"] = _one_or_list(deviation) if count else None
+    row["mean_intensity"] = mean[:channels].squeeze().tolist() if count else None  # one channel: a number
+    row["sd_intensity"] = deviation.squeeze().tolist() if count else None
     if len(mean) > channels + 3:
         row["mean_confidence"] = float(mean[-1]) if count else None
     row |= {"touches_border": bool(faces), "border_faces": faces}
@@ -130,19 +119,3 @@ def _row(index: int, moments: _Moments, box: tuple[slice, ...] | None, scan: Vol
         center = nib.affines.apply_affine(scan.affine, mean[channels : channels + 3])
         row["center_ras_mm"] = center.tolist() if count else None
     return row
-
-
-def _one_or_list(values: np.ndarray) -> float | list[float]:
-    return float(values[0]) if len(values) == 1 else values.tolist()
-
-
-def _faces(box: tuple[slice, ...], scan: Volume, is_image: bool) -> list[str]:
-    """The faces of the scan that a label reaches; an axis of one voxel has none."""
-    faces = []
-    for axis, letter in enumerate(scan.orientation):
-        low_high = _IMAGE_FACES[axis] if is_image else (_FACES[_OPPOSITE[letter]], _FACES[letter])
-        if scan.grid[axis] == 1 or low_high is None:
-            continue
-        reached = (box[axis].start == 0, box[axis].stop == scan.grid[axis])
-        faces += [face for face, touches in zip(low_high, reached, strict=True) if touches]
-    return faces

@@ -16,58 +16,34 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers.utils import cached_file, find_adapter_config_file
 
-from ..hub.layout import ADAPTER_DIRECTORY
+from ..hub.repository import ADAPTER_DIRECTORY
 from .configuration_samed import SamedConfig
 from .image_processing_samed import SamedImageProcessor
 
-__all__ = [
-    "DOWNLOAD_OPTIONS",
-    "AdapterFiles",
-    "check_same_base",
-    "find_image_processor",
-    "report_damage",
-    "write_base_path",
-]
+__all__ = ["DOWNLOAD_OPTIONS", "AdapterFiles", "check_same_base", "find_image_processor"]
+__all__ += ["report_damage", "write_base_path"]
 
 DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 _PEFT_PREFIX = "base_model.model."
 # Settings of SAM's sub-configs that determine the shapes and the structure of its layers.
-_STRUCTURE = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "patch_size",
-    "output_channels",
-    "window_size",
-    "global_attn_indexes",
-    "mlp_dim",
-    "attention_downsample_rate",
+_STRUCTURE = frozenset(
+    {"hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size", "output_channels", "window_size"}
+    | {"global_attn_indexes", "mlp_dim", "attention_downsample_rate"}
 )
 
 
 @dataclass(frozen=True)
 class AdapterFiles:
-    """An adapter in a directory or on the Hub.
+    """An adapter in a directory or on the Hub."""
 
-    Attributes:
-        source: the directory or the Hub id.
-        subfolder: of the adapter's files in it.
-        config_file: path of `adapter_config.json`.
-        content: of that file.
-    """
-
-    source: str
-    subfolder: str
-    config_file: Path
-    content: dict[str, Any]
+    source: str  # directory or Hub id
+    subfolder: str  # of the adapter's files in it
+    config_file: Path  # of `adapter_config.json`
+    content: dict[str, Any]  # of that file
 
     @classmethod
     def find(cls, source: str, download: dict[str, Any]) -> AdapterFiles | None:
-        """Find the adapter of a directory or Hub id, at the root or in the subfolder of the Hub's earlier layout.
-
-        Raises:
-            ValueError: `adapter_config.json` is damaged.
-        """
+        """Find the adapter of a directory or Hub id, at the root or in the subfolder of a repository."""
         root = download.get("subfolder") or ""
         for subfolder in (root, f"{root}/{ADAPTER_DIRECTORY}".lstrip("/")):
             file = find_adapter_config_file(source, **(download | {"subfolder": subfolder}))
@@ -88,14 +64,7 @@ class AdapterFiles:
         return {key.removeprefix(_PEFT_PREFIX): tensor for key, tensor in load_file(file).items()}
 
     def base_model(self) -> tuple[str, str | None]:
-        """The base model that the adapter names, and its revision.
-
-        A relative path starts at the adapter's own directory.
-
-        Raises:
-            FileNotFoundError: the base is a relative path to a missing directory.
-            ValueError: the adapter names no base.
-        """
+        """The base model that the adapter names, and its revision; a relative path starts at the adapter's own."""
         base = self.content.get("base_model_name_or_path")
         if not base:
             raise ValueError(
@@ -120,11 +89,11 @@ def write_base_path(adapter_config: Path, directory: Path) -> None:
     if not name or not Path(name).is_dir():
         return
     base, directory = Path(name).resolve(), directory.resolve()
+    path = str(base)
     if base.is_relative_to(directory) or base.parent == directory.parent:
-        relative = os.path.relpath(base, directory)
-        content["base_model_name_or_path"] = relative if relative.startswith(".") else f"./{relative}"
-    else:
-        content["base_model_name_or_path"] = str(base)
+        path = os.path.relpath(base, directory)
+        path = path if path.startswith(".") else f"./{path}"
+    content["base_model_name_or_path"] = path
     adapter_config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -159,6 +128,5 @@ def find_image_processor(source: str | os.PathLike[str], download: dict[str, Any
         content, _ = SamedImageProcessor.get_image_processor_dict(str(source), **download)
     except OSError:
         return None
-    if content.get("image_processor_type") != SamedImageProcessor.__name__:
-        return None
-    return SamedImageProcessor.from_dict(content)
+    is_samed = content.get("image_processor_type") == SamedImageProcessor.__name__
+    return SamedImageProcessor.from_dict(content) if is_samed else None

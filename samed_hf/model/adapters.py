@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,8 @@ from transformers.integrations.peft import PeftAdapterMixin
 from .adapter_files import DOWNLOAD_OPTIONS, AdapterFiles, check_same_base, find_image_processor, report_damage
 from .configuration_samed import SamedConfig
 from .image_processing_samed import SamedImageProcessor
-from .lora import freeze_unused, merge_adapter, replace_label_heads
-from .mask_decoder import new_label_heads
+from .lora import freeze_unused, merge_adapter
+from .mask_decoder import replace_label_heads
 from .vision_encoder import SamedVisionAttention
 
 if TYPE_CHECKING:
@@ -65,7 +64,6 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
             **download: `revision`, `token`, `cache_dir`, `subfolder`, `local_files_only`, `force_download`, `proxies`.
 
         Raises:
-            FileNotFoundError: there is no adapter.
             ValueError: the adapter is damaged, of another base model, input size or variant, or its name is in use.
         """
         source, name = str(peft_model_id), adapter_name or "default"
@@ -81,7 +79,7 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
             )
         config = SamedConfig.from_pretrained(source, **download)
         self._check_compatible(config, files, name)
-        self._split_projections()
+        self._fuse_projections(False)
         with report_damage(f"The adapter {source!r}"):
             weights = files.read_weights(download)
             frozen = not any(parameter.requires_grad for parameter in self.parameters())
@@ -128,7 +126,7 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
             warnings.filterwarnings("ignore", message="Already found a `peft_config`", category=UserWarning)
             inject_adapter_in_model(peft_config, self, name)
         if config.num_labels != self.config.num_labels:
-            replace_label_heads(self.sam.mask_decoder, new_label_heads(self.config, config.num_labels), name)
+            replace_label_heads(self.sam.mask_decoder, self.config, config.num_labels, name)
         self._hf_peft_config_loaded = True
 
     def _remove_incomplete(self, name: str, frozen: bool) -> None:
@@ -145,7 +143,7 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
 
     def add_adapter(self, adapter_config: Any, adapter_name: str | None = None) -> None:
         """Add a fresh adapter and make it the only trainable part; see [`samed_lora_config`]."""
-        self._split_projections()
+        self._fuse_projections(False)
         super().add_adapter(adapter_config, adapter_name)
         self._adapters[adapter_name or "default"] = (copy.deepcopy(self.config), self.image_processor)
         freeze_unused(self)
@@ -179,9 +177,6 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
         """Merge the active adapter into the weights, in place, and return the model, now without any adapter.
 
         The encoder's q, k and v become one projection again, until another adapter is added.
-
-        Raises:
-            ValueError: there is no adapter, or several are active.
         """
         merge_adapter(self)
         del self.peft_config
@@ -189,17 +184,14 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
         self._hf_peft_config_loaded = False
         # The weights are those of a whole model again: saving must use the model's own conversions, not the adapter's.
         self._weight_conversions = None
-        for attention in self._encoder_attentions():
-            attention.fuse_projections()
+        self._fuse_projections(True)
         return self
 
-    def _split_projections(self) -> None:
-        """Split the projections that merging fused: adapters adapt q and v alone."""
-        for attention in self._encoder_attentions():
-            attention.split_projections()
-
-    def _encoder_attentions(self) -> Iterator[SamedVisionAttention]:
-        return (module for module in self.sam.vision_encoder.modules() if isinstance(module, SamedVisionAttention))
+    def _fuse_projections(self, fused: bool) -> None:
+        """Fuse q, k and v of the encoder, or split them: adapters adapt q and v alone."""
+        for module in self.sam.vision_encoder.modules():
+            if isinstance(module, SamedVisionAttention):
+                module.fuse_projections() if fused else module.split_projections()
 
 
 def _load_weights(model: nn.Module, weights: dict[str, torch.Tensor], source: str, name: str) -> None:

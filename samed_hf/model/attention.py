@@ -1,8 +1,8 @@
 """Exact attention of the image encoder on a CPU: scores in tiles, windows without padding.
 
-A window at the image's border contains padded tokens. They are zero before the projection, so all their keys and values
-equal the projections' biases. In a softmax they equal a single key whose bias is the logarithm of the sum of their
-exponentials. The windows are therefore never padded.
+A window at the image's border contains padded tokens. They are zero before the projection, so all have the key and the
+value that the projections make of zero. In a softmax they equal a single key whose bias is the logarithm of the sum of
+their exponentials. The windows are therefore never padded.
 
 Scores and their softmax are computed for a few heads at a time in memory that stays in the cache. The backward pass
 computes them again, so none are stored (as in FlashAttention, arXiv 2205.14135).
@@ -31,16 +31,11 @@ def runs_in_tiles(hidden_states: torch.Tensor) -> bool:
 
 
 class Windows(NamedTuple):
-    """Windows of one size.
+    """Windows of one size."""
 
-    Attributes:
-        rows, columns: half-open ranges of the tokens that all windows cover.
-        height, width: of the real tokens in one window; smaller than the window if it extends over the border.
-    """
-
-    rows: tuple[int, int]
+    rows: tuple[int, int]  # half-open range of the tokens that all windows cover
     columns: tuple[int, int]
-    height: int
+    height: int  # of the real tokens in one window; smaller than the window if it extends over the border
     width: int
 
 
@@ -79,14 +74,9 @@ def relative_terms(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The decomposed relative position terms of the scores (MViTv2, arXiv 2112.01526).
 
-    Args:
-        query: of shape `(batch, height, width, channels)`.
-        rel_pos_h, rel_pos_w: tables `(2 · size - 1, head_dim)` by the distance of query and key, where `size` is the
-            side of a window, or of the image.
-        heads: number of heads.
-
-    Returns:
-        A term for each row and one for each column of keys, each of shape `(batch, height, width, heads · size)`.
+    From queries `(batch, height, width, channels)` and tables `(2 · size - 1, head_dim)` by the distance of query and
+    key, where `size` is the side of a window, or of the image: a term for each row and one for each column of keys,
+    each of shape `(batch, height, width, heads · size)`.
     """
     query = query.unflatten(3, (heads, -1))
     rows = torch.einsum("nhwac,hkc->nhwak", query, _by_distance(rel_pos_h, query.shape[1]))
@@ -104,34 +94,24 @@ def _by_distance(table: torch.Tensor, length: int) -> torch.Tensor:
 def attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
 ) -> torch.Tensor:
-    """Attention over a grid of keys, with a term for each row and each column of keys.
+    """Attention over a grid of keys, with a term for each row and each column of keys; tensors of any strides.
 
-    Args:
-        query: of shape `(heads, queries, head_dim)`, as the result; any strides.
-        key, value: of shape `(heads, height · width, head_dim)`.
-        rows, columns: of shape `(heads, queries, height)` and `(heads, queries, width)`.
+    Queries and result are `(heads, queries, head_dim)`, keys and values `(heads, height · width, head_dim)`, the terms
+    `(heads, queries, height)` and `(heads, queries, width)`.
     """
     return _TiledAttention.apply(query, key, value, rows, columns)
 
 
 def attend_at_border(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    rows: torch.Tensor,
-    columns: torch.Tensor,
-    *,
-    grid: tuple[int, int],
-    padding: Sequence[torch.Tensor],
+    tokens: Sequence[torch.Tensor], grid: tuple[int, int], padding: Sequence[torch.Tensor]
 ) -> torch.Tensor:
     """Attention in windows that extend over the image's border, with all padded tokens as one key.
 
-    Args:
-        query, key, value: the real tokens, `(batch, heads, height · width, head_dim)`.
-        rows, columns: terms of all rows and columns of keys, padded ones included, `(batch, heads, tokens, size)`.
-        grid: height and width of the real tokens.
-        padding: key and value of a padded token, `(heads, 1, head_dim)`.
+    `tokens` are query, key and value of the real tokens, `(batch, heads, height · width, head_dim)`, and the terms of
+    the rows and columns of all keys, padded ones included, `(batch, heads, tokens, size)`; `grid` is (height, width),
+    `padding` the key and the value of a padded token in each window, `(batch, heads, 1, head_dim)`.
     """
+    query, key, value, rows, columns = tokens
     height, width = grid
     beside = _log_sum(rows[..., :height]) + _log_sum(columns[..., width:])
     below = _log_sum(rows[..., height:]) + _log_sum(columns)
@@ -139,8 +119,7 @@ def attend_at_border(
     real = rows[..., :height, None] + columns[..., None, :width]
     bias = torch.cat([real.flatten(-2), padded], dim=-1)
     key, value = (
-        torch.cat([tokens, token.to(tokens.dtype).expand(len(query), -1, -1, -1)], dim=2)
-        for tokens, token in zip((key, value), padding, strict=True)
+        torch.cat([real, padded.to(real.dtype)], dim=2) for real, padded in zip((key, value), padding, strict=True)
     )
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
 
@@ -199,15 +178,9 @@ def _workspace(count: int, dtype: torch.dtype) -> torch.Tensor:
 
 class _TiledAttention(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: FunctionCtx,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        rows: torch.Tensor,
-        columns: torch.Tensor,
-    ) -> torch.Tensor:
-        ctx.save_for_backward(query, key, value, rows, columns)
+    def forward(ctx: FunctionCtx, *tensors: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(*tensors)
+        query, key, value, rows, columns = tensors
         context = _like(query)
         with torch.autocast("cpu", enabled=False):
             tiles = _Tiles(query, key, rows, columns, buffers=1)

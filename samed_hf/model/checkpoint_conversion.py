@@ -9,48 +9,38 @@ import torch.nn.functional as F
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import Chunk, ConversionOps, WeightConverter, WeightRenaming
 
-__all__ = ["PLAIN_SAM_PREFIX", "InterpolatePositions", "interpolate_positions", "register_sam_conversion"]
+from .mask_decoder import LABEL_HEADS
+
+__all__ = ["PLAIN_SAM_PREFIX", "register_sam_conversion"]
 
 # Prefix under which the label-dependent parts of a plain SAM's decoder match no parameter of the model.
 PLAIN_SAM_PREFIX = "plain_sam."
 
 
-def interpolate_positions(table: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """Interpolate a table of positions for another image size, bilinearly as SAMed does.
-
-    Args:
-        table: the absolute embedding `(1, height, width, channels)` or a relative one `(2 · size - 1, head_dim)`.
-        shape: the new shape, with the table's channels.
-
-    Returns:
-        Tensor of that shape and the dtype of `table`; `table` itself if the shapes are equal.
-
-    Raises:
-        ValueError: the table can't be interpolated to `shape`.
-    """
-    if table.shape == shape:
-        return table
-    if table.ndim != len(shape) or table.shape[-1] != shape[-1]:
-        raise ValueError(f"A table of positions of shape {tuple(table.shape)} can't become one of {tuple(shape)}.")
-    if table.ndim == 4:
-        channels_first = table.float().permute(0, 3, 1, 2)
-        resized = F.interpolate(channels_first, size=shape[1:3], mode="bilinear", align_corners=False)
-        return resized.permute(0, 2, 3, 1).to(table.dtype).contiguous()
-    resized = F.interpolate(table.float()[None, None], size=tuple(shape), mode="bilinear", align_corners=False)
-    return resized[0, 0].to(table.dtype).contiguous()
-
-
 class InterpolatePositions(ConversionOps):
-    """Interpolates a table of positions to the model's image size; with equal sizes, as on saving, nothing changes."""
+    """Interpolates a table of positions to the model's image size, bilinearly as SAMed does.
+
+    It is the absolute embedding `(1, height, width, channels)` or a relative one `(2 · size - 1, head_dim)`. With equal
+    sizes, as on saving, nothing changes.
+    """
 
     def convert(  # type: ignore[override]  # tensors instead of lists, as transformers' own operations return them
         self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
     ) -> dict[str, torch.Tensor]:
         """Interpolate the one tensor of `input_dict` to the shape of the parameter `full_layer_name` of `model`."""
         value = next(iter(input_dict.values()))
-        table = value[0] if isinstance(value, list) else value
+        table: torch.Tensor = value[0] if isinstance(value, list) else value
         shape = kwargs["model"].get_parameter(kwargs["full_layer_name"]).shape
-        return {target_patterns[0]: interpolate_positions(table, shape)}
+        if table.shape == shape:
+            return {target_patterns[0]: table}
+        if table.ndim != len(shape) or table.shape[-1] != shape[-1]:
+            raise ValueError(f"A table of positions of shape {tuple(table.shape)} can't become one of {tuple(shape)}.")
+        absolute = table.ndim == 4
+        planes = table.float().permute(0, 3, 1, 2) if absolute else table.float()[None, None]
+        size = tuple(shape[1:3] if absolute else shape)
+        planes = F.interpolate(planes, size=size, mode="bilinear", align_corners=False)
+        resized = planes.permute(0, 2, 3, 1) if absolute else planes[0, 0]
+        return {target_patterns[0]: resized.to(table.dtype).contiguous()}
 
     @property
     def reverse_op(self) -> ConversionOps:
@@ -68,18 +58,11 @@ def register_sam_conversion(class_name: str) -> None:
     register_checkpoint_conversion_mapping(
         class_name,
         [
-            WeightRenaming(
-                r"^mask_decoder\.(mask_tokens|output_hypernetworks_mlps|iou_prediction_head)\.",
-                rf"{PLAIN_SAM_PREFIX}\1.",
-            ),
+            WeightRenaming(rf"^mask_decoder\.({'|'.join(LABEL_HEADS)})\.", rf"{PLAIN_SAM_PREFIX}\1."),
             # PEFT saves DoRA's magnitudes under another name, which transformers' loader doesn't convert back.
             WeightRenaming(r"(lora_magnitude_vector\.[^.]+)$", r"\1.weight"),
             # The escaped dots matter on saving: "self_attn.q_proj" of the decoder must not match.
-            WeightConverter(
-                r"\.attn\.qkv",
-                [r"\.attn\.q_proj", r"\.attn\.k_proj", r"\.attn\.v_proj"],
-                operations=[Chunk(dim=0)],
-            ),
+            WeightConverter(r"\.attn\.qkv", [rf"\.attn\.{name}_proj" for name in "qkv"], operations=[Chunk(dim=0)]),
             *(WeightConverter(rf"\.{name}", rf"\.{name}", operations=[InterpolatePositions()]) for name in positions),
         ],
         overwrite=True,

@@ -23,22 +23,14 @@ class SamedConfig(SamConfig):
     It reads the `config.json` of a plain SAM checkpoint (`model_type` "sam") as well as its own.
 
     Args:
-        vision_config, prompt_encoder_config, mask_decoder_config:
-            SAM's sub-configs, as in [`~transformers.SamConfig`]. Their image size and number of masks follow
-            `image_size` and `id2label`.
-        image_size (`int`, *optional*):
-            Height and width of the model's input in pixels, a multiple of the patch size (16). Defaults to the vision
-            config's; SAMed uses 512.
-        dice_weight (`float`, *optional*, defaults to 0.8):
-            Share of the Dice loss, in [0, 1]; cross-entropy has the rest (SAMed, section 3.4).
-        id2label (`dict[int, str]`, *optional*):
-            Name of each class, keys 0, 1, …; class 0 is the background.
-        num_labels (`int`, *optional*):
-            Number of classes, background included, if they have no names.
-
-    Raises:
-        ValueError: an image size that is no multiple of the patch size, labels not numbered 0, 1, …, fewer than two
-            labels, a `dice_weight` outside [0, 1], or a `config.json` of another kind of model.
+        vision_config, prompt_encoder_config, mask_decoder_config: SAM's sub-configs, as in [`~transformers.SamConfig`].
+            Their image size and number of masks follow `image_size` and `id2label`.
+        image_size (`int`, *optional*): height and width of the model's input in pixels, a multiple of the patch size
+            (16). Defaults to the vision config's; SAMed uses 512.
+        dice_weight (`float`, *optional*, defaults to 0.8): share of the Dice loss, in [0, 1]; cross-entropy has the
+            rest (SAMed, section 3.4).
+        id2label (`dict[int, str]`, *optional*): name of each class, keys 0, 1, …; class 0 is the background.
+        num_labels (`int`, *optional*): number of classes, background included, if they have no names.
     """
 
     model_type = "samed"
@@ -56,8 +48,7 @@ class SamedConfig(SamConfig):
         image_size: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        # The model type in SAM's config.json would stay on the instance.
-        kwargs.pop("model_type", None)
+        kwargs.pop("model_type", None)  # that of SAM's config.json would stay on the instance
         super().__post_init__(**kwargs)
         if self.image_size is None:
             self.image_size = self.vision_config.image_size
@@ -114,31 +105,23 @@ class SamedConfig(SamConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> SamedConfig:
-        """Build from the content of a `config.json`, of SAM or of SAMed.
-
-        Values in `kwargs` replace those of `config_dict`, also in the sub-configs.
-
-        Raises:
-            ValueError: `config_dict` describes another kind of model, or a value is out of its range.
-        """
+        """Build from the content of a `config.json`, of SAM or of SAMed; values of `kwargs` replace its own."""
         config_dict = cls._as_samed(config_dict)
         given = {key: kwargs.pop(key) for key in OVERRIDES if kwargs.get(key) is not None}
-        if "id2label" in given:
-            given["id2label"] = {int(key): name for key, name in given["id2label"].items()}
-            if given.get("num_labels", len(given["id2label"])) != len(given["id2label"]):
+        names, count, own = given.pop("id2label", None), given.pop("num_labels", None), config_dict.get("id2label")
+        if names is not None:
+            names = {int(key): name for key, name in names.items()}
+            if count not in (None, len(names)):
                 raise ValueError(
-                    f"num_labels is {given['num_labels']} but id2label names {len(given['id2label'])} labels: "
-                    "give one of the two, the background counted."
+                    f"num_labels is {count} but id2label names {len(names)} labels: give one of the two, the "
+                    "background counted."
                 )
-            given.pop("num_labels", None)
-        elif "num_labels" in given:
-            count = given.pop("num_labels")
-            if count != len(config_dict.get("id2label") or {}):
-                given["id2label"] = {0: "background"} | {i: f"label_{i}" for i in range(1, count)}
-        if "id2label" in given:
-            given.pop("label2id", None)
-            config_dict.pop("label2id", None)
-            config_dict.pop("num_labels", None)
-        elif not config_dict.get("id2label"):
+        elif count is not None and count != len(own or {}):
+            names = {0: "background"} | {i: f"label_{i}" for i in range(1, count)}
+        elif not own:
             config_dict["id2label"] = {0: "background", 1: "label_1"}
+        if names is not None:
+            given["id2label"] = names
+            for values, key in ((given, "label2id"), (config_dict, "label2id"), (config_dict, "num_labels")):
+                values.pop(key, None)
         return super().from_dict(config_dict | given, **kwargs)

@@ -16,42 +16,29 @@ from ..transforms.augmentation import window_intensity
 from ..transforms.slicing import SliceStack, image_bounds
 from ..transforms.zoom import Array, spline_zoom
 from ..volumes.geometry import check_orientation
-from ..volumes.images import image_array
+from ..volumes.images import image_array, luminance
 
 __all__ = ["SamedImageProcessor", "resize_logits", "upsample_logits"]
-
-_LUMINANCE = (19595, 38470, 7471)  # in 65536ths
 
 
 class SamedImageProcessor(BaseImageProcessor):
     r"""Makes `pixel_values`: intensities in [0, 1], zoomed to the model's input size, three channels.
 
     Args:
-        image_size (`int`, defaults to 512):
-            Height and width of `pixel_values` in pixels.
-        intensity_window (`tuple[float, float]`, *optional*, defaults to (-125, 275)):
-            Bounds in the unit of the scan (HU for CT) that become 0 and 1; a list with one entry (bounds or `None`)
-            for each channel if the channels differ. `None`: the scan's own `percentiles` are the bounds. 8-bit images
-            are divided by 255 whatever the window is.
-        input_size (`int`, *optional*):
-            Side in pixels to which a slice is zoomed first, as the model's training slices were (224 in SAMed).
-        axis_order (`tuple[int, int, int]`, defaults to (2, 1, 0)):
-            The axes of a scan's array `(x, y, z)` that become slices, rows and columns. The default cuts axial slices
-            with rows along y, as SAMed does.
-        orientation (`str`, *optional*):
-            Orientation of the axes, e.g. "LPS", to which a scan is brought before it is cut. `None` keeps the file's.
-        percentiles (`tuple[float, float]`, *optional*, defaults to (0.5, 99.5)):
-            The percentiles of a channel of the whole scan, in [0, 100], that become 0 and 1 if there is no window.
-            `None`: 8-bit intensities are divided by 255, 16-bit ones by 65535, others are in [0, 1] already.
-        channel_names (`list[str]`, *optional*):
-            Names of the scan's channels, one to three, for the model's red, green and blue; one channel fills all
-            three, of two channels the third is the mean.
-        context_slices (`bool`, defaults to `False`):
-            Fill the three channels with the slice before, the slice itself and the slice after; for scans of one
-            channel.
-
-    Raises:
-        ValueError: a setting is out of its range, or the settings contradict each other.
+        image_size: height and width of `pixel_values` in pixels.
+        intensity_window: bounds in the unit of the scan (HU for CT) that become 0 and 1; a list with one entry (bounds
+            or `None`) for each channel if the channels differ. `None`: the scan's own `percentiles` are the bounds.
+            8-bit images are divided by 255 whatever the window is.
+        input_size: side in pixels to which a slice is zoomed first, as the model's training slices were (224 in SAMed).
+        axis_order: the axes of a scan's array `(x, y, z)` that become slices, rows and columns. The default cuts axial
+            slices with rows along y, as SAMed does.
+        orientation: of the axes, e.g. "LPS", to which a scan is brought before it is cut. `None` keeps the file's.
+        percentiles: of a channel of the whole scan, in [0, 100], that become 0 and 1 if there is no window. `None`:
+            8-bit intensities are divided by 255, 16-bit ones by 65535, others are in [0, 1] already.
+        channel_names: names of the scan's channels, one to three, for the model's red, green and blue; one channel
+            fills all three, of two channels the third is the mean.
+        context_slices: fill the three channels with the slice before, the slice itself and the slice after; for scans
+            of one channel.
     """
 
     model_input_names = ["pixel_values"]  # noqa: RUF012 - transformers reads it as a plain class attribute
@@ -78,7 +65,11 @@ class SamedImageProcessor(BaseImageProcessor):
         self.input_size = input_size
         self.axis_order = list(axis_order)
         self.orientation = None if orientation is None else check_orientation(orientation)
-        self.percentiles = _checked_percentiles(percentiles)
+        if percentiles is not None:
+            low, high = percentiles = [float(percentile) for percentile in percentiles]
+            if not 0 <= low < high <= 100:
+                raise ValueError(f"percentiles is ({low}, {high}): expected two increasing numbers from 0 to 100.")
+        self.percentiles = percentiles
         self.channel_names = None if channel_names is None else [str(name) for name in channel_names]
         self.context_slices = bool(context_slices)
         if not 1 <= self.num_channels <= 3 or (self.context_slices and self.num_channels > 1):
@@ -96,7 +87,7 @@ class SamedImageProcessor(BaseImageProcessor):
 
     @property
     def num_channels(self) -> int:
-        """The number of channels of a scan: 1 to 3."""
+        """The number of channels of a scan, 1 to 3."""
         return len(self.channel_names or [""])
 
     def preprocess(
@@ -115,10 +106,7 @@ class SamedImageProcessor(BaseImageProcessor):
 
         Returns:
             `pixel_values` of shape `(batch_size, 3, image_size, image_size)`, float32. A cubic spline overshoots at
-            edges, so values can lie slightly outside [0, 1].
-
-        Raises:
-            ValueError: the array is no image, or holds NaN or infinite intensities.
+            edges, so values can be slightly outside [0, 1].
         """
         batch = images if isinstance(images, list | tuple) else [images]
         pixel_values = np.stack([self._prepare(image, rescaled) for image in batch])
@@ -132,10 +120,9 @@ class SamedImageProcessor(BaseImageProcessor):
         return np.repeat(pixels, 3, axis=0) if len(pixels) == 1 else pixels
 
     def image_slices(self, image: Any) -> np.ndarray:
-        """One of the images that [`preprocess`] accepts as a slice with the processor's channels.
+        """One of the images that [`preprocess`] accepts as a slice with the processor's channels, of the image's type.
 
-        Returns:
-            Array `(1, height, width)`, or `(1, channels, height, width)` for several channels, of the image's type.
+        Its shape is `(1, height, width)`, or `(1, channels, height, width)` for several channels.
         """
         if isinstance(image, Image.Image):
             image = image_array(image, self.num_channels, "images")
@@ -154,19 +141,13 @@ class SamedImageProcessor(BaseImageProcessor):
                 "replace them, e.g. by the background's, first."
             )
         if self.num_channels == 1:
-            return (channels[0] if len(channels) == 1 else _luminance(channels))[None]
+            return (channels[0] if len(channels) == 1 else luminance(channels))[None]
         return np.stack(channels * 3 if len(channels) == 1 and self.num_channels == 3 else channels)[None]
 
     def intensity_bounds(self, scan: np.ndarray) -> list[list[float]]:
-        """The intensities of a whole scan that become 0 and 1, for each of its channels.
+        """The intensities of a scan `(slices, [channels,] height, width)` that become 0 and 1, for each channel.
 
         Values of scans are in the window's unit whatever their type, 8-bit ones too.
-
-        Args:
-            scan: of shape `(slices, height, width)` or `(slices, channels, height, width)`, any real dtype; finite.
-
-        Returns:
-            The lower and the upper bound of each channel.
         """
         channels = [scan] if scan.ndim == 3 else [scan[:, index] for index in range(scan.shape[1])]
         windows = self.intensity_window
@@ -184,8 +165,7 @@ class SamedImageProcessor(BaseImageProcessor):
     def resize_slices(self, slices: Array, input_size: int | None = None) -> Array:
         """Zoom slices `(..., height, width)` to `(..., image_size, image_size)` float32 by cubic spline.
 
-        They are zoomed to `input_size` pixels (by default the processor's own) first, so that they show as much detail
-        as the training slices.
+        First to `input_size` pixels, the processor's by default, to show as much detail as the training slices.
         """
         input_size = input_size or self.input_size
         if input_size is not None:
@@ -204,9 +184,6 @@ class SamedImageProcessor(BaseImageProcessor):
 
         Returns:
             One int64 tensor `(height, width)` for each image, values in [0, num_labels).
-
-        Raises:
-            ValueError: there is another number of target sizes than of images.
         """
         masks = upsample_logits(outputs.logits, self.image_size)
         sizes = [(self.image_size, self.image_size)] * len(masks) if target_sizes is None else target_sizes
@@ -248,19 +225,3 @@ def _checked_window(window: Sequence[Any] | None) -> list[Any] | None:
         return [_checked_window(one) for one in window]
     window_intensity(np.zeros(1), window)
     return [float(bound) for bound in window]
-
-
-def _checked_percentiles(percentiles: Sequence[float] | None) -> list[float] | None:
-    if percentiles is None:
-        return None
-    low, high = (float(percentile) for percentile in percentiles)
-    if not 0 <= low < high <= 100:
-        raise ValueError(f"percentiles is ({low}, {high}): expected two increasing numbers from 0 to 100.")
-    return [low, high]
-
-
-def _luminance(channels: list[np.ndarray]) -> np.ndarray:
-    """Grey of red, green and blue by the weights of ITU-R 601, as Pillow and [`read_image`] compute it."""
-    weighted = sum(channel.astype(np.float64) * weight for channel, weight in zip(channels, _LUMINANCE, strict=True))
-    grey = np.asarray(weighted) / 65536
-    return (np.floor(grey + 0.5) if channels[0].dtype.kind in "iu" else grey).astype(channels[0].dtype)

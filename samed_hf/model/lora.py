@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
-__all__ = ["VARIANTS", "cast_frozen", "freeze_unused", "merge_adapter", "replace_label_heads", "samed_lora_config"]
+__all__ = ["VARIANTS", "cast_frozen", "freeze_unused", "merge_adapter", "samed_lora_config"]
 
 # Regular expressions on full module names: a bare "q_proj" would match the mask decoder too.
 _ENCODER = r"(.*\.)?vision_encoder\.layers\.\d+\.attn\.(q_proj|v_proj)"
@@ -20,51 +19,34 @@ _DECODER = (
     r"(.*\.)?mask_decoder\.transformer\.(layers\.\d+\.)?"
     r"(self_attn|cross_attn_token_to_image|cross_attn_image_to_token|final_attn_token_to_image)\.(q_proj|v_proj)"
 )
-_DECODER_HEADS = [
-    "mask_decoder.iou_token",
-    "mask_decoder.mask_tokens",
-    "mask_decoder.upscale_conv1",
-    "mask_decoder.upscale_conv2",
-    "mask_decoder.upscale_layer_norm",
-    "mask_decoder.output_hypernetworks_mlps",
-    "mask_decoder.iou_prediction_head",
-]
+_DECODER_HEADS = ["iou_token", "mask_tokens", "upscale_conv1", "upscale_conv2", "upscale_layer_norm"]
+_DECODER_HEADS += ["output_hypernetworks_mlps", "iou_prediction_head"]
 # Without a prompt, only the no-mask embedding is used. The rest is saved too, since original checkpoints contain it.
 # PEFT can't wrap a list of modules, so the four point embeddings are listed one by one.
-_PROMPT_ENCODER = [
-    "prompt_encoder.no_mask_embed",
-    "prompt_encoder.not_a_point_embed",
-    "prompt_encoder.mask_embed",
-    *(f"prompt_encoder.point_embed.{index}" for index in range(4)),
-]
+_PROMPT_ENCODER = [f"prompt_encoder.{name}_embed" for name in ("no_mask", "not_a_point", "mask")]
+_PROMPT_ENCODER += [f"prompt_encoder.point_embed.{index}" for index in range(4)]
 _NEVER_TRAINED = re.compile(r"iou_prediction_head\.|prompt_encoder\.(?!no_mask_embed\.)")
 
 # variant: (LoRA's targets, modules trained whole and saved with the adapter)
 VARIANTS: dict[str, tuple[str, list[str]]] = {
     "samed": (_ENCODER, ["mask_decoder", *_PROMPT_ENCODER]),
-    "samed_s": (f"{_ENCODER}|{_DECODER}", [*_DECODER_HEADS, *_PROMPT_ENCODER]),
+    "samed_s": (f"{_ENCODER}|{_DECODER}", [*(f"mask_decoder.{name}" for name in _DECODER_HEADS), *_PROMPT_ENCODER]),
 }
 
 
 def samed_lora_config(rank: int = 4, variant: str = "samed", **lora_options: Any) -> LoraConfig:
-    """The PEFT configuration of a SAMed adapter (arXiv 2304.13785, sections 3.2 and 3.3; LoRA: arXiv 2106.09685).
+    """The configuration of a SAMed adapter (arXiv 2304.13785, sections 3.2 and 3.3; LoRA: arXiv 2106.09685).
 
     LoRA `W + (lora_alpha / rank) · B A` on the q and v projections of every block of the image encoder, with scaling 1;
     the mask decoder and the no-mask prompt embedding train whole. The IoU head, which the loss doesn't use, and the
     rest of the prompt encoder are saved but never trained.
 
     Args:
-        rank: rank of the LoRA matrices, at least 1; the paper's is 4.
+        rank: of the LoRA matrices, at least 1; the paper's is 4.
         variant: "samed", or "samed_s", where the mask decoder's transformer is frozen too, with LoRA on the q and v of
             its attentions.
-        **lora_options: any other option of [`~peft.LoraConfig`], e.g. `use_dora=True`, `use_rslora=True`,
-            `lora_dropout=0.1`, `lora_alpha`.
-
-    Returns:
-        A [`~peft.LoraConfig`] for `model.add_adapter`.
-
-    Raises:
-        ValueError: an unknown variant or a rank below 1.
+        **lora_options: of [`~peft.LoraConfig`], e.g. `use_dora=True`, `use_rslora=True`, `lora_dropout=0.1`,
+            `lora_alpha`.
     """
     if variant not in VARIANTS:
         raise ValueError(f"variant is {variant!r}: expected one of {', '.join(map(repr, VARIANTS))}.")
@@ -98,41 +80,15 @@ def cast_frozen(model: nn.Module, dtype: torch.dtype) -> None:
             module.to(dtype)
 
 
-def replace_label_heads(decoder: nn.Module, heads: Mapping[str, nn.Module], adapter_name: str) -> None:
-    """Replace an adapter's copies of the mask decoder's label-dependent heads, whose shapes are those of other labels.
-
-    Args:
-        decoder: the mask decoder, or PEFT's wrapper around it.
-        heads: the new heads by the name of the attribute.
-        adapter_name: the adapter to which they belong.
-    """
-    owner = decoder.modules_to_save[adapter_name] if isinstance(decoder, ModulesToSaveWrapper) else decoder
-    for name, head in heads.items():
-        present = getattr(owner, name)
-        head = head.to(next(present.parameters()))
-        if isinstance(present, ModulesToSaveWrapper):
-            present.modules_to_save[adapter_name] = head
-        elif owner is not decoder:  # the base model's own heads stay
-            setattr(owner, name, head)
-
-
 def merge_adapter(model: nn.Module) -> None:
-    """Merge the active adapter of every layer into its base layer and remove PEFT's wrappers, in place.
-
-    Raises:
-        ValueError: the model has no adapter, or more than one is active.
-    """
-    wrapped = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, (BaseTunerLayer, ModulesToSaveWrapper))
-    ]
+    """Merge the one active adapter of every layer into its base layer and remove PEFT's wrappers, in place."""
+    wrappers = (BaseTunerLayer, ModulesToSaveWrapper)
+    wrapped = [(name, module) for name, module in model.named_modules() if isinstance(module, wrappers)]
     if not wrapped:
         raise ValueError("The model has no adapter to merge: call add_adapter or load_adapter first.")
     for name, module in wrapped:
-        parent = model.get_submodule(name.rpartition(".")[0])
-        child = name.rpartition(".")[2]
-        active = module.active_adapters
+        parent_name, _, child = name.rpartition(".")
+        parent, active = model.get_submodule(parent_name), module.active_adapters
         if len(active) != 1:
             raise ValueError(f"{len(active)} adapters are active ({active}): call set_adapter with one name first.")
         if isinstance(module, BaseTunerLayer):

@@ -16,14 +16,9 @@ _SMOOTH = 1e-5
 
 
 class SegmentationLoss(NamedTuple):
-    """The loss and its parts, float32.
+    """The loss and its parts, scalars in float32, and the detached Dice loss of each class, `(num_labels,)`.
 
-    Attributes:
-        loss: scalar, `(1 - dice_weight) · cross_entropy + dice_weight · dice`.
-        cross_entropy: scalar, the mean over the pixels.
-        dice: scalar, the mean over the classes, background included.
-        dice_per_class: of shape `(num_labels,)`, detached. For a class absent from the batch's labels it shows only how
-            much of it was predicted.
+    For a class absent from the batch's labels, the latter shows only how much of it was predicted.
     """
 
     loss: torch.Tensor
@@ -36,17 +31,14 @@ def dice_loss(logits: torch.Tensor, labels: torch.Tensor, *, across_processes: b
     """Soft Dice loss of the softmax, its denominator squared (arXiv 2304.13785, section 3.4; arXiv 1606.04797).
 
     `1 - mean_c (2 Σ p_c t_c + s) / (Σ p_c² + Σ t_c² + s)` with `s = 1e-5`. The sums run over the pixels of the whole
-    batch, so it isn't a mean over samples.
+    batch, so it isn't a mean over samples. The result is a float32 scalar in [0, 1].
 
     Args:
-        logits: of shape `(batch_size, num_labels, height, width)`, floating point.
+        logits: of shape `(batch_size, num_labels, height, width)`.
         labels: of shape `(batch_size, height, width)`, int64 in [0, num_labels), or `IGNORED`.
         across_processes: sum over the batches of all processes of the default process group, as one process with the
             whole batch does. Every process must call. Gradients are correct under DistributedDataParallel, whose
             averaging cancels the sum in the reduction's backward pass.
-
-    Returns:
-        A scalar tensor in float32, in [0, 1].
     """
     return 1.0 - _dice(logits, labels, across_processes).mean()
 
@@ -60,11 +52,7 @@ class _SumOverProcesses(torch.autograd.Function):
         distributed.all_reduce(total)
         return total
 
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        total = gradient.clone()
-        distributed.all_reduce(total)
-        return total
+    backward = forward
 
 
 def _dice(logits: torch.Tensor, labels: torch.Tensor, across_processes: bool) -> torch.Tensor:
@@ -97,14 +85,11 @@ def segmentation_loss(
     """`(1 - dice_weight) · cross-entropy + dice_weight · Dice`.
 
     Args:
-        logits: of shape `(batch_size, num_labels, height, width)`, floating point; computed on in float32.
+        logits: of shape `(batch_size, num_labels, height, width)`; converted to float32.
         labels: of shape `(batch_size, height, width)`, int64 in [0, num_labels), or `IGNORED`, but not everywhere.
         dice_weight: share of the Dice loss, in [0, 1].
         across_processes: compute the loss of the batches of all processes as one; see [`dice_loss`]. The Dice loss is
             the same on every process; the mean of the cross-entropies over the processes is that of the whole batch.
-
-    Raises:
-        ValueError: the shapes of logits and labels differ.
     """
     if labels.shape != (logits.shape[0], *logits.shape[2:]):
         raise ValueError(

@@ -6,13 +6,14 @@ import copy
 from typing import Any
 
 import torch
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers.models.sam.configuration_sam import SamMaskDecoderConfig
 from transformers.models.sam.modeling_sam import SamMaskDecoder
 
 from .configuration_samed import SamedConfig
 
-__all__ = ["SamedMaskDecoder", "new_label_heads"]
+__all__ = ["LABEL_HEADS", "SamedMaskDecoder", "replace_label_heads"]
 
 # The mask decoder's parts whose shapes depend on the number of labels.
 LABEL_HEADS = ("mask_tokens", "output_hypernetworks_mlps", "iou_prediction_head")
@@ -39,8 +40,7 @@ class SamedMaskDecoder(SamMaskDecoder):
 
     def __init__(self, config: SamMaskDecoderConfig) -> None:
         super().__init__(config)
-        networks: Any = SamedHypernetworks(self.output_hypernetworks_mlps)  # SAM's type is a list of modules
-        self.output_hypernetworks_mlps = networks
+        self.output_hypernetworks_mlps: Any = SamedHypernetworks(self.output_hypernetworks_mlps)
         # Heads that depend on the labels start with PyTorch's initialisation instead of SAM's. The leaves are marked:
         # transformers skips modules without parameters of their own.
         for head in LABEL_HEADS:
@@ -53,19 +53,15 @@ class SamedMaskDecoder(SamMaskDecoder):
         image_positional_embeddings: torch.Tensor,
         dense_prompt_embeddings: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Predict the masks of one image without a prompt.
+        """Predict the masks without a prompt, from embeddings `(batch_size or 1, channels, height, width)`.
 
-        Args:
-            image_embeddings: of shape `(batch_size, channels, height, width)`.
-            image_positional_embeddings: of shape `(1, channels, height, width)`.
-            dense_prompt_embeddings: of shape `(1, channels, height, width)`.
-
-        Returns:
-            Logits of shape `(batch_size, num_labels, 4 · height, 4 · width)` and the IoU head's output of shape
-            `(batch_size, num_labels)`.
+        Returns logits of shape `(batch_size, num_labels, 4 · height, 4 · width)` and the IoU head's output of shape
+        `(batch_size, num_labels)`.
         """
         batch_size, channels, height, width = image_embeddings.shape
-        tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        # Called, as their weights are on no device yet if they are offloaded.
+        indices = torch.arange(len(self.mask_tokens.weight), device=image_embeddings.device)
+        tokens = torch.cat([self.iou_token(indices[:1]), self.mask_tokens(indices)])
         tokens = tokens.to(image_embeddings.dtype).expand(batch_size, 1, -1, -1)
         queries, keys = self.transformer(
             point_embeddings=tokens,
@@ -81,9 +77,19 @@ class SamedMaskDecoder(SamMaskDecoder):
         return logits.reshape(batch_size, -1, 4 * height, 4 * width), iou_scores
 
 
-def new_label_heads(config: SamedConfig, num_labels: int) -> dict[str, nn.Module]:
-    """Fresh label-dependent heads of a mask decoder for this number of labels, by name."""
+def replace_label_heads(decoder: nn.Module, config: SamedConfig, num_labels: int, adapter_name: str) -> None:
+    """Replace an adapter's copies of the label-dependent heads by fresh ones for another number of labels.
+
+    `decoder` is the mask decoder, or PEFT's wrapper around it, of a model with this config.
+    """
     decoder_config = copy.deepcopy(config.mask_decoder_config)
     decoder_config.num_multimask_outputs = num_labels - 1
-    decoder = SamedMaskDecoder(decoder_config)
-    return {name: getattr(decoder, name) for name in LABEL_HEADS}
+    fresh = SamedMaskDecoder(decoder_config)
+    owner = decoder.modules_to_save[adapter_name] if isinstance(decoder, ModulesToSaveWrapper) else decoder
+    for name in LABEL_HEADS:
+        present = getattr(owner, name)
+        head = getattr(fresh, name).to(next(present.parameters()))
+        if isinstance(present, ModulesToSaveWrapper):
+            present.modules_to_save[adapter_name] = head
+        elif owner is not decoder:  # the base model's own heads stay
+            setattr(owner, name, head)

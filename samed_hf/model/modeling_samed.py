@@ -29,15 +29,13 @@ class SamedSegmenterOutput(ModelOutput):
     """Output of [`SamedForSemanticSegmentation`].
 
     Attributes:
-        loss (`torch.FloatTensor` of shape `()`, *optional*, returned with `labels`): weighted sum of the two below.
-        logits (`torch.FloatTensor` of shape `(batch_size, num_labels, image_size / 4, image_size / 4)`): scores of
-            every class, background first.
-        iou_scores (`torch.FloatTensor` of shape `(batch_size, num_labels)`): output of SAM's IoU head, which is fresh
-            and untrained: meaningless, kept for comparison with the original implementation.
-        cross_entropy, dice (`torch.FloatTensor` of shape `()`, *optional*, returned with `labels`): the loss's parts.
-        hidden_states (`tuple(torch.FloatTensor)`, *optional*): the encoder's, each of shape `(batch_size, image_size /
-            16, image_size / 16, hidden_size)`.
-        attentions (`tuple(torch.FloatTensor)`, *optional*, eager attention only): the encoder's weights.
+        loss: scalar, the weighted sum of `cross_entropy` and `dice`; with `labels` only.
+        logits: of shape `(batch_size, num_labels, image_size / 4, image_size / 4)`, background first.
+        iou_scores: of shape `(batch_size, num_labels)`, from SAM's IoU head, which is fresh and untrained: meaningless,
+            kept for comparison with the original implementation.
+        cross_entropy, dice: scalars, the loss's parts.
+        hidden_states: the encoder's, each of shape `(batch_size, image_size / 16, image_size / 16, hidden_size)`.
+        attentions: the encoder's weights, with eager attention only.
     """
 
     loss: torch.Tensor | None = None
@@ -61,6 +59,19 @@ class SamedModel(SamModel):
         )
         self.mask_decoder = SamedMaskDecoder(config.mask_decoder_config)
         self.post_init()
+
+    def embed_no_prompt(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """What SAM's prompt encoder returns without a prompt, and the positions, `(1, channels, height, width)` each.
+
+        Modules are called instead of reading their weights, which are on no device yet if they are offloaded.
+        """
+        size = self.prompt_encoder.image_embedding_size[0]
+        dense = self.prompt_encoder.no_mask_embed(torch.zeros(1, dtype=torch.long, device=device))
+        centers = (torch.arange(size, dtype=torch.float32, device=device) + 0.5) / size
+        grid = torch.stack(torch.meshgrid(centers, centers, indexing="xy"), dim=-1)
+        return dense.reshape(1, -1, 1, 1).expand(-1, -1, size, size), self.shared_image_embedding(grid).permute(
+            2, 0, 1
+        )[None]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -109,16 +120,13 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
         """Segment a batch of images.
 
         Args:
-            pixel_values: of shape `(batch_size, 3, image_size, image_size)`, as [`SamedImageProcessor`] makes them.
+            pixel_values: of shape `(batch_size, 3, image_size, image_size)`, from [`SamedImageProcessor`].
             labels: of shape `(batch_size, image_size / 4, image_size / 4)` or `(batch_size, image_size, image_size)`,
                 int64 in [0, num_labels). The latter are reduced by an order-0 zoom (SAMed's low-resolution labels).
             image_embeddings: of shape `(batch_size, output_channels, image_size / 16, image_size / 16)`: the encoder's
                 output, instead of `pixel_values`.
             output_hidden_states, output_attentions: whether to return those of the encoder.
             return_dict: `False` returns a tuple.
-
-        Raises:
-            ValueError: not exactly one of `pixel_values` and `image_embeddings`, or labels of another shape.
         """
         encoded = None
         if image_embeddings is None and pixel_values is not None:
@@ -128,17 +136,13 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
             image_embeddings = encoded.last_hidden_state
         elif image_embeddings is None or pixel_values is not None:
             raise ValueError("Give pixel_values or image_embeddings, exactly one of the two.")
-        _, dense = self.sam.prompt_encoder(None, None, None, None)
+        dense, positions = self.sam.embed_no_prompt(image_embeddings.device)
         # The decoder stays in float32 where the encoder is in half precision.
         dtype = self.sam.mask_decoder.iou_token.weight.dtype
-        positions = self.sam.get_image_wide_positional_embeddings().to(dtype)
-        logits, iou_scores = self.sam.mask_decoder(image_embeddings.to(dtype), positions, dense.to(dtype))
-        output = SamedSegmenterOutput(
-            logits=logits,
-            iou_scores=iou_scores,
-            hidden_states=encoded.hidden_states if encoded is not None else None,
-            attentions=encoded.attentions if encoded is not None else None,
-        )
+        logits, iou_scores = self.sam.mask_decoder(image_embeddings.to(dtype), positions.to(dtype), dense.to(dtype))
+        output = SamedSegmenterOutput(logits=logits, iou_scores=iou_scores)
+        if encoded is not None:
+            output.hidden_states, output.attentions = encoded.hidden_states, encoded.attentions
         if labels is not None:
             low_resolution = self.to_low_resolution(labels, logits.shape[-1])
             parts = segmentation_loss(logits, low_resolution, self.config.dice_weight)
@@ -151,19 +155,13 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
 
     @staticmethod
     def to_low_resolution(labels: torch.Tensor, size: int) -> torch.Tensor:
-        """Reduce labels `(batch_size, 4 · size, 4 · size)` by an order-0 zoom; those of the logits' size are unchanged.
-
-        Raises:
-            ValueError: labels of another shape.
-        """
+        """Reduce labels `(batch_size, 4 · size, 4 · size)` by an order-0 zoom; those of side `size` are unchanged."""
         if labels.ndim != 3 or tuple(labels.shape[1:]) not in ((size, size), (4 * size, 4 * size)):
             raise ValueError(
                 f"labels have the shape {tuple(labels.shape)}: expected (batch_size, {size}, {size}), that of the "
                 f"logits, or (batch_size, {4 * size}, {4 * size}), that of pixel_values."
             )
-        if labels.shape[1] == size:
-            return labels
-        return nearest_zoom(labels, (size, size))
+        return labels if labels.shape[1] == size else nearest_zoom(labels, (size, size))
 
 
 register_sam_conversion("SamedForSemanticSegmentation")

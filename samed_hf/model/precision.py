@@ -17,15 +17,11 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 def computes_bfloat16(device: torch.device | str | None = None) -> bool:
     """Whether the device has instructions for bfloat16 products; emulated ones are slower than float32.
 
-    Args:
-        device: by default the accelerator if there is one, else the CPU. `False` for Apple's GPUs, which don't report
-            it.
+    The device is by default the accelerator if there is one, else the CPU. Apple's GPUs don't report it: `False`.
     """
     kind = torch.device(default_device() if device is None else device).type
-    if kind == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if kind == "xpu":
-        return torch.xpu.is_bf16_supported(including_emulation=False)
+    if kind in ("cuda", "xpu"):
+        return getattr(torch, kind).is_bf16_supported(including_emulation=False)
     if kind != "cpu":
         return False
     if platform.machine().lower() in ("x86_64", "amd64"):
@@ -35,25 +31,18 @@ def computes_bfloat16(device: torch.device | str | None = None) -> bool:
 
 
 def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device | str | None = None) -> torch.dtype | None:
-    """Resolve a data type's name; "auto" is bfloat16 if it is computed natively, else float32, and is logged once.
+    """The data type of a name: "auto" is bfloat16 if [`computes_bfloat16`], else float32, and is logged once.
 
-    Args:
-        dtype: a data type or its name; `None` stays `None`, the checkpoint's own.
-        device: see [`computes_bfloat16`].
-
-    Raises:
-        ValueError: the name is unknown.
+    `None`, the checkpoint's own, stays `None`.
     """
     if dtype is None or isinstance(dtype, torch.dtype):
         return dtype
     if dtype == "auto":
         native = computes_bfloat16(device)
-        kind = torch.device(default_device() if device is None else device).type
-        logger.warning_once(
-            f"dtype auto: {'bfloat16' if native else 'float32'}, since this {kind} "
-            f"{'computes bfloat16 natively' if native else 'has no bfloat16 instructions'}."
-        )
-        return torch.bfloat16 if native else torch.float32
+        reason = "computes bfloat16 natively" if native else "has no bfloat16 instructions"
+        dtype = "bfloat16" if native else "float32"
+        kind = torch.device(device or default_device()).type
+        logger.warning_once(f"dtype auto: {dtype}, since this {kind} {reason}.")
     if dtype not in _DTYPES:
         raise ValueError(f"dtype is {dtype!r}: expected auto, {', '.join(_DTYPES)} or a torch.dtype.")
     return _DTYPES[dtype]

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedConfig
 from transformers.models.sam.modeling_sam import SamPreTrainedModel
 from transformers.utils.hub import PushToHubMixin
@@ -29,6 +28,7 @@ from .adapters import SamedAdapterMixin
 from .checkpoint_conversion import PLAIN_SAM_PREFIX
 from .configuration_samed import OVERRIDES, SamedConfig
 from .image_processing_samed import SamedImageProcessor
+from .mask_decoder import LABEL_HEADS
 from .precision import resolve_dtype
 
 if TYPE_CHECKING:
@@ -49,9 +49,7 @@ class SamedPreTrainedModel(SamedAdapterMixin, SamPreTrainedModel):
     _no_split_modules = ["SamedVisionLayer"]  # noqa: RUF012 - transformers reads plain class attributes
     # The decoder's label-dependent parts start fresh: ignoring those of a plain SAM is no news to the user.
     _keys_to_ignore_on_load_unexpected = [rf"^{re.escape(PLAIN_SAM_PREFIX)}"]  # noqa: RUF012
-    _keys_to_ignore_on_load_missing = [  # noqa: RUF012
-        r"mask_decoder\.(mask_tokens|output_hypernetworks_mlps|iou_prediction_head)\."
-    ]
+    _keys_to_ignore_on_load_missing = [rf"mask_decoder\.({'|'.join(LABEL_HEADS)})\."]  # noqa: RUF012
     # Angles of the positional encoding reach hundreds of radians, too many for half precision. Prompt encoder and mask
     # decoder cost little and decide about every pixel: in bfloat16 they would change more labels than the encoder.
     _keep_in_fp32_modules_strict = ["positional_embedding", "prompt_encoder", "mask_decoder"]  # noqa: RUF012
@@ -85,11 +83,11 @@ class SamedPreTrainedModel(SamedAdapterMixin, SamPreTrainedModel):
             adapter_name: the adapter's name in the model.
             adapter_kwargs: as in transformers; the Auto classes pass the adapter's directory or Hub id in it.
             **kwargs: values over the config's (`image_size`, `id2label`, `num_labels`, `dice_weight`) and the arguments
-                of [`~transformers.PreTrainedModel.from_pretrained`]: `revision`, `token`, `cache_dir`, `subfolder`,
-                `local_files_only`, `dtype`, `device_map`, `attn_implementation`, … Revision and subfolder are the
-                adapter's; the base model's revision is in `adapter_config.json`. `dtype="auto"` is bfloat16 if the
-                machine computes it natively, else float32 (with a `config`, and so in pipelines and the Auto classes,
-                it is the checkpoint's); it is the image encoder's, the mask decoder stays in float32.
+                of [`~transformers.PreTrainedModel.from_pretrained`]: `revision`, `token`, `dtype`, `device_map`, …
+                Revision and subfolder are the adapter's; the base model's revision is in `adapter_config.json`.
+                `dtype="auto"` is bfloat16 if the machine computes it natively, else float32 (with a `config`, and so in
+                pipelines and the Auto classes, it is the checkpoint's); it is the image encoder's, the mask decoder
+                stays in float32.
 
         Returns:
             The model in evaluation mode. With an adapter or a merged model, `image_processor` is its own.
@@ -98,7 +96,6 @@ class SamedPreTrainedModel(SamedAdapterMixin, SamPreTrainedModel):
             ValueError: the checkpoint isn't one of SAM, a value of the config is out of range, or the adapter is
                 damaged or names no base model.
             FileNotFoundError: the adapter's base model can't be found.
-            OSError: there is no checkpoint.
         """
         download = {key: kwargs[key] for key in DOWNLOAD_OPTIONS if key in kwargs}
         overrides = {key: kwargs.pop(key) for key in OVERRIDES if key in kwargs}
@@ -116,27 +113,28 @@ class SamedPreTrainedModel(SamedAdapterMixin, SamPreTrainedModel):
             config = _load_config(source, config, overrides, download)
             with report_damage(f"The checkpoint {source!r}"):
                 model = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
-            _keep_decoder_in_float32(model)
         else:
             # The label-dependent parts don't load into a model of other labels: the adapter's own config counts.
             config = _load_config(source, config if isinstance(config, SamedConfig) else None, overrides, download)
             base = (str(base_model_name_or_path), None) if base_model_name_or_path else adapter.base_model()
             model = cls._load_base(*base, source, model_args, config, kwargs)
-            _keep_decoder_in_float32(model)
+        # Parts missing from the checkpoint are created in half precision.
+        model.sam.prompt_encoder.float()
+        model.sam.mask_decoder.float()
+        if adapter is None:
+            model.image_processor = find_image_processor(source, download)
+        else:
             model.load_adapter(source, adapter_name, adapter_kwargs=download)
-        _copy_unaligned(model)
-        model.image_processor = find_image_processor(source, download)
+        # Weights mapped from their file may be at unaligned addresses, where matrix products use other kernels, with
+        # other rounding: a reloaded model would differ from the saved one in the last bits.
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.device.type == "cpu" and tensor.data_ptr() % _ALIGNMENT:
+                tensor.data = tensor.data.clone()
         return model
 
     @classmethod
     def _load_base(
-        cls,
-        base: str,
-        revision: str | None,
-        adapter: str,
-        model_args: tuple[Any, ...],
-        config: SamedConfig,
-        kwargs: dict[str, Any],
+        cls, base: str, revision: str | None, adapter: str, model_args: Any, config: SamedConfig, kwargs: dict[str, Any]
     ) -> Self:
         """Load the base model of an adapter with the adapter's config."""
         kwargs = {key: value for key, value in kwargs.items() if key not in ("revision", "subfolder")}
@@ -167,14 +165,10 @@ class SamedPreTrainedModel(SamedAdapterMixin, SamPreTrainedModel):
         The files are moved into the directory when all of them are complete.
 
         Args:
-            save_directory: directory, created if missing.
-            image_processor: written as `preprocessor_config.json`; defaults to the model's own, or one of its image
-                size with the CT window.
+            save_directory: created if missing.
+            image_processor: defaults to the model's own, or one of its image size with the CT window.
             push_to_hub: upload the directory afterwards, to `repo_id` of `kwargs`.
             **kwargs: arguments of [`~transformers.PreTrainedModel.save_pretrained`].
-
-        Raises:
-            ValueError: `save_directory` is a file.
         """
         directory = Path(save_directory)
         if directory.is_file():
@@ -195,15 +189,12 @@ class SamedPreTrainedModel(SamedAdapterMixin, SamPreTrainedModel):
             self.push_to_hub(hub.pop("repo_id", directory.name), **hub)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:  # type: ignore[override]  # options go to push_adapter
-        """Upload the active adapter, laid out so that every way of loading finds it; a merged model goes up whole.
+        """Upload the active adapter for every way of loading, or a model without one whole, and return the address.
 
         Args:
             repo_id: "user/name", or "name" in one's own namespace.
             **kwargs: with an adapter those of [`~samed_hf.hub.push.push_adapter`] (`private`, `token`, `dtype`,
                 `base_model`, …), else those of [`~transformers.PreTrainedModel.push_to_hub`].
-
-        Returns:
-            The repository's address.
         """
         if not self._hf_peft_config_loaded:
             return PushToHubMixin.push_to_hub(self, repo_id, **kwargs)
@@ -220,20 +211,3 @@ def _load_config(
     if isinstance(config, SamedConfig) and not overrides:
         return config
     return SamedConfig.from_dict(config.to_dict(), **overrides)
-
-
-def _keep_decoder_in_float32(model: SamedPreTrainedModel) -> None:
-    """Convert parts missing from the checkpoint, which transformers creates in half precision, to float32."""
-    model.sam.prompt_encoder.float()
-    model.sam.mask_decoder.float()
-
-
-def _copy_unaligned(model: nn.Module) -> None:
-    """Copy weights whose memory, mapped from their file, is not aligned.
-
-    Matrix products use other kernels at unaligned addresses, with other rounding: a reloaded model would differ from
-    the saved one in the last bits.
-    """
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.device.type == "cpu" and tensor.data_ptr() % _ALIGNMENT:
-            tensor.data = tensor.data.clone()

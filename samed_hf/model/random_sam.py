@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import SamConfig, SamModel
-from transformers.models.sam.modeling_sam import SamVisionEncoder
 
 __all__ = ["make_random_sam"]
 
@@ -23,26 +23,20 @@ def make_random_sam(
     embedding_size: int = 128,
     seed: int = 0,
 ) -> Path:
-    """Write an untrained SAM as a transformers checkpoint.
+    """Write an untrained SAM as a transformers checkpoint and return its directory.
 
     A frozen random encoder passes on only part of the image. transformers' initialisation would leave its weights near
     zero; here they have PyTorch's default initialisation, position tables a normal one, and the first and last layers
     of the encoder, which all details pass, an orthogonal one.
 
     Args:
-        output: directory of the checkpoint.
+        output: the directory.
         image_size: input size in pixels, a multiple of 16.
         hidden_size: width of the encoder, a multiple of `num_heads`.
         num_layers: blocks of the encoder; every second one and the last have global attention, the others windows.
         num_heads: heads of the encoder's attention.
         embedding_size: width of the image embedding and of the decoder, a multiple of 8.
         seed: of the weights; torch's global random state stays as it is.
-
-    Returns:
-        The directory.
-
-    Raises:
-        ValueError: sizes are inconsistent; the message lists all of them.
     """
     _check_sizes(image_size, hidden_size, num_layers, num_heads, embedding_size)
     vision = {
@@ -56,12 +50,8 @@ def make_random_sam(
         "output_channels": embedding_size,
         "num_pos_feats": embedding_size // 2,
     }
-    decoder = {
-        "hidden_size": embedding_size,
-        "mlp_dim": 4 * embedding_size,
-        "num_attention_heads": 4,
-        "iou_head_hidden_dim": embedding_size,
-    }
+    decoder = {"hidden_size": embedding_size, "mlp_dim": 4 * embedding_size, "num_attention_heads": 4}
+    decoder["iou_head_hidden_dim"] = embedding_size
     prompts = {"hidden_size": embedding_size, "image_size": image_size}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -91,11 +81,8 @@ def _initialise(model: SamModel) -> None:
     for name, parameter in model.vision_encoder.named_parameters():
         if "pos" in name.rpartition(".")[2]:
             nn.init.normal_(parameter, std=0.1)
-    _preserve_detail(model.vision_encoder)
-
-
-def _preserve_detail(encoder: SamVisionEncoder) -> None:
-    """Initialise the layers around the encoder's blocks so that they keep the pixels of a grey patch apart."""
+    # The layers around the encoder's blocks keep the pixels of a grey patch apart.
+    encoder: Any = model.vision_encoder
     patches = encoder.patch_embed.projection.weight
     grey = nn.init.orthogonal_(torch.empty(patches.shape[0], patches[0, 0].numel()))
     patches.copy_(grey.reshape(patches.shape[0], 1, *patches.shape[2:]).expand_as(patches) / patches.shape[1])

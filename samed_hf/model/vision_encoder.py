@@ -30,9 +30,9 @@ _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 class SamedVisionAttention(SamVisionAttention):
     """The encoder's attention with three projections, so that LoRA can adapt q and v alone.
 
-    Windows are cut after projecting: a padded token is zero, so its q, k and v equal the biases and needn't be
-    computed, and every projection receives one batch entry for each image. With `attn_implementation="sdpa"`, the
-    default, a CPU computes it in tiles ([`samed_hf.model.attention`]), an accelerator with PyTorch's fused kernels.
+    Windows are cut after projecting: a padded token is zero, so its q, k and v equal the biases and are not computed,
+    and every projection receives one batch entry for each image. With `attn_implementation="sdpa"`, the default, a CPU
+    computes it in tiles ([`samed_hf.model.attention`]), an accelerator with PyTorch's fused kernels.
     """
 
     def __init__(self, config: SamVisionConfig, window_size: int) -> None:
@@ -67,114 +67,97 @@ class SamedVisionAttention(SamVisionAttention):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attention among the tokens of each window, or of the whole image if `window_size` is 0.
 
-        Args:
-            hidden_states: of shape `(batch_size, height, width, hidden_size)`.
-
-        Returns:
-            The same shape, and the attention weights (`None` with SDPA).
+        `(batch_size, height, width, hidden_size)` to the same shape, and the attention weights (`None` with SDPA).
         """
-        if hasattr(self, "qkv"):
-            projected, bias = self.qkv(hidden_states).chunk(3, dim=-1), self.qkv.bias
-            biases = (None,) * 3 if bias is None else bias.chunk(3)
-        else:
-            projections = [getattr(self, name) for name in _PROJECTIONS]
-            projected = [projection(hidden_states) for projection in projections]
-            biases = [projection.bias for projection in projections]
+        projected = self._project(hidden_states)
+        padding = None
+        if self.window_size and any(side % self.window_size for side in hidden_states.shape[1:3]):
+            # Not the biases alone: adapters may change them (IA3, `lora_bias`), and offloaded weights are on no device
+            # until their module is called.
+            padding = self._project(hidden_states.new_zeros(len(hidden_states), 1, 1, hidden_states.shape[-1]))[1:]
         terms = None
         if self.use_rel_pos:
             terms = relative_terms(projected[0], self.rel_pos_h, self.rel_pos_w, self.num_attention_heads)
         dropout = self.dropout if self.training else 0.0
         eager = self.config._attn_implementation == "eager"
-        weights = None
         if terms is not None and not (eager or dropout) and runs_in_tiles(hidden_states):
-            tokens = [*projected, *terms]
-            context = self._in_windows(tokens, biases) if self.window_size else self._global(tokens)
-        else:
-            context, weights = self._padded(projected, biases, terms, dropout, eager)
+            return self.proj(self._in_tiles([*projected, *terms], padding)), None
+        context, weights = self._in_one_product(projected, padding, terms, dropout, eager)
         return self.proj(context), weights
 
-    def _global(self, tokens: Sequence[torch.Tensor]) -> torch.Tensor:
-        batch_size, *grid, _ = tokens[0].shape
+    def _project(self, hidden_states: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Query, key and value of tokens of any shape `(…, hidden_size)`."""
+        if hasattr(self, "qkv"):
+            return self.qkv(hidden_states).chunk(3, dim=-1)
+        return [getattr(self, name)(hidden_states) for name in _PROJECTIONS]
+
+    def _in_tiles(self, tokens: Sequence[torch.Tensor], padding: Sequence[torch.Tensor] | None) -> torch.Tensor:
+        """Attend image by image, or in groups of windows of one size."""
+        batch_size, height, width, _ = tokens[0].shape
+        if self.window_size:
+            groups = window_groups(height, width, self.window_size)
+            rows = [torch.cat([self._in_group(tokens, padding, group) for group in row], dim=2) for row in groups]
+            return torch.cat(rows, dim=1)
         tokens = [one.unflatten(3, (self.num_attention_heads, -1)).flatten(1, 2).transpose(1, 2) for one in tokens]
         images = [attend(*(one[index] for one in tokens)).transpose(0, 1) for index in range(batch_size)]
         context = images[0][None] if batch_size == 1 else torch.stack(images)
-        return context.reshape(batch_size, *grid, -1)
-
-    def _in_windows(self, tokens: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None]) -> torch.Tensor:
-        height, width = tokens[0].shape[1:3]
-        groups = window_groups(height, width, self.window_size)
-        rows = [torch.cat([self._in_group(tokens, biases, group) for group in row], dim=2) for row in groups]
-        return torch.cat(rows, dim=1)
+        return context.reshape(batch_size, height, width, -1)
 
     def _in_group(
-        self, tokens: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None], windows: Windows
+        self, tokens: Sequence[torch.Tensor], padding: Sequence[torch.Tensor] | None, windows: Windows
     ) -> torch.Tensor:
-        batch_size, grid = len(tokens[0]), (windows.height, windows.width)
-        tokens = [cut_windows(one, windows, self.num_attention_heads) for one in tokens]
-        if grid == (self.window_size, self.window_size):
+        batch_size, grid, heads = len(tokens[0]), (windows.height, windows.width), self.num_attention_heads
+        tokens = [cut_windows(one, windows, heads) for one in tokens]
+        if padding is None or grid == (self.window_size, self.window_size):
             context = attend(*(one.flatten(0, 1) for one in tokens)).unflatten(0, tokens[0].shape[:2])
         else:
-            padding = [_token(bias, tokens[1]) for bias in biases[1:]]
-            context = attend_at_border(*tokens, grid=grid, padding=padding)
+            one = Windows((0, 1), (0, 1), 1, 1)
+            cut = [cut_windows(token, one, heads) for token in padding]
+            context = attend_at_border(
+                tokens, grid, [t.repeat_interleave(len(tokens[0]) // batch_size, 0) for t in cut]
+            )
         return join_windows(context, windows, batch_size)
 
-    def _padded(
+    def _in_one_product(
         self,
         projected: Sequence[torch.Tensor],
-        biases: Sequence[torch.Tensor | None],
+        padding: Sequence[torch.Tensor] | None,
         terms: Sequence[torch.Tensor] | None,
         dropout: float,
         eager: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attend in all windows of the image in one product, with padding, which is faster on accelerators."""
+        """Attend in all windows of the image at once, with padding, which is faster on accelerators."""
         batch_size, height, width, _ = projected[0].shape
-        query, key, value = (self._to_heads(*pair) for pair in zip(projected, biases, strict=True))
-        bias = None
-        if terms is not None:  # those of padded queries don't matter
-            rows, columns = (self._to_heads(term, None) for term in terms)
-            bias = (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(-2)
-        if eager:
-            context, weights = self._eager(query, key, value, bias, dropout)
-        else:
-            context, weights = F.scaled_dot_product_attention(query, key, value, bias, dropout_p=dropout), None
-        return self._from_heads(context, batch_size, height, width).reshape(batch_size, height, width, -1), weights
-
-    def _eager(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None, dropout: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        scores = (query * self.scale) @ key.transpose(-2, -1)
-        scores = scores if bias is None else scores + bias
-        weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-        return F.dropout(weights, p=dropout) @ value, weights
-
-    def _to_heads(self, projected: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """`(batch, height, width, channels)` as `(batch · windows, heads, tokens, head_dim)`."""
-        batch_size, height, width, channels = projected.shape
-        size, heads = self.window_size, self.num_attention_heads
-        if not size:
-            return projected.reshape(batch_size, height * width, heads, -1).transpose(1, 2)
-        rows, columns = math.ceil(height / size) * size, math.ceil(width / size) * size
-        if (rows, columns) != (height, width):
-            shape = (batch_size, rows, columns, channels)
-            padded = projected.new_zeros(shape) if bias is None else bias.to(projected.dtype).expand(shape).clone()
-            padded[:, :height, :width] = projected
-            projected = padded
-        return cut_windows(projected, Windows((0, rows), (0, columns), size, size), heads)
-
-    def _from_heads(self, context: torch.Tensor, batch_size: int, height: int, width: int) -> torch.Tensor:
-        """The inverse of [`_to_heads`], without the padded tokens."""
         size = self.window_size
-        if not size:
-            return context.transpose(1, 2)
-        rows, columns = math.ceil(height / size) * size, math.ceil(width / size) * size
-        image = join_windows(context, Windows((0, rows), (0, columns), size, size), batch_size)
-        return image[:, :height, :width]
+        rows, columns = (math.ceil(length / size) * size if size else length for length in (height, width))
+        windows = Windows((0, rows), (0, columns), size or rows, size or columns)
 
+        def cut(tokens: torch.Tensor, token: torch.Tensor | None = None) -> torch.Tensor:
+            if padding is not None:
+                missing = (0, 0, 0, columns - width, 0, rows - height)
+                padded = F.pad(tokens, missing)
+                if token is not None:
+                    padded = padded + F.pad(torch.zeros_like(tokens[..., :1]), missing, value=1.0) * token
+                tokens = padded
+            return cut_windows(tokens, windows, self.num_attention_heads)
 
-def _token(bias: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
-    """A padded token's key or value, `(heads, 1, head_dim)`: the projection's bias."""
-    heads, _, head_dim = like.shape[1:]
-    return like.new_zeros(heads, 1, head_dim) if bias is None else bias.reshape(heads, 1, head_dim)
+        query = cut(projected[0])
+        key, value = (cut(*pair) for pair in zip(projected[1:], padding or (None, None), strict=True))
+        bias = weights = None
+        if terms is not None:  # those of padded queries don't matter
+            of_rows, of_columns = (cut(term) for term in terms)
+            bias = (of_rows.unsqueeze(-1) + of_columns.unsqueeze(-2)).flatten(-2)
+        if eager:
+            scores = (query * self.scale) @ key.transpose(-2, -1)
+            scores = scores if bias is None else scores + bias
+            weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+            context = F.dropout(weights, p=dropout) @ value
+        else:
+            context = F.scaled_dot_product_attention(query, key, value, bias, dropout_p=dropout)
+            if torch.compiler.is_exporting():  # the kernels that an export chooses between differ in strides
+                context = context.clone(memory_format=torch.contiguous_format)
+        context = join_windows(context, windows, batch_size)[:, :height, :width]
+        return context.reshape(batch_size, height, width, -1), weights
 
 
 def _linear(weight: torch.Tensor, bias: torch.Tensor | None, requires_grad: bool) -> nn.Linear:

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..inference import Segmentation, Segmenter, segment_volume
-from ..inference.statistics import measure_labels, write_statistics
-from ..reporting.charts import save_png
-from ..reporting.colors import label_colors
+from ..inference import Segmentation, Segmenter, keep_largest, measure_labels, remove_islands, segment_volume
+from ..inference.postprocessing import keep_labels
+from ..reporting.charts import label_colors, save_png
 from ..reporting.formatting import format_ml
 from ..reporting.preview import draw_preview, slice_plane
 from ..transforms.intensity import guess_preprocessing
-from ..utils.progress import ProgressCallback
+from ..utils.console import ProgressCallback
 from ..utils.text import printable
-from ..volumes import Volume, read_scan, write_labels, write_volume
-from .cleaning import clean_labels
-from .files import PREVIEW, STATISTICS, Job, case_files, label_file_names
+from ..volumes import Volume, read_scan, reorient, restore_orientation, write_labels, write_volume
+from .files import PREVIEW, STATISTICS, Job, case_files, label_file_names, write_json
 from .settings import PredictionSettings
 
-__all__ = ["SegmentedCase", "describe_labels", "predict_case", "read_case", "segment_case", "write_case"]
+__all__ = ["CasePipeline", "SegmentedCase", "clean_labels", "describe_size", "predict_case"]
+
+_CANONICAL = "LPS"
 
 
 def predict_case(
@@ -37,100 +38,133 @@ def predict_case(
 
     Args:
         segmenter: the model or models.
-        job: the scan.
+        job: the scan and the names of its files.
         output: directory for the results, created where it is missing.
         settings: how to segment and what to write.
-        progress: called with how many of how many slices are done.
+        progress: called with the number of slices done and the number of all slices.
 
     Returns:
         Content of `statistics.json`.
 
     Raises:
         ValueError: the scan can't be read or doesn't suit the model.
-        OSError: a file can't be written.
     """
-    segmented = segment_case(segmenter, job, read_case(segmenter, job), output, settings, progress)
-    return write_case(segmenter, job, segmented, settings)
+    pipeline = CasePipeline(segmenter, output, settings)
+    return pipeline.write(job, pipeline.segment(job, pipeline.read(job), progress))
 
 
 class SegmentedCase(NamedTuple):
-    """A segmented scan whose files are still to be written.
-
-    Attributes:
-        scan: the scan.
-        segmentation: labels, confidence and probabilities.
-        directory: temporary directory for the files; see [`~samed_hf.prediction.files.case_files`].
-        files: context manager that moves the files into the output directory.
-    """
+    """A segmented scan whose files are still to be written."""
 
     scan: Volume
     segmentation: Segmentation
-    directory: Path
-    files: ExitStack
+    directory: Path  # temporary directory for the files
+    files: ExitStack  # moves the files into the output directory
 
 
-def read_case(segmenter: Segmenter, job: Job) -> Volume:
-    """First step of [`predict_case`]: read the scan, with the model's number of channels."""
-    return read_scan(job.scan, num_channels=segmenter.processor.num_channels)
+@dataclass(frozen=True)
+class CasePipeline:
+    """The steps of [`predict_case`], which [`predict_cases`] runs for several cases at once."""
 
+    segmenter: Segmenter
+    output: Path
+    settings: PredictionSettings
 
-def segment_case(
-    segmenter: Segmenter,
-    job: Job,
-    scan: Volume,
-    output: Path,
-    settings: PredictionSettings,
-    progress: ProgressCallback | None,
-) -> SegmentedCase:
-    """Second step of [`predict_case`]: predict the labels of the scan."""
-    with ExitStack() as files:
-        directory = files.enter_context(case_files(output, job))
-        segmentation = segment_volume(
-            segmenter,
+    def read(self, job: Job) -> Volume:
+        """Read the scan, with the model's number of channels."""
+        return read_scan(job.scan, num_channels=self.segmenter.processor.num_channels)
+
+    def segment(self, job: Job, scan: Volume, progress: ProgressCallback | None) -> SegmentedCase:
+        """Predict the labels of the scan."""
+        with ExitStack() as files:
+            directory = files.enter_context(case_files(self.output, job))
+            segmentation = segment_volume(
+                self.segmenter,
+                scan,
+                batch_size=self.settings.batch_size,
+                tta=self.settings.tta,
+                is_image=job.is_image,
+                progress=progress,
+                probabilities=directory.parent / "probabilities.raw" if self.settings.probabilities else None,
+            )
+            return SegmentedCase(scan, segmentation, directory, files.pop_all())
+
+    def write(self, job: Job, segmented: SegmentedCase) -> dict[str, Any]:
+        """Clean, measure, draw and write; return the content of `statistics.json`."""
+        scan, segmentation, directory, files = segmented
+        name, id2label = job.scan.name, self.segmenter.id2label
+        with files:
+            labels, removed = clean_labels(segmentation.labels, scan, id2label, self.settings)
+            names = self.settings.requested(id2label)
+            measured = measure_labels(labels, scan, names, confidence=segmentation.confidence, is_image=job.is_image)
+            self._write_maps(job, segmented, labels, names)
+            if self.settings.preview:
+                self._draw(directory / name / PREVIEW, job, scan, labels, measured)
+            grid: dict[str, Any] = {"shape": list(scan.grid)}
+            if not job.is_image:
+                grid |= {"spacing_mm": list(scan.spacing), "voxel_ml": scan.voxel_ml, "orientation": scan.orientation}
+            written = [path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()]
+            statistics = {
+                "case": name,
+                "file": str(job.scan.path),
+                "kind": job.scan.kind,
+                "grid": grid,
+                "notes": [*getattr(scan.header, "notes", ()), *_mismatches(scan, self.segmenter, job.is_image)],
+                "labels": measured,
+                "removed": removed,
+                "files": sorted([*written, f"{name}/{STATISTICS}"], key=lambda file: ("/" in file, file)),
+            }
+            write_json(directory / name / STATISTICS, statistics)
+        return statistics
+
+    def _write_maps(self, job: Job, segmented: SegmentedCase, labels: np.ndarray, names: dict[int, str]) -> None:
+        """Write the label map, and masks and probabilities if requested."""
+        scan, segmentation, top, _ = segmented
+        directory = top / job.scan.name
+        colors = label_colors(self.segmenter.num_labels)
+        write_labels(top / job.labels, labels, scan, names=names, colors=colors)
+        if self.settings.per_class:
+            for index, file in label_file_names(names, job.suffix).items():
+                mask = (labels == index).astype(np.uint8)
+                write_labels(directory / file, mask, scan, names={1: names[index]}, colors=colors[[0, index]])
+        if segmentation.probabilities is not None:
+            # Without the scan's header, which holds an intensity window for display.
+            write_volume(directory / job.probabilities, Volume(segmentation.probabilities, scan.affine))
+
+    def _draw(self, path: Path, job: Job, scan: Volume, labels: np.ndarray, measured: dict[str, Any]) -> None:
+        processor = self.segmenter.processor
+        window = None if job.is_image else processor.intensity_window
+        if window is not None and isinstance(window[0], list):
+            window = window[0]
+        texts = {row["index"]: f"{name}  {describe_size(row)}" for name, row in measured.items()}
+        figure = draw_preview(
             scan,
-            batch_size=settings.batch_size,
-            tta=settings.tta,
+            labels,
+            dict(self.segmenter.id2label) | texts,
+            plane=slice_plane(processor.orientation or scan.orientation, processor.axis_order[0]),
+            window=window,
+            title=printable(job.scan.name),
             is_image=job.is_image,
-            progress=progress,
-            probabilities=directory.parent / "probabilities.raw" if settings.probabilities else None,
         )
-        return SegmentedCase(scan, segmentation, directory, files.pop_all())
+        save_png(figure, path, dpi=100)
 
 
-def write_case(
-    segmenter: Segmenter, job: Job, segmented: SegmentedCase, settings: PredictionSettings
-) -> dict[str, Any]:
-    """Last step of [`predict_case`]: clean, measure, draw and write; returns the content of `statistics.json`."""
-    scan, segmentation, directory, files = segmented
-    with files:
-        labels, removed = clean_labels(segmentation.labels, scan, segmenter.id2label, settings)
-        names = settings.requested(segmenter.id2label)
-        measured = measure_labels(labels, scan, names, confidence=segmentation.confidence, is_image=job.is_image)
-        _write_maps(directory, job, segmented, labels, segmenter, settings)
-        if settings.preview:
-            _draw(directory / job.directory / PREVIEW, job, scan, labels, segmenter, measured)
-        grid: dict[str, Any] = {"shape": list(scan.grid)}
-        if not job.is_image:
-            grid |= {"spacing_mm": list(scan.spacing), "voxel_ml": scan.voxel_ml, "orientation": scan.orientation}
-        statistics = {
-            "case": job.scan.name,
-            "file": str(job.scan.path),
-            "kind": job.scan.kind,
-            "grid": grid,
-            "notes": [*getattr(scan.header, "notes", ()), *_mismatches(scan, segmenter, job.is_image)],
-            "labels": measured,
-            "removed": removed,
-            "files": _list_files(directory, job),
-        }
-        write_statistics(directory / job.directory / STATISTICS, statistics)
-    return statistics
-
-
-def _list_files(directory: Path, job: Job) -> list[str]:
-    """Return the files written so far and the statistics; those in the subdirectory come last."""
-    top = sorted(path.name for path in directory.iterdir() if path.is_file())
-    names = [STATISTICS, *(path.name for path in (directory / job.directory).iterdir())]
-    return [*top, *sorted(f"{job.directory}/{name}" for name in names)]
+def clean_labels(
+    labels: np.ndarray, scan: Volume, id2label: dict[int, str], settings: PredictionSettings
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Clean a label map as the settings state; also returns the voxels removed from each requested label."""
+    if settings.labels is not None:
+        labels = keep_labels(labels, settings.requested(id2label))
+    min_voxels = {index: ml / scan.voxel_ml for index, ml in settings.island_ml(id2label).items()}
+    largest = settings.largest_only(id2label)
+    if not min_voxels and not largest:
+        return labels, {}
+    # In one orientation for all files, so that the same of two equally large components is kept.
+    array = reorient(Volume(labels, scan.affine), _CANONICAL).array
+    array, islands = remove_islands(array, min_voxels)
+    array, pieces = keep_largest(array, largest)
+    removed = {id2label[index]: islands.get(index, 0) + pieces.get(index, 0) for index in islands | pieces}
+    return restore_orientation(array, scan, _CANONICAL), removed
 
 
 def _mismatches(scan: Volume, segmenter: Segmenter, is_image: bool) -> list[str]:
@@ -149,54 +183,6 @@ def _mismatches(scan: Volume, segmenter: Segmenter, is_image: bool) -> list[str]
     return notes
 
 
-def _write_maps(
-    directory: Path,
-    job: Job,
-    segmented: SegmentedCase,
-    labels: np.ndarray,
-    segmenter: Segmenter,
-    settings: PredictionSettings,
-) -> None:
-    """Write the label map, and masks and probabilities if requested."""
-    scan, probabilities = segmented.scan, segmented.segmentation.probabilities
-    colors = label_colors(segmenter.num_labels)
-    names = settings.requested(segmenter.id2label)
-    write_labels(directory / job.labels, labels, scan, names=names, colors=colors)
-    if settings.per_class:
-        for index, file in label_file_names(names, job.suffix).items():
-            mask = (labels == index).astype(np.uint8)
-            path = directory / job.directory / file
-            write_labels(path, mask, scan, names={1: names[index]}, colors=colors[[0, index]])
-    if probabilities is not None:
-        # Without the scan's header, which holds an intensity window for display.
-        write_volume(directory / job.directory / job.probabilities, Volume(probabilities, scan.affine))
-
-
-def _draw(
-    path: Path, job: Job, scan: Volume, labels: np.ndarray, segmenter: Segmenter, measured: dict[str, Any]
-) -> None:
-    processor = segmenter.processor
-    window = None if job.is_image else processor.intensity_window
-    if window is not None and isinstance(window[0], list):
-        window = window[0]
-    texts = {row["index"]: f"{name}  {_size(row)}" for name, row in measured.items()}
-    figure = draw_preview(
-        scan,
-        labels,
-        dict(segmenter.id2label) | texts,
-        plane=slice_plane(processor.orientation or scan.orientation, processor.axis_order[0]),
-        window=window,
-        title=printable(job.scan.name),
-        is_image=job.is_image,
-    )
-    save_png(figure, path, dpi=100)
-
-
-def describe_labels(statistics: dict[str, Any]) -> str:
-    """Return the labels that were found and their sizes in one line."""
-    labels = [f"{printable(name)} {_size(row)}" for name, row in statistics["labels"].items() if row["bounding_box"]]
-    return ", ".join(labels) or "nothing found"
-
-
-def _size(row: dict[str, Any]) -> str:
+def describe_size(row: dict[str, Any]) -> str:
+    """The size of a label in the statistics, in ml or pixels."""
     return f"{format_ml(row['ml'])} ml" if "ml" in row else f"{row['pixels']} pixels"

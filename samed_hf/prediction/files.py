@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ..utils.atomic import atomic_update
+from ..utils.atomic import atomic_update, write_text
 from ..utils.text import printable
 from ..volumes.discovery import ScanFile
 from .settings import PredictionSettings
 
-__all__ = ["REPORT", "RUN", "STATISTICS", "Job", "case_files", "keep_earlier", "label_file_names", "plan_jobs"]
+__all__ = ["Job", "case_files", "keep_earlier", "label_file_names", "plan_jobs", "write_json"]
 
 REPORT, RUN = "report.html", "predictions.json"
 STATISTICS, PREVIEW, PROBABILITIES = "statistics.json", "preview.png", "probabilities"
@@ -22,18 +24,12 @@ STATISTICS, PREVIEW, PROBABILITIES = "statistics.json", "preview.png", "probabil
 
 @dataclass(frozen=True)
 class Job:
-    """A scan to segment and the names of its output files.
-
-    Attributes:
-        scan: the scan.
-        suffix: suffix of its label map, e.g. ".nii.gz".
-        number, total: position among all scans of the run, from 1, and their number.
-    """
+    """A scan to segment and the names of its output files, most of which are in a directory of the scan's name."""
 
     scan: ScanFile
-    suffix: str
-    number: int = 1
-    total: int = 1
+    suffix: str  # of its label map, e.g. ".nii.gz"
+    number: int = 1  # position among all scans of the run
+    total: int = 1  # number of all scans
 
     @property
     def labels(self) -> str:
@@ -41,13 +37,8 @@ class Job:
         return f"{self.scan.name}{self.suffix}"
 
     @property
-    def directory(self) -> str:
-        """Name of the subdirectory of the output directory with all other files."""
-        return self.scan.name
-
-    @property
     def probabilities(self) -> str:
-        """Name of the file of probabilities in that subdirectory; DICOM-SEG and PNG can't store them."""
+        """Name of the file of probabilities; DICOM-SEG and PNG can't store them."""
         return PROBABILITIES + (".nii.gz" if self.suffix in (".dcm", ".png") else self.suffix)
 
     @property
@@ -59,13 +50,7 @@ class Job:
 def plan_jobs(
     scans: Sequence[ScanFile], output: Path, settings: PredictionSettings, *, overwrite: bool = False
 ) -> list[Job]:
-    """Choose the names of each scan's output files.
-
-    Args:
-        scans: the scans.
-        output: directory for the results; it need not exist.
-        settings: they choose the format.
-        overwrite: allow to replace existing results.
+    """Choose the names of each scan's output files in the directory `output`, which need not exist.
 
     Raises:
         ValueError: a file would replace a scan, another scan's result or, without `overwrite`, an existing file; or a
@@ -78,39 +63,32 @@ def plan_jobs(
     owners = dict.fromkeys((REPORT, RUN), "the run's report")
     jobs = []
     for number, scan in enumerate(scans, start=1):
+        path = printable(scan.path)
         job = Job(scan, f".{settings.format}" if settings.format else scan.suffix, number, len(scans))
-        _check_scan(job, settings)
-        target, directory = output / job.labels, output / job.directory
+        if scan.name in (".", ".."):
+            raise ValueError(f"{path} gives no name for its results: rename it.")
+        if settings.format == "dcm" and scan.kind != "dicom":
+            raise ValueError(f"{path} is no DICOM series, to which DICOM-SEG refers: choose another --format for it.")
+        if settings.min_island_ml and job.is_image:
+            raise ValueError(f"{path} is a 2-D image, whose labels have no volume in ml: leave out --min_island_ml.")
+        target, directory = output / job.labels, output / scan.name
         if target.resolve() in sources or directory.resolve() in directories:
-            raise ValueError(
-                f"--output {printable(output)} contains the scan {printable(scan.path)}: choose another directory."
-            )
-        for name in (job.labels, job.directory):
+            raise ValueError(f"--output {printable(output)} contains the scan {path}: choose another directory.")
+        for name in (job.labels, scan.name):
             if name in owners:
                 raise ValueError(
-                    f"{owners[name]} and {printable(scan.path)} share the name {printable(name)}: predict them into "
-                    "different directories."
+                    f"{owners[name]} and {path} share the name {printable(name)}: predict them into different "
+                    "directories."
                 )
-            owners[name] = printable(scan.path)
+            owners[name] = path
         _check_target(target, directory, overwrite)
         jobs.append(job)
     return jobs
 
 
-def _check_scan(job: Job, settings: PredictionSettings) -> None:
-    path = printable(job.scan.path)
-    if job.scan.name in (".", ".."):
-        raise ValueError(f"{path} gives no name for its results: rename it.")
-    if settings.format == "dcm" and job.scan.kind != "dicom":
-        raise ValueError(f"{path} is no DICOM series, to which DICOM-SEG refers: choose another --format for it.")
-    if settings.min_island_ml and job.is_image:
-        raise ValueError(f"{path} is a 2-D image, whose labels have no volume in ml: leave out --min_island_ml.")
-
-
 def _check_target(target: Path, directory: Path, overwrite: bool) -> None:
     for path in (target, directory):
-        exists = any(path.iterdir()) if path.is_dir() else path.exists()
-        if exists and not overwrite:
+        if not overwrite and (any(path.iterdir()) if path.is_dir() else path.exists()):
             raise ValueError(
                 f"{printable(path)} exists already: choose another directory, or give --overwrite to replace it."
             )
@@ -138,45 +116,36 @@ def label_file_names(names: Mapping[int, str], suffix: str) -> dict[int, str]:
 def case_files(output: Path, job: Job) -> Iterator[Path]:
     """Yield a temporary directory for a case's files, which are moved into `output` if the block succeeds.
 
-    They replace the case's files of an earlier run. The label map comes last, so that it never exists without the
-    other files.
-
-    Args:
-        output: created where it is missing.
-        job: the case; the temporary directory has its subdirectory.
+    They replace the files that an earlier run lists in its statistics of this case. The label map comes last, so that
+    it never exists without the other files.
     """
-    earlier = _earlier_files(output, job)
+    name = job.scan.name
+    try:
+        statistics = json.loads((output / name / STATISTICS).read_text(encoding="utf-8"))
+        files = [Path(file) for file in statistics["files"]]
+    except (OSError, ValueError, LookupError, TypeError):
+        files = []
+    own = {(name, file.name) for file in files} | {(file.name,) for file in files if file.name.startswith(f"{name}.")}
+    earlier = {output / file for file in files if file.parts in own and file.name != ".."}
     with atomic_update(output, order=lambda path: path.name == job.labels) as temporary:
-        (temporary / job.directory).mkdir()
+        (temporary / name).mkdir()
         yield temporary
         written = {output / path.relative_to(temporary) for path in temporary.rglob("*")}
     for path in earlier - written:
         path.unlink(missing_ok=True)
 
 
-def _earlier_files(output: Path, job: Job) -> set[Path]:
-    """Return the files of this case that an earlier run lists in its statistics."""
-    try:
-        statistics = json.loads((output / job.directory / STATISTICS).read_text(encoding="utf-8"))
-        files = [Path(file) for file in statistics["files"]]
-    except (OSError, ValueError, LookupError, TypeError):
-        return set()
-    own = {(job.directory, file.name) for file in files} | {
-        (file.name,) for file in files if file.name.startswith(f"{job.scan.name}.")
-    }
-    return {output / file for file in files if file.parts in own and file.name != ".."}
-
-
 def keep_earlier(output: Path) -> None:
     """Rename an earlier run's report to `report-1.html`, or the next free number, before a new one is written."""
-    number = 1
-    while any((output / _numbered(name, number)).exists() for name in (REPORT, RUN)):
-        number += 1
-    for name in (REPORT, RUN):
+    for number in itertools.count(1):
+        names = {name: f"-{number}.".join(name.split(".")) for name in (REPORT, RUN)}
+        if not any((output / kept).exists() for kept in names.values()):
+            break
+    for name, kept in names.items():
         if (output / name).exists():
-            (output / name).rename(output / _numbered(name, number))
+            (output / name).rename(output / kept)
 
 
-def _numbered(name: str, number: int) -> str:
-    path = Path(name)
-    return f"{path.stem}-{number}{path.suffix}"
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file as JSON, atomically."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")

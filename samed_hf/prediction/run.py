@@ -1,26 +1,33 @@
-"""Prediction of many scans, of which each may fail without stopping the others."""
+"""Prediction of many scans, of which each may fail without stopping the others, and the report of the run."""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import torch
 
+from ..inference import Segmenter
 from ..inference.batching import is_out_of_memory
-from ..inference.segmenter import Segmenter
+from ..reporting.charts import hex_colors
+from ..reporting.formatting import format_duration
+from ..reporting.html import jpeg_uri, write_page
+from ..utils.console import ProgressBar
 from ..utils.pipelining import Outcome, read_process_write
-from ..utils.progress import ProgressBar
 from ..utils.text import one_line, printable
 from ..volumes import Volume
-from .case import SegmentedCase, describe_labels, read_case, segment_case, write_case
+from .case import CasePipeline, SegmentedCase, describe_size
 from .files import PREVIEW, STATISTICS, Job
 from .settings import PredictionSettings
 
-__all__ = ["predict_cases"]
+__all__ = ["predict_cases", "write_report"]
+
+_MAX_IMAGES = 200  # previews in the page of a report, which a browser loads whole
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +47,7 @@ def predict_cases(
 
     Args:
         segmenter: the model or models.
-        jobs: the scans; see [`~samed_hf.prediction.files.plan_jobs`].
+        jobs: see [`~samed_hf.prediction.files.plan_jobs`].
         output: directory for the results, created where it is missing.
         settings: how to segment and what to write.
         bar: whether to show a progress bar; by default if standard error is a terminal.
@@ -49,6 +56,7 @@ def predict_cases(
         A record of each scan for `predictions.json`.
     """
     records: list[dict[str, Any]] = []
+    pipeline = CasePipeline(segmenter, output, settings)
 
     def segment(job: Job, scan: Volume, previous_reported: Callable[[], bool]) -> SegmentedCase:
         with ExitStack() as display:
@@ -63,15 +71,12 @@ def predict_cases(
                     show = display.enter_context(ProgressBar(title, "slice", bar=bar))
                 show(done, total)
 
-            return segment_case(segmenter, job, scan, output, settings, progress)
+            return pipeline.segment(job, scan, progress)
 
-    read_process_write(
-        jobs,
-        read=lambda job: read_case(segmenter, job),
-        process=segment,
-        write=lambda job, segmented: write_case(segmenter, job, segmented, settings),
-        done=lambda job, outcome: records.append(_record(job, output, settings, outcome)),
-    )
+    def report(job: Job, outcome: Outcome) -> None:
+        records.append(_record(job, output, settings, outcome))
+
+    read_process_write(jobs, read=pipeline.read, process=segment, write=pipeline.write, done=report)
     return records
 
 
@@ -81,22 +86,75 @@ def _record(job: Job, output: Path, settings: PredictionSettings, outcome: Outco
     name = printable(job.scan.name)
     if outcome.error is not None:
         logger.info("failed      %s", name)
-        return record | {"status": "failed", "error": _explain(outcome.error)}
+        reason = one_line(outcome.error)
+        if is_out_of_memory(outcome.error):
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            reason = f"not enough memory ({reason}): give a smaller --batch_size, or use a machine with more."
+        elif not isinstance(outcome.error, ValueError | OSError):
+            reason = f"it failed unexpectedly ({type(outcome.error).__name__}: {reason})"
+        return record | {"status": "failed", "error": reason}
     statistics = outcome.result
     for note in statistics["notes"]:
         logger.info("note        %s: %s", name, note)
-    logger.info("%s: %s", printable(output / job.labels), describe_labels(statistics))
+    rows = statistics["labels"].items()
+    labels = [f"{printable(label)} {describe_size(row)}" for label, row in rows if row["bounding_box"]]
+    logger.info("%s: %s", printable(output / job.labels), ", ".join(labels) or "nothing found")
     record |= {"status": "done", "seconds": round(outcome.seconds, 2)}
-    record |= {"files": statistics["files"], "statistics": f"{job.directory}/{STATISTICS}"}
-    return record | {"preview": f"{job.directory}/{PREVIEW}" if settings.preview else None}
+    record |= {"files": statistics["files"], "statistics": f"{job.scan.name}/{STATISTICS}"}
+    return record | {"preview": f"{job.scan.name}/{PREVIEW}" if settings.preview else None}
 
 
-def _explain(error: Exception) -> str:
-    """Return one line on why a case failed and what to do."""
-    if is_out_of_memory(error):
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        return f"not enough memory ({one_line(error)}): give a smaller --batch_size, or use a machine with more."
-    if isinstance(error, ValueError | OSError):
-        return one_line(error)
-    return f"it failed unexpectedly ({type(error).__name__}: {one_line(error)})"
+def write_report(path: Path, run: Mapping[str, Any]) -> None:
+    """Write the page of a run: a table, an image and the numbers of each case, failures, settings and versions.
+
+    `path` is in the directory of the predictions, from which statistics and previews are read; `run` is the content of
+    `predictions.json`, whose cases are records of [`predict_cases`].
+    """
+    names = {int(index): name for index, name in run["labels"].items()}
+    table = hex_colors(max(names, default=0) + 1)
+    done = [_with_statistics(case, path.parent) for case in run["cases"] if case["status"] == "done"]
+    failed = [case for case in run["cases"] if case["status"] == "failed"]
+    for case in [case for case in done if case["preview"]][:_MAX_IMAGES]:
+        case["image"] = path.parent / case["preview"]
+    labels_found = {name for case in done for name in case["found"]}
+    write_page(
+        path,
+        "samed_hf.prediction",
+        "prediction.html.j2",
+        title="Segmentation report",
+        subtitle=run["created"],
+        facts=[
+            (len(done), f"{'case' if len(done) == 1 else 'cases'} segmented", ""),
+            *([(len(failed), "failed", "error")] if failed else []),
+            (len(names), "label" if len(names) == 1 else "labels", ""),
+            (format_duration(run["seconds"]), "in all", ""),
+        ],
+        colors={name: table[index] for index, name in names.items()},
+        columns=[name for name in names.values() if name in labels_found],
+        missing=[name for name in names.values() if name not in labels_found],
+        done=done,
+        failed=failed,
+        # Names of files may contain bytes that are no text.
+        address=lambda file: quote(file.encode("utf-8", "surrogateescape")),
+        format_intensity=_format_intensity,
+        jpeg_uri=jpeg_uri,
+        tables={
+            heading: {key.replace("_", " "): value for key, value in run[heading.lower()].items()}
+            for heading in ("Settings", "Versions")
+        },
+    )
+
+
+def _with_statistics(case: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+    statistics = json.loads((directory / case["statistics"]).read_text(encoding="utf-8"))
+    unit = "voxels" if "spacing_mm" in statistics["grid"] else "pixels"
+    labels_found = {name: row for name, row in statistics["labels"].items() if row[unit]}
+    return statistics | dict(case) | {"unit": unit, "found": labels_found, "image": None}
+
+
+def _format_intensity(row: Mapping[str, Any]) -> str:
+    """Format the mean and the standard deviation of each channel."""
+    values = (row["mean_intensity"], row["sd_intensity"])
+    means, deviations = (value if isinstance(value, Sequence) else [value] for value in values)
+    return ", ".join(f"{mean:.4g} ± {deviation:.3g}" for mean, deviation in zip(means, deviations, strict=True))

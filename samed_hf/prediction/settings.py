@@ -6,12 +6,11 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
-from ..volumes.registry import LABEL_FORMATS as FORMATS
+from ..volumes.registry import LABEL_FORMATS
 
-__all__ = ["ALL", "FORMATS", "PredictionSettings"]
+__all__ = ["ALL", "PredictionSettings"]
 
-ALL = "all"
-"""Means every label in `keep_largest` and `min_island_ml`."""
+ALL = "all"  # every label, in `keep_largest` and `min_island_ml`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,20 +18,15 @@ class PredictionSettings:
     """How scans are segmented and which files are written.
 
     Attributes:
-        format: format of the label maps, one of `FORMATS`; `None` for each scan's own: DICOM-SEG for DICOM, PNG for
-            2-D images.
+        format: of the label maps, e.g. "nii.gz"; `None`: each scan's own, DICOM-SEG for DICOM, PNG for 2-D images.
         labels: names of the labels to keep; the others become background. `None` keeps all.
         probabilities: write the softmax of every label.
         per_class: write a mask for each label.
         tta: average over views of each slice (test-time augmentation).
         keep_largest: names of the labels of which only the largest connected component is kept, or `("all",)`.
-        min_island_ml: size in ml below which a connected component of a label is removed, by the label's name or
-            "all".
+        min_island_ml: size in ml below which a connected component is removed, by the label's name or "all".
         batch_size: slices in a batch; `None` chooses it by the free memory.
         preview: draw an image of each case.
-
-    Raises:
-        ValueError: values out of their ranges; all are listed.
     """
 
     format: str | None = None
@@ -48,8 +42,8 @@ class PredictionSettings:
     def __post_init__(self) -> None:
         """Check what can be checked without the model's labels."""
         errors = []
-        if self.format is not None and self.format not in FORMATS:
-            errors.append(f"format is {self.format!r}: expected one of {', '.join(FORMATS)}.")
+        if self.format is not None and self.format not in LABEL_FORMATS:
+            errors.append(f"format is {self.format!r}: expected one of {', '.join(LABEL_FORMATS)}.")
         if self.batch_size is not None and self.batch_size < 1:
             errors.append(f"batch_size is {self.batch_size}: expected at least 1 slice.")
         for name, ml in self.min_island_ml.items():
@@ -64,11 +58,7 @@ class PredictionSettings:
             raise ValueError(" ".join(errors))
 
     def check_labels(self, id2label: Mapping[int, str]) -> None:
-        """Check that the model has all labels that the settings name.
-
-        Raises:
-            ValueError: it lists the unknown labels and the model's.
-        """
+        """Check that the model has all labels that the settings name."""
         known = [name for index, name in sorted(id2label.items()) if index]
         errors = []
         for what in ("labels", "keep_largest", "min_island_ml"):
@@ -80,11 +70,8 @@ class PredictionSettings:
 
     def requested(self, id2label: Mapping[int, str]) -> dict[int, str]:
         """Return the names of the labels to keep by their indices, without the background."""
-        return {
-            index: name
-            for index, name in sorted(id2label.items())
-            if index and (self.labels is None or name in self.labels)
-        }
+        kept = id2label.values() if self.labels is None else self.labels
+        return {index: name for index, name in sorted(id2label.items()) if index and name in kept}
 
     def largest_only(self, id2label: Mapping[int, str]) -> list[int]:
         """Return the indices of the labels of which only the largest component is kept."""
@@ -93,8 +80,6 @@ class PredictionSettings:
 
     def island_ml(self, id2label: Mapping[int, str]) -> dict[int, float]:
         """Return the smallest size in ml of a component by the label's index; a label's own size overrides "all"."""
-        sizes = {
-            index: self.min_island_ml.get(name, self.min_island_ml.get(ALL))
-            for index, name in self.requested(id2label).items()
-        }
-        return {index: ml for index, ml in sizes.items() if ml is not None}
+        sizes = dict.fromkeys(id2label.values(), self.min_island_ml.get(ALL)) | dict(self.min_island_ml)
+        requested = self.requested(id2label)
+        return {index: size for index, name in requested.items() if (size := sizes[name]) is not None}

@@ -1,3 +1,3 @@
-from .colors import label_colors
+from .charts import label_colors
 
 __all__ = ["label_colors"]

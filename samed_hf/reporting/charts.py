@@ -1,6 +1,4 @@
-"""Matplotlib figures as files, what all charts share, and the curve of a training."""
-
-from __future__ import annotations
+"""Colours of labels, Matplotlib figures as files, what all charts share, and the curve of a training."""
 
 import io
 import os
@@ -24,15 +22,30 @@ __all__ = [
     "figure_jpeg",
     "finish_svg",
     "finite_column",
+    "hex_colors",
+    "label_colors",
     "running_mean",
     "save_png",
     "shorten",
 ]
 
-GREY = "#7d8894"
-"""Colour of axes and text, readable on white and on black."""
-MAX_LABELS = 24
-"""A chart shows at most this many labels."""
+GREY = "#7d8894"  # of axes and text, readable on white and on black
+MAX_LABELS = 24  # that a chart shows
+
+
+def label_colors(num_labels: int) -> np.ndarray:
+    """Return one RGB colour for each label, of shape `(num_labels, 3)`, floats in [0, 1]; the background is black."""
+    # Index 7 of tab10 is grey, which can't be seen on a scan.
+    few = [color for index, color in enumerate(matplotlib.color_sequences["tab10"]) if index != 7]
+    many = matplotlib.colormaps["gist_ncar"]
+    count = num_labels - 1
+    colors = few[:count] if count <= len(few) else [many(index / count)[:3] for index in range(count)]
+    return np.array([(0.0, 0.0, 0.0), *colors])
+
+
+def hex_colors(num_labels: int) -> list[str]:
+    """Return [`label_colors`] for HTML, such as "#1f77b4"."""
+    return [matplotlib.colors.to_hex(color) for color in label_colors(num_labels)]
 
 
 def running_mean(values: Sequence[float] | np.ndarray, share: float = 0.05) -> np.ndarray:
@@ -96,14 +109,7 @@ def _content(figure: Figure, **options: Any) -> bytes:
 
 
 def draw_curve(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], *, title: str = "") -> None:
-    """Draw the losses and the learning rate of a training as a PNG.
-
-    Args:
-        path: the PNG file.
-        rows: one for each optimizer step with "step", and "loss", "cross_entropy", "dice", "learning_rate" and
-            "validation_dice" where they are finite numbers.
-        title: title of the figure.
-    """
+    """Draw the losses and the learning rate of a training as a PNG; values that aren't finite numbers are left out."""
     figure = Figure(figsize=(8, 4.5), facecolor="white")
     axis = figure.subplots()
     for key, name in (("loss", "loss"), ("cross_entropy", "cross-entropy"), ("dice", "Dice loss")):

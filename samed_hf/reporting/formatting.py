@@ -1,6 +1,4 @@
-"""Numbers, names and settings as text for people."""
-
-from __future__ import annotations
+"""Numbers, names, settings and scores as text for people."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,11 +12,11 @@ __all__ = [
     "format_ml",
     "format_names",
     "format_number",
+    "format_scores",
     "format_sides",
     "format_value",
     "plural",
 ]
-
 
 NARROW_SPACE = "\N{NARROW NO-BREAK SPACE}"
 
@@ -80,3 +78,23 @@ def format_names(names: Sequence[str], limit: int = 5) -> str:
 def plural(count: int, noun: str) -> str:
     """Return a count with its noun: 1 case, 2 cases."""
     return f"{count} {noun if count == 1 else f'{noun}s'}"
+
+
+def format_scores(metrics: Mapping[str, Any]) -> str:
+    """Format the content of `metrics.json` as a table: each label and the mean; "-" stands for an undefined score."""
+    unit = metrics.get("distance_unit", "voxel")
+    width = max(len("label"), *(len(name) for name in metrics["per_class"]))
+    head = f"{'label':<{width}}  {'DSC':>6}  {f'HD95 ({unit})':>12}  {'cases':>5}"
+    lines = [head, "-" * len(head)]
+    for name, row in metrics["per_class"].items():
+        note = f"  (no HD95 in {row['hd95_undefined']})" if row.get("hd95_undefined") else ""
+        lines.append(f"{name:<{width}}  {_format_row(row)}  {row.get('cases', ''):>5}{note}")
+    lines += ["-" * len(head), f"{'mean':<{width}}  {_format_row(metrics['mean'])}"]
+    lines.append(f"protocol {metrics['protocol']}, {len(metrics['per_case'])} cases; DSC from 0 to 1")
+    return "\n".join(lines)
+
+
+def _format_row(row: Mapping[str, float | None]) -> str:
+    dice = "-" if row["dice"] is None else f"{row['dice']:.4f}"
+    hd95 = "-" if row["hd95"] is None else f"{row['hd95']:.2f}"
+    return f"{dice:>6}  {hd95:>12}"

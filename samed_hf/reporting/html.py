@@ -1,7 +1,5 @@
 """HTML reports: one file without scripts, readable offline, in dark mode, on a phone and on paper."""
 
-from __future__ import annotations
-
 import base64
 import io
 import os
@@ -18,18 +16,13 @@ from . import formatting
 
 __all__ = ["data_uri", "jpeg_uri", "write_page"]
 
-
 _FILTERS = ("bytes", "count", "counts", "duration", "ml", "number", "sides", "value")  # formatting.format_…
 
 
 def write_page(path: str | os.PathLike[str], package: str, template: str, **values: Any) -> None:
-    """Render a template and write it as one HTML file, atomically.
+    """Render a template of a package's directory `templates`; values are escaped, so that any text is safe.
 
-    Args:
-        path: the HTML file.
-        package: package with a directory `templates`; the base template and the style sheet are in this package's.
-        template: name of the template.
-        values: values of the template; they are escaped, so that any text is safe.
+    The base template and the style sheet are in this package's directory.
     """
     loaders = [PackageLoader(name) for name in dict.fromkeys((package, "samed_hf.reporting"))]
     environment = Environment(

@@ -1,7 +1,5 @@
 """Slices with their true and predicted labels, and a case's slices as example images."""
 
-from __future__ import annotations
-
 import io
 import os
 from collections.abc import Mapping, Sequence
@@ -14,8 +12,7 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from ..utils.atomic import write_bytes
-from .charts import add_legend, save_png
-from .colors import label_colors
+from .charts import add_legend, label_colors, save_png
 
 __all__ = ["OverlayRow", "content_box", "draw_overlay", "draw_rows", "write_examples"]
 
@@ -36,16 +33,9 @@ def draw_overlay(
 ) -> None:
     """Draw image, truth and prediction of a few slices of a case, one row each, as a PNG.
 
-    Args:
-        path: the PNG file.
-        image: of shape `(slices, y, x)`, or `(slices, channels, y, x)` of which the first channel is shown, in [0, 1].
-        label: truth, of shape `(slices, y, x)`.
-        prediction: of shape `(slices, y, x)`.
-        id2label: names for the legend.
-        title: title of the figure.
-        spacing: mm along the three axes, for the proportions.
-        slices: indices of the slices; by default three, spread over those with most labels.
-        rows_run_up: the first row is the lowest or hindmost, as in BTCV's scans; it is drawn below.
+    `image` is of shape `(slices, y, x)`, or `(slices, channels, y, x)` of which the first channel is shown, in [0, 1].
+    `spacing` is in mm along the three axes, for the proportions. By default three `slices` are drawn, spread over
+    those with most labels. `rows_run_up` if the first row is the lowest or hindmost, as in BTCV's scans.
     """
     image = image[:, 0] if image.ndim == 4 else image
     if rows_run_up:
@@ -62,36 +52,20 @@ def draw_overlay(
 
 
 class OverlayRow(NamedTuple):
-    """A slice to draw: image, truth and prediction side by side.
+    """A slice to draw: image, truth and prediction side by side."""
 
-    Attributes:
-        image: of shape `(y, x)`, or `(y, x, 3)` in colour, in [0, 1]; the first row is drawn on top.
-        label: truth, of shape `(y, x)`, integer.
-        prediction: of shape `(y, x)`, integer.
-        name: title of the image.
-        result: title of the prediction.
-        aspect: height of a pixel divided by its width.
-    """
-
-    image: np.ndarray
-    label: np.ndarray
-    prediction: np.ndarray
-    name: str
-    result: str = "prediction"
-    aspect: float = 1.0
+    image: np.ndarray  # of shape `(y, x)`, or `(y, x, 3)` in colour, in [0, 1]; the first row is drawn on top
+    label: np.ndarray  # of shape `(y, x)`, integer
+    prediction: np.ndarray  # of shape `(y, x)`, integer
+    name: str  # title of the image
+    result: str = "prediction"  # title of the prediction
+    aspect: float = 1.0  # height of a pixel divided by its width
 
 
 def draw_rows(
     path: str | os.PathLike[str], rows: Sequence[OverlayRow], id2label: Mapping[int, str], *, title: str = ""
 ) -> None:
-    """Draw slices, which may differ in size, below each other as a PNG.
-
-    Args:
-        path: the PNG file.
-        rows: at least one slice.
-        id2label: names for the legend.
-        title: title of the figure.
-    """
+    """Draw at least one slice, which may differ in size, below each other as a PNG."""
     colors = label_colors(len(id2label))
     heights = [3.0 * row.aspect * row.image.shape[0] / row.image.shape[1] + 0.3 for row in rows]
     figure = Figure(figsize=(9.4, sum(heights) + 1.0), facecolor="white", layout="constrained")
@@ -99,14 +73,14 @@ def draw_rows(
     for line, row in zip(axes, rows, strict=True):
         image = np.clip(row.image, 0, 1)
         image = np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
-        panels = (image, _blend(image, row.label, colors), _blend(image, row.prediction, colors))
-        for axis, name, panel in zip(line, (row.name, "truth", row.result), panels, strict=True):
+        masks = row.label, row.prediction
+        blends = (np.where(mask[..., None] > 0, 0.5 * image + 0.5 * colors[mask], image) for mask in masks)
+        for axis, name, panel in zip(line, (row.name, "truth", row.result), (image, *blends), strict=True):
             axis.imshow(panel, aspect=row.aspect, interpolation="nearest")
             axis.set_title(name, fontsize=10, parse_math=False)
             axis.set_axis_off()
     values = np.unique(np.concatenate([np.union1d(row.label, row.prediction) for row in rows]))
-    present = [int(value) for value in values if value]
-    if present:
+    if present := [int(value) for value in values if value]:
         patches = [Patch(color=colors[value]) for value in present]
         names = [id2label[value] for value in present]
         add_legend(figure, patches, names, loc="outside lower center", ncols=min(4, len(names)), fontsize=9)
@@ -115,17 +89,9 @@ def draw_rows(
 
 
 def write_examples(directory: str | os.PathLike[str], name: str, image: np.ndarray, label: np.ndarray) -> list[Path]:
-    """Write the slices of a case that show most labels as 8-bit PNGs `NAME-slice-INDEX.png`.
+    """Write the slices of a case that show most labels as 8-bit PNGs `NAME-slice-INDEX.png`, and return their paths.
 
-    Args:
-        directory: created where it is missing.
-        name: of the case.
-        image: of shape `(slices, y, x)` in [0, 1], or `(slices, channels, y, x)`, of which the first channel is
-            written; the rows keep their order.
-        label: truth, of shape `(slices, y, x)`.
-
-    Returns:
-        The files.
+    `image` is of shape `(slices, y, x)` in [0, 1], or `(slices, channels, y, x)`; the first channel is written.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -133,30 +99,22 @@ def write_examples(directory: str | os.PathLike[str], name: str, image: np.ndarr
     paths = []
     for index in _slices_with_most_labels(label):
         content = io.BytesIO()
-        pixels = np.round(np.clip(image[index], 0, 1) * 255).astype(np.uint8)
-        Image.fromarray(pixels).save(content, format="PNG")
+        Image.fromarray(np.round(np.clip(image[index], 0, 1) * 255).astype(np.uint8)).save(content, format="PNG")
         paths.append(directory / f"{name}-slice-{index}.png")
         write_bytes(paths[-1], content.getvalue())
     return paths
 
 
 def content_box(content: np.ndarray, margins: tuple[int, int]) -> tuple[slice, slice]:
-    """Return the rows and columns of the smallest box around all content, enlarged by margins.
+    """Return rows and columns of the smallest box around `content` `(y, x)`, or of the whole of an empty one.
 
-    Args:
-        content: boolean, of shape `(y, x)`; the box of an empty one is the whole.
-        margins: pixels along y and x.
+    The box is enlarged by margins in pixels along y and x.
     """
     box = []
     for axis, (size, margin) in enumerate(zip(content.shape, margins, strict=True)):
         indices = np.flatnonzero(content.any(axis=1 - axis))
         box.append(slice(max(0, indices[0] - margin), indices[-1] + 1 + margin) if len(indices) else slice(0, size))
     return box[0], box[1]
-
-
-def _blend(image: np.ndarray, mask: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """Colour the labels in an image `(y, x, 3)`, half transparent."""
-    return np.where((mask > 0)[..., None], 0.5 * image + 0.5 * colors[mask], image)
 
 
 def _slices_with_most_labels(label: np.ndarray, count: int = 3) -> list[int]:

@@ -1,7 +1,5 @@
 """Preview of a segmentation: a few slices in radiological orientation, without and with the labels."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,8 +11,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
 from ..volumes.geometry import Volume, reorient
-from .charts import MAX_LABELS, add_legend
-from .colors import label_colors
+from .charts import MAX_LABELS, add_legend, label_colors
 from .overlays import content_box
 
 __all__ = ["draw_preview", "representative_slices", "slice_plane"]
@@ -28,12 +25,7 @@ _MARGIN = 0.03  # around the content, as a share of the side
 
 
 def slice_plane(orientation: str, axis: int) -> str:
-    """Return the plane of slices along an axis: "axial", "coronal" or "sagittal".
-
-    Args:
-        orientation: directions of the axes, e.g. "LPS".
-        axis: the axis that counts the slices, e.g. 2 for axial slices of a scan in "LPS".
-    """
+    """Return the plane of the slices that an axis of a scan counts: axis 2 of "LPS" counts "axial" ones."""
     return next(plane for plane, ends in _PLANES.items() if orientation[axis] in ends)
 
 
@@ -49,17 +41,14 @@ def draw_preview(
 ) -> Figure:
     """Draw representative slices of a scan, with and without labels, the patient's right on the left.
 
-    Args:
-        scan: the scan in its own intensities; its first channel is shown, all three of an RGB image.
-        labels: label map of shape `scan.grid`.
-        id2label: text of each label for the legend; a label's index gives its colour.
-        plane: "axial", "coronal" or "sagittal"; of an oblique scan the nearest slices are shown.
-        window: intensities shown black and white; by default the percentiles 0.5 and 99.5 of the shown slices.
-        title: title of the figure.
-        is_image: the scan is a 2-D image, which is shown in its own orientation.
+    The first channel of `scan` is shown, or all three of an RGB image; `labels` has the shape `scan.grid`. `window` is
+    the intensities shown black and white, by default the percentiles 0.5 and 99.5 of the shown slices. With `is_image`
+    the scan is a 2-D image, which is shown in its own orientation.
     """
     if is_image:
-        slices, masks, names, aspect = *_image_slices(scan, labels), 1.0
+        image = scan.array[:, :, 0]
+        image = image if image.ndim == 2 or image.shape[-1] == 3 else image[..., 0]
+        slices, masks, names, aspect = [np.swapaxes(image, 0, 1)], [labels[:, :, 0].T], [""], 1.0
     else:
         slices, masks, names, aspect = _scan_slices(scan, labels, plane)
     box = _crop(slices, masks)
@@ -83,19 +72,15 @@ def draw_preview(
     if not is_image:
         for axis in axes[:, 0]:
             _mark_sides(axis, *_SIDES[plane])
-    _caption(figure, title, present, id2label, colors)
+    figure.suptitle(title, fontsize=12, color=_WHITE, parse_math=False)
+    _add_legend(figure, present, id2label, colors)
     return figure
 
 
 def representative_slices(masks: np.ndarray, count: int = 3) -> list[int]:
-    """Choose slices spread over the labelled ones that show small and large labels alike.
+    """Choose slices of a label map `(slices, height, width)` that show small and large labels alike.
 
-    Args:
-        masks: label map of shape `(slices, height, width)`.
-        count: number of slices.
-
-    Returns:
-        Ascending indices, fewer than `count` where there are fewer slices; evenly spread ones without any label.
+    Returns ascending indices spread over the labelled slices; evenly spread ones of a map without any label.
     """
     size = int(masks.max()) + 1
     counts = np.stack([np.bincount(mask.ravel(), minlength=size)[1:] for mask in masks])
@@ -119,27 +104,20 @@ def _scan_slices(
     scan: Volume, labels: np.ndarray, plane: str
 ) -> tuple[list[np.ndarray], list[np.ndarray], list[str], float]:
     """Return upright slices and masks `(height, width)`, their titles, and the height of a pixel by its width."""
-    volume = reorient(scan, "LPS")
+    # x runs to the left and y to the back, as displayed; z runs down like the rows, where it is one of them.
+    orientation = "LPS" if plane == "axial" else "LPI"
+    volume = reorient(scan, orientation)
     array = volume.array if volume.array.ndim == 3 else volume.array[..., 0]
     axis = {"sagittal": 0, "coronal": 1, "axial": 2}[plane]
     array = np.moveaxis(array, axis, 0)
-    masks = np.moveaxis(reorient(Volume(labels, scan.affine), "LPS").array, axis, 0)
+    masks = np.moveaxis(reorient(Volume(labels, scan.affine), orientation).array, axis, 0)
     is_reversed = "LPS"[axis] not in scan.orientation  # titles have the slice's number in the file
     chosen = representative_slices(masks)
     numbers = [len(masks) - index if is_reversed else index + 1 for index in chosen]
     titles = [f"{plane} slice {number} of {len(masks)}" for number in numbers]
-    # x runs to the left and y to the back, as displayed; z runs upwards, while rows run down.
-    up = slice(None) if plane == "axial" else slice(None, None, -1)
     x, y, z = volume.spacing
     aspect = {"axial": y / x, "coronal": z / x, "sagittal": z / y}[plane]
-    return [array[index].T[up] for index in chosen], [masks[index].T[up] for index in chosen], titles, aspect
-
-
-def _image_slices(scan: Volume, labels: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:
-    """Return the one slice of a 2-D image, `(height, width)` or `(height, width, 3)`, its mask and an empty title."""
-    image = scan.array[:, :, 0]
-    image = image if image.ndim == 2 or image.shape[-1] == 3 else image[..., 0]
-    return [np.swapaxes(image, 0, 1)], [labels[:, :, 0].T], [""]
+    return [array[index].T for index in chosen], [masks[index].T for index in chosen], titles, aspect
 
 
 def _crop(images: list[np.ndarray], masks: list[np.ndarray]) -> tuple[slice, slice]:
@@ -192,18 +170,12 @@ def _mark_sides(axis: Axes, left: str, top: str) -> None:
     axis.text(0.5, 0.985, top, ha="center", va="top", **style)
 
 
-def _caption(
-    figure: Figure, title: str, present: Sequence[int], id2label: Mapping[int, str], colors: np.ndarray
-) -> None:
-    """Add title and legend."""
-    figure.suptitle(title, fontsize=12, color=_WHITE, parse_math=False)
+def _add_legend(figure: Figure, present: Sequence[int], id2label: Mapping[int, str], colors: np.ndarray) -> None:
     shown = present[:MAX_LABELS]
     names = [id2label.get(index, str(index)) for index in shown]
     patches = [Patch(color=colors[index]) for index in shown]
-    if len(present) > len(shown):
-        names.append(f"and {len(present) - len(shown)} more")
+    if len(present) > len(shown) or not present:
+        names.append(f"and {len(present) - len(shown)} more" if present else "nothing found")
         patches.append(Patch(alpha=0))
-    if not names:
-        names, patches = ["nothing found"], [Patch(alpha=0)]
     columns = min(4, len(names))
     add_legend(figure, patches, names, loc="outside lower center", ncols=columns, fontsize=9, labelcolor=_WHITE)

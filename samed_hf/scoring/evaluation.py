@@ -1,7 +1,5 @@
 """Prediction and scoring of cases under a protocol, and the files with their scores."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -58,16 +56,19 @@ def score_cases(
         latest after the prediction of the next case.
 
     Raises:
-        ValueError: a case cannot be scored, e.g. because its label holds values without a name. The cases before
-            it are yielded first.
+        ValueError: a case cannot be scored, e.g. a label value has no name; after the cases before it.
     """
     waiting: list[tuple[Case, np.ndarray, Future[dict[str, MaskScore]]]] = []  # at most one, for two cases in memory
 
     def finish() -> Iterator[tuple[Case, np.ndarray, CaseResult]]:
         while waiting:
-            case, prediction, scores = waiting.pop()
+            case, prediction, scoring = waiting.pop()
             unit = "voxel" if protocol == "samed" or case.spacing is None else "mm"
-            yield case, prediction, CaseResult(_scores(case, scores), unit)
+            try:
+                scores = scoring.result()
+            except ValueError as error:  # the next case is predicted by now
+                raise ValueError(f"Case {case.name} cannot be scored: {error}") from error
+            yield case, prediction, CaseResult(scores, unit)
 
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="case") as pool:
         try:
@@ -91,14 +92,6 @@ def score_cases(
         yield from finish()
 
 
-def _scores(case: Case, scoring: Future[dict[str, MaskScore]]) -> dict[str, MaskScore]:
-    """Wait for the scores of a case; an error names the case, because the next one is predicted by then."""
-    try:
-        return scoring.result()
-    except ValueError as error:
-        raise ValueError(f"Case {case.name} cannot be scored: {error}") from error
-
-
 def summarize_results(results: Mapping[str, CaseResult], protocol: str) -> dict[str, Any]:
     """Return [`summarize`] with an added "distance_unit": "mm", or "voxel" if any case is in voxels."""
     unit = "mm" if all(result.unit == "mm" for result in results.values()) else "voxel"
@@ -114,14 +107,7 @@ def evaluate_cases(
     input_size: int | None = None,
     batch_size: int | None = None,
 ) -> dict[str, Any]:
-    """Predict, score and summarize cases; for the arguments see [`score_cases`].
-
-    Returns:
-        The content of `metrics.json`; see [`summarize_results`].
-
-    Raises:
-        ValueError: a case cannot be scored.
-    """
+    """Predict, score and summarize cases as [`score_cases`], and return the content of `metrics.json`."""
     scored = score_cases(model, cases, processor, protocol=protocol, input_size=input_size, batch_size=batch_size)
     return summarize_results({case.name: result for case, _, result in scored}, protocol)
 
@@ -135,6 +121,6 @@ def write_metrics(folder: str | os.PathLike, metrics: dict[str, Any]) -> None:
     writer = csv.writer(rows, lineterminator="\n")
     writer.writerow(["case", "label", "dice", "hd95"])
     for case, labels in metrics["per_case"].items():
-        for label, score in labels.items():
-            writer.writerow([case, label, *("" if value is None else value for value in score.values())])
+        # A score of `None` becomes an empty field.
+        writer.writerows([case, label, *score.values()] for label, score in labels.items())
     write_text(folder / "metrics.csv", rows.getvalue())

@@ -6,8 +6,6 @@ be exact: for the voxels at that rank, all equally near voxels of the other surf
 depends on which of them is chosen, or if surfaces fill their box so that trees are slower, medpy computes the value.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import reduce
 
@@ -40,43 +38,30 @@ def class_boxes(prediction: np.ndarray, label: np.ndarray, count: int) -> list[t
     """Return the smallest box around each of the classes 1 … count in both integer label maps; empty if absent."""
     outer = smallest_box(prediction, label)
     pairs = zip(*(find_objects(array[outer], count) for array in (prediction, label)), strict=True)
-    return [_joined([box for box in pair if box is not None], outer) for pair in pairs]
-
-
-def _joined(boxes: Sequence[tuple[slice, ...]], outer: tuple[slice, ...]) -> tuple[slice, ...]:
-    """Return the box around boxes given relative to `outer`, in the coordinates of the array."""
-    if not boxes:
-        return (slice(0, 0),) * len(outer)
-    return tuple(
-        slice(around.start + min(side.start for side in sides), around.start + max(side.stop for side in sides))
-        for around, *sides in zip(outer, *boxes, strict=True)
-    )
+    boxes = [(slice(0, 0),) * label.ndim] * count
+    for index, pair in enumerate(pairs):
+        if present := [box for box in pair if box is not None]:  # relative to the outer box
+            boxes[index] = tuple(
+                slice(around.start + min(side.start for side in sides), around.start + max(side.stop for side in sides))
+                for around, *sides in zip(outer, *present, strict=True)
+            )
+    return boxes
 
 
 def hd95(prediction: np.ndarray, label: np.ndarray, spacing: Sequence[float] | None = None) -> float:
-    """95th percentile of the symmetric distance between the surfaces of two masks.
+    """Return the value of `medpy.metric.binary.hd95` for two boolean masks, each with at least one voxel set.
 
-    This implementation is kept while it is faster than the library with equal values: the 8 organs of a 120×512×512
-    case, each cropped to its box, take 0.3 s instead of 8 s with medpy, and 1 s instead of 63 s with 200 islands of
-    each organ spread over the volume (one core).
-
-    Args:
-        prediction: Boolean mask of any number of axes, with at least one voxel set. Voxels beyond its border count as
-            background: masks may be cropped to the smallest box around both.
-        label: Boolean mask of the same shape, with at least one voxel set.
-        spacing: Size of a voxel in mm along each array axis; `None` measures in voxels.
-
-    Returns:
-        The value of `medpy.metric.binary.hd95` for the same masks, cropped or not, in mm or in voxels; at least 0.
+    Voxels beyond the array's border count as background: masks may be cropped to the smallest box around both.
+    `spacing` is in mm along each array axis; `None` measures in voxels. The 8 organs of a 120×512×512 case, each
+    cropped to its box, take 0.3 s instead of 8 s with medpy, and 1 s instead of 63 s with 200 islands each (one core).
     """
     scale = np.ones(prediction.ndim) if spacing is None else np.asarray(spacing, dtype=np.float64)
     surfaces = mask_surface(prediction), mask_surface(label)
     # np.argwhere gives the same, six times slower.
     voxels = [np.stack(np.unravel_index(np.flatnonzero(surface), surface.shape), axis=-1) for surface in surfaces]
-    if prediction.size > _SPARSE * sum(map(len, voxels)):
-        value = _percentile_by_trees(surfaces, voxels, scale)
-        if value is not None:
-            return value
+    is_sparse = prediction.size > _SPARSE * sum(map(len, voxels))
+    if is_sparse and (value := _percentile_by_trees(surfaces, voxels, scale)) is not None:
+        return value
     return float(binary.hd95(prediction, label, voxelspacing=spacing))
 
 
@@ -93,11 +78,7 @@ def mask_surface(mask: np.ndarray) -> np.ndarray:
 
 def _lengths(steps: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Return the length in mm of steps in voxels `(..., ndim)`, rounded as in scipy's transform: axis after axis."""
-    squares = np.square(steps * scale)
-    total = squares[..., 0]
-    for axis in range(1, squares.shape[-1]):
-        total = total + squares[..., axis]
-    return np.sqrt(total)
+    return np.sqrt(reduce(np.add, np.moveaxis(np.square(steps * scale), -1, 0)))
 
 
 def _percentile_by_trees(

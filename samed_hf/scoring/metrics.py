@@ -12,8 +12,6 @@ Two protocols define the score of a class with an empty mask:
 Under `samed` a missed organ lowers the mean HD95; use it to compare with the paper's tables (arXiv 2304.13785).
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,41 +20,33 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .hausdorff import class_boxes, hd95
+from .hausdorff import class_boxes, hd95, smallest_box
 
-__all__ = ["PROTOCOLS", "MaskScore", "binary_dice", "binary_hd95", "score_case", "score_pair", "summarize"]
+__all__ = ["PROTOCOLS", "MaskScore", "binary_dice", "binary_hd95", "score_case", "summarize"]
 
-PROTOCOLS = ("strict", "samed")
-"""Names of the protocols, the default first."""
-
+PROTOCOLS = ("strict", "samed")  # the default first
 _MEMORY = 2**31  # bytes for all classes that are scored at the same time
 _BYTES = 32  # per voxel of a class's box; less if surfaces are sparse
 
 
 class MaskScore(NamedTuple):
-    """Scores of one class in one case; `None` where the protocol leaves a score undefined.
+    """Scores of one class in one case; `None` where the protocol leaves a score undefined."""
 
-    Attributes:
-        dice: Dice coefficient in [0, 1].
-        hd95: 95th percentile of the symmetric surface distance, at least 0, in mm or in voxels (see the protocol).
-    """
-
-    dice: float | None
-    hd95: float | None
+    dice: float | None  # Dice coefficient in [0, 1]
+    hd95: float | None  # 95th percentile of the symmetric surface distance in mm or, by the protocol, in voxels
 
 
 def binary_dice(prediction: np.ndarray, label: np.ndarray) -> float:
     """Dice coefficient of two masks.
 
     Args:
-        prediction: Mask of shape `(height, width)` or `(x, y, z)`; nonzero is the object.
-        label: Mask of the same shape.
+        prediction, label: masks of one shape, `(height, width)` or `(x, y, z)`; nonzero is the object.
 
     Returns:
         Dice in [0, 1]; 1 when both masks are empty.
 
     Raises:
-        ValueError: If the shapes differ or are not 2-D or 3-D.
+        ValueError: the shapes differ or are not 2-D or 3-D.
     """
     prediction, label = _mask_pair(prediction, label)
     voxels = np.count_nonzero(prediction) + np.count_nonzero(label)
@@ -67,49 +57,24 @@ def binary_hd95(prediction: np.ndarray, label: np.ndarray, spacing: Sequence[flo
     """95th percentile of the symmetric distance between the surfaces of two masks.
 
     Args:
-        prediction: Mask of shape `(height, width)` or `(x, y, z)`; nonzero is the object.
-        label: Mask of the same shape.
-        spacing: Size of a voxel in mm along each array axis; `None` measures in voxels.
+        prediction, label: masks of one shape, `(height, width)` or `(x, y, z)`; nonzero is the object.
+        spacing: size of a voxel in mm along each array axis; `None` measures in voxels.
 
     Returns:
         Distance in mm, or in voxels without `spacing`; at least 0.
 
     Raises:
-        ValueError: If a mask is empty (the distance is undefined), the shapes differ or `spacing` does not fit.
+        ValueError: a mask is empty (the distance is undefined), the shapes differ or `spacing` does not fit.
     """
     prediction, label = _mask_pair(prediction, label)
     spacing = _checked_spacing(spacing, prediction.ndim)
-    empty = [name for name, mask in (("prediction", prediction), ("label", label)) if not mask.any()]
-    if empty:
+    if empty := [name for name, mask in (("prediction", prediction), ("label", label)) if not mask.any()]:
         raise ValueError(
             f"HD95 is undefined: no voxel is set in {' and '.join(empty)}, expected at least one in each mask. "
-            "Use score_pair, whose protocol defines the score of an empty mask."
+            "Use score_case, whose protocol defines the score of an empty mask."
         )
-    return hd95(*_crop(prediction, label), spacing)
-
-
-def score_pair(
-    prediction: np.ndarray, label: np.ndarray, protocol: str = "strict", spacing: Sequence[float] | None = None
-) -> MaskScore:
-    """Score one mask pair under a protocol.
-
-    Args:
-        prediction: Mask of shape `(height, width)` or `(x, y, z)`; nonzero is the object.
-        label: Mask of the same shape.
-        protocol: `"strict"` or `"samed"`; see the table at the top of this module.
-        spacing: Size of a voxel in mm along each array axis; `None` measures in voxels. `"samed"` ignores it: the
-            reference implementation measures in voxels.
-
-    Returns:
-        Dice and HD95, each `None` where undefined. `(None, None)` means the class is left out of this case.
-
-    Raises:
-        ValueError: If the protocol is unknown, the shapes differ or `spacing` does not fit.
-    """
-    _check_protocol(protocol)
-    prediction, label = _mask_pair(prediction, label)
-    spacing = _checked_spacing(spacing, prediction.ndim)
-    return _score_box(*_crop(prediction, label), protocol, spacing)
+    box = smallest_box(prediction, label)
+    return hd95(prediction[box], label[box], spacing)
 
 
 def score_case(
@@ -121,52 +86,56 @@ def score_case(
 ) -> dict[str, MaskScore]:
     """Score every class but the background of one case.
 
-    Each class is scored in the smallest box around its two masks. Threads score several classes at the same time,
-    as many as the process has cores.
+    Threads score several classes at the same time, as many as the process has cores.
 
     Args:
-        prediction: Integer label map of shape `(height, width)` or `(x, y, z)`, values in [0, num_labels - 1].
-        label: Integer label map of the same shape and range.
-        id2label: Names of the classes 0 … num_labels - 1, class 0 being the background; or `num_labels` alone; the
+        prediction, label: integer label maps of one shape, `(height, width)` or `(x, y, z)`, in [0, num_labels - 1].
+        id2label: names of the classes 0 … num_labels - 1, class 0 being the background; or `num_labels` alone: the
             classes are then called "1", "2", ….
-        protocol: `"strict"` or `"samed"`.
-        spacing: Size of a voxel in mm along each array axis; `None` measures in voxels.
+        protocol: `"strict"` or `"samed"`; see the table at the top of this module.
+        spacing: size of a voxel in mm along each array axis; `None` measures in voxels, as `"samed"` always does.
 
     Returns:
-        The score of each class by its name, in the order of the classes.
+        The score of each class by its name, in the order of the classes; `(None, None)` leaves a class out.
 
     Raises:
-        ValueError: If the shapes differ, a map is not of integers or holds a value out of range, `id2label` has gaps
-            or a name twice, the protocol is unknown or `spacing` does not fit.
+        ValueError: the shapes differ, a map is not of integers or holds a value out of range, `id2label` has gaps or a
+            name twice, the protocol is unknown or `spacing` does not fit.
     """
     _check_protocol(protocol)
     names = _class_names(id2label)
     prediction, label = np.asarray(prediction), np.asarray(label)
     _check_shapes(prediction, label)
     for name, array in (("prediction", prediction), ("label", label)):
-        _check_label_map(name, array, num_labels=len(names) + 1)
+        if not (np.issubdtype(array.dtype, np.integer) or array.dtype == bool):
+            raise ValueError(f"{name} is of dtype {array.dtype}, expected integers; convert it, e.g. to numpy.uint8.")
+        if array.size and (array.min() < 0 or array.max() > len(names)):
+            raise ValueError(
+                f"{name} holds values from {array.min()} to {array.max()}, expected 0 to {len(names)} for "
+                f"{len(names) + 1} labels with the background; check id2label or map the other values to 0."
+            )
     spacing = _checked_spacing(spacing, prediction.ndim)
     small = np.min_scalar_type(len(names))
     prediction, label = prediction.astype(small, copy=False), label.astype(small, copy=False)
     boxes = class_boxes(prediction, label, len(names))
+    sizes = [label[box].size for box in boxes]
 
     def score(index: int) -> MaskScore:
-        box = boxes[index - 1]
-        return _score_box(prediction[box] == index, label[box] == index, protocol, spacing)
+        box = boxes[index]
+        return _score_box(prediction[box] == index + 1, label[box] == index + 1, protocol, spacing)
 
-    sizes = [label[box].size for box in boxes]
-    classes = sorted(range(1, len(names) + 1), key=lambda index: sizes[index - 1], reverse=True)
+    largest_first = sorted(range(len(names)), key=lambda index: sizes[index], reverse=True)
     with ThreadPoolExecutor(_threads(sizes), "score") as pool:
-        scores = dict(zip(classes, pool.map(score, classes), strict=True))
-    return {name: scores[index] for index, name in enumerate(names, start=1)}
+        scores = dict(zip(largest_first, pool.map(score, largest_first), strict=True))
+    return {name: scores[index] for index, name in enumerate(names)}
 
 
 def summarize(cases: Mapping[str, Mapping[str, MaskScore]], protocol: str = "strict") -> dict[str, Any]:
     """Average the scores of cases, over the cases of each class and then over the classes.
 
     Args:
-        cases: Scores returned by `score_case`, by the name of the case.
-        protocol: The protocol under which the cases were scored.
+        cases: scores returned by `score_case`, by the name of the case.
+        protocol: the protocol under which the cases were scored.
 
     Returns:
         A dictionary ready for JSON, with `None` and never NaN where nothing is defined:
@@ -175,7 +144,7 @@ def summarize(cases: Mapping[str, Mapping[str, MaskScore]], protocol: str = "str
         with a Dice, `hd95_undefined` those among them in which exactly one mask was empty.
 
     Raises:
-        ValueError: If there is no case, the protocol is unknown, or scores are undefined that `"samed"` defines.
+        ValueError: there is no case, the protocol is unknown, or scores are undefined that `"samed"` defines.
     """
     _check_protocol(protocol)
     if not cases:
@@ -189,21 +158,20 @@ def summarize(cases: Mapping[str, Mapping[str, MaskScore]], protocol: str = "str
                     "score the cases with protocol='samed' as well."
                 )
             by_class.setdefault(name, []).append(score)
-    per_class = {name: _class_summary(scores) for name, scores in by_class.items()}
+    per_class = {
+        name: {
+            "dice": _mean([score.dice for score in scores]),
+            "hd95": _mean([score.hd95 for score in scores]),
+            "cases": sum(score.dice is not None for score in scores),
+            "hd95_undefined": sum(score.dice is not None and score.hd95 is None for score in scores),
+        }
+        for name, scores in by_class.items()
+    }
     return {
         "protocol": protocol,
         "mean": {key: _mean([row[key] for row in per_class.values()]) for key in MaskScore._fields},
         "per_class": per_class,
         "per_case": {case: {name: score._asdict() for name, score in scores.items()} for case, scores in cases.items()},
-    }
-
-
-def _class_summary(scores: list[MaskScore]) -> dict[str, float | int | None]:
-    return {
-        "dice": _mean([score.dice for score in scores]),
-        "hd95": _mean([score.hd95 for score in scores]),
-        "cases": sum(score.dice is not None for score in scores),
-        "hd95_undefined": sum(score.dice is not None and score.hd95 is None for score in scores),
     }
 
 
@@ -219,16 +187,9 @@ def _mask_pair(prediction: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, n
     return prediction.astype(bool, copy=False), label.astype(bool, copy=False)
 
 
-def _crop(prediction: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Crop two boolean masks to the smallest box around both."""
-    [box] = class_boxes(prediction.view(np.uint8), label.view(np.uint8), 1)
-    return prediction[box], label[box]
-
-
 def _score_box(
     prediction: np.ndarray, label: np.ndarray, protocol: str, spacing: tuple[float, ...] | None
 ) -> MaskScore:
-    """Score two boolean masks cropped to the box around both."""
     in_prediction, in_label = bool(prediction.any()), bool(label.any())
     if in_prediction and in_label:
         distance = hd95(prediction, label, spacing if protocol == "strict" else None)
@@ -282,16 +243,6 @@ def _check_shapes(prediction: np.ndarray, label: np.ndarray) -> None:
         )
     if prediction.ndim not in (2, 3):
         raise ValueError(f"prediction and label have shape {prediction.shape}, expected two or three axes.")
-
-
-def _check_label_map(name: str, array: np.ndarray, num_labels: int) -> None:
-    if not (np.issubdtype(array.dtype, np.integer) or array.dtype == bool):
-        raise ValueError(f"{name} is of dtype {array.dtype}, expected integers; convert it, e.g. to numpy.uint8.")
-    if array.size and (array.min() < 0 or array.max() >= num_labels):
-        raise ValueError(
-            f"{name} holds values from {array.min()} to {array.max()}, expected 0 to {num_labels - 1} for "
-            f"{num_labels} labels with the background; check id2label or map the other values to 0."
-        )
 
 
 def _checked_spacing(spacing: Sequence[float] | None, ndim: int) -> tuple[float, ...] | None:

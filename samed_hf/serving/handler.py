@@ -10,6 +10,7 @@ import reprlib
 import tempfile
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,6 @@ class EndpointHandler:
 
     Args:
         path: directory or Hub id of an adapter or a merged model.
-
-    Raises:
-        FileNotFoundError: the model does not exist.
-        ValueError: it is no SAMed model.
     """
 
     def __init__(self, path: str = "") -> None:
@@ -74,7 +71,8 @@ class EndpointHandler:
         labels, confidence, _ = segment_volume(
             self.segmenter, volume, batch_size=batch_size, is_image=is_image, confidence_dtype=torch.float32
         )
-        labels, confidence = (self._slices(Volume(array, volume.affine), is_image) for array in (labels, confidence))
+        cut = cut_image if is_image else partial(cut_slices, processor=self.segmenter.processor)
+        labels, confidence = (cut(Volume(array, volume.affine)) for array in (labels, confidence))
         if is_image:
             return list(self._found(labels[0], confidence[0], names))
         return [
@@ -98,15 +96,14 @@ class EndpointHandler:
             raise ValueError(f"batch_size is {reprlib.repr(batch_size)}: expected a whole number of at least 1.")
         return set(requested), batch_size
 
-    def _slices(self, volume: Volume, is_image: bool) -> np.ndarray:
-        return cut_image(volume) if is_image else cut_slices(volume, self.segmenter.processor)
-
     def _found(self, labels: np.ndarray, confidence: np.ndarray, names: set[str]) -> Iterator[dict[str, Any]]:
         for index in np.unique(labels[labels > 0]):
             name = self.segmenter.id2label[int(index)]
             if name in names:
                 mask = labels == index
-                yield {"label": name, "score": float(confidence[mask].mean()), "mask": _png(mask)}
+                Image.fromarray(mask.astype(np.uint8) * 255).save(png := io.BytesIO(), format="PNG")
+                encoded = base64.b64encode(png.getvalue()).decode()
+                yield {"label": name, "score": float(confidence[mask].mean()), "mask": encoded}
 
 
 def _as_bytes(inputs: Any) -> bytes:
@@ -169,8 +166,3 @@ def _checked(image: bytes | Image.Image) -> Image.Image:
         raise ValueError(f"'inputs' is a damaged or too large image ({error}): send the whole file again.") from error
     size = f"{opened.width}×{opened.height}"
     raise ValueError(f"'inputs' is an image of {size} pixels: expected at most {MAX_PIXELS:,}; scale it down first.")
-
-
-def _png(mask: np.ndarray) -> str:
-    Image.fromarray(mask.astype(np.uint8) * 255).save(content := io.BytesIO(), format="PNG")
-    return base64.b64encode(content.getvalue()).decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from ..data.arguments import DataArguments
 from ..utils.settings import setting
-from .presets import PRESETS, deviations
+from .presets import PRESETS
 
 __all__ = ["ResolvedTrainingArguments", "SamedTrainingArguments"]
 
@@ -18,90 +19,58 @@ __all__ = ["ResolvedTrainingArguments", "SamedTrainingArguments"]
 class SamedTrainingArguments(DataArguments):
     """Settings of a SAMed training run; with a pretrained SAM, the defaults are the paper's.
 
-    [`DataArguments`] has the settings of the data. The metadata of a field are documented in [`setting`].
+    [`DataArguments`] has the settings of the data, and [`setting`] explains the metadata of the fields.
 
     Raises:
         ValueError: values out of range; all of them are named.
     """
 
     model_name_or_path: str | None = setting(
-        None,
-        "Plain SAM, directory or Hub id, e.g. facebook/sam-vit-base. Without it: a small SAM of random weights.",
-        private=True,
+        None, "Directory or Hub id of a plain SAM, e.g. facebook/sam-vit-base [a small random SAM].", private=True
     )
     model_revision: str | None = setting(None, "Branch, tag or commit of model_name_or_path on the Hub.")
-    preset: str | None = setting(
-        None, "A run of the paper: samed, samed_s or samed_h. Other flags win.", choices=tuple(PRESETS)
-    )
+    preset: str | None = setting(None, "A run of the paper; other flags win.", choices=tuple(PRESETS))
     output_dir: str = setting("outputs/samed", "Directory of adapter, scores, images and checkpoints.", private=True)
     image_size: int | None = setting(
         None, "Model input in pixels, a multiple of 16 [512; random SAM: 256, or 128 for slices up to 96].", resume=True
     )
     rank: int = setting(4, "Rank of the LoRA matrices.", minimum=1, resume=True)
     variant: str | None = setting(
-        None,
-        "samed, or samed_s: LoRA on the mask decoder's transformer too [samed].",
-        choices=("samed", "samed_s"),
-        filled="samed",
-        resume=True,
+        None, "samed_s: LoRA in the mask decoder too.", choices=("samed", "samed_s"), filled="samed", resume=True
     )
     augmentation: str | None = setting(
         None,
-        "default: rotation, and left-right mirroring if no label has a side; samed: the paper's, which mirrors always; "
-        "none [default].",
+        "default: rotation, and left-right mirroring if no label has a side; samed: the paper's, which mirrors always.",
         choices=("default", "samed", "none"),
         filled="default",
         resume=True,
     )
     per_device_train_batch_size: int | None = setting(
-        None,
-        "Slices per process and step [12; random SAM: 4, of small slices 16; with a preset: 24 in total].",
-        minimum=1,
-        resume=True,
+        None, "Slices per process [12; random SAM: 4, small slices 16; preset: 24 in total].", minimum=1, resume=True
     )
     gradient_accumulation_steps: int = setting(1, "Batches per optimizer step.", minimum=1, resume=True)
-    learning_rate: float | None = setting(
-        None, "Base learning rate [0.005; random SAM: 0.003].", minimum=0, resume=True
-    )
+    learning_rate: float | None = setting(None, "Learning rate [0.005; random SAM: 0.003].", minimum=0, resume=True)
     weight_decay: float = setting(0.1, "Weight decay of AdamW.", minimum=0, resume=True)
     optimizer: str = setting(
-        "adamw",
-        "adamw, or adamw_8bit: AdamW with 8-bit moments by bitsandbytes, on a GPU.",
-        choices=("adamw", "adamw_8bit"),
-        resume=True,
+        "adamw", "adamw_8bit: 8-bit moments by bitsandbytes, on a GPU.", choices=("adamw", "adamw_8bit"), resume=True
     )
     lr_warmup_steps: int | None = setting(None, "Optimizer steps of warmup [250, at most 1/40 of the run].", minimum=0)
-    lr_power: float | None = setting(
-        None, "Exponent of the learning rate's decay [0.9].", minimum=0, filled=0.9, resume=True
-    )
+    lr_power: float | None = setting(None, "Exponent of the learning rate's decay.", minimum=0, filled=0.9, resume=True)
     num_train_epochs: float | None = setting(
         None, "Epochs of the learning rate's decay [200; random SAM: 14, on the phantom 10].", minimum=0.01
     )
-    stop_after_epochs: float | None = setting(
-        None, "Epochs of the training [160 of 200, else num_train_epochs].", minimum=0.01
-    )
+    stop_after_epochs: float | None = setting(None, "Epochs trained [160 of 200, else num_train_epochs].", minimum=0.01)
     max_train_steps: int | None = setting(
-        None,
-        "Optimizer steps, instead of epochs; the rate decays over them unless num_train_epochs is given.",
-        minimum=1,
+        None, "Optimizer steps, instead of epochs; the rate decays over them without num_train_epochs.", minimum=1
     )
-    max_grad_norm: float | None = setting(
-        None, "Largest norm of the gradient; 0: no limit [0; random SAM: 0.5].", minimum=0
-    )
-    max_skipped_steps: int = setting(
-        10, "Steps in a row without finite loss and gradient that are skipped.", minimum=0, on_card=False
-    )
-    ema_decay: float | None = setting(
-        None, "Decay of a moving average of the weights, e.g. 0.999; it is saved and scored [none].", resume=True
-    )
+    max_grad_norm: float | None = setting(None, "Largest gradient norm; 0: no limit [0; random SAM: 0.5].", minimum=0)
+    max_skipped_steps: int = setting(10, "Non-finite losses or gradients in a row to skip.", minimum=0, on_card=False)
+    ema_decay: float | None = setting(None, "Save and score weights averaged with this decay [none].", resume=True)
     mixed_precision: str | None = setting(
         None, "no, fp16 or bf16 [Accelerate's configuration].", choices=("no", "fp16", "bf16"), resume=True
     )
     frozen_dtype: str | None = setting(
-        None,
-        "Data type of the encoder's frozen weights: float32, or bfloat16 with bf16 [float32].",
-        choices=("float32", "bfloat16"),
-        filled="float32",
+        None, "Data type of the frozen encoder; bfloat16 with bf16.", choices=("float32", "bfloat16"), filled="float32"
     )
     gradient_checkpointing: bool = setting(False, "Recompute the encoder's activations: less memory, slower.")
     resume_from_checkpoint: str | None = setting(
@@ -114,51 +83,34 @@ class SamedTrainingArguments(DataArguments):
     num_validation_cases: int | None = setting(
         None, "Training cases to hold out, unless the data set has some for validation [a tenth].", minimum=0
     )
-    eval_steps: int | None = setting(
-        None, "Optimizer steps between validations [a quarter of the run].", minimum=1, on_card=False
-    )
+    eval_steps: int | None = setting(None, "Steps between validations [a quarter of all].", minimum=1, on_card=False)
     early_stopping_patience: int | None = setting(
         None, "Stop after so many validations without a better score, and save the best adapter [never].", minimum=1
     )
     save_best: bool = setting(True, "Keep the adapter of the best validation in OUTPUT_DIR/best.", on_card=False)
     watched_slices: int = setting(4, "Slices drawn at every validation; 0: none.", minimum=0, on_card=False)
-    protocol: str | None = setting(
-        None, "Protocol of the final scores: strict or samed [strict].", choices=("strict", "samed"), filled="strict"
-    )
+    protocol: str | None = setting(None, "Protocol of the final scores.", choices=("strict", "samed"), filled="strict")
     dataloader_num_workers: int = setting(0, "Worker processes that prepare samples.", minimum=0, on_card=False)
-    report_to: str | None = setting(
-        None, "Tracker of Accelerate (tensorboard, wandb, …), or none [tensorboard if installed].", on_card=False
-    )
+    report_to: str | None = setting(None, "Accelerate's tracker, or none [tensorboard if installed].", on_card=False)
     seed: int = setting(0, "Seed of weights, order and augmentation.", minimum=0, resume=True)
     push_to_hub: bool = setting(False, "Upload the adapter at the end of the training.", on_card=False)
-    push_every: int | None = setting(
-        None, "Optimizer steps between further uploads [only at the end].", minimum=1, on_card=False
-    )
+    push_every: int | None = setting(None, "Steps between uploads [only at the end].", minimum=1, on_card=False)
     hub_model_id: str | None = setting(None, "Repository to push to [the name of output_dir].", on_card=False)
     hub_private_repo: bool = setting(False, "Make a new repository private.", on_card=False)
-    hub_token: str | None = setting(
-        None, "Token of the Hub [that of `hf auth login` or HF_TOKEN]; never saved.", private=True
-    )
-    hub_base_model: str | None = setting(
-        None, "Hub name of the base model, if model_name_or_path is a local directory.", on_card=False
-    )
+    hub_token: str | None = setting(None, "Hub token [`hf auth login` or HF_TOKEN]; never saved.", private=True)
+    hub_base_model: str | None = setting(None, "Hub name of the base model, if given by a directory.", on_card=False)
     hub_dtype: str = setting(
-        "float32",
-        "Data type of the pushed weights: float32, float16 or bfloat16.",
-        choices=("float32", "float16", "bfloat16"),
-        on_card=False,
+        "float32", "Data type of the pushed weights.", choices=("float32", "float16", "bfloat16"), on_card=False
     )
-    hub_pictures: bool = setting(
-        False, "Push overlay and example slices of real scans too; those of the phantom always.", on_card=False
-    )
+    hub_pictures: bool = setting(False, "Push images of real scans too; those of the phantom always.", on_card=False)
     with_handler: bool = setting(False, "Push handler.py and requirements.txt for Inference Endpoints.", on_card=False)
 
     def __post_init__(self) -> None:
         """Check the values."""
         super().__post_init__()
         self.asks_for_epochs = self.num_train_epochs is not None
+        # Other keys of the settings file: "run", "cases", "num_processes" and "deviations".
         self.saved_run: dict[str, Any] = {}
-        """Other keys of the settings file: "run", "cases", "num_processes" and "deviations"."""
 
     def find_problems(self) -> list[str]:
         """Return one phrase for each bad value."""
@@ -193,10 +145,12 @@ class SamedTrainingArguments(DataArguments):
         args = ResolvedTrainingArguments(**{item.name: getattr(self, item.name) for item in fields(self)})
         args.saved_run = self.saved_run
         if args.preset is not None:
-            args._apply_preset(args.preset, num_processes)
+            args._apply_preset(PRESETS[args.preset], num_processes)
         if args.uses_random_sam:
-            args._fill_random_sam(slice_side)
-        elif self.stop_after_epochs is None and self.num_train_epochs is None and args.preset is None:
+            args._fill(image_size=128 if slice_side is not None and slice_side <= 96 else 256)
+            args._fill(per_device_train_batch_size=16 if args.image_size <= 128 else 4, learning_rate=0.003)
+            args._fill(num_train_epochs=10.0 if args.uses_phantom else 14.0, max_grad_norm=0.5)
+        elif args.stop_after_epochs is None and args.num_train_epochs is None and args.preset is None:
             args.stop_after_epochs = 160.0
         args._fill(image_size=512, per_device_train_batch_size=12, learning_rate=0.005, num_train_epochs=200.0)
         args._fill(stop_after_epochs=args.num_train_epochs)
@@ -204,20 +158,12 @@ class SamedTrainingArguments(DataArguments):
         args._fill(**{item.name: item.metadata["filled"] for item in fields(self)})
         return args
 
-    def _fill_random_sam(self, slice_side: int | None) -> None:
-        self._fill(image_size=128 if slice_side is not None and slice_side <= 96 else 256)
-        small = self.image_size is not None and self.image_size <= 128
-        epochs = 10.0 if self.uses_phantom else 14.0
-        self._fill(per_device_train_batch_size=16 if small else 4, learning_rate=0.003, num_train_epochs=epochs)
-        self._fill(max_grad_norm=0.5)
-
     def _fill(self, **values: Any) -> None:
         for name, value in values.items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
 
-    def _apply_preset(self, name: str, num_processes: int) -> None:
-        preset = PRESETS[name]
+    def _apply_preset(self, preset: Mapping[str, Any], num_processes: int) -> None:
         if self.per_device_train_batch_size is None:
             share, rest = divmod(preset["effective_batch_size"], num_processes * self.gradient_accumulation_steps)
             if rest:
@@ -229,19 +175,18 @@ class SamedTrainingArguments(DataArguments):
         self._fill(**{key: value for key, value in preset.items() if hasattr(self, key)})
 
     def deviations(self, num_processes: int, **settings: Any) -> list[str]:
-        """Return the differences from the preset, one phrase each; none without a preset.
-
-        Args:
-            num_processes: number of processes of the run.
-            **settings: settings of the run that aren't flags, e.g. `input_size`.
-        """
+        """Return the differences from the preset, e.g. "rank 8 instead of 4"; `settings` are those without a flag."""
         if self.preset is None:
             return []
         batch = (self.per_device_train_batch_size or 0) * num_processes * self.gradient_accumulation_steps
         run = self.to_dict() | {"effective_batch_size": batch} | settings
         if Path(str(self.model_name_or_path)).exists():
             run["model_name_or_path"] = "a local directory"  # paths are private, and the model card lists deviations
-        return deviations(self.preset, run)
+        return [
+            f"{name} {'none' if run[name] is None else run[name]} instead of {'none' if value is None else value}"
+            for name, value in PRESETS[self.preset].items()
+            if name in run and run[name] != value
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings by name, without the token."""

@@ -5,13 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ..data.cache import CaseStore
-from ..data.dataset import CaseDataset
-from ..data.layouts import read_data
-from ..data.prepare import prepare_phantom
-from ..data.splits import divide_cases
-from ..model.image_processing_samed import SamedImageProcessor
-from ..utils.progress import ProgressBar
+from ..data import CaseDataset, CaseStore, divide_cases, prepare_phantom, read_data
+from ..model import SamedImageProcessor
+from ..utils.console import ProgressBar
 from .arguments import SamedTrainingArguments
 from .distributed.logging import get_logger
 from .presets import PRESETS
@@ -22,14 +18,12 @@ logger = get_logger(__name__)
 
 
 def read_training_data(args: SamedTrainingArguments) -> CaseDataset:
-    """Read the data and divide its cases; the phantom is made if it does not exist.
-
-    Raises:
-        ValueError, FileNotFoundError: the data don't follow their layout, or can't be divided as requested.
-    """
+    """Read the data and divide its cases; the phantom is made if it does not exist."""
     options = args.read_options()
     if args.uses_phantom:
-        options["data_dir"] = _ensure_phantom(Path(args.output_dir) / "phantom")
+        directory = options["data_dir"] = Path(args.output_dir) / "phantom"
+        if not (directory / "lists_Synapse" / "train.txt").is_file():
+            prepare_phantom(directory)
     data = read_data(**options)
     if args.fold is not None and args.num_folds is None and not data.declares_folds:
         raise ValueError(f"fold is {args.fold}, but {data.root} declares no folds: give --num_folds too.")
@@ -43,23 +37,11 @@ def read_training_data(args: SamedTrainingArguments) -> CaseDataset:
 
 
 def open_store(
-    args: SamedTrainingArguments,
-    data: CaseDataset,
-    processor: SamedImageProcessor,
-    *,
-    decode: bool,
+    args: SamedTrainingArguments, data: CaseDataset, processor: SamedImageProcessor, *, decode: bool
 ) -> CaseStore:
-    """Make the store of decoded cases on disk.
+    """Open the store of decoded cases on disk, and remove training cases with NaN or infinite intensities from `data`.
 
-    Args:
-        args: the settings.
-        data: the cases; unusable training cases are removed.
-        processor: image processor of the run.
-        decode: decode and check all cases, on one process. Training cases with NaN or infinite intensities are
-            excluded and logged.
-
-    Raises:
-        ValueError: cases that can't be read, or no usable training case; a new output directory is removed.
+    With `decode`, for one process, all cases are decoded and checked; an error removes a new output directory.
     """
     output_dir = Path(args.output_dir)
     is_new = not output_dir.exists()
@@ -84,10 +66,3 @@ def open_store(
     # On every process; the store lacks the excluded cases.
     data.train = [name for name in data.train if store.holds(name)]
     return store
-
-
-def _ensure_phantom(directory: Path) -> Path:
-    """Return the directory of the synthetic patients, which are made if they do not exist."""
-    if not (directory / "lists_Synapse" / "train.txt").is_file():
-        prepare_phantom(directory)
-    return directory

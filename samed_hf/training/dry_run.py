@@ -8,24 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from transformers.utils import logging as transformers_logging
 
-from ..data.dataset import CaseDataset
-from ..data.processor import make_processor
+from ..data import CaseDataset, make_processor
 from ..diagnostics.memory import StepSettings, estimate_training, make_meta_model, read_base_config
 from ..inference.batching import free_memory
-from ..model.image_processing_samed import SamedImageProcessor
+from ..model import SamedImageProcessor, make_random_sam
 from ..model.precision import computes_bfloat16
-from ..model.random_sam import make_random_sam
-from ..volumes._checks import NotFiniteError
+from ..volumes.file_checks import NotFiniteError
 from .arguments import ResolvedTrainingArguments, SamedTrainingArguments
 from .checkpointing.checkpoints import find_checkpoint
 from .data import read_training_data
 from .distributed.logging import get_logger
-from .run import TrainingPlan, describe_run
-from .setup import check_base, find_slice_side, make_accelerator
+from .plan import TrainingPlan, describe_run
+from .setup import start_run
 
 __all__ = ["log_plan"]
 
@@ -34,39 +31,29 @@ logger = get_logger(__name__)
 _MAX_READ = 3  # scans that are read to estimate the number of slices
 
 
-def log_plan(args: SamedTrainingArguments) -> None:
-    """Log the plan of a run with these settings and the memory it needs; train, download and keep nothing.
-
-    Raises:
-        ValueError, FileNotFoundError: bad settings, data or base model, as in the run itself.
-    """
+def log_plan(settings: SamedTrainingArguments) -> None:
+    """Log the plan of a run with these settings and the memory it needs; train, download and keep nothing."""
     transformers_logging.disable_progress_bar()
     with tempfile.TemporaryDirectory(prefix="samed-hf-dry-run-") as directory:
-        _log_plan(args, Path(directory))
-
-
-def _log_plan(settings: SamedTrainingArguments, directory: Path) -> None:
-    cpu = not torch.accelerator.is_available()
-    num_processes = PartialState(cpu=cpu).num_processes
-    data = _read_data(settings, directory)
-    args = settings.fill_defaults(num_processes, find_slice_side(settings, data))
-    if args.resume_from_checkpoint is not None:
-        find_checkpoint(Path(args.output_dir), args.resume_from_checkpoint)
-    accelerator = make_accelerator(args, cpu)
-    check_base(args)
-    source = args.model_name_or_path or make_random_sam(directory / "base", image_size=args.image_size)
-    base = read_base_config(str(source), revision=args.model_revision, token=args.hub_token)
-    processor = make_processor(args, data, args.image_size)
-    num_slices, counted = _count_slices(data, processor)
-    plan = TrainingPlan.of(args, num_slices, num_processes)
-    step = _step_settings(args, data, accelerator)
-    model = make_meta_model(base, step)
-    model.config.id2label = dict(data.id2label)
-    logger.info(describe_run(args, plan, data, processor, model, num_slices, accelerator))
-    if counted < len(data.train):
-        logger.info(f"note        slices and steps are estimates from {counted} of {len(data.train)} cases")
-    _log_memory(base, step, accelerator.device, _precision(accelerator))
-    logger.info("dry run     nothing was trained or written")
+        # A phantom that the run hasn't made yet is made in a temporary directory.
+        makes_phantom = settings.uses_phantom and not (Path(settings.output_dir) / "phantom").is_dir()
+        data = read_training_data(replace(settings, output_dir=directory) if makes_phantom else settings)
+        args, accelerator = start_run(settings, data)
+        if args.resume_from_checkpoint is not None:
+            find_checkpoint(Path(args.output_dir), args.resume_from_checkpoint)
+        source = args.model_name_or_path or make_random_sam(Path(directory) / "base", image_size=args.image_size)
+        base = read_base_config(str(source), revision=args.model_revision, token=args.hub_token)
+        processor = make_processor(args, data, args.image_size)
+        num_slices, counted = _count_slices(data, processor)
+        plan = TrainingPlan.of(args, num_slices, accelerator.num_processes)
+        step = _step_settings(args, data, accelerator)
+        model = make_meta_model(base, step)
+        model.config.id2label = dict(data.id2label)
+        logger.info(describe_run(args, plan, data, processor, model, num_slices, accelerator))
+        if counted < len(data.train):
+            logger.info(f"note        slices and steps are estimates from {counted} of {len(data.train)} cases")
+        _log_memory(base, step, accelerator)
+        logger.info("dry run     nothing was trained or written")
 
 
 def _step_settings(args: ResolvedTrainingArguments, data: CaseDataset, accelerator: Accelerator) -> StepSettings:
@@ -87,13 +74,6 @@ def _step_settings(args: ResolvedTrainingArguments, data: CaseDataset, accelerat
     )
 
 
-def _read_data(args: SamedTrainingArguments, directory: Path) -> CaseDataset:
-    """Read and split the data; a phantom that the run hasn't made yet is made in a temporary directory."""
-    if args.uses_phantom and not (Path(args.output_dir) / "phantom").is_dir():
-        args = replace(args, output_dir=str(directory))
-    return read_training_data(args)
-
-
 def _count_slices(data: CaseDataset, processor: SamedImageProcessor) -> tuple[int, int]:
     """Return the number of training slices, and the number of cases it is estimated from."""
     listed = [len(slices) for name in data.train if (slices := getattr(data.sources[name], "slices", None))]
@@ -106,58 +86,46 @@ def _count_slices(data: CaseDataset, processor: SamedImageProcessor) -> tuple[in
     return round(sum(counts) / max(1, len(counts)) * len(data.train)), len(counts)
 
 
-def _precision(accelerator: Accelerator) -> str | None:
-    """Return the mixed precision that the device supports best, or `None`."""
-    if accelerator.mixed_precision == "bf16" or computes_bfloat16(accelerator.device):
-        return "bf16"
-    return None if accelerator.device.type == "cpu" else "fp16"
-
-
-def _log_memory(base: dict[str, Any], step: StepSettings, device: torch.device, precision: str | None) -> None:
-    memory, free, num_processes = estimate_training(base, step), free_memory(device), step.num_processes
+def _log_memory(base: dict[str, Any], step: StepSettings, accelerator: Accelerator) -> None:
+    device, num_processes = accelerator.device, step.num_processes
+    memory, free = estimate_training(base, step), free_memory(device)
     sharing = num_processes if device.type == "cpu" else 1  # processes that share the free memory
     logger.info(f"memory      {memory.describe(step.batch_size)}" + (", in each process" if num_processes > 1 else ""))
-    logger.info(
-        f"device      {device} has {_gigabytes(free)} GB free"
-        + (f", for {num_processes} processes" if sharing > 1 else "")
-    )
+    shared = f", for {num_processes} processes" if sharing > 1 else ""
+    logger.info(f"device      {device} has {free / 1e9:.2f} GB free{shared}")
     if sharing * memory.total > free:
-        logger.warning(f"{_gigabytes(sharing * memory.total)} GB are more than the {_gigabytes(free)} GB that are free")
+        logger.warning(f"{sharing * memory.total / 1e9:.2f} GB are more than the {free / 1e9:.2f} GB that are free")
+        precision = None if device.type == "cpu" else "fp16"
+        if accelerator.mixed_precision == "bf16" or computes_bfloat16(device):
+            precision = "bf16"
         _log_remedies(base, step, free / sharing, memory.total, precision)
 
 
 def _log_remedies(base: dict[str, Any], step: StepSettings, free: float, required: int, precision: str | None) -> None:
-    """Log flags that save memory, each estimated with those before it, until the run fits."""
-    half = -(-step.batch_size // 2)
-    remedies: list[tuple[str, dict[str, Any], bool]] = [
-        (f"--mixed_precision {precision}", {"mixed_precision": True}, bool(precision) and not step.mixed_precision),
-        ("--frozen_dtype bfloat16", {"frozen_bfloat16": True}, precision == "bf16" and not step.frozen_bfloat16),
-        ("--gradient_checkpointing", {"gradient_checkpointing": True}, not step.gradient_checkpointing),
-        ("--optimizer adamw_8bit", {"optimizer": "adamw_8bit"}, step.fused and step.optimizer == "adamw"),
-        (
-            f"--per_device_train_batch_size {half} with twice the --gradient_accumulation_steps",
-            {"batch_size": half},
-            half < step.batch_size,
-        ),
-        (
-            f"--per_device_train_batch_size 1 with {step.batch_size} times the --gradient_accumulation_steps",
-            {"batch_size": 1},
-            half > 1,
-        ),
-    ]
+    """Log flags that save memory, each estimated with those before it, until the run fits.
+
+    `precision` is the mixed precision that the device supports best. A flag that is given already saves nothing.
+    """
+    half, batch, accumulation = (
+        -(-step.batch_size // 2),
+        "--per_device_train_batch_size",
+        "--gradient_accumulation_steps",
+    )
+    remedies: dict[str, dict[str, Any]] = {
+        f"--mixed_precision {precision}": {"mixed_precision": step.mixed_precision or bool(precision)},
+        "--frozen_dtype bfloat16": {"frozen_bfloat16": step.frozen_bfloat16 or precision == "bf16"},
+        "--gradient_checkpointing": {"gradient_checkpointing": True},
+        "--optimizer adamw_8bit": {"optimizer": "adamw_8bit" if step.fused else step.optimizer},
+        f"{batch} {half} with twice the {accumulation}": {"batch_size": half},
+        f"{batch} 1 with {step.batch_size} times the {accumulation}": {"batch_size": 1},
+    }
     also = ""
-    for flag, change, applies in remedies:
-        if not applies:
-            continue
+    for flag, change in remedies.items():
         step = replace(step, **change)
         total = estimate_training(base, step).total
         if total < required:
-            logger.info(f"try         {also}{flag}: about {_gigabytes(total)} GB")
+            logger.info(f"try         {also}{flag}: about {total / 1e9:.2f} GB")
             required, also = total, "also "
         if required <= free:
             return
     logger.info("try         a smaller --image_size or base model: all of these aren't enough")
-
-
-def _gigabytes(count: float) -> str:
-    return f"{count / 1e9:.2f}"

@@ -9,19 +9,9 @@ __all__ = ["EarlyStopping"]
 
 
 class EarlyStopping:
-    """Tracks the best score and its step, and stops after evaluations without a better one.
+    """Tracks the best score and its step, and stops after `patience` evaluations in a row without a better one.
 
-    A score is better only if it is higher; NaN never is.
-
-    Args:
-        patience: number of evaluations in a row without a better score, at least 1; `None` never stops.
-
-    Attributes:
-        step: step of the best score; `None` before the first one.
-        score: the best score; `None` before the first one.
-
-    Raises:
-        ValueError: a patience below 1.
+    A score is better only if it is higher; NaN never is. Without a patience it never stops.
     """
 
     def __init__(self, patience: int | None = None) -> None:
@@ -46,7 +36,7 @@ class EarlyStopping:
         return self.patience is not None and self._without >= self.patience
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best score, its step and the evaluations since."""
+        """Return the best score, its step and the number of evaluations since."""
         return {"step": self.step, "score": self.score, "without": self._without}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

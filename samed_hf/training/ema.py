@@ -20,16 +20,6 @@ class ExponentialMovingAverage:
 
     The n-th update is `average = d · average + (1 - d) · weight` with `d = min(decay, (1 + n) / (10 + n))`, so that the
     initial weights have little influence even on a short run.
-
-    Args:
-        parameters: the trained weights.
-        decay: weight of the old average, in [0, 1).
-
-    Attributes:
-        updates: number of updates.
-
-    Raises:
-        ValueError: a decay outside of its range.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
@@ -51,15 +41,16 @@ class ExponentialMovingAverage:
     def applied(self) -> Iterator[None]:
         """Replace the weights by the averages for the duration of a block, and restore them bit for bit."""
         kept = [parameter.detach().clone() for parameter in self.parameters]
-        self._write(self._averages)
+        self.apply()
         try:
             yield
         finally:
-            self._write(kept)
+            self.apply(kept)
 
     @torch.no_grad()
-    def _write(self, values: Sequence[torch.Tensor]) -> None:
-        for parameter, value in zip(self.parameters, values, strict=True):
+    def apply(self, values: Sequence[torch.Tensor] | None = None) -> None:
+        """Replace the weights by the averages, or by `values`."""
+        for parameter, value in zip(self.parameters, self._averages if values is None else values, strict=True):
             parameter.copy_(value)
 
     def state_dict(self) -> dict[str, Any]:
@@ -67,11 +58,7 @@ class ExponentialMovingAverage:
         return {"updates": self.updates, "averages": [full_tensor(average).clone() for average in self._averages]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore [`state_dict`].
-
-        Raises:
-            ValueError: the averages have other shapes than the weights.
-        """
+        """Restore [`state_dict`], whose averages must have the shapes of the weights."""
         found, expected = ([tuple(each.shape) for each in some] for some in (state["averages"], self._averages))
         if found != expected:
             raise ValueError(

@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from ..model.modeling_samed import SamedForSemanticSegmentation
+from ..model import SamedForSemanticSegmentation
 from ..utils.atomic import atomic_directory, write_text
 from ..utils.threads import single_threaded_blas
 from .arguments import SamedTrainingArguments
@@ -21,7 +21,7 @@ from .checkpointing.state import TrainingState, load_adapter
 from .distributed.fsdp import adapter_weights, is_sharded
 from .distributed.interruption import Interruption, end_distributed
 from .distributed.logging import get_logger
-from .monitoring.label_checks import LabelChecks
+from .monitoring.checks import LabelChecks
 from .monitoring.progress import Progress
 from .monitoring.snapshots import ValidationSnapshots
 from .setup import TrainingRun, set_up_run
@@ -45,11 +45,8 @@ def train(args: SamedTrainingArguments, on_push: OnPush | None = None) -> Traini
     the trackers stay open: close them by `run.accelerator.end_training()`.
 
     Args:
-        args: the settings.
+        args: the settings; the run that is returned has those in use.
         on_push: called on the main process every `push_every` steps with the run and a directory of the adapter.
-
-    Returns:
-        The run, with its model, its log and the settings used.
 
     Raises:
         ValueError, FileNotFoundError: bad settings or data, before the first step; or too many steps in a row without
@@ -69,19 +66,15 @@ def train(args: SamedTrainingArguments, on_push: OnPush | None = None) -> Traini
         run.seconds = time.monotonic() - started
         _finish(state)
     except OSError as error:
-        if error.errno in _DISK_ERRORS:
-            raise _disk_error(args, error) from error
-        raise
+        if error.errno not in _DISK_ERRORS:
+            raise
+        checkpoints = list_checkpoints(Path(args.output_dir))
+        resume = f"; resume from {checkpoints[-1].name} with --resume_from_checkpoint latest" if checkpoints else ""
+        raise OSError(
+            f"{error.filename or args.output_dir} can't be written to ({error.strerror}): free some space or make the "
+            f"directory writable, or give another --output_dir{resume}."
+        ) from error
     return run
-
-
-def _disk_error(args: SamedTrainingArguments, error: OSError) -> OSError:
-    checkpoints = list_checkpoints(Path(args.output_dir))
-    resume = f"; resume from {checkpoints[-1].name} with --resume_from_checkpoint latest" if checkpoints else ""
-    return OSError(
-        f"{error.filename or args.output_dir} can't be written to ({error.strerror}): free some space or make the "
-        f"directory writable, or give another --output_dir{resume}."
-    )
 
 
 def _loop(state: TrainingState, on_push: OnPush | None) -> None:
@@ -90,9 +83,9 @@ def _loop(state: TrainingState, on_push: OnPush | None) -> None:
     labels, snapshots = LabelChecks(run.model.config.id2label), ValidationSnapshots(run, args.watched_slices)
     if state.step == 0 and run.accelerator.is_main_process:
         labels.training((name, run.store.label(name)) for name in run.data.train)
-    _start_trackers(state)
-    run.model.train()
     first = state.step - bool(state.pending)
+    _start_trackers(state, first)
+    run.model.train()
     # The loader's workers must be closed, or the process waits for them at its end.
     with (
         closing(read_batches(run, state.step)) as batches,
@@ -102,11 +95,18 @@ def _loop(state: TrainingState, on_push: OnPush | None) -> None:
         while not state.ended:
             if state.pending is None:
                 state.pending = take_step(state, batches)
-            if _validate(state, state.pending, interruption, labels, snapshots):
-                progress.add(state.pending)
+            scores = _validate(state, interruption, labels, snapshots)
+            if scores is not None:
+                progress.add(state.pending | scores)
                 state.pending = None
-            if interruption.asked:
-                _end_early(state, interruption)
+            if interruption.requested:
+                directory = state.save()
+                logger.info(
+                    f"stopped     after step {state.step} of {run.plan.steps}: {directory} is complete. To resume, "
+                    "repeat the command with --resume_from_checkpoint latest."
+                )
+                end_distributed(run.accelerator)
+                raise interruption.end()
             if on_push and args.push_every and state.step % args.push_every == 0 and not state.ended:
                 _push(state, on_push)
             if every and state.step % every == 0 and not state.ended:
@@ -114,21 +114,20 @@ def _loop(state: TrainingState, on_push: OnPush | None) -> None:
     run.model.eval()
     state.guard.check_end()
     if state.step < run.plan.steps:
-        logger.info(
-            f"stopped     early, after step {state.step}: the best validation is that of step {state.best.step}"
-        )
+        logger.info(f"stopped     early, after step {state.step}: the best validation was at step {state.best.step}")
 
 
-def _start_trackers(state: TrainingState) -> None:
-    """Start or resume the trackers; events that a killed run logged after the resumed step are purged."""
+def _start_trackers(state: TrainingState, first: int) -> None:
+    """Start or resume the trackers; events that a killed run logged after step `first` are purged."""
     run = state.run
     if not run.accelerator.log_with:
         return
-    settings: dict[str, dict[str, Any]] = {}
+    settings: dict[str, dict[str, Any]] = {
+        "wandb": {"id": state.identity, "resume": "allow"},
+        "trackio": {"name": f"{run.output_dir.name}-{state.identity}", "resume": "allow"},
+    }
     if run.args.resume_from_checkpoint is not None:
-        settings["tensorboard"] = {"purge_step": state.step + 1 - bool(state.pending)}
-    settings["wandb"] = {"id": state.identity, "resume": "allow"}
-    settings["trackio"] = {"name": f"{run.output_dir.name}-{state.identity}", "resume": "allow"}
+        settings["tensorboard"] = {"purge_step": first + 1}
     config = {
         name: value if isinstance(value, bool | int | float | str) else str(value)
         for name, value in run.args.to_dict().items()
@@ -138,67 +137,47 @@ def _start_trackers(state: TrainingState) -> None:
 
 
 def _validate(
-    state: TrainingState,
-    row: dict[str, Any],
-    interruption: Interruption,
-    labels: LabelChecks,
-    snapshots: ValidationSnapshots,
-) -> bool:
-    """Validate if it is due after this step, and add the scores to its row; `False` if interrupted."""
+    state: TrainingState, interruption: Interruption, labels: LabelChecks, snapshots: ValidationSnapshots
+) -> dict[str, Any] | None:
+    """Return the scores to add to the step's log row, none if no validation is due; `None` if interrupted."""
     run, step, args = state.run, state.step, state.run.args
     every = args.eval_steps or max(1, run.plan.steps // 4)
     if not run.data.validation or (step % every and step != run.plan.steps):
-        return True
-    if interruption.asked:
-        return False
+        return {}
+    if interruption.requested:
+        return None
     with state.averaged():
         result = validate(run, interruption, snapshots.cases)
         if result is None:
-            return False
-        row |= {"validation_dice": result.dice, "validation_dice_per_class": result.per_class}
+            return None
         if state.best.add(step, result.dice) and (args.save_best or args.early_stopping_patience):
             on_all_ranks(run.accelerator, lambda: _save_best(state))
     if run.accelerator.is_main_process:
         labels.predictions(step, result.labels)
         snapshots.draw(step, result.predictions)
-    return True
+    return {"validation_dice": result.dice, "validation_dice_per_class": result.per_class}
 
 
 def _save_best(state: TrainingState) -> None:
     """Save the current adapter in `best`."""
-    run = state.run
+    run, best = state.run, state.run.output_dir / _BEST
     weights = adapter_weights(run.model)
     if not run.accelerator.is_main_process:
         return
-    with atomic_directory(run.output_dir / _BEST) as directory:
+    with atomic_directory(best) as directory:
         run.model.save_pretrained(directory, image_processor=run.processor, state_dict=weights)
         about = {"step": state.best.step, "validation_dice": state.best.score}
         write_text(directory / "validation.json", json.dumps(about, indent=2) + "\n")
-    logger.info(
-        f"best        validation Dice {state.best.score:.4f} at step {state.best.step}: {run.output_dir / _BEST}"
-    )
-
-
-def _end_early(state: TrainingState, interruption: Interruption) -> None:
-    """Write a checkpoint and end the process."""
-    directory = state.save()
-    logger.info(
-        f"stopped     after step {state.step} of {state.run.plan.steps}: {directory} is complete. To resume, repeat "
-        "the command with --resume_from_checkpoint latest."
-    )
-    end_distributed(state.run.accelerator)
-    raise interruption.end()
+    logger.info(f"best        validation Dice {state.best.score:.4f} at step {state.best.step}: {best}")
 
 
 def _push(state: TrainingState, on_push: OnPush) -> None:
     """Call `on_push` with the current adapter."""
     run = state.run
-    with state.averaged():
-        weights = adapter_weights(run.model)
+    with state.averaged(), tempfile.TemporaryDirectory() as directory:
+        run.save_adapter(Path(directory))
         if run.accelerator.is_main_process:
-            with tempfile.TemporaryDirectory() as directory:
-                run.model.save_pretrained(directory, image_processor=run.processor, state_dict=weights)
-                on_push(run, Path(directory))
+            on_push(run, Path(directory))
     run.accelerator.wait_for_everyone()
 
 
@@ -207,20 +186,11 @@ def _finish(state: TrainingState) -> None:
     run, args = state.run, state.run.args
     run.accelerator.wait_for_everyone()
     if state.average is not None:
-        with state.averaged():
-            averages = [weight.detach().clone() for weight in state.trained]
-        for weight, average in zip(state.trained, averages, strict=True):
-            weight.data.copy_(average)
+        state.average.apply()
     if args.early_stopping_patience is not None and state.best.step is not None:
         load_adapter(run.model, run.output_dir / _BEST)
         logger.info(f"adapter     of the best validation, step {state.best.step}")
-
-    def save() -> None:
-        weights = adapter_weights(run.model)
-        if run.accelerator.is_main_process:
-            run.model.save_pretrained(run.output_dir, image_processor=run.processor, state_dict=weights)
-
-    on_all_ranks(run.accelerator, save)
+    on_all_ranks(run.accelerator, lambda: run.save_adapter(run.output_dir))
     run.accelerator.wait_for_everyone()
     if args.frozen_dtype == "bfloat16" or is_sharded(run.model):
         # Scored as it will be loaded: with the base model's float32 weights, complete on every process.

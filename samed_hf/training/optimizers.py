@@ -14,7 +14,6 @@ from .arguments import ResolvedTrainingArguments
 
 __all__ = ["check_optimizer", "make_optimizer"]
 
-_BETAS = (0.9, 0.999)
 _FUSED = ("cpu", "cuda", "mps", "xpu")  # devices with a fused AdamW in PyTorch
 _EIGHT_BIT = ("cuda", "xpu")  # devices with an 8-bit AdamW in bitsandbytes
 
@@ -22,18 +21,9 @@ _EIGHT_BIT = ("cuda", "xpu")  # devices with an 8-bit AdamW in bitsandbytes
 def make_optimizer(
     parameters: Iterable[nn.Parameter], args: ResolvedTrainingArguments, device: torch.device
 ) -> torch.optim.Optimizer:
-    """Make the optimizer named by `args.optimizer`, with the run's learning rate and weight decay.
-
-    Args:
-        parameters: the trained weights.
-        args: the settings.
-        device: device of the parameters.
-
-    Raises:
-        ValueError: as [`check_optimizer`].
-    """
+    """Make the optimizer named by `args.optimizer`, with the run's learning rate and weight decay."""
     check_optimizer(args, device)
-    options: dict[str, Any] = {"lr": args.learning_rate, "betas": _BETAS, "weight_decay": args.weight_decay}
+    options: dict[str, Any] = {"lr": args.learning_rate, "betas": (0.9, 0.999), "weight_decay": args.weight_decay}
     if args.optimizer == "adamw_8bit":
         from bitsandbytes.optim import AdamW8bit
 
@@ -42,11 +32,7 @@ def make_optimizer(
 
 
 def check_optimizer(args: ResolvedTrainingArguments, device: torch.device) -> None:
-    """Check that the optimizer can run on this machine.
-
-    Raises:
-        ValueError: adamw_8bit without a GPU, or without a working bitsandbytes.
-    """
+    """Check that the optimizer can run: adamw_8bit needs a GPU and a working bitsandbytes."""
     if args.optimizer != "adamw_8bit":
         return
     if device.type not in _EIGHT_BIT:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["PRESETS", "deviations"]
+__all__ = ["PRESETS"]
 
 _SAMED: dict[str, Any] = {
     "model_name_or_path": "facebook/sam-vit-base",
@@ -28,18 +27,12 @@ _SAMED: dict[str, Any] = {
     "protocol": "samed",
     "input_size": 224,
 }
+_SAMED_H = {"model_name_or_path": "facebook/sam-vit-huge", "lr_power": 7.0, "mixed_precision": "fp16"}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "samed": _SAMED,
     "samed_s": _SAMED | {"variant": "samed_s"},
-    "samed_h": _SAMED
-    | {
-        "model_name_or_path": "facebook/sam-vit-huge",
-        "lr_power": 7.0,
-        "num_train_epochs": 400.0,
-        "stop_after_epochs": 300.0,
-        "mixed_precision": "fp16",
-    },
+    "samed_h": _SAMED | _SAMED_H | {"num_train_epochs": 400.0, "stop_after_epochs": 300.0},
 }
 """The settings of each preset by the name of their flag.
 
@@ -47,24 +40,3 @@ PRESETS: dict[str, dict[str, Any]] = {
 reference computes its loss over 24 slices on two GPUs. `input_size` is the side in pixels to which slices are resized,
 in training and scoring.
 """
-
-
-def deviations(preset: str, settings: Mapping[str, Any]) -> list[str]:
-    """Compare a run's settings with a preset.
-
-    Args:
-        preset: name of the preset.
-        settings: settings of the run by the same names; missing ones are not compared.
-
-    Returns:
-        One phrase for each setting, e.g. "rank 8 instead of 4".
-    """
-    return [
-        f"{name} {_format(settings[name])} instead of {_format(value)}"
-        for name, value in PRESETS[preset].items()
-        if name in settings and settings[name] != value
-    ]
-
-
-def _format(value: Any) -> str:
-    return "none" if value is None else str(value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -36,20 +35,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> SamedTrainingArguments
     return parse_command(argv)[0]
 
 
-def parse_command(
-    argv: Sequence[str] | None = None, prog: str | None = None, description: str | None = None
-) -> tuple[SamedTrainingArguments, bool]:
-    """Parse the flags of `samed-hf train` and its `--dry_run`; a flag takes precedence over the file.
+def parse_command(argv: Sequence[str] | None = None, **options: Any) -> tuple[SamedTrainingArguments, bool]:
+    """Parse the flags of `samed-hf train`, which take precedence over the file; `options` are those of [`make_parser`].
 
-    Args:
-        argv: the flags; those of the process by default.
-        prog: name of the program in the help.
-        description: text of the help.
-
-    Returns:
-        The settings, whose `saved_run` has the other keys of a run's file, and whether `--dry_run` is given.
+    Returns the settings, whose `saved_run` has the other keys of a run's file, and whether `--dry_run` is given.
     """
-    parser, saved = make_parser(prog=prog, description=description), dict[str, Any]()
+    parser, saved = make_parser(**options), dict[str, Any]()
     given = parser.parse_args(argv)
     if given.config is not None:
         settings, saved = read_settings(given.config)
@@ -64,53 +55,33 @@ def make_parser(**options: Any) -> argparse.ArgumentParser:
     """Make a parser with a flag for each field of [`SamedTrainingArguments`], `--config` and `--dry_run`.
 
     Flags have underscores or hyphens. A boolean flag has an optional value, and `--no_…` if it is true by default.
-    transformers' `HfArgumentParser` does the same, but its import lasts a second.
-
-    Args:
-        **options: of [`argparse.ArgumentParser`].
+    transformers' `HfArgumentParser` does the same, but its import lasts a second. The options are those of argparse.
     """
-    parser = argparse.ArgumentParser(formatter_class=_HelpFormatter, **options)
+    parser = argparse.ArgumentParser(**options)
     kinds = get_type_hints(SamedTrainingArguments)
     for item in fields(SamedTrainingArguments):
-        flags = _flags(item.name)
         kind = next(one for one in (*get_args(kinds[item.name]), kinds[item.name]) if one is not type(None))
-        common: dict[str, Any] = {"default": item.default, "help": _help(item.metadata["help"], item.default)}
+        help = item.metadata["help"].replace("%", "%%")
+        shown = item.metadata["filled"] if item.default is None else item.default
+        if shown is not None and shown is not False:  # a derived default is in the text already
+            help = f"{help.removesuffix('.')} [{shown}]."
+        flag: dict[str, Any] = {"type": kind, "default": item.default, "help": help}
+        if choices := item.metadata["choices"]:  # checked by the settings, so that all bad values are named
+            flag["metavar"] = f"{{{','.join(choices)}}}"
         if kind is bool:
-            parser.add_argument(*flags, type=_boolean, nargs="?", const=True, metavar="BOOL", **common)
-            if item.default is True:
-                parser.add_argument(*_flags(f"no_{item.name}"), action="store_false", dest=item.name)
+            flag |= {"type": _boolean, "nargs": "?", "const": True, "metavar": "BOOL"}
         elif get_origin(kind) is list:
-            parser.add_argument(*flags, type=get_args(kind)[0], nargs="+", **common)
-        else:
-            parser.add_argument(*flags, type=kind, **common)
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        help="Settings in a .json or .yaml file, e.g. a run's training_settings.json; other flags win.",
-    )
-    parser.add_argument(
-        "--dry_run", action="store_true", help="Print plan, parameters and memory of the run; train and write nothing."
-    )
+            flag |= {"type": get_args(kind)[0], "nargs": "+"}
+        parser.add_argument(f"--{item.name}", **flag)
+        if item.default is True:
+            parser.add_argument(f"--no_{item.name}", action="store_false", dest=item.name)
+    config = "Settings in a .json or .yaml file, e.g. a run's training_settings.json; other flags win."
+    dry_run = "Print plan, parameters and memory of the run; train and write nothing."
+    parser.add_argument("--config", metavar="FILE", help=config)
+    parser.add_argument("--dry_run", action="store_true", help=dry_run)
+    for name, action in list(parser._option_string_actions.items()):  # aliases that the help does not list
+        parser._option_string_actions[name.replace("_", "-")] = action
     return parser
-
-
-class _HelpFormatter(argparse.HelpFormatter):
-    """Lists each flag once, with underscores."""
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        shown = copy.copy(action)
-        shown.option_strings = [flag for flag in action.option_strings if "-" not in flag.lstrip("-")]
-        return super()._format_action_invocation(shown)
-
-
-def _flags(name: str) -> list[str]:
-    return list(dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")))
-
-
-def _help(text: str, default: Any) -> str:
-    """Append the default to a help text, unless it is derived and already in the text."""
-    text = text.replace("%", "%%")
-    return text if default is None or default is False else f"{text.removesuffix('.')} [{default}]."
 
 
 def _boolean(text: str) -> bool:
@@ -121,30 +92,35 @@ def _boolean(text: str) -> bool:
 
 
 def read_settings(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read settings from a .json or .yaml file, converted to the types of the flags.
+    """Read settings and the other keys of a run's .json or .yaml file, as the flags' types; all bad keys are named.
 
-    Args:
-        path: of the file. `resume_from_checkpoint` in a run's `training_settings.json` is ignored: a run from the
-            first step gives the same adapter.
-
-    Returns:
-        The settings by name, and the other keys of a run's file.
-
-    Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: it has another format, is damaged, or has bad keys or values; all of them are named.
+    `resume_from_checkpoint` in a run's file is ignored: a run from the first step gives the same adapter.
     """
     path = Path(path)
     content = _read(path)
     saved = {key: value for key, value in content.items() if key in NO_FLAGS}
     settings = {key: value for key, value in content.items() if key not in NO_FLAGS}
     known = [item.name for item in fields(SamedTrainingArguments)]
-    problems = [_unknown(key, known) for key in settings if key not in known]
+    problems = []
+    for key in settings:
+        if key in ("config", "dry_run"):
+            problems.append(f"the key {key!r}, which is only a flag of the command")
+        elif key not in known:
+            nearest = get_close_matches(key.lower().lstrip("-").replace("-", "_"), known, n=1, cutoff=0.0)[0]
+            problems.append(f"the unknown key {key!r}: the nearest setting is {nearest!r}")
     if problems:
         raise ValueError(f"config {str(path)!r} has {'; '.join(problems)}.")
     if saved:
         settings.pop("resume_from_checkpoint", None)
-    return _parse_values(settings, path), saved
+    parser, kinds = make_parser(exit_on_error=False), get_type_hints(SamedTrainingArguments)
+    for name, value in settings.items():
+        try:
+            settings[name] = _parse_value(parser, name, value, kinds[name])
+        except (argparse.ArgumentError, argparse.ArgumentTypeError, ValueError) as error:
+            problems.append(f"{name}: {getattr(error, 'message', None) or error}")
+    if problems:
+        raise ValueError(f"config {str(path)!r}: {'; '.join(problems)}.")
+    return settings, saved
 
 
 def _read(path: Path) -> Mapping[str, Any]:
@@ -164,29 +140,8 @@ def _read(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _unknown(key: str, known: Sequence[str]) -> str:
-    if key in ("config", "dry_run"):
-        return f"the key {key!r}, which is only a flag of the command"
-    nearest = get_close_matches(key.lower().lstrip("-").replace("-", "_"), known, n=1, cutoff=0.0)[0]
-    return f"the unknown key {key!r}: the nearest setting is {nearest!r}"
-
-
-def _parse_values(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Parse the values as the command line does."""
-    parser = make_parser(exit_on_error=False)
-    kinds = get_type_hints(SamedTrainingArguments)
-    problems, values = [], {}
-    for name, value in settings.items():
-        try:
-            values[name] = _parse_value(parser, name, value, kinds[name])
-        except (argparse.ArgumentError, argparse.ArgumentTypeError, ValueError) as error:
-            problems.append(f"{name}: {getattr(error, 'message', None) or error}")
-    if problems:
-        raise ValueError(f"config {str(path)!r}: {'; '.join(problems)}.")
-    return values
-
-
 def _parse_value(parser: argparse.ArgumentParser, name: str, value: Any, kind: Any) -> Any:
+    """Parse a value as the command line does."""
     kinds = get_args(kind) or (kind,)
     is_list = any(get_origin(one) is list for one in kinds)
     if value is None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -11,45 +14,107 @@ from accelerate.utils import ProjectConfiguration, set_seed
 from transformers import PreTrainedConfig
 from transformers.utils.hub import resolve_revision
 
-from ..data.cache import CaseStore
-from ..data.dataset import CaseDataset
-from ..data.processor import make_processor, slice_side
-from ..model.configuration_samed import SamedConfig
-from ..model.lora import cast_frozen, samed_lora_config
-from ..model.modeling_samed import SamedForSemanticSegmentation
-from ..model.random_sam import make_random_sam
-from ..utils.atomic import atomic_directory
+from ..data import CaseDataset, CaseStore, make_processor
+from ..data.processor import slice_side
+from ..model import SamedConfig, SamedForSemanticSegmentation, SamedImageProcessor, make_random_sam, samed_lora_config
+from ..model.lora import cast_frozen
+from ..utils.atomic import atomic_directory, write_text
 from .arguments import ResolvedTrainingArguments, SamedTrainingArguments
 from .checkpointing.checkpoints import find_checkpoint, list_checkpoints
-from .checkpointing.record import make_record
+from .checkpointing.provenance import compare_provenance, find_provenance
 from .checkpointing.run_directory import archive_directories
 from .data import open_store, read_training_data
+from .distributed.fsdp import adapter_weights
 from .distributed.logging import get_logger
 from .optimizers import check_optimizer
-from .run import TrainingPlan, TrainingRun
+from .plan import TrainingPlan, describe_run
 
-__all__ = ["TrainingPlan", "TrainingRun", "check_base", "make_accelerator", "set_up_run"]
+__all__ = ["TrainingRun", "set_up_run", "start_run"]
+
+# Files and directories of one run, besides its checkpoints, which the next run in the directory doesn't continue.
+_PRODUCTS = ["adapter_config.json", "adapter_model.safetensors", "config.json", "preprocessor_config.json", "README.md"]
+_PRODUCTS += ["metrics.json", "metrics.csv", "overlay.png", "examples", "training_curve.png", "training_log.csv"]
+_PRODUCTS += ["training_report.html", "training_settings.json", "best", "watch"]
 
 logger = get_logger(__name__)
 
 
-def set_up_run(settings: SamedTrainingArguments) -> TrainingRun:
-    """Check settings and data and build the model; nothing is written before all checks have passed.
+@dataclass
+class TrainingRun:
+    """Inputs and results of a training."""
 
-    Raises:
-        ValueError, FileNotFoundError: bad settings, data or base model.
-    """
-    # Explicit, so that processes without an accelerator form a group whatever launched them.
-    cpu = not torch.accelerator.is_available()
-    data, side = None, None
-    if not settings.uses_phantom:
-        data = read_training_data(settings)
-        side = find_slice_side(settings, data)
-    args = settings.fill_defaults(PartialState(cpu=cpu).num_processes, side)
-    accelerator = make_accelerator(args, cpu)
-    _use_all_cores(accelerator)
+    args: ResolvedTrainingArguments
+    accelerator: Accelerator
+    data: CaseDataset  # divided into training, validation and test
+    store: CaseStore
+    model: SamedForSemanticSegmentation  # with its adapter, unwrapped
+    processor: SamedImageProcessor
+    plan: TrainingPlan
+    log: list[dict[str, Any]] = field(default_factory=list)  # a row for each optimizer step, on the main process
+    seconds: float = 0.0  # duration of the training
+    record: dict[str, Any] = field(default_factory=dict)  # of [`find_provenance`], on the main process
+
+    @property
+    def output_dir(self) -> Path:
+        """The output directory of the run."""
+        return Path(self.args.output_dir)
+
+    @property
+    def num_slices(self) -> int:
+        """Number of training slices."""
+        return sum(map(self.store.num_slices, self.data.train))
+
+    def describe(self) -> str:
+        """Describe the run in lines of text, with differences from the run whose settings file was given."""
+        saved, now = self.args.saved_run, self.accelerator.num_processes
+        differences = compare_provenance(saved.get("run", {}), self.record)
+        if saved.get("num_processes") not in (None, now):
+            differences.insert(0, f"{now} processes instead of {saved['num_processes']}")
+        description = describe_run(
+            self.args, self.plan, self.data, self.processor, self.model, self.num_slices, self.accelerator
+        )
+        return "\n".join([description, *(f"differs     from the run of its config: {item}" for item in differences)])
+
+    def save_adapter(self, directory: Path) -> None:
+        """Save the current adapter; every process must call, and the main one writes."""
+        weights = adapter_weights(self.model)
+        if self.accelerator.is_main_process:
+            self.model.save_pretrained(directory, image_processor=self.processor, state_dict=weights)
+
+    def write_settings(self, directory: Path) -> None:
+        """Write `training_settings.json`: the settings by name, the cases, and under "run" the data and provenance.
+
+        `samed-hf train --config` with this file trains the same adapter.
+        """
+        args, data, num_processes = self.args, self.data, self.accelerator.num_processes
+        settings = args.to_dict() | {"num_processes": num_processes}
+        if args.max_train_steps is not None and not args.asks_for_epochs:
+            settings["num_train_epochs"] = None  # a number would change the horizon of the decay
+        if args.preset:
+            settings["deviations"] = args.deviations(num_processes, input_size=self.processor.input_size)
+        settings["cases"] = {split: getattr(data, split) for split in ("train", "validation", "test")}
+        about = {
+            "data": data.about.get("name"),
+            "synthetic": bool(data.about.get("synthetic")),
+            "random_base": args.uses_random_sam,
+            "layout": data.layout,
+            **{f"{split}_cases": len(names) for split, names in settings["cases"].items()},
+            "optimizer_steps": self.log[-1]["step"] if self.log else 0,
+            "seconds": round(self.seconds, 1),
+        }
+        settings["run"] = {key: value for key, value in about.items() if value is not None} | self.record
+        write_text(directory / "training_settings.json", json.dumps(settings, indent=2) + "\n")
+
+
+def set_up_run(settings: SamedTrainingArguments) -> TrainingRun:
+    """Check settings and data and build the model; nothing is written before all checks have passed."""
+    data = None if settings.uses_phantom else read_training_data(settings)
+    args, accelerator = start_run(settings, data)
+    if accelerator.device.type == "cpu" and accelerator.num_processes == 1 and torch.get_num_threads() == 1:
+        # `accelerate launch` sets one thread by default.
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(cores)
     set_seed(args.seed)
-    check_base(args)
     output_dir, checkpoint = Path(args.output_dir), None
     if args.resume_from_checkpoint is not None:
         checkpoint = find_checkpoint(output_dir, args.resume_from_checkpoint, quiet=True)
@@ -57,35 +122,34 @@ def set_up_run(settings: SamedTrainingArguments) -> TrainingRun:
         first = accelerator.is_local_main_process
         data = data or read_training_data(args)
         store = open_store(args, data, make_processor(args, data, args.image_size), decode=first)
-        if first and (args.resume_from_checkpoint is None or _has_ended(output_dir)):
-            _archive_earlier_run(output_dir, args.uses_random_sam)
-        base = args.model_name_or_path or _ensure_random_sam(output_dir / "base_model", args)
+        if first:
+            _archive_earlier_run(args)
+        base = args.model_name_or_path or str(output_dir / "base_model")
+        if args.uses_random_sam and (args.resume_from_checkpoint is None or not Path(base).is_dir()):
+            with atomic_directory(base) as temporary:  # a resumed run keeps its own
+                make_random_sam(temporary, image_size=args.image_size, seed=args.seed)
     model = _make_model(args, base, store)
     plan = TrainingPlan.of(args, sum(map(store.num_slices, data.train)), accelerator.num_processes)
     # The values in use, for the settings that are saved.
     args.lr_warmup_steps, args.mixed_precision = plan.warmup, accelerator.mixed_precision
     run = TrainingRun(args, accelerator, data, store, model, store.processor, plan)
     if accelerator.is_main_process:
-        run.record = make_record(data, store, base, args.model_revision, accelerator.device)
+        run.record = find_provenance(data, store, base, args.model_revision, accelerator.device)
         if checkpoint is None:  # a resumed run has the file, and its checkpoint may still be refused
             output_dir.mkdir(parents=True, exist_ok=True)
             run.write_settings(output_dir)
     return run
 
 
-def find_slice_side(args: SamedTrainingArguments, data: CaseDataset) -> int | None:
-    """Return the longer side of the data's slices in pixels, if the default of `image_size` depends on it."""
-    if args.image_size is not None or not args.uses_random_sam:
-        return None
-    return slice_side(data, make_processor(args, data, None))
-
-
-def make_accelerator(args: ResolvedTrainingArguments, cpu: bool) -> Accelerator:
-    """Make the accelerator of a run and check that its device and precision suit the settings.
-
-    Raises:
-        ValueError: a tracker that isn't installed, or settings that exclude each other.
-    """
+def start_run(
+    settings: SamedTrainingArguments, data: CaseDataset | None
+) -> tuple[ResolvedTrainingArguments, Accelerator]:
+    """Fill in the defaults, `image_size` by the slices of the data, make the accelerator, and check the base model."""
+    # Explicit, so that processes without an accelerator form a group whatever launched them.
+    cpu, side = not torch.accelerator.is_available(), None
+    if data is not None and settings.image_size is None and settings.uses_random_sam:
+        side = slice_side(data, make_processor(settings, data, None))
+    args = settings.fill_defaults(PartialState(cpu=cpu).num_processes, side)
     tracker = None if args.report_to == "none" else args.report_to
     accelerator = Accelerator(
         cpu=cpu,
@@ -96,32 +160,16 @@ def make_accelerator(args: ResolvedTrainingArguments, cpu: bool) -> Accelerator:
     )
     # Accelerate silently ignores a tracker that isn't installed.
     if tracker and not accelerator.log_with:
-        raise ValueError(
-            f"report_to is {tracker!r}, which isn't installed: pip install {tracker}, or --report_to none."
-        )
+        raise ValueError(f"report_to is {tracker!r}, which isn't installed: pip install {tracker}, or give none.")
     if args.frozen_dtype == "bfloat16" and accelerator.mixed_precision != "bf16":
-        raise ValueError(
-            f"frozen_dtype is bfloat16 and mixed_precision {accelerator.mixed_precision}: expected mixed_precision "
-            "bf16."
-        )
+        raise ValueError(f"frozen_dtype is bfloat16 and mixed_precision {accelerator.mixed_precision}: expected bf16.")
     check_optimizer(args, accelerator.device)
-    return accelerator
+    _check_base(args)
+    return args, accelerator
 
 
-def _use_all_cores(accelerator: Accelerator) -> None:
-    """Use all cores in a single process on the CPU, for which `accelerate launch` sets one thread by default."""
-    if accelerator.device.type == "cpu" and accelerator.num_processes == 1 and torch.get_num_threads() == 1:
-        available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(available)
-
-
-def check_base(args: ResolvedTrainingArguments) -> None:
-    """Check that the base model, if one is given, is a plain SAM, and make the path of a directory absolute.
-
-    Raises:
-        FileNotFoundError: it can't be loaded.
-        ValueError: it is a SAMed model.
-    """
+def _check_base(args: ResolvedTrainingArguments) -> None:
+    """Check that the base model, if one is given, is a plain SAM, and make the path of a directory absolute."""
     base = args.model_name_or_path
     if base is None:
         return
@@ -145,60 +193,31 @@ def check_base(args: ResolvedTrainingArguments) -> None:
         ) from error
 
 
-# Files of a run in its directory; not the phantom, which is the same in every run.
-_PRODUCTS = (
-    "checkpoint-*",
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "config.json",
-    "preprocessor_config.json",
-    "README.md",
-    "metrics.json",
-    "metrics.csv",
-    "overlay.png",
-    "examples",
-    "training_curve.png",
-    "training_log.csv",
-    "training_report.html",
-    "training_settings.json",
-    "best",
-    "watch",
-)
-
-
-def _has_ended(output_dir: Path) -> bool:
-    """Whether a run has ended there without a checkpoint to resume from."""
-    return (output_dir / "adapter_model.safetensors").is_file() and not list_checkpoints(output_dir)
-
-
-def _archive_earlier_run(output_dir: Path, with_base: bool) -> None:
-    """Move the files of an earlier run to `earlier-N`, so that they don't mix with those of this one."""
-    patterns = (*_PRODUCTS, "base_model") if with_base else _PRODUCTS
-    old = sorted({path for pattern in patterns for path in output_dir.glob(pattern)})
-    if not old:
+def _archive_earlier_run(args: ResolvedTrainingArguments) -> None:
+    """Move the files of an earlier run to `earlier-N`, unless this one can resume it."""
+    output_dir = Path(args.output_dir)
+    has_ended = (output_dir / "adapter_model.safetensors").is_file() and not list_checkpoints(output_dir)
+    if args.resume_from_checkpoint is not None and not has_ended:
         return
-    directory = archive_directories(output_dir, old)
-    logger.info(f"note        files of an earlier run in {output_dir} were moved to {directory}")
+    names = [*_PRODUCTS, "base_model"] if args.uses_random_sam else _PRODUCTS
+    if old := [*list_checkpoints(output_dir), *(path for name in names if (path := output_dir / name).exists())]:
+        directory = archive_directories(output_dir, old)
+        logger.info(f"note        files of an earlier run in {output_dir} were moved to {directory}")
 
 
-def _ensure_random_sam(directory: Path, args: ResolvedTrainingArguments) -> Path:
-    """Return the directory of a small SAM of random weights; a resumed run keeps its own."""
-    if args.resume_from_checkpoint is None or not directory.is_dir():
-        with atomic_directory(directory) as temporary:
-            make_random_sam(temporary, image_size=args.image_size, seed=args.seed)
-    return directory
-
-
-def _make_model(args: ResolvedTrainingArguments, base: str | Path, store: CaseStore) -> SamedForSemanticSegmentation:
-    id2label = store.data.id2label
+def _make_model(args: ResolvedTrainingArguments, base: str, store: CaseStore) -> SamedForSemanticSegmentation:
     model = SamedForSemanticSegmentation.from_pretrained(
-        base, image_size=args.image_size, id2label=id2label, revision=args.model_revision, token=args.hub_token
+        base,
+        image_size=args.image_size,
+        id2label=store.data.id2label,
+        revision=args.model_revision,
+        token=args.hub_token,
     )
     if model._hf_peft_config_loaded:
-        raise ValueError(f"model_name_or_path {str(base)!r} is an adapter: give the plain SAM it was trained on.")
+        raise ValueError(f"model_name_or_path {base!r} is an adapter: give the plain SAM it was trained on.")
     lora = samed_lora_config(args.rank, variant=args.variant)
     # The exact commit, so that the adapter is never loaded onto other weights.
-    revision = resolve_revision(str(base), args.model_revision, token=args.hub_token)
+    revision = resolve_revision(base, args.model_revision, token=args.hub_token)
     lora.revision = args.model_revision = getattr(revision, "resolved", revision)
     model.add_adapter(lora)
     if args.frozen_dtype == "bfloat16":

@@ -6,14 +6,14 @@ import math
 import time
 import warnings
 from collections.abc import Generator, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
 
-from ..data.sampling import EpochBatchSampler, SliceDataset
-from ..model.losses import segmentation_loss
+from ..data import EpochBatchSampler, SliceDataset
+from ..model import segmentation_loss
 from ..transforms.augmentation import SAMED_AUGMENTATION, default_augmentation
 from .checkpointing.state import TrainingState
 from .distributed.interruption import outlive_signals
@@ -23,18 +23,9 @@ from .setup import TrainingRun
 __all__ = ["Batch", "read_batches", "take_step"]
 
 
-class Batch(NamedTuple):
-    """Samples on the device.
-
-    Attributes:
-        pixels: of shape `(batch_size, 3, S, S)`, float32.
-        labels: of shape `(batch_size, S / 4, S / 4)`, int64; `IGNORED` in samples that only fill a batch.
-        cases: name of the case of each slice.
-    """
-
-    pixels: torch.Tensor
-    labels: torch.Tensor
-    cases: list[str]
+Batch = tuple[torch.Tensor, torch.Tensor, list[str]]
+"""Pixels of shape `(batch_size, 3, S, S)`, float32, labels of shape `(batch_size, S / 4, S / 4)`, int64, on the device,
+and the case of each slice. Samples that only fill a batch have the label `IGNORED` and no case."""
 
 
 def read_batches(run: TrainingRun, first: int) -> Generator[Batch]:
@@ -64,7 +55,7 @@ def read_batches(run: TrainingRun, first: int) -> Generator[Batch]:
     for batch in loader:
         cases = [dataset.locate(index)[0] for index in batch["index"].tolist() if index >= 0]
         pixels, labels = (batch[key].to(accelerator.device, non_blocking=True) for key in ("pixel_values", "labels"))
-        yield Batch(pixels, labels, cases)
+        yield pixels, labels, cases
 
 
 def take_step(state: TrainingState, batches: Iterator[Batch]) -> dict[str, Any]:
@@ -73,16 +64,12 @@ def take_step(state: TrainingState, batches: Iterator[Batch]) -> dict[str, Any]:
     started, cases = time.monotonic(), list[str]()
     sums = torch.zeros(3 + run.model.config.num_labels, device=accelerator.device)
     for _ in range(args.gradient_accumulation_steps):
-        batch = next(batches)
-        cases += batch.cases
+        pixels, labels, names = next(batches)
+        cases += names
         with accelerator.accumulate(state.model):
-            logits = state.model(pixel_values=batch.pixels).logits
-            parts = segmentation_loss(
-                logits,
-                batch.labels,
-                run.model.config.dice_weight,
-                across_processes=accelerator.num_processes > 1,
-            )
+            logits = state.model(pixel_values=pixels).logits
+            gathers = accelerator.num_processes > 1
+            parts = segmentation_loss(logits, labels, run.model.config.dice_weight, across_processes=gathers)
             sums += torch.stack([part.detach() for part in (*parts[:3], *parts.dice_per_class)])
             accelerator.backward(parts.loss)
             if accelerator.sync_gradients:
@@ -106,10 +93,9 @@ def _update(state: TrainingState, loss: float, norm: float, cases: list[str]) ->
 
     The schedule always advances, so that the learning rate of a step does not depend on earlier skipped steps.
     """
-    accelerator = state.run.accelerator
+    accelerator, scaler = state.run.accelerator, state.run.accelerator.scaler
     if not (math.isfinite(loss) and math.isfinite(norm)):
         cases = gather_object(cases)
-    scaler = accelerator.scaler
     if state.guard.accepts(state.step + 1, loss, norm, cases, scaled=scaler is not None):
         state.optimizer.step()
         if state.average is not None and not accelerator.optimizer_step_was_skipped:

@@ -4,25 +4,40 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Collection
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from accelerate.utils import gather_object
 
-from ..inference.slices import predict_slices
-from ..model.modeling_samed import SamedForSemanticSegmentation
-from ..scoring.metrics import binary_dice
+from ..inference import predict_slices
+from ..model import SamedForSemanticSegmentation
+from ..scoring import binary_dice
 from .checkpointing.run_directory import on_all_ranks
-from .distributed.fsdp import adapter_weights
+from .distributed.fsdp import is_sharded
 from .distributed.interruption import Interruption
-from .monitoring.label_checks import CaseLabels, labels_in
+from .monitoring.checks import CaseLabels, labels_in
 from .setup import TrainingRun
 
 __all__ = ["Validation", "validate", "validation_cases"]
 
 _MAX_CASES = 12
+
+
+class Validation(NamedTuple):
+    """Scores of a validation, the same on every process; a label absent from truth and prediction has none."""
+
+    dice: float  # mean over cases and labels, in [0, 1]
+    per_class: dict[str, float]  # mean over the cases, by the label's name
+    labels: list[CaseLabels]  # of each case
+    predictions: dict[str, np.ndarray]  # label maps of shape (slices, height, width) of the cases to draw, by name
+
+
+class _Scored(NamedTuple):
+    dice: dict[int, float]  # of the labels in truth or prediction
+    labels: CaseLabels
+    prediction: np.ndarray | None
 
 
 def validation_cases(run: TrainingRun) -> list[str]:
@@ -32,40 +47,10 @@ def validation_cases(run: TrainingRun) -> list[str]:
     return [cases[index * len(cases) // count] for index in range(count)]
 
 
-class Validation(NamedTuple):
-    """Scores of a validation, the same on every process.
-
-    Attributes:
-        dice: mean over cases and labels, in [0, 1], without labels absent from both truth and prediction.
-        per_class: mean over the cases by a label's name, without labels absent from all cases.
-        labels: the labels in each case.
-        predictions: label maps of shape `(slices, height, width)` of the cases to draw, by name.
-    """
-
-    dice: float
-    per_class: dict[str, float]
-    labels: list[CaseLabels]
-    predictions: dict[str, np.ndarray]
-
-
-class _Scored(NamedTuple):
-    """One case: the Dice of the labels in its truth or its prediction."""
-
-    dice: dict[int, float]
-    labels: CaseLabels
-    prediction: np.ndarray | None
-
-
 def validate(run: TrainingRun, interruption: Interruption, drawn: Collection[str] = ()) -> Validation | None:
-    """Score [`validation_cases`]; every process must call.
+    """Score [`validation_cases`], and return the predictions of `drawn` cases; every process must call.
 
-    Args:
-        run: the run; its model is set to training mode at the end.
-        interruption: interrupts the validation on all processes.
-        drawn: names of cases whose predictions are returned.
-
-    Returns:
-        The scores; `None` after an interruption.
+    Returns `None` if a signal to any process interrupts it. The model is in training mode at the end.
     """
     accelerator, names = run.accelerator, validation_cases(run)
     mine: list[tuple[str, _Scored]] = []
@@ -76,25 +61,21 @@ def validate(run: TrainingRun, interruption: Interruption, drawn: Collection[str
             for name in names[first : first + accelerator.num_processes][accelerator.process_index :][:1]:
                 scored = interruption.attempt(partial(_score, run, model, name, name in drawn))
                 mine += [(name, scored)] if scored is not None else []
-            if interruption.asked:
+            if interruption.requested:
                 return None
     finally:
         run.model.train()
-    return _summarize(run, dict(gather_object(mine)))
+    gathered = dict(gather_object(mine))
+    # In the order of the cases, so that the means do not depend on the number of processes.
+    return _summarize(run, [gathered[name] for name in names])
 
 
 def _unsharded_model(run: TrainingRun) -> SamedForSemanticSegmentation:
     """Return a model that each process can use alone: the run's own, or a copy of a sharded one."""
-    weights = adapter_weights(run.model)
-    if weights is None:
+    if not is_sharded(run.model):
         return run.model
     directory = run.output_dir / ".validated.tmp"
-
-    def save() -> None:
-        if run.accelerator.is_main_process:
-            run.model.save_pretrained(directory, image_processor=run.processor, state_dict=weights)
-
-    on_all_ranks(run.accelerator, save)
+    on_all_ranks(run.accelerator, lambda: run.save_adapter(directory))
     model = SamedForSemanticSegmentation.from_pretrained(directory).to(run.accelerator.device)
     run.accelerator.wait_for_everyone()
     if run.accelerator.is_main_process:
@@ -104,7 +85,8 @@ def _unsharded_model(run: TrainingRun) -> SamedForSemanticSegmentation:
 
 def _score(run: TrainingRun, model: SamedForSemanticSegmentation, name: str, keep: bool) -> _Scored:
     case = run.store.case(name)
-    with _precision(run):
+    # bfloat16 weights need autocast, as the model is used without Accelerate's wrapper.
+    with run.accelerator.autocast() if run.args.frozen_dtype == "bfloat16" else nullcontext():
         prediction = predict_slices(model, case.image, run.processor)
     dice = {}
     for label in range(1, run.model.config.num_labels):
@@ -115,14 +97,7 @@ def _score(run: TrainingRun, model: SamedForSemanticSegmentation, name: str, kee
     return _Scored(dice, labels, prediction if keep else None)
 
 
-def _precision(run: TrainingRun) -> AbstractContextManager:
-    """Autocast for bfloat16 weights, as the model is used without Accelerate's wrapper."""
-    return run.accelerator.autocast() if run.args.frozen_dtype == "bfloat16" else nullcontext()
-
-
-def _summarize(run: TrainingRun, scored: dict[str, _Scored]) -> Validation:
-    """Average in the order of the cases, so that the means do not depend on the number of processes."""
-    cases = [scored[name] for name in validation_cases(run)]
+def _summarize(run: TrainingRun, cases: list[_Scored]) -> Validation:
     everything = [dice for case in cases for dice in case.dice.values()]
     per_class = {}
     for label, name in run.model.config.id2label.items():

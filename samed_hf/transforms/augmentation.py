@@ -6,7 +6,7 @@ Rotations and scalings sample at scipy's positions and with its rule for the bor
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
@@ -23,14 +23,11 @@ def window_intensity(image: Array, window: Sequence[float]) -> Array:
     """Clip to an intensity window and scale it to [0, 1].
 
     Args:
-        image: array or tensor of any shape, any real dtype, in the window's unit (HU for CT).
+        image: array or tensor of any shape and real dtype, in the window's unit (HU for CT).
         window: the lower and the upper bound; SAMed's is (-125, 275) HU.
 
     Returns:
-        float32 array, or tensor on the same device, of the same shape in [0, 1].
-
-    Raises:
-        ValueError: the bounds are not two increasing numbers.
+        float32 in [0, 1], of the same shape and on the same device.
     """
     low, high = (float(bound) for bound in window)
     if not low < high:
@@ -46,15 +43,12 @@ class Augmentation(NamedTuple):
 
     Attributes:
         mirror: probability of swapping left and right, a slice's columns. Not for labels that have a side.
-        flip_rot90: probability of a random quarter turn followed by a random flip. It can swap left and right, so it
-            isn't for labels that have a side.
+        flip_rot90: probability of a random quarter turn and a random flip. Not for labels that have a side.
         rotation: probability of a rotation about the centre, among the slices without quarter turn.
         degrees: the rotation's angle is uniform in [-degrees, degrees).
         order: spline degree with which a rotation samples the image; 0 is nearest neighbour. Labels always use 0.
         whole_degrees: draw whole numbers of degrees only.
-        scaling: probability of enlarging or shrinking the slice about its centre, by a factor uniform in [1 - scale,
-            1 + scale].
-        scale: see `scaling`.
+        scaling, scale: probability of scaling about the centre, by a factor uniform in [1 - scale, 1 + scale].
         gamma: probability of raising the image's intensities, in [0, 1], to a power between 1/1.5 and 1.5.
     """
 
@@ -75,13 +69,10 @@ SAMED_AUGMENTATION = Augmentation(flip_rot90=0.5, rotation=0.5, degrees=20.0, or
 
 
 def default_augmentation(label_names: Iterable[str], *, left_right: bool = True) -> Augmentation:
-    """The default augmentation: rotation, scaling, gamma, and mirroring if no label has a side.
+    """The default augmentation: rotation, scaling, gamma, and mirroring if no label has a side, as "left kidney" has.
 
-    A label has a side if its name contains left or right, as "left kidney": its mirror image is another organ.
-
-    Args:
-        label_names: names of the labels.
-        left_right: whether a slice's columns run from one side of the body to the other; if not, nothing is mirrored.
+    The mirror image of such a label is another organ. Nothing is mirrored either if the columns of the slices do not
+    run from one side of the body to the other (`left_right`).
     """
     sided = not left_right or any({"left", "right"} & set(re.findall(r"[a-z]+", name.lower())) for name in label_names)
     return Augmentation(mirror=0.0 if sided else 0.5, scaling=0.5, gamma=0.5)
@@ -93,8 +84,8 @@ def augment(
     """Vary one slice and its label map at random.
 
     Args:
-        image: of shape `(height, width)` or `(channels, height, width)`, floating point.
-        label: of shape `(height, width)`, integer.
+        image: `(height, width)` or `(channels, height, width)`, floating point.
+        label: `(height, width)`, integer.
         augmentation: probabilities and ranges.
         generator: the only source of randomness.
 
@@ -129,25 +120,22 @@ def enlarge(array: np.ndarray, factor: float, order: int) -> np.ndarray:
     if _is_for_scipy(array, order):
         centre = (np.array(array.shape[-2:]) - 1) / 2
         matrix, offset = [1 / factor] * 2, centre - centre / factor
-        return _by_planes(array, lambda plane: ndimage.affine_transform(plane, matrix, offset, order=order))
+        planes = array.reshape(-1, *array.shape[-2:])
+        enlarged = [ndimage.affine_transform(plane, matrix, offset, order=order) for plane in planes]
+        return np.stack(enlarged).reshape(array.shape)
     return _enlargement(array.shape[-2:], factor).sample(array, order)
 
 
 def rotate(array: np.ndarray, degrees: float, order: int) -> np.ndarray:
     """Rotate `(…, height, width)` about its centre by a spline of degree `order`; zeros enter at the border."""
     if _is_for_scipy(array, order):
-        return _by_planes(array, lambda plane: ndimage.rotate(plane, degrees, order=order, reshape=False))
+        return ndimage.rotate(array, degrees, axes=(-1, -2), order=order, reshape=False)
     return _rotation(array.shape[-2:], degrees).sample(array, order)
 
 
 def _is_for_scipy(array: np.ndarray, order: int) -> bool:
     """Whether scipy computes it: splines of higher degree, integers to be rounded, images of one row or column."""
     return order > 1 or (order == 1 and array.dtype.kind != "f") or min(array.shape[-2:]) < 2
-
-
-def _by_planes(array: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    planes = [change(plane) for plane in array.reshape(-1, *array.shape[-2:])]
-    return np.stack(planes).reshape(array.shape)
 
 
 # Image and label map of a slice are rotated in turn: the positions are the same.
@@ -170,21 +158,12 @@ def _enlargement(shape: tuple[int, int], factor: float) -> _Positions:
 
 
 class _Positions:
-    """The positions in an image at which the pixels of the transformed one are sampled.
-
-    Args:
-        rows, columns: in pixels from the first one's centre, float64; broadcast against each other to `shape`.
-        shape: height and width of the image.
-    """
+    """The positions, in pixels, in an image of a shape `(height, width)` at which the transformed one is sampled."""
 
     def __init__(self, rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> None:
         self.rows, self.columns, self.shape = rows, columns, shape
-
-    @cached_property
-    def outside(self) -> np.ndarray:
-        """Positions beyond the centres of the outermost pixels, which scipy samples as zeros."""
-        last_row, last_column = self.shape[0] - 1, self.shape[1] - 1
-        return (self.rows < 0) | (self.rows > last_row) | (self.columns < 0) | (self.columns > last_column)
+        # scipy samples positions beyond the centres of the outermost pixels as zeros.
+        self.outside = (rows < 0) | (rows > shape[0] - 1) | (columns < 0) | (columns > shape[1] - 1)
 
     @cached_property
     def nearest(self) -> np.ndarray:
@@ -194,9 +173,8 @@ class _Positions:
     @cached_property
     def linear(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Index of the upper left of the four pixels around each position, and the distances down and right from it."""
-        height, width = self.shape
-        up = np.minimum(self.rows.astype(np.int64), height - 2)
-        left = np.minimum(self.columns.astype(np.int64), width - 2)
+        up = np.minimum(self.rows.astype(np.int64), self.shape[0] - 2)
+        left = np.minimum(self.columns.astype(np.int64), self.shape[1] - 2)
         return self._index(up, left), self.rows - up, self.columns - left
 
     def _index(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -210,8 +188,8 @@ class _Positions:
         if order == 0:
             moved = flat.take(self.nearest, axis=-1)
         else:
-            index, down, right = self.linear
-            down, right = down.astype(array.dtype), right.astype(array.dtype)
+            index, *distances = self.linear
+            down, right = (distance.astype(array.dtype) for distance in distances)
             corners = (flat[..., first:].take(index, axis=-1) for first in (0, 1, width, width + 1))
             moved, upper_right, lower, lower_right = corners
             moved += (upper_right - moved) * right

@@ -8,9 +8,7 @@ from typing import Any
 
 __all__ = ["CT_WINDOW", "PREPROCESSING", "guess_preprocessing", "preprocessing_settings"]
 
-CT_WINDOW = (-125.0, 275.0)
-"""The intensity window of SAMed in HU."""
-
+CT_WINDOW = (-125.0, 275.0)  # of SAMed, in HU
 _WINDOWS = {
     "ct": CT_WINDOW,
     "ct_soft_tissue": (-160.0, 240.0),
@@ -29,31 +27,18 @@ PREPROCESSING: dict[str, dict[str, Any]] = {
 
 
 def guess_preprocessing(channel_names: Sequence[str], *, pictures: bool = False) -> list[str]:
-    """The preset of each channel by its name in the data set, e.g. "CT", "T1", "FLAIR".
-
-    Args:
-        channel_names: of the scan.
-        pictures: whether the files are images (PNG, JPEG, …).
-
-    Returns:
-        "ct", "picture" or, for all other scans, "mr" for each channel.
-    """
-    return ["picture" if pictures else _guess(name) for name in channel_names]
-
-
-def _guess(channel_name: str) -> str:
-    words = set(re.findall(r"[a-z]+", channel_name.lower()))
-    if words & {"ct", "cbct", "hounsfield"}:
-        return "ct"
-    return "picture" if words & {"nonorm", "rescale", "rgb"} else "mr"
+    """The preset of each channel by its name, e.g. "CT" or "T1": "ct", "mr" or, also for all `pictures`, "picture"."""
+    presets = []
+    for name in channel_names:
+        words = set(re.findall(r"[a-z]+", name.lower()))
+        is_picture = pictures or words & {"nonorm", "rescale", "rgb"}
+        is_ct = not pictures and words & {"ct", "cbct", "hounsfield"}
+        presets.append("ct" if is_ct else "picture" if is_picture else "mr")
+    return presets
 
 
 def preprocessing_settings(presets: Sequence[str]) -> dict[str, Any]:
-    """Arguments of [`SamedImageProcessor`] for a list with the preset of each channel.
-
-    Raises:
-        ValueError: a preset is unknown, or "picture" is mixed with presets of scans.
-    """
+    """Arguments of [`SamedImageProcessor`] for the preset of each channel; "picture" mixes with no other preset."""
     unknown = [name for name in presets if name not in PREPROCESSING]
     if unknown:
         raise ValueError(f"preprocessing is {unknown[0]!r}: expected one of {', '.join(PREPROCESSING)}.")

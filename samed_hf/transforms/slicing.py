@@ -28,11 +28,9 @@ __all__ = [
 
 
 def cut_slices(volume: Volume, processor: SamedImageProcessor) -> np.ndarray:
-    """Cut a scan into slices as the processor's `orientation` and `axis_order` define, whatever the file's axes.
+    """Cut a scan by the processor's `orientation` and `axis_order`, whatever the axes of its file.
 
-    Returns:
-        A view of the array of shape `(slices, height, width)`, or `(slices, channels, height, width)` for several
-        channels.
+    The result is a view, `(slices, height, width)`, or `(slices, channels, height, width)` for several channels.
     """
     array = reorient(volume, processor.orientation).array
     if array.ndim == 3:
@@ -42,11 +40,7 @@ def cut_slices(volume: Volume, processor: SamedImageProcessor) -> np.ndarray:
 
 
 def join_slices(slices: np.ndarray, volume: Volume, processor: SamedImageProcessor) -> np.ndarray:
-    """The inverse of [`cut_slices`] for maps of the slices of `volume`, with or without channels.
-
-    Returns:
-        A view of shape `volume.grid` or `(*volume.grid, channels)`.
-    """
+    """The inverse of [`cut_slices`] for maps of the slices: a view `volume.grid` or `(*volume.grid, channels)`."""
     if slices.ndim == 4:
         slices = np.moveaxis(slices, 1, 3)
     back = [*np.argsort(processor.axis_order), *range(3, slices.ndim)]
@@ -64,12 +58,7 @@ def join_image(slices: np.ndarray) -> np.ndarray:
 
 
 def image_bounds(slices: np.ndarray, processor: SamedImageProcessor) -> list[list[float]]:
-    """The intensities of a 2-D image that become 0 and 1, for each channel.
-
-    Args:
-        slices: image cut by [`cut_image`]; uint8 counts from 0 to 255 whatever the processor's window is.
-        processor: defines the bounds of other types.
-    """
+    """The intensities of an image cut by [`cut_image`] that become 0 and 1, for each channel: 0 and 255 for uint8."""
     if slices.dtype != np.uint8:
         return processor.intensity_bounds(slices)
     return [[0.0, 255.0]] * (1 if slices.ndim == 3 else slices.shape[1])
@@ -91,13 +80,10 @@ class SliceStack:
     """Slices of one scan, rescaled a few at a time, so that the whole scan is in memory only once.
 
     Args:
-        array: of shape `(slices, height, width)` or `(slices, channels, height, width)`, e.g. a memory-mapped file.
+        array: `(slices, height, width)` or `(slices, channels, height, width)`, e.g. a memory-mapped file.
         processor: defines how intensities are scaled to [0, 1] and what fills the model's three channels.
         bounds: the intensities that become 0 and 1, for each channel; by default the processor's for this scan.
         rescaled: whether the intensities are in [0, 1] already.
-
-    Raises:
-        ValueError: the number of channels differs from the processor's.
     """
 
     def __init__(
@@ -130,11 +116,9 @@ class SliceStack:
         return self.array.shape[-2], self.array.shape[-1]
 
     def read_raw(self, indices: Sequence[int]) -> np.ndarray:
-        """Slices in the scan's own intensities.
+        """Slices in the scan's own intensities: float32, `(len(indices), channels, height, width)`.
 
-        Returns:
-            float32 array of shape `(len(indices), channels, height, width)`: one to three channels of the scan, or
-            three neighbouring slices, of which the first and the last of the scan are repeated.
+        The channels are one to three of the scan, or three neighbouring slices; the first and the last are repeated.
         """
         index = np.asarray(indices)
         if self.processor.context_slices:
@@ -143,14 +127,9 @@ class SliceStack:
         return raw[:, None] if raw.ndim == 3 else raw
 
     def scale(self, raw: Array) -> Array:
-        """Scale slices of [`read_raw`] to [0, 1].
+        """Scale slices of [`read_raw`] to [0, 1], on the same device.
 
-        Args:
-            raw: array or tensor of shape `(slices, channels, height, width)`, float32.
-
-        Returns:
-            Array, or tensor on the same device, of shape `(slices, 1, height, width)` if one channel fills all three,
-            else `(slices, 3, height, width)`; of two channels the third is the mean.
+        The result has 1 channel if it fills all three of the model, else 3; of two channels the third is the mean.
         """
         channels = [raw[:, index] for index in range(raw.shape[1])]
         if not self.rescaled:
@@ -170,8 +149,6 @@ class SliceStack:
         """All slices in [0, 1], float32, of the array's own shape."""
         if self.rescaled:
             return self.array.astype(np.float32)
-        if self.array.ndim == 3:
-            return window_intensity(self.array, self.bounds[0])
-        channels = np.moveaxis(self.array, 1, 0)
+        channels = [self.array] if self.array.ndim == 3 else np.moveaxis(self.array, 1, 0)
         scaled = [window_intensity(one, bound) for one, bound in zip(channels, self.bounds, strict=True)]
-        return np.stack(scaled, axis=1)
+        return scaled[0] if self.array.ndim == 3 else np.stack(scaled, axis=1)

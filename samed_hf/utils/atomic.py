@@ -25,8 +25,7 @@ __all__ = [
     "write_text",
 ]
 
-_PREFIX, _SUFFIX = ".", ".tmp"
-_OLD = ".old"
+_PREFIX, _SUFFIX, _OLD = ".", ".tmp", ".old"
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
@@ -42,11 +41,7 @@ def write_text(path: str | os.PathLike[str], content: str) -> None:
 
 @contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary file in the directory of `path`, which replaces `path` if the block succeeds.
-
-    Raises:
-        FileNotFoundError: the directory of `path` does not exist.
-    """
+    """Yield a temporary file in the directory of `path`, which replaces `path` if the block succeeds."""
     path = Path(path)
     handle, name = tempfile.mkstemp(prefix=_PREFIX, suffix=_SUFFIX, dir=path.parent)
     os.close(handle)
@@ -61,13 +56,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def temporary_directory(parent: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a hidden directory in `parent`, which is removed at the end with its remaining content.
-
-    Its name is short, so that files with the longest name that the file system allows can be written in it.
-
-    Raises:
-        FileNotFoundError: `parent` does not exist.
-    """
+    """Yield a hidden directory in `parent`, which is removed at the end with its remaining content."""
     temporary = Path(tempfile.mkdtemp(prefix=_PREFIX, suffix=_SUFFIX, dir=parent))
     try:
         yield temporary
@@ -77,10 +66,7 @@ def temporary_directory(parent: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary directory, which replaces `path` if the block succeeds.
-
-    Parents of `path` are created.
-    """
+    """Yield a temporary directory, which replaces `path` if the block succeeds; parents of `path` are created."""
     path = Path(path).resolve()  # the target of "." or of a link
     path.parent.mkdir(parents=True, exist_ok=True)
     with temporary_directory(path.parent) as temporary:
@@ -96,12 +82,9 @@ def atomic_update(
 ) -> Iterator[Path]:
     """Yield a temporary directory, whose files are moved into `directory` if the block succeeds.
 
-    If a file can't be moved, the files moved before it are removed and the files they replaced are restored.
-
-    Args:
-        directory: created if missing; other files in it stay.
-        order: sort key of the files; the file that a reader opens first is moved last. By default JSON files are moved
-            last. A file may be in a subdirectory, which is created if missing.
+    Missing directories are created, and other files in them stay. `order` is the sort key of the files: the file that a
+    reader opens first is moved last. If a file can't be moved, the files moved before it are removed and the files they
+    replaced are restored.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -120,7 +103,11 @@ def atomic_update(
                     target.parent.mkdir()
                     created.append(target.parent)
                 if target.exists():
-                    _link(target, backup / name)
+                    (backup / name).parent.mkdir(parents=True, exist_ok=True)
+                    try:
+                        os.link(target, backup / name)
+                    except OSError:  # a file system without hard links
+                        shutil.copy2(target, backup / name)
                 file.chmod(0o644)
                 os.replace(file, target)
                 moved.append(name)
@@ -133,14 +120,6 @@ def atomic_update(
             for path in created:
                 path.rmdir()
             raise
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without hard links
-        shutil.copy2(source, target)
 
 
 def replace_directory(source: Path, target: Path) -> None:

@@ -18,17 +18,11 @@ Value = TypeVar("Value")
 
 
 class Outcome(NamedTuple):
-    """How an item ended.
+    """How an item ended."""
 
-    Attributes:
-        result: what `write` returned.
-        error: the exception of reading, processing or writing, if one was raised.
-        seconds: spent on the item, without waiting.
-    """
-
-    result: Any = None
-    error: Exception | None = None
-    seconds: float = 0.0
+    result: Any = None  # what `write` returned
+    error: Exception | None = None  # of reading, processing or writing
+    seconds: float = 0.0  # spent on the item, without waiting
 
 
 def read_process_write(
@@ -40,27 +34,21 @@ def read_process_write(
 ) -> None:
     """Read, process and write each item; while one is processed, a thread writes the previous and reads the next one.
 
-    Only one thread reads and writes, so at most two items are in memory: one being processed, and one being read or
-    written.
+    Only one thread reads and writes, so at most two items are in memory. An `Exception` in one step ends that item
+    alone. Any other `BaseException`, such as `KeyboardInterrupt`, ends the run after the item that is already processed
+    has been written and reported.
 
-    An `Exception` in one step ends that item alone. Any other `BaseException`, such as `KeyboardInterrupt`, ends the
-    run after the item that is already processed has been written and reported.
-
-    Args:
-        items: in order.
-        read: called in the thread.
-        process: called in the caller's thread with the item, what `read` returned, and a function that returns
-            whether the previous item has been reported. Until then, `process` should not print about this item.
-        write: called in the thread with what `process` returned.
-        done: called in the caller's thread with each item and its outcome, in order, as early as possible.
+    `read` and `write` are called in the thread, `process` and `done` in the caller's, `done` in order and as early as
+    possible. The third argument of `process` is a function that returns whether the previous item has been reported;
+    until then, `process` should not print about this item.
     """
-    previous: _Writing | None = None
+    previous: tuple[Item, Future[Outcome]] | None = None
 
     def report_previous(wait: bool = False) -> bool:
         nonlocal previous
-        if previous is not None and (wait or previous.future.done()):
-            finished, previous = previous, None
-            done(finished.item, finished.outcome())
+        if previous is not None and (wait or previous[1].done()):
+            (item, written), previous = previous, None
+            done(item, written.result())
         return previous is None
 
     with ThreadPoolExecutor(1, thread_name_prefix="files") as thread:
@@ -84,7 +72,7 @@ def read_process_write(
                     done(item, Outcome(error=error))
                 else:
                     report_previous(wait=True)
-                    previous = _Writing(item, thread.submit(_timed, write, item, result), seconds)
+                    previous = item, thread.submit(_write, write, item, result, seconds)
                     del result  # the future keeps it only until it is written
         finally:
             for future in reads:
@@ -92,19 +80,14 @@ def read_process_write(
             report_previous(wait=True)
 
 
-class _Writing(NamedTuple):
-    item: Any
-    future: Future[tuple[Any, float]]
-    seconds: float
-
-    def outcome(self) -> Outcome:
-        try:
-            result, more = self.future.result()
-        except Exception as error:
-            return Outcome(error=error)
-        return Outcome(result, seconds=self.seconds + more)
-
-
 def _timed(function: Callable[..., Value], *arguments: Any) -> tuple[Value, float]:
     started = time.monotonic()
     return function(*arguments), time.monotonic() - started
+
+
+def _write(write: Callable[[Item, Result], Any], item: Item, result: Result, seconds: float) -> Outcome:
+    try:
+        written, more = _timed(write, item, result)
+    except Exception as error:
+        return Outcome(error=error)
+    return Outcome(written, seconds=seconds + more)

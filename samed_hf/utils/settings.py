@@ -11,37 +11,19 @@ __all__ = ["field_names", "find_problems", "setting"]
 
 
 def setting(
-    default: Any,
-    help: str,
+    default: Any,  # `None` for a value that is derived later
+    help: str,  # text of the flag, with a derived default in brackets
     *,
-    minimum: float | None = None,
-    choices: Sequence[str] | None = None,
-    filled: Any = None,
-    resume: bool = False,
-    private: bool = False,
-    on_card: bool = True,
+    minimum: float | None = None,  # smallest number that is allowed
+    choices: Sequence[str] | None = None,  # the allowed values
+    filled: Any = None,  # what `fill_defaults` replaces `None` by, where neither a preset nor the data decides
+    resume: bool = False,  # a resumed run must have the value of the run that wrote the checkpoint
+    private: bool = False,  # a path of the user's machine, the name of private data or a secret; never published
+    on_card: bool = True,  # affects the trained weights, and so belongs on the model card
 ) -> Any:
-    """A field of a dataclass of settings; the command line makes a flag of each.
-
-    Args:
-        default: value of the field; `None` for one that is derived later.
-        help: text of the flag, with a derived default in brackets.
-        minimum: smallest number that is allowed.
-        choices: the allowed values.
-        filled: what `fill_defaults` replaces `None` by, where neither a preset nor the data decides.
-        resume: a resumed run must have the value of the run that wrote the checkpoint.
-        private: a path of the user's machine, the name of private data or a secret; never published.
-        on_card: affects the trained weights, and so belongs on the model card.
-    """
-    metadata = {
-        "help": help,
-        "minimum": minimum,
-        "choices": choices,
-        "filled": filled,
-        "resume": resume,
-        "private": private,
-        "on_card": on_card and not private,
-    }
+    """A field of a dataclass of settings; the command line makes a flag of each."""
+    metadata: dict[str, Any] = {"help": help, "minimum": minimum, "choices": choices, "filled": filled}
+    metadata |= {"resume": resume, "private": private, "on_card": on_card and not private}
     return field(default=default, metadata=metadata)
 
 

@@ -10,7 +10,6 @@ __all__ = ["single_threaded_blas"]
 def single_threaded_blas() -> threadpool_limits:
     """A context manager in which numpy's matrix products, which zoom the slices, run on one thread.
 
-    The products are small and don't gain from several threads, which compete with PyTorch's threads: on two cores,
-    training on small slices took almost three times as long. On exit the earlier limits are restored.
+    Several threads compete with PyTorch's: training on small slices took almost three times as long on two cores.
     """
     return threadpool_limits(limits=1, user_api="blas")

@@ -1,9 +1,7 @@
 """Checks of a single case by its measurements."""
 
-from __future__ import annotations
-
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -12,16 +10,11 @@ from ..volumes.geometry import check_orientation
 from .measuring import CaseFacts
 from .problems import Problem
 
-__all__ = ["check_case", "opposites", "window_of"]
+__all__ = ["check_case", "looks_like_ct", "opposites", "window_of"]
 
 _TINY = 10  # voxels
 _SMALL_SIDE = 16  # pixels
-_SIDES = {
-    "left": ("right", "L"),
-    "anterior": ("posterior", "A"),
-    "superior": ("inferior", "S"),
-    "upper": ("lower", "S"),
-}
+_ENDS = (("left", "right", "L"), ("anterior", "posterior", "A"), ("superior", "inferior", "S"), ("upper", "lower", "S"))
 _OPPOSITE = dict(zip("LRAPSI", "RLPAIS", strict=True))
 
 _Finding = tuple[str, str, str]  # severity, kind, text
@@ -30,19 +23,9 @@ _Finding = tuple[str, str, str]  # severity, kind, text
 def check_case(
     facts: CaseFacts, id2label: Mapping[int, str], processor: SamedImageProcessor, *, rescaled: bool = False
 ) -> list[Problem]:
-    """Check the measurements of one case.
-
-    Args:
-        facts: the measurements.
-        id2label: names of the labels.
-        processor: how the case was cut, and the window that its intensities should fit.
-        rescaled: the layout stores intensities in [0, 1].
-    """
-    findings = [
-        *_intensities(facts, processor, rescaled),
-        *_labels(facts, id2label),
-        *_sides(facts, id2label, processor),
-    ]
+    """Check the measurements of one case; `rescaled` if the layout stores intensities in [0, 1]."""
+    findings = [*_intensities(facts, processor, rescaled), *_labels(facts, id2label)]
+    findings += _sides(facts, id2label, processor)
     if min(facts.shape[1:]) < _SMALL_SIDE:
         size = f"{facts.shape[2]}×{facts.shape[1]} pixels"
         findings.append(("warning", "size", f"has slices of {size}: are they cut along the intended axis?"))
@@ -59,13 +42,33 @@ def _intensities(facts: CaseFacts, processor: SamedImageProcessor, rescaled: boo
     if low == high:
         yield "error", "constant", f"has the intensity {low:g} everywhere: the scan has no content."
     elif rescaled:
-        yield from _unit_range(low, high)
+        # Slices of the Synapse layout are windowed; a spline zoom may overshoot a little.
+        text = f"has intensities from {low:g} to {high:g}: expected [0, 1] in this layout"
+        if low < -0.5 or high > 1.5:
+            yield "error", "range", f"{text}; apply the window first, as `samed-hf prepare synapse` does."
+        elif low < -0.05 or high > 1.05:
+            yield "warning", "range", f"{text}."
+        elif high < 0.05:
+            yield "warning", "range", f"{text}; were they divided twice?"
     else:
         for index, (least, most) in enumerate(zip(facts.low, facts.high, strict=True)):
             window = window_of(processor, index)
             if window and window[0] < 0 and least >= 0:
                 channel = f"channel {index} " if len(facts.low) > 1 else ""
-                yield "warning", "units", f"{channel}{_not_hounsfield(least, most)}"
+                text = f"{channel}has intensities from {least:g} to {most:g}, none below 0: expected Hounsfield units"
+                text += ", in which air is −1000"
+                if most <= 1:
+                    text += "; they seem rescaled to [0, 1]"
+                elif most <= 255:
+                    text += "; they seem rescaled to 8 bits"
+                elif most > 1200:
+                    text += "; does an offset of 1024 have to be subtracted?"
+                yield "warning", "units", text
+
+
+def looks_like_ct(low: float, high: float) -> bool:
+    """Return whether the percentiles 1 and 99.5 of intensities are those of air and bone in Hounsfield units."""
+    return -1100 <= low <= -200 and high > 100
 
 
 def window_of(processor: SamedImageProcessor, channel: int) -> list[float] | None:
@@ -76,38 +79,13 @@ def window_of(processor: SamedImageProcessor, channel: int) -> list[float] | Non
     return windows
 
 
-def _unit_range(low: float, high: float) -> Iterator[_Finding]:
-    """Check slices of the Synapse layout, whose intensities are windowed; a spline zoom may overshoot a little."""
-    text = f"has intensities from {low:g} to {high:g}: expected [0, 1] in this layout"
-    if low < -0.5 or high > 1.5:
-        yield "error", "range", f"{text}; apply the window first, as `samed-hf prepare synapse` does."
-    elif low < -0.05 or high > 1.05:
-        yield "warning", "range", f"{text}."
-    elif high < 0.05:
-        yield "warning", "range", f"{text}; were they divided twice?"
-
-
-def _not_hounsfield(low: float, high: float) -> str:
-    guess = "expected Hounsfield units, in which air is −1000"
-    if high <= 1:
-        guess += "; they seem rescaled to [0, 1]"
-    elif high <= 255:
-        guess += "; they seem rescaled to 8 bits"
-    elif high > 1200:
-        guess += "; does an offset of 1024 have to be subtracted?"
-    return f"has intensities from {low:g} to {high:g}, none below 0: {guess}"
-
-
 def _labels(facts: CaseFacts, id2label: Mapping[int, str]) -> Iterator[_Finding]:
     if not facts.voxels:
         return
     total, inside = sum(facts.voxels), sum(facts.voxels[1:])
     if not inside:
-        yield (
-            "warning",
-            "empty",
-            "has no labelled voxel: is it a scan without these structures, or unlabelled?",
-        )
+        text = "has no labelled voxel: is it a scan without these structures, or unlabelled?"
+        yield "warning", "empty", text
         return
     if tiny := [index for index, count in enumerate(facts.voxels) if index and 0 < count < _TINY]:
         several = ", ".join(f"{id2label[index]} {facts.voxels[index]}" for index in tiny)
@@ -115,12 +93,8 @@ def _labels(facts: CaseFacts, id2label: Mapping[int, str]) -> Iterator[_Finding]
     if inside > 0.95 * total:
         text = f"has {1 - inside / total:.1%} background: are background and label exchanged?"
         yield "warning", "mostly-labelled", text
-    yield from _single_slices(facts.labelled)
-
-
-def _single_slices(labelled: Sequence[bool]) -> Iterator[_Finding]:
-    """Find labels that are drawn in every n-th slice only."""
-    where = np.flatnonzero(labelled)
+    # Labels that are drawn in every n-th slice only.
+    where = np.flatnonzero(facts.labelled)
     gaps = np.diff(where)
     if len(where) >= 4 and gaps.min() >= 2 and gaps.max() <= 2 * gaps.min():
         text = (
@@ -132,9 +106,8 @@ def _single_slices(labelled: Sequence[bool]) -> Iterator[_Finding]:
 
 def _sides(facts: CaseFacts, id2label: Mapping[int, str], processor: SamedImageProcessor) -> Iterator[_Finding]:
     """Find pairs of labels that are not on the sides of each other that their names state."""
-    # Files without a spacing have no orientation either.
     if facts.centers is None or processor.orientation is None or facts.spacing is None:
-        return
+        return  # files without a spacing have no orientation either
     letters = [check_orientation(processor.orientation)[axis] for axis in processor.axis_order]
     for one, other, side in opposites(id2label):
         axis, sign = (letters.index(side), 1) if side in letters else (letters.index(_OPPOSITE[side]), -1)
@@ -148,15 +121,11 @@ def _sides(facts: CaseFacts, id2label: Mapping[int, str], processor: SamedImageP
 
 
 def opposites(id2label: Mapping[int, str]) -> list[tuple[int, int, str]]:
-    """Find pairs of labels whose names differ in a side only, such as left and right.
-
-    Returns:
-        For each pair the two labels and the direction from the second to the first, e.g. "L".
-    """
+    """Find labels that differ in a side only: (1, 2, "L") for 1 "left lung" and 2 "right lung", the first on the L."""
     by_name = {name.lower(): index for index, name in id2label.items()}
     pairs = []
     for name, index in by_name.items():
-        for word, (opposite, side) in _SIDES.items():
+        for word, opposite, side in _ENDS:
             other = re.sub(rf"(?<![a-z]){word}(?![a-z])", opposite, name)
             if other != name and other in by_name:
                 pairs.append((index, by_name[other], side))

@@ -1,7 +1,5 @@
 """The fingerprint of a data set: sizes, spacings, intensities and labels in numbers, for JSON."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,8 +23,7 @@ def make_fingerprint(data: CaseDataset, processor: SamedImageProcessor, cases: S
     """Summarize a data set in numbers.
 
     Args:
-        data: the data set.
-        processor: how its scans were cut.
+        processor: how the scans were cut.
         cases: measurements of the readable cases.
 
     Returns:
@@ -47,6 +44,7 @@ def make_fingerprint(data: CaseDataset, processor: SamedImageProcessor, cases: S
         - `per_case`: one row for each.
     """
     names = splits_of(data)
+    labelled = {split: [one for facts in cases if facts.split == split for one in facts.labelled] for split in names}
     return {
         "version": 1,
         "data": {
@@ -66,7 +64,10 @@ def make_fingerprint(data: CaseDataset, processor: SamedImageProcessor, cases: S
         "spacing_by_anatomy_mm": _by_anatomy([facts.spacing for facts in cases if facts.spacing], processor),
         "orientations": dict(Counter(facts.orientation for facts in cases if facts.orientation).most_common()),
         "image_types": dict(Counter(facts.image_type for facts in cases if facts.image_type).most_common()),
-        "slices": {split: _slices([facts for facts in cases if facts.split == split]) for split in names},
+        "slices": {
+            split: {"labelled": sum(slices), "unlabelled": len(slices) - sum(slices)}
+            for split, slices in labelled.items()
+        },
         "bytes": _bytes(cases),
         "intensity": _intensity(data, cases),
         "labels": {name: _label(index, cases) for index, name in data.id2label.items() if index},
@@ -75,13 +76,7 @@ def make_fingerprint(data: CaseDataset, processor: SamedImageProcessor, cases: S
 
 
 def pooled(cases: Sequence[CaseFacts], channel: int, label: int | None = None) -> np.ndarray:
-    """Return the sampled intensities of a channel over all cases.
-
-    Args:
-        cases: the cases.
-        channel: index of the channel.
-        label: only within this label; 0 for all labels.
-    """
+    """Return the sampled intensities of a channel over all cases; of voxels with a label only, 0 for any label."""
     parts = [np.zeros(0, np.float32)]
     for facts in cases:
         if label is None and facts.sample is not None:
@@ -111,11 +106,6 @@ def _by_anatomy(rows: Sequence[Sequence[float]], processor: SamedImageProcessor)
     return {name: _plain(median[name]) for name in dict.fromkeys(_ANATOMY.values())}
 
 
-def _slices(cases: Sequence[CaseFacts]) -> dict[str, int]:
-    labelled = sum(sum(facts.labelled) for facts in cases)
-    return {"labelled": labelled, "unlabelled": sum(len(facts.labelled) for facts in cases) - labelled}
-
-
 def _bytes(cases: Sequence[CaseFacts]) -> dict[str, int]:
     """Count the bytes of a case's image in its own type, and of its label with one byte for each voxel."""
     sizes = [
@@ -128,17 +118,15 @@ def _bytes(cases: Sequence[CaseFacts]) -> dict[str, int]:
 
 def _intensity(data: CaseDataset, cases: Sequence[CaseFacts]) -> dict[str, Any]:
     known = [facts for facts in cases if facts.sample is not None]
-    if not known:
-        return {}
-    return {
-        name: {
+    intensity: dict[str, Any] = {}
+    for channel, name in enumerate(channel_titles(data) if known else ()):
+        intensity[name] = {
             "min": _plain(min(facts.low[channel] for facts in known)),
             "max": _plain(max(facts.high[channel] for facts in known)),
             "all": _spread(pooled(known, channel)),
             "foreground": _spread(pooled(known, channel, 0)),
         }
-        for channel, name in enumerate(channel_titles(data))
-    }
+    return intensity
 
 
 def channel_titles(data: CaseDataset) -> list[str]:

@@ -1,7 +1,5 @@
 """Measurements of a case in one pass over its slices; their size doesn't depend on that of the scan."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from dataclasses import dataclass
@@ -18,70 +16,37 @@ _MIN_LABELLED = 100  # voxels; smaller label maps can be equal by chance
 
 @dataclass(frozen=True, eq=False)
 class CaseFacts:
-    """Measurements of a case. Those of an image or label that couldn't be read are `None` or empty.
-
-    Attributes:
-        name, split: name of the case and of its split.
-        shape: slices, height and width.
-        spacing: mm along them, or `None`.
-        voxel_ml: size of a voxel in ml, or `None`.
-        orientation: orientation of the file, or `None`.
-        oblique: degrees between the scan's axes and the patient's.
-        image_type, label_type: types of the files' numbers.
-        low, high: minimum and maximum intensity of each channel.
-        whole: whether the sampled intensities are whole numbers.
-        not_finite: number of intensities that are NaN or infinite.
-        sample: intensities of voxels spread evenly over the scan, `(channels, count)` float32.
-        foreground: intensities of voxels spread evenly over the labels, `(channels, count)` float32.
-        classes: label of each of them, `(count,)`.
-        voxels: number of voxels of each label, the background first; empty without a label map.
-        labelled: whether each slice has a label.
-        areas: median number of pixels of each label over the slices that have it, 0 if none has.
-        centers: mean `(slice, row, column)` of each label, `(labels, 3)`, NaN for a missing one.
-        image_digest, label_digest: equal for equal intensities and for equal label maps; "" for constant images and
-            nearly empty label maps.
-    """
+    """Measurements of a case. Those of an image or label that couldn't be read are `None` or empty."""
 
     name: str
     split: str
-    shape: tuple[int, ...]
-    spacing: tuple[float, float, float] | None = None
+    shape: tuple[int, ...]  # slices, height and width
+    spacing: tuple[float, float, float] | None = None  # mm along them
     voxel_ml: float | None = None
-    orientation: str | None = None
-    oblique: float = 0.0
+    orientation: str | None = None  # of the file
+    oblique: float = 0.0  # degrees between the scan's axes and the patient's
     image_type: str | None = None
     label_type: str | None = None
-    low: tuple[float, ...] = ()
+    low: tuple[float, ...] = ()  # minimum intensity of each channel
     high: tuple[float, ...] = ()
-    whole: bool = True
-    not_finite: int = 0
-    sample: np.ndarray | None = None
-    foreground: np.ndarray | None = None
-    classes: np.ndarray | None = None
-    voxels: tuple[int, ...] = ()
-    labelled: tuple[bool, ...] = ()
-    areas: tuple[float, ...] = ()
-    centers: np.ndarray | None = None
-    image_digest: str = ""
-    label_digest: str = ""
+    whole: bool = True  # the sampled intensities are whole numbers
+    not_finite: int = 0  # number of intensities
+    sample: np.ndarray | None = None  # of voxels spread evenly over the scan, `(channels, count)` float32
+    foreground: np.ndarray | None = None  # of voxels spread evenly over the labels, `(channels, count)` float32
+    classes: np.ndarray | None = None  # label of each of them, `(count,)`
+    voxels: tuple[int, ...] = ()  # of each label, the background first
+    labelled: tuple[bool, ...] = ()  # whether each slice has a label
+    areas: tuple[float, ...] = ()  # median pixels of each label over the slices that have it, 0 if none has
+    centers: np.ndarray | None = None  # mean `(slice, row, column)` of each label, NaN for a missing one
+    image_digest: str = ""  # equal for equal intensities; "" for a constant image
+    label_digest: str = ""  # equal for equal label maps; "" for a nearly empty one
 
 
 def measure_case(name: str, split: str, reading: CaseReading, num_labels: int, budget: int) -> CaseFacts | None:
-    """Measure a case.
-
-    Args:
-        name: name of the case.
-        split: name of its split.
-        reading: image and label, as far as they could be read.
-        num_labels: number of labels, background included.
-        budget: number of intensities to sample of the whole scan, and of its labels.
-
-    Returns:
-        The measurements, or `None` if neither image nor label could be read.
-    """
+    """Measure what could be read of a case, if anything; of scan and labels, `budget` intensities each are sampled."""
     image, label = reading.image, reading.label
-    facts: dict[str, Any] = {"spacing": reading.spacing, "voxel_ml": reading.voxel_ml}
-    facts |= {"orientation": reading.orientation, "oblique": reading.oblique}
+    copied = ("spacing", "voxel_ml", "orientation", "oblique")
+    facts: dict[str, Any] = {name: getattr(reading, name) for name in copied}
     if label is not None:
         facts |= _measure_label(label, num_labels) | {"label_type": reading.label_type, "shape": label.shape}
     if image is not None:
@@ -108,20 +73,20 @@ def _measure_label(label: np.ndarray, num_labels: int) -> dict[str, Any]:
     with np.errstate(invalid="ignore", divide="ignore"):
         centers = (sums / total).T
     centers[0] = np.nan
-    has_content = total[1:].sum() >= _MIN_LABELLED and total[0] > 0
     return {
         "voxels": tuple(total.tolist()),
         "labelled": tuple((counts[:, 1:].sum(axis=1) > 0).tolist()),
         "areas": tuple(float(np.median(column[column > 0])) if column.any() else 0.0 for column in counts.T),
         "centers": centers,
-        "label_digest": digest.hexdigest() if has_content else "",
+        "label_digest": digest.hexdigest() if total[1:].sum() >= _MIN_LABELLED and total[0] else "",
     }
 
 
 def _measure_image(image: np.ndarray, label: np.ndarray | None, budget: int) -> dict[str, Any]:
     channels = 1 if image.ndim == 3 else image.shape[1]
-    sampler = _Sampler(image.size // channels, budget, image.shape[-1])
-    label_sampler = _Sampler(0 if label is None else int(np.count_nonzero(label)), budget, image.shape[-1])
+    step = _step(image.size // channels, budget, image.shape[-1])
+    label_step = _step(0 if label is None else int(np.count_nonzero(label)), budget, image.shape[-1])
+    seen = label_seen = 0
     low, high, not_finite = np.full(channels, np.inf), np.full(channels, -np.inf), 0
     digest = hashlib.blake2b(str(image.shape).encode(), digest_size=16)
     sample, foreground, classes = [], [np.zeros((channels, 0), np.float32)], [np.zeros(0, np.uint8)]
@@ -133,11 +98,13 @@ def _measure_image(image: np.ndarray, label: np.ndarray | None, budget: int) -> 
             not_finite += int(finite.size - np.count_nonzero(finite))
             plane = np.where(finite, plane, np.nanmin(np.where(finite, plane, np.nan)) if finite.any() else 0.0)
         low, high = np.minimum(low, plane.min(axis=1)), np.maximum(high, plane.max(axis=1))
-        sample.append(plane[:, sampler.take(plane.shape[1])].copy())
+        sample.append(plane[:, -seen % step :: step].copy())
+        seen += plane.shape[1]
         if label is not None:
             values = label[index].ravel()
-            positions = np.flatnonzero(values)
-            positions = positions[label_sampler.take(len(positions))]
+            inside = np.flatnonzero(values)
+            positions = inside[-label_seen % label_step :: label_step]
+            label_seen += len(inside)
             foreground.append(plane[:, positions])
             classes.append(values[positions])
     spread = np.concatenate(sample, axis=1)
@@ -153,16 +120,9 @@ def _measure_image(image: np.ndarray, label: np.ndarray | None, budget: int) -> 
     }
 
 
-class _Sampler:
-    """Sampler of every n-th voxel of consecutive slices, about `budget` of `size` voxels in total."""
-
-    def __init__(self, size: int, budget: int, width: int) -> None:
-        self.step, self.first = max(1, math.ceil(size / budget)), 0
-        while math.gcd(self.step, width) > 1:  # otherwise all voxels would be from the same columns
-            self.step += 1
-
-    def take(self, count: int) -> slice:
-        """Return the indices of the voxels to sample from the next slice of `count` voxels."""
-        indices = slice(self.first, None, self.step)
-        self.first = (self.first - count) % self.step
-        return indices
+def _step(size: int, budget: int, width: int) -> int:
+    """Return n so that every n-th of `size` voxels, `width` in a row, makes about `budget`."""
+    step = max(1, math.ceil(size / budget))
+    while math.gcd(step, width) > 1:  # otherwise all voxels would be from the same columns
+        step += 1
+    return step

@@ -1,7 +1,5 @@
 """Problems of a data set: severity, kind and case."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
@@ -47,7 +45,7 @@ class Problem:
 
     Attributes:
         severity: "error": training would fail or its scores would be wrong; "warning": probably a mistake; "note".
-        kind: a key of [`KINDS`].
+        kind: e.g. "unreadable" or "geometry".
         text: what is wrong and what to do, one line.
         case: name of the case; `None` for the whole data set.
         split: "train", "validation" or "test", if it concerns one.
@@ -71,7 +69,5 @@ class Problem:
 
 def sort_problems(problems: Iterable[Problem]) -> list[Problem]:
     """Sort problems by severity, kind and case."""
-    kinds = list(KINDS)
-    return sorted(
-        problems, key=lambda one: (SEVERITIES.index(one.severity), kinds.index(one.kind), one.case or "", one.text)
-    )
+    ranks = {key: rank for rank, key in enumerate([*SEVERITIES, *KINDS])}
+    return sorted(problems, key=lambda one: (ranks[one.severity], ranks[one.kind], one.case or "", one.text))

@@ -1,7 +1,5 @@
 """Reading of a case that reports all problems of its image and label, not only the first."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,8 +10,7 @@ import nibabel as nib
 import numpy as np
 
 from ..data.dataset import CaseDataset, as_labels
-from ..data.layouts.synapse import read_slice
-from ..data.layouts.synapse_dataset import SliceSource
+from ..data.layouts.synapse import SliceSource, read_slice
 from ..data.sources import ImageSource, ScanSource, read_mask
 from ..model.image_processing_samed import SamedImageProcessor
 from ..reporting.formatting import format_names
@@ -24,37 +21,24 @@ from .problems import Problem
 
 __all__ = ["CaseReading", "read_for_faults"]
 
-_MAX_LABEL = 65535
+_MAX_LABEL = 65535  # of label maps that `as_labels` accepts
 
 Result = TypeVar("Result")
 
 
 @dataclass
 class CaseReading:
-    """Image and label of a case, as far as they could be read, cut into slices.
+    """Image and label of a case, as far as they could be read, cut into slices."""
 
-    Attributes:
-        image: of shape `(slices, height, width)` or `(slices, channels, height, width)`, in the files' unit and type.
-        label: of shape `(slices, height, width)`, numbered as `id2label`; values without a name are 0.
-        aligned: whether image and label have the same grid.
-        spacing: mm along `(slices, height, width)`.
-        voxel_ml: size of a voxel in ml.
-        orientation: orientation of the file, e.g. "RAS".
-        oblique: angle in degrees between the scan's axes and the patient's.
-        label_type: type of the label map's numbers in its file, if known.
-        rescaled: whether the intensities are in [0, 1] already.
-        problems: the problems found.
-    """
-
-    image: np.ndarray | None = None
-    label: np.ndarray | None = None
-    aligned: bool = True
-    spacing: tuple[float, float, float] | None = None
+    image: np.ndarray | None = None  # `(slices, [channels,] height, width)`, in the files' unit and type
+    label: np.ndarray | None = None  # `(slices, height, width)`, as `id2label`; values without a name are 0
+    aligned: bool = True  # image and label have the same grid
+    spacing: tuple[float, float, float] | None = None  # mm along `(slices, height, width)`
     voxel_ml: float | None = None
-    orientation: str | None = None
-    oblique: float = 0.0
-    label_type: str | None = None
-    rescaled: bool = False
+    orientation: str | None = None  # of the file, e.g. "RAS"
+    oblique: float = 0.0  # degrees between the scan's axes and the patient's
+    label_type: str | None = None  # of the label map's numbers in its file, if known
+    rescaled: bool = False  # the intensities are in [0, 1] already
     problems: list[Problem] = field(default_factory=list)
 
     def add(self, severity: str, kind: str, text: str) -> None:
@@ -71,20 +55,15 @@ class CaseReading:
 
 
 def read_for_faults(data: CaseDataset, name: str, processor: SamedImageProcessor) -> CaseReading:
-    """Read one case as far as possible.
-
-    Args:
-        data: the data set.
-        name: name of the case.
-        processor: how to cut scans.
-    """
+    """Read one case as far as possible."""
     source, reading = data.sources[name], CaseReading()
     if isinstance(source, ScanSource):
         _read_scan(source, processor, reading)
     elif isinstance(source, ImageSource):
-        _read_images(source, reading)
+        _read_slices(source, source.values, reading)
     elif isinstance(source, SliceSource):
-        _read_slices(source, len(data.id2label), reading)
+        reading.rescaled = True
+        _read_slices(source, range(len(data.id2label)), reading)
     elif (raw := reading.attempt(lambda: source.read(processor))) is not None:
         reading.image, reading.spacing, reading.rescaled = raw.image, raw.spacing, raw.rescaled
         reading.label = name_labels(name, raw.label, range(len(data.id2label)), reading)
@@ -100,28 +79,15 @@ def read_for_faults(data: CaseDataset, name: str, processor: SamedImageProcessor
 
 
 def name_labels(name: object, array: np.ndarray, values: Sequence[int], reading: CaseReading) -> np.ndarray | None:
-    """Number a label map 0, 1, …; values without a name are reported and become background.
+    """Number a label map whose file uses other `values`; those without a name are reported and become background.
 
-    Args:
-        name: name of the file, for messages.
-        array: the label map, of any type.
-        values: the file's value of each label, in order.
-        reading: its list of problems is extended.
-
-    Returns:
-        uint8 or uint16, or `None` if the values are no whole numbers or out of range.
+    Returns uint8 or uint16, or `None` if the values are no whole numbers or out of range.
     """
     label = reading.attempt(lambda: as_labels(str(name), array), "no-labels-between")
     if label is None:
         return None
-    if label.size and int(label.max()) > _MAX_LABEL:
-        text = f"{name} has label values up to {int(label.max())}: expected values up to {_MAX_LABEL}."
-        reading.add("error", "label-values", text)
-        return None
-    counts = np.zeros(_MAX_LABEL + 1, np.int64)
-    for part in label:  # by slice: bincount on the whole scan would use eight bytes for every voxel
-        part_counts = np.bincount(part.ravel())
-        counts[: len(part_counts)] += part_counts
+    # By slice: bincount on the whole scan would use eight bytes for every voxel.
+    counts = sum((np.bincount(part.ravel(), minlength=_MAX_LABEL + 1) for part in label), np.zeros(1, np.int64))
     unnamed = sorted(set(np.flatnonzero(counts).tolist()) - set(values))
     if unnamed:
         several = format_names([f"{value} ({counts[value]} voxels)" for value in unnamed], 6)
@@ -131,7 +97,7 @@ def name_labels(name: object, array: np.ndarray, values: Sequence[int], reading:
         reading.add("error", "label-values", f"{text}{hint}")
     elif list(values) == list(range(len(values))):
         return label
-    table = np.zeros(max(_MAX_LABEL + 1, len(values)), np.uint8 if len(values) <= 256 else np.uint16)
+    table = np.zeros(_MAX_LABEL + 1, np.uint8 if len(values) <= 256 else np.uint16)
     table[list(values)] = np.arange(len(values))
     return table[label]
 
@@ -169,10 +135,10 @@ def _advice(image: Volume, turned: Volume, label: Volume) -> str:
     """Guess why a label map has another grid than its image, and advise."""
     if np.allclose(label.affine, np.eye(4)):
         return "The label's header has no geometry: write it again with the image's."
-    if sorted(image.grid) == sorted(turned.grid) and image.grid != turned.grid:
-        return "The axes are in another order: write the label in the image's order."
     if image.grid == turned.grid:
         return "The voxels may correspond under two headers: view both, and write the label with the image's."
+    if sorted(image.grid) == sorted(turned.grid):
+        return "The axes are in another order: write the label in the image's order."
     return "Resample the label onto the image's grid, order 0."
 
 
@@ -183,10 +149,10 @@ def _check_header(volume: Volume, path: Path, tolerance: float, reading: CaseRea
         return
     try:
         qform, sform = header.get_qform(coded=True)[0], header.get_sform(coded=True)[0]
-        grid = np.broadcast_to(np.uint8(0), volume.grid)
         difference = None
         if qform is not None and sform is not None:
-            difference = same_grid(Volume(grid, sform), Volume(grid, qform), max(tolerance, 0.01))
+            one, other = (Volume(np.broadcast_to(np.uint8(0), volume.grid), affine) for affine in (sform, qform))
+            difference = same_grid(one, other, max(tolerance, 0.01))
     except (ValueError, nib.spatialimages.HeaderDataError) as error:
         reading.add("warning", "header", f"{path} has an invalid qform ({one_line(error)}): its sform is used.")
         return
@@ -198,46 +164,32 @@ def _check_header(volume: Volume, path: Path, tolerance: float, reading: CaseRea
         reading.add("warning", "header", f"{path} {text}")
 
 
-def _read_images(source: ImageSource, reading: CaseReading) -> None:
-    images: list[np.ndarray] = []
-    labels: list[np.ndarray] = []
-    for image_path, label_path in zip(source.images, source.labels, strict=True):
-        volume = reading.attempt(partial(read_volume, image_path, num_channels=source.num_channels))
-        mask = reading.attempt(partial(read_mask, label_path))
-        named = None if mask is None else name_labels(label_path, mask[None], source.values, reading)
-        if volume is None or named is None:
+def _read_slices(source: ImageSource | SliceSource, values: Sequence[int], reading: CaseReading) -> None:
+    """Read 2-D images with their masks, or slices of the Synapse layout, and stack them if they are of one size."""
+    slices: list[tuple[np.ndarray, np.ndarray]] = []
+    images = labels = source.files()
+    if isinstance(source, ImageSource):
+        images, labels = source.images, source.labels
+    for path, label_path in zip(images, labels, strict=True):
+        if isinstance(source, ImageSource):
+            volume = reading.attempt(partial(read_volume, path, num_channels=source.num_channels))
+            image = None if volume is None else volume.array[:, :, 0].swapaxes(0, 1)
+            image = np.moveaxis(image, 2, 0) if image is not None and image.ndim == 3 else image
+            label = reading.attempt(partial(read_mask, label_path))
+        else:
+            image, label = reading.attempt(partial(read_slice, path)) or (None, None)
+        named = None if label is None else name_labels(label_path, label[None], values, reading)
+        if image is None or named is None:
             continue
-        image = volume.array.swapaxes(0, 2)  # (1, height, width[, channels])
-        image = np.moveaxis(image, 3, 1) if image.ndim == 4 else image
-        if image.shape[-2:] != named.shape[1:]:
-            sizes = f"{image.shape[-1]}×{image.shape[-2]} pixels, but {label_path} {named.shape[2]}×{named.shape[1]}"
-            reading.add("error", "geometry", f"{image_path} has {sizes}: expected a mask of the image's size.")
+        (height, width), (rows, columns) = image.shape[-2:], named.shape[1:]
+        if (height, width) == (rows, columns):
+            slices.append((image[None], named))
             continue
-        images.append(image)
-        labels.append(named)
-    _stack(source.name, images, labels, reading)
-
-
-def _read_slices(source: SliceSource, num_labels: int, reading: CaseReading) -> None:
-    reading.rescaled = True
-    images: list[np.ndarray] = []
-    labels: list[np.ndarray] = []
-    for name in source.slices:
-        path = source.data.slice_path(name)
-        if (found := reading.attempt(partial(read_slice, path))) is None:
-            continue
-        image, label = found
-        if (named := name_labels(path, label[None], range(num_labels), reading)) is not None:
-            images.append(image[None])
-            labels.append(named)
-    _stack(source.name, images, labels, reading)
-
-
-def _stack(name: str, images: list[np.ndarray], labels: list[np.ndarray], reading: CaseReading) -> None:
-    """Stack slices of one size."""
-    if len(sizes := sorted({image.shape[-2:] for image in images})) > 1:
+        text = f"{path} has {width}×{height} pixels, but {label_path} {columns}×{rows}: expected a mask of the image's "
+        reading.add("error", "geometry", f"{text}size.")
+    if len(sizes := sorted({image.shape[-2:] for image, _ in slices})) > 1:
         several = format_names([f"{width}×{height}" for height, width in sizes], 4)
-        text = f"the slices of {name} differ in size ({several}): expected one size for each case."
+        text = f"the slices of {source.name} differ in size ({several}): expected one size for each case."
         reading.add("error", "geometry", text)
-    elif images:
-        reading.image, reading.label = np.concatenate(images), np.concatenate(labels)
+    elif slices:
+        reading.image, reading.label = (np.concatenate(arrays) for arrays in zip(*slices, strict=True))

@@ -1,47 +1,41 @@
 """Validation of a data set: every case is read once, and released before the next."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import nibabel as nib
 import numpy as np
 
 from ..data.dataset import CaseDataset
 from ..model.image_processing_samed import SamedImageProcessor
-from ..utils.progress import ProgressCallback
-from .case_checks import check_case
-from .charts import draw_case
+from ..reporting.charts import figure_jpeg
+from ..reporting.preview import draw_preview, representative_slices, slice_plane
+from ..transforms.intensity import CT_WINDOW
+from ..transforms.slicing import rows_point_up
+from ..utils.console import ProgressCallback
+from ..volumes.geometry import Volume
+from .case_checks import check_case, looks_like_ct, window_of
 from .cohort_checks import check_cohort, splits_of
 from .measuring import CaseFacts, measure_case
 from .problems import Problem, sort_problems
-from .reading import read_for_faults
+from .reading import CaseReading, read_for_faults
 
 __all__ = ["Validation", "validate_data"]
 
-_SAMPLES = 2_000_000
-"""Intensities sampled over all cases, of whole scans and of labels each: 8 MB a channel."""
+_SAMPLES = 2_000_000  # of intensities over all cases, of whole scans and of labels each: 8 MB a channel
 _MIN_SAMPLES, _MAX_SAMPLES = 200, 50_000  # of a case
-_DOUBTFUL = ("geometry", "swapped", "sparse", "label-values")
-"""Kinds of problems for which an image of the case helps."""
+_DOUBTFUL = ("geometry", "swapped", "sparse", "label-values")  # problems for which an image of the case helps
 
 
 @dataclass
 class Validation:
-    """Result of a validation.
-
-    Attributes:
-        data: the data set.
-        processor: how its scans were cut.
-        cases: measurements of the readable cases, in the splits' order.
-        problems: problems, the worst first.
-        images: JPEGs of some cases, by name.
-    """
+    """Result of a validation."""
 
     data: CaseDataset
-    processor: SamedImageProcessor
-    cases: list[CaseFacts] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-    images: dict[str, bytes] = field(default_factory=dict)
+    processor: SamedImageProcessor  # how its scans were cut
+    cases: list[CaseFacts] = field(default_factory=list)  # measurements of the readable ones, in the splits' order
+    problems: list[Problem] = field(default_factory=list)  # the worst first
+    images: dict[str, bytes] = field(default_factory=dict)  # JPEGs of some cases, by name
 
     def count(self, severity: str) -> int:
         """Return the number of problems of a severity."""
@@ -62,16 +56,16 @@ def validate_data(
         processor: how to cut scans; see [`~samed_hf.data.make_processor`].
         images_per_split: number of cases of each split to draw, and of cases with doubtful labels.
         progress: called with how many of how many cases are done.
-
-    Returns:
-        Problems, measurements and images.
     """
     validation = Validation(data, processor)
     splits: dict[str, str] = {}
     for split, names in splits_of(data).items():
-        for name in names:
-            splits.setdefault(name, split)
-    drawn = _spread(data, images_per_split)
+        splits |= {name: split for name in names if name not in splits}
+    drawn = {
+        names[int(index)]
+        for names in splits_of(data).values()
+        for index in np.linspace(0, len(names) - 1, min(images_per_split, len(names))).round()
+    }
     budget = int(np.clip(_SAMPLES // max(1, len(splits)), _MIN_SAMPLES, _MAX_SAMPLES))
     for done, (name, split) in enumerate(splits.items(), 1):
         _check(validation, name, split, budget, drawn, images_per_split)
@@ -80,15 +74,6 @@ def validate_data(
     failed = len(splits) - sum(bool(facts.voxels) for facts in validation.cases)
     validation.problems = sort_problems([*validation.problems, *check_cohort(data, validation.cases, failed)])
     return validation
-
-
-def _spread(data: CaseDataset, count: int) -> set[str]:
-    """Return cases spread over each split."""
-    return {
-        names[int(index)]
-        for names in splits_of(data).values()
-        for index in np.linspace(0, len(names) - 1, min(count, len(names))).round()
-    }
 
 
 def _check(validation: Validation, name: str, split: str, budget: int, drawn: set[str], max_doubtful: int) -> None:
@@ -101,8 +86,41 @@ def _check(validation: Validation, name: str, split: str, budget: int, drawn: se
         validation.cases.append(facts)
         problems += check_case(facts, data.id2label, processor, rescaled=reading.rescaled)
         doubtful = any(problem.kind in _DOUBTFUL for problem in problems)
-        if name in drawn or (doubtful and len(validation.images.keys() - drawn) < max_doubtful):
-            image = draw_case(facts, reading, data, processor, f"{name} · {split}")
-            if image is not None:
-                validation.images[name] = image
+        is_drawn = name in drawn or (doubtful and len(validation.images.keys() - drawn) < max_doubtful)
+        if is_drawn and (image := _draw_case(facts, reading, data, processor, f"{name} · {split}")):
+            validation.images[name] = image
     validation.problems += problems
+
+
+def _draw_case(
+    facts: CaseFacts, reading: CaseReading, data: CaseDataset, processor: SamedImageProcessor, title: str
+) -> bytes | None:
+    """Draw representative slices of a case as a JPEG, unless image and label differ in size or aren't finite."""
+    image, label = reading.image, reading.label
+    if image is None or label is None or (len(image), *image.shape[-2:]) != label.shape or facts.not_finite:
+        return None
+    image = np.moveaxis(image, 1, 3) if image.ndim == 4 else image
+    is_flat, plane = facts.spacing is None or processor.orientation is None, "axial"
+    if facts.spacing is None or processor.orientation is None:
+        # The orientation of the patient is unknown: show the most representative slice as a 2-D image.
+        index = representative_slices(label, 1)[0]
+        up = slice(None, None, -1) if not data.is_2d and rows_point_up(processor) else slice(None)
+        image = image[..., :1] if image.ndim == 4 and image.shape[-1] != 3 else image
+        scan = Volume(image[index : index + 1, up].swapaxes(0, 2), np.diag([-1.0, -1.0, 1.0, 1.0]))
+        labels = label[index : index + 1, up].swapaxes(0, 2)
+    else:
+        order = np.argsort(processor.axis_order)
+        world, direction = nib.orientations.axcodes2ornt(processor.orientation).T
+        affine = np.diag([0.0, 0.0, 0.0, 1.0])
+        affine[world.astype(int), range(3)] = direction * np.array(facts.spacing)[order]
+        scan = Volume(np.transpose(image, [*order, *range(3, image.ndim)]), affine)
+        labels = np.transpose(label, order)
+        plane = slice_plane(processor.orientation, processor.axis_order[0])
+    # The processor's window if the intensities fit it, SAMed's if they look like CT.
+    window: Sequence[float] | None = window_of(processor, 0)
+    if window is None and facts.sample is not None and looks_like_ct(*np.percentile(facts.sample[0], (1, 99.5))):
+        window = CT_WINDOW
+    elif window and (scan.num_channels > 2 or min(facts.low) >= 0 or window[0] >= max(facts.high)):
+        window = None
+    figure = draw_preview(scan, labels, data.id2label, plane=plane, window=window, title=title, is_image=is_flat)
+    return figure_jpeg(figure)

@@ -1,8 +1,8 @@
-from .discovery import find_scans
+from .discovery import ScanFile, find_scans
 from .geometry import Volume, reorient, restore_orientation, same_grid
 from .io import read_scan, read_volume, write_labels, write_volume
-from .naming import ScanFile, case_name
 from .nifti import find_volumes
+from .registry import case_name
 
 __all__ = [
     "ScanFile",

@@ -1,8 +1,8 @@
 """Search for scans among files and directories.
 
 The scans of a directory are its own files of registered formats and the DICOM series in it and below it. If it has
-neither, they are the files of its subdirectories. Images that lie beside volumes are skipped as screenshots; hidden
-files are ignored.
+neither, they are the files of its subdirectories. Images beside volumes are skipped as screenshots; hidden files are
+ignored.
 """
 
 from __future__ import annotations
@@ -10,25 +10,45 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..utils.text import join_or, printable
-from .naming import ScanFile, case_name, file_kind, label_suffix, make_names_unique
-from .registry import FORMATS, format_of
+from .registry import FORMATS, case_name, file_kind, format_of, label_suffix
 
 if TYPE_CHECKING:
     from .dicom.search import SeriesFiles
 
-__all__ = ["find_scans", "search_scans"]
+__all__ = ["ScanFile", "find_scans", "search_scans"]
 
 logger = logging.getLogger(__name__)
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)  # nnU-Net's: case_0000, case_0001
+_KNOWN_FORMATS = join_or([form.name for form in FORMATS])
 _HEADER_SUFFIXES = (".mhd", ".nhdr")
 _VOXEL_SUFFIXES = (".raw", ".zraw", ".raw.gz")  # of the files that these headers refer to
+
+
+@dataclass(frozen=True)
+class ScanFile:
+    """One scan to read.
+
+    Attributes:
+        name: Name of the case, unique in a list: the file's name without suffix, or that of a DICOM series' directory.
+        path: The file; of a DICOM series the directory if it holds no other scan, else the series' first file.
+        kind: "nifti", "itk", "dicom" or "image".
+        files: Files of a DICOM series, or one file for each channel; empty for a single file.
+        suffix: Suffix of a label map in the scan's own format, e.g. ".nii.gz"; ".png" for an image.
+    """
+
+    name: str
+    path: Path
+    kind: str
+    files: tuple[Path, ...] = ()
+    suffix: str = ""
 
 
 def find_scans(paths: str | Path | Iterable[str | Path], *, num_channels: int = 1) -> list[ScanFile]:
@@ -41,11 +61,7 @@ def find_scans(paths: str | Path | Iterable[str | Path], *, num_channels: int = 
             one scan; with one, `_0000` is removed from the names if all files of a directory end so.
 
     Returns:
-        Scans in the order of their paths, each once, with unique names.
-
-    Raises:
-        FileNotFoundError: If a path does not exist, or a directory holds no scan.
-        ValueError: If a file in `paths` is of no known format.
+        Scans in the order of their paths, each once, with unique names; none in a directory is a `FileNotFoundError`.
     """
     scans, notes = search_scans([paths] if isinstance(paths, str | Path) else paths, num_channels=num_channels)
     for note in notes:
@@ -66,7 +82,10 @@ def search_scans(paths: Iterable[str | Path], *, num_channels: int = 1) -> tuple
             files |= {_absolute(file): file for file in own}
             series += found
             skipped += foreign
-            if left_out := _directories_left_out(path, own):
+            # Subdirectories are not searched for files if the directory has files of its own.
+            has_own = any(file.parent == path for file in own)
+            left_out = [one for one in _subdirectories(path) if has_own and not one.is_symlink() and _own_files(one)[0]]
+            if left_out:
                 example = f"e.g. {printable(left_out[0].name)}: name them"
                 notes.append(f"left out {len(left_out)} directories with scans in {printable(path)}, {example}")
         elif not path.exists():
@@ -81,7 +100,7 @@ def search_scans(paths: Iterable[str | Path], *, num_channels: int = 1) -> tuple
     ]
     if skipped:
         notes.append(_skipped_note(skipped))
-    return make_names_unique(sorted(scans, key=lambda scan: (scan.path, scan.name))), notes
+    return _make_names_unique(sorted(scans, key=lambda scan: (scan.path, scan.name))), notes
 
 
 def _skipped_note(skipped: list[Path]) -> str:
@@ -90,10 +109,6 @@ def _skipped_note(skipped: list[Path]) -> str:
     has_images = any(file_kind(path) == "image" for path in skipped)
     reason = "; images beside scans count as screenshots" if has_images else ""
     return f"skipped {count} ({names}{', …' if len(skipped) > 3 else ''}){reason}"
-
-
-def _known_formats() -> str:
-    return join_or([form.name for form in FORMATS])
 
 
 def _absolute(path: Path) -> Path:
@@ -106,37 +121,29 @@ def _search_directory(directory: Path) -> tuple[list[Path], list[SeriesFiles], l
     own, skipped = _own_files(directory)
     candidates = _dicom_candidates(directory)
     series = _find_series(candidates)
-    if series:
-        skipped += [file for file in own if file_kind(file) == "image"]
-        own = [file for file in own if file_kind(file) != "image"]
+    if series and own and file_kind(own[0]) == "image":
+        own, skipped = [], own
     series_files = {file for one in series for file in one.files}
     skipped += [file for file in candidates if file not in series_files and file.name.upper() != "DICOMDIR"]
     if not own and not series:
-        for subdirectory in sorted(path for path in directory.iterdir() if path.is_dir() and path.name[0] != "."):
+        for subdirectory in _subdirectories(directory):
             files, foreign = _own_files(subdirectory)
             own += files
             skipped += foreign
     if not own and not series:
         others = f"; none of its {len(skipped)} files is one" if skipped else ""
         raise FileNotFoundError(
-            f"{printable(directory)} holds no scan, expected {_known_formats()}{others}; check the directory."
+            f"{printable(directory)} holds no scan, expected {_KNOWN_FORMATS}{others}; check the directory."
         )
     return own, series, skipped
 
 
-def _directories_left_out(directory: Path, found: list[Path]) -> list[Path]:
-    """Return subdirectories with scans that are not searched because the directory has scans of its own."""
-    if not any(file.parent == directory for file in found):
-        return []
-    return sorted(
-        path
-        for path in directory.iterdir()
-        if path.is_dir() and path.name[0] != "." and not path.is_symlink() and _own_files(path)[0]
-    )
+def _subdirectories(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.iterdir() if path.is_dir() and path.name[0] != ".")
 
 
 def _own_files(directory: Path) -> tuple[list[Path], list[Path]]:
-    """Return a directory's own files of registered formats, and the images that lie beside volumes."""
+    """Return a directory's own files of registered formats, and the images beside volumes."""
     files = sorted(path for path in directory.iterdir() if path.name[0] != "." and file_kind(path) and path.is_file())
     volumes = [path for path in files if file_kind(path) != "image"]
     images = [path for path in files if file_kind(path) == "image"]
@@ -174,7 +181,7 @@ def _listed_series(files: list[Path]) -> tuple[list[SeriesFiles], list[ScanFile]
     others = [file for file in files if file not in series_files]
     for file in others:
         if format_of(file) is None:
-            raise ValueError(f"{printable(file)} is of no known format, expected {_known_formats()}; convert it.")
+            raise ValueError(f"{printable(file)} is of no known format, expected {_KNOWN_FORMATS}; convert it.")
     return series, [ScanFile(case_name(file), file, "dicom", (file,), ".dcm") for file in others]
 
 
@@ -214,7 +221,7 @@ def _has_channels(files: list[Path], num_channels: int) -> bool:
 def _series_scans(series: list[SeriesFiles], listed: set[Path]) -> list[ScanFile]:
     """Return the scans of DICOM series, named after their directory, with a number if it holds several.
 
-    A series of one file is named after the file if the file is in `listed`, or lies beside other series.
+    A series of one file is named after the file if the file is in `listed`, or beside other series.
     """
     seen: set[Path] = set()
     by_directory: dict[Path, list[SeriesFiles]] = defaultdict(list)
@@ -222,7 +229,9 @@ def _series_scans(series: list[SeriesFiles], listed: set[Path]) -> list[ScanFile
         # If a directory and one of its subdirectories are both listed, the first has all files.
         if not seen.issuperset(files := {_absolute(file) for file in one.files}):
             seen |= files
-            by_directory[_common_directory(one.files)].append(one)
+            parents = {file.parent for file in one.files}
+            common = os.path.commonpath([path.resolve() for path in parents]) if len(parents) > 1 else parents.pop()
+            by_directory[Path(common)].append(one)
     scans = []
     for directory, found in by_directory.items():
         found.sort(key=lambda one: (one.number is None, one.number or 0, one.uid, one.files))
@@ -238,7 +247,25 @@ def _series_scans(series: list[SeriesFiles], listed: set[Path]) -> list[ScanFile
     return scans
 
 
-def _common_directory(files: Iterable[Path]) -> Path:
-    """Return the innermost directory that contains all files."""
-    parents = {file.parent for file in files}
-    return parents.pop() if len(parents) == 1 else Path(os.path.commonpath([path.resolve() for path in parents]))
+def _make_names_unique(scans: list[ScanFile]) -> list[ScanFile]:
+    """Rename scans of equal names: append the format, then prepend names of directories, then append a number.
+
+    Names that differ in case alone are equal, as on some file systems.
+    """
+    directories = [Path(os.path.abspath(scan.path)).parent for scan in scans]  # links are not resolved
+    names = [scan.name for scan in scans]
+
+    def equal_names(*keys: list[Path]) -> list[int]:
+        folded = [tuple(str(part).casefold() for part in parts) for parts in zip(names, *keys, strict=True)]
+        counts = Counter(folded)
+        return [index for index, key in enumerate(folded) if counts[key] > 1]
+
+    for index in equal_names(directories):
+        names[index] += f"_{scans[index].suffix.strip('.').replace('.', '_')}"
+    for level in range(3):
+        for index in equal_names():
+            if level < len(directories[index].parents):
+                names[index] = f"{[directories[index], *directories[index].parents][level].name}_{names[index]}"
+    for count, index in enumerate(equal_names(), start=1):
+        names[index] += f"-{count}"
+    return [replace(scan, name=name) for scan, name in zip(scans, names, strict=True)]

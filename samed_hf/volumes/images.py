@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from ..utils.atomic import write_bytes
-from ..utils.quiet import c_stderr_silenced
+from ..utils.console import c_stderr_silenced
 from ..utils.text import one_line, printable
-from ._checks import check_file, check_finite, check_parent, damaged_file_error
+from .file_checks import check_file, check_finite, check_parent, damaged_file_error
 from .geometry import Volume
 
-__all__ = ["image_array", "is_grey", "mask_array", "read_image", "read_mask", "write_mask"]
+__all__ = ["image_array", "is_grey", "luminance", "mask_array", "read_image", "read_mask", "write_mask"]
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # Pillow's other readers may start programs: EPS runs Ghostscript
 _GREY = ("1", "L", "LA", "La")
@@ -29,37 +28,18 @@ _AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 _LUMINANCE = (19595, 38470, 7471)  # ITU-R 601 in 65536ths, as in Pillow: equal channels keep their value
 
 
-def read_image(path: str | Path, *, num_channels: int = 1) -> Volume:
-    """Read an image as a volume of one slice.
+def read_image(path: Path, *, num_channels: int = 1) -> Volume:
+    """Read an image as a volume `(width, height, 1)` or `(width, height, 1, 3)` of spacing 1 mm.
 
-    The pixels are kept as stored, without EXIF rotation; transparency is ignored.
-
-    Args:
-        path: A PNG, JPEG, TIFF or BMP file.
-        num_channels: 1 converts colours to grey (ITU-R 601 luminance), 3 repeats grey.
-
-    Returns:
-        The volume, of shape `(width, height, 1)` or `(width, height, 1, 3)` and spacing 1 mm: uint8 in [0, 255], or
-        uint16 in [0, 65535] for a file with 16 bits; TIFF files of 32 bits give int32 or float32.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, too large or has several pages, or `num_channels` is neither 1 nor 3.
+    The pixels are kept as stored, without EXIF rotation and transparency: uint8, uint16 for a file with 16 bits, int32
+    or float32 for TIFF files of 32 bits. One channel converts colours to grey (ITU-R 601), three repeat grey.
     """
-    array = _read(Path(path), partial(image_array, num_channels=num_channels), num_channels)
-    return Volume(array.swapaxes(0, 1)[:, :, None], _AFFINE, None, Path(path))
+    array = _read(path, partial(image_array, num_channels=num_channels), num_channels)
+    return Volume(array.swapaxes(0, 1)[:, :, None], _AFFINE, None, path)
 
 
 def read_mask(path: str | Path) -> np.ndarray:
-    """Read an image whose values, or palette indices, are labels.
-
-    Returns:
-        Array `(height, width)` of the file's own type.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, too large, coloured, has several pages, or is a JPEG.
-    """
+    """Read `(height, width)` labels from an image whose values, or palette indices, they are."""
     if Path(path).suffix.lower() in (".jpg", ".jpeg"):
         raise ValueError(
             f"{printable(path)} is a JPEG, whose compression changes values, expected a mask in which each value is a "
@@ -71,7 +51,7 @@ def read_mask(path: str | Path) -> np.ndarray:
 def mask_array(image: Image.Image, name: str | Path) -> np.ndarray:
     """[`read_mask`] for an open image, which messages call `name`."""
     if image.mode not in ("1", "L", "P", *_DEEP_GREY):
-        raise _ChannelsError(
+        raise _RefusedError(
             f"{name} is an image of mode {image.mode}, expected a mask whose grey values or palette indices are the "
             "labels; save it in greyscale."
         )
@@ -88,18 +68,9 @@ def is_grey(path: str | Path) -> bool:
 
 
 def image_array(image: Image.Image, num_channels: int, name: str | Path) -> np.ndarray:
-    """Return the pixels of an open image.
+    """Return the pixels of an open image, which messages call `name`: `(height, width)` or `(height, width, 3)`.
 
-    Args:
-        image: Image of any mode.
-        num_channels: 1 or 3, see [`read_image`].
-        name: Name of the image in messages.
-
-    Returns:
-        Array `(height, width)`, or `(height, width, 3)` for three channels, of the types of [`read_image`].
-
-    Raises:
-        ValueError: If `num_channels` is neither 1 nor 3.
+    See [`read_image`] for the types and `num_channels`.
     """
     if image.mode in _DEEP_GREY:
         array = np.asarray(image)
@@ -112,27 +83,13 @@ def image_array(image: Image.Image, num_channels: int, name: str | Path) -> np.n
 
 
 def write_mask(
-    path: str | Path,
-    labels: np.ndarray,
-    like: Volume | None = None,
-    *,
-    names: Mapping[int, str] | None = None,
-    colors: np.ndarray | None = None,
+    path: Path, labels: np.ndarray, like: object, *, names: object, colors: np.ndarray | None = None
 ) -> None:
-    """Write a label map as PNG whose values are the labels, atomically.
+    """Write labels `(width, height, 1)`, uint8 or uint16, as PNG whose values are the labels, atomically.
 
-    Args:
-        path: A `.png` file in an existing directory; it is replaced.
-        labels: uint8 or uint16 array of shape `(width, height, 1)`.
-        like, names: Unused, as PNG has no geometry and no names.
-        colors: RGB in [0, 1] of each label, of shape `(num_labels, 3)`, stored as a palette in 8-bit files. Without
-            them, and in 16-bit files, the image is grey.
-
-    Raises:
-        FileNotFoundError: If the directory does not exist.
-        ValueError: If the label map has several slices, or a label has no colour.
+    `colors`, RGB in [0, 1] of each label, are stored as a palette in 8-bit files; without them the image is grey. PNG
+    has no geometry and no names: `like` and `names` are unused.
     """
-    path = Path(path)
     if labels.ndim != 3 or labels.shape[2] != 1:
         raise ValueError(
             f"{printable(path)} cannot hold a label map of shape {labels.shape}, expected one slice (width, height, "
@@ -150,74 +107,61 @@ def write_mask(
     write_bytes(path, content.getvalue())
 
 
-class _ChannelsError(ValueError):
-    """The image has other channels than requested; its file is not damaged."""
+class _RefusedError(ValueError):
+    """The image has other channels or pages than requested; its file is not damaged."""
 
 
 def _read(path: Path, convert: Callable[..., np.ndarray], num_channels: int) -> np.ndarray:
     """Return the pixels as `convert` makes them of the open image; any error is one line that names the file."""
     check_file(path, "image")
     try:
-        array = _load(path, convert, num_channels)
+        with _pillow_silenced():
+            array = _load(path, convert, num_channels)
     except Image.DecompressionBombError as error:
         raise ValueError(
             f"{printable(path)} is too large ({one_line(error).split(',')[0]}), expected at most "
             f"{2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels; cut it into tiles."
         ) from error
-    except (_ChannelsError, _PagesError) as error:
+    except _RefusedError as error:
         raise ValueError(str(error)) from None
     except Exception as error:  # Pillow's decoders raise errors of many types for damaged files
-        raise damaged_file_error(path, "an image", one_line(error)[:120]) from error
+        raise damaged_file_error(path, one_line(error)[:120]) from error
     check_finite(path, array)
     return array
 
 
-class _PagesError(ValueError):
-    """The file has several pages; it is not damaged."""
-
-
 def _load(path: Path, convert: Callable[..., np.ndarray], num_channels: int) -> np.ndarray:
     """Return the pixels of a file with one page, `(height, width)` or `(height, width, 3)`."""
-    with _pillow_silenced():
-        with Image.open(path, formats=_FORMATS) as image:
-            # Further images in a JPEG are the camera's own, e.g. a thumbnail.
-            pages = getattr(image, "n_frames", 1) if image.format in ("PNG", "TIFF") else 1
-            if pages > 1:
-                raise _PagesError(f"{printable(path)} has {pages} pages, expected one; save each page in a file.")
-            if image.info.get("compression") == "raw":
-                _check_strips(path, image)
-            if image.format == "PNG":
-                image.verify()  # compares the checksums, which load() ignores; the file must be opened again
-        with Image.open(path, formats=_FORMATS) as image:
-            mode, form = image.mode, image.format
-            is_deep = bool(image.tile) and ";16" in str(image.tile[0][3])
-            image.load()
-            if not is_deep or mode in _DEEP_GREY:
-                return convert(image, name=printable(path))
-        # Pillow decodes the whole file, but keeps only 8 of its 16 bits.
-        array = _read_deep(path, f"{form}ImageIO")
-    return _with_channels(array if mode not in _GREY else array[:, :, 0], num_channels, printable(path))
-
-
-def _read_deep(path: Path, image_io: str) -> np.ndarray:
-    """Return the pixels of a coloured image of 16 bits, uint16 `(height, width, channels)`."""
+    with Image.open(path, formats=_FORMATS) as image:
+        # Further images in a JPEG are the camera's own, e.g. a thumbnail.
+        pages = getattr(image, "n_frames", 1) if image.format in ("PNG", "TIFF") else 1
+        if pages > 1:
+            raise _RefusedError(f"{printable(path)} has {pages} pages, expected one; save each page in a file.")
+        if isinstance(image, TiffImagePlugin.TiffImageFile) and image.info.get("compression") == "raw":
+            # Pillow would leave missing strips black.
+            bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
+            needed = image.width * image.height * sum(bits) // 8
+            if needed > path.stat().st_size:
+                raise OSError(f"its header claims {needed} bytes of pixels, more than it holds")
+        if image.format == "PNG":
+            image.verify()  # compares the checksums, which load() ignores; the file must be opened again
+    with Image.open(path, formats=_FORMATS) as image:
+        mode, form = image.mode, image.format
+        is_deep = bool(image.tile) and ";16" in str(image.tile[0][3])
+        image.load()
+        if not is_deep or mode in _DEEP_GREY:
+            return convert(image, name=printable(path))
+    # Pillow decodes the whole file, but keeps only 8 of its 16 bits.
     import SimpleITK as sitk
 
     from .itk import check_name, itk_reason
 
     check_name(path)
     try:
-        return sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO=image_io))
+        array = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO=f"{form}ImageIO"))
     except RuntimeError as error:
         raise ValueError(itk_reason(error)) from error
-
-
-def _check_strips(path: Path, image: Any) -> None:
-    """Refuse an uncompressed TIFF file that is cut short, whose missing strips Pillow would leave black."""
-    bits_per_sample = 258  # the tag's number
-    needed = image.width * image.height * sum(image.tag_v2.get(bits_per_sample, (1,))) // 8
-    if needed > path.stat().st_size:
-        raise OSError(f"its header claims {needed} bytes of pixels, more than it holds")
+    return _with_channels(array if mode not in _GREY else array[:, :, 0], num_channels, printable(path))
 
 
 @contextmanager
@@ -230,7 +174,7 @@ def _pillow_silenced() -> Iterator[None]:
 
 def _with_channels(array: np.ndarray, num_channels: int, name: str | Path) -> np.ndarray:
     if num_channels not in (1, 3):
-        raise _ChannelsError(
+        raise _RefusedError(
             f"{name} is an image, which has 1 channel or 3, expected {num_channels}; "
             "name a scan of the kind that the model was trained on."
         )
@@ -238,6 +182,11 @@ def _with_channels(array: np.ndarray, num_channels: int, name: str | Path) -> np
         return array if num_channels == 1 else np.repeat(array[:, :, None], 3, axis=2)
     if num_channels == 3:
         return array[:, :, :3]
-    weights = np.array(_LUMINANCE, np.uint64)
-    weighted = (array[:, :, :3].astype(np.uint64) * weights).sum(axis=2, dtype=np.uint64)
-    return ((weighted + np.uint64(1 << 15)) >> np.uint64(16)).astype(array.dtype)
+    return luminance(np.moveaxis(array[:, :, :3], 2, 0))
+
+
+def luminance(channels: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    """Grey of red, green and blue arrays by the weights of ITU-R 601, as Pillow computes it; their own type."""
+    grey = np.asarray(sum(one.astype(np.float64) * weight for one, weight in zip(channels, _LUMINANCE, strict=True)))
+    grey /= 65536
+    return (np.floor(grey + 0.5) if channels[0].dtype.kind in "iu" else grey).astype(channels[0].dtype)

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from ..utils.text import join_or, printable
-from ._checks import check_labels, check_memory
-from .discovery import search_scans
+from .discovery import ScanFile, search_scans
+from .file_checks import check_labels, check_memory
 from .geometry import Volume, same_grid
-from .naming import ScanFile, case_name, file_kind, label_suffix
-from .registry import FORMATS, format_of, suffix_of
+from .registry import FORMATS, case_name, file_kind, format_of, label_suffix, suffix_of
 
 __all__ = ["read_scan", "read_volume", "write_labels", "write_volume"]
 
@@ -29,7 +28,6 @@ def read_scan(scan: ScanFile | str | Path, *, num_channels: int = 1) -> Volume:
         `(x, y, z, num_channels)`; an image is `(width, height, 1)` or `(width, height, 1, 3)`.
 
     Raises:
-        FileNotFoundError: If there is no such file or directory.
         ValueError: If it is damaged, of no registered format, contains NaN, or another number of images.
     """
     if not isinstance(scan, ScanFile):
@@ -69,16 +67,10 @@ def write_labels(
     Args:
         path: File in an existing directory, which is replaced. Its suffix names the format: NIfTI (`.nii.gz`, `.nii`),
             NRRD (`.nrrd`), MetaImage (`.mha`, `.mhd`), DICOM-SEG (`.dcm`), or PNG for an image (`.png`).
-        array: Integer label map of shape `(x, y, z)`, values in [0, 65535]; stored as uint8 where they fit, else as
-            uint16.
+        array: Integer label map `(x, y, z)`, values in [0, 65535]; stored as uint8 where they fit, else as uint16.
         like: The scan, whose geometry the file takes over.
         names: Name of each label, required for DICOM-SEG.
         colors: RGB in [0, 1] of each label, of shape `(num_labels, 3)`, for DICOM-SEG and PNG.
-
-    Raises:
-        FileNotFoundError: If the directory does not exist.
-        ValueError: If the shape is not that of the scan, the values are not integers in range, or the suffix is
-            not one of the above.
     """
     path = Path(path)
     labels = check_labels(array, like)
@@ -86,7 +78,10 @@ def write_labels(
     if form is None or suffix_of(path) not in form.writable:
         suffixes = [suffix for form in FORMATS for suffix in form.writable]
         raise ValueError(f"{printable(path)} cannot hold a label map, expected the suffix {join_or(suffixes)}.")
-    form.function("label_writer")(path, labels, like, names=names, colors=colors)
+    if form.label_writer:
+        form.function("label_writer")(path, labels, like, names=names, colors=colors)
+    else:
+        form.function("writer")(path, Volume(labels, like.affine, like.header))
 
 
 def write_volume(path: str | Path, volume: Volume) -> None:
@@ -95,10 +90,6 @@ def write_volume(path: str | Path, volume: Volume) -> None:
     Args:
         path: File in an existing directory, `.nii.gz`, `.nii`, `.nrrd`, `.mha` or `.mhd`; it is replaced.
         volume: The volume, whose values are stored unscaled, in their own type where the format has it.
-
-    Raises:
-        FileNotFoundError: If the directory does not exist.
-        ValueError: If the suffix is not one of the above, or the values fit no type of the format.
     """
     path = Path(path)
     form = format_of(path)
@@ -145,7 +136,7 @@ def _read_channels(scan: ScanFile, num_channels: int) -> Volume:
         channel = _read_file(path, 1)
         if difference := same_grid(first, channel):
             raise ValueError(
-                f"{printable(scan.path)} and {printable(path)} are channels of one scan, but do not lie on one grid: "
+                f"{printable(scan.path)} and {printable(path)} are channels of one scan, but differ in their grid: "
                 f"{difference}; resample them."
             )
         channels.append(channel.array)

@@ -3,52 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
 from ..utils.atomic import atomic_update
-from ..utils.quiet import c_stderr_silenced
+from ..utils.console import c_stderr_silenced
 from ..utils.text import one_line, printable
-from ._checks import (
-    check_file,
-    check_finite,
-    check_parent,
-    damaged_file_error,
-    make_volume,
-    storable,
-    volume_shape,
-)
+from . import file_checks
 from .geometry import Volume
-from .itk_data import check_voxels, find_voxels, format_name
+from .itk_voxel_data import check_voxels, find_voxels, is_nrrd
 
-__all__ = ["ItkHeader", "check_name", "itk_reason", "read_itk", "write_itk", "write_itk_labels"]
+__all__ = ["ItkHeader", "check_name", "itk_reason", "read_itk", "write_itk"]
 
 _LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
-_VALUE_BYTES = {
-    getattr(sitk, f"sitk{vector}{name}"): size
-    for vector in ("", "Vector")
-    for size, names in {1: ("Int8", "UInt8"), 2: ("Int16", "UInt16"), 4: ("Int32", "UInt32", "Float32")}.items()
-    for name in names
-} | {getattr(sitk, f"sitk{vector}{name}"): 8 for vector in ("", "Vector") for name in ("Int64", "UInt64", "Float64")}
 
 
 @dataclass(frozen=True)
 class ItkHeader:
-    """The geometry of an image in ITK's terms.
+    """The geometry of an image in ITK's terms."""
 
-    Attributes:
-        spacing: Size of a voxel in mm along each array axis.
-        origin: Centre of the first voxel in mm, LPS+.
-        direction: The 3 × 3 matrix, row by row, whose columns are the directions of the array axes, LPS+.
-    """
-
-    spacing: tuple[float, ...]
-    origin: tuple[float, ...]
-    direction: tuple[float, ...]
+    spacing: tuple[float, ...]  # size of a voxel in mm along each array axis
+    origin: tuple[float, ...]  # centre of the first voxel in mm, LPS+
+    direction: tuple[float, ...]  # the 3 × 3 matrix, row by row, whose columns are the directions of the axes, LPS+
 
     @classmethod
     def from_affine(cls, affine: np.ndarray) -> ItkHeader:
@@ -67,78 +48,58 @@ class ItkHeader:
         return affine
 
 
-def read_itk(path: str | Path, *, num_channels: int = 1) -> Volume:
-    """Read an NRRD or MetaImage file.
+def read_itk(path: Path, *, num_channels: int = 1) -> Volume:
+    """Read an NRRD or MetaImage file of `num_channels` images: vectors, colours, or frames of a fourth axis.
 
-    Args:
-        path: A `.nrrd`, `.nhdr`, `.mha` or `.mhd` file. The voxels may be in other files: one, a list or a pattern.
-        num_channels: Expected number of images on the grid: vectors, colours, or frames of a fourth axis.
-
-    Returns:
-        The volume, of shape `(x, y, z)` or `(x, y, z, num_channels)`. `array` keeps the file's integer type, floats
-        are float32; `header` is an [`ItkHeader`].
-
-    Raises:
-        FileNotFoundError: If the file, or one of its data files, does not exist.
-        ValueError: If the file is damaged, has another number of images, values that are not real numbers, NaN or
-            infinity, or more voxels than fit into memory.
+    The voxels may be in other files: one, a list or a pattern. `array` keeps the file's integer type, floats are
+    float32; `header` is an [`ItkHeader`].
     """
-    path = Path(path)
-    check_file(path, "itk")
+    file_checks.check_file(path, "itk")
     check_name(path)
-    form = format_name(path)
     voxels = find_voxels(path)
     reader = sitk.ImageFileReader()
     # ITK would try other readers on a damaged file, among them that for DICOM.
-    reader.SetImageIO("NrrdImageIO" if form == "NRRD" else "MetaImageIO")
+    reader.SetImageIO("NrrdImageIO" if is_nrrd(path) else "MetaImageIO")
     reader.SetFileName(str(path))
-    try:
-        with c_stderr_silenced():
-            reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise damaged_file_error(path, form, itk_reason(error)) from error
-    value_bytes = _VALUE_BYTES.get(reader.GetPixelIDValue())
-    if value_bytes is None:
-        kind = sitk.GetPixelIDValueAsString(reader.GetPixelIDValue())
-        raise ValueError(f"{printable(path)} has values of type {kind}, expected real numbers; export it in greyscale.")
+    _call(reader.ReadImageInformation, path)
     size, components = reader.GetSize(), reader.GetNumberOfComponents()
-    shape = volume_shape(path, (*size, components) if components > 1 else size, num_channels)
-    check_voxels(path, voxels, size, value_bytes * components)
-    try:
-        with c_stderr_silenced():
-            array = sitk.GetArrayFromImage(reader.Execute())
-    except RuntimeError as error:
-        raise damaged_file_error(path, form, itk_reason(error)) from error
+    kind = sitk.GetPixelIDValueAsString(reader.GetPixelIDValue())  # e.g. "vector of 16-bit signed integer"
+    bits = re.fullmatch(r"(?:vector of )?(\d+)-bit .+", kind)
+    if bits is None:
+        raise ValueError(f"{printable(path)} has values of type {kind}, expected real numbers; export it in greyscale.")
+    shape = file_checks.volume_shape(path, (*size, components) if components > 1 else size, num_channels)
+    check_voxels(path, voxels, size, int(bits[1]) // 8 * components)
+    array = sitk.GetArrayFromImage(_call(reader.Execute, path))
     array = (np.moveaxis(array, -1, 0) if components > 1 else array).T.reshape(shape, order="F")
     if array.dtype == np.float64:
-        with np.errstate(all="ignore"):  # overflow gives infinity, which check_finite refuses
+        with np.errstate(all="ignore"):  # overflow gives infinity, which file_checks.check_finite refuses
             array = array.astype(np.float32)
-    check_finite(path, array)
+    file_checks.check_finite(path, array)
     direction = np.reshape(reader.GetDirection(), (reader.GetDimension(),) * 2)[:3, :3]
     header = ItkHeader(reader.GetSpacing()[:3], reader.GetOrigin()[:3], tuple(direction.ravel().tolist()))
-    return make_volume(array, header.affine, header, path)
+    return file_checks.make_volume(array, header.affine, header, path)
 
 
-def write_itk(path: str | Path, volume: Volume) -> None:
+def _call(function: Callable[[], Any], path: Path) -> Any:
+    """Call a function of SimpleITK; its error is one line on a damaged file."""
+    try:
+        with c_stderr_silenced():
+            return function()
+    except RuntimeError as error:
+        raise file_checks.damaged_file_error(path, itk_reason(error)) from error
+
+
+def write_itk(path: Path, volume: Volume) -> None:
     """Write a volume as NRRD or MetaImage, compressed, atomically.
 
-    Args:
-        path: A `.nrrd`, `.mha` or `.mhd` file in an existing directory; it is replaced. The voxels of an `.mhd` file
-            are written to a `.zraw` file beside it.
-        volume: The volume. If `header` is an [`ItkHeader`], spacing, origin and direction are those of the header.
-
-    Raises:
-        FileNotFoundError: If the directory does not exist.
-        ValueError: If the values fit no type of the format, or the name of an `.mhd` file cannot be written to its
-            header.
-        OSError: If the file could not be written.
+    The voxels of an `.mhd` file are written to a `.zraw` file beside it. If the volume's header is an [`ItkHeader`] of
+    its affine, spacing, origin and direction are those of the header.
     """
-    path = Path(path)
     check_name(path)
     stem, suffix = path.stem, path.suffix.lower()
     if suffix == ".mhd" and (not stem.isprintable() or "%" in stem or stem != stem.strip()):
         raise ValueError(f"{printable(path)} has a name that an .mhd file cannot refer to; rename it, or write .mha.")
-    array = storable(volume.array)
+    array = file_checks.storable(volume.array)
     header = volume.header
     if not isinstance(header, ItkHeader) or not np.allclose(header.affine, volume.affine, rtol=0, atol=1e-6):
         header = ItkHeader.from_affine(volume.affine)
@@ -147,37 +108,20 @@ def write_itk(path: str | Path, volume: Volume) -> None:
     image.SetSpacing(header.spacing)
     image.SetOrigin(header.origin)
     image.SetDirection(header.direction)
-    check_parent(path)
+    file_checks.check_parent(path)
     with atomic_update(path.parent, order=lambda file: file.name == path.name) as directory:
         temporary = directory / f"{stem if suffix == '.mhd' else 'volume'}{suffix}"
         try:
-            with c_stderr_silenced():
-                sitk.WriteImage(image, str(temporary), True)
+            _call(lambda: sitk.WriteImage(image, str(temporary), True), temporary)
             # ITK does not notice every full disk.
             check_voxels(temporary, find_voxels(temporary), array.shape, array.itemsize)
-        except (RuntimeError, ValueError, FileNotFoundError) as error:
+        except (ValueError, FileNotFoundError) as error:
             raise OSError(f"{printable(path)} could not be written completely; is the disk full?") from error
         temporary.replace(directory / path.name)
 
 
-def write_itk_labels(
-    path: str | Path,
-    labels: np.ndarray,
-    like: Volume,
-    *,
-    names: Mapping[int, str] | None = None,
-    colors: np.ndarray | None = None,
-) -> None:
-    """Write a label map on the grid of a scan with [`write_itk`]; `names` and `colors` are not stored."""
-    write_itk(path, Volume(labels, like.affine, like.header))
-
-
 def check_name(path: Path) -> None:
-    """Refuse a path that is not valid UTF-8, as SimpleITK would end the process.
-
-    Raises:
-        ValueError: If it is not.
-    """
+    """Refuse a path that is not valid UTF-8, as SimpleITK would end the process."""
     try:
         str(path).encode()
     except UnicodeEncodeError:

@@ -10,216 +10,146 @@ import gzip
 import io
 import logging
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import cast
 
 import nibabel as nib
 import numpy as np
-from nibabel.arrayproxy import ArrayProxy
 
 from ..utils.atomic import temporary_directory
 from ..utils.text import one_line, printable
-from ._checks import (
-    DEFLATE_RATIO,
-    check_file,
-    check_finite,
-    check_memory,
-    check_parent,
-    damaged_file_error,
-    make_volume,
-    storable,
-    volume_shape,
-)
+from . import file_checks
 from .geometry import Volume
 from .registry import suffix_of
 
 __all__ = ["find_volumes", "read_nifti", "write_nifti", "write_nifti_labels"]
 
 _SUFFIXES = (".nii.gz", ".nii")
-_MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # code 1 is metre, 3 is micrometre; unknown units are mm by convention
+# Codes 1 and 3 are metre and micrometre; unknown units are mm by convention. nibabel's own method fails on other codes.
+_MM_PER_UNIT = {1: 1000.0, 3: 0.001}
 _RGB = ("R", "G", "B")
 _BLOCK = 1 << 22  # voxels read at once
+_SILENT = logging.Logger("nibabel", logging.CRITICAL)  # nibabel logs what it repaired in a header
 
 
-def read_nifti(path: str | Path, *, num_channels: int = 1) -> Volume:
-    """Read a NIfTI file.
+def read_nifti(path: Path, *, num_channels: int = 1) -> Volume:
+    """Read a NIfTI file of `num_channels` images: frames of a fourth axis, vectors on the fifth, or RGB.
 
-    Args:
-        path: A `.nii` or `.nii.gz` file.
-        num_channels: Expected number of images on the grid: frames of a fourth axis, vectors on the fifth, or RGB.
-
-    Returns:
-        The volume, of shape `(x, y, z)` or `(x, y, z, num_channels)`; trailing axes of length 1 are dropped. `array` is
-        float32, scaled by the header's slope and intercept, or has the file's integer type if the file has no scaling.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged or not NIfTI, has another number of frames, values that are not real numbers,
-            NaN or infinity, more voxels than fit into memory, or an affine that cannot be inverted.
+    `array` is float32, scaled by the header's slope and intercept, or has the file's integer type if the file has no
+    scaling; trailing axes of length 1 are dropped.
     """
-    path = Path(path)
-    check_file(path, "nifti")
+    file_checks.check_file(path, "nifti")
     compressed = suffix_of(path) == ".nii.gz"
     with gzip.open(path) if compressed else path.open("rb") as file:
         try:
-            max_bytes = path.stat().st_size * (DEFLATE_RATIO if compressed else 1)
-            image = _read_header(path, file, max_bytes)
-            array = _read_voxels(path, file, image, num_channels)
+            max_bytes = path.stat().st_size * (file_checks.DEFLATE_RATIO if compressed else 1)
+            header = _read_header(path, file, max_bytes)
+            array = _read_voxels(path, file, header, num_channels)
             # The checksum, which detects flipped bits, is at the end of a compressed file.
             while compressed and file.read(1 << 20):
                 pass
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise damaged_file_error(path, "NIfTI", one_line(error)) from error
-    check_finite(path, array)
-    affine = np.array(image.affine, dtype=np.float64)
-    affine[:3] *= _mm_per_unit(image.header)
-    return make_volume(array, affine, image.header, path)
+            raise file_checks.damaged_file_error(path, one_line(error)) from error
+    file_checks.check_finite(path, array)
+    affine = np.array(header.get_best_affine(), dtype=np.float64)
+    affine[:3] *= _MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
+    return file_checks.make_volume(array, affine, header, path)
 
 
-def write_nifti(path: str | Path, volume: Volume) -> None:
+def write_nifti(path: Path, volume: Volume) -> None:
     """Write a volume as NIfTI, atomically.
 
-    Args:
-        path: A `.nii` or `.nii.gz` file in an existing directory; it is replaced.
-        volume: The volume, whose values are stored unscaled, in their own type where NIfTI readers know it. If `header`
-            is a NIfTI header, the affine keeps its sform and qform codes and units.
-
-    Raises:
-        FileNotFoundError: If the directory does not exist.
-        ValueError: If the suffix is another one, or the values fit no type of NIfTI.
+    The values are stored unscaled, in their own type where NIfTI readers know it. If the volume has a NIfTI header, the
+    affine keeps its sform and qform codes and units.
     """
-    _write(Path(path), storable(volume.array), volume.affine, _copy_header(volume.header))
+    _write(path, file_checks.storable(volume.array), volume.affine, _copy_header(volume.header))
 
 
-def write_nifti_labels(
-    path: str | Path,
-    labels: np.ndarray,
-    like: Volume,
-    *,
-    names: Mapping[int, str] | None = None,
-    colors: np.ndarray | None = None,
-) -> None:
-    """Write a label map on the grid of a scan, atomically.
-
-    Args:
-        path: A `.nii` or `.nii.gz` file in an existing directory; it is replaced.
-        labels: uint8 or uint16 array of the shape of the grid.
-        like: The scan, whose affine, sform and qform codes and units the file takes over.
-        names, colors: Unused, as NIfTI stores neither.
-
-    Raises:
-        FileNotFoundError: If the directory does not exist.
-        ValueError: If the suffix is another one.
-    """
+def write_nifti_labels(path: Path, labels: np.ndarray, like: Volume, *, names: object, colors: object) -> None:
+    """Write a label map, uint8 or uint16, with the codes and units of the scan; `names` and `colors` are not stored."""
     header = _copy_header(like.header)
     # The display range of the scan, e.g. -125 to 275 HU, would show every label in the same grey.
     header["cal_min"], header["cal_max"] = 0, int(labels.max())
     header.set_intent("label")
-    _write(Path(path), labels, like.affine, header)
+    _write(path, labels, like.affine, header)
 
 
 def find_volumes(paths: str | Path | Iterable[str | Path]) -> list[Path]:
-    """List the NIfTI files among files and directories.
+    """List the NIfTI files among files and directories, sorted, each once.
 
-    Args:
-        paths: Files, and directories, whose own NIfTI files are listed without subdirectories and hidden files.
-
-    Returns:
-        Sorted paths, each once.
-
-    Raises:
-        FileNotFoundError: If a path does not exist, or a directory has no NIfTI file.
-        ValueError: If a file has another suffix.
+    Of a directory, its own files without subdirectories and hidden files are listed; none is a `FileNotFoundError`.
     """
     found: set[Path] = set()
     for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
         if path.is_dir():
-            own = [file for file in path.iterdir() if suffix_of(file) in _SUFFIXES and file.is_file()]
-            own = [file for file in own if file.name[0] != "."]
+            visible = (file for file in path.iterdir() if file.name[0] != ".")
+            own = [file for file in visible if suffix_of(file) in _SUFFIXES and file.is_file()]
             if not own:
                 raise FileNotFoundError(
                     f"{printable(path)} holds no .nii or .nii.gz file, expected at least one; check the directory."
                 )
             found.update(own)
         else:
-            check_file(path, "nifti")
+            file_checks.check_file(path, "nifti")
             found.add(path)
     return sorted(found)
 
 
-def _read_header(path: Path, file: io.BufferedIOBase, max_bytes: int) -> nib.Nifti1Image:
-    """Read an image without its voxels, and leave the file at their position."""
+def _read_header(path: Path, file: io.BufferedIOBase, max_bytes: int) -> nib.Nifti1Header:
+    """Read the header with its extensions, and leave the file at the voxels."""
     # The first field is the header's own length, in either byte order: 348 for NIfTI-1, 540 for NIfTI-2.
     content = file.read(4)
     is_nifti2 = 540 in (int.from_bytes(content, "little"), int.from_bytes(content, "big"))
-    image_class = nib.Nifti2Image if is_nifti2 else nib.Nifti1Image
-    content += file.read(image_class.header_class.sizeof_hdr - 4)
-    if len(content) < image_class.header_class.sizeof_hdr:
-        raise damaged_file_error(path, "NIfTI", "it ends within its header")
-    offset = float(image_class.header_class(content, check=False)["vox_offset"])
+    header_class = nib.Nifti2Header if is_nifti2 else nib.Nifti1Header
+    content += file.read(header_class.sizeof_hdr - 4)
+    if len(content) < header_class.sizeof_hdr:
+        raise file_checks.damaged_file_error(path, "it ends within its header")
+    offset = float(header_class(content, check=False)["vox_offset"])
     if not len(content) + 4 <= offset <= max_bytes:
-        raise damaged_file_error(path, "NIfTI", f"its header claims that its voxels begin at byte {offset:g}")
+        raise file_checks.damaged_file_error(path, f"its header claims that its voxels begin at byte {offset:g}")
     content += file.read(int(offset) - len(content))
     try:
-        with _nibabel_silenced():
-            image = image_class.from_bytes(content)
-            num_bytes = int(np.prod(image.shape, dtype=object)) * image.get_data_dtype().itemsize
+        with np.errstate(all="ignore"):
+            header = header_class.from_fileobj(io.BytesIO(content), check=False)
+            header.check_fix(_SILENT)
+            header.get_best_affine()  # raises errors, as does the next line
+            header.get_slope_inter()
+            num_bytes = int(np.prod(header.get_data_shape(), dtype=object)) * header.get_data_dtype().itemsize
     except Exception as error:  # nibabel raises errors of many types for a damaged header
-        raise damaged_file_error(path, "NIfTI", one_line(error)) from error
+        raise file_checks.damaged_file_error(path, one_line(error)) from error
     if offset + num_bytes > max_bytes:
-        raise damaged_file_error(path, "NIfTI", f"its header claims {num_bytes} bytes of voxels, more than it holds")
-    return image
+        raise file_checks.damaged_file_error(path, f"its header claims {num_bytes} bytes of voxels, more than it holds")
+    return header
 
 
-def _read_voxels(path: Path, file: io.BufferedIOBase, image: nib.Nifti1Image, num_channels: int) -> np.ndarray:
-    stored, shape = image.get_data_dtype(), image.shape
+def _read_voxels(path: Path, file: io.BufferedIOBase, header: nib.Nifti1Header, num_channels: int) -> np.ndarray:
+    stored, shape = header.get_data_dtype(), header.get_data_shape()
     is_rgb = stored.names == _RGB and num_channels == len(_RGB)
     if is_rgb:
         stored, shape = stored["R"], (*shape, len(_RGB))
-    shape = volume_shape(path, shape, num_channels)
+    shape = file_checks.volume_shape(path, shape, num_channels)
     if stored.kind not in "iuf":
         raise ValueError(
             f"{printable(path)} has values of type {stored}, expected real numbers; export the scan in greyscale."
         )
-    proxy = cast(ArrayProxy, image.dataobj)  # of an image read from bytes
-    slope, inter = proxy.slope, proxy.inter
-    scaled = (slope, inter) != (1.0, 0.0)
+    slope, inter = header.get_slope_inter()  # None, None without scaling
+    scaled = slope is not None and (slope, inter) != (1.0, 0.0)
     dtype = np.dtype(np.float32) if scaled or stored.kind == "f" else stored.newbyteorder("=")
     count = int(np.prod(shape))
-    check_memory(path, count * dtype.itemsize)
+    file_checks.check_memory(path, count * dtype.itemsize)
     array = np.empty(count, dtype)
     for first in range(0, count, _BLOCK):
         block = array[first : first + _BLOCK]
         data = file.read(block.size * stored.itemsize)
         if len(data) < block.size * stored.itemsize:
             missing = (count - first) * stored.itemsize - len(data)
-            raise damaged_file_error(path, "NIfTI", f"it ends {missing} bytes too early")
+            raise file_checks.damaged_file_error(path, f"it ends {missing} bytes too early")
         values = np.frombuffer(data, stored)
-        with np.errstate(all="ignore"):  # overflow gives infinity, which check_finite refuses
-            block[:] = values * float(slope) + float(inter) if scaled else values
+        with np.errstate(all="ignore"):  # overflow gives infinity, which file_checks.check_finite refuses
+            block[:] = values * slope + inter if scaled else values
     if is_rgb:  # the colours are the first axis of the file
         return np.moveaxis(array.reshape(3, *shape[:3], order="F"), 0, -1)
     return array.reshape(shape, order="F")
-
-
-@contextmanager
-def _nibabel_silenced() -> Iterator[None]:
-    """Disable nibabel's log messages on what it repaired in a header."""
-    logger = nib.imageglobals.logger
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with np.errstate(all="ignore"):
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def _mm_per_unit(header: nib.Nifti1Header) -> float:
-    # nibabel's own method fails on codes outside the standard.
-    return _MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
 
 
 def _copy_header(header: object) -> nib.Nifti1Header:
@@ -237,7 +167,7 @@ def _write(path: Path, array: np.ndarray, affine: np.ndarray, header: nib.Nifti1
     if suffix not in _SUFFIXES:
         raise ValueError(f"{printable(path)} has another suffix than .nii or .nii.gz; rename it.")
     affine = affine.copy()
-    affine[:3] /= _mm_per_unit(header)
+    affine[:3] /= _MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
     header.set_data_shape(array.shape)
     header.set_data_dtype(array.dtype)
     if not np.allclose(affine, header.get_best_affine()):
@@ -247,7 +177,7 @@ def _write(path: Path, array: np.ndarray, affine: np.ndarray, header: nib.Nifti1
     image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     # nibabel leaves the matrices of the header unchanged as long as the affine equals the header's.
     image = image_class(array, header.get_best_affine(), header)
-    check_parent(path)
+    file_checks.check_parent(path)
     with temporary_directory(path.parent) as directory:
         temporary = directory / f"volume{suffix}"
         nib.save(image, temporary)

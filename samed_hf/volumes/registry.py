@@ -1,6 +1,6 @@
 """The registry of file formats: which suffix belongs to which format, and which functions read and write it.
 
-A new reader is one file beside this one, with the functions described in [`FileFormat`], and one line in [`FORMATS`].
+A new format is one module beside this one and one entry of [`FORMATS`].
 """
 
 from __future__ import annotations
@@ -11,30 +11,31 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-__all__ = ["FORMATS", "IMAGE_SUFFIXES", "LABEL_FORMATS", "VOLUME_SUFFIXES", "FileFormat", "format_of", "suffix_of"]
+__all__ = [
+    "FORMATS",
+    "IMAGE_SUFFIXES",
+    "LABEL_FORMATS",
+    "VOLUME_SUFFIXES",
+    "FileFormat",
+    "case_name",
+    "file_kind",
+    "format_of",
+    "label_suffix",
+    "suffix_of",
+]
 
 
 @dataclass(frozen=True)
 class FileFormat:
-    """A file format. Functions are given as "module:function" of this package and imported when they are called.
+    """A file format. Functions are given as "module:function" of this package and imported when they are called."""
 
-    Attributes:
-        name: Name in messages, e.g. "NIfTI".
-        kind: Group of formats: "nifti", "itk", "image" or "dicom".
-        suffixes: Suffixes in lower case, the longer of two that end alike first.
-        writable: Suffixes that can be written. Label maps of a scan whose own suffix is not among them get the first.
-        reader: `read(path, *, num_channels) -> Volume`; "" where a scan consists of many files.
-        writer: `write(path, volume)`; "" where the format cannot hold every volume.
-        label_writer: `write(path, labels, like, *, names, colors)`; the arguments of [`write_labels`].
-    """
-
-    name: str
-    kind: str
-    suffixes: tuple[str, ...]
-    writable: tuple[str, ...]
-    reader: str = ""
-    writer: str = ""
-    label_writer: str = ""
+    name: str  # in messages
+    kind: str  # "nifti", "itk", "image" or "dicom"
+    suffixes: tuple[str, ...]  # in lower case, the longer of two that end alike first
+    writable: tuple[str, ...]  # label maps of a scan with another suffix get the first
+    reader: str = ""  # `read(path, *, num_channels) -> Volume`; "" where a scan consists of many files
+    writer: str = ""  # `write(path, volume)`; "" where the format cannot hold every volume
+    label_writer: str = ""  # `write(path, labels, like, *, names, colors)`; "" where `writer` writes label maps
 
     def function(self, role: str) -> Callable[..., Any]:
         """Import the function of a role: "reader", "writer" or "label_writer"."""
@@ -42,31 +43,20 @@ class FileFormat:
         return getattr(import_module(f".{module}", __package__), name)
 
 
+_NIFTI = ("nifti:read_nifti", "nifti:write_nifti", "nifti:write_nifti_labels")
+_ITK = ("itk:read_itk", "itk:write_itk")
+_IMAGE = ("images:read_image", "", "images:write_mask")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 FORMATS = (
-    FileFormat(
-        *("NIfTI", "nifti", (".nii.gz", ".nii"), (".nii.gz", ".nii")),
-        *("nifti:read_nifti", "nifti:write_nifti", "nifti:write_nifti_labels"),
-    ),
-    FileFormat(
-        *("NRRD", "itk", (".nrrd", ".nhdr"), (".nrrd",)),
-        *("itk:read_itk", "itk:write_itk", "itk:write_itk_labels"),
-    ),
-    FileFormat(
-        *("MetaImage", "itk", (".mha", ".mhd"), (".mha", ".mhd")),
-        *("itk:read_itk", "itk:write_itk", "itk:write_itk_labels"),
-    ),
-    FileFormat(
-        *("DICOM", "dicom", (".dcm", ".dicom", ".ima"), (".dcm",)), label_writer="dicom.seg_writer:write_segmentation"
-    ),
-    FileFormat(
-        *("image (PNG, JPEG, TIFF, BMP)", "image", (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"), (".png",)),
-        *("images:read_image", "", "images:write_mask"),
-    ),
+    FileFormat("NIfTI", "nifti", (".nii.gz", ".nii"), (".nii.gz", ".nii"), *_NIFTI),
+    FileFormat("NRRD", "itk", (".nrrd", ".nhdr"), (".nrrd",), *_ITK),
+    FileFormat("MetaImage", "itk", (".mha", ".mhd"), (".mha", ".mhd"), *_ITK),
+    FileFormat("DICOM", "dicom", (".dcm", ".dicom", ".ima"), (".dcm",), "", "", "dicom.seg_writer:write_segmentation"),
+    FileFormat("image (PNG, JPEG, TIFF, BMP)", "image", IMAGE_SUFFIXES, (".png",), *_IMAGE),
 )
 VOLUME_SUFFIXES = tuple(suffix for form in FORMATS if form.writer for suffix in form.suffixes)
-IMAGE_SUFFIXES = tuple(suffix for form in FORMATS if form.kind == "image" for suffix in form.suffixes)
+# Formats of label maps for scans of any kind, e.g. "nii.gz".
 LABEL_FORMATS = tuple(suffix[1:] for form in FORMATS if form.kind != "image" for suffix in form.writable)
-"""Formats of label maps for scans of any kind, e.g. "nii.gz"."""
 
 
 def suffix_of(path: str | Path) -> str:
@@ -79,3 +69,23 @@ def format_of(path: str | Path) -> FileFormat | None:
     """Return the format that the suffix of a path belongs to."""
     suffix = suffix_of(path)
     return next((form for form in FORMATS if suffix in form.suffixes), None)
+
+
+def file_kind(path: str | Path) -> str | None:
+    """Return the kind of a file by its suffix; `None` for DICOM, whose files often have none, and for other files."""
+    form = format_of(path)
+    return None if form is None or form.kind == "dicom" else form.kind
+
+
+def case_name(path: str | Path) -> str:
+    """Return the name of a file without directory and registered suffix."""
+    name = Path(path).name
+    return name[: len(name) - len(suffix_of(path))] or name
+
+
+def label_suffix(path: Path) -> str:
+    """Return the suffix of a label map in the format of a file; of an image ".png", which is lossless."""
+    form, suffix = format_of(path), suffix_of(path)
+    if form is None:
+        return ".png"
+    return suffix if suffix in form.writable else form.writable[0]

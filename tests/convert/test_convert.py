@@ -23,17 +23,17 @@ def read(path):
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
-    """The folder of each variant's converted base."""
-    folder = tmp_path_factory.mktemp("bases")
-    return {v: convert_sam(GOLDEN / v / "sam_tiny.pth", folder / v, decoder_heads=4) for v in VARIANTS}
+    """The directory of each variant's converted base."""
+    directory = tmp_path_factory.mktemp("bases")
+    return {v: convert_sam(GOLDEN / v / "sam_tiny.pth", directory / v, decoder_heads=4) for v in VARIANTS}
 
 
 @pytest.fixture(scope="module")
 def adapters(bases, tmp_path_factory):
-    """The folder of each variant's converted adapter."""
-    folder = tmp_path_factory.mktemp("adapters")
+    """The directory of each variant's converted adapter."""
+    directory = tmp_path_factory.mktemp("adapters")
     return {
-        v: convert_samed(GOLDEN / v / "samed_tiny_lora.pth", bases[v], folder / v, image_size=128) for v in VARIANTS
+        v: convert_samed(GOLDEN / v / "samed_tiny_lora.pth", bases[v], directory / v, image_size=128) for v in VARIANTS
     }
 
 
@@ -413,14 +413,14 @@ def test_no_checkpoint_there(tmp_path):
 # ---------------------------------------------------------------------------------------------------- the way back
 
 
-def saved(bases, folder, config, init=torch.nn.init.normal_):
+def saved(bases, directory, config, init=torch.nn.init.normal_):
     model = SamedForSemanticSegmentation.from_pretrained(bases["samed"], image_size=64, num_labels=3)
     model.add_adapter(config)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             init(parameter)
-    model.save_pretrained(folder)
-    return folder
+    model.save_pretrained(directory)
+    return directory
 
 
 @pytest.mark.parametrize("options", [{"lora_alpha": 12}, {"use_rslora": True, "lora_alpha": 4}])

@@ -58,13 +58,13 @@ def test_scans_give_the_same_batches_in_every_layout(tmp_path):
     assert_same_batches(made[0], made[1:])
 
 
-def test_slices_as_pictures_give_the_batches_of_the_scans(tmp_path):
-    """8-bit values over 255, whether they are in PNGs, in rows of pictures or in an 8-bit scan."""
+def test_slices_as_images_give_the_batches_of_the_scans(tmp_path):
+    """8-bit values over 255, whether they are in PNGs, in rows of images or in an 8-bit scan."""
     scans = {name: (image.astype(np.uint8), label) for name, (image, label) in SCANS.items()}
     settings = {"label_names": list(LABELS.values()), "num_validation_cases": 1}
     made = [
         batches(write_pictures(tmp_path / "png", scans), tmp_path, **settings),
-        batches(write_rows(tmp_path / "rows", scans, "pictures"), tmp_path, **settings),
+        batches(write_rows(tmp_path / "rows", scans, "images"), tmp_path, **settings),
         batches(write_nnunet(tmp_path / "nnunet", scans), tmp_path, preprocessing="picture", **settings),
     ]
     assert_same_batches(made[0], made[1:])
@@ -75,12 +75,12 @@ def test_the_files_own_order_of_axes_changes_nothing(tmp_path):
     root = write_decathlon(tmp_path / "plain", SCANS)
     turned = write_decathlon(tmp_path / "turned", SCANS)
     for index, (name, (image, label)) in enumerate(SCANS.items()):
-        for folder, array, is_turned in (("imagesTr", image, index % 2), ("labelsTr", label, index % 3)):
+        for directory, array, is_turned in (("imagesTr", image, index % 2), ("labelsTr", label, index % 3)):
             if is_turned:  # (x, y, z) in LPS becomes (z, x, y) with x to the right
                 affine = np.zeros((4, 4))
                 affine[2, 0], affine[0, 1], affine[1, 2], affine[3, 3] = 3.0, 1.0, -1.5, 1
                 affine[0, 3] = -(array.shape[0] - 1)
-                save_nifti(turned / folder / f"{name}.nii.gz", np.transpose(array[::-1], (2, 0, 1)), affine)
+                save_nifti(turned / directory / f"{name}.nii.gz", np.transpose(array[::-1], (2, 0, 1)), affine)
     settings = {"num_validation_cases": 1}
     assert_same_batches(batches(root, tmp_path, **settings), [batches(turned, tmp_path, **settings)])
 
@@ -170,9 +170,12 @@ def test_declared_splits_are_respected(tmp_path):
     assert read_data(nnunet, fold=1).validation == names[4:]
     with pytest.raises(ValueError, match=r"splits_final\.json has no fold 2"):
         read_data(nnunet, fold=2)
+    (nnunet / "splits_final.json").write_text(json.dumps([{"train": names, "val": names[:1]}]))
+    with pytest.raises(ValueError, match="lists case_00 for training and for validation"):
+        divide_cases(read_data(nnunet))
 
 
-def test_pictures_in_folders_of_their_split(tmp_path):
+def test_images_in_directories_of_their_split(tmp_path):
     names = list(SCANS)
     for split, found in (("train", names[:4]), ("val", names[4:5]), ("test", names[5:])):
         write_pictures(tmp_path / "data" / split, {name: SCANS[name] for name in found})
@@ -194,6 +197,13 @@ def test_folds_cover_every_case_once_and_are_divided_by_case(tmp_path):
     for folds, fold in ((7, 0), (1, 0), (3, 3)):
         with pytest.raises(ValueError, match="expected 2 to 6 folds"):
             divide_cases(read_data(root), num_folds=folds, fold=fold)
+
+
+def test_a_case_in_two_splits_is_refused(tmp_path):
+    for split in ("train", "test"):
+        write_folders(tmp_path / "data" / split, SCANS)
+    with pytest.raises(ValueError, match="has the case case_00 in two splits"):
+        read_data(tmp_path / "data")
 
 
 # -------------------------------------------------------------------------------------------------------------- labels
@@ -259,7 +269,7 @@ def spoil_shape(root, name):
     save_nifti(root / "labelsTr" / f"{name}.nii.gz", np.zeros((20, 24, 4), np.uint8))
 
 
-def spoil_place(root, name):
+def spoil_spacing(root, name):
     save_nifti(root / "labelsTr" / f"{name}.nii.gz", SCANS[name][1], np.diag([-1.0, -1.5, 3.3, 1.0]))
 
 
@@ -284,7 +294,7 @@ def spoil_file(root, name):
 
 SPOILT = {
     spoil_shape: "are on different grids: shape 20×24×5 against 20×24×4",
-    spoil_place: r"are on different grids: the same voxel .* 1\.2 mm apart",
+    spoil_spacing: r"are on different grids: the same voxel .* 1\.2 mm apart",
     spoil_values: "case_02, slice 0, holds the label value 5: expected values from 0 to 2",
     spoil_numbers: "between the whole numbers",
     spoil_image: "holds NaN or infinity in 1 of",
@@ -302,6 +312,17 @@ def test_a_bad_case_is_named_before_training(tmp_path, spoil):
         store.prepare(data.train)
     assert "\n" not in str(caught.value)
     store.prepare([name for name in data.train if name != "case_02"])  # the others are as they were
+
+
+def test_rows_on_two_grids_and_columns_that_are_missing(tmp_path):
+    image, label = SCANS["case_00"]
+    root = write_rows(tmp_path / "data", SCANS | {"case_00": (image, label[..., :4])})
+    data = read_data(root)
+    with pytest.raises(ValueError, match=r"the label of case_00 are on different grids: shape 20×24×5 against 20×24×4"):
+        data.read_raw("case_00", make_processor(SamedTrainingArguments(data_dir=str(root)), data))
+    for column in ("image_column", "label_column", "case_column"):
+        with pytest.raises(ValueError, match=f"has the columns case, image, label: expected scan_x; give --{column}"):
+            read_data(root, **{column: "scan_x"})
 
 
 def test_what_is_no_data_set(tmp_path):

@@ -30,17 +30,17 @@ BTCV = {
 }
 
 
-def make_btcv(folder, numbers, shape=SHAPE):
+def make_btcv(directory, numbers, shape=SHAPE):
     """Raw scans in BTCV's layout, a third of the voxels outside the window on each side; images and labels."""
-    (folder / "img").mkdir(parents=True)
-    (folder / "label").mkdir()
+    (directory / "img").mkdir(parents=True)
+    (directory / "label").mkdir()
     scans = {}
     for number in numbers:
         generator = np.random.default_rng(number)
         image = generator.integers(-525, 676, shape).astype(np.int16)
         label = generator.permutation(np.resize(np.arange(14), np.prod(shape))).reshape(shape).astype(np.uint8)
-        save_scan(folder / "img" / f"img{number:04d}.nii.gz", image, oblique_affine(SPACING))
-        save_scan(folder / "label" / f"label{number:04d}.nii.gz", label, oblique_affine(SPACING))
+        save_scan(directory / "img" / f"img{number:04d}.nii.gz", image, oblique_affine(SPACING))
+        save_scan(directory / "label" / f"label{number:04d}.nii.gz", label, oblique_affine(SPACING))
         scans[number] = image, label
     return scans
 
@@ -137,7 +137,7 @@ def test_training_slices_are_samed_s_224_unless_told_otherwise(tmp_path):
     assert read_slice(data.slice_path("case0005_slice002"))[1].shape == (224, 224)
 
 
-def test_the_output_is_a_folder_that_others_can_read(tmp_path):
+def test_the_output_is_a_directory_that_others_can_read(tmp_path):
     make_btcv(tmp_path / "raw", [1])
     (tmp_path / "out").mkdir()
     assert prepare_synapse(tmp_path / "raw", tmp_path / "out") == tmp_path / "out"
@@ -207,7 +207,7 @@ def test_two_scans_of_one_number(tmp_path):
     refuse(tmp_path, ValueError, r"img0005\.nii\.gz and .*img5\.nii\.gz have the same number")
 
 
-def test_the_current_folder_can_be_the_output(tmp_path, monkeypatch):
+def test_the_current_directory_can_be_the_output(tmp_path, monkeypatch):
     make_btcv(tmp_path / "raw", [1])
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -238,7 +238,7 @@ def test_a_scan_with_another_name(tmp_path):
 def test_an_interruption_leaves_nothing(tmp_path, monkeypatch):
     make_btcv(tmp_path / "raw", [1, 5])
 
-    def interrupt(folder, case, size):
+    def interrupt(directory, case, size):
         assert case.name == "case0005"
         raise KeyboardInterrupt
 
@@ -247,7 +247,7 @@ def test_an_interruption_leaves_nothing(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("present", [[], ["img"], ["label"], ["img", "label"]])
-def test_a_folder_that_is_not_btcvs(tmp_path, present):
+def test_a_directory_that_is_not_btcvs(tmp_path, present):
     (tmp_path / "raw").mkdir()
     for name in present:
         (tmp_path / "raw" / name).mkdir()
@@ -284,11 +284,11 @@ def test_an_output_that_is_taken_is_left_alone(tmp_path, prepare):
 
 @pytest.fixture(scope="module")
 def phantom(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("phantom") / "data"
-    return SynapseData(prepare_phantom(folder, num_train=2, num_test=1, seed=5, shape=(8, 48, 60)))
+    directory = tmp_path_factory.mktemp("phantom") / "data"
+    return SynapseData(prepare_phantom(directory, num_train=2, num_test=1, seed=5, shape=(8, 48, 60)))
 
 
-def test_a_phantom_folder(phantom):
+def test_a_phantom_directory(phantom):
     assert list(phantom.slices_by_case()) == ["phantom0000", "phantom0001"]
     assert phantom.train_slices == [f"phantom{case:04d}_slice{index:03d}" for case in range(2) for index in range(8)]
     assert phantom.test_cases == ["phantom0002"]

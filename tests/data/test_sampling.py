@@ -12,7 +12,7 @@ from samed_hf.model.losses import IGNORED
 from samed_hf.transforms.augmentation import SAMED_AUGMENTATION, Augmentation
 
 
-class Pictures:
+class Slices:
     """A source of one case whose slices are given."""
 
     def __init__(self, images, labels):
@@ -27,11 +27,11 @@ class Pictures:
         return [self.images.sum().item(), self.labels.sum().item()]
 
 
-def make_dataset(folder, images, labels, processor, num_labels=3, augmentation=None, seed=0):
-    """The slices of one case as a dataset, decoded into `folder`."""
+def make_dataset(directory, images, labels, processor, num_labels=3, augmentation=None, seed=0):
+    """The slices of one case as a dataset, decoded into `directory`."""
     id2label = {index: f"label {index}" for index in range(num_labels)}
-    data = CaseDataset("test", folder, id2label, {"a": Pictures(images, labels)}, ["a"])
-    store = CaseStore(data, processor, folder)
+    data = CaseDataset("test", directory, id2label, {"a": Slices(images, labels)}, ["a"])
+    store = CaseStore(data, processor, directory)
     store.prepare(["a"])
     return SliceDataset(store, ["a"], augmentation, seed)
 
@@ -143,7 +143,7 @@ def test_three_channels_of_a_slice_move_alike(tmp_path):
 
 def test_items_run_through_the_cases_in_order(tmp_path):
     sources = {
-        name: Pictures(np.full((count, 8, 8), count / 4), np.zeros((count, 8, 8), np.uint8))
+        name: Slices(np.full((count, 8, 8), count / 4), np.zeros((count, 8, 8), np.uint8))
         for name, count in (("a", 2), ("b", 1), ("c", 3))
     }
     data = CaseDataset("test", tmp_path, {0: "background", 1: "x"}, sources, list(sources))

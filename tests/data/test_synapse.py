@@ -9,13 +9,13 @@ from samed_hf.data.dataset import Case, check_label_values
 from samed_hf.data.layouts.synapse import (
     SYNAPSE_LABELS,
     SynapseData,
-    case_of_slice,
     read_slice,
+    read_synapse,
+    split_slice_name,
     write_case,
     write_lists,
     write_slice,
 )
-from samed_hf.data.layouts.synapse_dataset import read_synapse
 
 from ..conftest import TINY_LABELS, make_case
 
@@ -30,8 +30,8 @@ def check(data, names=None):
         data.read_raw(name, PROCESSOR)
 
 
-def files(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+def files(directory):
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
 
 
 @pytest.fixture
@@ -97,8 +97,8 @@ def test_the_lists_are_read_as_they_were_written(data):
     assert (SynapseData(data).train_slices, SynapseData(data).test_cases) == ([], [])
 
 
-def test_a_folder_as_transunets_authors_share_it(tmp_path):
-    """Other places, other types and line ends, no spacing and no names."""
+def test_a_directory_as_transunets_authors_share_it(tmp_path):
+    """Other directories, other types and line ends, no spacing and no names."""
     for name in ("train_npz", "test_vol_h5", "lists/lists_Synapse"):
         (tmp_path / name).mkdir(parents=True)
     np.savez(tmp_path / "train_npz/case0005_slice000.npz", image=IMAGE.astype(np.float64), label=LABEL.astype("f4"))
@@ -129,10 +129,11 @@ def test_slices_belong_to_their_cases_in_order(data):
 
 
 @pytest.mark.parametrize(
-    ("name", "case"), [("case0005_slice012", "case0005"), ("a_slice_b_slice1", "a_slice_b"), ("x y_slice1000", "x y")]
+    ("name", "case", "index"),
+    [("case0005_slice012", "case0005", 12), ("a_slice_b_slice1", "a_slice_b", 1), ("x y_slice1000", "x y", 1000)],
 )
-def test_case_of_slice(name, case):
-    assert case_of_slice(name) == case
+def test_the_case_of_a_slice(name, case, index):
+    assert split_slice_name(name) == (case, index)
 
 
 @pytest.mark.parametrize("name", ["case0005", "case0005_slice", "_slice001", "case0005_slice1a", "case0005_slice-1"])
@@ -183,7 +184,7 @@ def test_volumes_are_read_one_at_a_time(data):
 # ------------------------------------------------------------------------------------------------------------- labels
 
 
-def test_values_are_read_as_the_model_names_them_where_the_folder_does_not(data):
+def test_values_are_read_as_the_model_names_them_where_the_directory_does_not(data):
     (data / "lists_Synapse" / "labels.json").unlink()
     read = read_synapse(data)
     check(read)
@@ -194,7 +195,7 @@ def test_values_are_read_as_the_model_names_them_where_the_folder_does_not(data)
             check(read, names)
 
 
-def test_other_names_than_the_folders_are_refused(data):
+def test_other_names_than_the_data_sets_are_refused(data):
     read = read_synapse(data)
     read.expect_labels(dict(TINY_LABELS))
     for names in (TINY_LABELS | {2: "rod"}, {0: "background", 1: "disc"}, {0: "background", 1: "bar", 2: "disc"}):
@@ -231,7 +232,7 @@ def test_names_in_any_script(data):
 # ------------------------------------------------------------------------------------------------------ missing files
 
 
-def test_a_folder_in_another_layout(tmp_path):
+def test_a_directory_in_another_layout(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"data_dir '.*nowhere' is not a directory.*samed-hf prepare synapse"):
         SynapseData(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"has no directory lists_Synapse.*samed-hf prepare synapse"):
@@ -247,13 +248,13 @@ def test_a_missing_list(data, name):
 
 def test_lists_that_name_what_is_not_there(data):
     (data / "train_npz" / "a_slice000.npz").unlink()
-    with pytest.raises(FileNotFoundError, match=r"train\.txt names 'a_slice000', but .*a_slice000\.npz does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"train\.txt names .*a_slice000\.npz, which does not exist"):
         SynapseData(data)
     (data / "train_npz" / "b_slice001.npz").unlink()
-    with pytest.raises(FileNotFoundError, match=r"b_slice001\.npz does not exist \(nor are 1 others\)"):
+    with pytest.raises(FileNotFoundError, match=r"b_slice001\.npz, which does not exist \(nor do 1 others\)"):
         SynapseData(data)
     write_lists(data, [], ["d"], TINY_LABELS)
-    with pytest.raises(FileNotFoundError, match=r"test_vol\.txt names 'd', but .*d\.npy\.h5 does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"test_vol\.txt names .*d\.npy\.h5, which does not exist"):
         SynapseData(data)
 
 
@@ -265,8 +266,8 @@ SPOILT = {
     "shapes": ({"image": IMAGE, "label": LABEL[:2]}, r"3, 2\) and a label of shape \((1, )?2, 2\): expected the same"),
     "empty": ({"image": IMAGE[:0], "label": LABEL[:0]}, "expected the same shape"),
     "axes": ({"image": IMAGE[0], "label": LABEL[0]}, "expected the same shape with"),
-    "nan": ({"image": np.where(IMAGE > 0.4, np.nan, IMAGE), "label": LABEL}, "holds 2 NaN or infinite intensities"),
-    "infinity": ({"image": np.where(IMAGE == 1, np.inf, IMAGE), "label": LABEL}, "holds 1 NaN or infinite intensities"),
+    "nan": ({"image": np.where(IMAGE > 0.4, np.nan, IMAGE), "label": LABEL}, "holds NaN or infinity in 2 of"),
+    "infinity": ({"image": np.where(IMAGE == 1, np.inf, IMAGE), "label": LABEL}, "holds NaN or infinity in 1 of"),
     "value": ({"image": IMAGE, "label": LABEL + 7}, "holds the label value 9: expected values from 0 to 2"),
     "negative": ({"image": IMAGE, "label": LABEL.astype(int) - 1}, r"holds labels from -1 to \d, .*: expected whole"),
 }

@@ -11,7 +11,6 @@ import pytest
 from samed_hf.cli import main
 from samed_hf.diagnostics import doctor as doctor_module
 from samed_hf.diagnostics import machine as machine_facts
-from samed_hf.diagnostics.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,13 +45,11 @@ def test_as_json(capsys):
 
 
 def test_what_is_missing_or_out_of_range_ends_with_1(monkeypatch, capsys):
-    required = [Requirement("torch", ">=99"), Requirement("no-such-package", ">=1"), Requirement("gone", "", "extra")]
-    monkeypatch.setattr(doctor_module, "read_requirements", lambda: required)
+    monkeypatch.setattr(machine_facts, "read_requirements", lambda: {"torch": ">=99", "no-such-package": ">=1"})
     assert main(["doctor"]) == 1
     printed = capsys.readouterr().out
     assert "is out of range, expected >=99: pip install 'torch>=99'" in printed
     assert "no-such-package: isn't installed, expected >=1: pip install 'no-such-package>=1'" in printed
-    assert "gone" not in printed
     assert printed.splitlines()[-1] == "verdict     training can't run here yet"
 
 
@@ -91,21 +88,21 @@ def test_importing_the_package_shows_what_is_broken(tmp_path):
 
 
 def test_the_hub_may_be_unreachable(monkeypatch):
-    asked = []
+    requests = []
 
     class Session:
         def head(self, address, timeout):
-            asked.append((address, timeout))
+            requests.append((address, timeout))
             raise ConnectionError("no route\nto host")
 
     monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: False)
     monkeypatch.setattr("huggingface_hub.get_session", Session)
     assert machine_facts.find_hub()["state"] == "unreachable"
-    assert asked[0][1] <= 5
+    assert requests[0][1] <= 5
     monkeypatch.setattr(Session, "head", lambda *args, **options: None)
     assert machine_facts.find_hub()["state"] == "reachable"
     monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: True)
-    monkeypatch.setattr(Session, "head", lambda *args, **options: pytest.fail("the Hub was asked"))
+    monkeypatch.setattr(Session, "head", lambda *args, **options: pytest.fail("a request was sent to the Hub"))
     assert machine_facts.find_hub()["state"] == "offline"
 
 
@@ -126,5 +123,5 @@ def test_a_gpu_and_its_data_types(monkeypatch):
 
 
 def test_low_disk_gives_a_warning(monkeypatch):
-    monkeypatch.setattr("shutil.disk_usage", lambda place: type("Usage", (), {"free": 1e9}))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1e9}))
     assert any("has only 1.0 GB free" in line for line in doctor_module.diagnose()["warnings"])

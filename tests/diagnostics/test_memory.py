@@ -1,4 +1,4 @@
-"""The memory of a training step against steps with real numbers, and by hand."""
+"""The estimated memory of a training step, compared with real steps and with hand-computed values."""
 
 import re
 import shlex
@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from samed_hf.cli import main
-from samed_hf.diagnostics.fitting import base_config, fitting_batches
-from samed_hf.diagnostics.live_bytes import LiveBytes
+from samed_hf.diagnostics.fake_step import LiveBytes
 from samed_hf.diagnostics.memory import (
     MemoryEstimate,
     StepSettings,
+    base_config,
     estimate_training,
+    fitting_batches,
     make_meta_model,
     read_base_config,
 )
@@ -66,7 +67,7 @@ def real_peak(base, settings):
     ],
     ids=str,
 )
-def test_a_real_step_takes_as_much(base, changes):
+def test_the_estimate_equals_a_real_step(base, changes):
     settings = replace(SETTINGS, **changes)
     assert estimate_training(base, settings).step == pytest.approx(real_peak(base, settings), rel=0.02)
 
@@ -89,7 +90,7 @@ def test_live_bytes_by_hand():
         view = two.view(10, 100)
         assert live.now == live.peak == 8000
         del two
-        assert live.now == 8000  # the view holds it
+        assert live.now == 8000  # the view keeps the storage alive
         del view
         assert live.now == 4000
         three = torch.empty(500, device="meta")
@@ -121,7 +122,7 @@ def test_moments_of_eight_bits(base):
 
 
 @pytest.mark.slow
-def test_every_saving_saves(base):
+def test_every_memory_flag_reduces_the_estimate(base):
     # A batch large enough that activations outweigh the rest.
     plain = replace(SETTINGS, batch_size=8, fused=True)
     changes = [
@@ -138,13 +139,13 @@ def test_every_saving_saves(base):
     assert len(set(totals)) == len(totals)
 
 
-def test_an_estimate_leaves_nothing_behind(base):
+def test_an_estimate_changes_no_global_state(base):
     attention._memory.kept = None
     state = torch.get_rng_state()
     estimate_training(base, SETTINGS)
     assert attention._memory.kept is None
     assert torch.equal(state, torch.get_rng_state())
-    assert torch.ones(3).sum().item() == 3  # no mode is left
+    assert torch.ones(3).sum().item() == 3  # no dispatch mode is active
 
 
 @pytest.mark.parametrize(("model", "count"), [("ViT-B", 86e6), ("ViT-L", 304e6), ("ViT-H", 632e6)])
@@ -158,7 +159,7 @@ def test_the_published_sizes_are_those(model, count):
 @pytest.mark.slow
 def test_what_fits_grows_with_what_is_free(monkeypatch):
     small = {"hidden_size": 256, "num_hidden_layers": 2, "global_attn_indexes": [1]}
-    monkeypatch.setattr("samed_hf.diagnostics.fitting.MODELS", {"small": small})
+    monkeypatch.setattr("samed_hf.diagnostics.memory.MODELS", {"small": small})
     checkpointing = StepSettings(gradient_checkpointing=True, batch_size=4)
     half = replace(checkpointing, mixed_precision=True)
     total = estimate_training(base_config("small"), replace(half, frozen_bfloat16=True)).total

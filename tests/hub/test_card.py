@@ -7,7 +7,9 @@ import pytest
 from huggingface_hub import ModelCard
 
 from samed_hf.hub import write_card
-from samed_hf.hub.card import is_local_base
+from samed_hf.hub.card import _NOT_ON_CARD, PRIVATE_SETTINGS, is_local_base
+from samed_hf.training import SamedTrainingArguments
+from samed_hf.utils.settings import field_names
 
 METRICS = {
     "protocol": "strict",
@@ -51,6 +53,13 @@ def tables(text):
     """The tables of a page, each a list of rows, each a list of cells."""
     blocks = re.findall(r"(?:^\|.*\|\n)+", text, re.M)
     return [[[cell.strip() for cell in row.strip("|").split("|")] for row in block.splitlines()] for block in blocks]
+
+
+def test_the_settings_kept_off_the_card_are_those_that_the_fields_mark():
+    assert set(field_names(SamedTrainingArguments, "private")) == PRIVATE_SETTINGS - {"cases"}
+    on_card = set(field_names(SamedTrainingArguments, "on_card"))
+    hidden = {key for key in set(field_names(SamedTrainingArguments, "help")) - on_card if key[:4] != "hub_"}
+    assert hidden == (PRIVATE_SETTINGS | _NOT_ON_CARD) - {"cases", "deviations", "hub_token"}
 
 
 def test_the_hub_can_file_it(card):

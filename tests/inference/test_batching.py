@@ -1,4 +1,4 @@
-"""Slices in batches: the same whatever their number, read ahead, halved where memory is short."""
+"""Slices in batches: the result for any batch size, reading ahead, and halving when memory is short."""
 
 import threading
 from types import SimpleNamespace
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from samed_hf import SamedConfig, SamedForSemanticSegmentation
-from samed_hf.diagnostics.live_bytes import LiveBytes
+from samed_hf.diagnostics.fake_step import LiveBytes
 from samed_hf.inference import batching
 from samed_hf.inference.batching import (
     choose_batch_size,
@@ -33,7 +33,7 @@ def read_indices(indices):
 
 
 def run(count, batch_size, compute=None, read=read_indices):
-    """The results of slices that are their own index, doubled and negated, in one piece each; and the batches."""
+    """Compute 2x and -x of slices whose value is their index; also return the batch sizes."""
     sizes = []
 
     def double(inputs):
@@ -41,8 +41,8 @@ def run(count, batch_size, compute=None, read=read_indices):
         return [inputs[0] * 2, -inputs[1]]
 
     doubled, negated = np.full(count, -1), np.full((count, 1), np.nan)
-    for place, (two, minus) in run_in_batches([model_of()], count, (8, 8), read, compute or double, batch_size):
-        doubled[place], negated[place] = two, minus
+    for part, (two, minus) in run_in_batches([model_of()], count, (8, 8), read, compute or double, batch_size):
+        doubled[part], negated[part] = two, minus
     return doubled, negated, sizes
 
 
@@ -80,10 +80,10 @@ def test_batch_sizes_below_one_are_refused(batch_size):
 def test_errors_of_reading_are_raised():
     def read(indices):
         if indices.stop > 4:
-            raise OSError("torn")
+            raise OSError("unreadable")
         return read_indices(indices)
 
-    with pytest.raises(OSError, match="torn"):
+    with pytest.raises(OSError, match="unreadable"):
         run(8, 2, read=read)
 
 
@@ -111,7 +111,7 @@ def test_a_batch_too_large_is_halved_until_it_fits(monkeypatch, warnings):
     assert doubled.tolist() == [2 * index for index in range(19)]
     assert negated[:, 0].tolist() == [-index for index in range(19)]
     assert sizes[:3] == [8, 4, 2]
-    assert max(sizes[2:]) == 2  # it isn't tried again, not with what was read ahead either
+    assert max(sizes[2:]) == 2  # a larger batch isn't tried again, not even one that was read ahead
     assert warnings == [
         "Not enough memory for 8 slices at once: using 4.",
         "Not enough memory for 4 slices at once: using 2.",
@@ -130,7 +130,7 @@ def test_a_given_batch_size_and_single_slices_are_not_halved(monkeypatch, warnin
         run(19, None, short_of_memory(0, [], RuntimeError("mat1 and mat2 shapes")))
 
 
-def test_errors_that_mean_out_of_memory():
+def test_out_of_memory_errors_are_recognised():
     for error in (MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")):
         assert is_out_of_memory(error)
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
@@ -138,7 +138,7 @@ def test_errors_that_mean_out_of_memory():
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes"))
 
 
-# ---------------------------------------------------------------------------------------------------------- how many
+# ---------------------------------------------------------------------------------------------------------- batch size
 
 
 def test_the_batch_size_on_a_cpu(monkeypatch):
@@ -164,7 +164,7 @@ def test_free_memory(monkeypatch):
     assert free_memory(CPU) == 5
     for name, value in (("mem_get_info", (100, 900)), ("memory_reserved", 70), ("memory_allocated", 40)):
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
-    assert free_memory(torch.device("cuda", 0)) == 130  # what torch holds in reserve can be had too
+    assert free_memory(torch.device("cuda", 0)) == 130  # includes the memory that torch has reserved but not allocated
 
 
 @pytest.mark.parametrize(

@@ -34,15 +34,15 @@ def scan():
 
 
 def test_the_second_model_of_an_ensemble_counts(tiny_adapter, second_adapter, scan, tmp_path):
-    alone = [
+    single = [
         segment_volume(Segmenter.load([str(adapter)]), scan, probabilities=tmp_path / f"{index}.raw")
         for index, adapter in enumerate((tiny_adapter, second_adapter))
     ]
-    mean = (alone[0].probabilities + alone[1].probabilities) / 2
+    mean = (single[0].probabilities + single[1].probabilities) / 2
     both = Segmenter.load([str(tiny_adapter), str(second_adapter)])
     ensemble = segment_volume(both, scan, probabilities=tmp_path / "both.raw")
     np.testing.assert_allclose(ensemble.probabilities, mean, rtol=0, atol=1e-6)
-    for one in alone:
+    for one in single:
         assert abs(one.probabilities - ensemble.probabilities).max() > 0.01
     nib.save(nib.Nifti1Image(scan.array, scan.affine), tmp_path / "scan.nii.gz")
     command = ["predict", tiny_adapter, tmp_path / "scan.nii.gz", "--output", tmp_path / "out", "--probabilities"]

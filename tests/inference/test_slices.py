@@ -25,7 +25,7 @@ def scan() -> Volume:
     return Volume(ndimage.gaussian_filter(array, 2), affine)
 
 
-def test_the_batch_size_changes_nothing(model, scan):
+def test_labels_do_not_depend_on_the_batch_size(model, scan):
     stack = SliceStack(np.transpose(scan.array, (2, 1, 0)), model.image_processor).scaled()
     results = [predict_slices(model, stack, model.image_processor, batch_size=size) for size in (1, 2, 5, None)]
     assert results[0].shape == (5, 30, 40)
@@ -49,7 +49,7 @@ def test_slices_are_scaled_alike_as_arrays_and_as_tensors(settings, shape, chann
     array = np.random.default_rng(0).normal(50, 100, shape)
     processor = SamedImageProcessor(32, **settings)
     for kind in (np.int16, np.float32, np.float64, ">i2"):
-        scan = np.flip(np.ascontiguousarray(array.astype(kind).T).T, axis=0)  # as a file's axes may lie
+        scan = np.flip(np.ascontiguousarray(array.astype(kind).T).T, axis=0)  # a memory layout that files may have
         for stack in (SliceStack(scan, processor), SliceStack(scan, processor, rescaled=True)):
             raw = stack.read_raw([4, 0, 1])
             assert (raw.dtype, raw.flags.c_contiguous) == (np.float32, True)
@@ -86,7 +86,7 @@ def test_empty_slices_are_not_skipped(model, monkeypatch):
 
 
 def test_the_reference_routine_step_by_step(model):
-    """Cubic zoom to the input size and on to the model's, argmax there, order-0 zoom back."""
+    """Cubic zoom to the input size, then to the model's; argmax; order-0 zoom to the slice's size."""
     slices = ndimage.gaussian_filter(np.random.default_rng(1).random((2, 36, 52)), (0, 3, 3)).astype(np.float32)
     result = predict_slices(model, slices, model.image_processor, input_size=24, reference_zoom=True)
     for index, image in enumerate(slices):
@@ -99,7 +99,7 @@ def test_the_reference_routine_step_by_step(model):
         assert np.array_equal(result[index], expected)
 
 
-def test_a_scan_comes_back_on_its_own_grid(model, scan, tmp_path):
+def test_labels_are_on_the_grid_of_the_scan(model, scan, tmp_path):
     labels = predict_volume(model, scan)
     assert labels.shape == scan.array.shape
     write_labels(tmp_path / "labels.nii.gz", labels, like=scan)
@@ -107,15 +107,15 @@ def test_a_scan_comes_back_on_its_own_grid(model, scan, tmp_path):
     assert np.allclose(written.affine, scan.affine, atol=1e-6)
     assert written.get_data_dtype() == np.uint8
     assert np.array_equal(read_volume(tmp_path / "labels.nii.gz").array, labels)
-    alone = Volume(scan.array[..., 2:3], scan.affine)
-    assert (predict_volume(model, alone)[..., 0] == labels[..., 2]).mean() > 0.999
+    single = Volume(scan.array[..., 2:3], scan.affine)
+    assert (predict_volume(model, single)[..., 0] == labels[..., 2]).mean() > 0.999
 
 
 def test_the_processors_order_of_axes(model, scan, monkeypatch):
-    turned = Volume(np.transpose(scan.array, (1, 2, 0)), scan.affine)  # (y, z, x)
+    permuted = Volume(np.transpose(scan.array, (1, 2, 0)), scan.affine)  # (y, z, x)
     expected = predict_volume(model, scan)
     monkeypatch.setattr(model.image_processor, "axis_order", [1, 0, 2])
-    assert np.array_equal(predict_volume(model, turned), np.transpose(expected, (1, 2, 0)))
+    assert np.array_equal(predict_volume(model, permuted), np.transpose(expected, (1, 2, 0)))
 
 
 def test_missing_processor_and_nan_are_refused(model, tiny_model, scan):

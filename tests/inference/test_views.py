@@ -1,4 +1,4 @@
-"""Test-time augmentation: every view is undone before it is averaged."""
+"""Test-time augmentation: every view is transformed back before averaging."""
 
 from types import SimpleNamespace
 
@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from samed_hf import SamedImageProcessor
-from samed_hf.inference import views
-from samed_hf.inference.views import mean_softmax, rotate_images
+from samed_hf.inference import segmentation
+from samed_hf.inference.segmentation import mean_softmax, rotate_images
 from samed_hf.transforms import SliceStack
 
 SIZE = 64
@@ -21,7 +21,7 @@ def bright_spot(row, column):
 
 
 def brightness_model(*names):
-    """A stand-in whose second label is where the pixels are bright."""
+    """A model stub whose second label is where the pixels are bright."""
 
     def forward(pixels):
         bright = 8 * (pixels[:, :1] - 0.5)
@@ -39,7 +39,7 @@ def softmax_of(slices, model, tta):
 
 
 def test_a_mirrored_view_is_mirrored_back(monkeypatch):
-    monkeypatch.setattr(views, "TTA_DEGREES", (0.0,))
+    monkeypatch.setattr(segmentation, "TTA_DEGREES", (0.0,))
     slices = bright_spot(30, 12)
     plain, mirrored = (softmax_of(slices, brightness_model("spleen"), tta) for tta in (False, True))
     torch.testing.assert_close(mirrored, plain)
@@ -51,19 +51,19 @@ def test_a_mirrored_view_is_mirrored_back(monkeypatch):
 def test_a_rotated_view_is_rotated_back(monkeypatch, degrees, name):
     slices = bright_spot(30, 8)
     plain = softmax_of(slices, brightness_model(name), tta=False)
-    monkeypatch.setattr(views, "TTA_DEGREES", (degrees,))
+    monkeypatch.setattr(segmentation, "TTA_DEGREES", (degrees,))
     rotated = softmax_of(slices, brightness_model(name), tta=True)
     inside = slice(12, -12)  # beyond it, rotated slices lack corners
     torch.testing.assert_close(rotated[..., inside, 4:-12], plain[..., inside, 4:-12], rtol=0, atol=0.05)
-    # The rotation itself moves the spot far enough for the wrong way back to be seen.
+    # Rotating back in the wrong direction would move the spot by a detectable distance.
     moved = rotate_images(plain[:, 1:], 2 * degrees)
     assert (moved - plain[:, 1:]).abs().max() > 0.5
 
 
 def test_labels_with_a_side_are_not_mirrored(monkeypatch):
     seen = []
-    original = views.predict_logits
-    monkeypatch.setattr(views, "predict_logits", lambda *args: seen.append(args) or original(*args))
+    original = segmentation.predict_logits
+    monkeypatch.setattr(segmentation, "predict_logits", lambda *args: seen.append(args) or original(*args))
     for name, expected in (("spleen", 6), ("left kidney", 3)):
         seen.clear()
         softmax_of(bright_spot(20, 20), brightness_model(name), tta=True)
@@ -74,9 +74,9 @@ def test_models_are_averaged_by_hand():
     stack = SliceStack(bright_spot(30, 30), SamedImageProcessor(SIZE), rescaled=True)
     raw = torch.from_numpy(stack.read_raw([0]))
     first, second = brightness_model("spleen"), brightness_model("spleen")
-    darkness = lambda pixels: SimpleNamespace(logits=second(pixels).logits.flip(1))  # noqa: E731
-    darkness.config, darkness.device = second.config, second.device
-    both = mean_softmax([first, darkness], [stack, stack], [raw, raw], tta=False)
+    inverted = lambda pixels: SimpleNamespace(logits=second(pixels).logits.flip(1))  # noqa: E731
+    inverted.config, inverted.device = second.config, second.device
+    both = mean_softmax([first, inverted], [stack, stack], [raw, raw], tta=False)
     torch.testing.assert_close(both, torch.full_like(both, 0.5))
 
 

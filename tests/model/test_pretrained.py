@@ -60,7 +60,9 @@ def test_saving_and_loading_an_adapter_is_exact(tiny_adapter, tmp_path):
     again = SamedForSemanticSegmentation.from_pretrained(tmp_path / "again")
     assert torch.equal(logits(again), logits(model))
     assert again.image_processor.input_size == 48
-    first, second = (load_file(folder / "adapter_model.safetensors") for folder in (tiny_adapter, tmp_path / "again"))
+    first, second = (
+        load_file(directory / "adapter_model.safetensors") for directory in (tiny_adapter, tmp_path / "again")
+    )
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
 
@@ -114,9 +116,9 @@ def copied(tiny_adapter, tmp_path):
     return shutil.copytree(tiny_adapter, tmp_path / "copy")
 
 
-def set_base(folder, base: str) -> None:
-    content = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps(content | {"base_model_name_or_path": base}))
+def set_base(directory, base: str) -> None:
+    content = json.loads((directory / "adapter_config.json").read_text())
+    (directory / "adapter_config.json").write_text(json.dumps(content | {"base_model_name_or_path": base}))
 
 
 def test_a_base_that_cannot_be_found(copied, tiny_sam):

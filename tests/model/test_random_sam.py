@@ -9,17 +9,17 @@ SMALL = {"image_size": 64, "hidden_size": 16, "num_layers": 2, "num_heads": 2, "
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def directory(tmp_path_factory):
     return make_random_sam(tmp_path_factory.mktemp("random") / "sam", **SMALL, seed=3)
 
 
 @pytest.fixture(scope="module")
-def model(folder):
-    return SamModel.from_pretrained(folder).eval()
+def model(directory):
+    return SamModel.from_pretrained(directory).eval()
 
 
-def test_it_is_a_whole_transformers_checkpoint(folder):
-    model, info = SamModel.from_pretrained(folder, output_loading_info=True)
+def test_it_is_a_whole_transformers_checkpoint(directory):
+    model, info = SamModel.from_pretrained(directory, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     config = model.config
@@ -38,14 +38,14 @@ def test_global_attention_in_every_second_block_and_the_last(tmp_path, num_layer
     assert [len(layer.attn.rel_pos_h) for layer in model.vision_encoder.layers] == distances
 
 
-def test_only_the_seed_matters_and_torchs_state_is_unchanged(folder, tmp_path):
+def test_only_the_seed_matters_and_torchs_state_is_unchanged(directory, tmp_path):
     torch.manual_seed(99)
     before = torch.get_rng_state()
     again, other = (
         load_file(make_random_sam(tmp_path / str(s), **SMALL, seed=s) / "model.safetensors") for s in (3, 4)
     )
     assert torch.equal(torch.get_rng_state(), before)
-    first = load_file(folder / "model.safetensors")
+    first = load_file(directory / "model.safetensors")
     assert list(first) == list(again)
     assert all(torch.equal(first[key], again[key]) for key in first)
     weight = "vision_encoder.layers.0.attn.qkv.weight"

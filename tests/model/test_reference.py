@@ -29,18 +29,18 @@ def pixel_values(grey):
 
 @pytest.fixture(scope="module", params=VARIANTS)
 def reference(request):
-    """The folder of one variant's reference vectors."""
+    """The directory of one variant's reference vectors."""
     return GOLDEN / request.param
 
 
 @pytest.fixture(scope="module")
 def adapter(reference, tmp_path_factory):
     """Its adapter, converted from its checkpoint on its converted base."""
-    folder = tmp_path_factory.mktemp(reference.name)
+    directory = tmp_path_factory.mktemp(reference.name)
     geometry = json.loads((reference / "geometry.json").read_text())
-    base = convert_sam(reference / "sam_tiny.pth", folder / "base", decoder_heads=geometry["decoder_heads"])
+    base = convert_sam(reference / "sam_tiny.pth", directory / "base", decoder_heads=geometry["decoder_heads"])
     checkpoint = reference / "samed_tiny_lora.pth"
-    return convert_samed(checkpoint, base, folder / "adapter", image_size=geometry["image_size"])
+    return convert_samed(checkpoint, base, directory / "adapter", image_size=geometry["image_size"])
 
 
 def test_forward_pass(reference, adapter):

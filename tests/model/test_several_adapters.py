@@ -12,24 +12,24 @@ from ..conftest import TINY_SIZE, randomize_lora
 LABELS = {"few": {0: "background", 1: "spleen"}, "many": {0: "background", 1: "liver", 2: "aorta", 3: "stomach"}}
 
 
-def save_adapter(base, folder, labels, seed, variant="samed", image_size=TINY_SIZE):
+def save_adapter(base, directory, labels, seed, variant="samed", image_size=TINY_SIZE):
     torch.manual_seed(seed)
     model = SamedForSemanticSegmentation.from_pretrained(base, image_size=image_size, id2label=labels)
     model.add_adapter(samed_lora_config(rank=2, variant=variant))
     randomize_lora(model)
-    model.save_pretrained(folder, image_processor=SamedImageProcessor(image_size, (-10, seed)))
-    return folder
+    model.save_pretrained(directory, image_processor=SamedImageProcessor(image_size, (-10, seed)))
+    return directory
 
 
 @pytest.fixture(scope="module", params=["samed", "samed_s"])
 def saved(request, tiny_sam, tmp_path_factory):
-    """The folders of two adapters with different labels, and the logits of each loaded alone."""
+    """The directories of two adapters with different labels, and the logits of each loaded alone."""
     root = tmp_path_factory.mktemp("adapters")
-    folders, expected = {}, {}
+    directories, expected = {}, {}
     for seed, (name, labels) in enumerate(LABELS.items(), start=1):
-        folders[name] = save_adapter(tiny_sam, root / name, labels, seed, request.param)
-        expected[name] = logits(SamedForSemanticSegmentation.from_pretrained(folders[name]))
-    return folders, expected
+        directories[name] = save_adapter(tiny_sam, root / name, labels, seed, request.param)
+        expected[name] = logits(SamedForSemanticSegmentation.from_pretrained(directories[name]))
+    return directories, expected
 
 
 @torch.no_grad()
@@ -47,10 +47,10 @@ def check(model, name, expected):
 
 @pytest.mark.parametrize("order", [("few", "many"), ("many", "few")])
 def test_each_adapter_gives_the_outputs_that_it_gives_alone(saved, order):
-    folders, expected = saved
+    directories, expected = saved
     first, second = order
-    model = SamedForSemanticSegmentation.from_pretrained(folders[first], adapter_name=first)
-    model.load_adapter(folders[second], second)
+    model = SamedForSemanticSegmentation.from_pretrained(directories[first], adapter_name=first)
+    model.load_adapter(directories[second], second)
     check(model, second, expected)
     for name in (first, second, first):
         model.set_adapter(name)
@@ -59,9 +59,9 @@ def test_each_adapter_gives_the_outputs_that_it_gives_alone(saved, order):
 
 
 def test_the_active_adapter_is_saved_and_merged(saved, tmp_path):
-    folders, expected = saved
-    model = SamedForSemanticSegmentation.from_pretrained(folders["few"])
-    model.load_adapter(folders["many"], "b")  # a name that is part of many others
+    directories, expected = saved
+    model = SamedForSemanticSegmentation.from_pretrained(directories["few"])
+    model.load_adapter(directories["many"], "b")  # a name that is part of many others
     model.save_pretrained(tmp_path / "again")
     check(SamedForSemanticSegmentation.from_pretrained(tmp_path / "again"), "many", expected)
     model.delete_adapter("default")
@@ -70,36 +70,36 @@ def test_the_active_adapter_is_saved_and_merged(saved, tmp_path):
 
 
 def test_a_plain_sam_loads_an_adapter_of_any_labels(saved, tiny_sam):
-    folders, expected = saved
+    directories, expected = saved
     model = SamedForSemanticSegmentation.from_pretrained(tiny_sam, image_size=TINY_SIZE, num_labels=7)
-    model.load_adapter(folders["many"])
+    model.load_adapter(directories["many"])
     check(model, "many", expected)
 
 
 def test_a_failed_load_leaves_the_model_unchanged(saved, tiny_sam, tmp_path):
-    folders, expected = saved
-    model = SamedForSemanticSegmentation.from_pretrained(folders["few"])
-    damaged = shutil.copytree(folders["many"], tmp_path / "damaged")
+    directories, expected = saved
+    model = SamedForSemanticSegmentation.from_pretrained(directories["few"])
+    damaged = shutil.copytree(directories["many"], tmp_path / "damaged")
     weights = (damaged / "adapter_model.safetensors").read_bytes()
     (damaged / "adapter_model.safetensors").write_bytes(weights[:2000])
     # The labels of the config are not those of the weights.
-    other = shutil.copytree(folders["many"], tmp_path / "other")
-    shutil.copyfile(folders["few"] / "config.json", other / "config.json")
+    other = shutil.copytree(directories["many"], tmp_path / "other")
+    shutil.copyfile(directories["few"] / "config.json", other / "config.json")
     larger = save_adapter(tiny_sam, tmp_path / "larger", LABELS["few"], 3, image_size=128)
-    for folder, message in (
+    for directory, message in (
         (damaged, "can't be loaded"),
         (other, "can't be loaded"),
         (larger, "trained at 128 pixels, the model is built for 64"),
     ):
         with pytest.raises(ValueError, match=message):
-            model.load_adapter(folder, "new")
+            model.load_adapter(directory, "new")
         check(model, "few", expected)
         assert set(model.peft_config) == {"default"}
     with pytest.raises(ValueError, match="adapter_name 'default'"):
-        model.load_adapter(folders["many"])
+        model.load_adapter(directories["many"])
     with pytest.raises(FileNotFoundError, match="holds no adapter"):
         model.load_adapter(tiny_sam, "new")
-    model.load_adapter(folders["many"], "new")
+    model.load_adapter(directories["many"], "new")
     check(model, "many", expected)
 
 

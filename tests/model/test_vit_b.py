@@ -13,10 +13,10 @@ from ..conftest import randomize_lora
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """SAM's own default sizes are ViT-B's at 1024 pixels."""
-    folder = tmp_path_factory.mktemp("vit_b")
+    directory = tmp_path_factory.mktemp("vit_b")
     torch.manual_seed(0)
-    SamModel(SamConfig()).save_pretrained(folder)
-    return folder
+    SamModel(SamConfig()).save_pretrained(directory)
+    return directory
 
 
 @pytest.mark.slow

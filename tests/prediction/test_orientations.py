@@ -1,4 +1,4 @@
-"""One scan saved in many ways is segmented alike, and each result lies on its own file's grid."""
+"""One scan saved in many orientations and formats gets the same labels, each on the grid of its file."""
 
 import json
 
@@ -31,16 +31,16 @@ def fresh_accelerate_state():
 
 @pytest.fixture(scope="module", params=["LPS", "SAR"])
 def adapter(request, tiny_adapter, tmp_path_factory):
-    """The tiny adapter with a canonical orientation of its own."""
+    """The tiny adapter with its own canonical orientation."""
     model = SamedForSemanticSegmentation.from_pretrained(tiny_adapter)
-    folder = tmp_path_factory.mktemp("oriented") / "adapter"
+    directory = tmp_path_factory.mktemp("oriented") / "adapter"
     processor = SamedImageProcessor(TINY_SIZE, (0, 200), orientation=request.param, percentiles=(1, 99))
-    model.save_pretrained(folder, image_processor=processor)
-    return folder
+    model.save_pretrained(directory, image_processor=processor)
+    return directory
 
 
 def oblique(affine, degrees=17.0):
-    """The affine turned about two axes, about the scan's corner."""
+    """The affine rotated by `degrees` about two axes, around the corner of the scan."""
     turn = np.eye(4)
     a, b = np.radians(degrees), np.radians(0.6 * degrees)
     about_z = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
@@ -49,26 +49,26 @@ def oblique(affine, degrees=17.0):
     return turn @ affine
 
 
-def write_all(folder):
-    """The scan in every way; returns each file's own way from its voxels to those of the scan as `SCAN` has it."""
-    folder.mkdir()
+def write_all(directory):
+    """Write the scan in all variants; returns the matrix from voxels of each file to voxels of `SCAN`."""
+    directory.mkdir()
     volume = Volume(SCAN, LPS)
     files = {}
     for orientation in ORIENTATIONS:
-        turned = reorient(volume, orientation)
-        path = folder / f"{orientation}.nii.gz"
-        nib.save(nib.Nifti1Image(np.ascontiguousarray(turned.array), turned.affine), path)
-        files[path] = np.linalg.inv(LPS) @ turned.affine
-    path = folder / "oblique.nii.gz"
+        reoriented = reorient(volume, orientation)
+        path = directory / f"{orientation}.nii.gz"
+        nib.save(nib.Nifti1Image(np.ascontiguousarray(reoriented.array), reoriented.affine), path)
+        files[path] = np.linalg.inv(LPS) @ reoriented.affine
+    path = directory / "oblique.nii.gz"
     nib.save(nib.Nifti1Image(SCAN, oblique(LPS)), path)
     files[path] = np.eye(4)
     for suffix, orientation in (("nrrd", "PIR"), ("mha", "ASL"), ("mhd", "RAS")):
-        turned = reorient(volume, orientation)
-        path = folder / f"itk-{orientation}.{suffix}"
-        write_volume(path, Volume(np.ascontiguousarray(turned.array), turned.affine))
-        files[path] = np.linalg.inv(LPS) @ turned.affine
-    # The series' voxels are those of the scan, whatever its geometry: 1024 is what its rescaling takes away.
-    write_series(folder / "series", SCAN.astype(np.uint16) + 1024, name="{:04d}".format)
+        reoriented = reorient(volume, orientation)
+        path = directory / f"itk-{orientation}.{suffix}"
+        write_volume(path, Volume(np.ascontiguousarray(reoriented.array), reoriented.affine))
+        files[path] = np.linalg.inv(LPS) @ reoriented.affine
+    # The voxels of the series are those of the scan for any geometry; its rescale intercept is -1024.
+    write_series(directory / "series", SCAN.astype(np.uint16) + 1024, name="{:04d}".format)
     return files
 
 

@@ -24,8 +24,7 @@ from samed_hf.cli import main
 from samed_hf.inference import Segmenter, segment_volume
 from samed_hf.prediction import case as prediction
 from samed_hf.prediction import run as prediction_run
-from samed_hf.prediction.case import predict_case
-from samed_hf.prediction.cleaning import clean_labels
+from samed_hf.prediction.case import clean_labels, predict_case
 from samed_hf.prediction.files import Job, case_files, keep_earlier, label_file_names, plan_jobs
 from samed_hf.prediction.run import predict_cases
 from samed_hf.prediction.settings import PredictionSettings
@@ -54,16 +53,16 @@ def array():
 
 @pytest.fixture
 def scans(tmp_path, array):
-    """A folder with two scans, one of them oblique."""
-    folder = tmp_path / "scans"
-    folder.mkdir()
-    nib.save(nib.Nifti1Image(array, AFFINE), folder / "a.nii.gz")
-    nib.save(nib.Nifti1Image(array[::2, ::2], np.diag([2, 2, 5, 1.0])), folder / "b.nii")
-    return folder
+    """A directory with two scans, one of them oblique."""
+    directory = tmp_path / "scans"
+    directory.mkdir()
+    nib.save(nib.Nifti1Image(array, AFFINE), directory / "a.nii.gz")
+    nib.save(nib.Nifti1Image(array[::2, ::2], np.diag([2, 2, 5, 1.0])), directory / "b.nii")
+    return directory
 
 
-def files_in(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+def files_in(directory):
+    return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
 
 
 # ---------------------------------------------------------------------------------------------------------------- runs
@@ -94,7 +93,7 @@ def test_a_run_writes_all_files(tiny_adapter, segmenter, scans, tmp_path, capsys
     values = np.asarray(nib.load(scans / "a.nii.gz").dataobj, dtype=float)
     printed = capsys.readouterr().out
     for index, name in ((1, "disc"), (2, "bar")):
-        # From the written file and its header alone.
+        # From the written file and its header only.
         millilitres = (labels == index).sum() * abs(np.linalg.det(image.header.get_best_affine()[:3, :3])) / 1000
         assert rows[name]["voxels"] == (labels == index).sum() > 0
         assert rows[name]["ml"] == pytest.approx(millilitres, rel=1e-5)
@@ -119,9 +118,9 @@ def test_every_format_gives_the_same_labels_on_its_own_grid(tiny_adapter, array,
     assert np.unique(expected).tolist() == [0, 1, 2]
     for name in ("nrrd.nrrd", "mha.mha", "mhd.mhd"):
         source, written = sitk.ReadImage(str(scans / name)), sitk.ReadImage(str(out / name))
-        for question in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+        for method in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
             tolerance = 1e-12 if name == "nrrd.nrrd" else 0  # NRRD stores spacing times direction
-            np.testing.assert_allclose(getattr(written, question)(), getattr(source, question)(), 0, tolerance)
+            np.testing.assert_allclose(getattr(written, method)(), getattr(source, method)(), 0, tolerance)
         np.testing.assert_array_equal(sitk.GetArrayFromImage(written), expected)
         mask = sitk.GetArrayFromImage(sitk.ReadImage(str(out / Path(name).stem / f"disc{Path(name).suffix}")))
         np.testing.assert_array_equal(mask, expected == 1)
@@ -137,8 +136,8 @@ def test_every_format_gives_the_same_labels_on_its_own_grid(tiny_adapter, array,
 
 
 def test_images(tiny_adapter, tmp_path, capsys):
-    picture = np.random.default_rng(0).integers(0, 255, (40, 50), dtype=np.uint8)
-    Image.fromarray(picture).save(tmp_path / "slice.png")
+    image = np.random.default_rng(0).integers(0, 255, (40, 50), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "slice.png")
     out = tmp_path / "out"
     assert run(tiny_adapter, tmp_path / "slice.png", "--output", out, "--probabilities", "--per_class") == 0
     assert files_in(out / "slice") == [
@@ -179,9 +178,9 @@ def test_labels_and_clean_up(tiny_adapter, scans, tmp_path):
     assert run(tiny_adapter, scans / "a.nii.gz", "--output", tmp_path / "bar", *flags) == 0
     after = read_volume(tmp_path / "bar" / "a.nii.gz").array
     assert np.unique(after).tolist() == [0, 2]
-    pieces, count = ndimage.label(before == 2, np.ones((3, 3, 3)))
+    components, count = ndimage.label(before == 2, np.ones((3, 3, 3)))
     assert count > 1
-    sizes = np.bincount(pieces.ravel())[1:]
+    sizes = np.bincount(components.ravel())[1:]
     assert (after == 2).sum() == sizes.max()
     statistics = json.loads((tmp_path / "bar" / "a" / "statistics.json").read_text())
     assert list(statistics["labels"]) == ["bar"]
@@ -199,7 +198,7 @@ def test_an_ensemble_of_two_equal_models_predicts_as_one(tiny_adapter, scans, tm
 
 
 def test_a_failing_case_does_not_stop_the_others(tiny_adapter, scans, tmp_path, capsys):
-    (scans / "torn.nii.gz").write_bytes((scans / "a.nii.gz").read_bytes()[:300])
+    (scans / "truncated.nii.gz").write_bytes((scans / "a.nii.gz").read_bytes()[:300])
     nib.save(nib.Nifti1Image(np.full((8, 8, 2), np.nan), np.eye(4)), scans / "nan.nii.gz")
     out = tmp_path / "out"
     assert run(tiny_adapter, scans, "--output", out, "--no_preview") == 1
@@ -216,22 +215,22 @@ def test_a_failing_case_does_not_stop_the_others(tiny_adapter, scans, tmp_path, 
     assert len(errors) == 2
     assert errors[0].startswith("error: nan: ")
     assert "NaN" in errors[0]
-    assert errors[1].startswith("error: torn: ")
+    assert errors[1].startswith("error: truncated: ")
     assert "2 of 4 scans failed" in captured.err
     cases = {case["name"]: case for case in json.loads((out / "predictions.json").read_text())["cases"]}
-    assert [cases[name]["status"] for name in ("a", "b", "nan", "torn")] == ["done", "done", "failed", "failed"]
+    assert [cases[name]["status"] for name in ("a", "b", "nan", "truncated")] == ["done", "done", "failed", "failed"]
     assert "NaN" in cases["nan"]["error"]
-    assert "torn.nii.gz" in (out / "report.html").read_text(encoding="utf-8")
+    assert "truncated.nii.gz" in (out / "report.html").read_text(encoding="utf-8")
 
 
 def test_no_file_is_left_if_all_cases_fail(tiny_adapter, tmp_path, capsys):
-    (tmp_path / "torn.nii.gz").write_bytes(b"torn")
-    assert run(tiny_adapter, tmp_path / "torn.nii.gz", "--output", tmp_path / "out") == 2
+    (tmp_path / "truncated.nii.gz").write_bytes(b"truncated")
+    assert run(tiny_adapter, tmp_path / "truncated.nii.gz", "--output", tmp_path / "out") == 2
     assert not (tmp_path / "out").exists()
     (tmp_path / "there").mkdir()
-    assert run(tiny_adapter, tmp_path / "torn.nii.gz", "--output", tmp_path / "there") == 2
+    assert run(tiny_adapter, tmp_path / "truncated.nii.gz", "--output", tmp_path / "there") == 2
     assert (tmp_path / "there").is_dir()
-    assert capsys.readouterr().err.count("error: torn: ") == 2
+    assert capsys.readouterr().err.count("error: truncated: ") == 2
 
 
 @pytest.mark.parametrize(
@@ -245,7 +244,7 @@ def test_no_file_is_left_if_all_cases_fail(tiny_adapter, tmp_path, capsys):
     ],
 )
 def test_a_failing_case_leaves_no_file(segmenter, scans, tmp_path, monkeypatch, error, message):
-    """The case fails after its label map was written."""
+    """The case fails after its label map has been written."""
     out, settings = tmp_path / "out", PredictionSettings()
 
     def fail(path, statistics):
@@ -253,8 +252,8 @@ def test_a_failing_case_leaves_no_file(segmenter, scans, tmp_path, monkeypatch, 
             raise error
         write(path, statistics)
 
-    write = prediction.write_statistics
-    monkeypatch.setattr(prediction, "write_statistics", fail)
+    write = prediction.write_json
+    monkeypatch.setattr(prediction, "write_json", fail)
     jobs = plan_jobs(find_scans(scans), out, settings)
     records = predict_cases(segmenter, jobs, out, settings)
     assert [record["status"] for record in records] == ["failed", "done"]
@@ -265,15 +264,15 @@ def test_a_failing_case_leaves_no_file(segmenter, scans, tmp_path, monkeypatch, 
 
 
 @pytest.mark.slow
-def test_odd_names(tiny_adapter, array, tmp_path, capsys):
-    folder = tmp_path / "scans"
-    folder.mkdir()
+def test_unusual_names(tiny_adapter, array, tmp_path, capsys):
+    directory = tmp_path / "scans"
+    directory.mkdir()
     names = ["<b>&amp; $x^", "a b;c", "zwei\nZeilen", "ünï‮x", os.fsdecode(b"bad\xff"), "_start", "{{ 7 * 7 }}"]
     for name in names:
-        nib.save(nib.Nifti1Image(array[::2, ::2], AFFINE), folder / "x.nii.gz")
-        (folder / "x.nii.gz").rename(folder / f"{name}.nii.gz")
+        nib.save(nib.Nifti1Image(array[::2, ::2], AFFINE), directory / "x.nii.gz")
+        (directory / "x.nii.gz").rename(directory / f"{name}.nii.gz")
     out = tmp_path / "out"
-    assert run(tiny_adapter, folder, "--output", out) == 0
+    assert run(tiny_adapter, directory, "--output", out) == 0
     for name in names:
         assert (out / f"{name}.nii.gz").is_file()
         assert (out / name / "preview.png").is_file()
@@ -311,7 +310,7 @@ def test_bfloat16_is_used_and_recorded(tiny_adapter, scans, tmp_path):
     assert segmenter.models[0].dtype == torch.bfloat16
     result = segment_volume(segmenter, read_scan(scans / "a.nii.gz"))
     np.testing.assert_array_equal(result.labels, half)
-    assert len(np.unique(result.confidence)) > 60  # from 1/3 to 0.36, of which bfloat16 knows 16
+    assert len(np.unique(result.confidence)) > 60  # from 1/3 to 0.36, where bfloat16 has 16 values
 
 
 def test_batch_size_is_a_number_or_auto(tiny_adapter, scans, tmp_path, capsys):
@@ -329,7 +328,7 @@ class Overlap:
     def __init__(self, monkeypatch, in_b=None):
         self.reached, self.in_b = threading.Event(), in_b or (lambda progress: None)
         self.cases = []
-        write = prediction.write_statistics
+        write = prediction.write_json
 
         def segment(segmenter, scan, **options):
             self.cases.append(scan)
@@ -344,7 +343,7 @@ class Overlap:
             write(path, statistics)
 
         monkeypatch.setattr(prediction, "segment_volume", segment)
-        monkeypatch.setattr(prediction, "write_statistics", delay)
+        monkeypatch.setattr(prediction, "write_json", delay)
 
     def run(self, segmenter, scans, out, **options):
         settings = PredictionSettings(preview=False)
@@ -400,12 +399,12 @@ def test_a_case_that_fails_while_another_is_written(segmenter, scans, tmp_path, 
 
     def fail(progress):
         threading.Timer(0.2, overlap.reached.set).start()
-        raise ValueError("b is odd")
+        raise ValueError("b is invalid")
 
     overlap = Overlap(monkeypatch, fail)
     records = overlap.run(segmenter, scans, tmp_path / "out")
     assert [(record["name"], record["status"]) for record in records] == [("a", "done"), ("b", "failed"), ("c", "done")]
-    assert records[1]["error"] == "b is odd"
+    assert records[1]["error"] == "b is invalid"
     assert [line.split()[0].split("/")[-1] for line in logged.messages] == ["a.nii.gz:", "failed", "c.nii.gz:"]
     assert files_in(tmp_path / "out") == ["a.nii.gz", "a/statistics.json", "c.nii.gz", "c/statistics.json"]
 
@@ -447,7 +446,7 @@ def test_ctrl_c_leaves_no_half_written_case(segmenter, scans, tmp_path, monkeypa
     ],
 )
 def test_bad_arguments(tiny_adapter, scans, tmp_path, capsys, flags, message):
-    # As one word, for argparse takes a minus for a flag.
+    # As one argument: argparse would parse a leading minus as a flag.
     flags = [f"{flags[0]}={flags[1]}"]
     assert run(tiny_adapter, scans, "--output", tmp_path / "out", *flags) == 2
     lines = capsys.readouterr().err.strip().splitlines()
@@ -498,9 +497,7 @@ def test_results_in_a_dicom_directory_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"contains the scan .*patient: choose another directory"):
         plan_jobs([scan], tmp_path / "scans", PredictionSettings())
     jobs = plan_jobs([scan], tmp_path / "out", PredictionSettings(format="nii.gz"))
-    assert [(job.labels, job.directory, job.probabilities) for job in jobs] == [
-        ("patient.nii.gz", "patient", "probabilities.nii.gz")
-    ]
+    assert [(job.labels, job.probabilities) for job in jobs] == [("patient.nii.gz", "probabilities.nii.gz")]
     assert Job(scan, ".dcm").probabilities == "probabilities.nii.gz"
     assert Job(scan, ".nrrd").probabilities == "probabilities.nrrd"
 
@@ -597,8 +594,8 @@ def test_clean_up_in_millilitres_and_in_any_orientation():
     cleaned, removed = clean_labels(labels, scan, NAMES, settings)
     assert removed == {"disc": 2, "bar": 4}
     assert np.argwhere(cleaned == 1).tolist() == [[4, 3, 0], [4, 3, 1]]
-    turned = Volume(np.zeros(labels.shape)[::-1], scan.affine @ np.diag([-1.0, 1, 1, 1]))
-    other, _ = clean_labels(np.ascontiguousarray(labels[::-1]), turned, NAMES, settings)
+    flipped = Volume(np.zeros(labels.shape)[::-1], scan.affine @ np.diag([-1.0, 1, 1, 1]))
+    other, _ = clean_labels(np.ascontiguousarray(labels[::-1]), flipped, NAMES, settings)
     np.testing.assert_array_equal(other[::-1], cleaned)
     everything = PredictionSettings(min_island_ml={"all": 1e9, "bar": 0.5}, labels=("bar",))
     assert clean_labels(labels, scan, NAMES, everything)[1] == {}
@@ -627,7 +624,7 @@ def free_port() -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
 def test_two_processes_write_what_one_writes(tiny_adapter, scans, tmp_path, launcher):
-    (scans / "torn.nii.gz").write_bytes(b"torn")
+    (scans / "truncated.nii.gz").write_bytes(b"truncated")
     launch = {
         "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"],
         "accelerate": [
@@ -652,16 +649,16 @@ def test_two_processes_write_what_one_writes(tiny_adapter, scans, tmp_path, laun
     assert done.returncode == 1, done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
-    assert errors[0].startswith("error: torn: ")
+    assert errors[0].startswith("error: truncated: ")
     content = json.loads((out / "predictions.json").read_text())
     assert content["settings"]["num_processes"] == 2
     assert [(case["name"], case["status"]) for case in content["cases"]] == [
-        *[("a", "done"), ("b", "done"), ("torn", "failed")]
+        *[("a", "done"), ("b", "done"), ("truncated", "failed")]
     ]
     assert files_in(out) == [
         *["a.nii.gz", "a/preview.png", "a/statistics.json", "b.nii", "b/preview.png", "b/statistics.json"],
         *["predictions.json", "report.html"],
     ]
-    assert run(tiny_adapter, scans / "a.nii.gz", "--output", tmp_path / "alone") == 0
-    assert (tmp_path / "alone" / "a" / "statistics.json").read_bytes() == (out / "a" / "statistics.json").read_bytes()
+    assert run(tiny_adapter, scans / "a.nii.gz", "--output", tmp_path / "single") == 0
+    assert (tmp_path / "single" / "a" / "statistics.json").read_bytes() == (out / "a" / "statistics.json").read_bytes()
     assert TINY_LABELS == NAMES

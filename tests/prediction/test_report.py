@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samed_hf.prediction import report as prediction_report
-from samed_hf.prediction.report import write_report, write_run
-from samed_hf.reporting.colors import label_colors
+from samed_hf.prediction import run as prediction_run
+from samed_hf.prediction.files import write_json
+from samed_hf.prediction.run import write_report
+from samed_hf.reporting.charts import label_colors
 
 
 def row(index, ml=None, pixels=None, faces=(), mean=80.0, sd=20.0):
@@ -28,14 +29,14 @@ def row(index, ml=None, pixels=None, faces=(), mean=80.0, sd=20.0):
     }
 
 
-def add_case(folder, name, rows, *, kind="nifti", preview=True, **more):
-    """A case's files, as a run leaves them, and its entry in predictions.json."""
-    (folder / name).mkdir()
+def add_case(directory, name, rows, *, kind="nifti", preview=True, **more):
+    """Write the files of a case as a run does, and return its record in predictions.json."""
+    (directory / name).mkdir()
     grid = {"shape": [64, 48, 20]} | ({} if kind == "image" else {"spacing_mm": [0.9765625, 0.9765625, 2.0]})
     content = {"case": name, "kind": kind, "grid": grid, "notes": [], "labels": rows, "removed": {}} | more
-    (folder / name / "statistics.json").write_text(json.dumps(content))
+    (directory / name / "statistics.json").write_text(json.dumps(content))
     if preview:
-        Image.new("RGB", (30, 20), (200, 30, 30)).save(folder / name / "preview.png")
+        Image.new("RGB", (30, 20), (200, 30, 30)).save(directory / name / "preview.png")
     return {
         "name": name,
         "file": f"/data/{name}.nii.gz",
@@ -108,12 +109,12 @@ def test_a_page_with_everything(run, tmp_path):
     ):
         assert words in page.text
     assert "script" not in page.tags
-    pictures = [link for link in page.links if link.startswith("data:image/jpeg;base64,")]
-    assert len(pictures) == 1
-    with Image.open(io.BytesIO(base64.b64decode(pictures[0].partition(",")[2]))) as picture:
-        assert picture.size == (30, 20)
-        assert np.abs(np.asarray(picture).mean(axis=(0, 1)) - (200, 30, 30)).max() < 5
-    others = {link for link in page.links if link not in pictures}
+    images = [link for link in page.links if link.startswith("data:image/jpeg;base64,")]
+    assert len(images) == 1
+    with Image.open(io.BytesIO(base64.b64decode(images[0].partition(",")[2]))) as image:
+        assert image.size == (30, 20)
+        assert np.abs(np.asarray(image).mean(axis=(0, 1)) - (200, 30, 30)).max() < 5
+    others = {link for link in page.links if link not in images}
     assert others == {
         "#case-1",
         "#case-2",
@@ -121,20 +122,20 @@ def test_a_page_with_everything(run, tmp_path):
     }
 
 
-def test_nothing_is_fetched_from_anywhere(run, tmp_path):
+def test_the_page_loads_nothing_from_the_network(run, tmp_path):
     run["cases"] = [add_case(tmp_path, "a", {"liver": row(1, 5.0)})]
     write_report(tmp_path / "report.html", run)
     text = re.sub(r"data:image/jpeg;base64,[A-Za-z0-9+/=]*", "", (tmp_path / "report.html").read_text("utf-8"))
     assert not re.search(r"https?:|//|url\(|@import|<script|<link|\son\w+=", text)
 
 
-def test_odd_names_are_escaped(run, tmp_path):
-    odd = "<script>alert('x')</script>\"&amp;{{ 7*7 }}\n\udcff"
-    run["labels"] = {"1": odd}
-    run["settings"] = {odd: odd}
-    case = add_case(tmp_path, "a", {odd: row(1, 5.0, faces=["left"])}, notes=[odd], removed={odd: 1})
-    case |= {"name": odd, "file": odd, "files": ["a b#?<>%.nii.gz", "\udcff.nii.gz", "javascript:alert(1)"]}
-    run["cases"] = [case, {"name": odd, "file": odd, "status": "failed", "error": odd}]
+def test_unusual_names_are_escaped(run, tmp_path):
+    unusual = "<script>alert('x')</script>\"&amp;{{ 7*7 }}\n\udcff"
+    run["labels"] = {"1": unusual}
+    run["settings"] = {unusual: unusual}
+    case = add_case(tmp_path, "a", {unusual: row(1, 5.0, faces=["left"])}, notes=[unusual], removed={unusual: 1})
+    case |= {"name": unusual, "file": unusual, "files": ["a b#?<>%.nii.gz", "\udcff.nii.gz", "javascript:alert(1)"]}
+    run["cases"] = [case, {"name": unusual, "file": unusual, "status": "failed", "error": unusual}]
     write_report(tmp_path / "report.html", run)
     page = Page(tmp_path / "report.html")
     assert "script" not in page.tags
@@ -165,7 +166,7 @@ def test_cases_without_findings_and_runs_without_cases(run, tmp_path):
 
 
 def test_only_the_first_images_are_part_of_the_page(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(prediction_report, "_MAX_IMAGES", 2)
+    monkeypatch.setattr(prediction_run, "_MAX_IMAGES", 2)
     run["cases"] = [add_case(tmp_path, f"case{number}", {"liver": row(1, 5.0)}) for number in range(4)]
     write_report(tmp_path / "report.html", run)
     page = Page(tmp_path / "report.html")
@@ -184,5 +185,8 @@ def test_swatches_have_the_colours_of_the_images(run, tmp_path):
 
 def test_the_run_is_plain_json(run, tmp_path):
     run["cases"] = [{"name": "\udcff", "status": "failed"}]
-    write_run(tmp_path / "predictions.json", run)
+    write_json(tmp_path / "predictions.json", run)
     assert json.loads((tmp_path / "predictions.json").read_text(encoding="ascii")) == run
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "nan.json", {"mean": float("nan")})
+    assert not (tmp_path / "nan.json").exists()

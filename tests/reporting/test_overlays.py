@@ -3,7 +3,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from samed_hf.reporting.colors import label_colors
+from samed_hf.reporting.charts import label_colors
 from samed_hf.reporting.overlays import draw_overlay, write_examples
 
 from ..conftest import TINY_LABELS

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samed_hf.reporting.charts import figure_jpeg
-from samed_hf.reporting.colors import label_colors
+from samed_hf.reporting.charts import figure_jpeg, label_colors
 from samed_hf.reporting.preview import draw_preview, representative_slices, slice_plane
 from samed_hf.volumes import Volume, reorient
 

@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 from scipy.ndimage import gaussian_filter
 
 from samed_hf.scoring import metrics as module
-from samed_hf.scoring.metrics import MaskScore, binary_dice, binary_hd95, score_case, score_pair, summarize
+from samed_hf.scoring.metrics import MaskScore, binary_dice, binary_hd95, score_case, summarize
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "samed"
 
@@ -16,6 +16,11 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "samed"
 def grid(*rows):
     """A mask drawn by hand: `#` is the object."""
     return np.array([[character == "#" for character in row] for row in rows])
+
+
+def score_pair(prediction, label, protocol="strict", spacing=None):
+    """The score of one mask pair, as a case of one class."""
+    return score_case(np.asarray(prediction, bool), np.asarray(label, bool), 2, protocol, spacing)["1"]
 
 
 EMPTY = grid("....", "....", "....", "....")

@@ -52,13 +52,13 @@ def nifti(array, kind=nib.Nifti1Image):
     return kind(array, np.diag([2, 2, 5, 1.0]), header, dtype=array.dtype).to_bytes()
 
 
-def claiming(content, shape):
-    """The same file with another shape in its header."""
+def with_shape(content, shape):
+    """The file with another shape in its header."""
     return content[:42] + struct.pack("<3h", *shape) + content[48:]
 
 
 def check(handler, answer, labels, confidence):
-    """Exactly the labels there are, in the order of their ids, with their masks and scores."""
+    """The answer has exactly the labels of the map, in the order of their ids, with their masks and scores."""
     indices = [int(index) for index in np.unique(labels) if index]
     assert [found["label"] for found in answer] == [handler.model.config.id2label[index] for index in indices]
     for index, found in zip(indices, answer, strict=True):
@@ -115,7 +115,7 @@ def test_a_16_bit_image_holds_intensities_in_the_windows_unit(handler, image):
     assert Image.open(io.BytesIO(content)).mode == "I;16"
     answer = handler({"inputs": content})
     check(handler, answer, *predict_image(handler.model, shallow.astype(np.float32)))
-    assert answer != handler({"inputs": image})  # the same numbers, but of 255
+    assert answer != handler({"inputs": image})  # the same values, scaled by 255
 
 
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
@@ -156,11 +156,11 @@ def test_the_batch_size_is_used(handler, scan, monkeypatch):
     assert handler({"inputs": nifti(scan), "parameters": {"batch_size": None}}) == handler({"inputs": nifti(scan)})
 
 
-def test_only_the_labels_asked_for(handler, image, scan, monkeypatch):
+def test_only_the_requested_labels(handler, image, scan, monkeypatch):
     slices = handler({"inputs": nifti(scan)})
-    wanted = slices[-1]["label"]
-    only = handler({"inputs": nifti(scan), "parameters": {"labels": [wanted]}})
-    assert only == [found for found in slices if found["label"] == wanted]
+    requested = slices[-1]["label"]
+    only = handler({"inputs": nifti(scan), "parameters": {"labels": [requested]}})
+    assert only == [found for found in slices if found["label"] == requested]
     labels = np.array([[0, 1, 2]], dtype=np.uint8)
     monkeypatch.setattr(serving, "predict_image", lambda *_: (labels, np.ones(labels.shape)))
     for names, expected in ((["bar"], ["bar"]), (["bar", "disc"], ["disc", "bar"])):
@@ -239,7 +239,7 @@ def test_truncated_input(handler, image, scan):
 @pytest.mark.parametrize("wrap", [bytes, gzip.compress])
 @pytest.mark.parametrize("shape", [(32767, 32767, 32767), (2000, 1500, 1000)])
 def test_a_header_that_claims_more_than_the_file_holds_allocates_no_memory(handler, scan, wrap, shape):
-    content = wrap(claiming(nifti(scan), shape))
+    content = wrap(with_shape(nifti(scan), shape))
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match=f"The volume .*{2 * np.prod(shape, dtype=object)} bytes"):

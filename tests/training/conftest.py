@@ -6,7 +6,7 @@ import pytest
 from accelerate.state import AcceleratorState, GradientState
 
 from samed_hf.training import SamedTrainingArguments
-from samed_hf.utils.logging import console_logging
+from samed_hf.utils.console import console_logging
 
 from ..conftest import TINY_SIZE
 

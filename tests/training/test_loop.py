@@ -18,8 +18,8 @@ from samed_hf.data.splits import hold_out
 from samed_hf.training import loop as training
 from samed_hf.training.arguments import SamedTrainingArguments
 from samed_hf.training.loop import train
+from samed_hf.training.plan import TrainingPlan
 from samed_hf.training.schedules import warmup_polynomial
-from samed_hf.training.setup import TrainingPlan
 
 from ..conftest import TINY_SIZE
 from .conftest import reset_accelerate

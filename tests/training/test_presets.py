@@ -6,8 +6,8 @@ from samed_hf.cli import main
 from samed_hf.scoring.published import PUBLISHED, compare_with_published, read_metrics
 from samed_hf.training.arguments import SamedTrainingArguments
 from samed_hf.training.data import read_training_data
-from samed_hf.training.presets import PRESETS, deviations
-from samed_hf.training.setup import TrainingPlan
+from samed_hf.training.plan import TrainingPlan
+from samed_hf.training.presets import PRESETS
 
 
 def filled(num_processes=1, **settings) -> SamedTrainingArguments:
@@ -61,7 +61,6 @@ def test_a_preset_holds_out_no_case_unless_asked_to(tiny_data):
 
 def test_without_a_preset_nothing_is_claimed():
     assert filled(rank=8).deviations(1) == []
-    assert deviations("samed", {"rank": 4}) == []
 
 
 def test_a_batch_that_cannot_be_shared():

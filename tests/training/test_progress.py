@@ -15,8 +15,8 @@ import torch
 from tqdm import tqdm
 
 from samed_hf.training.monitoring import progress as training_progress
-from samed_hf.training.monitoring.log import LogFile, numbers_of
-from samed_hf.training.monitoring.progress import Progress, read_log, used_memory
+from samed_hf.training.monitoring.log import LogFile, numbers_of, read_log
+from samed_hf.training.monitoring.progress import Progress, used_memory
 
 LABELS = {0: "background", 1: "left kidney", 2: "a,b/µ"}
 WIDTH = 100

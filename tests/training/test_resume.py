@@ -28,7 +28,7 @@ from samed_hf.training.checkpointing import checkpoints
 from samed_hf.training.checkpointing.checkpoints import check_checkpoint, find_checkpoint, list_checkpoints
 from samed_hf.training.distributed.interruption import Interrupted
 from samed_hf.training.loop import train
-from samed_hf.utils.logging import configure_logging
+from samed_hf.utils.console import configure_logging
 
 from ..conftest import TINY_SIZE
 from .conftest import reset_accelerate
@@ -283,7 +283,7 @@ from samed_hf.training.distributed.interruption import Interruption
 with Interruption(Accelerator(cpu=True), apart=0.2) as interruption:
     for number in (signal.SIGTERM, signal.SIGINT):  # the second one at once: the same request
         os.kill(os.getpid(), number)
-    print("asked", interruption.asked, interruption.end().code, flush=True)
+    print("requested", interruption.requested, interruption.end().code, flush=True)
     time.sleep(0.3)
     os.kill(os.getpid(), signal.SIGTERM)
     print("still here", flush=True)
@@ -294,7 +294,7 @@ with Interruption(Accelerator(cpu=True), apart=0.2) as interruption:
 def test_a_second_signal_ends_at_once():
     command = [sys.executable, "-c", SECOND]
     result = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
-    assert (result.returncode, result.stdout) == (-signal.SIGTERM, "asked True 143\n"), result.stderr
+    assert (result.returncode, result.stdout) == (-signal.SIGTERM, "requested True 143\n"), result.stderr
     assert "SIGTERM: ends after this step" in result.stderr
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from samed_hf.data.dataset import Case
-from samed_hf.reporting.colors import label_colors
+from samed_hf.reporting.charts import label_colors
 from samed_hf.training.arguments import SamedTrainingArguments
 from samed_hf.training.loop import train
 from samed_hf.training.monitoring import snapshots

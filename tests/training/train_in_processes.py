@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-import samed_hf.training.pipeline  # noqa: F401  once for all processes
+import samed_hf.training.run  # noqa: F401  once for all processes
 from samed_hf.cli import main
 from samed_hf.data.cache import CaseStore
 from samed_hf.inference import slices as inference

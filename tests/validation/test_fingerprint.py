@@ -13,12 +13,11 @@ from samed_hf.diagnostics.memory import TrainingMemory
 from samed_hf.model.image_processing_samed import SamedImageProcessor
 from samed_hf.training import parse_arguments
 from samed_hf.training.arguments import SamedTrainingArguments
-from samed_hf.validation.advice import suggest_batch, training_command
+from samed_hf.validation.advice import Suggestion, suggest_batch, suggest_settings, training_command
 from samed_hf.validation.fingerprint import PERCENTILES, make_fingerprint, pooled
 from samed_hf.validation.measuring import measure_case
 from samed_hf.validation.reading import CaseReading
 from samed_hf.validation.run import validate_data
-from samed_hf.validation.suggestions import Suggestion, suggest_settings
 
 from ..data_folders import make_scans, save_nifti, write_nnunet
 

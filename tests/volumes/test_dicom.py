@@ -22,7 +22,9 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from samed_hf.volumes.dicom.series import DicomSeries, find_series, is_dicom, read_series
+from samed_hf.volumes.dicom import find_series, read_series
+from samed_hf.volumes.dicom.headers import is_dicom
+from samed_hf.volumes.dicom.series import DicomSeries
 
 from ..dicom_files import (
     AXIAL,
@@ -81,7 +83,7 @@ def by_itk(files):
 
 
 @pytest.mark.parametrize("name", ORIENTATIONS)
-def test_a_series_lies_where_simpleitk_and_the_formula_say(tmp_path, name):
+def test_a_series_has_the_affine_of_simpleitk_and_of_the_formula(tmp_path, name):
     files = write_series(tmp_path, orientation=ORIENTATIONS[name])
     volume = read_series(files, tmp_path)
     array, affine = by_itk(files)
@@ -279,7 +281,7 @@ def test_the_narrowest_type_that_holds_the_values(tmp_path, stored, rescale, dty
 def test_signed_values_of_fewer_bits_than_are_allocated(tmp_path):
     scan = stored_scan(dtype=np.int16) - 1200
     bits = changed(BitsStored=12, HighBit=11)
-    # The upper four bits are nobody's: here they are empty, even under a negative value.
+    # The upper four bits are unused: here they are empty, even for a negative value.
     files = write_series(tmp_path, scan & 0xFFF, rescale=(1, 0), change=bits)
     np.testing.assert_array_equal(read_series(files, tmp_path).array, scan)
     np.testing.assert_array_equal(by_itk(files)[0], scan)
@@ -344,7 +346,7 @@ def test_missing_slices_are_refused(tmp_path, leave_out, words):
 
 def test_several_gaps_are_counted(tmp_path):
     files = write_series(tmp_path, stored_scan((7, 6, 12)), leave_out=[2, 6, 9])
-    assert "between 52.5 and 57.5 mm along the slices' normal and in 2 more places" in refusal(files, tmp_path)
+    assert "between 52.5 and 57.5 mm along the slices' normal (and 2 more gaps)" in refusal(files, tmp_path)
 
 
 def test_a_gap_along_an_oblique_normal(tmp_path):
@@ -403,7 +405,7 @@ def test_duplicates_are_left_out_and_noted(tmp_path):
     assert len(volume.header.datasets) == 5
 
 
-def test_echoes_are_told_apart_in_the_refusal(tmp_path):
+def test_the_refusal_of_echoes_names_their_times(tmp_path):
     for echo, time in (("first", 2.3), ("second", 4.6)):
         write_series(
             tmp_path / echo,
@@ -414,7 +416,7 @@ def test_echoes_are_told_apart_in_the_refusal(tmp_path):
     (series,) = find_series(tmp_path)
     message = refusal(series.files, tmp_path)
     assert f"{tmp_path} holds 2 different images at the same position (50 mm)" in message
-    assert "(EchoTime: 2.3, 4.6); put the slices that belong together into a folder of their own" in message
+    assert "(EchoTime: 2.3, 4.6); move the slices of each stack into a directory of their own" in message
 
 
 @pytest.mark.parametrize(
@@ -473,9 +475,9 @@ def test_a_missing_element_is_named_with_its_file(tmp_path, keyword):
         ({"PixelData": b"\0" * 80}, "it holds 80 bytes of pixels, expected 84"),
         ({"PixelData": b"\0" * 98}, "it holds 98 bytes of pixels, expected 84"),
         ({"PixelData": None}, "it has no pixels (PixelData)"),
-        ({"NumberOfFrames": 3}, "holds 3 frames without saying where each lies"),
-        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "holds a picture of RGB with 3 values per pixel"),
-        ({"PhotometricInterpretation": "PALETTE COLOR"}, "a picture of PALETTE COLOR"),
+        ({"NumberOfFrames": 3}, "holds 3 frames without their positions"),
+        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "holds an image of RGB with 3 values per pixel"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "an image of PALETTE COLOR"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "is a mosaic"),
         ({"ModalityLUTSequence": [pydicom.Dataset()]}, "by a table (ModalityLUTSequence)"),
     ],
@@ -617,13 +619,13 @@ def test_localizers_alone_are_a_series(tmp_path):
     assert len(find_series(tmp_path)) == 1
 
 
-def test_pictures_alone_are_found_and_refused_in_reading(tmp_path):
+def test_images_without_positions_alone_are_found_and_refused_in_reading(tmp_path):
     write_series(tmp_path, change=changed(ImagePositionPatient=None))
     (series,) = find_series(tmp_path)
     assert "lacks ImagePositionPatient" in refusal(series.files, tmp_path)
 
 
-def test_a_damaged_file_fails_the_one_series_of_its_folder(tmp_path):
+def test_a_damaged_file_fails_the_one_series_of_its_directory(tmp_path):
     files = write_series(tmp_path / "one")
     write_series(tmp_path / "two", series="two")
     files[2].write_bytes(files[2].read_bytes()[:150])
@@ -644,7 +646,7 @@ def test_a_damaged_file_among_several_series_fails_by_itself(tmp_path):
     assert f"{damaged} is not DICOM" in refusal([damaged], tmp_path)
 
 
-def test_series_without_uids_are_told_apart_by_their_folders(tmp_path):
+def test_series_without_uids_are_separated_by_their_directories(tmp_path):
     for name in ("a", "b"):
         write_series(tmp_path / name, change=changed(SeriesInstanceUID=None, StudyInstanceUID=None))
     found = find_series(tmp_path)
@@ -652,8 +654,8 @@ def test_series_without_uids_are_told_apart_by_their_folders(tmp_path):
     assert [len(series.files) for series in found] == [5, 5]
 
 
-def test_a_folder_without_dicom_has_no_series(tmp_path):
-    (tmp_path / "picture.png").write_bytes(b"\x89PNG" + b"\0" * 200)
+def test_a_directory_without_dicom_has_no_series(tmp_path):
+    (tmp_path / "image.png").write_bytes(b"\x89PNG" + b"\0" * 200)
     assert find_series(tmp_path) == []
     with pytest.raises(FileNotFoundError, match="gone does not exist"):
         find_series(tmp_path / "gone")
@@ -687,12 +689,12 @@ def damaged(data, seed):
     return bytes(data)
 
 
-def outcome_of_reading(folder):
-    """Read all series of a folder: a volume in order, or one line that names a file."""
+def outcome_of_reading(directory):
+    """Read all series of a directory: a volume in order, or one line that names a file."""
     try:
-        volumes = [read_series(series.files, folder) for series in find_series(folder)]
+        volumes = [read_series(series.files, directory) for series in find_series(directory)]
     except (ValueError, FileNotFoundError) as error:
-        return "refused" if str(folder) in str(error) and "\n" not in str(error) else str(error)
+        return "refused" if str(directory) in str(error) and "\n" not in str(error) else str(error)
     whole = all(volume.array.shape[2] in (1, 2, 3) and np.isfinite(volume.array).all() for volume in volumes)
     return "read" if whole else "wrong"
 
@@ -720,12 +722,12 @@ def test_damage_ends_in_a_volume_or_in_one_line(tmp_path, kind, count, capfd, re
 
 
 def test_odd_names_keep_a_message_on_one_line(tmp_path):
-    folder = tmp_path / "a\nb"
-    write_series(folder, leave_out=[2], name="x\ny{}".format)
-    (series,) = find_series(folder)
-    assert "a\\nb has a gap" in refusal(series.files, folder)
+    directory = tmp_path / "a\nb"
+    write_series(directory, leave_out=[2], name="x\ny{}".format)
+    (series,) = find_series(directory)
+    assert "a\\nb has a gap" in refusal(series.files, directory)
     series.files[0].write_bytes(b"x")
-    assert "a\\nb/x\\ny0 is not DICOM" in refusal(series.files, folder)
+    assert "a\\nb/x\\ny0 is not DICOM" in refusal(series.files, directory)
 
 
 def test_a_flipped_size_does_not_ask_for_all_memory(tmp_path):

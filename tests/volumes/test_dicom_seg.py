@@ -9,8 +9,7 @@ from pydicom.uid import SegmentationStorage
 
 import samed_hf
 from samed_hf.volumes import Volume
-from samed_hf.volumes.dicom.seg_writer import write_segmentation
-from samed_hf.volumes.dicom.series import find_series, read_series
+from samed_hf.volumes.dicom import find_series, read_series, write_segmentation
 
 from ..dicom_files import AXIAL, OBLIQUE, ORIENTATIONS, stored_scan, uid, write_enhanced, write_series
 from .test_dicom import changed, damaged
@@ -31,11 +30,11 @@ def labels_on(volume):
     return labels
 
 
-def segmented(folder, files, labels=None, **settings):
+def segmented(directory, files, labels=None, **settings):
     """Read a series, and write labels on it: the volume, the labels and the file."""
-    volume = read_series(files, folder)
+    volume = read_series(files, directory)
     labels = labels_on(volume) if labels is None else labels
-    path = folder.parent / f"{folder.name}-seg.dcm"
+    path = directory.parent / f"{directory.name}-seg.dcm"
     write_segmentation(path, labels, volume, settings.pop("names", NAMES), COLORS, **settings)
     return volume, labels, path
 
@@ -64,7 +63,7 @@ def read_by_highdicom(path):
 
 
 @pytest.mark.parametrize("name", ORIENTATIONS)
-def test_every_voxel_lies_where_it_lay(tmp_path, name):
+def test_every_voxel_keeps_its_position(tmp_path, name):
     volume, labels, path = segmented(tmp_path / name, write_series(tmp_path / name, orientation=ORIENTATIONS[name]))
     array, affine = read_by_highdicom(path)
     assert by_world(array, affine) == by_world(labels, volume.affine)
@@ -287,7 +286,7 @@ def test_a_wrong_colour_is_refused(tmp_path, color):
         write_segmentation(tmp_path / "seg.dcm", labels_on(volume), volume, NAMES, [(0, 0, 0), color])
 
 
-def test_a_scan_of_another_format_and_a_missing_folder_are_refused(tmp_path):
+def test_a_scan_of_another_format_and_a_missing_directory_are_refused(tmp_path):
     volume = Volume(np.zeros((2, 3, 4)), np.eye(4))
     with pytest.raises(ValueError, match=r"seg.dcm would be a DICOM segmentation.*write .nii.gz"):
         write_segmentation(tmp_path / "seg.dcm", np.zeros((2, 3, 4), np.uint8), volume, NAMES)
@@ -340,8 +339,8 @@ def outcome_of_writing(path, labels, volume):
 
 def complaints(*command):
     """What a validator of dicom3tools objects to; it names the object's kind first."""
-    said = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
-    return [line for line in (said.stdout + said.stderr).splitlines() if line.strip() not in ("", "Segmentation")]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    return [line for line in (done.stdout + done.stderr).splitlines() if line.strip() not in ("", "Segmentation")]
 
 
 @needs_dciodvfy
@@ -368,14 +367,14 @@ def test_dciodvfy_has_nothing_to_say_of_the_odd_cases(tmp_path):
     scan = write_series(tmp_path / "scan")
     nothing = np.zeros((7, 6, 5), np.uint8)
     tumour = np.where(stored_scan() > 1200, 3, 0)
-    for folder, files, labels in (
+    for directory, files, labels in (
         (tmp_path / "enhanced", [enhanced], None),
         (tmp_path / "scan", scan, nothing),
         (tmp_path / "scan", scan, tumour),
         (tmp_path / "scan", scan[2:3], nothing[:, :, :1]),
     ):
-        _, _, path = segmented(folder, files, labels)
-        assert complaints("dciodvfy", path) == [], folder.name
+        _, _, path = segmented(directory, files, labels)
+        assert complaints("dciodvfy", path) == [], directory.name
 
 
 @needs_dciodvfy
@@ -383,7 +382,7 @@ def test_dciodvfy_finds_no_error_after_an_anonymiser(tmp_path):
     removed = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "FrameOfReferenceUID")
     files = write_series(tmp_path / "scan", change=changed(**dict.fromkeys(removed, None)))
     _, _, path = segmented(tmp_path / "scan", files)
-    # They may be empty; an index of a medium would have wanted them.
+    # They may be empty; an index of a medium requires them.
     assert [line for line in complaints("dciodvfy", path) if "needed to build DICOMDIR" not in line] == []
 
 

@@ -158,4 +158,4 @@ def test_same_grid_says_what_differs():
 def test_same_grid_looks_at_the_far_corner():
     volume = Volume(np.zeros((101, 5, 3)), np.diag([1.0, 1.0, 1.0, 1.0]))
     stretched = Volume(volume.array, np.diag([1.01, 1.0, 1.0, 1.0]))
-    assert "lies 1 mm apart" in same_grid(volume, stretched)
+    assert "is 1 mm apart" in same_grid(volume, stretched)

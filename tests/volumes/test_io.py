@@ -224,7 +224,7 @@ def test_incomplete_channels_are_told_when_they_are_read(tmp_path):
 def test_channels_on_several_grids(tmp_path):
     save(tmp_path / "a_0000.nii")
     write_volume(tmp_path / "a_0001.nii", Volume(int_scan(), oblique_affine((0.8, 0.7, 3.5))))
-    with pytest.raises(ValueError, match="channels of one scan, but do not lie on one grid: the same voxel lies"):
+    with pytest.raises(ValueError, match="channels of one scan, but differ in their grid: the same voxel is"):
         read_scan(find_scans(tmp_path, num_channels=2)[0], num_channels=2)
 
 

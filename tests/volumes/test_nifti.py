@@ -330,7 +330,7 @@ def test_read_refuses_a_header_that_claims_more_than_there_is(tmp_path, suffix, 
     raw = bytearray(save_scan(tmp_path / "scan.nii", int_scan()).read_bytes())
     raw[40:48] = struct.pack("<4h", 3, 20000, 20000, 20000)  # 16 TB
     (tmp_path / f"scan{suffix}").write_bytes(gzip.compress(raw) if suffix == ".nii.gz" else raw)
-    monkeypatch.setattr(nifti, "check_memory", lambda *args: pytest.fail("it was believed"))
+    monkeypatch.setattr(nifti.file_checks, "check_memory", lambda *args: pytest.fail("it was believed"))
     with pytest.raises(ValueError, match=r"its header claims 16000000000000 bytes of voxels, more than it holds"):
         read_volume(tmp_path / f"scan{suffix}")
 

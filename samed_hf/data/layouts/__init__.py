@@ -1,38 +1,20 @@
 """Layouts of data sets, recognised by their files.
 
-A layout is a module with a function that recognises it and one that reads it, and an entry in `_LAYOUTS`.
+A layout is a module with a function that recognises it and one that reads it; [`read_data`] tries one after the other.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 from ..dataset import CaseDataset
 from .decathlon import is_decathlon, read_decathlon
 from .folders import find_folders, read_folders
 from .nnunet import is_nnunet, read_nnunet
-from .synapse_dataset import is_synapse, read_synapse
+from .synapse import is_synapse, read_synapse
 
 __all__ = ["dataset_arguments", "read_data"]
-
-
-class _Options(NamedTuple):
-    label_names: list[str] | None
-    fold: int | None
-    tolerance: float
-    strict: bool
-
-
-_LAYOUTS: tuple[tuple[Callable[[Path], object], Callable[[Path, _Options], CaseDataset]], ...] = (
-    (is_synapse, lambda root, options: read_synapse(root)),
-    (is_nnunet, lambda root, options: read_nnunet(root, options.fold, options.tolerance, options.strict)),
-    (is_decathlon, lambda root, options: read_decathlon(root, options.tolerance, options.strict)),
-    (find_folders, lambda root, options: read_folders(root, options.label_names, options.tolerance, options.strict)),
-)
-"""The layouts of directories: whether a directory has it, and the function that reads it; the first one counts."""
 
 _EXPECTED = (
     "expected the Synapse layout (lists_Synapse, train_npz, test_vol_h5), nnU-Net's raw one or the Decathlon's "
@@ -61,15 +43,15 @@ def read_data(
         data_dir: a directory in the layout of Synapse, nnU-Net (raw) or the Medical Segmentation Decathlon, with
             directories of images and masks, or with a saved Hugging Face data set.
         dataset_name: a data set of Hugging Face's `datasets` instead: a Hub id or a directory.
-        dataset_config_name: configuration of a Hugging Face data set.
-        image_column: its column of images; by default found by the usual names.
-        label_column: its column of label maps; by default found by the usual names.
-        case_column: its column that says which rows are slices of one case.
+        dataset_config_name: its configuration.
+        image_column, label_column: its columns of images and label maps; by default found by the usual names.
+        case_column: its column that says which rows are the slices, in order, of one case; by default found by the
+            usual names. Without one each row is a case.
         label_names: names of the labels from 0, if no file names them.
         fold: index of a fold that the data set itself declares.
         geometry_tolerance: largest distance between the grids of image and label, as a share of a voxel's smallest
             side.
-        cache_dir: where `datasets` keeps what it downloads.
+        cache_dir: directory in which `datasets` keeps what it downloads.
         strict: refuse a data set with missing files; otherwise their cases fail when they are read.
 
     Raises:
@@ -77,31 +59,29 @@ def read_data(
     """
     if (data_dir is None) == (dataset_name is None):
         raise ValueError("Give either data_dir or dataset_name, not both and not neither.")
-    root = None if data_dir is None else Path(data_dir)
-    if root is not None:
+    if data_dir is not None:
+        root = Path(data_dir)
         if not root.is_dir():
             what = "is a file" if root.exists() else "doesn't exist"
             raise FileNotFoundError(f"data_dir {str(data_dir)!r} {what}: {_EXPECTED}.")
-        read = next((read for recognises, read in _LAYOUTS if recognises(root)), None)
-        if read is not None:
-            return read(root, _Options(label_names, fold, geometry_tolerance, strict))
+        if is_synapse(root):
+            return read_synapse(root)
+        if is_nnunet(root):
+            return read_nnunet(root, fold, geometry_tolerance, strict)
+        if is_decathlon(root):
+            return read_decathlon(root, geometry_tolerance, strict)
+        if find_folders(root):
+            return read_folders(root, label_names, geometry_tolerance, strict)
     from .hf_datasets import is_saved_dataset, read_rows  # datasets takes a second to import
 
-    if root is not None and not is_saved_dataset(root):
+    if data_dir is not None and not is_saved_dataset(root):
         inside = sorted(path.name for path in root.iterdir())[:5]
         raise FileNotFoundError(
             f"data_dir {str(data_dir)!r} isn't recognised: {_EXPECTED}; it holds {', '.join(inside) or 'nothing'}."
         )
-    return read_rows(
-        dataset_name or str(root),
-        config=dataset_config_name,
-        image_column=image_column,
-        label_column=label_column,
-        case_column=case_column,
-        label_names=label_names,
-        cache_dir=cache_dir,
-        tolerance=geometry_tolerance,
-    )
+    columns = {"image_column": image_column, "label_column": label_column, "case_column": case_column}
+    name = str(root) if dataset_name is None else dataset_name
+    return read_rows(name, dataset_config_name, columns, label_names, geometry_tolerance, cache_dir)
 
 
 def dataset_arguments(text: str) -> dict[str, str]:

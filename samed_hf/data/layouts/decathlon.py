@@ -3,38 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ...volumes import case_name
 from ..dataset import CaseDataset, CaseSource
 from ..labels import labels_from_mapping, read_json
-from ..sources import ScanSource
-from .dataset_json import channel_names, read_description, require_files
+from ..sources import ScanSource, require_files
 
-__all__ = ["is_decathlon", "read_decathlon"]
+__all__ = ["channel_names", "is_decathlon", "read_decathlon", "read_description"]
 
 
 def is_decathlon(root: Path) -> bool:
-    """Return whether a directory has this layout.
-
-    Raises:
-        ValueError: dataset.json is not JSON.
-    """
+    """Return whether a directory has this layout."""
     return isinstance(read_description(root).get("training"), list)
 
 
 def read_decathlon(root: Path, tolerance: float = 0.1, strict: bool = True) -> CaseDataset:
-    """Describe a directory of the Medical Segmentation Decathlon.
+    """Describe a directory of the Medical Segmentation Decathlon; see [`read_data`] for the arguments.
 
     `training` in its dataset.json lists pairs of image and label. Cases whose image or case name is in
     `validation_cases` are for validation. `test` lists images without labels and is not used.
-
-    Args:
-        root: the directory.
-        tolerance: see [`~samed_hf.data.sources.ScanSource`].
-        strict: refuse a data set with missing files; otherwise their cases fail when they are read.
-
-    Raises:
-        ValueError, FileNotFoundError: an invalid dataset.json, or missing files.
     """
     path = root / "dataset.json"
     content = read_json(path)
@@ -56,20 +44,38 @@ def read_decathlon(root: Path, tolerance: float = 0.1, strict: bool = True) -> C
     validation = {case_name(name) for name in held_out}
     if unknown := sorted(validation - set(sources)):
         raise ValueError(f"{path} names the validation case {unknown[0]!r}, which isn't listed under training.")
-    about = {"name": str(content.get("name") or root.resolve().name)}
-    data = CaseDataset(
-        "Medical Segmentation Decathlon", root, labels.id2label, sources, channel_names=channels, about=about
-    )
-    data.train, data.validation = sorted(set(sources) - validation), sorted(validation)
     if strict:
-        require_files(path, data)
+        require_files(path, (file for source in sources.values() for file in source.files()))
+    about = {"name": str(content.get("name") or root.resolve().name)}
+    data = CaseDataset("Medical Segmentation Decathlon", root, labels.id2label, sources, about=about)
+    data.channel_names = channels
+    data.train, data.validation = sorted(set(sources) - validation), sorted(validation)
     return data
+
+
+def read_description(root: Path) -> dict[str, Any]:
+    """Return the content of `root/dataset.json`; empty if there is none or it names no labels."""
+    path = root / "dataset.json"
+    content = read_json(path) if path.is_file() else None
+    return content if isinstance(content, dict) and "labels" in content else {}
+
+
+def channel_names(names: Any, path: Path) -> tuple[str, ...]:
+    """Return the names of one to three channels in order, given {"0": "CT"} or a list."""
+    if isinstance(names, dict) and all(str(key).isdigit() for key in names):
+        names = [names[key] for key in sorted(names, key=lambda key: int(str(key)))]
+    if not isinstance(names, list) or not 1 <= len(names) <= 3:
+        raise ValueError(
+            f"{path} names the channels {str(names)[:80]}: expected one to three, which become red, green and blue; "
+            "leave the others out."
+        )
+    return tuple(str(name) for name in names)
 
 
 def _channel_files(image: Path, num_channels: int) -> tuple[Path, ...]:
     """Return one file, or IMAGE_0000, IMAGE_0001, … if no file has the name itself."""
-    if image.is_file() or num_channels == 1:
-        first = image.with_name(f"{case_name(image)}_0000{image.name[len(case_name(image)) :]}")
-        return (first,) if not image.is_file() and first.is_file() else (image,)
-    ending = image.name[len(case_name(image)) :]
-    return tuple(image.with_name(f"{case_name(image)}_{index:04d}{ending}") for index in range(num_channels))
+    name = case_name(image)
+    files = tuple(image.with_name(f"{name}_{index:04d}{image.name[len(name) :]}") for index in range(num_channels))
+    if image.is_file() or (num_channels == 1 and not files[0].is_file()):
+        return (image,)
+    return files

@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 
@@ -26,23 +27,11 @@ _MANIFEST = "manifest.json"
 def write_checkpoint(
     accelerator: Accelerator, output_dir: Path, step: int, fill: Callable[[Path], None], keep: int | None
 ) -> Path:
-    """Write and verify `checkpoint-STEP`, then delete the oldest checkpoints beyond `keep`; every process must call.
+    """Write `checkpoint-STEP`, then delete the oldest checkpoints beyond `keep`; every process calls it, and `fill`.
 
     A manifest holds the size and the SHA-256 of every file. The files are flushed to the disk and read back before the
-    rename, so that every directory called `checkpoint-STEP` was complete when it got its name.
-
-    Args:
-        accelerator: of the run.
-        output_dir: the run's directory, shared by all processes.
-        step: optimizer steps done.
-        fill: writes the files into a directory; called on every process.
-        keep: number of checkpoints to keep; `None` keeps all.
-
-    Returns:
-        The checkpoint's directory.
-
-    Raises:
-        OSError: it can't be written, on all processes alike; its files are removed and earlier checkpoints are intact.
+    rename, so that every directory called `checkpoint-STEP` was complete when it got its name. An error is an `OSError`
+    on all processes; the new files are removed then, and earlier checkpoints are intact.
     """
     directory, temporary = output_dir / f"checkpoint-{step}", output_dir / f".checkpoint-{step}.tmp"
     main = accelerator.is_main_process
@@ -55,7 +44,9 @@ def write_checkpoint(
         replace_directory(temporary, directory)
 
     try:
-        on_all_ranks(accelerator, lambda: _make_empty(temporary) if main else None)
+        if main:
+            shutil.rmtree(temporary, ignore_errors=True)
+        on_all_ranks(accelerator, lambda: temporary.mkdir(parents=True) if main else None)
         on_all_ranks(accelerator, lambda: fill(temporary))
         on_all_ranks(accelerator, lambda: verify_and_rename() if main else None)
     except BaseException as error:
@@ -72,32 +63,27 @@ def write_checkpoint(
         raise
     if main and keep is not None:
         for old in [path for path in list_checkpoints(output_dir) if path != directory][: 1 - keep or None]:
-            _delete(old)
+            # Renamed first, so that no checkpoint is ever incomplete.
+            shutil.rmtree(old.rename(old.with_name(f".{old.name}.tmp")), ignore_errors=True)
     accelerator.wait_for_everyone()
     return directory
 
 
-def _make_empty(directory: Path) -> None:
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
-
-
 def _write_manifest(directory: Path) -> None:
-    """Flush the files to the disk, and write their sizes and hashes."""
+    """Write the sizes and hashes of the files, and flush everything to the disk."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())
-    entries = {}
-    for path in files:
-        entries[path.relative_to(directory).as_posix()] = {"bytes": path.stat().st_size, "sha256": hash_file(path)}
-        fsync(path)
+    entries = {
+        path.relative_to(directory).as_posix(): {"bytes": path.stat().st_size, "sha256": hash_file(path)}
+        for path in files
+    }
     write_text(directory / _MANIFEST, json.dumps({"files": entries}, indent=2) + "\n")
-    fsync(directory / _MANIFEST)
-    for path in {directory, *(path.parent for path in files)}:
+    for path in (*files, directory / _MANIFEST, *{directory, *(path.parent for path in files)}):
         fsync(path)
 
 
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    digest = hashlib.sha256()
+def hash_file(path: Path, digest: Any = None) -> str:
+    """Return the SHA-256 of a file in hexadecimal; with `digest`, of all that was hashed by it and the file."""
+    digest = digest or hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
@@ -105,11 +91,7 @@ def hash_file(path: Path) -> str:
 
 
 def check_checkpoint(directory: Path) -> str | None:
-    """Compare a checkpoint with its manifest.
-
-    Returns:
-        A phrase about the first file that is missing, cut off or changed; `None` for a complete checkpoint.
-    """
+    """Compare a checkpoint with its manifest; return a phrase about the first missing, cut off or changed file."""
     try:
         files = json.loads((directory / _MANIFEST).read_text(encoding="utf-8"))["files"]
         for name, entry in files.items():
@@ -130,20 +112,10 @@ def check_checkpoint(directory: Path) -> str | None:
 
 
 def find_checkpoint(output_dir: Path, requested: str, *, quiet: bool = False) -> Path | None:
-    """Find the checkpoint to resume from.
+    """Return the checkpoint to resume from: the directory `requested`, or for "latest" the last complete one.
 
-    Args:
-        output_dir: the run's directory.
-        requested: a checkpoint's directory, or "latest" for the last complete one of the run.
-        quiet: log no warning of damaged checkpoints that are skipped.
-
-    Returns:
-        The directory; `None` if "latest" finds no complete checkpoint. The run then starts at its first step, so that
-        a scheduler can repeat one command.
-
-    Raises:
-        FileNotFoundError: the directory does not exist or is no checkpoint.
-        ValueError: the checkpoint is damaged.
+    Without a complete one, "latest" is `None`: the run starts at its first step, so that a scheduler can repeat one
+    command. `quiet` logs no warning of damaged checkpoints that are skipped.
     """
     if requested == "latest":
         for path in reversed(list_checkpoints(output_dir)):
@@ -171,10 +143,3 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
     """Return the directories called `checkpoint-STEP`, the fewest steps first."""
     steps = {int(match[1]): path for path in output_dir.glob("checkpoint-*") if (match := _NAME.match(path.name))}
     return [steps[step] for step in sorted(steps)]
-
-
-def _delete(directory: Path) -> None:
-    """Delete a checkpoint; renamed first, so that none is ever incomplete."""
-    temporary = directory.with_name(f".{directory.name}.tmp")
-    directory.rename(temporary)
-    shutil.rmtree(temporary, ignore_errors=True)

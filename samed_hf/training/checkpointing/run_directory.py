@@ -16,40 +16,33 @@ from ...utils.text import one_line
 
 __all__ = ["archive_directories", "check_writable", "on_all_ranks"]
 
+_FULL_DISK = ("No space left", "file write failed", "unexpected pos", "requested and")
+
 
 def on_all_ranks(accelerator: Accelerator, action: Callable[[], None]) -> None:
-    """Call `action` on every process and raise an error of one process on all, so that none waits for another.
+    """Call `action` on every process and raise an error of one as an `OSError` on all, so that none waits for another.
 
-    Raises:
-        OSError: the error in one line, on all processes.
+    The error has errno, message and file name, without torch's C++ stack frames.
     """
     problem, cause = None, None
     try:
         action()
     except (OSError, RuntimeError, SafetensorError) as error:  # the latter two are from torch and safetensors
-        problem, cause = _os_error_arguments(error), error
+        cause, text = error, one_line(error)
+        if isinstance(error, OSError) and error.errno:
+            file = error.filename and str(error.filename)
+            problem = error.errno, error.strerror or os.strerror(error.errno), file
+        elif any(words in text for words in _FULL_DISK):
+            problem = errno.ENOSPC, os.strerror(errno.ENOSPC), None
+        else:
+            problem = errno.EIO, text[:200], None
     problems = [found for found in gather_object([problem]) if found]
     if problems:
         raise OSError(*problems[0]) from cause
 
 
-def _os_error_arguments(error: Exception) -> tuple[int, str, str | None]:
-    """Return errno, message and file name of a write error, as [`OSError`] has them, without C++ stack frames."""
-    if isinstance(error, OSError) and error.errno:
-        message = error.strerror or os.strerror(error.errno)
-        return error.errno, message, None if error.filename is None else str(error.filename)
-    text = one_line(error)
-    if any(words in text for words in ("No space left", "file write failed", "unexpected pos", "requested and")):
-        return errno.ENOSPC, os.strerror(errno.ENOSPC), None
-    return errno.EIO, text[:200], None
-
-
 def check_writable(output_dir: Path) -> None:
-    """Check that files can be written to the output directory, or to its nearest parent that exists.
-
-    Raises:
-        OSError: the directory is read-only or its disk is full.
-    """
+    """Check that files can be written to the output directory, or to its nearest parent that exists."""
     directory = output_dir
     while not directory.exists():
         directory = directory.parent

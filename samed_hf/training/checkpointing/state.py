@@ -27,8 +27,8 @@ from ..distributed.fsdp import adapter_weights, shard_state_dict
 from ..distributed.logging import get_logger
 from ..early_stopping import EarlyStopping
 from ..ema import ExponentialMovingAverage
-from ..monitoring.nonfinite import NonFiniteGuard
-from ..monitoring.progress import read_log
+from ..monitoring.checks import NonFiniteGuard
+from ..monitoring.log import read_log
 from ..optimizers import make_optimizer
 from ..schedules import warmup_polynomial
 from ..setup import TrainingRun
@@ -44,33 +44,19 @@ _STATE, _LOG = "training_state.json", "training_log.csv"
 
 @dataclass
 class TrainingState:
-    """What changes in a training from step to step; every process has one.
-
-    Attributes:
-        run: the run.
-        model: the model as Accelerate wraps it.
-        trained: the trained weights.
-        optimizer: of the trained weights.
-        schedule: of the learning rate, in optimizer steps.
-        guard: counts the skipped steps.
-        best: the best validation.
-        average: of the trained weights; `None` without `ema_decay`.
-        step: optimizer steps done.
-        pending: log row of the last step until its validation is done.
-        identity: the run's id for trackers that can resume.
-    """
+    """What changes in a training from step to step; every process has one."""
 
     run: TrainingRun
-    model: nn.Module
+    model: nn.Module  # as Accelerate wraps it
     trained: list[nn.Parameter]
     optimizer: torch.optim.Optimizer
-    schedule: LambdaLR
+    schedule: LambdaLR  # of the learning rate, in optimizer steps
     guard: NonFiniteGuard
     best: EarlyStopping
     average: ExponentialMovingAverage | None = None
-    step: int = 0
-    pending: dict[str, Any] | None = None
-    identity: str = field(default_factory=lambda: uuid4().hex[:8])
+    step: int = 0  # optimizer steps done
+    pending: dict[str, Any] | None = None  # log row of the last step until its validation is done
+    identity: str = field(default_factory=lambda: uuid4().hex[:8])  # of the run, for trackers that can resume
 
     @classmethod
     def of(cls, run: TrainingRun) -> TrainingState:
@@ -88,9 +74,8 @@ class TrainingState:
         guard, best = NonFiniteGuard(args.max_skipped_steps), EarlyStopping(args.early_stopping_patience)
         average = ExponentialMovingAverage(trained, args.ema_decay) if args.ema_decay is not None else None
         accelerator.register_for_checkpointing(schedule, *([average] if average is not None else []))
-        state = cls(run, model, trained, optimizer, schedule, guard, best, average)
-        _save_adapter_only(state)
-        return state
+        _save_adapter_only(run)
+        return cls(run, model, trained, optimizer, schedule, guard, best, average)
 
     @property
     def ended(self) -> bool:
@@ -102,11 +87,7 @@ class TrainingState:
         return nullcontext() if self.average is None else self.average.applied()
 
     def save(self) -> Path:
-        """Write a checkpoint and return its directory; every process must call.
-
-        Raises:
-            OSError: it can't be written.
-        """
+        """Write a checkpoint and return its directory; every process must call."""
         run = self.run
         state = {
             "step": self.step,
@@ -130,9 +111,8 @@ class TrainingState:
     def resume(self) -> None:
         """Clean up the output directory, and load the checkpoint that `resume_from_checkpoint` names, if any.
 
-        Raises:
-            ValueError: the checkpoint is damaged, or was written with other settings or another number of processes.
-            FileNotFoundError: the checkpoint does not exist.
+        Checkpoints of later steps are moved to `earlier-N`: they are damaged, or belong to the run before it was
+        resumed.
         """
         run, requested = self.run, self.run.args.resume_from_checkpoint
         if run.accelerator.is_main_process:
@@ -141,55 +121,57 @@ class TrainingState:
         run.accelerator.wait_for_everyone()
         if requested is None:
             return
-        directory = _agree(run, lambda: find_checkpoint(run.output_dir, requested))
+        directory = _on_main_rank(run, lambda: find_checkpoint(run.output_dir, requested))
         if directory is None:
             logger.info(f"resume      {run.output_dir} has no complete checkpoint yet: from the first step")
         else:
             self._load(directory)
             logger.info(f"resume      {directory}, {self.step} steps done")
-        _agree(run, lambda: _archive_later_checkpoints(run, self.step))
+
+        def archive_later() -> None:
+            checkpoints = list_checkpoints(run.output_dir)
+            if later := [path for path in checkpoints if int(path.name.rpartition("-")[2]) > self.step]:
+                earlier = archive_directories(run.output_dir, later)
+                logger.info(f"note        {', '.join(path.name for path in later)} moved to {earlier}")
+
+        _on_main_rank(run, archive_later)
 
     def _load(self, directory: Path) -> None:
-        run = self.run
+        damage = SafetensorError, RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError
         try:
             state = json.loads((directory / _STATE).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise _damaged(directory, error) from error
-        _check_fits(run, directory, state)
-        try:
-            run.accelerator.load_state(str(directory))
-        except (SafetensorError, RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError) as error:
-            raise _damaged(directory, error) from error
+            _check_fits(self.run, directory, state)
+            self.run.accelerator.load_state(str(directory))
+        except (json.JSONDecodeError, UnicodeDecodeError, *damage) as error:
+            raise ValueError(
+                f"The checkpoint {directory} is damaged ({one_line(error)[:200]}): move it to another directory and "
+                "give --resume_from_checkpoint another one, or latest."
+            ) from error
         self.step, self.pending, self.identity = int(state["step"]), state["pending"], state["identity"]
         self.guard.load_state_dict(state["guard"])
         self.best.load_state_dict(state["best"])
-        run.log = read_log(directory / _LOG, self.step)
+        self.run.log = read_log(directory / _LOG, self.step)
 
 
-def _save_adapter_only(state: TrainingState) -> None:
+def _save_adapter_only(run: TrainingRun) -> None:
     """Make Accelerate's `save_state` and `load_state` handle only the adapter instead of the whole model."""
-    accelerator, adapted = state.run.accelerator, state.run.model
 
     def save(models: list[nn.Module], weights: list[dict], directory: str) -> None:
         weights.clear()
-        adapter = adapter_weights(adapted)
-        if accelerator.is_main_process:
-            adapted.save_pretrained(directory, state_dict=adapter)
+        adapter = adapter_weights(run.model)
+        if run.accelerator.is_main_process:
+            run.model.save_pretrained(directory, state_dict=adapter)
 
     def load(models: list[nn.Module], directory: str) -> None:
         models.clear()
-        load_adapter(adapted, Path(directory))
+        load_adapter(run.model, Path(directory))
 
-    accelerator.register_save_state_pre_hook(save)
-    accelerator.register_load_state_pre_hook(load)
+    run.accelerator.register_save_state_pre_hook(save)
+    run.accelerator.register_load_state_pre_hook(load)
 
 
 def load_adapter(model: nn.Module, directory: Path) -> None:
-    """Load a saved adapter's weights into a model that has an adapter.
-
-    Raises:
-        ValueError: the saved adapter has other modules.
-    """
+    """Load a saved adapter's weights into a model with an adapter of the same modules."""
     weights = load_file(directory / "adapter_model.safetensors")
     weights = {name.removeprefix("base_model.model."): value for name, value in weights.items()}
     result: Any = set_peft_model_state_dict(model, shard_state_dict(model, weights))
@@ -199,17 +181,12 @@ def load_adapter(model: nn.Module, directory: Path) -> None:
 
 def _shared_settings(run: TrainingRun) -> dict[str, Any]:
     """Settings that a resumed run must share with the run that wrote the checkpoint."""
-    return {name: getattr(run.args, name) for name in field_names(run.args, "resume")} | {
-        "training slices": run.num_slices
-    }
+    settings = {name: getattr(run.args, name) for name in field_names(run.args, "resume")}
+    return settings | {"training slices": run.num_slices}
 
 
 def _check_fits(run: TrainingRun, directory: Path, state: dict[str, Any]) -> None:
-    """Check that this run can continue a checkpoint exactly.
-
-    Raises:
-        ValueError: other settings, another number of processes or more steps than the run has.
-    """
+    """Check that this run can continue a checkpoint exactly."""
     earlier = state["settings"]
     differences = [
         f"{name} {earlier[name]} then, {value} now"
@@ -233,27 +210,12 @@ def _check_fits(run: TrainingRun, directory: Path, state: dict[str, Any]) -> Non
         )
 
 
-def _damaged(directory: Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"The checkpoint {directory} is damaged ({one_line(error)[:200]}): move it to another directory and give "
-        "--resume_from_checkpoint another one, or latest."
-    )
-
-
-def _archive_later_checkpoints(run: TrainingRun, step: int) -> None:
-    """Move checkpoints of later steps to `earlier-N`: they are damaged, or belong to the run before it was resumed."""
-    later = [path for path in list_checkpoints(run.output_dir) if int(path.name.rpartition("-")[2]) > step]
-    if later:
-        earlier = archive_directories(run.output_dir, later)
-        logger.info(f"note        {', '.join(path.name for path in later)} moved to {earlier}")
-
-
-def _agree(run: TrainingRun, find: Callable[[], Any]) -> Any:
-    """Call `find` on the main process, and return its result, or raise its error, on all processes."""
+def _on_main_rank(run: TrainingRun, action: Callable[[], Any]) -> Any:
+    """Call `action` on the main process, and return its result, or raise its error, on all processes."""
     outcome: list[Any] = [None, None]
     if run.accelerator.is_main_process:
         try:
-            outcome[0] = find()
+            outcome[0] = action()
         except (ValueError, OSError) as error:
             outcome[1] = error
     result, failure = broadcast_object_list(outcome)

@@ -20,10 +20,9 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def adapter_weights(model: nn.Module) -> dict[str, torch.Tensor] | None:
-    """Gather the adapter's weights of a sharded model on every process's CPU; every process must call.
+    """Gather a sharded adapter's weights on the CPU, as the `state_dict` of `save_pretrained`; every process must call.
 
-    Returns:
-        The `state_dict` for `save_pretrained`; `None`, its default, if the model isn't sharded.
+    Returns `None`, its default, if the model isn't sharded.
     """
     if not is_sharded(model):
         return None

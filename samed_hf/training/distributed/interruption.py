@@ -23,8 +23,7 @@ _Result = TypeVar("_Result")
 class Interrupted(SystemExit):
     """Raised when a run has ended after a signal and can be resumed.
 
-    The exit status is 128 plus the signal's number, as in a shell: 143 after SIGTERM, 130 after SIGINT. Status 0 would
-    mean a complete training to a scheduler.
+    The exit status is 128 plus the signal's number, as in a shell; to a scheduler, 0 would mean a complete training.
     """
 
 
@@ -37,22 +36,12 @@ class Interruption:
 
     Launchers forward a signal that the terminal or the scheduler has already sent to all processes, so signals within
     `apart` seconds of the first are the same request. Python handles signals only in the main thread; in others the
-    context has no effect.
-
-    Args:
-        accelerator: of the run.
-        apart: seconds after the first signal from which another one ends the process.
-
-    Attributes:
-        signal: number of the first signal; 0 without one.
+    context has no effect. `signal` is the number of the first signal, 0 without one.
     """
 
     def __init__(self, accelerator: Accelerator, *, apart: float = 2.0) -> None:
-        self.accelerator, self.apart = accelerator, apart
-        self.signal = 0
-        self._agreed = False
-        self._at = 0.0
-        self._cancellable = False
+        self.accelerator, self.apart, self.signal = accelerator, apart, 0
+        self._agreed, self._at, self._cancellable = False, 0.0, False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
@@ -79,27 +68,23 @@ class Interruption:
             os.kill(os.getpid(), number)
 
     @property
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         """Whether a process received a signal; all processes must read it at the same point."""
         if not self._agreed:
-            asked = self.signal
+            requested = self.signal
             if self.accelerator.num_processes > 1:
-                mine = torch.tensor([asked], device=self.accelerator.device)
-                asked = int(self.accelerator.gather(mine).max())
+                mine = torch.tensor([requested], device=self.accelerator.device)
+                requested = int(self.accelerator.gather(mine).max())
             # A signal received during the collective must not be overwritten; the next call returns it.
-            if asked:
-                self.signal, self._agreed = asked, True
+            if requested:
+                self.signal, self._agreed = requested, True
                 self._at = self._at or time.monotonic()
         return self._agreed
 
     def attempt(self, action: Callable[[], _Result]) -> _Result | None:
-        """Call a long action that can be repeated; a signal to this process cancels it.
+        """Call a long, repeatable action that waits for no other process, and return its result.
 
-        Args:
-            action: a function that waits for no other process.
-
-        Returns:
-            Its result; `None` if a signal came before its end.
+        A signal to this process before its end cancels it; the result is then `None`.
         """
         self._cancellable = True
         try:

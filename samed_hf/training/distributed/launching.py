@@ -20,10 +20,9 @@ _WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORL
 
 
 def processes_not_started() -> int | None:
-    """Return the number of CPU processes requested from `accelerate launch`, if it started only one.
+    """Return the number of CPU processes requested from `accelerate launch`, if it started only one; 0 if unknown.
 
-    Returns:
-        The number, at least 2, or 0 if it is unknown; `None` if all requested processes run.
+    Returns `None` if all requested processes run.
     """
     on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1", "yes")
     if not on_cpu or "MASTER_ADDR" not in os.environ or any(name in os.environ for name in _WORLD_SIZES):

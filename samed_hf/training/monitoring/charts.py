@@ -1,4 +1,4 @@
-"""Curves of a training's report as SVG, readable in light and dark mode."""
+"""Curves of a training's report as SVG, readable in light and dark mode; rows are those of the log."""
 
 from __future__ import annotations
 
@@ -11,38 +11,32 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ...reporting.charts import GREY, MAX_LABELS, finish_svg, finite_column, running_mean, shorten
-from ...reporting.colors import label_colors
+from ...reporting.charts import GREY, MAX_LABELS, finish_svg, finite_column, label_colors, running_mean, shorten
+from .log import numbers_of
 
 __all__ = ["best_validation", "draw_gradient", "draw_label_losses", "draw_losses", "draw_rate", "draw_validation"]
 
-_RED = "#d3495a"
-_COLORS = {"loss": "#3b82d6", "cross_entropy": "#d9822b", "dice": "#2f9e6e"}
-_NAMES = {"loss": "loss", "cross_entropy": "cross-entropy", "dice": "Dice loss"}
+_RED, _BLUE = "#d3495a", "#3b82d6"
+_LOSSES = {"loss": ("loss", _BLUE), "cross_entropy": ("cross-entropy", "#d9822b"), "dice": ("Dice loss", "#2f9e6e")}
 _WIDTH, _HEIGHT = 4.8, 2.4
 _POINTS = 300
-Rows = Sequence[Mapping[Any, Any]]  # a row of the log, to which columns may be added
+Rows = Sequence[Mapping[str, Any]]
 
 
 def best_validation(rows: Rows) -> Mapping[str, Any] | None:
     """Return the first row with the highest "validation_dice", or `None` without a validation."""
-    validated = [row for row in rows if _is_number(row.get("validation_dice"))]
+    validated = [row for row in rows if (dice := row.get("validation_dice")) is not None and math.isfinite(dice)]
     return max(validated, key=lambda row: row["validation_dice"], default=None)
 
 
 def draw_losses(rows: Rows, skipped: Sequence[int] = ()) -> bytes | None:
-    """Draw the loss and its parts, each with its running mean over a twentieth of the run.
-
-    Args:
-        rows: rows of the log.
-        skipped: skipped steps, marked by lines.
-    """
-    columns = {key: finite_column(rows, key) for key in _COLORS}
+    """Draw the loss and its parts, each with its running mean over a twentieth of the run, and mark skipped steps."""
+    columns = {key: finite_column(rows, key) for key in _LOSSES}
     if not any(len(steps) for steps, _ in columns.values()):
         return None
     figure, axis = _figure(1)
     for key, (steps, values) in columns.items():
-        _plot(axis, steps, values, _COLORS[key], _NAMES[key])
+        _plot(axis, steps, values, *_LOSSES[key])
     for index, step in enumerate(skipped):
         axis.axvline(step, color=_RED, linewidth=0.9, label="" if index else "skipped")
     axis.set_ylim(0, None)
@@ -50,21 +44,13 @@ def draw_losses(rows: Rows, skipped: Sequence[int] = ()) -> bytes | None:
 
 
 def draw_label_losses(rows: Rows, labels: Sequence[str]) -> bytes | None:
-    """Draw the Dice loss of each label, as a running mean over a twentieth of the run.
-
-    Args:
-        rows: rows of the log; "dice_per_class" lists the losses of all labels.
-        labels: names of all labels, the background first.
-    """
-    rows = [{**row, **dict(enumerate(row.get("dice_per_class") or ()))} for row in rows]
-    columns = {index: finite_column(rows, index) for index in range(min(len(labels), MAX_LABELS + 1))}
-    columns = {index: column for index, column in columns.items() if len(column[0])}
-    if not columns:
+    """Draw the Dice loss of each label, the background first, as a running mean over a twentieth of the run."""
+    curves = _label_curves(rows, labels, "dice")
+    if not curves:
         return None
-    figure, axis = _figure(-(-len(columns) // 4))
-    colors = [GREY, *label_colors(len(labels))[1:]]
-    for index, (steps, values) in columns.items():
-        axis.plot(*_thin(steps, running_mean(values)), color=colors[index], linewidth=1.3, label=shorten(labels[index]))
+    figure, axis = _figure(-(-len(curves) // 4))
+    for name, color, steps, values in curves:
+        axis.plot(*_thin(steps, running_mean(values)), color=color, linewidth=1.3, label=name)
     axis.set_ylim(0, None)
     return finish_svg(figure, axis)
 
@@ -75,7 +61,7 @@ def draw_rate(rows: Rows) -> bytes | None:
     if not len(steps):
         return None
     figure, axis = _figure(0)
-    axis.plot(*_thin(steps, values), color=_COLORS["loss"], linewidth=1.4)
+    axis.plot(*_thin(steps, values), color=_BLUE, linewidth=1.4)
     axis.set_ylim(0, None)
     axis.ticklabel_format(axis="y", scilimits=(-3, 3))
     axis.yaxis.get_offset_text().set(color=GREY, fontsize=8)
@@ -83,17 +69,12 @@ def draw_rate(rows: Rows) -> bytes | None:
 
 
 def draw_gradient(rows: Rows, limit: float | None = None) -> bytes | None:
-    """Draw the gradient's norm before clipping, on a logarithmic axis if it varies much.
-
-    Args:
-        rows: rows of the log.
-        limit: norm to which gradients are clipped, drawn as a line.
-    """
+    """Draw the gradient's norm before clipping to `limit`, on a logarithmic axis if it varies much."""
     steps, values = finite_column(rows, "gradient_norm")
     if not len(steps):
         return None
     figure, axis = _figure(1)
-    _plot(axis, steps, values, _COLORS["loss"], "gradient norm")
+    _plot(axis, steps, values, "gradient norm", _BLUE)
     if limit:
         axis.axhline(limit, color=GREY, linestyle="--", linewidth=1, label=f"clipped to {limit:g}")
     if values.min() > 0 and values.max() > 30 * values.min():
@@ -104,28 +85,16 @@ def draw_gradient(rows: Rows, limit: float | None = None) -> bytes | None:
 
 
 def draw_validation(rows: Rows, labels: Sequence[str]) -> bytes | None:
-    """Draw the Dice of each label and their mean at every validation, and mark the best one.
-
-    Args:
-        rows: rows of the log; "validation_dice_per_class" holds Dice from 0 to 1 by a label's name.
-        labels: names of all labels, the background first.
-    """
+    """Draw the Dice of each label and their mean at every validation, and mark the best one."""
     best = best_validation(rows)
     if best is None:
         return None
-    rows = [
-        {**row, **{("of", name): dice for name, dice in (row.get("validation_dice_per_class") or {}).items()}}
-        for row in rows
-    ]
-    columns = {name: finite_column(rows, ("of", name)) for name in labels[1 : MAX_LABELS + 1]}
-    columns = {name: column for name, column in columns.items() if len(column[0])}
-    figure, axis = _figure(-(-(len(columns) + 2) // 4))
-    colors = label_colors(len(labels))
-    for name, (steps, values) in columns.items():
-        axis.plot(steps, values, color=colors[list(labels).index(name)], linewidth=1, marker=".", label=shorten(name))
-    axis.plot(
-        *finite_column(rows, "validation_dice"), color=GREY, linewidth=2.4, marker="o", markersize=4, label="mean"
-    )
+    curves = _label_curves(rows, labels, "validation_dice")
+    figure, axis = _figure(-(-(len(curves) + 2) // 4))
+    for name, color, steps, values in curves:
+        axis.plot(steps, values, color=color, linewidth=1, marker=".", label=name)
+    mean = finite_column(rows, "validation_dice")
+    axis.plot(*mean, color=GREY, linewidth=2.4, marker="o", markersize=4, label="mean")
     axis.axvline(best["step"], color=_RED, linestyle="--", linewidth=1)
     axis.plot(best["step"], best["validation_dice"], "*", color=_RED, markersize=12, linestyle="", label="best")
     axis.set_xlim(0, None)
@@ -133,11 +102,17 @@ def draw_validation(rows: Rows, labels: Sequence[str]) -> bytes | None:
     return finish_svg(figure, axis)
 
 
-def _is_number(value: Any) -> bool:
-    return value is not None and math.isfinite(value)
+def _label_curves(rows: Rows, labels: Sequence[str], column: str) -> list[tuple[str, Any, np.ndarray, np.ndarray]]:
+    """Return name, colour, steps and values of the labels that have any."""
+    numbers, colors = [numbers_of(row, labels) for row in rows], [GREY, *label_colors(len(labels))[1:]]
+    curves = [
+        (shorten(name), color, *finite_column(numbers, f"{column}/{name}"))
+        for name, color in zip(labels[: MAX_LABELS + 1], colors, strict=False)
+    ]
+    return [curve for curve in curves if len(curve[2])]
 
 
-def _plot(axis: Axes, steps: np.ndarray, values: np.ndarray, color: str, name: str) -> None:
+def _plot(axis: Axes, steps: np.ndarray, values: np.ndarray, name: str, color: str) -> None:
     axis.plot(*_thin(steps, values), color=color, alpha=0.3, linewidth=0.8)
     axis.plot(*_thin(steps, running_mean(values)), color=color, linewidth=1.6, label=name)
 

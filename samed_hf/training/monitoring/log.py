@@ -19,8 +19,8 @@ _FIELDS = (
     *("memory_bytes", "skipped", "validation_dice"),
 )
 _WHOLE = ("step", "memory_bytes", "skipped")
+# Prefixes of the columns that hold a label's Dice loss and its Dice on the validation cases.
 _LOSS, _SCORE = "dice/", "validation_dice/"
-"""Prefixes of the columns that hold a label's Dice loss and its Dice on the validation cases."""
 
 
 class LogFile:
@@ -29,11 +29,7 @@ class LogFile:
     Columns: "step", "epoch", "learning_rate", the loss and its parts "cross_entropy" and "dice", "gradient_norm",
     "samples_per_second" (slices of all processes), "memory_bytes", "skipped" (steps skipped so far),
     "validation_dice", and for each label "dice/NAME", its Dice loss, and "validation_dice/NAME", its Dice from 0 to 1.
-
-    Args:
-        path: the file.
-        labels: names of all labels, the background first.
-        rows: earlier rows of a resumed run.
+    `labels` are the names of all labels, the background first; `rows` the earlier ones of a resumed run.
     """
 
     def __init__(self, path: Path, labels: Sequence[str], rows: Sequence[Mapping[str, Any]] = ()) -> None:
@@ -42,18 +38,14 @@ class LogFile:
 
     def __enter__(self) -> LogFile:
         """Replace the file by one with the earlier rows, in one rename."""
-        content = io.StringIO()
-        csv.writer(content).writerow(self.fields)
-        write_text(self.path, content.getvalue() + "".join(self._line(row) for row in self.rows))
+        header = io.StringIO()
+        csv.writer(header).writerow(self.fields)
+        write_text(self.path, header.getvalue() + "".join(map(self._line, self.rows)))
         self.file = self.path.open("ab", buffering=0)
         return self
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Append a row; missing values are empty.
-
-        Raises:
-            OSError: it can't be written, e.g. because the disk is full; with the file's name.
-        """
+        """Append a row; missing values are empty. An error, e.g. of a full disk, has the file's name."""
         line = self._line(row).encode("utf-8")
         try:
             done = self.file.write(line)
@@ -75,11 +67,9 @@ class LogFile:
 def numbers_of(row: Mapping[str, Any], labels: Sequence[str], *, plain_names: bool = False) -> dict[str, float]:
     """Flatten a row to single numbers; those of the labels are called "dice/NAME" and "validation_dice/NAME".
 
-    Args:
-        row: may hold "dice_per_class", a list of all labels' Dice losses, the background's first, and
-            "validation_dice_per_class", Dice from 0 to 1 by a label's name; `None` where a label is in no case.
-        labels: names of all labels, the background first.
-        plain_names: replace characters that some trackers refuse in names.
+    The row may hold "dice_per_class", a list of all labels' Dice losses, the background's first, and
+    "validation_dice_per_class", Dice from 0 to 1 by a label's name; `None` where a label is in no case. `plain_names`
+    replaces characters that some trackers refuse in names.
     """
     shown = [re.sub(r"[^\w .:-]", "_", name, flags=re.ASCII) if plain_names else name for name in labels]
     if len(set(shown)) < len(shown):
@@ -87,17 +77,12 @@ def numbers_of(row: Mapping[str, Any], labels: Sequence[str], *, plain_names: bo
     numbers = {key: value for key, value in row.items() if not isinstance(value, list | tuple | Mapping)}
     numbers |= {_LOSS + name: value for name, value in zip(shown, row.get("dice_per_class") or (), strict=False)}
     scores = row.get("validation_dice_per_class") or {}
-    numbers |= {_SCORE + name: scores.get(label) for name, label in zip(shown, labels, strict=True) if label in scores}
+    numbers |= {_SCORE + name: scores.get(label) for name, label in zip(shown, labels, strict=True)}
     return {key: value for key, value in numbers.items() if value is not None}
 
 
 def read_log(path: Path, last_step: float = math.inf) -> list[dict[str, Any]]:
-    """Read the rows of a run up to a step; a last line that a killed run didn't finish is ignored.
-
-    Args:
-        path: `training_log.csv`; if it does not exist, there are no rows.
-        last_step: last step to read.
-    """
+    """Read the rows of `training_log.csv`, if it exists, up to a step; a last line without its end is ignored."""
     if not path.is_file():
         return []
     content = path.read_text(encoding="utf-8")
@@ -108,19 +93,14 @@ def read_log(path: Path, last_step: float = math.inf) -> list[dict[str, Any]]:
 
 def _row_of(line: Mapping[str, str | None]) -> dict[str, Any]:
     row: dict[str, Any] = {}
-    losses, scores = [], {}
     for key, text in line.items():
         if not text or key is None:
             continue
         number = float(text)
         if key.startswith(_LOSS):
-            losses.append(number)
+            row.setdefault("dice_per_class", []).append(number)
         elif key.startswith(_SCORE):
-            scores[key.removeprefix(_SCORE)] = number
+            row.setdefault("validation_dice_per_class", {})[key.removeprefix(_SCORE)] = number
         else:
             row[key] = int(number) if key in _WHOLE else number
-    if losses:
-        row["dice_per_class"] = losses
-    if scores:
-        row["validation_dice_per_class"] = scores
     return row

@@ -18,10 +18,10 @@ from tqdm import tqdm
 from ...reporting.formatting import format_duration
 from ..distributed.logging import get_logger
 from ..early_stopping import EarlyStopping
-from ..run import TrainingRun
-from .log import LogFile, numbers_of, read_log
+from ..setup import TrainingRun
+from .log import LogFile, numbers_of
 
-__all__ = ["Progress", "read_log", "used_memory"]
+__all__ = ["Progress", "used_memory"]
 
 logger = get_logger(__name__)
 
@@ -33,11 +33,7 @@ class Progress:
     """Writes `training_log.csv`, feeds the trackers and shows the progress; a context manager.
 
     In a terminal there is a bar, and a few lines above it at each validation. Elsewhere, as in a log file, the first
-    and the last step are logged, twenty in between, and one a minute.
-
-    Args:
-        run: the run.
-        first: steps done before, in a resumed run.
+    and the last step are logged, twenty in between, and one a minute. `first` steps were done before, in a resumed run.
     """
 
     def __init__(self, run: TrainingRun, first: int) -> None:
@@ -69,16 +65,9 @@ class Progress:
         return self
 
     def add(self, row: dict[str, Any]) -> None:
-        """Record one optimizer step.
+        """Record one optimizer step; `row` has the keys of [`numbers_of`], of which some are optional.
 
-        Args:
-            row: "step", "learning_rate" and the losses "loss", "cross_entropy" and "dice", means over the step; all
-                others are optional: "epoch", "dice_per_class" (a list of the Dice losses of all labels),
-                "gradient_norm", "samples_per_second", "memory_bytes", "skipped" (steps skipped so far), and after a
-                validation "validation_dice" and "validation_dice_per_class" (by a label's name).
-
-        Raises:
-            OSError: the log can't be written.
+        Required are "step", "learning_rate" and the losses "loss", "cross_entropy" and "dice", means over the step.
         """
         if not self.run.accelerator.is_main_process:
             return
@@ -97,17 +86,13 @@ class Progress:
             logger.info(self._validation_lines(row))
 
     def _is_due(self, step: int) -> bool:
-        every = max(1, self.steps // _LINES)
-        is_end = step in (self.first + 1, self.steps)
+        is_end, every = step in (self.first + 1, self.steps), max(1, self.steps // _LINES)
         return is_end or step % every == 0 or time.monotonic() - self.last_line >= _SECONDS
-
-    def _remaining_seconds(self, step: int) -> float:
-        """Estimate the time to the end from the steps since the start, with their validations and checkpoints."""
-        return (time.monotonic() - self.started) / (step - self.first) * (self.steps - step)
 
     def _step_lines(self, row: Mapping[str, Any]) -> str:
         """Format a step for a log file, with the losses of the labels on lines of their own."""
-        facts = [f"step {row['step']:>{len(str(self.steps))}}/{self.steps}"]
+        step = row["step"]
+        facts = [f"step {step:>{len(str(self.steps))}}/{self.steps}"]
         facts += [f"epoch {row['epoch']:.2f}"] if "epoch" in row else []
         facts.append(f"loss {row['loss']:.4f} (cross-entropy {row['cross_entropy']:.4f}, Dice {row['dice']:.4f})")
         facts.append(f"lr {row['learning_rate']:.2e}")
@@ -115,16 +100,18 @@ class Progress:
         more += [f"{tqdm.format_num(row['samples_per_second'])} slices/s"] if "samples_per_second" in row else []
         more += [f"{row['memory_bytes'] / 1e9:.2f} GB"] if "memory_bytes" in row else []
         more += [f"{row['skipped']} skipped"] if row.get("skipped") else []
-        more.append(f"{format_duration(self._remaining_seconds(row['step']))} left")
+        # From the steps since the start, with their validations and checkpoints.
+        seconds = (time.monotonic() - self.started) / (step - self.first) * (self.steps - step)
+        more.append(f"{format_duration(seconds)} left")
         losses = zip(self.labels, row.get("dice_per_class") or (), strict=False)
         return "\n".join(["  ".join(facts), "    " + "  ".join(more), *_label_lines("Dice losses:", losses)])
 
     def _validation_lines(self, row: Mapping[str, Any]) -> str:
         score = row["validation_dice"]
-        is_best = self.best.add(row["step"], score)
-        best = "the best so far" if is_best else f"best {self.best.score:.4f} at step {self.best.step}"
-        if self.best.score is None:
-            best = "no number"
+        if self.best.add(row["step"], score):
+            best = "the best so far"
+        else:
+            best = "no number" if self.best.score is None else f"best {self.best.score:.4f} at step {self.best.step}"
         scores = (row.get("validation_dice_per_class") or {}).items()
         summary = f"validation at step {row['step']}: Dice {score:.4f}, {best}"
         return "\n".join([summary, *_label_lines("Dice:", scores)])
@@ -150,12 +137,12 @@ def _bar_text(row: Mapping[str, Any]) -> str:
     parts = [
         f"loss {row['loss']:.3f} (CE {row['cross_entropy']:.3f} Dice {row['dice']:.3f})",
         f"lr {number(row['learning_rate'])}",
-        f"{number(row['samples_per_second'])}/s" if "samples_per_second" in row else "",
-        f"grad {row['gradient_norm']:.2g}" if "gradient_norm" in row else "",
-        f"ep {number(row['epoch'])}" if "epoch" in row else "",
-        f"{row['memory_bytes'] / 1e9:.3g}G" if "memory_bytes" in row else "",
     ]
-    return " ".join(filter(None, parts))
+    parts += [f"{number(row['samples_per_second'])}/s"] if "samples_per_second" in row else []
+    parts += [f"grad {row['gradient_norm']:.2g}"] if "gradient_norm" in row else []
+    parts += [f"ep {number(row['epoch'])}"] if "epoch" in row else []
+    parts += [f"{row['memory_bytes'] / 1e9:.3g}G"] if "memory_bytes" in row else []
+    return " ".join(parts)
 
 
 def _label_lines(head: str, values: Iterable[tuple[str, float | None]]) -> list[str]:

@@ -5,47 +5,62 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ...reporting.colors import hex_colors
+from ...reporting.charts import hex_colors
 from ...reporting.formatting import format_count, format_duration, format_names
 from ...reporting.html import data_uri, jpeg_uri, write_page
-from ..checkpointing.record import package_versions
-from ..run import TrainingRun
+from ..checkpointing.provenance import package_versions
+from ..setup import TrainingRun
 from .charts import best_validation, draw_gradient, draw_label_losses, draw_losses, draw_rate, draw_validation
 
 __all__ = ["skipped_rows", "write_training_report"]
 
 _SPLITS = ("train", "validation", "test")
 _MAX_NAMES = 20  # of a split's cases
+_DEMONSTRATION = "No pretrained model was given: a demonstration with random weights, not a medical result."
 
 
 def write_training_report(path: Path, run: TrainingRun, metrics: Mapping[str, Any] | None) -> None:
     """Write the page of a run: scores, curves, validations, images, skipped steps, settings and versions.
 
-    Args:
-        path: the HTML file, in the run's directory, from which `watch/`, `overlay.png` and `training_settings.json`
-            are read if they exist.
-        run: the run; its log may lack keys, as that of an older version does.
-        metrics: content of `metrics.json` with the "split" of the scores; `None` without scores.
+    `watch/`, `overlay.png` and `training_settings.json` are read from the page's directory if they exist. The run's log
+    may lack keys, as that of an older version does. `metrics` is the content of `metrics.json` with the "split" of the
+    scores, or `None` without scores.
     """
     directory, rows = path.parent, run.log
     labels = list(run.model.config.id2label.values())
     skipped = skipped_rows(rows)
     validated = {name for row in rows for name in row.get("validation_dice_per_class") or ()}
+    last = rows[-1]["step"] if rows else 0
+    notes = [_DEMONSTRATION] if run.args.uses_random_sam else []
+    if last < run.plan.steps:
+        notes.append(f"The run ended early, after {last} of {run.plan.steps} steps.")
+    charts = {
+        "Loss and its parts": draw_losses(rows, [row["step"] for row in skipped]),
+        "Validation Dice": draw_validation(rows, labels),
+        "Dice loss of each label": draw_label_losses(rows, labels),
+        "Gradient norm": draw_gradient(rows, run.args.max_grad_norm),
+        "Learning rate": draw_rate(rows),
+    }
     write_page(
         path,
         "samed_hf.training.monitoring",
         "training.html.j2",
         title=f"Training: {directory.resolve().name}",
         subtitle=_about(run),
-        notes=_notes(run),
+        notes=[*notes, *run.data.notes],
         facts=_facts(run, metrics, len(skipped)),
         colors=dict(zip(labels, hex_colors(len(labels)), strict=True)),
         metrics=metrics,
-        charts=_charts(run, labels, [row["step"] for row in skipped]),
+        charts=[
+            {"caption": caption, "source": data_uri(chart, "image/svg+xml")}
+            for caption, chart in charts.items()
+            if chart
+        ],
         columns=[name for name in labels if name in validated],
         validations=[row for row in rows if row.get("validation_dice") is not None],
         best=best_validation(rows),
@@ -60,16 +75,6 @@ def _about(run: TrainingRun) -> str:
     data = "synthetic phantom patients" if run.args.uses_phantom else f"{run.data.root}, {run.data.layout}"
     base = "a small SAM of random weights" if run.args.uses_random_sam else run.args.model_name_or_path
     return f"{data} ({cases} cases) · {base} · {datetime.now().astimezone().isoformat(sep=' ', timespec='seconds')}"
-
-
-def _notes(run: TrainingRun) -> list[str]:
-    notes = []
-    if run.args.uses_random_sam:
-        notes.append("No pretrained model was given: a demonstration with random weights, not a medical result.")
-    last = run.log[-1]["step"] if run.log else 0
-    if last < run.plan.steps:
-        notes.append(f"The run ended early, after {last} of {run.plan.steps} steps.")
-    return [*notes, *run.data.notes]
 
 
 def _facts(run: TrainingRun, metrics: Mapping[str, Any] | None, skipped: int) -> list[tuple[str, str, str]]:
@@ -91,34 +96,17 @@ def _facts(run: TrainingRun, metrics: Mapping[str, Any] | None, skipped: int) ->
     return facts
 
 
-def _charts(run: TrainingRun, labels: Sequence[str], skipped: Sequence[int]) -> list[dict[str, str]]:
-    rows = run.log
-    charts = {
-        "Loss and its parts": draw_losses(rows, skipped),
-        "Validation Dice": draw_validation(rows, labels),
-        "Dice loss of each label": draw_label_losses(rows, labels),
-        "Gradient norm": draw_gradient(rows, run.args.max_grad_norm),
-        "Learning rate": draw_rate(rows),
-    }
-    return [
-        {"caption": caption, "source": data_uri(content, "image/svg+xml")}
-        for caption, content in charts.items()
-        if content is not None
-    ]
-
-
 def _images(directory: Path, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the images of the last, best and first validation and of the scored case; some are folded."""
     paths = {row["step"]: directory / "watch" / f"step-{row['step']:06d}.png" for row in rows}
     steps = [step for step, path in paths.items() if path.is_file()]
     best = best_validation(rows)
-    names = {steps[-1]: "the last"} if steps else {}
-    for step, name in ((best["step"] if best else None, "the best"), (steps[0] if steps else None, "the first")):
+    names: dict[int, str] = {}
+    drawn = [*steps[-1:], best["step"] if best else None, *steps[:1]]
+    for step, name in zip(drawn, ("last", "best", "first"), strict=False):
         if step in steps:
-            names[step] = f"{names[step]}, {name}" if step in names else name
-    images = [
-        (paths[step], f"{name.capitalize()} validation: step {step}", step == steps[-1]) for step, name in names.items()
-    ]
+            names[step] = f"{names[step]}, the {name}" if step in names else f"The {name}"
+    images = [(paths[step], f"{name} validation: step {step}", step == steps[-1]) for step, name in names.items()]
     if (directory / "overlay.png").is_file():
         images.append((directory / "overlay.png", "A case not trained on, with the final adapter", True))
     return [{"caption": caption, "source": jpeg_uri(path), "open": is_open} for path, caption, is_open in images]
@@ -126,12 +114,7 @@ def _images(directory: Path, rows: Sequence[Mapping[str, Any]]) -> list[dict[str
 
 def skipped_rows(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return the rows of skipped steps, at which the log's count of them increases."""
-    found, count = [], 0
-    for row in rows:
-        if (now := row.get("skipped", count)) > count:
-            found.append(row)
-            count = now
-    return found
+    return [row for before, row in pairwise([{}, *rows]) if row.get("skipped", 0) > before.get("skipped", 0)]
 
 
 def _setting_tables(directory: Path, run: TrainingRun) -> dict[str, dict[str, Any]]:
@@ -139,25 +122,14 @@ def _setting_tables(directory: Path, run: TrainingRun) -> dict[str, dict[str, An
     file = directory / "training_settings.json"
     record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else run.args.to_dict()
     cases = record.pop("cases", None) or {split: getattr(run.data, split) for split in _SPLITS}
-    parts = _flatten({"settings": record})
-    parts["settings"] = {key: value for key, value in parts["settings"].items() if value is not None}
+    about = record.pop("run", {})
+    parts = {"settings": record, "run": about} | {key: part for key, part in about.items() if isinstance(part, Mapping)}
     parts.setdefault("versions", package_versions())
-    tables = {
-        part.replace("_", " ").capitalize(): {
-            key if part == "versions" else key.replace("_", " "): value for key, value in values.items()
-        }
-        for part, values in parts.items()
-        if values
-    }
+    tables: dict[str, dict[str, Any]] = {}
+    for name, part in parts.items():
+        values = {key: value for key, value in part.items() if value is not None and not isinstance(value, Mapping)}
+        if values:
+            shown = values if name == "versions" else {key.replace("_", " "): value for key, value in values.items()}
+            tables[name.replace("_", " ").capitalize()] = shown
     names = {split: f"{len(names)}: {format_names(names, _MAX_NAMES)}" for split, names in cases.items() if names}
     return tables | {"Cases": names}
-
-
-def _flatten(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return each mapping in a record, however deep it is nested, by its key and without the mappings in it."""
-    parts: dict[str, Mapping[str, Any]] = {}
-    for key, value in record.items():
-        if isinstance(value, Mapping):
-            parts[key] = {name: one for name, one in value.items() if not isinstance(one, Mapping)}
-            parts |= _flatten(value)
-    return parts

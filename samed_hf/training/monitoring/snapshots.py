@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ...scoring.metrics import binary_dice
 from ...transforms.slicing import rows_point_up
 from ...utils.text import printable
 from ..distributed.logging import get_logger
-from ..run import TrainingRun
+from ..setup import TrainingRun
 from ..validation import validation_cases
 
 __all__ = ["ValidationSnapshots"]
@@ -24,39 +24,27 @@ logger = get_logger(__name__)
 
 
 class ValidationSnapshots:
-    """Draws the same few slices at every validation; all processes choose the same ones.
+    """Draws the same `count` slices at every validation; all processes choose the same ones.
 
-    The slices with most labels are drawn, from the [`validation_cases`] with most labels.
-
-    Args:
-        run: the run.
-        count: number of slices; 0 draws nothing.
-
-    Attributes:
-        slices: case and index of each slice; fewer than `count` if the cases have fewer.
-        cases: names of these cases.
+    The slices with most labels are drawn, from the [`validation_cases`] with most labels. `slices` are pairs of case
+    and index, `cases` the names of the cases.
     """
 
     def __init__(self, run: TrainingRun, count: int) -> None:
         self.run = run
         self.slices = _choose(run, count)
         self.cases = list(dict.fromkeys(name for name, _ in self.slices))
-        self._rows = _read_slices(run, self.slices) if run.accelerator.is_main_process else {}
 
     def draw(self, step: int, predictions: Mapping[str, np.ndarray]) -> Path | None:
         """Write `OUTPUT_DIR/watch/step-000123.png`, and log it to the trackers that support images.
 
-        Args:
-            step: optimizer steps done.
-            predictions: label maps of shape `(slices, height, width)` by case; other cases are not drawn.
-
-        Returns:
-            Path of the image; `None` on processes other than the main one, without predictions, and if the file can't
-            be written, which is logged and does not stop the training.
+        `predictions` are label maps of shape `(slices, height, width)` by case; other cases are not drawn. `None` on
+        processes other than the main one, without predictions, and if the file can't be written, which is logged and
+        does not stop the training.
         """
         if not self.run.accelerator.is_main_process:
             return None
-        rows = [self._row(name, index, predictions[name]) for name, index in self.slices if name in predictions]
+        rows = [row for name in self.cases if name in predictions for row in self._rows(name, predictions[name])]
         if not rows:
             return None
         path = self.run.output_dir / "watch" / f"step-{step:06d}.png"
@@ -73,33 +61,21 @@ class ValidationSnapshots:
             _log_image(tracker, pixels, step)
         return path
 
-    def _row(self, name: str, index: int, prediction: np.ndarray) -> OverlayRow:
-        expected = self.run.store.label(name).shape
-        if prediction.shape != expected:
-            raise ValueError(f"predictions[{name!r}] has the shape {prediction.shape}: expected {expected}.")
-        row, found = self._rows[name, index], _upright(self.run, prediction[index])
-        return row._replace(prediction=found, result=f"prediction, Dice {_dice(row.label, found)}")
-
-
-def _read_slices(run: TrainingRun, slices: Sequence[tuple[str, int]]) -> dict[tuple[str, int], OverlayRow]:
-    """Read image and truth of each slice; all channels of a colour image, otherwise the first."""
-    rows = {}
-    for name in dict.fromkeys(name for name, _ in slices):
-        case = run.store.case(name)
+    def _rows(self, name: str, prediction: np.ndarray) -> list[OverlayRow]:
+        """Return the slices of a case; all channels of a colour image, otherwise the first."""
+        case, run, rows = self.run.store.case(name), self.run, []
+        if prediction.shape != case.label.shape:
+            raise ValueError(f"predictions[{name!r}] has the shape {prediction.shape}: expected {case.label.shape}.")
         aspect = 1.0 if case.spacing is None else case.spacing[1] / case.spacing[2]
-        for index in (index for other, index in slices if other == name):
+        for index in (index for other, index in self.slices if other == name):
             image = case.image[index]
             if image.ndim == 3:
                 image = np.moveaxis(image, 0, 2) if run.data.is_2d and len(image) == 3 else image[0]
-            label = case.label[index]
-            rows[name, index] = OverlayRow(
-                image=_upright(run, image),
-                label=_upright(run, label),
-                prediction=_upright(run, label),
-                name=f"{printable(name)}, slice {index}",
-                aspect=aspect,
-            )
-    return rows
+            image, label, found = (_upright(run, array) for array in (image, case.label[index], prediction[index]))
+            dice = [binary_dice(found == value, label == value) for value in np.union1d(label, found) if value]
+            result = f"prediction, Dice {f'{np.mean(dice):.2f}' if dice else '-'}"
+            rows.append(OverlayRow(image, label, found, f"{printable(name)}, slice {index}", result, aspect))
+        return rows
 
 
 def _upright(run: TrainingRun, array: np.ndarray) -> np.ndarray:
@@ -112,22 +88,13 @@ def _choose(run: TrainingRun, count: int) -> list[tuple[str, int]]:
     names = validation_cases(run)
     if not names or not count:
         return []
-    variety = {name: len(np.unique(run.store.label(name))) for name in names}
-    chosen: Sequence[str] = sorted(names, key=lambda name: -variety[name])[:count]
+    chosen = sorted(names, key=lambda name: -len(np.unique(run.store.label(name))))[:count]
     share, rest = divmod(count, len(chosen))
     slices = []
     for index, name in enumerate(chosen):
         positions = representative_slices(run.store.label(name), share + (index < rest))
         slices += [(name, position) for position in positions]
     return slices
-
-
-def _dice(label: np.ndarray, prediction: np.ndarray) -> str:
-    """Format the mean Dice of the labels in truth or prediction."""
-    present = [value for value in np.union1d(label, prediction) if value]
-    if not present:
-        return "-"
-    return f"{np.mean([binary_dice(prediction == value, label == value) for value in present]):.2f}"
 
 
 def _log_image(tracker: Any, pixels: np.ndarray, step: int) -> None:
@@ -139,7 +106,5 @@ def _log_image(tracker: Any, pixels: np.ndarray, step: int) -> None:
         tracker.log({name: trackio.Image(pixels)}, step=step)
     elif tracker.name == "tensorboard":
         tracker.log_images({name: pixels[None]}, step=step, dataformats="NHWC")
-    elif tracker.name in ("aim", "clearml"):
-        tracker.log_images({name: pixels}, step=step)
     elif hasattr(tracker, "log_images"):
-        tracker.log_images({name: [pixels]}, step=step)
+        tracker.log_images({name: pixels if tracker.name in ("aim", "clearml") else [pixels]}, step=step)

@@ -1,4 +1,4 @@
-"""DICOM files and what stands in them: read in silence, odd values refused in one line."""
+"""Headers of DICOM files, read without warnings; invalid values are errors of one line."""
 
 from __future__ import annotations
 
@@ -6,50 +6,35 @@ import logging
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pydicom
 from pydicom import Dataset
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from ...utils.text import printable
 
-__all__ = ["brief", "is_dicom", "numbers", "quiet", "read_file", "text", "transfer_syntax", "value", "whole_number"]
+__all__ = ["brief", "is_dicom", "numbers", "quiet", "read_file", "text", "value", "whole_number"]
 
-# Beyond the size of any scanner, in mm: a damaged header, and a number that would overflow further on.
-_LARGEST = 1e6
+_LARGEST = 1e6  # mm; larger than any scanner: the header is damaged, and the number would overflow further on
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep pydicom and highdicom from remarking on every odd value of every file.
-
-    What matters is checked where it is used; a series of 500 files from one careless exporter would otherwise print
-    500 times the same line.
-    """
-    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+    """Silence pydicom and highdicom, which warn about every odd value of every file; values are checked when used."""
+    with warnings.catch_warnings(), pydicom.config.disable_value_validation(), ExitStack() as stack:
         warnings.simplefilter("ignore")
-        for logger in loggers:
+        for logger in map(logging.getLogger, ("pydicom", "highdicom")):
+            stack.callback(logger.setLevel, logger.level)
             logger.setLevel(logging.CRITICAL + 1)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+        yield
 
 
 def is_dicom(path: str | Path) -> bool:
     """Whether a file looks like DICOM from its first bytes, whatever its name.
 
-    Either "DICM" stands after a preamble of 128 bytes, or, as old exporters have it, the file starts at once with an
-    element of group 2 or 8.
-
-    Raises:
-        OSError: The file cannot be read.
+    It has "DICM" after a preamble of 128 bytes or, as from old exporters, starts with an element of group 2 or 8.
     """
     with Path(path).open("rb") as file:
         start = file.read(132)
@@ -65,25 +50,14 @@ def is_dicom(path: str | Path) -> bool:
 
 
 def read_file(path: Path, *, pixels: bool = False, tags: Sequence[str] | None = None) -> Dataset:
-    """Read a DICOM file, with or without the preamble.
-
-    Args:
-        path: The file.
-        pixels: Whether to read on to the pixels.
-        tags: Keywords of the elements that are wanted; all by default.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It cannot be read as DICOM.
-        OSError: The file system refuses it.
-    """
+    """Read a DICOM file, with or without preamble: the header, or of it only `tags`, and optionally the pixels."""
     if not path.is_file():
         raise FileNotFoundError(
-            f"{printable(path)} does not exist or is no file, expected a DICOM file; check the path."
+            f"{printable(path)} does not exist or is not a file, expected a DICOM file; check the path."
         )
     if not is_dicom(path):
         raise ValueError(
-            f"{printable(path)} is not DICOM, expected a file of a DICOM series; take it out of the folder."
+            f"{printable(path)} is not DICOM, expected a file of a DICOM series; remove it from the directory."
         )
     try:
         return pydicom.dcmread(
@@ -92,20 +66,16 @@ def read_file(path: Path, *, pixels: bool = False, tags: Sequence[str] | None = 
     except Exception as error:
         if isinstance(error, OSError) and error.filename is not None:
             raise
-        # Whatever a flipped bit brings up in pydicom: struct, Unicode, recursion, memory, zlib, a dozen of its own.
+        # A flipped bit can raise anything in pydicom: struct, Unicode, recursion, memory, zlib, a dozen of its own.
         raise _damaged(path, error) from error
 
 
 def value(dataset: Dataset, keyword: str, path: Path) -> Any:
-    """The value of an element, `None` where it is missing or empty.
-
-    Raises:
-        ValueError: The value cannot be made out.
-    """
+    """Return the value of an element, `None` if it is missing or empty."""
     try:
         found = dataset.get(keyword)
     except Exception as error:
-        # pydicom decodes a value when it is asked for, and fails in as many ways as in reading the file.
+        # pydicom decodes a value when it is accessed, and fails in as many ways as in reading the file.
         raise _damaged(path, error, keyword) from error
     return None if found is None or found == "" or (hasattr(found, "__len__") and len(found) == 0) else found
 
@@ -113,25 +83,13 @@ def value(dataset: Dataset, keyword: str, path: Path) -> Any:
 def numbers(
     dataset: Dataset, keyword: str, count: int, path: Path, *, positive: bool = False, default: Any = None
 ) -> tuple[float, ...]:
-    """The numbers of an element.
-
-    Args:
-        dataset: The dataset, or the item of a sequence.
-        keyword: The element's keyword, e.g. "PixelSpacing".
-        count: How many numbers are expected.
-        path: The file, for the message.
-        positive: Whether they must be above 0.
-        default: What stands for a missing element; `None` refuses it.
-
-    Raises:
-        ValueError: The element is missing without a default, or doesn't hold so many finite numbers.
-    """
+    """Return the `count` finite numbers of an element; a missing one is an error without `default`."""
     found = value(dataset, keyword, path)
     if found is None:
         if default is not None:
             return tuple(default)
         raise ValueError(
-            f"{printable(path)} lacks {keyword}, which a scan needs to be read as a volume; "
+            f"{printable(path)} lacks {keyword}, which is required to read a volume; "
             "export the series again with its full headers, or leave this series out."
         )
     many = isinstance(found, Sequence) and not isinstance(found, str | bytes)
@@ -153,11 +111,7 @@ def numbers(
 
 
 def whole_number(dataset: Dataset, keyword: str, path: Path, *, default: int | None = None) -> int:
-    """The whole number of an element, at least 0.
-
-    Raises:
-        ValueError: The element is missing without a default, or holds something else.
-    """
+    """Return the whole number of an element, at least 0; a missing one is an error without `default`."""
     number = numbers(dataset, keyword, 1, path, default=None if default is None else (default,))[0]
     if number != int(number) or number < 0:
         raise ValueError(
@@ -167,36 +121,24 @@ def whole_number(dataset: Dataset, keyword: str, path: Path, *, default: int | N
 
 
 def text(dataset: Dataset, keyword: str) -> str:
-    """An element as text on one line, empty where it is missing or cannot be made out."""
+    """Return an element as text of one line, empty if it is missing or cannot be decoded."""
     try:
         found = dataset.get(keyword)
     except Exception:
         return ""
     if isinstance(found, Sequence) and not isinstance(found, str | bytes):
-        found = "\\".join(str(part) for part in found)
+        found = "\\".join(map(str, found))
     return "" if found is None else brief(found)
 
 
-def transfer_syntax(dataset: Dataset) -> UID:
-    """How the file is encoded; where it doesn't say, how pydicom found it to be."""
-    said = text(getattr(dataset, "file_meta", Dataset()), "TransferSyntaxUID")
-    if said:
-        return UID(said)
-    implicit, little = dataset.original_encoding
-    if implicit:
-        return ImplicitVRLittleEndian
-    return ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-
-
 def brief(what: object, longest: int = 100) -> str:
-    """Something as printable text on one line."""
+    """Return an object as printable text of one line."""
     line = " ".join("".join(letter if letter.isprintable() else " " for letter in str(what)).split())
     return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
 def _damaged(path: Path, error: Exception, keyword: str = "its header") -> ValueError:
-    reason = brief(error) or type(error).__name__
     return ValueError(
-        f"{printable(path)} cannot be read as DICOM: {keyword} is damaged ({reason}); copy or export the file again, "
-        "or take it out of the folder."
+        f"{printable(path)} cannot be read as DICOM: {keyword} is damaged ({brief(error) or type(error).__name__}); "
+        "copy or export the file again, or remove it from the directory."
     )

@@ -1,24 +1,24 @@
-"""What a DICOM segmentation takes over from the files that it refers to, odd values left out."""
+"""The source images of a DICOM segmentation: headers of a series without invalid values."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import NamedTuple
 
+import highdicom as hd
 import numpy as np
 from pydicom import Dataset
 from pydicom.uid import generate_uid
 from pydicom.valuerep import DA, TM
 
 from ...utils.text import printable
-from .frames import Frame, frames_of
+from .frames import frames_of
 from .headers import text, value
 from .series import DicomSeries
 
-__all__ = ["Sources", "source_images"]
+__all__ = ["source_images"]
 
-# Attributes of the patient and the study that the standard wants to be there, empty if need be (type 2).
+# Attributes of the patient and the study that the standard requires, empty if need be (type 2).
 _MAY_BE_EMPTY = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
@@ -28,59 +28,55 @@ _OPTIONAL = (
     *("LongitudinalTemporalInformationModified", "LossyImageCompression"),
 )
 _DATES = {"PatientBirthDate": DA, "StudyDate": DA, "StudyTime": TM}
-# Without these nothing can be referred to (type 1).
-_NEEDED = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
 
 
-class Sources(NamedTuple):
-    """What highdicom is given as the source of a segmentation.
+def source_images(series: DicomSeries, path: Path) -> tuple[list[Dataset], list[hd.PlanePositionSequence]]:
+    """Return a dataset for each slice of a series, or a single one for a multi-frame file, and each slice's position.
 
-    Attributes:
-        datasets: A dataset for each slice, or a single one for a multi-frame file.
-        positions: Each slice's ImagePositionPatient.
-        is_multi_frame: Which of the two.
+    A missing UID and several multi-frame files are errors.
     """
-
-    datasets: list[Dataset]
-    positions: list[tuple[float, ...]]
-    is_multi_frame: bool
-
-
-def source_images(series: DicomSeries, path: Path) -> Sources:
-    """Make clean datasets of a series' headers.
-
-    Args:
-        series: The series, as it was read.
-        path: Its folder or file, for messages.
-
-    Raises:
-        ValueError: An UID is missing, or the series consists of several multi-frame files.
-    """
-    first = series.datasets[0]
-    frames_by_file = [frames_of(dataset, path) for dataset in series.datasets]
-    is_multi_frame = "PerFrameFunctionalGroupsSequence" in first
+    is_multi_frame = any("PerFrameFunctionalGroupsSequence" in dataset for dataset in series.datasets)
     if is_multi_frame and len(series.datasets) > 1:
         raise ValueError(
-            f"{printable(path)} consists of {len(series.datasets)} multi-frame files, expected one for a DICOM "
-            "segmentation; write .nii.gz, .nrrd or .mha."
+            f"{printable(path)} consists of {len(series.datasets)} files including multi-frame ones, expected a single "
+            "multi-frame file for a DICOM segmentation; write .nii.gz, .nrrd or .mha."
         )
-    common = _common(first, path)
+    common = _common(series.datasets[0], path)
+    frames = [frame for dataset in series.datasets for frame in frames_of(dataset, path)]
+    first = frames[0]
+    # One direction and spacing for all, as highdicom requires equal values.
+    orientation = hd.PlaneOrientationSequence("PATIENT", _floats(first.directions.ravel()))
+    measures = hd.PixelMeasuresSequence(first.spacing[::-1], first.thickness or first.between or 1.0)
+    planes = [hd.PlanePositionSequence("PATIENT", _floats(frame.position)) for frame in frames]
+    sources = []
+    for header in series.datasets:
+        source = Dataset()
+        source.update(common)
+        source.Columns, source.Rows = first.size
+        source.SOPClassUID = _uid(header, "SOPClassUID", path)
+        source.SOPInstanceUID = _uid(header, "SOPInstanceUID", path)
+        sources.append(source)
     if is_multi_frame:
-        frames = [frames_by_file[0][index] for index in series.frames]
-        datasets = [_multi_frame(common, frames_by_file[0], path)]
-    else:
-        frames = [frames[0] for frames in frames_by_file]
-        datasets = [_single_frame(common, frame, frames[0], path) for frame in frames]
-    return Sources(datasets, [_floats(frame.position) for frame in frames], is_multi_frame)
+        sources[0].NumberOfFrames = len(frames)
+        shared = Dataset()
+        shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = orientation, measures
+        sources[0].SharedFunctionalGroupsSequence = [shared]
+        sources[0].PerFrameFunctionalGroupsSequence = [Dataset() for _ in frames]
+        for group, plane in zip(sources[0].PerFrameFunctionalGroupsSequence, planes, strict=True):
+            group.PlanePositionSequence = plane
+        return sources, [planes[index] for index in series.frames]
+    for source, plane in zip(sources, planes, strict=True):
+        for sequence in (orientation, measures, plane):
+            source.update(sequence[0])
+    return sources, planes
 
 
 def _common(first: Dataset, path: Path) -> Dataset:
-    """What all sources share."""
+    """Make a dataset of what all sources share."""
     common = Dataset()
-    for keyword in _MAY_BE_EMPTY:
-        setattr(common, keyword, _clean(first, keyword))
-    for keyword in _OPTIONAL:
-        if found := _clean(first, keyword):
+    for keyword in (*_MAY_BE_EMPTY, *_OPTIONAL):
+        found = _clean(first, keyword)
+        if found or keyword in _MAY_BE_EMPTY:
             setattr(common, keyword, found)
     if common.PatientSex not in ("M", "F", "O"):
         common.PatientSex = ""
@@ -93,53 +89,13 @@ def _common(first: Dataset, path: Path) -> Dataset:
     common.PositionReferenceIndicator = text(first, "PositionReferenceIndicator")
     common.Modality = text(first, "Modality") or "OT"
     number = text(first, "SeriesNumber")
-    common.SeriesNumber = int(number) if number.isascii() and number.isdecimal() and len(number) < 9 else 0
+    common.SeriesNumber = int(number) if re.fullmatch(r"[0-9]{1,8}", number) else 0
     return common
-
-
-def _single_frame(common: Dataset, frame: Frame, first: Frame, path: Path) -> Dataset:
-    dataset = _with_identity(common, frame.dataset, path)
-    dataset.Columns, dataset.Rows = first.size
-    # One direction and spacing for all, for highdicom knows no rounding.
-    dataset.ImageOrientationPatient = _orientation(first)
-    dataset.ImagePositionPatient = list(_floats(frame.position))
-    dataset.PixelSpacing = [first.spacing[1], first.spacing[0]]
-    dataset.SliceThickness = _thickness(first)
-    return dataset
-
-
-def _multi_frame(common: Dataset, frames: list[Frame], path: Path) -> Dataset:
-    first = frames[0]
-    dataset = _with_identity(common, first.dataset, path)
-    dataset.Columns, dataset.Rows = first.size
-    dataset.NumberOfFrames = len(frames)
-    shared, orientation, measures = Dataset(), Dataset(), Dataset()
-    orientation.ImageOrientationPatient = _orientation(first)
-    measures.PixelSpacing = [first.spacing[1], first.spacing[0]]
-    measures.SliceThickness = _thickness(first)
-    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [orientation], [measures]
-    dataset.SharedFunctionalGroupsSequence = [shared]
-    groups = []
-    for frame in frames:
-        own, position = Dataset(), Dataset()
-        position.ImagePositionPatient = list(_floats(frame.position))
-        own.PlanePositionSequence = [position]
-        groups.append(own)
-    dataset.PerFrameFunctionalGroupsSequence = groups
-    return dataset
-
-
-def _with_identity(common: Dataset, source: Dataset, path: Path) -> Dataset:
-    dataset = Dataset()
-    dataset.update(common)
-    dataset.SOPClassUID = _uid(source, "SOPClassUID", path)
-    dataset.SOPInstanceUID = _uid(source, "SOPInstanceUID", path)
-    return dataset
 
 
 def _uid(dataset: Dataset, keyword: str, path: Path) -> str:
     found = text(dataset, keyword)
-    # Leading zeros are against the standard and in use.
+    # Leading zeros violate the standard and are in use.
     if not re.fullmatch(r"[0-9]+(\.[0-9]+)+", found) or len(found) > 64:
         raise ValueError(
             f"{printable(path)} has no usable {keyword} ({found!r}), to which a DICOM segmentation has to refer; "
@@ -149,7 +105,7 @@ def _uid(dataset: Dataset, keyword: str, path: Path) -> str:
 
 
 def _clean(dataset: Dataset, keyword: str) -> str:
-    """A value as it stands, where the standard allows it; else nothing."""
+    """Return a value that the standard allows, else nothing."""
     try:
         found = dataset.get(keyword)
         found = "" if found is None else str(found).strip()
@@ -157,18 +113,10 @@ def _clean(dataset: Dataset, keyword: str) -> str:
         found = found if found.isprintable() else ""
         return str(_DATES[keyword](found) or "") if keyword in _DATES else found
     except Exception:
-        # pydicom decodes what it read only now, and may fail in any way.
+        # pydicom decodes a value when it is accessed, and may fail in any way.
         return ""
-
-
-def _orientation(frame: Frame) -> list[float]:
-    return [*_floats(frame.along_row), *_floats(frame.along_column)]
 
 
 def _floats(numbers: np.ndarray) -> tuple[float, ...]:
     # As many digits as a DICOM decimal string of 16 characters can hold.
     return tuple(float(f"{number:.10g}") for number in numbers + 0.0)
-
-
-def _thickness(frame: Frame) -> float:
-    return frame.thickness or frame.between or 1.0

@@ -1,4 +1,4 @@
-"""Label maps as DICOM segmentations, which refer to the series that they were found in."""
+"""Label maps as DICOM segmentations that refer to their source series."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ import highdicom as hd
 import numpy as np
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.sr.coding import Code as DicomCode
 from pydicom.uid import generate_uid
 
 from ...utils.atomic import write_bytes
 from ...utils.text import printable
-from .._checks import check_labels, check_parent
+from ..file_checks import check_labels, check_parent
 from ..geometry import Volume
 from .headers import brief, quiet
 from .seg_sources import source_images
 from .series import DicomSeries
-from .terminology import Code, term_of
+from .terminology import term_of
 
 __all__ = ["write_segmentation"]
 
-_DESCRIPTION = "samed_hf segmentation"
-_NAME_LENGTH = 64
 _HIGHEST = 65535
+# Importing it by name would make `volumes` depend on all that `samed_hf/__init__.py` imports.
+_VERSION = importlib.import_module(__package__.partition(".")[0]).__version__
 
 
 def write_segmentation(
@@ -39,42 +38,43 @@ def write_segmentation(
     *,
     algorithm: str = "samed_hf",
 ) -> None:
-    """Write a label map as a binary DICOM segmentation, in one step: the file is there whole or not at all.
+    """Write a label map as a binary DICOM segmentation, atomically.
 
     A segment is written for each label that occurs, numbered from 1 in the order of the labels, with the label's name,
-    its SNOMED CT codes where the name is known and its colour. Slices without a label are left out, as usual. Where no
-    label occurs at all, every label of `names` gets one empty frame, at the first slice: a valid file that says what
-    was looked for. What an anonymiser removed of the patient and the study stays empty; without the source's frame of
-    reference the file gets one of its own.
+    its SNOMED CT codes if the name is known, and its colour. Slices without a label are left out, as usual. If no label
+    occurs, every label of `names` gets one empty frame at the first slice: a valid file that lists what was segmented.
+    Attributes of the patient and the study that an anonymiser removed stay empty; a missing frame of reference is
+    replaced by a new one.
 
     Args:
-        path: File to write, in an existing folder; an older one is replaced.
-        array: Integer label map of shape `(x, y, z)` on the grid of `like`, 0 the background.
+        path: File in an existing directory, which is replaced.
+        array: Integer label map of shape `(x, y, z)`, values in [0, 65535], 0 the background.
         like: The scan, read from DICOM.
-        names: Name of each label; 0 is passed over.
-        colors: RGB in [0, 1] of each label, of shape `(num_labels, 3)`, for viewers; without it they show their own.
-        algorithm: Name of what found the labels.
+        names: Name of each label; 0 is ignored.
+        colors: RGB in [0, 1] of each label, of shape `(num_labels, 3)`.
+        algorithm: Name of the model.
 
     Raises:
-        FileNotFoundError: The folder does not exist.
-        ValueError: `like` wasn't read from DICOM, or its files lack what a segmentation has to refer to; the array's
-            shape or type is wrong, or it holds labels without a name.
+        FileNotFoundError: If the directory does not exist.
+        ValueError: If `like` was not read from DICOM, its files lack what a segmentation refers to, the shape or type
+            of `array` is wrong, or it holds labels without a name.
     """
     path, array = Path(path), check_labels(array, like)
     present = _check(path, array, like, names)
+    declared = present or sorted(label for label in names if label != 0)
+    frames = _frames(array if present else array[:, :, :1], declared)
     with quiet():
-        sources = source_images(like.header, like.path or Path())
-        declared = present or sorted(label for label in names if label != 0)
+        sources, planes = source_images(like.header, like.path or Path())
         segments = [
             _segment(number, str(names[label]), _color(colors, label), algorithm)
             for number, label in enumerate(declared, 1)
         ]
-        frames = _frames(array if present else array[:, :, :1], declared)
-        positions = None if present and not sources.is_multi_frame else sources.positions[: len(frames)]
+        # By default highdicom uses the positions of the sources; its search for the source of each position is slow.
+        is_default = bool(present) and "NumberOfFrames" not in sources[0]
         try:
-            dataset = _segmentation(frames, sources.datasets, segments, positions, algorithm)
+            dataset = _segmentation(frames, sources, segments, None if is_default else planes[: len(frames)], algorithm)
         except Exception as error:
-            # highdicom knows not every kind of image that can be read, and says so in many ways.
+            # highdicom doesn't support every kind of image that can be read, and raises many errors.
             raise ValueError(
                 f"{printable(like.path or 'the scan')} cannot be the source of a DICOM segmentation ({brief(error)}); "
                 "write .nii.gz, .nrrd or .mha."
@@ -85,7 +85,7 @@ def write_segmentation(
 
 
 def _check(path: Path, array: np.ndarray, like: Volume, names: Mapping[int, str]) -> list[int]:
-    """Refuse what cannot be written; returns the labels that occur."""
+    """Check the arguments, and return the labels that occur."""
     check_parent(path)
     if not isinstance(like.header, DicomSeries):
         raise ValueError(
@@ -107,7 +107,7 @@ def _check(path: Path, array: np.ndarray, like: Volume, names: Mapping[int, str]
 
 
 def _frames(array: np.ndarray, declared: list[int]) -> np.ndarray:
-    """The label map as `(slices, rows, columns)` of segment numbers, which follow one another whatever the labels."""
+    """Return the label map as `(slices, rows, columns)` of consecutive segment numbers."""
     numbers = np.zeros(max(declared) + 1, dtype=np.uint8 if len(declared) < 256 else np.uint16)
     numbers[declared] = np.arange(1, len(declared) + 1)
     frames = np.empty(array.shape[::-1], dtype=numbers.dtype)
@@ -121,25 +121,25 @@ def _segment(number: int, name: str, color: hd.color.CIELabColor | None, algorit
     segment = hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=_short(name) or f"label {number}",
-        segmented_property_category=_dicom(term.category),
-        segmented_property_type=_dicom(term.type),
-        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        segmented_property_category=term.category,
+        segmented_property_type=term.type,
+        algorithm_type="AUTOMATIC",
         algorithm_identification=hd.AlgorithmIdentificationSequence(
             name=_short(algorithm) or "samed_hf",
             family=codes.DCM.ArtificialIntelligence,
-            version=_version(),
+            version=_VERSION,
             source="samed_hf",
         ),
-        anatomic_regions=None if term.region is None else [_dicom(term.region)],
+        anatomic_regions=None if term.region is None else [term.region],
         display_color=color,
     )
-    # highdicom takes no modifiers.
+    # highdicom has no parameter for modifiers.
     if term.modifiers:
         kind = segment.SegmentedPropertyTypeCodeSequence[0]
-        kind.SegmentedPropertyTypeModifierCodeSequence = [_concept(code) for code in term.modifiers]
+        kind.SegmentedPropertyTypeModifierCodeSequence = list(map(hd.sr.CodedConcept.from_code, term.modifiers))
     if term.region_modifiers:
         region = segment.AnatomicRegionSequence[0]
-        region.AnatomicRegionModifierSequence = [_concept(code) for code in term.region_modifiers]
+        region.AnatomicRegionModifierSequence = list(map(hd.sr.CodedConcept.from_code, term.region_modifiers))
     return segment
 
 
@@ -156,46 +156,32 @@ def _segmentation(
     frames: np.ndarray,
     sources: list[Dataset],
     segments: list[hd.seg.SegmentDescription],
-    positions: list[tuple[float, ...]] | None,
+    planes: list[hd.PlanePositionSequence] | None,
     algorithm: str,
 ) -> hd.seg.Segmentation:
     return hd.seg.Segmentation(
         source_images=sources,
         pixel_array=frames,
-        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segmentation_type="BINARY",
         segment_descriptions=segments,
         series_instance_uid=generate_uid(prefix=None),
-        # Behind the scanner's own series, and beside the source among several segmentations.
-        series_number=1000 + max(0, int(sources[0].SeriesNumber)),
+        # After the scanner's own series, and next to the source among several segmentations.
+        series_number=1000 + int(sources[0].SeriesNumber),
         sop_instance_uid=generate_uid(prefix=None),
         instance_number=1,
         manufacturer="samed_hf",
         manufacturer_model_name="samed_hf",
-        software_versions=_version(),
+        software_versions=_VERSION,
         device_serial_number="samed_hf",
         content_label="SEGMENTATION",
         content_description=_short(f"Segmentation by {algorithm}"),
-        series_description=_DESCRIPTION,
+        series_description="samed_hf segmentation",
         # Names may be in any script.
         specific_character_set="ISO_IR 192",
-        plane_positions=None
-        if positions is None
-        else [hd.PlanePositionSequence(hd.CoordinateSystemNames.PATIENT, position) for position in positions],
+        plane_positions=planes,
     )
 
 
 def _short(text: str) -> str:
-    """Text as DICOM's long strings have it: one line of up to 64 characters, no backslash."""
-    return brief(text.replace("\\", "/"), _NAME_LENGTH)
-
-
-def _dicom(code: Code) -> DicomCode:
-    return DicomCode(code.value, code.scheme, code.meaning)
-
-
-def _concept(code: Code) -> hd.sr.CodedConcept:
-    return hd.sr.CodedConcept(code.value, code.scheme, code.meaning)
-
-
-def _version() -> str:
-    return importlib.import_module(__package__.partition(".")[0]).__version__
+    """Return text as a DICOM long string: one line of up to 64 characters without backslashes."""
+    return brief(text.replace("\\", "/"), 64)

@@ -1,4 +1,4 @@
-"""What a label's name means in SNOMED CT, the terminology of DICOM segmentations."""
+"""SNOMED CT codes of label names, the terminology of DICOM segmentations."""
 
 from __future__ import annotations
 
@@ -8,42 +8,24 @@ from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
-__all__ = ["Code", "Term", "known_codes", "term_of"]
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
 
-
-class Code(NamedTuple):
-    """A coded concept: value, meaning in plain words, and the terminology it is of."""
-
-    value: str
-    meaning: str
-    scheme: str = "SCT"
+__all__ = ["Term", "term_of"]
 
 
 class Term(NamedTuple):
-    """How a DICOM segment describes what it shows.
+    """How a DICOM segment describes what it shows."""
 
-    Attributes:
-        category: Anatomical structure, morphologically abnormal structure or tissue (context group CID 7150).
-        type: What it is, e.g. Kidney (CID 7151).
-        modifiers: Of `type`: left, right, anterior or posterior.
-        region: Where a morphologically abnormal structure or a vessel lies, e.g. Liver.
-        region_modifiers: Of `region`.
-    """
-
-    category: Code
-    type: Code
-    modifiers: tuple[Code, ...] = ()
-    region: Code | None = None
+    category: Code  # anatomical structure, morphologically abnormal structure or tissue (context group CID 7150)
+    type: Code  # e.g. Kidney (CID 7151)
+    modifiers: tuple[Code, ...] = ()  # of `type`: left, right, anterior or posterior
+    region: Code | None = None  # location of a morphologically abnormal structure or a vessel, e.g. Liver
     region_modifiers: tuple[Code, ...] = ()
 
 
-ANATOMY = Code("91723000", "Anatomical Structure")
-ABNORMAL = Code("49755003", "Morphologically Abnormal Structure")
-TISSUE = Code("85756007", "Tissue")
-
-_SIDES = {"left": Code("7771000", "Left"), "right": Code("24028007", "Right")}
-_ENDS = {"anterior": Code("255549009", "Anterior"), "posterior": Code("255551008", "Posterior")}
-
+_SIDES = {"left": codes.SCT.Left, "right": codes.SCT.Right}
+_ENDS = {"anterior": codes.SCT.Anterior, "posterior": codes.SCT.Posterior}
 _SPELLINGS = {"oesophagus": "esophagus", "tumour": "tumor", "grey": "gray", "oedema": "edema"} | {
     **{"haemorrhage": "hemorrhage", "vertebrae": "vertebra", "arteries": "artery", "metastases": "metastasis"},
     **{"ovaries": "ovary", "testes": "testis", "masses": "mass", "hippocampi": "hippocampus", "femora": "femur"},
@@ -56,42 +38,30 @@ _PLURAL = re.compile(r"(?<=[a-z]{2}[^sui])s$")
 
 
 def term_of(name: str) -> Term:
-    """Find what a label's name means.
+    """Return the term of a label's name.
 
     Case, underscores, hyphens, brackets, the order of the words, British or American spelling and the plural don't
-    matter: "left_kidney", "Kidney (L)" and "KidneyLeft" are the same.
-
-    Args:
-        name: The label's name.
-
-    Returns:
-        Its term. A name that isn't known is tissue, the most general concept that the standard offers for a segment
-        (CID 7150 and CID 7166); the segment's label says the rest.
+    matter: "left_kidney", "Kidney (L)" and "KidneyLeft" are the same. An unknown name is tissue, the most general
+    concept that the standard has for a segment (CID 7150 and CID 7166).
     """
     words = _words(name)
     for keys, code in _abnormalities():
         if keys & words:
             region, modifiers = _structure(words - keys)
-            return Term(ABNORMAL, code, region=region, region_modifiers=modifiers)
+            return Term(codes.SCT.MorphologicallyAbnormalStructure, code, (), region, modifiers)
     structure, modifiers = _structure(words)
     if structure is not None:
-        return Term(ANATOMY, structure, modifiers)
+        return Term(codes.SCT.AnatomicalStructure, structure, modifiers)
     if "vessel" in words:
         region, modifiers = _structure(words - {"vessel"})
         if region is not None:
             vessel, _ = _structures()[frozenset({"vessel"})]
-            return Term(ANATOMY, vessel, region=region, region_modifiers=modifiers)
-    return Term(TISSUE, TISSUE)
-
-
-def known_codes() -> list[Code]:
-    """Every code that a term can hold, each once."""
-    codes = {code for code, _ in _structures().values()} | {code for _, code in _abnormalities()}
-    return sorted({*codes, ANATOMY, ABNORMAL, TISSUE, *_SIDES.values(), *_ENDS.values()})
+            return Term(codes.SCT.AnatomicalStructure, vessel, (), region, modifiers)
+    return Term(codes.SCT.Tissue, codes.SCT.Tissue)
 
 
 def _words(name: str) -> frozenset[str]:
-    """The words of a name, in one spelling."""
+    """Return the words of a name, in one spelling."""
     apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
     words = []
     for word in re.findall(r"[a-z0-9]+", apart.lower()):
@@ -101,13 +71,12 @@ def _words(name: str) -> frozenset[str]:
 
 
 def _structure(words: frozenset[str]) -> tuple[Code | None, tuple[Code, ...]]:
-    """The structure of some words, and its modifiers."""
+    """Return the structure of some words, and its modifiers."""
     found = _structures()
     if words in found:
         return found[words][0], ()
-    modifiers = words & (_SIDES.keys() | _ENDS.keys())
-    code, marks = found.get(words - modifiers, (None, ""))
-    sides, ends = modifiers & _SIDES.keys(), modifiers & _ENDS.keys()
+    sides, ends = words & _SIDES.keys(), words & _ENDS.keys()
+    code, marks = found.get(words - sides - ends, (None, ""))
     if code is None or (sides and "*" not in marks) or (ends and "+" not in marks):
         return None, ()
     # Both sides, or both ends, are the whole.
@@ -137,7 +106,11 @@ def _rows(group: str) -> list[tuple[list[str], Code, str]]:
     """
     content = files(__package__).joinpath("snomed.csv").read_text(encoding="utf-8")
     return [
-        ([row["meaning"], *filter(None, row["aliases"].split("; "))], Code(row["code"], row["meaning"]), row["marks"])
+        (
+            [row["meaning"], *filter(None, row["aliases"].split("; "))],
+            Code(row["code"], "SCT", row["meaning"]),
+            row["marks"],
+        )
         for row in csv.DictReader(content.splitlines())
         if row["group"] == group
     ]

@@ -1,10 +1,11 @@
-"""The layout of an adapter's repository on the Hub: which files of a run it gets, and what they contain."""
+"""The files of an adapter's repository on the Hub: which ones of a run it gets, and what they contain."""
 
 from __future__ import annotations
 
 import json
 import logging
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .card import PRIVATE_SETTINGS, is_local_base, write_card
-from .run_layout import RunLayout, read_json
+from .card import PRIVATE_SETTINGS, is_local_base, read_json, write_card
 
-__all__ = ["ADAPTER_DIRECTORY", "DTYPES", "check_adapter", "lay_out_repository"]
+__all__ = ["ADAPTER_DIRECTORY", "ADAPTER_FILES", "check_adapter", "lay_out_repository", "refuse_links"]
 
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 ADAPTER_DIRECTORY = "adapter"
 """Directory of the adapter's files in a repository.
 
@@ -24,7 +25,9 @@ With an `adapter_config.json` at the root, transformers' Auto classes and pipeli
 processor from the base model, and at the adapter's revision.
 """
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# Copied if they exist; checkpoints, logs and data of a run are not uploaded.
+_COPIED = ("config.json", "preprocessor_config.json", "metrics.csv", "metrics.json", "training_curve.png")
 _HANDLER = '''"""The module that Hugging Face Inference Endpoints load from a repository."""
 
 from samed_hf.serving import EndpointHandler
@@ -36,19 +39,25 @@ logger = logging.getLogger(__name__)
 
 
 def check_adapter(directory: Path, dtype: str) -> None:
-    """Check what an upload needs before anything is created on the Hub.
-
-    Raises:
-        FileNotFoundError: `directory` has no adapter.
-        ValueError: unknown `dtype`.
-    """
-    run = RunLayout(directory)
-    if missing := [path.name for path in (run.adapter_config, run.adapter_weights) if not path.is_file()]:
+    """Check what an upload needs before anything is created on the Hub."""
+    if missing := [name for name in ADAPTER_FILES if not (directory / name).is_file()]:
         raise FileNotFoundError(
             f"{directory} is no adapter: {', '.join(missing)} missing. Give the output directory of a training."
         )
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype is {dtype!r}: expected one of {', '.join(DTYPES)}.")
+    if dtype not in _DTYPES:
+        raise ValueError(f"dtype is {dtype!r}: expected one of {', '.join(_DTYPES)}.")
+    names = (*ADAPTER_FILES, *_COPIED, "training_settings.json", "overlay.png")
+    refuse_links(directory, [*(directory / name for name in names), *directory.glob("examples/*.png")])
+
+
+def refuse_links(directory: Path, paths: Iterable[Path]) -> None:
+    """Raise a `ValueError` if files to upload are outside of `directory`, through symbolic links or `..`."""
+    outside = [path for path in paths if not path.resolve().is_relative_to(directory.resolve())]
+    if outside:
+        raise ValueError(
+            f"{', '.join(map(str, outside))} would be uploaded from outside of {directory}: nothing was uploaded. If "
+            "you may publish what the link leads to, replace it by a copy (`cp -rL` copies a directory so)."
+        )
 
 
 def lay_out_repository(
@@ -61,7 +70,7 @@ def lay_out_repository(
     images: bool | None = None,
     with_handler: bool = False,
 ) -> Path:
-    """Write the files of a repository.
+    """Write the files of a repository into `target` and return it.
 
     Args:
         directory: of the adapter, as a training left it.
@@ -71,40 +80,34 @@ def lay_out_repository(
         base: name of the base model on the Hub and its revision; (`None`, `None`) keeps those of the adapter.
         images: include overlay and example slices; `None` includes those of synthetic data only.
         with_handler: include `handler.py` and `requirements.txt` for Inference Endpoints.
-
-    Returns:
-        `target`.
-
-    Raises:
-        ValueError: damaged weights.
     """
-    run, files, adapter = RunLayout(directory), RunLayout(target), RunLayout(target / ADAPTER_DIRECTORY)
-    adapter.directory.mkdir(parents=True)
-    _write_json(adapter.adapter_config, _hub_config(run, base))
-    _write_weights(run.adapter_weights, adapter.adapter_weights, dtype)
-    settings = read_json(run.settings)
+    config, weights = ADAPTER_FILES
+    adapter = target / ADAPTER_DIRECTORY
+    adapter.mkdir(parents=True)
+    _write_json(adapter / config, _hub_config(directory, base))
+    _write_weights(directory / weights, adapter / weights, dtype)
+    settings = read_json(directory / "training_settings.json")
     if settings:
-        _write_json(files.settings, {key: value for key, value in settings.items() if key not in PRIVATE_SETTINGS})
-    # Checkpoints, logs and data of the run are not uploaded.
-    copied = [run.config, run.processor_config, run.metrics_table, run.metrics, run.curve]
-    for path in copied + _images_to_upload(run, settings, images):
-        if path.is_file():
-            copy = target / path.relative_to(directory)
-            copy.parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, copy)
+        public = {key: value for key, value in settings.items() if key not in PRIVATE_SETTINGS}
+        _write_json(target / "training_settings.json", public)
+    copied = [path for path in (directory / name for name in _COPIED) if path.is_file()]
+    for path in copied + _images_to_upload(directory, settings, images):
+        copy = target / path.relative_to(directory)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, copy)
     if with_handler:
         (target / "handler.py").write_text(_HANDLER, encoding="utf-8")
         (target / "requirements.txt").write_text("samed_hf\n", encoding="utf-8")
-    if files.config.is_file():
+    if (target / "config.json").is_file():
         write_card(target, name=repo_id)
     else:
         logger.warning("%s has no config.json: the repository gets no card, and loading it needs id2label", directory)
     return target
 
 
-def _images_to_upload(run: RunLayout, settings: dict[str, Any], images: bool | None) -> list[Path]:
+def _images_to_upload(directory: Path, settings: dict[str, Any], images: bool | None) -> list[Path]:
     """The images of the data to upload."""
-    existing = [path for path in (run.overlay, *sorted(run.examples.glob("*.png"))) if path.is_file()]
+    existing = [*directory.glob("overlay.png"), *sorted(directory.glob("examples/*.png"))]
     if images or (images is None and settings.get("run", {}).get("synthetic")):
         return existing
     if existing and images is None:
@@ -115,13 +118,13 @@ def _images_to_upload(run: RunLayout, settings: dict[str, Any], images: bool | N
     return []
 
 
-def _hub_config(run: RunLayout, base: tuple[str | None, str | None]) -> dict[str, Any]:
+def _hub_config(directory: Path, base: tuple[str | None, str | None]) -> dict[str, Any]:
     """The adapter's config with a base model that others can load, or none."""
-    content = read_json(run.adapter_config)
+    content = read_json(directory / ADAPTER_FILES[0])
     own = content.get("base_model_name_or_path")
     if base[0] is not None:
         content |= {"base_model_name_or_path": base[0], "revision": base[1]}
-    elif own is None or is_local_base(own) or (run.directory / own).is_dir():
+    elif own is None or is_local_base(own) or (directory / own).is_dir():
         logger.warning(
             "the base model is a local directory: by from_pretrained, pipeline and PEFT, others can load the adapter "
             "only with a copy of it as base_model_name_or_path. If it is on the Hub, push again with "
@@ -136,8 +139,7 @@ def _write_weights(source: Path, target: Path, dtype: str) -> None:
         weights = load_file(source)
     except SafetensorError as error:
         raise ValueError(f"{source} is damaged ({error}): nothing was uploaded.") from error
-    converted = {key: value.to(DTYPES[dtype]) for key, value in weights.items()}
-    save_file(converted, target, metadata={"format": "pt"})
+    save_file({key: value.to(_DTYPES[dtype]) for key, value in weights.items()}, target, metadata={"format": "pt"})
     logger.info("adapter     %.1f MB in %s", target.stat().st_size / 1e6, dtype)
 
 

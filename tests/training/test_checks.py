@@ -4,8 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from samed_hf.training.monitoring.label_checks import CaseLabels, LabelChecks, labels_in
-from samed_hf.training.monitoring.nonfinite import NonFiniteGuard
+from samed_hf.training.monitoring.checks import CaseLabels, LabelChecks, NonFiniteGuard, labels_in
 
 LABELS = {0: "background", 1: "disc", 2: "bar"}
 NAN, INF = math.nan, math.inf

@@ -14,12 +14,19 @@ import torch
 
 from ...data.cache import CaseStore
 from ...data.dataset import CaseDataset
-from ...diagnostics.requirements import installed_version, read_requirements
+from ...diagnostics.machine import installed_version, read_requirements
+from .checkpoints import hash_file
 
-__all__ = ["code_revision", "compare_records", "data_fingerprint", "make_record", "package_versions", "weights_hash"]
+__all__ = [
+    "code_revision",
+    "compare_provenance",
+    "data_fingerprint",
+    "find_provenance",
+    "package_versions",
+    "weights_hash",
+]
 
 _CHUNK = 2**24
-_WEIGHTS = ("*.safetensors", "*.bin")
 _COMPARED = {
     "data_fingerprint": "the data",
     "base_model": "the base model's weights",
@@ -29,54 +36,38 @@ _COMPARED = {
 }
 
 
-def make_record(
+def find_provenance(
     data: CaseDataset, store: CaseStore, base: str | Path, revision: str | None, device: torch.device
 ) -> dict[str, Any]:
     """Return "versions", "machine", "code", "data_fingerprint" and "base_model" of a run, as far as they are known.
 
-    Args:
-        data: the cases.
-        store: the decoded cases.
-        base: directory or Hub id of the base model.
-        revision: its commit on the Hub.
-        device: device of the run.
+    `revision` is the commit of the base model on the Hub. The host's name, which is private, is left out.
     """
-    record = {
+    provenance = {
         "data_fingerprint": data_fingerprint(data, store),
         "base_model": weights_hash(Path(base)) if Path(base).is_dir() else revision and f"commit:{revision}",
         "code": code_revision(),
-        "machine": machine(device),
+        "machine": {
+            "platform": platform.platform(),
+            "device": device.type,
+            "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+            "threads": torch.get_num_threads(),
+        },
         "versions": package_versions(),
     }
-    return {key: value for key, value in record.items() if value is not None}
+    return {key: value for key, value in provenance.items() if value is not None}
 
 
 def package_versions() -> dict[str, str]:
     """Return the installed versions of Python, this package, its requirements and bitsandbytes."""
-    names = [requirement.name for requirement in read_requirements() if not requirement.extra]
-    versions = {name: installed_version(name) for name in ["samed_hf", *names, "bitsandbytes"]}
+    versions = {name: installed_version(name) for name in ["samed_hf", *read_requirements(), "bitsandbytes"]}
     return {"python": platform.python_version()} | {name: found for name, found in versions.items() if found}
 
 
-def machine(device: torch.device) -> dict[str, Any]:
-    """Return platform, device and number of threads; not the host's name, which is private."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {
-        "platform": platform.platform(),
-        "device": device.type,
-        "device_name": name,
-        "threads": torch.get_num_threads(),
-    }
-
-
 def code_revision(package: Path | None = None) -> dict[str, Any] | None:
-    """Return the git commit of the checkout that contains a package.
+    """Return the git commit "revision" of the checkout that contains a package, by default this one.
 
-    Args:
-        package: directory of the package; this one's by default.
-
-    Returns:
-        "revision", and "changed": whether the package differs from it; `None` outside of a checkout or without git.
+    "changed" is whether the package differs from it. `None` outside of a checkout or without git.
     """
     package = package or Path(__file__).parents[2]
     # An environment inside of another project's checkout isn't tracked by it.
@@ -87,13 +78,11 @@ def code_revision(package: Path | None = None) -> dict[str, Any] | None:
 
 
 def _git(directory: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(directory), *arguments]
     try:
-        done = subprocess.run(
-            ["git", "-C", str(directory), *arguments], capture_output=True, text=True, timeout=20, check=False
-        )
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def data_fingerprint(data: CaseDataset, store: CaseStore) -> str:
@@ -116,27 +105,16 @@ def data_fingerprint(data: CaseDataset, store: CaseStore) -> str:
 
 def weights_hash(directory: Path) -> str | None:
     """Hash the weight files in a model's directory; `None` if there are none."""
-    files = next((found for pattern in _WEIGHTS if (found := sorted(directory.glob(pattern)))), [])
-    if not files:
-        return None
+    files = sorted(directory.glob("*.safetensors")) or sorted(directory.glob("*.bin"))
     total = hashlib.sha256()
     for path in files:
         total.update(path.name.encode())
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                total.update(chunk)
-    return f"sha256:{total.hexdigest()}"
+        hash_file(path, total)
+    return f"sha256:{total.hexdigest()}" if files else None
 
 
-def compare_records(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Describe where the provenance of two runs differs.
-
-    Args:
-        earlier, now: "run" in `training_settings.json`; only keys that both have are compared.
-
-    Returns:
-        One phrase for each difference.
-    """
+def compare_provenance(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Describe where two runs differ, one phrase each; only keys that both have are compared."""
     differences = []
     for key, name in _COMPARED.items():
         before, after = earlier.get(key), now.get(key)

@@ -1,4 +1,4 @@
-"""What a run says of itself, and a second run from its file."""
+"""Provenance of a run, and a second run from its settings file."""
 
 import json
 import shutil
@@ -14,11 +14,11 @@ import samed_hf
 from samed_hf.cli import main
 from samed_hf.data import make_processor
 from samed_hf.data.layouts.synapse import write_slice
-from samed_hf.diagnostics.requirements import Requirement, read_requirements
+from samed_hf.diagnostics.machine import read_requirements
 from samed_hf.training.arguments import SamedTrainingArguments
-from samed_hf.training.checkpointing.record import (
+from samed_hf.training.checkpointing.provenance import (
     code_revision,
-    compare_records,
+    compare_provenance,
     data_fingerprint,
     package_versions,
     weights_hash,
@@ -78,15 +78,12 @@ def test_requirements_are_setup_cfgs(tmp_path):
     path = tmp_path / "setup.cfg"
     path.write_text(
         "[options]\ninstall_requires =\n    torch>=2.6\n    numpy\n"
-        '[options.extras_require]\n8bit =\n    bits>=1,<2; platform_system != "Darwin"\n'
+        '    bits>=1,<2; platform_system != "Darwin"\n[options.extras_require]\nmore =\n    other\n'
     )
-    assert read_requirements(path) == [
-        Requirement("torch", ">=2.6"),
-        Requirement("numpy", ""),
-        Requirement("bits", ">=1,<2", "8bit"),
-    ]
-    own = {one.name for one in read_requirements(Path(samed_hf.__file__).parents[1] / "setup.cfg")}
-    assert {"torch", "transformers", "bitsandbytes", "tensorboard"} <= own
+    assert read_requirements(path) == {"torch": ">=2.6", "numpy": "", "bits": ">=1,<2"}
+    own = read_requirements(Path(samed_hf.__file__).parents[1] / "setup.cfg")
+    assert {"torch", "transformers"} <= set(own)
+    assert not {"bitsandbytes", "tensorboard"} & set(own)  # those of extras
 
 
 def test_the_hash_of_weights_depends_on_their_content(tiny_sam, tmp_path):
@@ -98,16 +95,16 @@ def test_the_hash_of_weights_depends_on_their_content(tiny_sam, tmp_path):
     assert weights_hash(tmp_path) is None
 
 
-def test_records_are_compared_in_words():
+def test_runs_are_compared_in_words():
     one = {"data_fingerprint": "a", "code": {"revision": "x", "changed": False}, "versions": {"torch": "1", "old": "1"}}
     two = {"data_fingerprint": "b", "code": {"revision": "y", "changed": False}, "versions": {"torch": "2", "new": "1"}}
-    assert compare_records(one, two) == [
+    assert compare_provenance(one, two) == [
         "the data",
         "this package's code (revision y instead of x)",
         "the packages (torch 2 instead of 1)",
     ]
-    assert compare_records(one, one) == []
-    assert compare_records({}, two) == []
+    assert compare_provenance(one, one) == []
+    assert compare_provenance({}, two) == []
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +161,7 @@ def test_differences_from_the_run_of_the_config_are_printed(first_run, tmp_path,
     assert f"torch {torch.__version__} instead of 1.0" in printed
 
 
-def test_the_record_is_written_at_the_start_without_paths(first_run, tiny_data):
+def test_the_provenance_is_written_at_the_start_without_paths(first_run, tiny_data):
     run = json.loads((first_run / "training_settings.json").read_text())["run"]
     assert run["data_fingerprint"].startswith("sha256:")
     assert run["base_model"].startswith("sha256:")

@@ -1,4 +1,4 @@
-"""Checks that the readers and writers of all formats share."""
+"""Checks of image files, and of arrays that are read from or written to them, in all formats."""
 
 from __future__ import annotations
 
@@ -25,25 +25,21 @@ __all__ = [
     "volume_shape",
 ]
 
-DEFLATE_RATIO = 1032
-"""Highest compression ratio of gzip and zlib, which zeros reach."""
+DEFLATE_RATIO = 1032  # highest compression ratio of gzip and zlib, which zeros reach
 
 
-def damaged_file_error(path: Path, form: str, reason: str) -> ValueError:
-    """Make the error for a file that cannot be read as its format, e.g. "NIfTI", for a reason."""
+def damaged_file_error(path: Path, reason: str) -> ValueError:
+    """Make the error for a file that cannot be read as the format of its suffix, for a reason."""
+    form = format_of(path)
+    name = "an image" if form is None or form.kind == "image" else form.name
     return ValueError(
-        f"{printable(path)} cannot be read as {form} ({reason}), expected a complete file; "
+        f"{printable(path)} cannot be read as {name} ({reason}), expected a complete file; "
         "it is damaged, cut short or of another format: copy or export it again."
     )
 
 
 def check_file(path: Path, kind: str) -> None:
-    """Check that a file exists and has a suffix of a kind of formats, e.g. "nifti".
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it has another suffix, or is a directory.
-    """
+    """Check that a file exists and has a suffix of a kind of formats, e.g. "nifti"."""
     expected = join_or([suffix for form in FORMATS if form.kind == kind for suffix in form.suffixes])
     if not path.exists():
         raise FileNotFoundError(f"{printable(path)} does not exist, expected a {expected} file.")
@@ -55,11 +51,7 @@ def check_file(path: Path, kind: str) -> None:
 
 
 def check_parent(path: Path) -> None:
-    """Check that the directory of a file to write exists.
-
-    Raises:
-        FileNotFoundError: If it does not.
-    """
+    """Check that the directory of a file to write exists."""
     if not path.parent.is_dir():
         raise FileNotFoundError(
             f"{printable(path.parent)} does not exist, expected a directory to write {printable(path.name)} to; "
@@ -68,11 +60,7 @@ def check_parent(path: Path) -> None:
 
 
 def check_memory(path: Path, num_bytes: int) -> None:
-    """Refuse a volume that does not fit into the free memory, before memory is taken.
-
-    Raises:
-        ValueError: If less memory is free than `num_bytes`.
-    """
+    """Refuse a volume of more bytes than are free, before they are allocated."""
     free = psutil.virtual_memory().available
     if num_bytes > free:
         raise ValueError(
@@ -86,11 +74,7 @@ class NotFiniteError(ValueError):
 
 
 def check_finite(path: Path, array: np.ndarray) -> None:
-    """Refuse NaN and infinity.
-
-    Raises:
-        NotFiniteError: If a value is not finite.
-    """
+    """Refuse NaN and infinity by a `NotFiniteError`."""
     if array.dtype.kind != "f":
         return
     # Slice by slice, as the mask of a whole scan would take a quarter of its memory.
@@ -103,18 +87,9 @@ def check_finite(path: Path, array: np.ndarray) -> None:
 
 
 def volume_shape(path: Path, shape: tuple[int, ...], num_channels: int) -> tuple[int, ...]:
-    """Return the shape of a file's image as a volume.
+    """Return `(x, y, z)` or `(x, y, z, num_channels)` for the shape in a header; its axes after z count channels.
 
-    Args:
-        path: The file, for the message.
-        shape: `(x, y, z, ...)` from the header; the axes after the third count frames or channels.
-        num_channels: Expected number of images on the grid.
-
-    Returns:
-        `(x, y, z)`, or `(x, y, z, num_channels)` for more than one channel.
-
-    Raises:
-        ValueError: If it has fewer than three axes, is empty, or holds another number of images.
+    An empty image, one with fewer than three axes or with another number of channels is refused.
     """
     frames = [length for length in shape[3:] if length != 1]
     if len(shape) >= 3 and min(shape) > 0 and frames == ([num_channels] if num_channels > 1 else []):
@@ -138,15 +113,7 @@ def make_volume(array: np.ndarray, affine: np.ndarray, header: object, path: Pat
 
 
 def check_labels(array: np.ndarray, like: Volume) -> np.ndarray:
-    """Convert a label map to the type that is stored: uint8 where its values fit, else uint16.
-
-    Args:
-        array: Integer label map of shape `(x, y, z)`, values in [0, 65535].
-        like: The scan, whose grid the label map has.
-
-    Raises:
-        ValueError: If the shape is not that of the scan, or the values are not integers in range.
-    """
+    """Convert a label map `(x, y, z)` on the grid of `like` to uint8 where its values fit, else to uint16."""
     array = np.asarray(array)
     if array.shape != like.grid:
         raise ValueError(
@@ -162,19 +129,11 @@ def check_labels(array: np.ndarray, like: Volume) -> np.ndarray:
 
 
 def storable(array: np.ndarray) -> np.ndarray:
-    """Convert an array to a type that common readers know: many lack 64-bit integers, all lack float16.
-
-    Raises:
-        ValueError: If the values fit no such type.
-    """
-    if array.dtype == bool:
-        return array.astype(np.uint8)
-    if array.dtype == np.float16:
-        return array.astype(np.float32)
+    """Convert an array to a type that common readers know: many lack 64-bit integers, all lack float16."""
     if array.dtype in (np.int64, np.uint64):
         if array.size and (array.min() < np.iinfo(np.int32).min or array.max() > np.iinfo(np.int32).max):
             raise ValueError(f"array holds values from {array.min()} to {array.max()}, expected 32-bit integers.")
         return array.astype(np.int32)
-    if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise ValueError(f"array is of dtype {array.dtype}, expected integers or floats; convert it first.")
-    return array
+    return array.astype({np.bool_: np.uint8, np.float16: np.float32}.get(array.dtype.type, array.dtype), copy=False)

@@ -1,0 +1,49 @@
+"""What several commands share: arguments and their types, and the start of processes."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+
+__all__ = ["add_computing", "hide_loading_bars", "names", "start_processes"]
+
+logger = logging.getLogger(__name__)
+
+
+def add_computing(parser: argparse.ArgumentParser) -> None:
+    """Add `--batch_size` and `--dtype`."""
+    add, text = parser.add_argument, "slices that go through the model at once [auto: by the free memory]"
+    add("--batch_size", type=_batch_size, metavar="N|auto", help=text)
+    text = "data type of the model; auto is bfloat16 where the device computes it natively [float32]"
+    add("--dtype", choices=("float32", "bfloat16", "auto"), default="float32", help=text)
+
+
+def _batch_size(text: str) -> int | None:
+    try:
+        return None if text == "auto" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of slices, or auto") from None
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Names separated by commas."""
+    return tuple(name.strip() for name in text.split(","))
+
+
+def hide_loading_bars() -> None:
+    """Hide transformers' progress bars of the loading of weights."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def start_processes(argv: Sequence[str]) -> None:
+    """Start the CPU processes that `accelerate launch` is configured for but does not start."""
+    from ..training.distributed.launching import processes_not_started, restart_in_processes
+
+    missing = processes_not_started()
+    if missing:
+        restart_in_processes("samed_hf.cli", argv, missing)
+    if missing is not None:
+        logger.warning("accelerate launch started one process; torchrun --nproc_per_node=N starts N on a CPU")
