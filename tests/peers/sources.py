@@ -8,6 +8,17 @@ import tarfile
 from importlib.metadata import version
 from pathlib import Path
 
+# Stands for the images of the Hub.
+_ANY_IMAGE = """
+import tempfile
+import numpy as np
+from PIL import Image
+
+def url_to_local_path(url):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))
+    image.save(path := tempfile.mkstemp(suffix=".png")[1])
+    return path
+"""
 # Modules that transformers' common tests import and its source distribution leaves out: tests of exporters and of text
 # generation, and a helper that fetches images of the Hub.
 _LEFT_OUT = {
@@ -18,7 +29,7 @@ _LEFT_OUT = {
     "generation/test_utils.py": "class GenerationTesterMixin:\n    pass\n",
     "utils/__init__.py": "",
     "utils/test_configuration_utils.py": "config_common_kwargs = {}\n",
-    "../fetch_hub_objects_for_ci.py": "def url_to_local_path(url):\n    return url\n",
+    "../fetch_hub_objects_for_ci.py": _ANY_IMAGE,
     "../diffusers.py": "StableDiffusionPipeline = None\n",
 }
 

@@ -50,9 +50,11 @@ def run_suite(name: str, suites: Path, report: Path, *options: str) -> dict[str,
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("models", ()), ("processors", ()), ("adapters", ("-k", "peer_"))], ids=lambda value: str(value)
+    ("name", "minimum", "options"),
+    [("models", 90, ()), ("processors", 20, ()), ("adapters", 300, ("-k", "peer_"))],
+    ids=["models", "processors", "adapters"],
 )
-def test_the_common_tests_pass(name, options, suites, tmp_path, record_property, capsys):
+def test_the_common_tests_pass(name, minimum, options, suites, tmp_path, capsys):
     results = run_suite(name, suites, tmp_path / "report.xml", *options)
     with capsys.disabled():
         print()
@@ -60,7 +62,7 @@ def test_the_common_tests_pass(name, options, suites, tmp_path, record_property,
             counts = ", ".join(f"{len(names)} {outcome}" for outcome, names in groups.items())
             failed = sorted({re.split(r"\W", test)[0] for test in groups["failed"]})
             print(f"{name:10} {model:9} {counts}  {', '.join(failed)}")
-    assert len(results["samed"]["passed"]) > 30
+    assert len(results["samed"]["passed"]) >= minimum
     failed = {re.split(r"\W", test)[0] for test in results["samed"]["failed"]}
     assert failed <= set(_KNOWN), f"not on the list of known failures: {sorted(failed - set(_KNOWN))}"
     others = {re.split(r"\W", test)[0] for model in results if model != "samed" for test in results[model]["failed"]}
