@@ -8,7 +8,7 @@ import torch
 
 from samed_hf import SamedImageProcessor
 from samed_hf.inference import segmentation
-from samed_hf.inference.segmentation import mean_softmax, rotate_images
+from samed_hf.inference.views import mean_softmax, rotate_images
 from samed_hf.transforms import SliceStack
 
 SIZE = 64
