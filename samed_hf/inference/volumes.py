@@ -25,6 +25,7 @@ from .views import mean_softmax
 
 __all__ = ["Segmentation", "predict_image", "predict_volume", "segment_volume"]
 
+
 class Segmentation(NamedTuple):
     """The segmentation of a scan; every map is on the scan's own grid `(x, y, z)`."""
 
