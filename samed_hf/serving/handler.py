@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 
 from ..inference.batching import choose_batch_size
-from ..inference.segmentation import predict_image, segment_volume
 from ..inference.segmenter import Segmenter, load_model
+from ..inference.volumes import predict_image, segment_volume
 from ..transforms.slicing import cut_image, cut_slices
 from ..volumes import InputLimits, Volume, read_volume
 from ..volumes.images import check_depth
