@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForSemanticSegmentation
 from transformers import initialization as init
 from transformers.models.sam.modeling_sam import SamModel
 from transformers.utils import ModelOutput
@@ -18,6 +18,7 @@ from .configuration_samed import SamedConfig
 from .image_processing_samed import SamedImageProcessor
 from .losses import segmentation_loss
 from .mask_decoder import SamedMaskDecoder
+from .pipeline import register_pipeline
 from .pretrained import SamedPreTrainedModel
 from .vision_encoder import SamedVisionLayer
 
@@ -166,5 +167,9 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
 
 register_sam_conversion("SamedForSemanticSegmentation")
 AutoConfig.register(SamedConfig.model_type, SamedConfig)
-AutoImageProcessor.register(SamedConfig, slow_image_processor_class=SamedImageProcessor)
+AutoImageProcessor.register(
+    SamedConfig, image_processor_classes={"pil": SamedImageProcessor, "torchvision": SamedImageProcessor}
+)
+AutoModel.register(SamedConfig, SamedForSemanticSegmentation)
 AutoModelForSemanticSegmentation.register(SamedConfig, SamedForSemanticSegmentation)
+register_pipeline(SamedConfig.model_type, SamedForSemanticSegmentation.__name__)

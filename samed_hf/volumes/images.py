@@ -21,7 +21,17 @@ from .file_checks import DEFLATE_RATIO, check_file, check_finite, check_parent, 
 from .geometry import Volume
 from .limits import InputLimitError, InputLimits
 
-__all__ = ["image_array", "is_grey", "luminance", "mask_array", "read_image", "read_mask", "write_mask"]
+__all__ = [
+    "LUMINANCE",
+    "check_depth",
+    "image_array",
+    "is_grey",
+    "luminance",
+    "mask_array",
+    "read_image",
+    "read_mask",
+    "write_mask",
+]
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # Pillow's other readers may start programs: EPS runs Ghostscript
 # The highest ratios of compressions, by the names that Pillow gives them.
@@ -31,7 +41,7 @@ _GREY = ("1", "L", "LA", "La")
 _DEEP_GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 # Columns run to the left of the patient and rows to the back, as in an atlas; a pixel counts as 1 mm.
 _AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
-_LUMINANCE = (19595, 38470, 7471)  # ITU-R 601 in 65536ths, as in Pillow: equal channels keep their value
+LUMINANCE = (19595, 38470, 7471)  # ITU-R 601 in 65536ths, as in Pillow: equal channels keep their value
 
 
 def read_image(path: Path, *, num_channels: int = 1, limits: InputLimits | None = None) -> Volume:
@@ -73,11 +83,27 @@ def is_grey(path: str | Path) -> bool:
         return False
 
 
+def check_depth(image: Image.Image, name: str | Path) -> None:
+    """Raise a `ValueError` for an open image, not yet decoded, of whose 16 bits Pillow keeps 8: one of colours."""
+    if _is_deep(image) and image.mode not in _DEEP_GREY:
+        raise _RefusedError(
+            f"{name} is an image of mode {image.mode} with 16 bits, of which Pillow keeps 8: expected one channel of "
+            "16 bits, or an array; samed_hf.volumes.read_volume reads the file with all its bits."
+        )
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether an open image, not yet decoded, has 16 bits per channel."""
+    tile = getattr(image, "tile", None) or []
+    return len(tile) > 0 and ";16" in str(tile[0][3])
+
+
 def image_array(image: Image.Image, num_channels: int, name: str | Path) -> np.ndarray:
     """Return the pixels of an open image, which messages call `name`: `(height, width)` or `(height, width, 3)`.
 
-    See [`read_image`] for the types and `num_channels`.
+    See [`read_image`] for the types and `num_channels`, [`check_depth`] for what is refused.
     """
+    check_depth(image, name)
     if image.mode in _DEEP_GREY:
         array = np.asarray(image)
         if image.mode == "I" and array.min() >= 0 and array.max() <= np.iinfo(np.uint16).max:
@@ -157,7 +183,7 @@ def _load(path: Path, convert: Callable[..., np.ndarray], num_channels: int, lim
             image.verify()  # compares the checksums, which load() ignores; the file must be opened again
     with Image.open(path, formats=_FORMATS) as image:
         mode, form = image.mode, image.format
-        is_deep = bool(image.tile) and ";16" in str(image.tile[0][3])
+        is_deep = _is_deep(image)
         image.load()
         if not is_deep or mode in _DEEP_GREY:
             return convert(image, name=printable(path))
@@ -210,6 +236,6 @@ def _with_channels(array: np.ndarray, num_channels: int, name: str | Path) -> np
 
 def luminance(channels: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
     """Grey of red, green and blue arrays by the weights of ITU-R 601, as Pillow computes it; their own type."""
-    grey = np.asarray(sum(one.astype(np.float64) * weight for one, weight in zip(channels, _LUMINANCE, strict=True)))
+    grey = np.asarray(sum(one.astype(np.float64) * weight for one, weight in zip(channels, LUMINANCE, strict=True)))
     grey /= 65536
     return (np.floor(grey + 0.5) if channels[0].dtype.kind in "iu" else grey).astype(channels[0].dtype)
