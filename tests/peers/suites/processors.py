@@ -26,6 +26,9 @@ class SamedTester(ImageProcessingTester):
     def _get_image_processing_classes(self) -> dict[str, type]:
         return {"pil": SamedImageProcessor, "torchvision": SamedImageProcessor}
 
+    def expected_output_image_shape(self, images: list[Any]) -> tuple[int, int, int]:
+        return 3, SIZE, SIZE  # the model takes three channels: alpha is dropped
+
     def prepare_post_process_semantic_segmentation_inputs(self) -> tuple[dict[str, Any], dict[str, Any]]:
         logits = torch.randn(self.batch_size, NUM_LABELS, SIZE // 4, SIZE // 4)
         expected = {"num_labels": NUM_LABELS, "height": SIZE, "width": SIZE}
