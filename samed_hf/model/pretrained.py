@@ -147,8 +147,8 @@ class SamedPreTrainedModel(SamedAdapterMixin, SamPreTrainedModel):
         download = pin_revision(base, download | {"revision": revision})
         kwargs["revision"] = download["revision"]
         try:
+            check_same_base(_load_config(base, None, {}, download), config, base, adapter)
             fetch_weights(base, download, kwargs.get("variant"))
-            check_same_base(SamedConfig.from_pretrained(base, **download), config, base, adapter)
             with report_damage(f"The base model {base!r} of the adapter {adapter!r}"):
                 return super().from_pretrained(base, *model_args, config=config, **kwargs)
         except ConnectionError:
