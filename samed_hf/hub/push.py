@@ -15,7 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import httpx
 
 from .card import read_json
-from .repository import ADAPTER_FILES, check_adapter, lay_out_repository
+from .repository import ADAPTER_FILES, check_adapter, lay_out_repository, refuse_links
 
 __all__ = ["push_adapter"]
 
@@ -34,6 +34,8 @@ def push_adapter(
     images: bool | None = None,
     with_handler: bool = False,
     commit_message: str = "Upload adapter",
+    revision: str | None = None,
+    create_pr: bool = False,
 ) -> str:
     """Upload an adapter, its scores and its card, but no checkpoints and data of the run; return the address.
 
@@ -48,9 +50,12 @@ def push_adapter(
         images: upload overlay and example slices too; `None` uploads those of synthetic data only.
         with_handler: add `handler.py` and `requirements.txt` for Inference Endpoints.
         commit_message: of the commit.
+        revision: branch to commit to, created if it does not exist; defaults to main.
+        create_pr: open a pull request, whose address is returned, instead of committing to the branch.
 
     Raises:
-        ValueError: the Hub refused or can't be reached, an unknown dtype, or damaged weights.
+        ValueError: the Hub refused or can't be reached, an unknown dtype, damaged weights, or a file to upload is a
+            symbolic link that leads out of the directory.
     """
     directory = Path(directory)
     check_adapter(directory, dtype)
@@ -69,15 +74,23 @@ def push_adapter(
             directory, staged, repo_id=repo_id, dtype=dtype, base=base, images=images, with_handler=with_handler
         )
         _refuse_secrets(staged, directory, token)
-        outdated = _outdated_files(api, repo_id, staged)
-        api.upload_folder(folder_path=staged, repo_id=repo_id, commit_message=commit_message, delete_patterns=outdated)
-    return f"{api.endpoint}/{repo_id}"
+        if revision is not None and not create_pr and not revision.startswith("refs/pr/"):
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        commit = api.upload_folder(
+            folder_path=staged,
+            repo_id=repo_id,
+            commit_message=commit_message,
+            delete_patterns=_outdated_files(api, repo_id, staged, revision),
+            revision=revision,
+            create_pr=create_pr,
+        )
+    return commit.pr_url or f"{api.endpoint}/{repo_id}"
 
 
-def _outdated_files(api: HfApi, repo_id: str, staged: Path) -> list[str] | None:
+def _outdated_files(api: HfApi, repo_id: str, staged: Path, revision: str | None) -> list[str] | None:
     """Patterns of an earlier upload's files to delete: those of an older layout, and images that are not uploaded."""
-    outdated = [name for name in ADAPTER_FILES if api.file_exists(repo_id, name)]
-    if not (staged / "overlay.png").is_file() and api.file_exists(repo_id, "overlay.png"):
+    outdated = [name for name in ADAPTER_FILES if api.file_exists(repo_id, name, revision=revision)]
+    if not (staged / "overlay.png").is_file() and api.file_exists(repo_id, "overlay.png", revision=revision):
         outdated += ["overlay.png", "examples/*.png"]
     return outdated or None
 
@@ -92,8 +105,10 @@ def _push_random_base(api: HfApi, directory: Path, repo_id: str, private: bool |
     is_random = read_json(directory / "training_settings.json").get("run", {}).get("random_base")
     if not own or not is_random or not (base / "model.safetensors").is_file():
         return None, None
-    name = api.create_repo(f"{repo_id}-base", private=private, exist_ok=True).repo_id
     files = ["config.json", "model.safetensors", "preprocessor_config.json"]
+    # A run that pushes while it trains names its base by an absolute path.
+    refuse_links(base if Path(own).is_absolute() else directory, [base / file for file in files])
+    name = api.create_repo(f"{repo_id}-base", private=private, exist_ok=True).repo_id
     commit = api.upload_folder(
         folder_path=base, repo_id=name, allow_patterns=files, commit_message="Upload SAM of random weights"
     )

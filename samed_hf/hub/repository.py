@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from .card import PRIVATE_SETTINGS, is_local_base, read_json, write_card
 
-__all__ = ["ADAPTER_DIRECTORY", "ADAPTER_FILES", "check_adapter", "lay_out_repository"]
+__all__ = ["ADAPTER_DIRECTORY", "ADAPTER_FILES", "check_adapter", "lay_out_repository", "refuse_links"]
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 ADAPTER_DIRECTORY = "adapter"
@@ -45,6 +46,18 @@ def check_adapter(directory: Path, dtype: str) -> None:
         )
     if dtype not in _DTYPES:
         raise ValueError(f"dtype is {dtype!r}: expected one of {', '.join(_DTYPES)}.")
+    names = (*ADAPTER_FILES, *_COPIED, "training_settings.json", "overlay.png")
+    refuse_links(directory, [*(directory / name for name in names), *directory.glob("examples/*.png")])
+
+
+def refuse_links(directory: Path, paths: Iterable[Path]) -> None:
+    """Raise a `ValueError` if files to upload are outside of `directory`, through symbolic links or `..`."""
+    outside = [path for path in paths if not path.resolve().is_relative_to(directory.resolve())]
+    if outside:
+        raise ValueError(
+            f"{', '.join(map(str, outside))} would be uploaded from outside of {directory}: nothing was uploaded. If "
+            "you may publish what the link leads to, replace it by a copy (`cp -rL` copies a directory so)."
+        )
 
 
 def lay_out_repository(

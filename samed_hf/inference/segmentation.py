@@ -13,13 +13,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..model.image_processing_samed import SamedImageProcessor, resize_logits
+from ..model.image_inputs import to_numpy
+from ..model.image_processing_samed import SamedImageProcessor
 from ..model.modeling_samed import SamedForSemanticSegmentation
+from ..model.post_processing import resize_logits
 from ..transforms.augmentation import default_augmentation
 from ..transforms.slicing import SliceStack, cut_image, cut_slices, image_bounds, join_image, join_slices
 from ..utils.console import ProgressCallback
 from ..utils.threads import single_threaded_blas
 from ..volumes.geometry import Volume
+from ..volumes.limits import InputLimits
 from .batching import run_in_batches
 from .segmenter import Segmenter
 from .slices import narrow_labels, predict_logits
@@ -47,6 +50,7 @@ def segment_volume(
     progress: ProgressCallback | None = None,
     probabilities: Path | None = None,
     confidence_dtype: torch.dtype = torch.float16,
+    limits: InputLimits | None = None,
 ) -> Segmentation:
     """Segment a scan or an image on its own grid.
 
@@ -63,14 +67,16 @@ def segment_volume(
         progress: called with the number of slices done and the number of all slices.
         probabilities: path of a file to create for the softmax of every label.
         confidence_dtype: floating point type of the confidence.
+        limits: the most slices, and pixels of a slice; by default `InputLimits.local()`.
 
     Raises:
-        ValueError: another number of channels than the models', or NaN or infinity in the scan.
+        ValueError: another number of channels than the models', NaN or infinity in the scan, or beyond the limits.
     """
     if volume.array.dtype.kind == "f" and not (finite := np.isfinite(volume.array)).all():
         bad = finite.size - np.count_nonzero(finite)
         raise ValueError(f"The scan holds {bad} NaN or infinite values: expected finite intensities; replace them.")
     slices = cut_image(volume) if is_image else cut_slices(volume, segmenter.processor)
+    (limits or InputLimits.local()).check_slices(volume.path or "The scan", slices.shape)
     maps = _segment_slices(segmenter, slices, batch_size, tta, is_image, progress, probabilities, confidence_dtype)
     join = join_image if is_image else partial(join_slices, volume=volume, processor=segmenter.processor)
     labels, confidence = (np.ascontiguousarray(join(array)) for array in maps[:2])
@@ -141,13 +147,12 @@ def predict_image(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Segment an open image at its own size; for a file, [`read_volume`] and [`segment_volume`] give the same labels.
 
-    transformers' image-segmentation pipeline gives them too, except that it reduces 16-bit images to 8 bits and turns
-    images by their EXIF orientation before this package receives them.
+    transformers' image-segmentation pipeline gives them too, except that it turns images by their EXIF orientation.
 
     Args:
         model: in evaluation mode.
-        image: a PIL image, or an array `(height, width)` or `(height, width, 3)`; uint8, or intensities in the unit of
-            the processor's window.
+        image: a PIL image, or an array or tensor `(height, width)` or with 3 channels; uint8, or intensities in the
+            unit of the processor's window.
         processor: defaults to the model's own.
 
     Returns:
@@ -158,7 +163,7 @@ def predict_image(
         ValueError: `image` is no finite image of at least 2 pixels each way.
     """
     segmenter = Segmenter.of(model, processor)
-    segmentation = _segment_slices(segmenter, segmenter.processor.image_slices(image), is_image=True)
+    segmentation = _segment_slices(segmenter, to_numpy(segmenter.processor.image_slices(image)), is_image=True)
     return segmentation.labels[0], segmentation.confidence[0]
 
 

@@ -18,6 +18,7 @@ from .configuration_samed import SamedConfig
 from .image_processing_samed import SamedImageProcessor
 from .losses import segmentation_loss
 from .mask_decoder import SamedMaskDecoder
+from .pipeline import register_pipeline
 from .pretrained import SamedPreTrainedModel
 from .vision_encoder import SamedVisionLayer
 
@@ -59,6 +60,19 @@ class SamedModel(SamModel):
         )
         self.mask_decoder = SamedMaskDecoder(config.mask_decoder_config)
         self.post_init()
+
+    def embed_no_prompt(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """What SAM's prompt encoder returns without a prompt, and the positions, `(1, channels, height, width)` each.
+
+        Modules are called instead of reading their weights, which are on no device yet if they are offloaded.
+        """
+        size = self.prompt_encoder.image_embedding_size[0]
+        dense = self.prompt_encoder.no_mask_embed(torch.zeros(1, dtype=torch.long, device=device))
+        centers = (torch.arange(size, dtype=torch.float32, device=device) + 0.5) / size
+        grid = torch.stack(torch.meshgrid(centers, centers, indexing="xy"), dim=-1)
+        return dense.reshape(1, -1, 1, 1).expand(-1, -1, size, size), self.shared_image_embedding(grid).permute(
+            2, 0, 1
+        )[None]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -124,11 +138,10 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
             image_embeddings = encoded.last_hidden_state
         elif image_embeddings is None or pixel_values is not None:
             raise ValueError("Give pixel_values or image_embeddings, exactly one of the two.")
-        _, dense = self.sam.prompt_encoder(None, None, None, None)
+        dense, positions = self.sam.embed_no_prompt(image_embeddings.device)
         # The decoder stays in float32 where the encoder is in half precision.
         dtype = self.sam.mask_decoder.iou_token.weight.dtype
-        positions = self.sam.get_image_wide_positional_embeddings().to(dtype)
-        logits, iou_scores = self.sam.mask_decoder(image_embeddings.to(dtype), positions, dense.to(dtype))
+        logits, iou_scores = self.sam.mask_decoder(image_embeddings.to(dtype), positions.to(dtype), dense.to(dtype))
         output = SamedSegmenterOutput(logits=logits, iou_scores=iou_scores)
         if encoded is not None:
             output.hidden_states, output.attentions = encoded.hidden_states, encoded.attentions
@@ -155,5 +168,8 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
 
 register_sam_conversion("SamedForSemanticSegmentation")
 AutoConfig.register(SamedConfig.model_type, SamedConfig)
-AutoImageProcessor.register(SamedConfig, slow_image_processor_class=SamedImageProcessor)
+AutoImageProcessor.register(
+    SamedConfig, image_processor_classes={"pil": SamedImageProcessor, "torchvision": SamedImageProcessor}
+)
 AutoModelForSemanticSegmentation.register(SamedConfig, SamedForSemanticSegmentation)
+register_pipeline(SamedConfig.model_type, SamedForSemanticSegmentation.__name__)

@@ -1,6 +1,7 @@
 """Uploads to a Hub on loopback, in this process."""
 
 import json
+import os
 import shutil
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -97,6 +98,36 @@ def test_a_path_in_the_adapters_own_files_stops_the_upload(hub, adapter):
     with pytest.raises(ValueError, match=r"metrics\.csv contains a path.*nothing was uploaded"):
         push_adapter(adapter, "ward/discs", **BASE)
     assert set(hub.files("ward/discs")) == {".gitattributes"}
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "adapter_config.json", "training_settings.json", "examples", "x.png"])
+def test_a_link_out_of_the_directory_is_refused_and_one_inside_is_not(hub, adapter, tmp_path, name):
+    path = adapter / "examples" / name if name == "x.png" else adapter / name
+    elsewhere = tmp_path / "elsewhere"
+    path.rename(elsewhere) if path.exists() else elsewhere.write_text("private")
+    path.symlink_to(elsewhere, target_is_directory=elsewhere.is_dir())
+    with pytest.raises(ValueError, match=f"{name}.* would be uploaded from outside"):
+        push_adapter(adapter, "ward/discs", **BASE)
+    assert hub.repositories == {}
+    path.unlink()
+    (adapter / "overlay.png").rename(adapter / "first.png")
+    (adapter / "overlay.png").symlink_to("first.png")
+    if name == "metrics.csv":
+        push_adapter(adapter, "ward/discs", **BASE)
+        assert hub.files("ward/discs")["overlay.png"] == b"of the run"
+
+
+def test_a_random_base_outside_of_the_directory_is_not_published(hub, adapter, tiny_sam):
+    settings = {"run": {"random_base": True}}
+    (adapter / "training_settings.json").write_text(json.dumps(settings))
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    for base in (os.path.relpath(tiny_sam, adapter), "base_model"):
+        if base == "base_model":
+            (adapter / base).symlink_to(tiny_sam, target_is_directory=True)
+        (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": base}))
+        with pytest.raises(ValueError, match=r"model\.safetensors.* would be uploaded from outside"):
+            push_adapter(adapter, "ward/discs", token="hf_test")
+    assert set(hub.repositories) == {"ward/discs"}
 
 
 def test_the_base_model_is_the_one_named(hub, adapter):
@@ -252,3 +283,15 @@ def test_the_command(hub, adapter, capsys):
     hub.refuse = "commit"
     assert main(["push", str(adapter), "--repo_id", "ward/discs", "--hub_token", "hf_test", "--no-pictures"]) == 2
     assert "try again with" in capsys.readouterr().err
+
+
+def test_a_branch_and_a_pull_request_leave_main_as_it_is(hub, adapter):
+    push_adapter(adapter, "ward/discs", **BASE)
+    before = hub.repositories["ward/discs"].refs["main"]
+    (adapter / "metrics.csv").write_text("case,label,dice,hd95\n")
+    push_adapter(adapter, "ward/discs", revision="next/one", **BASE)
+    assert hub.files("ward/discs", "next/one")["metrics.csv"] != hub.files("ward/discs")["metrics.csv"]
+    address = push_adapter(adapter, "ward/discs", create_pr=True, **BASE)
+    assert address == f"{hub.url}/ward/discs/discussions/1"
+    assert hub.files("ward/discs", "refs/pr/1")["metrics.csv"] == b"case,label,dice,hd95\n"
+    assert hub.repositories["ward/discs"].refs["main"] == before
