@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from samed_hf import SamedForSemanticSegmentation
+from samed_hf.inference import load_model
 from samed_hf.model import precision
 from samed_hf.model.precision import computes_bfloat16, resolve_dtype
 

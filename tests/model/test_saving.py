@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from huggingface_hub import HfApi, close_session, constants
+from transformers.utils import hub as transformers_hub
 
 from samed_hf import SamedForSemanticSegmentation, SamedImageProcessor, samed_lora_config
 from samed_hf.model import saving
@@ -125,7 +126,8 @@ def hub(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    close_session()  # one made before may know a proxy
+    monkeypatch.setattr(transformers_hub, "_hf_api", None, raising=False)  # one made before knows another Hub
+    close_session()  # or a proxy
     with LoopbackHub() as hub:
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
         template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
