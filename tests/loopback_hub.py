@@ -1,8 +1,8 @@
 """A Hugging Face Hub on loopback: enough of its protocol for an unpatched huggingface_hub, repositories in memory.
 
 It implements creating repositories, commits with LFS uploads, branches, tags, pull requests, model info, trees and
-resolve, and the errors of missing, private and gated repositories. Large files are uploaded by LFS: Xet's storage is
-not imitated, so clients need `HF_HUB_DISABLE_XET=1`.
+resolve, and the errors of missing, private and gated repositories, of a cut connection and of a broken server. Large
+files are uploaded by LFS: Xet's storage is not imitated, so clients need `HF_HUB_DISABLE_XET=1`.
 """
 
 from __future__ import annotations
@@ -316,7 +316,7 @@ _ROUTES = [
     (rf"/api/models/{_NAME}/commit/{_REV}", ("POST",), _commit),
     (rf"/api/models/{_NAME}/branch/{_REV}", ("POST",), _branch),
     (rf"/api/models/{_NAME}/tag/{_REV}", ("POST",), _tag),
-    (rf"/api/models/{_NAME}", _READ, _info),
+    (rf"/api/(?:models|datasets)/{_NAME}", _READ, _info),
     (rf"/api/models/{_NAME}/revision/{_REV}", _READ, _info),
     (rf"/api/models/{_NAME}/tree/{_REV}", _READ, _tree),
     (rf"/{_NAME}/resolve/{_REV}/(?P<path>.+)", _READ, _resolve),

@@ -16,8 +16,9 @@ from torch import nn
 from transformers.integrations.peft import PeftAdapterMixin
 from transformers.utils import logging
 
-from .adapter_files import DOWNLOAD_OPTIONS, AdapterFiles, LoadedAdapter, check_fits, load_weights, report_damage
+from .adapter_files import AdapterFiles, LoadedAdapter, check_fits, load_weights, report_damage
 from .configuration_samed import SamedConfig, report_wrong_types
+from .download import DOWNLOAD_OPTIONS, pin_revision
 from .fingerprint import base_fingerprint
 from .image_processing_samed import SamedImageProcessor
 from .lora import freeze_unused, merge_adapter, remove_adapter, remove_wrappers, wrapped_modules
@@ -105,11 +106,12 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
         if peft_model_id is None:
             adapter = LoadedAdapter.of(peft_config, adapter_state_dict, self.config, self.image_processor)
         else:
-            download = {key: options[key] for key in DOWNLOAD_OPTIONS if key in options}
-            files = AdapterFiles.find(str(peft_model_id), download)
+            source = str(peft_model_id)
+            download = pin_revision(source, {key: options[key] for key in DOWNLOAD_OPTIONS if key in options})
+            files = AdapterFiles.find(source, download)
             if files is None:
                 raise FileNotFoundError(
-                    f"{str(peft_model_id)!r} holds no adapter (no adapter_config.json): give its directory or Hub id."
+                    f"{source!r} holds no adapter (no adapter_config.json): give its directory or Hub id."
                 )
             weights = files.read_weights(download, torch_device or "cpu")
             adapter = files.load(weights, files.load_config(weights, self.config, download), download)
@@ -185,8 +187,8 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
         """Add the adapter's layers to the model; modules trained whole get the shapes that its labels need."""
         peft_config, base = adapter.peft_config, self.config.name_or_path or ""
         peft_config.inference_mode = not is_trainable
-        if Path(base).is_dir():
-            # The base in use, by a path that is valid wherever the adapter is saved; a directory has no revision.
+        if base and Path(base).is_dir():
+            # The base in use, by a path that is valid wherever the adapter is saved.
             base = str(Path(base).resolve())
         if base != peft_config.base_model_name_or_path:
             peft_config.base_model_name_or_path, peft_config.revision = base, None

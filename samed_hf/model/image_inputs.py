@@ -5,16 +5,20 @@ from __future__ import annotations
 import base64
 import io
 import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from transformers.image_utils import ChannelDimension, httpx
+from transformers.utils import TensorType
 
-from ..volumes.images import LUMINANCE, check_depth, image_array, luminance
+from ..volumes.images import LUMINANCE, check_depth, image_array, luminance, mask_array, read_mask
+from ..volumes.limits import InputLimitError, InputLimits
 
-__all__ = ["image_channels", "list_images", "open_image", "to_numpy"]
+__all__ = ["image_channels", "label_maps", "list_images", "open_image", "stack_images", "to_numpy"]
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")  # for EPS, Pillow starts Ghostscript
 
@@ -29,7 +33,11 @@ def open_image(source: Any, timeout: float | None = None) -> Image.Image:
     Raises:
         OSError, ValueError: it is no image, or one of which Pillow drops bits.
     """
-    image = source if isinstance(source, Image.Image) else _open(source, timeout)
+    try:
+        image = source if isinstance(source, Image.Image) else _open(source, timeout)
+    except Image.DecompressionBombError as error:
+        raise InputLimitError(f"images holds one that is too large: {error}") from error
+    InputLimits.local().check_slices("images", (1, image.height, image.width))
     check_depth(image, "images")
     return ImageOps.exif_transpose(image)
 
@@ -40,34 +48,73 @@ def _open(source: Any, timeout: float | None) -> Image.Image:
         raise ValueError(f"images holds an object of type {type(source).__name__}: expected an image, path or address.")
     if os.path.isfile(source):
         return Image.open(source, formats=_FORMATS)
-    if source.startswith(("http://", "https://")):
-        response = httpx.get(source, timeout=timeout, follow_redirects=True)
-        return Image.open(io.BytesIO(response.raise_for_status().content), formats=_FORMATS)
     try:
+        if source.startswith(("http://", "https://")):
+            response = httpx.get(source, timeout=timeout, follow_redirects=True)
+            return Image.open(io.BytesIO(response.raise_for_status().content), formats=_FORMATS)
         content = base64.b64decode(source.partition(",")[2] if source.startswith("data:image/") else source)
         return Image.open(io.BytesIO(content), formats=_FORMATS)
+    except httpx.HTTPError as error:
+        raise OSError(f"{source[:100]!r} can't be downloaded: {error}") from error
     except (ValueError, OSError) as error:
         raise ValueError(
-            f"images holds {source[:100]!r}: expected the path of an image, an http(s) address or base64."
+            f"images holds {source[:100]!r}: expected the path or address of an image, or an image as base64."
         ) from error
 
 
-def list_images(images: Any) -> list[Any]:
-    """Nested lists and batches of four dimensions as one list of images.
+def list_images(images: Any, *, ndim: int = 3, name: str = "images") -> list[Any]:
+    """Nested lists and batches, of one dimension more than `ndim`, as one list of images.
 
     Raises:
         ValueError: there is none.
     """
-    listed = _flat(images)
+    listed = _flat(images, ndim)
     if not listed:
-        raise ValueError("images is empty: expected at least one image.")
+        raise ValueError(f"{name} is empty: expected at least one image.")
     return listed
 
 
-def _flat(images: Any) -> list[Any]:
+def _flat(images: Any, ndim: int) -> list[Any]:
     if isinstance(images, list | tuple):
-        return [one for nested in images for one in _flat(nested)]
-    return list(images) if getattr(images, "ndim", 0) == 4 else [images]
+        return [one for nested in images for one in _flat(nested, ndim)]
+    return list(images) if getattr(images, "ndim", 0) == ndim + 1 else [images]
+
+
+def label_maps(maps: Any, sizes: Sequence[tuple[int, int]]) -> list[Any]:
+    """Segmentation maps in any form as integer arrays or tensors `(height, width)`, one for each of the images.
+
+    Raises:
+        ValueError: another number, other sizes than the images', or no integers.
+    """
+    labels = []
+    for one in list_images(maps, ndim=2, name="segmentation_maps"):
+        if isinstance(one, str | os.PathLike):
+            one = read_mask(Path(one))
+        one = mask_array(one, "segmentation_maps") if isinstance(one, Image.Image) else one
+        labels.append(one.detach() if isinstance(one, torch.Tensor) else np.asarray(one))
+    found = [tuple(one.shape) for one in labels]
+    if found != list(sizes):
+        raise ValueError(f"segmentation_maps has the sizes {found}: expected those of the images, {list(sizes)}.")
+    for one in labels:
+        if "int" not in str(one.dtype) and "bool" not in str(one.dtype):
+            raise ValueError(f"segmentation_maps holds an array of {one.dtype}: expected integers.")
+    return labels
+
+
+def stack_images(images: Sequence[torch.Tensor], return_tensors: str | TensorType | None) -> Any:
+    """Images of one size as a tensor or, unless "pt" is requested, an array; with `None` also a list of several sizes.
+
+    Raises:
+        ValueError: an unknown `return_tensors`, or several sizes.
+    """
+    kind = None if return_tensors is None else TensorType(return_tensors)
+    sizes = {tuple(one.shape) for one in images}
+    if len(sizes) > 1 and kind is not None:
+        raise ValueError(f"images has the sizes {sorted(sizes)}: expected one, or return_tensors=None for a list.")
+    if len(sizes) > 1:
+        return [one.cpu().numpy() for one in images]
+    stacked = torch.stack(list(images))
+    return stacked if kind == TensorType.PYTORCH else stacked.cpu().numpy()
 
 
 def image_channels(image: Any, num_channels: int, data_format: str | ChannelDimension | None = None) -> list[Any]:
@@ -89,7 +136,7 @@ def image_channels(image: Any, num_channels: int, data_format: str | ChannelDime
     if len(channels) not in (1, 3, num_channels) or min(channels[0].shape) < 2:
         raise ValueError(
             f"images holds an array of shape {tuple(array.shape)}: expected (height, width), or with 3 or 4 channels, "
-            "the first or the last dimension, at least 2 pixels each way."
+            "the first or the last dimension, at least 2 pixels each way; a batch has 4 dimensions, also if grey."
         )
     _check_values(array)
     if num_channels == 1:

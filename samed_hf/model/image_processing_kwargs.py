@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from transformers.image_processing_utils import get_size_dict
 from transformers.processing_utils import ImagesKwargs
 
-__all__ = ["KEYWORDS", "SETTINGS", "SamedImageProcessorKwargs", "check_fixed", "replaced", "square_side"]
+__all__ = ["KEYWORDS", "SETTINGS", "SamedImageProcessorKwargs", "check_call", "check_fixed", "replaced", "square_side"]
 
 
 class SamedImageProcessorKwargs(ImagesKwargs, total=False):
@@ -68,12 +69,22 @@ def square_side(image_size: int | None, size: Any) -> int:
     return side
 
 
-def check_fixed(kwargs: dict[str, Any], *, is_call: bool = False) -> None:
-    """Refuse values of transformers' keywords that contradict the model's training; a call may skip steps."""
-    for name, values in (_FIXED if is_call else _FIXED | _FIXED_BUT_IN_CALLS).items():
+def check_fixed(kwargs: dict[str, Any], fixed: dict[str, tuple[Any, ...]] | None = None) -> None:
+    """Refuse values of transformers' keywords that contradict the model's training."""
+    for name, values in (fixed or _FIXED | _FIXED_BUT_IN_CALLS).items():
         if kwargs.get(name) not in values:
             also = f"; a call can be given {name}={kwargs[name]}" if name in _FIXED_BUT_IN_CALLS else ""
             raise ValueError(
                 f"{name} is {kwargs[name]!r}: expected {values[-1]}, as the model was trained{also}. Intensities are "
                 "scaled by intensity_window or percentiles, and images are zoomed by cubic splines."
             )
+
+
+def check_call(options: dict[str, Any]) -> None:
+    """Refuse options of a call: what contradicts the model's training, and devices that aren't there."""
+    check_fixed(options, _FIXED)
+    try:
+        torch.empty(0, device=options["device"])
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device is {options['device']!r}: expected a device of this machine. ({reason})") from error

@@ -15,14 +15,21 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_transforms import group_images_by_shape, reorder_images
 from transformers.image_utils import ChannelDimension, SizeDict
 from transformers.processing_utils import Unpack
-from transformers.utils import TensorType
 
 from ..transforms.intensity import check_percentiles, check_windows, is_nested
 from ..transforms.slicing import SliceStack, image_bounds, is_8_bit
-from ..transforms.zoom import Array, spline_zoom
+from ..transforms.zoom import Array, nearest_zoom, spline_zoom
 from ..volumes.geometry import check_orientation
-from .image_inputs import image_channels, list_images, open_image, to_numpy
-from .image_processing_kwargs import KEYWORDS, SETTINGS, SamedImageProcessorKwargs, check_fixed, replaced, square_side
+from .image_inputs import image_channels, label_maps, list_images, open_image, stack_images, to_numpy
+from .image_processing_kwargs import (
+    KEYWORDS,
+    SETTINGS,
+    SamedImageProcessorKwargs,
+    check_call,
+    check_fixed,
+    replaced,
+    square_side,
+)
 from .post_processing import image_scores
 
 __all__ = ["SamedImageProcessor", "SamedImageProcessorKwargs"]
@@ -119,6 +126,10 @@ class SamedImageProcessor(BaseImageProcessor):
         """`image_size` as transformers has it: height and width."""
         return SizeDict(height=self.image_size, width=self.image_size)
 
+    @size.setter
+    def size(self, size: Any) -> None:
+        self.image_size = square_side(None, size)
+
     @property
     def channel_windows(self) -> list[list[float] | None]:
         """The intensity window of each channel."""
@@ -137,7 +148,9 @@ class SamedImageProcessor(BaseImageProcessor):
         is_name = isinstance(image_url_or_urls, str | os.PathLike)
         return open_image(image_url_or_urls) if is_name else image_url_or_urls
 
-    def preprocess(self, images: Any, **kwargs: Unpack[SamedImageProcessorKwargs]) -> BatchFeature:
+    def preprocess(
+        self, images: Any, segmentation_maps: Any = None, **kwargs: Unpack[SamedImageProcessorKwargs]
+    ) -> BatchFeature:
         """Prepare images or slices for the model.
 
         Args:
@@ -146,6 +159,8 @@ class SamedImageProcessor(BaseImageProcessor):
                 dropped; or a batch of them, of four dimensions. uint8 counts from 0 to 255; other types are intensities
                 in the window's unit. For a model of one channel, colours become grey (ITU-R 601 luminance); for a model
                 of three, grey is repeated.
+            segmentation_maps: one map of integer labels for each image and of its size, as a PIL image, path, array or
+                tensor, or a batch of them, of three dimensions.
             **kwargs: those of the constructor, and of transformers' image processors:
 
                 - rescaled: whether intensities other than uint8 are in [0, 1] already (as in the Synapse layout).
@@ -161,34 +176,45 @@ class SamedImageProcessor(BaseImageProcessor):
 
         Returns:
             `pixel_values` of shape `(batch_size, 3, image_size, image_size)`, float32. A cubic spline overshoots at
-            edges, so values can be slightly outside [0, 1].
+            edges, so values can be slightly outside [0, 1]. With maps also `labels` of shape `(batch_size, image_size,
+            image_size)`, int64, zoomed by order 0.
 
         Raises:
-            ValueError: an unknown argument, or one or an image that can't be used.
+            ValueError: an unknown argument, or one, an image or a map that can't be used.
         """
         if unknown := [name for name in kwargs if name not in KEYWORDS]:
             raise ValueError(f"{unknown[0]} is no argument of an image processor, expected: {', '.join(KEYWORDS)}.")
         options = {name: getattr(self, name, None) for name in KEYWORDS if name not in SETTINGS} | kwargs
         if changed := replaced(vars(self), options):
-            return type(self)(**changed).preprocess(images, **options)
-        check_fixed(options, is_call=True)
+            return type(self)(**changed).preprocess(images, segmentation_maps, **options)
+        check_call(options)
         pixels: Any = [self._scaled(image, options) for image in list_images(self.fetch_images(images))]
         if len({one.device for one in pixels}) > 1:
             raise ValueError("images holds tensors on several devices: expected one; move them with `device`.")
-        if options["do_resize"] is not False:
+        sizes, is_resized = [tuple(one.shape[-2:]) for one in pixels], options["do_resize"] is not False
+        if is_resized:
             groups, index = group_images_by_shape(pixels, disable_grouping=options["disable_grouping"])
             pixels = reorder_images({key: self.resize_slices(group) for key, group in groups.items()}, index)
-        return _as_feature(pixels, options["data_format"], options["return_tensors"])
+        pixels = [one.expand(3, -1, -1) for one in pixels]
+        if ChannelDimension(options["data_format"] or "channels_first") == ChannelDimension.LAST:
+            pixels = [one.permute(1, 2, 0) for one in pixels]
+        data = {"pixel_values": stack_images(pixels, options["return_tensors"])}
+        if segmentation_maps is not None:
+            side = (self.image_size, self.image_size)
+            maps = [nearest_zoom(one, side) if is_resized else one for one in label_maps(segmentation_maps, sizes)]
+            labels = [torch.as_tensor(one, dtype=torch.int64, device=pixels[0].device) for one in maps]
+            data["labels"] = stack_images(labels, options["return_tensors"])
+        return BatchFeature(data, tensor_type=options["return_tensors"])
 
     def _scaled(self, image: Any, options: dict[str, Any]) -> torch.Tensor:
         """An image as float32 `(channels, height, width)` in [0, 1], of one channel or three."""
         slices: Any = self.image_slices(image, options["input_data_format"])
-        if options["device"] is not None:
-            slices = torch.as_tensor(slices).to(options["device"])
         rescaled = options["do_rescale"] is False or (bool(options["rescaled"]) and not is_8_bit(slices))
         stack = SliceStack(slices, self, bounds=None if rescaled else image_bounds(slices, self), rescaled=rescaled)
         raw: Any = slices[:, None] if slices.ndim == 3 else slices
         raw = raw.float() if isinstance(raw, torch.Tensor) else np.ascontiguousarray(raw, np.float32)
+        if options["device"] is not None:
+            raw = torch.as_tensor(raw).to(options["device"])
         return torch.as_tensor(stack.scale(raw)[0])
 
     def image_slices(self, image: Any, input_data_format: str | ChannelDimension | None = None) -> Any:
@@ -256,20 +282,3 @@ class SamedImageProcessor(BaseImageProcessor):
                 found["segmentation_scores"] = scores
             results.append(SemanticSegmentationPostProcessorOutput(found))
         return results if return_segmentation_scores else [one.segmentation for one in results]
-
-
-def _as_feature(pixels: list[torch.Tensor], data_format: Any, return_tensors: Any) -> BatchFeature:
-    """The images of one channel or three as `pixel_values` of three."""
-    pixels = [one.expand(3, -1, -1) for one in pixels]
-    if ChannelDimension(data_format or "channels_first") == ChannelDimension.LAST:
-        pixels = [one.permute(1, 2, 0) for one in pixels]
-    kind = None if return_tensors is None else TensorType(return_tensors)
-    sizes = {tuple(one.shape) for one in pixels}
-    if len(sizes) > 1 and kind is None:
-        return BatchFeature({"pixel_values": [one.cpu().numpy() for one in pixels]})
-    if len(sizes) > 1:
-        raise ValueError(f"images has the sizes {sorted(sizes)}: expected one, or return_tensors=None for a list.")
-    stacked = torch.stack(pixels)
-    return BatchFeature(
-        {"pixel_values": stacked if kind == TensorType.PYTORCH else stacked.cpu().numpy()}, tensor_type=kind
-    )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForSemanticSegmentation
 from transformers import initialization as init
 from transformers.models.sam.modeling_sam import SamModel
 from transformers.utils import ModelOutput
@@ -171,5 +171,6 @@ AutoConfig.register(SamedConfig.model_type, SamedConfig)
 AutoImageProcessor.register(
     SamedConfig, image_processor_classes={"pil": SamedImageProcessor, "torchvision": SamedImageProcessor}
 )
+AutoModel.register(SamedConfig, SamedForSemanticSegmentation)
 AutoModelForSemanticSegmentation.register(SamedConfig, SamedForSemanticSegmentation)
 register_pipeline(SamedConfig.model_type, SamedForSemanticSegmentation.__name__)

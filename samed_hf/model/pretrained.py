@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedConfig
+from transformers.utils import CONFIG_NAME
 
 from .adapter_files import (
-    DOWNLOAD_OPTIONS,
     AdapterFiles,
     LoadedAdapter,
     check_same_base,
@@ -21,6 +21,7 @@ from .adapter_files import (
 )
 from .checkpoint_conversion import PLAIN_SAM_HEADS, PLAIN_SAM_PREFIX
 from .configuration_samed import OVERRIDES, SamedConfig
+from .download import DOWNLOAD_OPTIONS, describe_access, fetch_file, fetch_weights, pin_revision
 from .mask_decoder import LABEL_HEADS
 from .precision import align_weights
 from .saving import SavedPreTrainedModel
@@ -91,22 +92,28 @@ class SamedPreTrainedModel(SavedPreTrainedModel):
             ValueError: the checkpoint isn't one of SAM or has other shapes than the config asks for, a value of the
                 config is out of range, or the adapter is damaged or names no base model.
             FileNotFoundError: the adapter's base model can't be found.
+            ConnectionError: the Hub can't be reached or fails, and the cache doesn't have the files.
         """
         download = {key: kwargs[key] for key in DOWNLOAD_OPTIONS if key in kwargs}
         adapter_kwargs = dict(adapter_kwargs or {})
         name = adapter_kwargs.pop("_adapter_model_path", None) or pretrained_model_name_or_path
         download |= {key: adapter_kwargs[key] for key in DOWNLOAD_OPTIONS if adapter_kwargs.get(key)}
         kwargs["key_mapping"] = PLAIN_SAM_HEADS | (kwargs.get("key_mapping") or {})
-        source = str(name)
-        files = AdapterFiles.find(source, download) if name is not None else None
-        adapter = None
+        source, files, adapter = str(name), None, None
+        if name is not None:
+            download = pin_revision(source, download)
+            files = AdapterFiles.find(source, download)
         if files is None:
+            if name is not None:
+                fetch_file(source, CONFIG_NAME, download)  # tells a failed connection
+                fetch_weights(source, download, kwargs.get("variant"))
+                kwargs |= {key: download[key] for key in ("revision",) if key in download}
             if isinstance(config, PreTrainedConfig):
                 config, kwargs = _update_config(config, kwargs)
             what = f"The checkpoint {source!r}"
             model, info = cls._load_whole(pretrained_model_name_or_path, what, *model_args, config=config, **kwargs)
         else:
-            base = (str(base_model_name_or_path), None) if base_model_name_or_path else files.base_model()
+            base = (str(base_model_name_or_path), None) if base_model_name_or_path else files.base_model(download)
             own = config if isinstance(config, SamedConfig) else None
             model, info, adapter = cls._load_base(files, base, own, download, model_args, kwargs)
         # Parts missing from the checkpoint are created in half precision.
@@ -149,11 +156,13 @@ class SamedPreTrainedModel(SavedPreTrainedModel):
     ) -> tuple[Self, dict[str, Any], LoadedAdapter]:
         """Load the base model of an adapter with the adapter's config; the adapter is read first."""
         weights = files.read_weights(download)
-        base_kwargs = {key: value for key, value in kwargs.items() if key not in ("revision", "subfolder")}
+        base_kwargs = {key: value for key, value in kwargs.items() if key != "subfolder"}
         name, revision = base
-        base_kwargs |= {"revision": revision} if revision else {}
         with _report_missing_base(files.source, name, revision):
             options = {key: base_kwargs[key] for key in DOWNLOAD_OPTIONS if key in base_kwargs}
+            options = pin_revision(name, options | {"revision": revision})
+            base_kwargs["revision"] = options["revision"]
+            fetch_weights(name, options, kwargs.get("variant"))
             base_config = SamedConfig.from_pretrained(name, **options)
         if config is None:
             values = {key: base_kwargs.pop(key) for key in OVERRIDES if key in base_kwargs}
@@ -203,9 +212,11 @@ def _update_config(config: PreTrainedConfig, kwargs: dict[str, Any]) -> tuple[Sa
 def _report_missing_base(adapter: str, base: str, revision: str | None) -> Iterator[None]:
     try:
         yield
+    except ConnectionError:
+        raise
     except OSError as error:
+        advice = describe_access(base, error) or "Give it as base_model_name_or_path, or correct the adapter's."
         raise FileNotFoundError(
             f"The adapter {adapter!r} needs the base model {base!r}{f' at revision {revision!r}' if revision else ''}, "
-            "which can't be found as a directory or on the Hub. Give it as base_model_name_or_path, or correct it in "
-            f"adapter_config.json. ({str(error).splitlines()[0]})"
+            f"which can't be found as a directory or on the Hub. {advice} ({str(error).splitlines()[0]})"
         ) from error

@@ -18,10 +18,11 @@ import torch
 from PIL import Image
 
 from ..inference.batching import choose_batch_size
-from ..inference.segmentation import predict_image, segment_volume
 from ..inference.segmenter import Segmenter, load_model
+from ..inference.volumes import predict_image, segment_volume
 from ..transforms.slicing import cut_image, cut_slices
 from ..volumes import InputLimits, Volume, read_volume
+from ..volumes.images import check_depth
 
 __all__ = ["EndpointHandler"]
 
@@ -127,6 +128,7 @@ class EndpointHandler:
         if image.format not in _FORMATS:
             raise ValueError(f"'inputs' is an image of the format {image.format}: expected PNG or JPEG.")
         self.limits.check_slices("'inputs'", (1, image.height, image.width))
+        check_depth(image, "'inputs'")
         try:
             image.load()
         except (OSError, SyntaxError, ValueError) as error:

@@ -164,6 +164,8 @@ def start_run(
     if args.frozen_dtype == "bfloat16" and accelerator.mixed_precision != "bf16":
         raise ValueError(f"frozen_dtype is bfloat16 and mixed_precision {accelerator.mixed_precision}: expected bf16.")
     check_optimizer(args, accelerator.device)
+    if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
+        raise ValueError("fsdp_version is 1: expected 2, as in examples/accelerate/fsdp2.yaml.")
     if args.checkpointing_steps != 0 or args.resume_from_checkpoint is not None:
         refuse_deepspeed(accelerator)
     _check_base(args)

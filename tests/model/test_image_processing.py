@@ -8,6 +8,7 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 from samed_hf import SamedImageProcessor
+from samed_hf.transforms.zoom import nearest_zoom
 
 
 def test_hounsfield_units_to_pixel_values():
@@ -131,6 +132,8 @@ def test_a_call_can_replace_the_settings(arguments, same):
     pixels = processor(image, **arguments)["pixel_values"]
     assert torch.equal(pixels, SamedImageProcessor(**{"image_size": 16} | same)(image)["pixel_values"])
     assert (processor.image_size, processor.intensity_window) == (16, [-125, 275])
+    processor.size = {"height": 24, "width": 24}
+    assert processor(image)["pixel_values"].shape == (1, 3, 24, 24)
 
 
 @pytest.mark.parametrize(
@@ -146,12 +149,34 @@ def test_a_call_can_replace_the_settings(arguments, same):
         {"input_size": 0},
         {"data_format": "last"},
         {"return_tensors": "tf"},
+        {"device": "none"},
+        {"device": "cuda:99"},
     ],
 )
 def test_arguments_that_cannot_be_followed(arguments):
     name, value = next(iter(arguments.items()))
     with pytest.raises(ValueError, match=value if isinstance(value, str) else name):
         SamedImageProcessor(16)(np.zeros((20, 30)), **arguments)
+
+
+def test_segmentation_maps_become_labels(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (2, 20, 30), dtype=np.uint8)
+    maps = np.random.default_rng(1).integers(0, 5, (2, 20, 30), dtype=np.uint8)
+    maps[0, :3] = 255
+    Image.fromarray(maps[1]).save(tmp_path / "map.png")
+    processor = SamedImageProcessor(16, input_size=12)
+    expected = torch.from_numpy(nearest_zoom(maps, (16, 16)).astype(np.int64))
+    images = list(images)
+    batches = [maps, maps.astype(np.uint16), torch.from_numpy(maps), list(maps), [[maps[0]], maps[1]]]
+    for batch in [*batches, [Image.fromarray(maps[0]), tmp_path / "map.png"]]:
+        features = processor(images, batch)
+        assert torch.equal(features["labels"], expected)
+        assert torch.equal(features["pixel_values"], processor(images)["pixel_values"])
+    assert torch.equal(processor(images[1], maps[1], image_size=16)["labels"], expected[1:])
+    assert np.array_equal(processor(images, maps, do_resize=False, return_tensors="np")["labels"], maps)
+    for bad in (maps[:1], maps[:, :10], maps.astype(np.float32), [], Image.fromarray(np.dstack([maps[0]] * 3))):
+        with pytest.raises(ValueError, match="segmentation_maps"):
+            processor(images, bad)
 
 
 def test_steps_can_be_skipped():

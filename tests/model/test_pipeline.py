@@ -8,6 +8,7 @@ from transformers.models.segformer.image_processing_pil_segformer import Segform
 
 from samed_hf import SamedForSemanticSegmentation
 from samed_hf.inference import predict_image
+from samed_hf.serving import EndpointHandler
 
 from ..conftest import TINY_LABELS
 
@@ -50,11 +51,13 @@ def test_16_bits_of_colors_are_refused(tiny_adapter, tmp_path):
     sitk = pytest.importorskip("SimpleITK")
     path = tmp_path / "colors.png"
     sitk.WriteImage(sitk.GetImageFromArray(np.dstack([DEEP] * 3), isVector=True), str(path))
-    segment = pipeline("image-segmentation", model=str(tiny_adapter))
+    segment, handler = pipeline("image-segmentation", model=str(tiny_adapter)), EndpointHandler(str(tiny_adapter))
+    for call in (segment, segment.image_processor, lambda image: handler({"inputs": image})):
+        with pytest.raises(ValueError, match="mode RGB with 16 bits"):
+            call(Image.open(path))
     for call in (segment, segment.image_processor):
-        for source in (str(path), Image.open(path)):
-            with pytest.raises(ValueError, match="mode RGB with 16 bits"):
-                call(source)
+        with pytest.raises(ValueError, match="mode RGB with 16 bits"):
+            call(str(path))
 
 
 def test_other_models_have_transformers_own_pipeline():

@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
-from safetensors.torch import load_file
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from safetensors.torch import load_file, save_file
 
 from samed_hf.cli import run_command
 from samed_hf.data.layouts.synapse import write_slice
@@ -74,7 +75,26 @@ def run(**settings):
     return train(SamedTrainingArguments(**settings))
 
 
-def _in_fork(settings: dict, output: str, environment: dict, slow_validation: bool) -> None:
+def shard_on_the_cpu() -> None:
+    """Make Accelerate's runs in several processes use FSDP2, which it does on accelerators only."""
+    make = AcceleratorState.__init__
+
+    def make_sharded(self, *args, **options) -> None:
+        make(self, *args, **options)
+        self.distributed_type, self.fsdp_plugin = (
+            DistributedType.FSDP,
+            FullyShardedDataParallelPlugin(
+                fsdp_version=2,
+                auto_wrap_policy="transformer_based_wrap",
+                transformer_cls_names_to_wrap=["SamedVisionLayer"],
+                cpu_ram_efficient_loading=False,
+            ),
+        )
+
+    AcceleratorState.__init__ = make_sharded
+
+
+def _in_fork(settings: dict, output: str, environment: dict, slow_validation: bool, sharded: bool) -> None:
     """What a process of its own does: train as the command line would, and end with its status."""
     os.environ.update(environment)
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -84,6 +104,8 @@ def _in_fork(settings: dict, output: str, environment: dict, slow_validation: bo
     configure_logging()
     faulthandler.dump_traceback_later(8, repeat=True)
     multiprocessing.set_start_method("fork", force=True)  # for workers, as in a program of its own
+    if sharded:
+        shard_on_the_cpu()
     if slow_validation:
         predict = training_validation.predict_slices
 
@@ -97,9 +119,9 @@ def _in_fork(settings: dict, output: str, environment: dict, slow_validation: bo
     sys.exit(run_command(lambda: train(SamedTrainingArguments(**settings)) and None))
 
 
-def start(settings: dict, output: Path, environment: dict | None = None, slow_validation: bool = False):
+def start(settings: dict, output: Path, environment: dict | None = None, slow_validation=False, sharded=False):
     """Train in a process of its own, what it says going to a file."""
-    process = FORKS.Process(target=_in_fork, args=(settings, str(output), environment or {}, slow_validation))
+    process = FORKS.Process(target=_in_fork, args=(settings, str(output), environment or {}, slow_validation, sharded))
     process.start()
     return process
 
@@ -243,21 +265,21 @@ def test_an_interrupted_validation_is_repeated_after_resuming(settings, tmp_path
     assert_same(folder / "best", tmp_path / "whole" / "best")
 
 
-def start_two(settings: dict, folder: Path) -> list:
+def start_two(settings: dict, folder: Path, sharded: bool = False) -> list:
     """Train in two processes, each with its own output."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return [
-        start(settings, folder / f"{rank}.txt", shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        start(settings, folder / f"{rank}.txt", shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, sharded=sharded)
         for rank in range(2)
     ]
 
 
-def in_two_processes(settings: dict, folder: Path) -> list[int]:
+def in_two_processes(settings: dict, folder: Path, sharded: bool) -> list[int]:
     """Train in two processes to the end, and return their statuses."""
-    processes = start_two(settings, folder)
+    processes = start_two(settings, folder, sharded)
     for process in processes:
         process.join()
     return [process.exitcode for process in processes]
@@ -517,6 +539,18 @@ def test_a_state_of_other_types_is_one_clear_error(settings, broken, key, value)
         run(**settings(resume_from_checkpoint="latest"))
 
 
+@pytest.mark.parametrize("name", ["step", "exp_avg", "exp_avg_sq"])
+@pytest.mark.parametrize("change", [lambda tensor: None, lambda tensor: torch.zeros(3)], ids=["missing", "shape"])
+def test_moments_that_do_not_fit_the_weights_are_one_clear_error(settings, broken, name, change):
+    path = broken / "checkpoint-4" / "training_state.safetensors"
+    tensors = load_file(path)
+    tensors[f"optimizer/0/{name}"] = change(tensors[f"optimizer/0/{name}"])
+    save_file({key: tensor for key, tensor in tensors.items() if tensor is not None}, path)
+    renew_manifest(broken / "checkpoint-4")
+    with pytest.raises(ValueError, match=r"checkpoint-4 is damaged.*weight 0"):
+        run(**settings(resume_from_checkpoint="latest"))
+
+
 def test_a_checkpoint_of_an_earlier_version_is_refused_by_name(settings, broken, tmp_path):
     put_pickles(broken / "checkpoint-4", NOT_READ, tmp_path / "executed", pickle.dump)
     change_state(broken / "checkpoint-4", lambda state: state.pop("schedule"))
@@ -559,15 +593,18 @@ def test_other_data_is_refused_and_the_same_elsewhere_is_not(settings, broken, t
 
 
 @pytest.mark.slow
-def test_two_processes_resume_exactly(settings, tmp_path):
+@pytest.mark.parametrize("sharded", [False, True], ids=["ddp", "fsdp2"])
+def test_two_processes_resume_exactly(settings, tmp_path, sharded):
     changes = {"per_device_train_batch_size": 2, "ema_decay": 0.9, "checkpointing_steps": 2}
     for output, more in (("whole", {}), ("run", {}), ("run", {"resume_from_checkpoint": "latest"})):
         if more:
             (tmp_path / "run" / "adapter_model.safetensors").unlink()
             shutil.rmtree(tmp_path / "run" / "checkpoint-4")
         both = settings(output_dir=str(tmp_path / output), **changes, **more)
-        assert in_two_processes(both, tmp_path) == [0, 0], (tmp_path / "0.txt").read_text()
-    assert "checkpoint-2, 2 steps done" in (tmp_path / "0.txt").read_text()
+        assert in_two_processes(both, tmp_path, sharded) == [0, 0], (tmp_path / "0.txt").read_text()
+    output = (tmp_path / "0.txt").read_text()
+    assert "checkpoint-2, 2 steps done" in output
+    assert ("FSDP2-wrapped module" in output) == sharded  # of a warning of PyTorch
     assert_same(tmp_path / "run", tmp_path / "whole")
     one, two = (load_file(tmp_path / name / "checkpoint-4/training_state.safetensors") for name in ("run", "whole"))
     assert all(torch.equal(one[name], two[name]) for name in two)

@@ -14,7 +14,6 @@ from ..distributed.fsdp import full_tensor, shard_like
 __all__ = ["flatten_state", "load_optimizer", "random_states", "set_random_states", "unflatten_state"]
 
 _SEPARATOR = "/"
-_MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
 
 
 def flatten_state(state: Mapping[Any, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -52,12 +51,14 @@ def unflatten_state(leaves: Mapping[str, Any]) -> dict[str, Any]:
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Mapping[str, Any]]) -> None:
     """Load the "state" of an optimizer's `state_dict`, by the parameters' numbers; the options remain its own."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    is_adamw = isinstance(getattr(optimizer, "optimizer", optimizer), torch.optim.AdamW)  # Accelerate wraps it
     own: dict[int, dict[str, Any]] = {}
     for index, values in state.items():
         parameter = parameters[int(index)]
-        for name in _MOMENTS:
-            if name in values and values[name].shape != parameter.shape:
-                raise ValueError(f"{name} of weight {index} is {tuple(values[name].shape)}")
+        if is_adamw:
+            found, shape = {name: tuple(value.shape) for name, value in values.items()}, tuple(parameter.shape)
+            if found != {"step": (), "exp_avg": shape, "exp_avg_sq": shape}:
+                raise ValueError(f"the optimizer's state of weight {index} is {found}, its shape is {shape}")
         own[int(index)] = {
             name: shard_like(parameter, value)
             if isinstance(value, torch.Tensor) and value.shape == parameter.shape
