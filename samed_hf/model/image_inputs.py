@@ -16,7 +16,7 @@ from transformers.image_utils import ChannelDimension, httpx
 from transformers.utils import TensorType
 
 from ..volumes.images import LUMINANCE, check_depth, image_array, luminance, mask_array, read_mask
-from ..volumes.limits import InputLimits
+from ..volumes.limits import InputLimitError, InputLimits
 
 __all__ = ["image_channels", "label_maps", "list_images", "open_image", "stack_images", "to_numpy"]
 
@@ -33,7 +33,10 @@ def open_image(source: Any, timeout: float | None = None) -> Image.Image:
     Raises:
         OSError, ValueError: it is no image, or one of which Pillow drops bits.
     """
-    image = source if isinstance(source, Image.Image) else _open(source, timeout)
+    try:
+        image = source if isinstance(source, Image.Image) else _open(source, timeout)
+    except Image.DecompressionBombError as error:
+        raise InputLimitError(f"images holds one that is too large: {error}") from error
     InputLimits.local().check_slices("images", (1, image.height, image.width))
     check_depth(image, "images")
     return ImageOps.exif_transpose(image)
@@ -133,7 +136,7 @@ def image_channels(image: Any, num_channels: int, data_format: str | ChannelDime
     if len(channels) not in (1, 3, num_channels) or min(channels[0].shape) < 2:
         raise ValueError(
             f"images holds an array of shape {tuple(array.shape)}: expected (height, width), or with 3 or 4 channels, "
-            "the first or the last dimension, at least 2 pixels each way."
+            "the first or the last dimension, at least 2 pixels each way; a batch has 4 dimensions, also if grey."
         )
     _check_values(array)
     if num_channels == 1:

@@ -89,7 +89,7 @@ class SamedImageProcessor(BaseImageProcessor):
                 raise ValueError(f"{name} is {side!r}: expected a size in pixels, at least {least}.")
         if not isinstance(axis_order, list | tuple) or sorted(map(str, axis_order)) != ["0", "1", "2"]:
             raise ValueError(f"axis_order is {axis_order}: expected 0, 1 and 2 in some order, e.g. (2, 1, 0).")
-        if isinstance(channel_names, str):
+        if not isinstance(channel_names, list | tuple | None):
             raise ValueError(f"channel_names is {channel_names!r}: expected a list of names.")
         self.image_size = image_size
         self.intensity_window = check_windows(intensity_window)
@@ -112,7 +112,7 @@ class SamedImageProcessor(BaseImageProcessor):
     @classmethod
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> SamedImageProcessor:
         """As transformers'; a new `image_size` or `size` replaces both."""
-        if kwargs.keys() & {"image_size", "size"}:
+        if any(kwargs.get(name) is not None for name in ("image_size", "size")):
             image_processor_dict = {k: v for k, v in image_processor_dict.items() if k not in ("image_size", "size")}
         return super().from_dict(image_processor_dict, **kwargs)
 
@@ -125,6 +125,10 @@ class SamedImageProcessor(BaseImageProcessor):
     def size(self) -> SizeDict:
         """`image_size` as transformers has it: height and width."""
         return SizeDict(height=self.image_size, width=self.image_size)
+
+    @size.setter
+    def size(self, size: Any) -> None:
+        self.image_size = square_side(None, size)
 
     @property
     def channel_windows(self) -> list[list[float] | None]:

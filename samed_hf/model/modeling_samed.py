@@ -132,7 +132,8 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
         encoded = None
         if image_embeddings is None and pixel_values is not None:
             requested = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
-            options = {key: value for key, value in requested.items() if value}
+            settings = {key: getattr(self.config, key) if value is None else value for key, value in requested.items()}
+            options = {key: value for key, value in settings.items() if value}
             encoded = self.sam.vision_encoder(pixel_values.to(self.dtype), **options)
             image_embeddings = encoded.last_hidden_state
         elif image_embeddings is None or pixel_values is not None:

@@ -35,7 +35,7 @@ __all__ = [
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # Pillow's other readers may start programs: EPS runs Ghostscript
 # The highest ratios of compressions, by the names that Pillow gives them.
-_RATIOS = {"raw": 1, "packbits": 64, "tiff_lzw": 2600}
+_RATIOS = {"raw": 1, "packbits": 64, "jpeg": 64, "tiff_lzw": 2600}
 _RATIOS |= dict.fromkeys(("zip", "tiff_adobe_deflate", "tiff_deflate"), DEFLATE_RATIO)
 _GREY = ("1", "L", "LA", "La")
 _DEEP_GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
@@ -148,10 +148,12 @@ def _read(
 ) -> np.ndarray:
     """Return the pixels as `convert` makes them of the open image; any error is one line that names the file."""
     check_file(path, "image")
+    limits = limits or InputLimits.local()
     try:
         with _pillow_silenced():
-            array = _load(path, convert, num_channels, limits or InputLimits.local())
+            array = _load(path, convert, num_channels, limits)
     except Image.DecompressionBombError as error:
+        limits.check(path, pixels=max(map(int, re.findall(r"\d+", str(error))), default=0))
         raise ValueError(
             f"{printable(path)} is too large ({one_line(error).split(',')[0]}), expected at most "
             f"{2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels; cut it into tiles."
@@ -201,10 +203,10 @@ def _load(path: Path, convert: Callable[..., np.ndarray], num_channels: int, lim
 def _claimed_bytes(image: ImageFile.ImageFile) -> int:
     """The fewest bytes to which the pixels of an open image can be compressed; 0 where that is not bounded."""
     compression, layout = (image.tile[0][0], str(image.tile[0][3])) if image.tile else ("", "")
-    bits = 1  # of a pixel, at least
+    bits = 1  # of a pixel, at least; a JPEG has one for each block of 64 pixels
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         compression = str(image.info.get("compression"))
-        bits = sum(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
+        bits = 1 if compression == "jpeg" else sum(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
     elif image.format == "PNG":
         depth = re.search(r";(\d+)", layout)
         bits = len(image.getbands()) * (int(depth[1]) if depth else 1 if image.mode == "1" else 8)

@@ -73,3 +73,19 @@ def test_16_bits_are_kept_from_every_source(tmp_path):
     for source in [*sources, f"data:image/png;base64,{text}"]:
         assert torch.equal(processor(source)["pixel_values"], expected)
     assert torch.equal(processor(sources)["pixel_values"][3], expected[0])
+
+
+def test_limits_and_formats_of_opened_images(tmp_path, monkeypatch):
+    processor = SamedImageProcessor(16)
+    Image.new("L", (30, 20)).save(tmp_path / "image.png")
+    Image.new("L", (30, 20)).save(tmp_path / "image.eps")
+    with pytest.raises(OSError, match=r"image\.eps"):  # which Pillow would give to Ghostscript
+        processor(tmp_path / "image.eps")
+    monkeypatch.setenv("SAMED_MAX_SIDE", "25")
+    with pytest.raises(ValueError, match="SAMED_MAX_SIDE"):
+        processor(tmp_path / "image.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match="600 pixels"):
+        processor(tmp_path / "image.png")
+    with pytest.raises(OSError, match=r"127\.0\.0\.1:9"):
+        processor("http://127.0.0.1:9/image.png")

@@ -97,6 +97,8 @@ def test_every_setting_comes_back(tmp_path, settings):
         {"image_size": 0},
         {"input_size": 1},
         {"channel_names": "CT"},
+        {"channel_names": 3},
+        {"orientation": 5},
         {"size": {"height": 16, "width": 32}},
         {"size": {"shortest_edge": 16}},
         {"image_size": 16, "size": 32},
@@ -132,6 +134,8 @@ def test_a_call_can_replace_the_settings(arguments, same):
     pixels = processor(image, **arguments)["pixel_values"]
     assert torch.equal(pixels, SamedImageProcessor(**{"image_size": 16} | same)(image)["pixel_values"])
     assert (processor.image_size, processor.intensity_window) == (16, [-125, 275])
+    processor.size = {"height": 24, "width": 24}
+    assert processor(image)["pixel_values"].shape == (1, 3, 24, 24)
 
 
 @pytest.mark.parametrize(
@@ -239,6 +243,7 @@ def test_auto_image_processor(tmp_path, backend):
     assert (loaded.size, loaded.channel_windows) == (content["size"], [None, [0, 80]])
     for change in ({"image_size": 64}, {"size": 64}, {"size": {"height": 64, "width": 64}}):
         assert AutoImageProcessor.from_pretrained(tmp_path, **backend, **change).image_size == 64
+    assert AutoImageProcessor.from_pretrained(tmp_path, **backend, image_size=None).image_size == 96
     # As versions before `size` wrote it.
     del content["size"]
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(content | {"from_a_later_version": 1}))

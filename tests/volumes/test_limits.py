@@ -1,8 +1,8 @@
 """Limits of inputs, and headers that claim more than they allow, or more than the file holds."""
 
+import re
 import struct
 import tracemalloc
-import zlib
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -13,25 +13,17 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless
 
 from samed_hf import SamedImageProcessor
+from samed_hf.cli import main
 from samed_hf.inference import Segmenter, segment_volume
 from samed_hf.volumes import InputLimits, Volume, read_volume, write_volume
 from samed_hf.volumes.dicom.pixels import _frame_size
 
 from ..conftest import TINY_SIZE
+from ..damage import png
 from ..dicom_files import write_series
 
 SCAN = np.random.default_rng(0).integers(0, 99, (6, 5, 4)).astype(np.int16)
 WIDE = asdict(InputLimits.local())
-
-
-def png(width, height, depth=8, color=0, rows=b""):
-    """A PNG file whose header may claim more pixels than it holds; every checksum is right."""
-
-    def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">2I5B", width, height, depth, color, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def refusal(path, **limits):
@@ -90,6 +82,16 @@ def test_slices_of_a_scan_across_any_axis(tiny_model):
             segment_volume(segmenter, volume, limits=replace(InputLimits.local(), **limits))
 
 
+def test_the_command_line(tiny_adapter, tmp_path, monkeypatch, capfd):
+    write_volume(tmp_path / "scan.nii", Volume(SCAN, np.eye(4)))
+    for name, most in (("SLICES", 3), ("PIXELS", 29), ("SIDE", 5), ("VOXELS", 119), ("BYTES", 591)):
+        scan, output = (str(tmp_path / file) for file in ("scan.nii", name))
+        with monkeypatch.context() as context:
+            context.setenv(f"SAMED_MAX_{name}", str(most))
+            assert main(["predict", str(tiny_adapter), scan, "--output", output]) == 2
+        assert f"SAMED_MAX_{name}" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(("depth", "color"), [(1, 0), (8, 0), (16, 0), (8, 2), (16, 2), (4, 3), (8, 4), (16, 6)])
 def test_a_png_that_claims_more_than_it_holds(tmp_path, depth, color):
     (path := tmp_path / "bomb.png").write_bytes(png(12_000, 12_000, depth, color))
@@ -123,6 +125,17 @@ def test_a_tiff_that_claims_more_than_it_holds(tmp_path, compression):
         )
         content = content[: entry + 2] + struct.pack("<HII", 4, 1, 12_000) + content[entry + 12 :]
     path.write_bytes(content)
+    assert "more than it holds" in refusal(path)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 1}])
+def test_a_jpeg_that_claims_more_than_it_holds(tmp_path, options):
+    """libjpeg would fill what is missing with grey."""
+    Image.new("RGB", (1500, 1500)).save(path := tmp_path / "zeros.jpg", optimize=True, **options)
+    assert read_volume(path).array.shape[:2] == (1500, 1500)
+    Image.new("RGB", (9, 9)).save(path, **options)
+    head, marker, rest = re.split(rb"(\xff[\xc0\xc2]\0\x11\x08)", path.read_bytes(), maxsplit=1)
+    path.write_bytes(head + marker + struct.pack(">2H", 12_000, 12_000) + rest[4:])
     assert "more than it holds" in refusal(path)
 
 
