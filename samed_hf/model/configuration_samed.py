@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from huggingface_hub.dataclasses import strict
 from transformers import SamConfig
@@ -34,6 +34,8 @@ class SamedConfig(SamConfig):
     """
 
     model_type = "samed"
+    # Trainer.evaluate and Trainer.predict return the logits alone.
+    keys_to_ignore_at_inference: ClassVar = ["iou_scores", "cross_entropy", "dice", "hidden_states", "attentions"]
 
     dice_weight: float = 0.8
     if TYPE_CHECKING:  # the types that SamConfig's fields have after initialisation

@@ -28,6 +28,7 @@ from .adapters import SamedAdapterMixin
 from .checkpoint_conversion import PLAIN_SAM_PREFIX
 from .configuration_samed import OVERRIDES, SamedConfig
 from .image_processing_samed import SamedImageProcessor
+from .lora import freeze_unused
 from .mask_decoder import LABEL_HEADS
 from .precision import resolve_dtype
 
@@ -121,6 +122,7 @@ class SamedPreTrainedModel(SamedAdapterMixin, SamPreTrainedModel):
         # Parts missing from the checkpoint are created in half precision.
         model.sam.prompt_encoder.float()
         model.sam.mask_decoder.float()
+        freeze_unused(model)  # loading makes all parameters trainable
         if adapter is None:
             model.image_processor = find_image_processor(source, download)
         else:
