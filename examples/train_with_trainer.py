@@ -3,7 +3,7 @@
     python examples/train_with_trainer.py [--data_dir DATA_DIR] [--model_name_or_path facebook/sam-vit-base] [FLAGS]
 
 DATA_DIR has any layout that `samed-hf train` reads. FLAGS are those of transformers.TrainingArguments, among them
---resume_from_checkpoint, a directory or "latest". `torchrun --nproc_per_node 2` in place of `python` starts two processes.
+--resume_from_checkpoint, a directory or "latest". Two processes: `torchrun --nproc_per_node 2` instead of `python`.
 """
 
 import sys

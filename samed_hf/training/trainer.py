@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from peft import load_peft_weights, set_peft_model_state_dict
 from torch import nn
@@ -26,12 +27,13 @@ class SamedTrainer(Trainer):
         if not self._load_adapter(self.state.best_model_checkpoint):
             super()._load_best_model()
 
-    def _load_adapter(self, directory: str) -> bool:
+    def _load_adapter(self, directory: Any) -> bool:
         """Load a checkpoint's weights into the active adapter of a model with `add_adapter`; else return `False`."""
-        if not getattr(self.model, "_hf_peft_config_loaded", False) or self.is_fsdp_enabled:
+        model: Any = self.model
+        if not getattr(model, "_hf_peft_config_loaded", False) or self.is_fsdp_enabled:
             return False
         if not Path(directory, "adapter_model.safetensors").is_file():
             raise FileNotFoundError(f"{directory} has no adapter_model.safetensors: expected a checkpoint of Trainer.")
         weights = {key.removeprefix("base_model.model."): value for key, value in load_peft_weights(directory).items()}
-        set_peft_model_state_dict(self.model, weights, adapter_name=self.model.active_adapters()[0])
+        set_peft_model_state_dict(model, weights, adapter_name=model.active_adapters()[0])
         return True

@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import SamConfig, SamModel
 
 from samed_hf import SamedConfig, SamedForSemanticSegmentation, samed_lora_config
@@ -192,7 +193,7 @@ def test_ignored_labels_at_full_resolution(tiny_model, dtype):
 
 
 def test_what_never_gets_a_gradient_is_frozen(tiny_model):
-    """IoU head, absent prompts and the positional matrix, also after loading, where transformers makes all trainable."""
+    """IoU head, absent prompts and the positional matrix; loading makes all parameters trainable in transformers."""
     tiny_model(torch.rand(1, 3, 64, 64), labels=torch.zeros(1, 16, 16, dtype=torch.long)).loss.backward()
     missing = [name for name, one in tiny_model.named_parameters() if one.requires_grad and one.grad is None]
     frozen = [name for name, one in tiny_model.named_parameters() if not one.requires_grad]

@@ -16,6 +16,8 @@ from transformers import Trainer, TrainingArguments, default_data_collator
 from samed_hf import SamedForSemanticSegmentation, samed_lora_config
 from samed_hf.training import SamedTrainer
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT asks for it
+
 LABELS = {0: "background", 1: "disc", 2: "bar"}
 WAYS = {"add_adapter": SamedTrainer, "get_peft_model": Trainer, "whole": Trainer}
 
@@ -127,15 +129,19 @@ def test_a_checkpoint_without_adapter_is_refused(tiny_sam, tmp_path):
         make_trainer("add_adapter", tiny_sam, tmp_path)._load_from_checkpoint(str(tmp_path / "checkpoint-7"))
 
 
+def take_two_steps(model):
+    """The second one fails if a gradient was missing in the first; the reducer must end before the process group."""
+    parallel = DistributedDataParallel(model)
+    for _ in range(2):
+        parallel(**default_data_collator(make_samples(2))).loss.backward()
+
+
 @pytest.mark.parametrize("variant", ["samed", "samed_s", None])
 def test_no_gradient_is_missing_under_ddp(variant, tiny_model, tmp_path):
     model = tiny_model if variant is None else get_peft_model(tiny_model, samed_lora_config(variant=variant))
     distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
     try:
-        parallel = DistributedDataParallel(model.train())
-        for _ in range(2):  # the second step fails if a gradient was missing in the first
-            batch = default_data_collator(make_samples(2))
-            parallel(**batch).loss.backward()
+        take_two_steps(model.train())
     finally:
         distributed.destroy_process_group()
     trained = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
