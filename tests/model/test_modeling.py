@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from transformers import SamConfig, SamModel
 
 from samed_hf import SamedConfig, SamedForSemanticSegmentation, samed_lora_config
@@ -201,3 +202,14 @@ def test_what_never_gets_a_gradient_is_frozen(tiny_model):
     assert len(frozen) == 22
     assert "sam.shared_image_embedding.positional_embedding" in frozen
     assert not tiny_model(torch.rand(1, 3, 64, 64)).iou_scores.requires_grad
+
+
+def test_the_files_of_a_whole_model_load_unconverted(tiny_model, tmp_path):
+    """As transformers' Trainer does on resuming."""
+    tiny_model.save_pretrained(tmp_path)
+    other = SamedForSemanticSegmentation(tiny_model.config)
+    result = other.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=False)
+    assert result.unexpected_keys == []
+    assert all("shared_embedding" in name for name in result.missing_keys)  # tied
+    with torch.no_grad():
+        assert torch.equal(other.eval()(PIXELS).logits, tiny_model(PIXELS).logits)
