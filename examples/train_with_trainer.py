@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from peft import get_peft_model
-from transformers import HfArgumentParser, Trainer, TrainingArguments
+from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import EvalPrediction, get_last_checkpoint
 
 from samed_hf import SamedForSemanticSegmentation, samed_lora_config
@@ -62,6 +62,7 @@ def prepare(args: Arguments, output: Path) -> tuple[str, CaseStore]:
 def main(args: Arguments, training: TrainingArguments) -> None:
     with training.main_process_first():
         base, store = prepare(args, Path(training.output_dir))
+    set_seed(training.seed)  # the mask decoder's heads for the labels are drawn
     data, id2label = store.data, store.data.id2label
     model = SamedForSemanticSegmentation.from_pretrained(base, image_size=args.image_size, id2label=id2label)
     model = get_peft_model(model, samed_lora_config(rank=args.rank))
