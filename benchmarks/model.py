@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from samed_hf.model.attention import window_groups
-from samed_hf.model.image_processing_samed import upsample_logits
 from samed_hf.model.lora import cast_frozen
 from samed_hf.model.losses import segmentation_loss
+from samed_hf.model.post_processing import upsample_logits
 from samed_hf.model.precision import computes_bfloat16
 
 from .machine import matrix_rate

@@ -28,6 +28,12 @@ def pytest_configure() -> None:
         os.sched_setaffinity(0, {cores[int(worker) % len(cores)]})
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests that need a package index, unless `-m` names them."""
+    if "peers" not in config.option.markexpr:
+        items[:] = [item for item in items if item.get_closest_marker("peers") is None]
+
+
 TINY_LABELS = {0: "background", 1: "disc", 2: "bar"}
 TINY_SIZE = 64
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +30,18 @@ def damaged(content: bytes, seed: int = 0, flips: int = 8) -> Iterator[tuple[str
     yield "a-page", b"<!doctype html><title>404 Not Found</title>" * 20
     yield "twice", content + content
     yield "hole", content[: len(content) // 2] + bytes(64) + content[len(content) // 2 + 64 :]
+
+
+def png(
+    width: int, height: int, depth: int = 8, color: int = 0, rows: bytes = b"", *chunks: tuple[bytes, bytes]
+) -> bytes:
+    """A PNG file whose header may claim more pixels than it holds; every checksum is right."""
+    header = struct.pack(">2I5B", width, height, depth, color, 0, 0, 0)
+    content = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in content
+    )
 
 
 def leftovers(directory: Path) -> list[str]:

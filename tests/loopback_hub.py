@@ -1,8 +1,8 @@
 """A Hugging Face Hub on loopback: enough of its protocol for an unpatched huggingface_hub, repositories in memory.
 
-It implements creating repositories, commits with LFS uploads, tags, model info, trees and resolve, and the errors
-of missing, private and gated repositories. Large files are uploaded by LFS: Xet's storage is not imitated, so clients
-need `HF_HUB_DISABLE_XET=1`.
+It implements creating repositories, commits with LFS uploads, branches, tags, pull requests, model info, trees and
+resolve, and the errors of missing, private and gated repositories, of a cut connection and of a broken server. Large
+files are uploaded by LFS: Xet's storage is not imitated, so clients need `HF_HUB_DISABLE_XET=1`.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Repository:
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
 
-    def commit(self, files: dict[str, bytes]) -> str:
-        """A new commit on main with just these files."""
+    def commit(self, files: dict[str, bytes], branch: str = "main") -> str:
+        """A new commit on a branch with just these files."""
         name = hashlib.sha1(f"{len(self.commits)}{sorted(files)}".encode()).hexdigest()
         self.commits[name] = files
-        self.refs["main"] = name
+        self.refs[branch] = name
         return name
 
     def resolve(self, revision: str) -> str | None:
@@ -51,6 +51,8 @@ class LoopbackHub(ThreadingHTTPServer):
     Attributes:
         repositories: by "user/name".
         refuse: kind of request that is answered with an error: None, "create", "lfs" or "commit".
+        fail_after: files that are sent before each further one is answered by `failure`; `None` sends all.
+        failure: "cut" closes the connection, "cut body" does so within the content, "500" is a server's error.
         uploaded: LFS objects sent, by their sha256; each only once.
         requests: method and path of every request.
     """
@@ -62,6 +64,8 @@ class LoopbackHub(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.repositories: dict[str, Repository] = {}
         self.refuse: str | None = None
+        self.fail_after: int | None = None
+        self.failure = "cut"
         self.uploaded: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
 
@@ -102,12 +106,14 @@ class _Handler(BaseHTTPRequestHandler):
     def _respond(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length)
-        path = unquote(urlsplit(self.path).path)
+        path = unquote(urlsplit(self.path).path.replace("%2F", "%252F"))
+        path = path.replace("/resolve/refs/pr/", "/resolve/refs%2Fpr%2F")
         self.server.requests.append((self.command, path))
         for pattern, methods, action in _ROUTES:
             match = re.fullmatch(pattern, path)
             if match and self.command in methods:
-                return action(self, body, **match.groupdict())
+                groups = {key: value.replace("%2F", "/") for key, value in match.groupdict().items()}
+                return action(self, body, **groups)
         return self.answer(404, {"error": f"no route for {self.command} {path}"})
 
     do_GET = do_HEAD = do_POST = do_PUT = _respond  # noqa: N815 - http.server's names
@@ -197,7 +203,11 @@ def _commit(handler: _Handler, body: bytes, name: str, revision: str) -> None:
     if hub.refuse == "commit":
         return handler.answer(403, {"error": "Storage limit reached"})
     repository = hub.repositories[name]
-    files = dict(repository.commits.get(repository.refs.get("main", ""), {}))
+    files = dict(repository.commits.get(repository.resolve(revision) or "", {}))
+    answer = {}
+    if "create_pr=1" in urlsplit(handler.path).query:
+        number = 1 + sum(ref.startswith("refs/pr/") for ref in repository.refs)
+        revision, answer = f"refs/pr/{number}", {"pullRequestUrl": f"{hub.url}/{name}/discussions/{number}"}
     for line in map(json.loads, body.splitlines()):
         value = line["value"]
         if line["key"] == "file":
@@ -206,8 +216,15 @@ def _commit(handler: _Handler, body: bytes, name: str, revision: str) -> None:
             files[value["path"]] = hub.uploaded[value["oid"]]
         elif line["key"] == "deletedFile":
             files.pop(value["path"], None)
-    oid = repository.commit(files)
-    return handler.answer(200, {"commitUrl": f"{hub.url}/{name}/commit/{oid}", "commitOid": oid})
+    oid = repository.commit(files, revision)
+    return handler.answer(200, answer | {"commitUrl": f"{hub.url}/{name}/commit/{oid}", "commitOid": oid})
+
+
+def _branch(handler: _Handler, body: bytes, name: str, revision: str) -> None:
+    repository = handler.server.repositories[name]
+    exists = revision in repository.refs
+    repository.refs.setdefault(revision, repository.refs["main"])
+    handler.answer(409 if exists else 200)
 
 
 def _tag(handler: _Handler, body: bytes, name: str, revision: str) -> None:
@@ -259,6 +276,19 @@ def _resolve(handler: _Handler, body: bytes, name: str, revision: str, path: str
         message = "Entry not found"
         error = {"X_Error_Code": "EntryNotFound", "X_Error_Message": message, "X_Repo_Commit": commit}
         return handler.answer(404, {"error": message}, **error)
+    hub = handler.server
+    failure = None
+    if hub.fail_after is not None:
+        failure = hub.failure if hub.fail_after == 0 else None
+        hub.fail_after -= handler.command == "GET" and hub.fail_after > 0
+    if failure == "500":
+        return handler.answer(500, {"error": "Internal Server Error"})
+    if failure == "cut" or (failure and handler.command == "GET"):
+        handler.close_connection = True
+        if failure == "cut":
+            return None
+        handler.answer(200, data[: len(data) // 2], Content_Length=len(data))
+        return None
     return handler.answer(
         200,
         data,
@@ -284,8 +314,9 @@ _ROUTES = [
     (rf"/{_NAME}\.git/info/lfs/objects/batch", ("POST",), _lfs_batch),
     (r"/lfs/(?P<oid>[0-9a-f]{64})", ("PUT",), _lfs_put),
     (rf"/api/models/{_NAME}/commit/{_REV}", ("POST",), _commit),
+    (rf"/api/models/{_NAME}/branch/{_REV}", ("POST",), _branch),
     (rf"/api/models/{_NAME}/tag/{_REV}", ("POST",), _tag),
-    (rf"/api/models/{_NAME}", _READ, _info),
+    (rf"/api/(?:models|datasets)/{_NAME}", _READ, _info),
     (rf"/api/models/{_NAME}/revision/{_REV}", _READ, _info),
     (rf"/api/models/{_NAME}/tree/{_REV}", _READ, _tree),
     (rf"/{_NAME}/resolve/{_REV}/(?P<path>.+)", _READ, _resolve),

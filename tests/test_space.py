@@ -1,10 +1,13 @@
 """The Space in a real browser: upload, look, move through the slices, fetch the masks."""
 
+import dataclasses
+import importlib.util
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from pathlib import Path
@@ -32,6 +35,78 @@ def test_the_spaces_metadata():
     assert len(data["short_description"]) <= 60
     required = (SPACE / "requirements.txt").read_text().split()
     assert [line.partition(">")[0] for line in required] == ["samed_hf", "gradio"]
+
+
+@pytest.fixture(scope="module")
+def app():
+    """The module of the Space."""
+    pytest.importorskip("gradio", reason="gradio isn't installed: pip install -e '.[browser]'")
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    spec = importlib.util.spec_from_file_location("space_app", SPACE / "app.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    os.environ.pop("GRADIO_TEMP_DIR") if before is None else os.environ.update(GRADIO_TEMP_DIR=before)
+
+
+def test_no_adapter_is_read_from_the_servers_disk(app, tiny_adapter, tiny_sam, tmp_path, monkeypatch):
+    import gradio
+
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_adapter, tmp_path / "user" / "adapter")
+    for name in (
+        str(tiny_adapter),
+        "user/adapter",
+        "./user/adapter",
+        "../" + tmp_path.name,
+        "/etc",
+        "adapter",
+        "",
+        "~/a",
+    ):
+        with pytest.raises(gradio.Error, match="Name an adapter of the Hub"):
+            app.load(name)
+    # An adapter of the Hub whose base model is a directory of the server.
+    monkeypatch.setattr(app, "load_model", lambda name: SamedForSemanticSegmentation.from_pretrained(tiny_adapter))
+    with pytest.raises(gradio.Error, match="base model isn't on the Hub"):
+        app.load("other/adapter")
+    assert app._models == {}
+    monkeypatch.setenv("SAMED_ADAPTER", str(tiny_adapter))
+    assert app.load(str(tiny_adapter)).config.num_labels == 3
+
+
+def test_only_the_formats_named_within_the_limits(app, tiny_adapter, tmp_path, monkeypatch):
+    import gradio
+
+    monkeypatch.setenv("SAMED_ADAPTER", str(tiny_adapter))
+    (tmp_path / "page.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    with pytest.raises(gradio.Error, match=r"page\.png can't be segmented"):
+        app.segment(str(tmp_path / "page.png"), str(tiny_adapter))
+    for name in ("page.eps", "scan.dcm", "scan.nrrd", "page.pdf", "page"):
+        (tmp_path / name).write_bytes(b"x")
+        with pytest.raises(gradio.Error, match="Upload an image"):
+            app.segment(str(tmp_path / name), str(tiny_adapter))
+    Image.new("L", (40, 50)).save(tmp_path / "image.png")
+    monkeypatch.setattr(app, "_LIMITS", dataclasses.replace(app._LIMITS, pixels=1999))
+    with pytest.raises(gradio.Error, match="SAMED_MAX_PIXELS"):
+        app.segment(str(tmp_path / "image.png"), str(tiny_adapter))
+
+
+def test_uploads_and_results_are_deleted(app, tiny_adapter, tmp_path, monkeypatch):
+    from gradio.route_utils import delete_files_created_by_app
+
+    monkeypatch.setenv("SAMED_ADAPTER", str(tiny_adapter))
+    page = app.build()
+    components = {component.elem_id: component for component in page.blocks.values() if component.elem_id}
+    assert "share" not in components["overlay"].buttons
+    Image.new("L", (40, 50)).save(tmp_path / "image.png")
+    before = set(Path(tempfile.gettempdir()).iterdir())
+    masks = app.segment(str(tmp_path / "image.png"), str(tiny_adapter))[-1]
+    assert set(Path(tempfile.gettempdir()).iterdir()) == before
+    assert components["masks"].move_resource_to_block_cache(masks) == masks  # not copied
+    assert page.delete_cache is not None
+    delete_files_created_by_app(page, None)
+    assert not Path(masks).exists()
 
 
 @pytest.fixture(scope="module")

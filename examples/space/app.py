@@ -1,12 +1,14 @@
 """A Space that segments images and scans with a SAMed adapter of the Hub.
 
-The environment variable SAMED_ADAPTER or the text field names the adapter.
+The environment variable SAMED_ADAPTER or the text field names the adapter. SAMED_MAX_PIXELS, SAMED_MAX_SLICES and the
+other variables of `samed_hf.volumes.InputLimits` change the size of what can be uploaded.
 """
 
 from __future__ import annotations
 
 import html
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,29 +21,39 @@ from samed_hf import SamedForSemanticSegmentation, SamedImageProcessor
 from samed_hf.inference import Segmenter, load_model, segment_volume
 from samed_hf.reporting import label_colors
 from samed_hf.transforms import SliceStack, cut_image, cut_slices, image_bounds, rows_point_up
-from samed_hf.volumes import Volume, find_scans, read_scan, write_labels
+from samed_hf.volumes import InputLimits, Volume, find_scans, read_scan, write_labels
 
 _NOTICE = (
     "# SAMed\nA Segment Anything Model that names the class of every pixel, with an adapter of the Hub. "
     "**A research tool, not a medical device: not for diagnosis or treatment.**"
 )
+_FORMATS = (".png", ".jpg", ".jpeg", ".nii", ".nii.gz")
+_LIMITS = InputLimits.served()
+_KEPT = 1800  # seconds for which uploads and results are kept
 _models: dict[str, SamedForSemanticSegmentation] = {}
+# Gradio keeps uploads and results in this directory; what is left is removed when the program ends.
+_files = tempfile.TemporaryDirectory(prefix="samed-")
+os.environ["GRADIO_TEMP_DIR"] = _files.name
 
 
 def load(adapter: str) -> SamedForSemanticSegmentation:
-    """Load an adapter's model; the last one used stays in memory.
+    """Load the model of the adapter of SAMED_ADAPTER or of the Hub; the last one used stays in memory.
 
     Raises:
-        gr.Error: the adapter can't be loaded.
+        gr.Error: the adapter can't be loaded, or it or its base model is a directory of this machine.
     """
     adapter = adapter.strip()
-    if not adapter:
-        raise gr.Error("Name an adapter of the Hub first, e.g. user/adapter.")
+    is_own = adapter == os.environ.get("SAMED_ADAPTER")
+    if not is_own and (not re.fullmatch(r"[\w.-]+/[\w.-]+", adapter) or Path(adapter).exists()):
+        raise gr.Error("Name an adapter of the Hub, e.g. user/adapter.")
     if adapter not in _models:
         try:
             model = load_model(adapter)
         except (ValueError, OSError) as error:
             raise gr.Error(f"{adapter} can't be loaded: {str(error).splitlines()[0]}") from error
+        bases = [str(one.base_model_name_or_path) for one in getattr(model, "peft_config", {}).values()]
+        if not is_own and any(Path(base).exists() for base in bases):
+            raise gr.Error(f"{adapter} can't be loaded: its base model isn't on the Hub.")
         _models.clear()
         _models[adapter] = model
     return _models[adapter]
@@ -53,8 +65,8 @@ def segment(file: str | None, adapter: str, progress: Any = gr.Progress()) -> tu
     Raises:
         gr.Error: the file or the adapter is missing or can't be read.
     """
-    if file is None:
-        raise gr.Error("Upload an image (PNG, JPEG) or a scan (.nii, .nii.gz) first.")
+    if file is None or not file.lower().endswith(_FORMATS):
+        raise gr.Error("Upload an image (.png, .jpg) or a scan (.nii, .nii.gz) first.")
     progress(0.1, desc="loading the adapter")
     model = load(adapter)
     progress(0.4, desc="segmenting")
@@ -74,9 +86,9 @@ def _segment(model: SamedForSemanticSegmentation, file: str) -> dict[str, Any]:
     """Segment a file: grey slices and labels `(slices, height, width)`, amounts of the labels, their file."""
     segmenter, scan = Segmenter.of(model), find_scans(file)[0]
     processor, is_image = segmenter.processor, scan.kind == "image"
-    volume = read_scan(scan, num_channels=processor.num_channels)
-    labels = segment_volume(segmenter, volume, is_image=is_image).labels
-    target = Path(tempfile.mkdtemp()) / f"{scan.name}-labels{scan.suffix}"
+    volume = read_scan(scan, num_channels=processor.num_channels, limits=_LIMITS)
+    labels = segment_volume(segmenter, volume, is_image=is_image, limits=_LIMITS).labels
+    target = Path(tempfile.mkdtemp(dir=_files.name)) / f"{scan.name}-labels{scan.suffix}"
     write_labels(target, labels, volume)
     gray, slices = _slices(volume, processor, is_image), _slices(Volume(labels, volume.affine), processor, is_image)
     gray = SliceStack(gray, processor, bounds=image_bounds(gray, processor) if is_image else None).scaled()
@@ -120,18 +132,19 @@ def legend(result: dict[str, Any]) -> str:
 
 def build(adapter: str | None = None) -> gr.Blocks:
     """Build the page."""
-    with gr.Blocks(title="SAMed", analytics_enabled=False) as page:
+    with gr.Blocks(title="SAMed", analytics_enabled=False, delete_cache=(60, _KEPT)) as page:
         gr.Markdown(_NOTICE)
-        state = gr.State()
+        state = gr.State(time_to_live=_KEPT)
         with gr.Row():
             with gr.Column(scale=1):
                 name = gr.Textbox(adapter or "", label="Adapter (Hub id)", elem_id="adapter")
-                file = gr.File(label="Image or scan (.png, .jpg, .nii, .nii.gz)", type="filepath", elem_id="file")
+                file = gr.File(label=f"Image or scan ({', '.join(_FORMATS)})", type="filepath", elem_id="file")
                 button = gr.Button("Segment", variant="primary", elem_id="segment")
                 table = gr.Dataframe(headers=["label", "amount"], label="Found", interactive=False, elem_id="found")
                 download = gr.File(label="Masks", interactive=False, elem_id="masks")
             with gr.Column(scale=2):
-                shown = gr.Image(label="Overlay", format="png", height=560, elem_id="overlay")
+                buttons = ["download", "fullscreen"]  # not "share", which publishes the image
+                shown = gr.Image(label="Overlay", format="png", height=560, buttons=buttons, elem_id="overlay")
                 slider = gr.Slider(0, 1, 0, step=1, label="Slice", visible=False, elem_id="slice")
                 colors = gr.HTML()
         button.click(segment, [file, name], [state, slider, shown, colors, table, download])
@@ -141,4 +154,6 @@ def build(adapter: str | None = None) -> gr.Blocks:
 
 if __name__ == "__main__":
     fonts = ["system-ui", "sans-serif"]  # system fonts: a page with patient data sends no requests to other hosts
-    build(os.environ.get("SAMED_ADAPTER")).launch(theme=gr.themes.Default(font=fonts, font_mono=["monospace"]))
+    build(os.environ.get("SAMED_ADAPTER")).launch(
+        theme=gr.themes.Default(font=fonts, font_mono=["monospace"]), max_file_size=_LIMITS.bytes
+    )

@@ -22,6 +22,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     text = "upload overlay and example slices [those of synthetic data only]"
     add("--pictures", action=argparse.BooleanOptionalAction, dest="images", help=text)
     add("--with_handler", action="store_true", help="add handler.py for Inference Endpoints")
+    add("--source", metavar="URL", help="git+https://…@COMMIT to install samed_hf from [where it was installed from]")
+    for flag, what in (("license", "adapter's weights"), ("base_license", "base model"), ("data_license", "data")):
+        add(f"--{flag}", metavar="ID", help=f"licence of the {what}, e.g. apache-2.0 [the training's, else unknown]")
+    add("--revision", metavar="BRANCH", help="branch to commit to [main]")
+    add("--create_pr", action="store_true", help="open a pull request instead")
     parser.set_defaults(run=run)
 
 
@@ -29,6 +34,7 @@ def run(args: argparse.Namespace) -> None:
     """Upload the adapter and print its address."""
     from ..hub import push_adapter
 
-    options = ("private", "token", "dtype", "base_model", "base_revision", "images", "with_handler")
+    options = ["private", "token", "dtype", "base_model", "base_revision", "images", "with_handler", "source"]
+    options += ("license", "base_license", "data_license", "revision", "create_pr")
     address = push_adapter(args.adapter, args.repo_id, **{name: getattr(args, name) for name in options})
     print(f"pushed      {address}")

@@ -10,73 +10,177 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.utils import yaml_dump
 
 from ..utils.atomic import write_text
+from ..utils.source import package_source
 
-__all__ = ["PRIVATE_SETTINGS", "is_local_base", "read_json", "write_card"]
+__all__ = ["AUTO_MAPPING", "LICENSES", "PRIVATE_SETTINGS", "is_hub_id", "is_local_base", "named_base", "read_json"]
+__all__ += ["split_card", "write_card"]
 
 PRIVATE_SETTINGS = frozenset(
     {"data_dir", "dataset_name", "cache_dir", "output_dir", "model_name_or_path", "resume_from_checkpoint", "hub_token"}
     | {"cases"}  # the names of files are often those of patients
 )
-"""Settings with paths of the user's machine, names of patients or secrets, which are never published."""
+"""Settings with paths of the user's machine, names of patients or secrets, which are never published as they are."""
+
+AUTO_MAPPING = {"base_model_class": "SamedForSemanticSegmentation", "parent_library": "samed_hf"}
+"""`auto_mapping` in the `adapter_config.json` of a repository.
+
+Its `base_model_name_or_path` is the repository itself: transformers' Auto classes and pipelines load config and image
+processor from there, at the adapter's own revision. The base model and its revision are in `config.json`.
+"""
+
+LICENSES = ("license", "base_license", "data_license")
+"""Settings that name the licences of the adapter's weights, of the base model and of the data."""
 
 # Settings that don't affect the trained weights; neither do those that start with "hub_".
 _NOT_ON_CARD = frozenset(
     {"deviations", "push_to_hub", "push_every", "with_handler", "report_to", "checkpoints_total_limit", "save_best"}
     | {"checkpointing_steps", "dataloader_num_workers", "eval_steps", "watched_slices", "max_skipped_steps"}
+    | {*LICENSES}
 )
+# Metadata that describe the files of the repository, and are renewed with them.
+_RENEWED = frozenset({"base_model", "base_model_relation", "model-index", "widget"})
+_MARKED = re.compile(r"<!-- samed_hf: begin.*?<!-- samed_hf: end -->", re.DOTALL)
+# The whole text of cards from before there were marks.
+_UNMARKED = re.compile(
+    r"(# [^\n]*\n\n)?A \[SAMed\]\(https://arxiv.org/abs/2304.13785\) adapter: .*```bibtex.*?```", re.DOTALL
+)
+_ENTITIES = {ord(char): f"&#{ord(char)};" for char in "&<>|`*[]\\"}
 _UNKNOWN_DATA = "data of its author's"
 
 
-def write_card(directory: str | os.PathLike[str], *, name: str | None = None, license_id: str = "apache-2.0") -> None:
+def write_card(
+    directory: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    licenses: Mapping[str, str | None] | None = None,
+    source: str | None = None,
+) -> None:
     """Write an adapter's `README.md` from the other files in its directory.
 
     These are `config.json`, `preprocessor_config.json`, `adapter_config.json` (here or in the subdirectory `adapter`)
     and, if they exist, `metrics.json`, `training_settings.json`, `overlay.png`, `training_curve.png` and
-    `examples/*.png`.
+    `examples/*.png`. If there is a `README.md`, its text outside of the marked block and its other metadata stay.
 
     Args:
         directory: of the adapter, as a training left it or in the layout of a repository.
         name: title, and name of the repository in the snippets; defaults to the directory's.
-        license_id: the Hub's identifier of the licence of the adapter's weights.
+        licenses: the Hub's identifiers of the licences of the adapter's weights ("license"), of the base model
+            ("base_license") and of the data ("data_license"); defaults to those in `training_settings.json`. The card
+            says which are unknown.
+        source: git URL at a tag or commit to install this package from; see [`package_source`].
 
     Raises:
         FileNotFoundError: `config.json` or `adapter_config.json` is missing.
+        ValueError: a licence is no identifier, or the metadata of the present `README.md` are no YAML.
     """
     directory = Path(directory)
     name = name or directory.resolve().name
     metrics = read_json(directory / "metrics.json")
     settings = read_json(directory / "training_settings.json")
+    licenses = _check_licenses({key: (licenses or {}).get(key) or settings.get(key) for key in LICENSES})
     run = settings.pop("run", {})
     data = run.get("data", _UNKNOWN_DATA)
     adapter = _describe_adapter(directory)
     examples = sorted(path.relative_to(directory).as_posix() for path in directory.glob("examples/*.png"))
-    card = ModelCard.from_template(
-        _metadata(name, license_id, adapter["base_model"], data, metrics, examples),
-        template_str=resources.files(__package__).joinpath("templates/model_card.md").read_text(encoding="utf-8"),
-        name=name,
-        license_id=license_id,
-        processor=read_json(directory / "preprocessor_config.json"),
-        data=data,
-        run=run,
-        settings={
+    trained_on = settings.get("cases", {}).get("train")
+    context = {
+        "name": name,
+        "processor": read_json(directory / "preprocessor_config.json"),
+        "data": data,
+        "run": run,
+        "settings": {
             key: value
             for key, value in settings.items()
             if value is not None and key not in PRIVATE_SETTINGS | _NOT_ON_CARD and not key.startswith("hub_")
         },
-        deviations=settings.get("deviations"),
-        metrics=metrics,
-        images=[path.name for path in directory.glob("*.png")],
+        "deviations": settings.get("deviations"),
+        "metrics": metrics,
+        "seen": len({*trained_on} & {*metrics["per_case"]}) if trained_on and metrics else None,
+        "images": [path.name for path in directory.glob("*.png")],
+        "source": source or package_source(),
+        **licenses,
         **adapter,
+    }
+    dataset = settings.get("dataset_name")
+    card = ModelCard.from_template(
+        _metadata(context, dataset if dataset and is_hub_id(dataset) else None, examples),
+        template_str=resources.files(__package__).joinpath("templates/model_card.md").read_text(encoding="utf-8"),
+        **_escape(context),
     )
-    write_text(directory / "README.md", str(card))
+    file = directory / "README.md"
+    present = file.read_text(encoding="utf-8") if file.is_file() else ""
+    write_text(file, _merge(str(card), present, is_licensed=bool(licenses["license"])))
 
 
 def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
     """The content of a file; empty if it does not exist and is not required."""
-    return json.loads(path.read_text(encoding="utf-8")) if required or path.is_file() else {}
+    if not required and not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is no JSON object ({error}): write the file again, or remove it.") from error
+
+
+def split_card(text: str) -> tuple[dict[str, Any], str]:
+    """The metadata of a card and the text after them."""
+    text = text.replace("\r\n", "\n")
+    match = re.match(r"---[ \t]*\n(.*?\n)??---[ \t]*(?:\n|\Z)", text, re.DOTALL)
+    try:
+        metadata = yaml.safe_load(match[1] or "") if match else None
+    except yaml.YAMLError as error:
+        raise ValueError(
+            f"The metadata of the present README.md are no YAML ({' '.join(str(error).split())}): correct them."
+        ) from error
+    return metadata if isinstance(metadata, dict) else {}, text[match.end() :] if match else text
+
+
+def _merge(card: str, present: str, is_licensed: bool) -> str:
+    """The card with the text and the metadata that others wrote into the present one."""
+    if not present.strip():
+        return card
+    (ours, block), (theirs, text) = split_card(card), split_card(present)
+    block, unmarked = block.strip(), None
+    marked = _MARKED.search(text)
+    if marked is None and (unmarked := _UNMARKED.search(text)):  # its metadata were generated too
+        theirs = {key: value for key, value in theirs.items() if key not in {*ours, "license", "datasets"}}
+    place = marked or unmarked
+    before, after = (text[: place.start()], text[place.end() :]) if place else (f"{text.strip()}\n\n", "\n")
+    lists = {key: _as_list(theirs.get(key)) + _as_list(ours.get(key)) for key in ("tags", "datasets")}
+    own_examples = [one for one in _as_list(theirs.get("widget")) if "examples/" not in str(one)]
+    widget = own_examples + _as_list(ours.get("widget"))
+    merged = ours | {key: value for key, value in theirs.items() if key not in _RENEWED}
+    merged |= {key: list(dict.fromkeys(values)) for key, values in lists.items() if values}
+    merged |= {"widget": widget} if widget else {}
+    merged |= {"license": ours["license"]} if is_licensed else {}
+    return f"---\n{yaml_dump(merged)}---\n\n{before.lstrip()}{block}{after}"
+
+
+def _as_list(value: Any) -> list[Any]:
+    return [] if value is None else value if isinstance(value, list) else [value]
+
+
+def _escape(value: Any) -> Any:
+    """`value` with texts that Markdown and HTML show as they are, in one line."""
+    if isinstance(value, str):
+        return " ".join(value.split()).translate(_ENTITIES)
+    if isinstance(value, Mapping):
+        return {_escape(key): _escape(item) for key, item in value.items()}
+    return [_escape(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _check_licenses(licenses: dict[str, str | None]) -> dict[str, str | None]:
+    for key, value in licenses.items():
+        if value and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", value):
+            raise ValueError(
+                f"{key} is {value!r}: expected an identifier of the Hub, e.g. apache-2.0, cc-by-nc-4.0 or other."
+            )
+    return licenses
 
 
 def _describe_adapter(directory: Path) -> dict[str, Any]:
@@ -85,15 +189,23 @@ def _describe_adapter(directory: Path) -> dict[str, Any]:
     if (directory / "adapter" / "adapter_config.json").is_file():
         directory /= "adapter"
     adapter = read_json(directory / "adapter_config.json", required=True)
-    base, weights = adapter.get("base_model_name_or_path"), directory / "adapter_model.safetensors"
+    (base, revision), weights = named_base(adapter, config), directory / "adapter_model.safetensors"
     return {
         "labels": [config["id2label"][index] for index in sorted(config["id2label"], key=int)][1:],
         "image_size": config["image_size"],
         "adapter": adapter,
         "adapter_directory": directory.name,
         "base_model": None if base is None or is_local_base(base) else base,
+        "base_revision": revision,
         "megabytes": weights.stat().st_size / 1e6 if weights.is_file() else None,
     }
+
+
+def named_base(adapter: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """The base model and its revision that `adapter_config.json` names, or `config.json` in a repository."""
+    if adapter.get("auto_mapping") == AUTO_MAPPING:
+        return config.get("base_model_name_or_path"), config.get("base_model_revision")
+    return adapter.get("base_model_name_or_path"), adapter.get("revision")
 
 
 def is_local_base(base: str) -> bool:
@@ -101,36 +213,39 @@ def is_local_base(base: str) -> bool:
     return base.startswith((".", "/", "~")) or "\\" in base or base.count("/") > 1 or Path(base).is_dir()
 
 
-def _metadata(
-    name: str, license_id: str, base: str | None, data: str, metrics: Mapping[str, Any], examples: list[str]
-) -> ModelCardData:
-    dataset = re.sub(r"[^a-z0-9]+", "-", data.lower()).strip("-") or "data"
+def is_hub_id(name: str) -> bool:
+    """Whether a data set's name can be one on the Hub, rather than a directory."""
+    return bool(re.fullmatch(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*", name)) and not Path(name).exists()
+
+
+def _metadata(context: Mapping[str, Any], dataset: str | None, examples: list[str]) -> ModelCardData:
+    metrics, base = context["metrics"], context["base_model"]
     optional: dict[str, Any] = {}
-    if data != _UNKNOWN_DATA:
+    if dataset:
         optional["datasets"] = [dataset]
     if examples:
         optional["widget"] = [{"src": path, "example_title": Path(path).stem} for path in examples]
     return ModelCardData(
         library_name="samed_hf",
         pipeline_tag="image-segmentation",
-        license=license_id,
+        license=context["license"],
         base_model=base,
         base_model_relation="adapter" if base else None,
         tags=["medical", "segment-anything", "samed", "lora", "peft", "arxiv:2304.13785"],
-        model_name=name if metrics else None,
-        eval_results=_eval_results(metrics, data, dataset) if metrics else None,
+        model_name=context["name"] if metrics else None,
+        eval_results=_eval_results(metrics, context["data"], dataset) if metrics else None,
         **optional,
     )
 
 
-def _eval_results(metrics: Mapping[str, Any], data: str, dataset: str) -> list[EvalResult]:
+def _eval_results(metrics: Mapping[str, Any], data: str, dataset: str | None) -> list[EvalResult]:
     """Every score of `metrics.json` that is defined, unrounded."""
     titles = {"dice": "Dice", "hd95": f"HD95 in {metrics.get('distance_unit', 'voxel')}"}
     return [
         EvalResult(
             task_type="image-segmentation",
             task_name="Semantic segmentation",
-            dataset_type=dataset,
+            dataset_type=dataset or re.sub(r"[^a-z0-9]+", "-", data.lower()).strip("-") or "data",
             dataset_name=data,
             dataset_split=metrics.get("split", "test"),
             metric_type=key,

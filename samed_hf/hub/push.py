@@ -7,15 +7,15 @@ import os
 import shlex
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, RevisionNotFoundError
 from huggingface_hub.utils import httpx
 
-from .card import read_json
-from .repository import ADAPTER_FILES, check_adapter, lay_out_repository
+from .card import is_hub_id, read_json
+from .repository import ADAPTER_FILES, OUTDATED, check_adapter, check_source, lay_out_repository, refuse_links
 
 __all__ = ["push_adapter"]
 
@@ -33,9 +33,18 @@ def push_adapter(
     base_revision: str | None = None,
     images: bool | None = None,
     with_handler: bool = False,
+    source: str | None = None,
+    license: str | None = None,
+    base_license: str | None = None,
+    data_license: str | None = None,
     commit_message: str = "Upload adapter",
+    revision: str | None = None,
+    create_pr: bool = False,
 ) -> str:
     """Upload an adapter, its scores and its card, but no checkpoints and data of the run; return the address.
+
+    Cases are numbered in what is uploaded, and paths of the machine are left out. Text and metadata that others wrote
+    into the repository's card stay.
 
     Args:
         directory: of the adapter, as a training left it; it is not changed.
@@ -47,42 +56,90 @@ def push_adapter(
         base_revision: its branch, tag or commit.
         images: upload overlay and example slices too; `None` uploads those of synthetic data only.
         with_handler: add `handler.py` and `requirements.txt` for Inference Endpoints.
+        source: git URL at a tag or commit from which others install this package; by default, where it was installed
+            from, if that is a git repository or a release.
+        license, base_license, data_license: the Hub's identifiers of the licences of the adapter's weights, the base
+            model and the data; by default, those that the training was given. The card says which are unknown.
         commit_message: of the commit.
+        revision: branch to commit to, created if it does not exist; defaults to main.
+        create_pr: open a pull request, whose address is returned, instead of committing to the branch.
 
     Raises:
-        ValueError: the Hub refused or can't be reached, an unknown dtype, or damaged weights.
+        ValueError: the Hub refused or can't be reached, an unknown dtype, damaged weights, `private` for a public
+            repository, or `with_handler` where the source is unknown.
     """
     directory = Path(directory)
     check_adapter(directory, dtype)
-    flags = {"--dtype": dtype if dtype != "float32" else None, "--base_model": base_model}
-    flags |= {"--base_revision": base_revision}
-    switches = {"--private": private, "--pictures": images, "--with_handler": with_handler}
-    words = [word for flag, value in flags.items() if value for word in (flag, value)]
-    words += [flag for flag, given in switches.items() if given]
+    check_source(source, required=with_handler)
+    licenses = {"license": license, "base_license": base_license, "data_license": data_license}
+    values = {"dtype": dtype if dtype != "float32" else None, "base_model": base_model, "base_revision": base_revision}
+    values |= {"source": source, "revision": revision} | licenses
+    switches = {"private": private, "pictures": images, "with_handler": with_handler, "create_pr": create_pr}
+    words = [word for flag, value in values.items() if value for word in (f"--{flag}", value)]
+    words += [f"--{flag}" for flag, given in switches.items() if given]
     command = shlex.join(["samed-hf", "push", str(directory), "--repo_id", repo_id, *words])
     with tempfile.TemporaryDirectory() as temporary, _one_line_errors(directory, repo_id, command):
         api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        base = (base_model, base_revision) if base_model else _push_random_base(api, directory, repo_id, private)
+        repo_id, is_private = _create(api, repo_id, private)
         staged = Path(temporary) / "repository"
         lay_out_repository(
-            directory, staged, repo_id=repo_id, dtype=dtype, base=base, images=images, with_handler=with_handler
+            directory,
+            staged,
+            repo_id=repo_id,
+            dtype=dtype,
+            base=(base_model, base_revision) if base_model else _push_random_base(api, directory, repo_id, is_private),
+            images=images,
+            source=source,
+            with_handler=with_handler,
+            licenses=licenses,
+            dataset=_public_dataset(api, directory),
+            card=_present_card(api, repo_id, revision, Path(temporary)),
         )
         _refuse_secrets(staged, directory, token)
-        outdated = _outdated_files(api, repo_id, staged)
-        api.upload_folder(folder_path=staged, repo_id=repo_id, commit_message=commit_message, delete_patterns=outdated)
-    return f"{api.endpoint}/{repo_id}"
+        if revision is not None and not create_pr and not revision.startswith("refs/pr/"):
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        commit = api.upload_folder(
+            folder_path=staged,
+            repo_id=repo_id,
+            commit_message=commit_message,
+            delete_patterns=OUTDATED,
+            revision=revision,
+            create_pr=create_pr,
+        )
+    return commit.pr_url or f"{api.endpoint}/{repo_id}"
 
 
-def _outdated_files(api: HfApi, repo_id: str, staged: Path) -> list[str] | None:
-    """Patterns of an earlier upload's files to delete: those of an older layout, and images that are not uploaded."""
-    outdated = [name for name in ADAPTER_FILES if api.file_exists(repo_id, name)]
-    if not (staged / "overlay.png").is_file() and api.file_exists(repo_id, "overlay.png"):
-        outdated += ["overlay.png", "examples/*.png"]
-    return outdated or None
+def _create(api: HfApi, repo_id: str, private: bool | None) -> tuple[str, bool]:
+    """Create a repository if there is none; return its full name and whether it is private."""
+    name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    is_private = bool(api.model_info(name).private)
+    if private and not is_private:
+        raise ValueError(
+            f"private is given, but {name!r} exists and is public: nothing was uploaded. Make it private in its "
+            "settings on the Hub, or give another repo_id."
+        )
+    return name, is_private
 
 
-def _push_random_base(api: HfApi, directory: Path, repo_id: str, private: bool | None) -> tuple[str | None, str | None]:
+def _present_card(api: HfApi, repo_id: str, revision: str | None, directory: Path) -> str | None:
+    """The repository's `README.md`, on main if the branch does not exist yet."""
+    for branch in dict.fromkeys((revision, None)):
+        with suppress(EntryNotFoundError, RevisionNotFoundError):
+            file = api.hf_hub_download(repo_id, "README.md", revision=branch, cache_dir=directory)
+            return Path(file).read_text(encoding="utf-8")
+    return None
+
+
+def _public_dataset(api: HfApi, directory: Path) -> str | None:
+    """The Hub id of the data set that was trained on, if it is one that everyone can see."""
+    name = read_json(directory / "training_settings.json").get("dataset_name")
+    if name and is_hub_id(name):
+        with suppress(HfHubHTTPError):
+            return name if not api.dataset_info(name).private else None
+    return None
+
+
+def _push_random_base(api: HfApi, directory: Path, repo_id: str, private: bool) -> tuple[str | None, str | None]:
     """Upload a demonstration's base model of random weights, which exists in the run only.
 
     Returns its name and commit; (`None`, `None`) for any other adapter.
@@ -92,8 +149,10 @@ def _push_random_base(api: HfApi, directory: Path, repo_id: str, private: bool |
     is_random = read_json(directory / "training_settings.json").get("run", {}).get("random_base")
     if not own or not is_random or not (base / "model.safetensors").is_file():
         return None, None
-    name = api.create_repo(f"{repo_id}-base", private=private, exist_ok=True).repo_id
     files = ["config.json", "model.safetensors", "preprocessor_config.json"]
+    # A run that pushes while it trains names its base by an absolute path.
+    refuse_links(base if Path(own).is_absolute() else directory, [base / file for file in files])
+    name, _ = _create(api, f"{repo_id}-base", private)
     commit = api.upload_folder(
         folder_path=base, repo_id=name, allow_patterns=files, commit_message="Upload SAM of random weights"
     )

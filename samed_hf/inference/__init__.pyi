@@ -1,8 +1,8 @@
 from .postprocessing import keep_largest, remove_islands
-from .segmentation import Segmentation, predict_image, predict_volume, segment_volume
 from .segmenter import Segmenter, load_model
 from .slices import predict_slices
 from .statistics import measure_labels
+from .volumes import Segmentation, predict_image, predict_volume, segment_volume
 
 __all__ = [
     "Segmentation",

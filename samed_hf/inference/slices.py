@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ..model.image_processing_samed import SamedImageProcessor, resize_logits, upsample_logits
+from ..model.image_processing_samed import SamedImageProcessor
 from ..model.modeling_samed import SamedForSemanticSegmentation
+from ..model.post_processing import resize_logits, upsample_logits
 from ..transforms.slicing import SliceStack
 from ..transforms.zoom import nearest_zoom
 from ..utils.threads import single_threaded_blas

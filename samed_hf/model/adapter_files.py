@@ -1,4 +1,4 @@
-"""The files of an adapter in a directory or on the Hub: where they are, and which base model they name."""
+"""The files of an adapter in a directory or on the Hub: fetching them, and which base model they name."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
+from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers.utils import cached_file, find_adapter_config_file
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME
 
+from ..hub.card import AUTO_MAPPING, named_base
 from ..hub.repository import ADAPTER_DIRECTORY
 from .configuration_samed import SamedConfig
+from .download import fetch_file, fetch_json
 from .image_processing_samed import SamedImageProcessor
 
-__all__ = ["DOWNLOAD_OPTIONS", "AdapterFiles", "check_same_base", "find_image_processor"]
-__all__ += ["report_damage", "write_base_path"]
+__all__ = ["AdapterFiles", "check_same_base", "find_image_processor", "report_damage", "write_base_path"]
 
-DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 _PEFT_PREFIX = "base_model.model."
 # Settings of SAM's sub-configs that determine the shapes and the structure of its layers.
 _STRUCTURE = frozenset(
@@ -43,43 +44,53 @@ class AdapterFiles:
 
     @classmethod
     def find(cls, source: str, download: dict[str, Any]) -> AdapterFiles | None:
-        """Find the adapter of a directory or Hub id, at the root or in the subfolder of a repository."""
+        """Find the adapter of a directory or Hub id: at the root, or in the subfolder of an older repository."""
         root = download.get("subfolder") or ""
         for subfolder in (root, f"{root}/{ADAPTER_DIRECTORY}".lstrip("/")):
-            file = find_adapter_config_file(source, **(download | {"subfolder": subfolder}))
+            options = download | {"subfolder": subfolder}
+            file = fetch_file(source, ADAPTER_CONFIG_NAME, options)
             if file is not None:
-                try:
-                    return cls(source, subfolder, Path(file), json.loads(Path(file).read_text(encoding="utf-8")))
-                except ValueError as error:
-                    raise ValueError(f"{file} is no JSON ({error}): the adapter is damaged; fetch it again.") from error
+                return cls(source, subfolder, file, fetch_json(source, ADAPTER_CONFIG_NAME, options))
         return None
 
     def read_weights(self, download: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Read the tensors under the model's own names, from safetensors alone: a pickle could execute code."""
-        if Path(self.source).is_dir():
-            file = str(self.config_file.parent / SAFETENSORS_WEIGHTS_NAME)
-        else:
-            options = download | {"subfolder": self.subfolder}
-            file = cast(str, cached_file(self.source, SAFETENSORS_WEIGHTS_NAME, **options))  # raises if there is none
+        file = fetch_file(self.source, SAFETENSORS_WEIGHTS_NAME, download | {"subfolder": self.subfolder})
+        if file is None:
+            raise FileNotFoundError(
+                f"The adapter {self.source!r} has no {SAFETENSORS_WEIGHTS_NAME}: fetch it again, or save it so."
+            )
         return {key.removeprefix(_PEFT_PREFIX): tensor for key, tensor in load_file(file).items()}
 
-    def base_model(self) -> tuple[str, str | None]:
-        """The base model that the adapter names, and its revision; a relative path starts at the adapter's own."""
+    @property
+    def is_published(self) -> bool:
+        """Whether `adapter_config.json` names its own repository as base, and `config.json` the base model."""
+        return self.content.get("auto_mapping") == AUTO_MAPPING
+
+    def named_base(self, download: dict[str, Any]) -> tuple[str | None, str | None]:
+        """The base model that the adapter names, if any, and its revision; a relative path starts at the adapter's."""
+        if self.is_published:
+            return named_base(self.content, fetch_json(self.source, CONFIG_NAME, download))
         base = self.content.get("base_model_name_or_path")
+        relative = self.config_file.parent / (base or "")
+        if base and Path(self.source).is_dir() and (relative / CONFIG_NAME).is_file():
+            return str(relative), None
+        return base, self.content.get("revision")
+
+    def base_model(self, download: dict[str, Any]) -> tuple[str, str | None]:
+        """[`named_base`], or an error if the adapter names none or a directory that is not there."""
+        base, revision = self.named_base(download)
         if not base:
             raise ValueError(
                 f"The adapter {self.source!r} names no base model: give the directory or Hub id of the one that it was "
                 "trained on as base_model_name_or_path."
             )
-        relative = self.config_file.parent / base
-        if Path(self.source).is_dir() and (relative / "config.json").is_file():
-            return str(relative), None
         if base.startswith("."):
             raise FileNotFoundError(
                 f"The adapter {self.source!r} needs the base model {base!r}, a directory relative to its own, which "
                 "does not exist: copy it there too, or give its path as base_model_name_or_path."
             )
-        return base, self.content.get("revision")
+        return base, revision
 
 
 def write_base_path(adapter_config: Path, directory: Path) -> None:
@@ -122,11 +133,8 @@ def report_damage(what: str) -> Iterator[None]:
         ) from error
 
 
-def find_image_processor(source: str | os.PathLike[str], download: dict[str, Any]) -> SamedImageProcessor | None:
+def find_image_processor(source: str, download: dict[str, Any]) -> SamedImageProcessor | None:
     """Return the checkpoint's SAMed processor, or `None` if it has none, like a plain SAM."""
-    try:
-        content, _ = SamedImageProcessor.get_image_processor_dict(str(source), **download)
-    except OSError:
-        return None
+    content = fetch_json(source, IMAGE_PROCESSOR_NAME, download)
     is_samed = content.get("image_processor_type") == SamedImageProcessor.__name__
     return SamedImageProcessor.from_dict(content) if is_samed else None

@@ -13,8 +13,9 @@ from peft import PeftConfig, inject_adapter_in_model, set_peft_model_state_dict
 from torch import nn
 from transformers.integrations.peft import PeftAdapterMixin
 
-from .adapter_files import DOWNLOAD_OPTIONS, AdapterFiles, check_same_base, find_image_processor, report_damage
+from .adapter_files import AdapterFiles, check_same_base, find_image_processor, report_damage
 from .configuration_samed import SamedConfig
+from .download import DOWNLOAD_OPTIONS, pin_revision
 from .image_processing_samed import SamedImageProcessor
 from .lora import freeze_unused, merge_adapter
 from .mask_decoder import replace_label_heads
@@ -72,6 +73,7 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
             raise TypeError(
                 f"load_adapter got {', '.join(sorted(unknown))}: expected some of {', '.join(DOWNLOAD_OPTIONS)}."
             )
+        download = pin_revision(source, download)
         files = AdapterFiles.find(source, download)
         if files is None:
             raise FileNotFoundError(
@@ -83,7 +85,7 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
         with report_damage(f"The adapter {source!r}"):
             weights = files.read_weights(download)
             frozen = not any(parameter.requires_grad for parameter in self.parameters())
-            self._inject_layers(files, name, config, is_trainable)
+            self._inject_layers(files, download, name, config, is_trainable)
             try:
                 _load_weights(self, weights, source, name)
             except (ValueError, RuntimeError):
@@ -114,14 +116,24 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
                     "from_pretrained into a model of its own."
                 )
 
-    def _inject_layers(self, files: AdapterFiles, name: str, config: SamedConfig, is_trainable: bool) -> None:
+    def _inject_layers(
+        self,
+        files: AdapterFiles,
+        download: dict[str, Any],
+        name: str,
+        config: SamedConfig,
+        is_trainable: bool,
+    ) -> None:
         """Add the adapter's layers to the model; modules trained whole get the shapes that its labels need."""
         peft_config = PeftConfig.from_pretrained(str(files.config_file.parent))
         peft_config.inference_mode = not is_trainable
-        base = self.config.name_or_path
-        if base and Path(base).is_dir():
-            # The base in use, by a path that is valid wherever the adapter is saved; a directory has no revision.
-            peft_config.base_model_name_or_path, peft_config.revision = str(Path(base).resolve()), None
+        # The base in use, a directory by a path that is valid wherever the adapter is saved.
+        named, revision = files.named_base(download)
+        used = self.config.name_or_path or named
+        peft_config.revision = revision if used == named else None
+        peft_config.base_model_name_or_path = str(Path(used).resolve()) if used and Path(used).is_dir() else used
+        if files.is_published:
+            peft_config.auto_mapping = None
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Already found a `peft_config`", category=UserWarning)
             inject_adapter_in_model(peft_config, self, name)

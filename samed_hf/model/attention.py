@@ -1,8 +1,8 @@
 """Exact attention of the image encoder on a CPU: scores in tiles, windows without padding.
 
-A window at the image's border contains padded tokens. They are zero before the projection, so all their keys and values
-equal the projections' biases. In a softmax they equal a single key whose bias is the logarithm of the sum of their
-exponentials. The windows are therefore never padded.
+A window at the image's border contains padded tokens. They are zero before the projection, so all have the key and the
+value that the projections make of zero. In a softmax they equal a single key whose bias is the logarithm of the sum of
+their exponentials. The windows are therefore never padded.
 
 Scores and their softmax are computed for a few heads at a time in memory that stays in the cache. The backward pass
 computes them again, so none are stored (as in FlashAttention, arXiv 2205.14135).
@@ -109,7 +109,7 @@ def attend_at_border(
 
     `tokens` are query, key and value of the real tokens, `(batch, heads, height · width, head_dim)`, and the terms of
     the rows and columns of all keys, padded ones included, `(batch, heads, tokens, size)`; `grid` is (height, width),
-    `padding` the key and the value of a padded token, `(heads, 1, head_dim)`.
+    `padding` the key and the value of a padded token in each window, `(batch, heads, 1, head_dim)`.
     """
     query, key, value, rows, columns = tokens
     height, width = grid
@@ -119,8 +119,7 @@ def attend_at_border(
     real = rows[..., :height, None] + columns[..., None, :width]
     bias = torch.cat([real.flatten(-2), padded], dim=-1)
     key, value = (
-        torch.cat([real, padded.to(real.dtype).expand(len(query), -1, -1, -1)], dim=2)
-        for real, padded in zip((key, value), padding, strict=True)
+        torch.cat([real, padded.to(real.dtype)], dim=2) for real, padded in zip((key, value), padding, strict=True)
     )
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OVERRIDES", "SamedConfig"]
 
+# Keys of a published adapter's config.json that name its base model; they are no settings of the model.
+BASE_KEYS = ("base_model_name_or_path", "base_model_revision")
 # Arguments of `from_pretrained` that replace values of a checkpoint's config.json.
 OVERRIDES = ("image_size", "id2label", "label2id", "num_labels", "dice_weight")
 
@@ -103,7 +105,7 @@ class SamedConfig(SamConfig):
                 f"The checkpoint's model_type is {model_type!r}: expected 'sam' (Segment Anything, e.g. "
                 "facebook/sam-vit-base, -large or -huge) or 'samed'. SAM-HQ, SAM 2 and other models are not supported."
             )
-        return config_dict | {"model_type": cls.model_type}
+        return {k: v for k, v in config_dict.items() if k not in BASE_KEYS} | {"model_type": cls.model_type}
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> SamedConfig:

@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
 from transformers import BatchFeature
+from transformers.image_processing_outputs import SemanticSegmentationPostProcessorOutput
 from transformers.image_processing_utils import BaseImageProcessor
+from transformers.image_transforms import group_images_by_shape, reorder_images
+from transformers.image_utils import ChannelDimension, SizeDict
+from transformers.processing_utils import Unpack
 
-from ..transforms.augmentation import window_intensity
-from ..transforms.slicing import SliceStack, image_bounds
-from ..transforms.zoom import Array, spline_zoom
+from ..transforms.intensity import check_percentiles, check_windows, is_nested
+from ..transforms.slicing import SliceStack, image_bounds, is_8_bit
+from ..transforms.zoom import Array, nearest_zoom, spline_zoom
 from ..volumes.geometry import check_orientation
-from ..volumes.images import image_array, luminance
+from .image_inputs import image_channels, label_maps, list_images, open_image, stack_images, to_numpy
+from .image_processing_kwargs import (
+    KEYWORDS,
+    SETTINGS,
+    SamedImageProcessorKwargs,
+    check_call,
+    check_fixed,
+    replaced,
+    square_side,
+)
+from .post_processing import image_scores
 
-__all__ = ["SamedImageProcessor", "resize_logits", "upsample_logits"]
+__all__ = ["SamedImageProcessor", "SamedImageProcessorKwargs"]
 
 
 class SamedImageProcessor(BaseImageProcessor):
     r"""Makes `pixel_values`: intensities in [0, 1], zoomed to the model's input size, three channels.
 
+    It computes in PyTorch without torchvision, tensors on their own device, and is transformers' backend "pil" as well
+    as "torchvision". All arguments can be replaced in a call.
+
     Args:
-        image_size: height and width of `pixel_values` in pixels.
+        image_size: height and width of `pixel_values` in pixels, 512 by default; transformers' `size` is the same.
         intensity_window: bounds in the unit of the scan (HU for CT) that become 0 and 1; a list with one entry (bounds
             or `None`) for each channel if the channels differ. `None`: the scan's own `percentiles` are the bounds.
             8-bit images are divided by 255 whatever the window is.
@@ -39,13 +56,22 @@ class SamedImageProcessor(BaseImageProcessor):
             fills all three, of two channels the third is the mean.
         context_slices: fill the three channels with the slice before, the slice itself and the slice after; for scans
             of one channel.
+        **kwargs: transformers' own (`ImagesKwargs`), as defaults of a call.
+
+    Raises:
+        ValueError: an argument is out of range, or contradicts another one or the model's training.
     """
 
+    valid_kwargs = SamedImageProcessorKwargs
     model_input_names = ["pixel_values"]  # noqa: RUF012 - transformers reads it as a plain class attribute
+    backend = "torchvision"  # transformers' name of the one that computes in PyTorch
+    do_resize = do_rescale = do_convert_rgb = True
+    do_normalize = False
+    return_tensors = "pt"
 
     def __init__(
         self,
-        image_size: int = 512,
+        image_size: int | None = None,
         intensity_window: Sequence[float] | None = (-125.0, 275.0),
         input_size: int | None = None,
         axis_order: Sequence[int] = (2, 1, 0),
@@ -55,21 +81,22 @@ class SamedImageProcessor(BaseImageProcessor):
         context_slices: bool = False,
         **kwargs: Any,
     ) -> None:
+        image_size = square_side(image_size, kwargs.pop("size", None))
         super().__init__(**kwargs)
-        if image_size <= 0 or (input_size is not None and input_size <= 1):
-            raise ValueError(f"image_size is {image_size}, input_size {input_size}: expected positive sizes in pixels.")
-        if sorted(axis_order) != [0, 1, 2]:
+        check_fixed(kwargs)
+        for name, side, least in (("image_size", image_size, 1), ("input_size", input_size, 2)):
+            if not (isinstance(side, Integral) and side >= least) and not (name == "input_size" and side is None):
+                raise ValueError(f"{name} is {side!r}: expected a size in pixels, at least {least}.")
+        if not isinstance(axis_order, list | tuple) or sorted(map(str, axis_order)) != ["0", "1", "2"]:
             raise ValueError(f"axis_order is {axis_order}: expected 0, 1 and 2 in some order, e.g. (2, 1, 0).")
+        if not isinstance(channel_names, list | tuple | None):
+            raise ValueError(f"channel_names is {channel_names!r}: expected a list of names.")
         self.image_size = image_size
-        self.intensity_window = _checked_window(intensity_window)
+        self.intensity_window = check_windows(intensity_window)
         self.input_size = input_size
         self.axis_order = list(axis_order)
         self.orientation = None if orientation is None else check_orientation(orientation)
-        if percentiles is not None:
-            low, high = percentiles = [float(percentile) for percentile in percentiles]
-            if not 0 <= low < high <= 100:
-                raise ValueError(f"percentiles is ({low}, {high}): expected two increasing numbers from 0 to 100.")
-        self.percentiles = percentiles
+        self.percentiles = check_percentiles(percentiles)
         self.channel_names = None if channel_names is None else [str(name) for name in channel_names]
         self.context_slices = bool(context_slices)
         if not 1 <= self.num_channels <= 3 or (self.context_slices and self.num_channels > 1):
@@ -77,86 +104,143 @@ class SamedImageProcessor(BaseImageProcessor):
                 f"channel_names is {channel_names}, context_slices {context_slices}: expected one to three channels, "
                 "and one where the neighbouring slices fill the others."
             )
-        windows = self.intensity_window
-        if windows is not None and _is_nested(windows) and len(windows) != self.num_channels:
-            raise ValueError(f"intensity_window has {len(windows)} windows for {self.num_channels} channels.")
+        if len(self.channel_windows) != self.num_channels:
+            raise ValueError(
+                f"intensity_window has {len(self.channel_windows)} windows for {self.num_channels} channels."
+            )
+
+    @classmethod
+    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> SamedImageProcessor:
+        """As transformers'; a new `image_size` or `size` replaces both."""
+        if any(kwargs.get(name) is not None for name in ("image_size", "size")):
+            image_processor_dict = {k: v for k, v in image_processor_dict.items() if k not in ("image_size", "size")}
+        return super().from_dict(image_processor_dict, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `preprocessor_config.json`; transformers omits `None` and would load the default."""
-        return super().to_dict() | {"intensity_window": self.intensity_window, "percentiles": self.percentiles}
+        own = {"size": dict(self.size), "intensity_window": self.intensity_window, "percentiles": self.percentiles}
+        return super().to_dict() | own
+
+    @property
+    def size(self) -> SizeDict:
+        """`image_size` as transformers has it: height and width."""
+        return SizeDict(height=self.image_size, width=self.image_size)
+
+    @size.setter
+    def size(self, size: Any) -> None:
+        self.image_size = square_side(None, size)
+
+    @property
+    def channel_windows(self) -> list[list[float] | None]:
+        """The intensity window of each channel."""
+        windows = self.intensity_window
+        return windows if windows is not None and is_nested(windows) else [windows] * self.num_channels
 
     @property
     def num_channels(self) -> int:
         """The number of channels of a scan, 1 to 3."""
         return len(self.channel_names or [""])
 
+    def fetch_images(self, image_url_or_urls: Any) -> Any:
+        """Open paths and addresses, with all their bits; anything else is returned as it is."""
+        if isinstance(image_url_or_urls, list | tuple):
+            return [self.fetch_images(one) for one in image_url_or_urls]
+        is_name = isinstance(image_url_or_urls, str | os.PathLike)
+        return open_image(image_url_or_urls) if is_name else image_url_or_urls
+
     def preprocess(
-        self, images: Any, *, rescaled: bool = False, return_tensors: str | None = "pt", **kwargs: Any
+        self, images: Any, segmentation_maps: Any = None, **kwargs: Unpack[SamedImageProcessorKwargs]
     ) -> BatchFeature:
         """Prepare images or slices for the model.
 
         Args:
-            images: one image or a list: a PIL image, or an array or tensor of shape `(height, width)`, `(height,
-                width, 3)` or `(3, height, width)`. uint8 counts from 0 to 255; other types are intensities in the
-                window's unit. For a model of one channel, colours become grey (ITU-R 601 luminance); for a model of
-                three, grey is repeated.
-            rescaled: whether intensities other than uint8 are in [0, 1] already (as in the Synapse layout).
-            return_tensors: "pt" for a tensor, "np" for an array.
-            **kwargs: ignored; transformers passes its own.
+            images: one image or a list, also nested: a PIL image, a path or address, or an array or tensor of shape
+                `(height, width)` or with 1, 3 or 4 channels as the first or the last dimension, of which alpha is
+                dropped; or a batch of them, of four dimensions. uint8 counts from 0 to 255; other types are intensities
+                in the window's unit. For a model of one channel, colours become grey (ITU-R 601 luminance); for a model
+                of three, grey is repeated.
+            segmentation_maps: one map of integer labels for each image and of its size, as a PIL image, path, array or
+                tensor, or a batch of them, of three dimensions.
+            **kwargs: those of the constructor, and of transformers' image processors:
+
+                - rescaled: whether intensities other than uint8 are in [0, 1] already (as in the Synapse layout).
+                - do_rescale, do_resize: `False` takes intensities, or heights and widths, as they are.
+                - input_data_format, data_format: "channels_first" or "channels_last", of arrays and tensors in `images`
+                  and of `pixel_values`.
+                - device: where to compute; by default, tensors are on theirs and all else is on the CPU.
+                - disable_grouping: `False` zooms images of one size at once, `True` one by one, as on a CPU.
+                - return_tensors: "pt" (the default) or "np"; `None` is "np", or a list if images differ in size.
+
+                Those that would change what the model was trained on (`do_normalize`, `resample`, …) are refused, and
+                `do_convert_rgb` has no effect: there are three channels.
 
         Returns:
             `pixel_values` of shape `(batch_size, 3, image_size, image_size)`, float32. A cubic spline overshoots at
-            edges, so values can be slightly outside [0, 1].
+            edges, so values can be slightly outside [0, 1]. With maps also `labels` of shape `(batch_size, image_size,
+            image_size)`, int64, zoomed by order 0.
+
+        Raises:
+            ValueError: an unknown argument, or one, an image or a map that can't be used.
         """
-        batch = images if isinstance(images, list | tuple) else [images]
-        pixel_values = np.stack([self._prepare(image, rescaled) for image in batch])
-        return BatchFeature({"pixel_values": pixel_values}, tensor_type=return_tensors)
+        if unknown := [name for name in kwargs if name not in KEYWORDS]:
+            raise ValueError(f"{unknown[0]} is no argument of an image processor, expected: {', '.join(KEYWORDS)}.")
+        options = {name: getattr(self, name, None) for name in KEYWORDS if name not in SETTINGS} | kwargs
+        if changed := replaced(vars(self), options):
+            return type(self)(**changed).preprocess(images, segmentation_maps, **options)
+        check_call(options)
+        pixels: Any = [self._scaled(image, options) for image in list_images(self.fetch_images(images))]
+        if len({one.device for one in pixels}) > 1:
+            raise ValueError("images holds tensors on several devices: expected one; move them with `device`.")
+        sizes, is_resized = [tuple(one.shape[-2:]) for one in pixels], options["do_resize"] is not False
+        if is_resized:
+            groups, index = group_images_by_shape(pixels, disable_grouping=options["disable_grouping"])
+            pixels = reorder_images({key: self.resize_slices(group) for key, group in groups.items()}, index)
+        pixels = [one.expand(3, -1, -1) for one in pixels]
+        if ChannelDimension(options["data_format"] or "channels_first") == ChannelDimension.LAST:
+            pixels = [one.permute(1, 2, 0) for one in pixels]
+        data = {"pixel_values": stack_images(pixels, options["return_tensors"])}
+        if segmentation_maps is not None:
+            side = (self.image_size, self.image_size)
+            maps = [nearest_zoom(one, side) if is_resized else one for one in label_maps(segmentation_maps, sizes)]
+            labels = [torch.as_tensor(one, dtype=torch.int64, device=pixels[0].device) for one in maps]
+            data["labels"] = stack_images(labels, options["return_tensors"])
+        return BatchFeature(data, tensor_type=options["return_tensors"])
 
-    def _prepare(self, image: Any, rescaled: bool) -> np.ndarray:
-        slices = self.image_slices(image)
-        rescaled = rescaled and slices.dtype != np.uint8
-        bounds = None if rescaled else image_bounds(slices, self)
-        pixels = self.resize_slices(SliceStack(slices, self, bounds=bounds, rescaled=rescaled).read([0])[0])
-        return np.repeat(pixels, 3, axis=0) if len(pixels) == 1 else pixels
+    def _scaled(self, image: Any, options: dict[str, Any]) -> torch.Tensor:
+        """An image as float32 `(channels, height, width)` in [0, 1], of one channel or three."""
+        slices: Any = self.image_slices(image, options["input_data_format"])
+        rescaled = options["do_rescale"] is False or (bool(options["rescaled"]) and not is_8_bit(slices))
+        stack = SliceStack(slices, self, bounds=None if rescaled else image_bounds(slices, self), rescaled=rescaled)
+        raw: Any = slices[:, None] if slices.ndim == 3 else slices
+        raw = raw.float() if isinstance(raw, torch.Tensor) else np.ascontiguousarray(raw, np.float32)
+        if options["device"] is not None:
+            raw = torch.as_tensor(raw).to(options["device"])
+        return torch.as_tensor(stack.scale(raw)[0])
 
-    def image_slices(self, image: Any) -> np.ndarray:
+    def image_slices(self, image: Any, input_data_format: str | ChannelDimension | None = None) -> Any:
         """One of the images that [`preprocess`] accepts as a slice with the processor's channels, of the image's type.
 
-        Its shape is `(1, height, width)`, or `(1, channels, height, width)` for several channels.
+        Its shape is `(1, height, width)`, or `(1, channels, height, width)` for several channels; a tensor stays one.
         """
-        if isinstance(image, Image.Image):
-            image = image_array(image, self.num_channels, "images")
-        array = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
-        if array.ndim == 3 and array.shape[0] not in (1, 3) and array.shape[-1] in (1, 3):
-            array = np.moveaxis(array, -1, 0)
-        channels = [array] if array.ndim == 2 else list(array)
-        if array.ndim not in (2, 3) or len(channels) not in (1, 3, self.num_channels) or min(array.shape[-2:]) < 2:
-            raise ValueError(
-                f"images holds an array of shape {array.shape}: expected (height, width), (height, width, 3) or "
-                "(3, height, width), at least 2 pixels each way."
-            )
-        if not (finite := np.isfinite(array)).all():
-            raise ValueError(
-                f"images holds {np.count_nonzero(~finite)} NaN or infinite values: expected finite intensities; "
-                "replace them, e.g. by the background's, first."
-            )
+        channels = image_channels(image, self.num_channels, input_data_format)
         if self.num_channels == 1:
-            return (channels[0] if len(channels) == 1 else luminance(channels))[None]
-        return np.stack(channels * 3 if len(channels) == 1 and self.num_channels == 3 else channels)[None]
+            return channels[0][None]
+        return (torch.stack(channels) if isinstance(channels[0], torch.Tensor) else np.stack(channels))[None]
 
-    def intensity_bounds(self, scan: np.ndarray) -> list[list[float]]:
+    def intensity_bounds(self, scan: Any) -> list[list[float]]:
         """The intensities of a scan `(slices, [channels,] height, width)` that become 0 and 1, for each channel.
 
         Values of scans are in the window's unit whatever their type, 8-bit ones too.
         """
         channels = [scan] if scan.ndim == 3 else [scan[:, index] for index in range(scan.shape[1])]
-        windows = self.intensity_window
-        windows = windows if windows is not None and _is_nested(windows) else [windows] * len(channels)
-        return [self._bounds_of(channel, window) for channel, window in zip(channels, windows, strict=True)]
+        return [
+            self._bounds_of(channel, window) for channel, window in zip(channels, self.channel_windows, strict=True)
+        ]
 
-    def _bounds_of(self, image: np.ndarray, window: list[float] | None) -> list[float]:
+    def _bounds_of(self, image: Any, window: list[float] | None) -> list[float]:
         if window is not None:
             return window
+        image = to_numpy(image)
         if self.percentiles is None:
             return [0.0, {1: 255.0, 2: 65535.0}[image.dtype.itemsize] if image.dtype in (np.uint8, np.uint16) else 1.0]
         low, high = (float(bound) for bound in np.percentile(image, self.percentiles))
@@ -174,54 +258,27 @@ class SamedImageProcessor(BaseImageProcessor):
         return slices.astype(np.float32) if isinstance(slices, np.ndarray) else slices.float()
 
     def post_process_semantic_segmentation(
-        self, outputs: Any, target_sizes: Sequence[tuple[int, int]] | None = None
-    ) -> list[torch.Tensor]:
+        self, outputs: Any, target_sizes: Any = None, return_segmentation_scores: bool = False
+    ) -> list[torch.Tensor] | list[SemanticSegmentationPostProcessorOutput]:
         """Convert logits to the label of every pixel.
 
         Args:
             outputs: the model's output, with `logits` of shape `(batch_size, num_labels, height, width)`.
-            target_sizes: height and width of each image in pixels; by default the model's input size.
+            target_sizes: height and width of each image in pixels, as a list or a tensor `(batch_size, 2)`; by default
+                the model's input size.
+            return_segmentation_scores: whether to return the logits at the image's size too.
 
         Returns:
-            One int64 tensor `(height, width)` for each image, values in [0, num_labels).
+            One int64 tensor `(height, width)` for each image, values in [0, num_labels). With the scores, an object of
+            `segmentation` and `segmentation_scores`, float32 `(num_labels, height, width)`.
+
+        Raises:
+            ValueError: `target_sizes` isn't one height and width for each image.
         """
-        masks = upsample_logits(outputs.logits, self.image_size)
-        sizes = [(self.image_size, self.image_size)] * len(masks) if target_sizes is None else target_sizes
-        if len(sizes) != len(masks):
-            raise ValueError(
-                f"target_sizes has {len(sizes)} entries for {len(masks)} images: expected one for each image."
-            )
-        # On a CPU argmax takes seven times as long as max.
-        return [
-            resize_logits(mask[None], (int(height), int(width)))[0].max(dim=0).indices
-            for mask, (height, width) in zip(masks, sizes, strict=True)
-        ]
-
-
-def upsample_logits(logits: torch.Tensor, image_size: int) -> torch.Tensor:
-    """Interpolate logits `(batch_size, num_labels, S / 4, S / 4)` to the input's size S, bilinear, in float32."""
-    return F.interpolate(logits.float(), size=(image_size, image_size), mode="bilinear", align_corners=False)
-
-
-def resize_logits(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Interpolate logits `(batch_size, num_labels, S, S)` to `(batch_size, num_labels, *size)`, bilinear.
-
-    Corner pixels are mapped to corner pixels, as in the zoom of the image.
-    """
-    if tuple(logits.shape[-2:]) == tuple(size):
-        return logits
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
-
-
-def _is_nested(windows: Sequence[Any]) -> bool:
-    return any(window is None or isinstance(window, list | tuple) for window in windows)
-
-
-def _checked_window(window: Sequence[Any] | None) -> list[Any] | None:
-    """The window or windows as lists of floats, their order checked."""
-    if window is None:
-        return None
-    if _is_nested(window):
-        return [_checked_window(one) for one in window]
-    window_intensity(np.zeros(1), window)
-    return [float(bound) for bound in window]
+        results = []
+        for scores in image_scores(outputs.logits, self.image_size, target_sizes):
+            found = {"segmentation": scores.max(dim=0).indices}  # on a CPU argmax takes seven times as long
+            if return_segmentation_scores:
+                found["segmentation_scores"] = scores
+            results.append(SemanticSegmentationPostProcessorOutput(found))
+        return results if return_segmentation_scores else [one.segmentation for one in results]

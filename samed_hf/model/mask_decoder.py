@@ -59,7 +59,9 @@ class SamedMaskDecoder(SamMaskDecoder):
         `(batch_size, num_labels)`.
         """
         batch_size, channels, height, width = image_embeddings.shape
-        tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        # Called, as their weights are on no device yet if they are offloaded.
+        indices = torch.arange(len(self.mask_tokens.weight), device=image_embeddings.device)
+        tokens = torch.cat([self.iou_token(indices[:1]), self.mask_tokens(indices)])
         tokens = tokens.to(image_embeddings.dtype).expand(batch_size, 1, -1, -1)
         queries, keys = self.transformer(
             point_embeddings=tokens,

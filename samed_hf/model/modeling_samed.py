@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForSemanticSegmentation
 from transformers import initialization as init
 from transformers.models.sam.modeling_sam import SamModel, SamVisionEncoderOutput
 from transformers.utils import ModelOutput
@@ -19,6 +19,7 @@ from .image_processing_samed import SamedImageProcessor
 from .lora import freeze_unused, is_unused
 from .losses import segmentation_loss
 from .mask_decoder import SamedMaskDecoder
+from .pipeline import register_pipeline
 from .pretrained import SamedPreTrainedModel
 from .vision_encoder import SamedVisionLayer
 
@@ -60,6 +61,19 @@ class SamedModel(SamModel):
         )
         self.mask_decoder = SamedMaskDecoder(config.mask_decoder_config)
         self.post_init()
+
+    def embed_no_prompt(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """What SAM's prompt encoder returns without a prompt, and the positions, `(1, channels, height, width)` each.
+
+        Modules are called instead of reading their weights, which are on no device yet if they are offloaded.
+        """
+        size = self.prompt_encoder.image_embedding_size[0]
+        dense = self.prompt_encoder.no_mask_embed(torch.zeros(1, dtype=torch.long, device=device))
+        centers = (torch.arange(size, dtype=torch.float32, device=device) + 0.5) / size
+        grid = torch.stack(torch.meshgrid(centers, centers, indexing="xy"), dim=-1)
+        return dense.reshape(1, -1, 1, 1).expand(-1, -1, size, size), self.shared_image_embedding(grid).permute(
+            2, 0, 1
+        )[None]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -144,11 +158,10 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
         else:
             encoded = SamVisionEncoderOutput(last_hidden_state=image_embeddings)
         image_embeddings = encoded.last_hidden_state
-        _, dense = self.sam.prompt_encoder(None, None, None, None)
+        dense, positions = self.sam.embed_no_prompt(image_embeddings.device)
         # The decoder stays in float32 where the encoder is in half precision.
         dtype = self.sam.mask_decoder.iou_token.weight.dtype
-        positions = self.sam.get_image_wide_positional_embeddings().to(dtype)
-        logits, iou_scores = self.sam.mask_decoder(image_embeddings.to(dtype), positions, dense.to(dtype))
+        logits, iou_scores = self.sam.mask_decoder(image_embeddings.to(dtype), positions.to(dtype), dense.to(dtype))
         losses = {}
         if labels is not None:
             labels = self.to_low_resolution(labels, logits.shape[-1])
@@ -182,5 +195,9 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
 
 register_sam_conversion("SamedForSemanticSegmentation")
 AutoConfig.register(SamedConfig.model_type, SamedConfig)
-AutoImageProcessor.register(SamedConfig, slow_image_processor_class=SamedImageProcessor)
+AutoImageProcessor.register(
+    SamedConfig, image_processor_classes={"pil": SamedImageProcessor, "torchvision": SamedImageProcessor}
+)
+AutoModel.register(SamedConfig, SamedForSemanticSegmentation)
 AutoModelForSemanticSegmentation.register(SamedConfig, SamedForSemanticSegmentation)
+register_pipeline(SamedConfig.model_type, SamedForSemanticSegmentation.__name__)

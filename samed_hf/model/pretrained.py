@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedConfig
 from transformers.models.sam.modeling_sam import SamPreTrainedModel
+from transformers.utils import CONFIG_NAME
 from transformers.utils.hub import PushToHubMixin
 
 from ..hub.push import push_adapter
 from ..utils.atomic import atomic_update
 from .adapter_files import (
-    DOWNLOAD_OPTIONS,
     AdapterFiles,
     check_same_base,
     find_image_processor,
@@ -27,6 +27,7 @@ from .adapter_files import (
 from .adapters import SamedAdapterMixin
 from .checkpoint_conversion import PLAIN_SAM_PREFIX
 from .configuration_samed import OVERRIDES, SamedConfig
+from .download import DOWNLOAD_OPTIONS, describe_access, fetch_file, fetch_weights, pin_revision
 from .image_processing_samed import SamedImageProcessor
 from .lora import freeze_unused
 from .mask_decoder import LABEL_HEADS
@@ -97,6 +98,7 @@ class SamedPreTrainedModel(SamedAdapterMixin, SamPreTrainedModel):
             ValueError: the checkpoint isn't one of SAM, a value of the config is out of range, or the adapter is
                 damaged or names no base model.
             FileNotFoundError: the adapter's base model can't be found.
+            ConnectionError: the Hub can't be reached or fails, and the cache doesn't have the files.
         """
         download = {key: kwargs[key] for key in DOWNLOAD_OPTIONS if key in kwargs}
         overrides = {key: kwargs.pop(key) for key in OVERRIDES if key in kwargs}
@@ -109,15 +111,18 @@ class SamedPreTrainedModel(SamedAdapterMixin, SamPreTrainedModel):
         if adapter_path is not None:
             download |= {key: adapter_kwargs[key] for key in ("revision", "token") if adapter_kwargs.get(key)}
         source = str(adapter_path or pretrained_model_name_or_path)
+        download = pin_revision(source, download)
         adapter = AdapterFiles.find(source, download)
         if adapter is None:
+            fetch_weights(source, download, kwargs.get("variant"))
+            kwargs |= {key: download[key] for key in ("revision",) if key in download}
             config = _load_config(source, config, overrides, download)
             with report_damage(f"The checkpoint {source!r}"):
                 model = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
         else:
             # The label-dependent parts don't load into a model of other labels: the adapter's own config counts.
             config = _load_config(source, config if isinstance(config, SamedConfig) else None, overrides, download)
-            base = (str(base_model_name_or_path), None) if base_model_name_or_path else adapter.base_model()
+            base = (str(base_model_name_or_path), None) if base_model_name_or_path else adapter.base_model(download)
             model = cls._load_base(*base, source, model_args, config, kwargs)
         # Parts missing from the checkpoint are created in half precision.
         model.sam.prompt_encoder.float()
@@ -140,18 +145,22 @@ class SamedPreTrainedModel(SamedAdapterMixin, SamPreTrainedModel):
     ) -> Self:
         """Load the base model of an adapter with the adapter's config."""
         kwargs = {key: value for key, value in kwargs.items() if key not in ("revision", "subfolder")}
-        kwargs |= {"revision": revision} if revision else {}
         download = {key: kwargs[key] for key in DOWNLOAD_OPTIONS if key in kwargs}
+        download = pin_revision(base, download | {"revision": revision})
+        kwargs["revision"] = download["revision"]
         try:
+            fetch_weights(base, download, kwargs.get("variant"))
             check_same_base(SamedConfig.from_pretrained(base, **download), config, base, adapter)
             with report_damage(f"The base model {base!r} of the adapter {adapter!r}"):
                 return super().from_pretrained(base, *model_args, config=config, **kwargs)
+        except ConnectionError:
+            raise
         except OSError as error:
+            advice = describe_access(base, error) or "Give it as base_model_name_or_path, or correct the adapter's."
             raise FileNotFoundError(
                 f"The adapter {adapter!r} needs the base model {base!r}"
                 f"{f' at revision {revision!r}' if revision else ''}, which can't be found as a directory "
-                "or on the Hub. Give it as base_model_name_or_path, or correct it in adapter_config.json. "
-                f"({str(error).splitlines()[0]})"
+                f"or on the Hub. {advice} ({str(error).splitlines()[0]})"
             ) from error
 
     def save_pretrained(  # type: ignore[override]  # adds image_processor; the others are passed on
@@ -209,6 +218,7 @@ def _load_config(
     source: str, config: PreTrainedConfig | None, overrides: dict[str, Any], download: dict[str, Any]
 ) -> SamedConfig:
     if config is None:
+        fetch_file(source, CONFIG_NAME, download)  # tells a failed connection
         return SamedConfig.from_pretrained(source, **download, **overrides)
     if isinstance(config, SamedConfig) and not overrides:
         return config

@@ -78,29 +78,34 @@ class SamedVisionAttention(SamVisionAttention):
 
         `(batch_size, height, width, hidden_size)` to the same shape, and the attention weights (`None` with SDPA).
         """
-        if hasattr(self, "qkv"):
-            projected, bias = self.qkv(hidden_states).chunk(3, dim=-1), self.qkv.bias
-            biases = (None,) * 3 if bias is None else bias.chunk(3)
-        else:
-            projections = [getattr(self, name) for name in _PROJECTIONS]
-            projected = [projection(hidden_states) for projection in projections]
-            biases = [projection.bias for projection in projections]
+        projected = self._project(hidden_states)
+        padding = None
+        if self.window_size and any(side % self.window_size for side in hidden_states.shape[1:3]):
+            # Not the biases alone: adapters may change them (IA3, `lora_bias`), and offloaded weights are on no device
+            # until their module is called.
+            padding = self._project(hidden_states.new_zeros(len(hidden_states), 1, 1, hidden_states.shape[-1]))[1:]
         terms = None
         if self.use_rel_pos:
             terms = relative_terms(projected[0], self.rel_pos_h, self.rel_pos_w, self.num_attention_heads)
         dropout = self.dropout if self.training else 0.0
         eager = self.config._attn_implementation == "eager"
         if terms is not None and not (eager or dropout) and runs_in_tiles(hidden_states):
-            return self.proj(self._in_tiles([*projected, *terms], biases)), None
-        context, weights = self._in_one_product(projected, biases, terms, dropout, eager)
+            return self.proj(self._in_tiles([*projected, *terms], padding)), None
+        context, weights = self._in_one_product(projected, padding, terms, dropout, eager)
         return self.proj(context), weights
 
-    def _in_tiles(self, tokens: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None]) -> torch.Tensor:
+    def _project(self, hidden_states: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Query, key and value of tokens of any shape `(…, hidden_size)`."""
+        if hasattr(self, "qkv"):
+            return self.qkv(hidden_states).chunk(3, dim=-1)
+        return [getattr(self, name)(hidden_states) for name in _PROJECTIONS]
+
+    def _in_tiles(self, tokens: Sequence[torch.Tensor], padding: Sequence[torch.Tensor] | None) -> torch.Tensor:
         """Attend image by image, or in groups of windows of one size."""
         batch_size, height, width, _ = tokens[0].shape
         if self.window_size:
             groups = window_groups(height, width, self.window_size)
-            rows = [torch.cat([self._in_group(tokens, biases, group) for group in row], dim=2) for row in groups]
+            rows = [torch.cat([self._in_group(tokens, padding, group) for group in row], dim=2) for row in groups]
             return torch.cat(rows, dim=1)
         tokens = [one.unflatten(3, (self.num_attention_heads, -1)).flatten(1, 2).transpose(1, 2) for one in tokens]
         images = [attend(*(one[index] for one in tokens)).transpose(0, 1) for index in range(batch_size)]
@@ -108,22 +113,24 @@ class SamedVisionAttention(SamVisionAttention):
         return context.reshape(batch_size, height, width, -1)
 
     def _in_group(
-        self, tokens: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None], windows: Windows
+        self, tokens: Sequence[torch.Tensor], padding: Sequence[torch.Tensor] | None, windows: Windows
     ) -> torch.Tensor:
         batch_size, grid, heads = len(tokens[0]), (windows.height, windows.width), self.num_attention_heads
         tokens = [cut_windows(one, windows, heads) for one in tokens]
-        if grid == (self.window_size, self.window_size):
+        if padding is None or grid == (self.window_size, self.window_size):
             context = attend(*(one.flatten(0, 1) for one in tokens)).unflatten(0, tokens[0].shape[:2])
         else:
-            shape = (heads, 1, tokens[1].shape[-1])  # of a padded token's key and value: the projections' biases
-            padding = [tokens[1].new_zeros(shape) if bias is None else bias.reshape(shape) for bias in biases[1:]]
-            context = attend_at_border(tokens, grid, padding)
+            one = Windows((0, 1), (0, 1), 1, 1)
+            cut = [cut_windows(token, one, heads) for token in padding]
+            context = attend_at_border(
+                tokens, grid, [t.repeat_interleave(len(tokens[0]) // batch_size, 0) for t in cut]
+            )
         return join_windows(context, windows, batch_size)
 
     def _in_one_product(
         self,
         projected: Sequence[torch.Tensor],
-        biases: Sequence[torch.Tensor | None],
+        padding: Sequence[torch.Tensor] | None,
         terms: Sequence[torch.Tensor] | None,
         dropout: float,
         eager: bool,
@@ -134,18 +141,20 @@ class SamedVisionAttention(SamVisionAttention):
         rows, columns = (math.ceil(length / size) * size if size else length for length in (height, width))
         windows = Windows((0, rows), (0, columns), size or rows, size or columns)
 
-        def cut(tokens: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-            if (rows, columns) != (height, width):
-                shape = (batch_size, rows, columns, tokens.shape[-1])
-                padded = tokens.new_zeros(shape) if bias is None else bias.to(tokens.dtype).expand(shape).clone()
-                padded[:, :height, :width] = tokens
+        def cut(tokens: torch.Tensor, token: torch.Tensor | None = None) -> torch.Tensor:
+            if padding is not None:
+                missing = (0, 0, 0, columns - width, 0, rows - height)
+                padded = F.pad(tokens, missing)
+                if token is not None:
+                    padded = padded + F.pad(torch.zeros_like(tokens[..., :1]), missing, value=1.0) * token
                 tokens = padded
             return cut_windows(tokens, windows, self.num_attention_heads)
 
-        query, key, value = (cut(*pair) for pair in zip(projected, biases, strict=True))
+        query = cut(projected[0])
+        key, value = (cut(*pair) for pair in zip(projected[1:], padding or (None, None), strict=True))
         bias = weights = None
         if terms is not None:  # those of padded queries don't matter
-            of_rows, of_columns = (cut(term, None) for term in terms)
+            of_rows, of_columns = (cut(term) for term in terms)
             bias = (of_rows.unsqueeze(-1) + of_columns.unsqueeze(-2)).flatten(-2)
         if eager:
             scores = (query * self.scale) @ key.transpose(-2, -1)
@@ -154,6 +163,8 @@ class SamedVisionAttention(SamVisionAttention):
             context = F.dropout(weights, p=dropout) @ value
         else:
             context = F.scaled_dot_product_attention(query, key, value, bias, dropout_p=dropout)
+            if torch.compiler.is_exporting():  # the kernels that an export chooses between differ in strides
+                context = context.clone(memory_format=torch.contiguous_format)
         context = join_windows(context, windows, batch_size)[:, :height, :width]
         return context.reshape(batch_size, height, width, -1), weights
 

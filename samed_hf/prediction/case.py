@@ -133,9 +133,7 @@ class CasePipeline:
 
     def _draw(self, path: Path, job: Job, scan: Volume, labels: np.ndarray, measured: dict[str, Any]) -> None:
         processor = self.segmenter.processor
-        window = None if job.is_image else processor.intensity_window
-        if window is not None and isinstance(window[0], list):
-            window = window[0]
+        window = None if job.is_image else processor.channel_windows[0]
         texts = {row["index"]: f"{name}  {describe_size(row)}" for name, row in measured.items()}
         figure = draw_preview(
             scan,

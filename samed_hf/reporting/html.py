@@ -52,6 +52,6 @@ def data_uri(content: bytes, media_type: str) -> Markup:
 def jpeg_uri(path: Path) -> Markup:
     """Return an image as the address of a JPEG, which is several times smaller than a PNG."""
     content = io.BytesIO()
-    with Image.open(path) as image:
+    with Image.open(path, formats=("PNG",)) as image:
         image.convert("RGB").save(content, format="JPEG", quality=88)
     return data_uri(content.getvalue(), "image/jpeg")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import base64
-import gzip
 import io
 import re
 import reprlib
 import tempfile
-import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,20 +17,20 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..inference.segmentation import predict_image, segment_volume
+from ..inference.batching import choose_batch_size
 from ..inference.segmenter import Segmenter, load_model
+from ..inference.volumes import predict_image, segment_volume
 from ..transforms.slicing import cut_image, cut_slices
-from ..volumes import Volume, read_volume
+from ..volumes import InputLimits, Volume, read_volume
+from ..volumes.images import check_depth
 
 __all__ = ["EndpointHandler"]
 
-MAX_BYTES = 1_000_000_000  # of a volume, uncompressed: a small file can hold far more
-MAX_PIXELS = 64_000_000  # of an image
 _EXPECTED = "expected a PNG or JPEG image, or a NIfTI volume (.nii, .nii.gz), as bytes or base64"
-_GZIP = b"\x1f\x8b"
-_IMAGES = {b"\x89PNG\r\n\x1a\n": ".png", b"\xff\xd8\xff": ".jpg"}
+_FORMATS = (None, "PNG", "JPEG", "MPO")  # of open images; Pillow's other decoders may start programs, e.g. for EPS
+_SUFFIXES = {b"\x89PNG\r\n\x1a\n": ".png", b"\xff\xd8\xff": ".jpg", b"\x1f\x8b": ".nii.gz"}
 # A NIfTI file starts with the length of its header, in either byte order.
-_NIFTI = tuple(size.to_bytes(4, order) for size in (348, 540) for order in ("little", "big"))
+_SUFFIXES |= {size.to_bytes(4, order): ".nii" for size in (348, 540) for order in ("little", "big")}
 
 
 class EndpointHandler:
@@ -39,9 +38,11 @@ class EndpointHandler:
 
     Args:
         path: directory or Hub id of an adapter or a merged model.
+        limits: of a request; by default `InputLimits.served()`, which environment variables can raise.
     """
 
-    def __init__(self, path: str = "") -> None:
+    def __init__(self, path: str = "", limits: InputLimits | None = None) -> None:
+        self.limits = limits or InputLimits.served()
         self.model = load_model(path)
         self.segmenter = Segmenter.of(self.model)
 
@@ -51,8 +52,8 @@ class EndpointHandler:
         Args:
             data: "inputs" holds an image (PNG or JPEG) or a NIfTI volume as bytes or base64, or a PIL image;
                 "parameters" may hold "labels", the names of the labels to return, and "batch_size", slices through the
-                model at once, chosen by the free memory if missing or null. 16-bit images hold intensities in the unit
-                of the processor's window.
+                model at once, chosen by the free memory if missing, null or too many. 16-bit images hold intensities in
+                the unit of the processor's window.
 
         Returns:
             For each label found except the background: "label", "score" (the mean softmax of its pixels, in [0, 1]) and
@@ -66,12 +67,22 @@ class EndpointHandler:
             raise ValueError(f"The request has no 'inputs': {_EXPECTED}.")
         names, batch_size = self._parameters(data.get("parameters"))
         if isinstance(data["inputs"], Image.Image):
-            return list(self._found(*predict_image(self.model, _checked(data["inputs"])), names))
-        volume, is_image = _read(_as_bytes(data["inputs"]), self.segmenter.processor.num_channels)
-        labels, confidence, _ = segment_volume(
-            self.segmenter, volume, batch_size=batch_size, is_image=is_image, confidence_dtype=torch.float32
-        )
+            return list(self._found(*predict_image(self.model, self._decoded(data["inputs"])), names))
+        volume, is_image = self._read(data["inputs"])
         cut = cut_image if is_image else partial(cut_slices, processor=self.segmenter.processor)
+        height, width = size = cut(volume).shape[-2:]
+        if min(size) < 2:
+            raise ValueError(f"'inputs' has {height}×{width} pixels: expected at least 2 pixels each way.")
+        if batch_size is not None:
+            batch_size = min(batch_size, choose_batch_size([self.model], size))
+        labels, confidence, _ = segment_volume(
+            self.segmenter,
+            volume,
+            batch_size=batch_size,
+            is_image=is_image,
+            confidence_dtype=torch.float32,
+            limits=self.limits,
+        )
         labels, confidence = (cut(Volume(array, volume.affine)) for array in (labels, confidence))
         if is_image:
             return list(self._found(labels[0], confidence[0], names))
@@ -96,6 +107,34 @@ class EndpointHandler:
             raise ValueError(f"batch_size is {reprlib.repr(batch_size)}: expected a whole number of at least 1.")
         return set(requested), batch_size
 
+    def _read(self, inputs: Any) -> tuple[Volume, bool]:
+        """The volume, read as the file that the bytes are, and whether it is an image."""
+        content = _as_bytes(inputs)
+        self.limits.check("'inputs'", bytes=len(content))
+        suffix = next((suffix for start, suffix in _SUFFIXES.items() if content.startswith(start)), None)
+        if suffix is None:
+            raise ValueError(f"'inputs' is neither an image nor a volume: {_EXPECTED}.")
+        is_image = suffix in (".png", ".jpg")
+        with tempfile.TemporaryDirectory() as directory:
+            (path := Path(directory) / f"inputs{suffix}").write_bytes(content)
+            try:
+                volume = read_volume(path, num_channels=self.segmenter.processor.num_channels, limits=self.limits)
+            except ValueError as error:
+                raise ValueError(str(error).replace(str(path), "The image" if is_image else "The volume")) from error
+        return replace(volume, path=None), is_image
+
+    def _decoded(self, image: Image.Image) -> Image.Image:
+        """The image with its pixels decoded, once its format and size are known to be acceptable."""
+        if image.format not in _FORMATS:
+            raise ValueError(f"'inputs' is an image of the format {image.format}: expected PNG or JPEG.")
+        self.limits.check_slices("'inputs'", (1, image.height, image.width))
+        check_depth(image, "'inputs'")
+        try:
+            image.load()
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ValueError(f"'inputs' is a damaged image ({error}): send the whole file again.") from error
+        return image
+
     def _found(self, labels: np.ndarray, confidence: np.ndarray, names: set[str]) -> Iterator[dict[str, Any]]:
         for index in np.unique(labels[labels > 0]):
             name = self.segmenter.id2label[int(index)]
@@ -116,53 +155,3 @@ def _as_bytes(inputs: Any) -> bytes:
         received = "empty" if isinstance(inputs, bytes | bytearray) else f"of type {type(inputs).__name__}"
         raise ValueError(f"'inputs' is {received}: {_EXPECTED}.")
     return bytes(inputs)
-
-
-def _read(content: bytes, num_channels: int) -> tuple[Volume, bool]:
-    """The volume, read as the file that the bytes are, and whether it is an image."""
-    if content.startswith(_GZIP):
-        content = _decompressed(content)
-    suffix = next((suffix for start, suffix in _IMAGES.items() if content.startswith(start)), None)
-    if suffix is not None:
-        _checked(content)
-    elif not content.startswith(_NIFTI):
-        raise ValueError(f"'inputs' is neither an image nor a volume: {_EXPECTED}.")
-    elif len(content) > MAX_BYTES:
-        raise ValueError(f"'inputs' is a volume of more than {MAX_BYTES:,} bytes: send a part of it.")
-    with tempfile.TemporaryDirectory() as directory:
-        (path := Path(directory) / f"inputs{suffix or '.nii'}").write_bytes(content)
-        try:
-            volume = read_volume(path, num_channels=num_channels)
-        except ValueError as error:
-            raise ValueError(str(error).replace(str(path), "The image" if suffix else "The volume")) from error
-    if suffix is not None and min(volume.grid[:2]) < 2:
-        raise ValueError(f"'inputs' is an image of shape {volume.grid[:2]}: expected at least 2 pixels each way.")
-    return volume, suffix is not None
-
-
-def _decompressed(packed: bytes) -> bytes:
-    """The NIfTI file in a gzip file; not read further than one block beyond `MAX_BYTES`."""
-    content = bytearray()
-    try:
-        with gzip.open(io.BytesIO(packed)) as file:
-            while len(content) <= MAX_BYTES and (block := file.read(1 << 20)):
-                content += block
-                if not content.startswith(_NIFTI):
-                    raise ValueError(f"'inputs' is a gzip file of something else than NIfTI: {_EXPECTED}.")
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"'inputs' is a damaged gzip file ({error}): send the whole file again.") from error
-    return bytes(content)
-
-
-def _checked(image: bytes | Image.Image) -> Image.Image:
-    """The open image, once its size is known to be acceptable; of one that came open, with its pixels decoded."""
-    try:
-        opened = image if isinstance(image, Image.Image) else Image.open(io.BytesIO(image), formats=("PNG", "JPEG"))
-        if opened.width * opened.height <= MAX_PIXELS:
-            if opened is image:
-                opened.load()
-            return opened
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"'inputs' is a damaged or too large image ({error}): send the whole file again.") from error
-    size = f"{opened.width}×{opened.height}"
-    raise ValueError(f"'inputs' is an image of {size} pixels: expected at most {MAX_PIXELS:,}; scale it down first.")

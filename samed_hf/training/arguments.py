@@ -10,6 +10,7 @@ from typing import Any
 
 from ..data.arguments import DataArguments
 from ..utils.settings import setting
+from ..utils.source import package_source
 from .presets import PRESETS
 
 __all__ = ["ResolvedTrainingArguments", "SamedTrainingArguments"]
@@ -103,6 +104,12 @@ class SamedTrainingArguments(DataArguments):
         "float32", "Data type of the pushed weights.", choices=("float32", "float16", "bfloat16"), on_card=False
     )
     hub_pictures: bool = setting(False, "Push images of real scans too; those of the phantom always.", on_card=False)
+    hub_source: str | None = setting(
+        None, "git+https://…@COMMIT to install samed_hf from [where it was installed from].", on_card=False
+    )
+    license: str | None = setting(None, "Licence of the adapter's weights, e.g. apache-2.0 [unknown].", on_card=False)
+    base_license: str | None = setting(None, "Licence of the base model [unknown].", on_card=False)
+    data_license: str | None = setting(None, "Licence of the data [unknown].", on_card=False)
     with_handler: bool = setting(False, "Push handler.py and requirements.txt for Inference Endpoints.", on_card=False)
 
     def __post_init__(self) -> None:
@@ -123,6 +130,8 @@ class SamedTrainingArguments(DataArguments):
             problems.append(f"output_dir {self.output_dir!r} is a file: expected a directory")
         if self.push_every is not None and not self.push_to_hub:
             problems.append(f"push_every is {self.push_every} without push_to_hub: give --push_to_hub too")
+        if self.with_handler and not (self.hub_source or package_source()):
+            problems.append("with_handler needs hub_source: where others install samed_hf from is unknown")
         if self.model_name_or_path and Path(self.model_name_or_path).resolve() == output.resolve():
             problems.append(f"output_dir {self.output_dir!r} is the base model's directory: expected another")
         return problems

@@ -41,4 +41,6 @@ class EarlyStopping:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore [`state_dict`]; the patience is not part of it."""
-        self.step, self.score, self._without = state["step"], state["score"], state["without"]
+        step, score = state["step"], state["score"]
+        self.step, self.score = (None, None) if step is None else (int(step), float(score))
+        self._without = int(state["without"])

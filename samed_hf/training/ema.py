@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from .distributed.fsdp import full_tensor, shard_like
+from .distributed.fsdp import shard_like
 
 __all__ = ["ExponentialMovingAverage"]
 
@@ -54,17 +54,18 @@ class ExponentialMovingAverage:
             parameter.copy_(value)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the averages in the order of the weights, and the number of updates; every process must call."""
-        return {"updates": self.updates, "averages": [full_tensor(average).clone() for average in self._averages]}
+        """Return the averages by the weights' numbers, and the number of updates; sharded ones stay sharded."""
+        return {"updates": self.updates, "averages": {str(n): average for n, average in enumerate(self._averages)}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore [`state_dict`], whose averages must have the shapes of the weights."""
-        found, expected = ([tuple(each.shape) for each in some] for some in (state["averages"], self._averages))
-        if found != expected:
+        """Restore [`state_dict`] with whole tensors, whose shapes must be those of the weights."""
+        averages = state["averages"]
+        found = {number: tuple(each.shape) for number, each in averages.items()}
+        if found != {str(number): tuple(each.shape) for number, each in enumerate(self._averages)}:
             raise ValueError(
-                f"The averages are of {len(found)} weights of other shapes than the {len(expected)} trained here: "
-                "resume a run with its own settings."
+                f"The averages are of {len(found)} weights of other shapes than the {len(self._averages)} trained "
+                "here: resume a run with its own settings."
             )
         self.updates = int(state["updates"])
-        for average, value in zip(self._averages, state["averages"], strict=True):
-            average.copy_(shard_like(average, value))
+        for number, average in enumerate(self._averages):
+            average.copy_(shard_like(average, averages[str(number)]))

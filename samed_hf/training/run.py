@@ -62,6 +62,7 @@ def _push(run: TrainingRun, directory: Path, message: str) -> None:
         base_model=args.hub_base_model,
         images=args.hub_pictures or None,
         with_handler=args.with_handler,
+        source=args.hub_source,
         commit_message=message,
         private=args.hub_private_repo or None,
         token=args.hub_token,
@@ -109,13 +110,13 @@ def _write_report(run: TrainingRun, metrics: dict[str, Any] | None, first: list[
             case.label,
             prediction,
             run.model.config.id2label,
-            title=f"{case.name}, not trained on",
+            title="a case that was not trained on",  # the name is often a patient's
             spacing=case.spacing,
             rows_run_up=rows_point_up(run.processor),
         )
         write_examples(directory / "examples", case.name, case.image, case.label)
         logger.info(f"\n{format_scores(metrics)}\n")
-    write_card(directory, name=run.args.hub_model_id)
+    write_card(directory, name=run.args.hub_model_id, source=run.args.hub_source)
     write_training_report(directory / "training_report.html", run, metrics)
     logger.info("\n".join(f"wrote       {directory / name}" for name in _PRINTED if (directory / name).is_file()))
     logger.info(f"next        samed-hf predict {directory} SCAN.nii.gz --output segmentations")

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import ProjectConfiguration, set_seed
+from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
 from transformers import PreTrainedConfig
 from transformers.utils.hub import resolve_revision
 
@@ -29,7 +29,7 @@ from .distributed.logging import get_logger
 from .optimizers import check_optimizer
 from .plan import TrainingPlan, describe_run
 
-__all__ = ["TrainingRun", "set_up_run", "start_run"]
+__all__ = ["TrainingRun", "refuse_deepspeed", "set_up_run", "start_run"]
 
 # Files and directories of one run, besides its checkpoints, which the next run in the directory doesn't continue.
 _PRODUCTS = ["adapter_config.json", "adapter_model.safetensors", "config.json", "preprocessor_config.json", "README.md"]
@@ -134,7 +134,7 @@ def set_up_run(settings: SamedTrainingArguments) -> TrainingRun:
     args.lr_warmup_steps, args.mixed_precision = plan.warmup, accelerator.mixed_precision
     run = TrainingRun(args, accelerator, data, store, model, store.processor, plan)
     if accelerator.is_main_process:
-        run.record = find_provenance(data, store, base, args.model_revision, accelerator.device)
+        run.record = find_provenance(data, store, model, accelerator.device)
         if checkpoint is None:  # a resumed run has the file, and its checkpoint may still be refused
             output_dir.mkdir(parents=True, exist_ok=True)
             run.write_settings(output_dir)
@@ -164,8 +164,21 @@ def start_run(
     if args.frozen_dtype == "bfloat16" and accelerator.mixed_precision != "bf16":
         raise ValueError(f"frozen_dtype is bfloat16 and mixed_precision {accelerator.mixed_precision}: expected bf16.")
     check_optimizer(args, accelerator.device)
+    if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
+        raise ValueError("fsdp_version is 1: expected 2, as in examples/accelerate/fsdp2.yaml.")
+    if args.checkpointing_steps != 0 or args.resume_from_checkpoint is not None:
+        refuse_deepspeed(accelerator)
     _check_base(args)
     return args, accelerator
+
+
+def refuse_deepspeed(accelerator: Accelerator) -> None:
+    """Raise a `ValueError` if DeepSpeed runs the training, before a checkpoint is written or read."""
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        raise ValueError(
+            "DeepSpeed's checkpoints are pickles, which could execute code, so none are written or read: give "
+            "--checkpointing_steps 0 without --resume_from_checkpoint, or use DDP or FSDP2."
+        )
 
 
 def _check_base(args: ResolvedTrainingArguments) -> None:

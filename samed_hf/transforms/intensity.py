@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
-__all__ = ["CT_WINDOW", "PREPROCESSING", "guess_preprocessing", "preprocessing_settings"]
+__all__ = [
+    "CT_WINDOW",
+    "PREPROCESSING",
+    "check_percentiles",
+    "check_windows",
+    "guess_preprocessing",
+    "is_nested",
+    "preprocessing_settings",
+    "warn_if_rescaled",
+]
+
+logger = logging.getLogger(__name__)
 
 CT_WINDOW = (-125.0, 275.0)  # of SAMed, in HU
 _WINDOWS = {
@@ -50,3 +63,54 @@ def preprocessing_settings(presets: Sequence[str]) -> dict[str, Any]:
     percentiles = scaled.pop() if scaled else (0.5, 99.5)
     same = all(window == windows[0] for window in windows)
     return {"intensity_window": windows[0] if same else windows, "percentiles": percentiles}
+
+
+def is_nested(windows: Sequence[Any]) -> bool:
+    """Whether there is a window, or `None`, for each channel, rather than one for all."""
+    return any(window is None or isinstance(window, list | tuple) for window in windows)
+
+
+def check_windows(windows: Any) -> list[Any] | None:
+    """The intensity window or windows as lists of floats; a `ValueError` if bounds aren't two increasing numbers."""
+    if windows is None:
+        return None
+    if isinstance(windows, list | tuple) and is_nested(windows):
+        return [check_windows(one) for one in windows]
+    expected = "a lower and a higher bound, e.g. (-125, 275), or a list of them for each channel"
+    low, high = _pair("intensity_window", windows, expected)
+    if not low < high:
+        raise ValueError(f"intensity_window is ({low}, {high}): expected {expected}.")
+    return [low, high]
+
+
+def check_percentiles(percentiles: Any) -> list[float] | None:
+    """The percentiles as floats; a `ValueError` if they aren't two increasing numbers from 0 to 100."""
+    if percentiles is None:
+        return None
+    low, high = _pair("percentiles", percentiles, "two increasing numbers from 0 to 100")
+    if not 0 <= low < high <= 100:
+        raise ValueError(f"percentiles is ({low}, {high}): expected two increasing numbers from 0 to 100.")
+    return [low, high]
+
+
+def _pair(name: str, values: Any, expected: str) -> tuple[float, float]:
+    try:
+        low, high = (float(value) for value in values)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is {values!r}: expected {expected}.") from None
+    return low, high
+
+
+def warn_if_rescaled(image: Any, bounds: Sequence[Sequence[float]]) -> None:
+    """Warn once if floating point intensities, of an array or a tensor, are in [0, 1] and a window is far wider."""
+    low, high = max(bounds, key=lambda bound: bound[1] - bound[0])
+    if high - low > 10 and "float" in str(image.dtype) and 0 <= image.min() < image.max() <= 1:
+        _warn_once(
+            f"The intensities are floating point numbers from 0 to 1, and the intensity window is {low:g} to {high:g}: "
+            "give them in the window's unit. SamedImageProcessor takes intensities in [0, 1] with do_rescale=False."
+        )
+
+
+@cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)

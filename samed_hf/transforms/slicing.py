@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from ..volumes.geometry import Volume, reorient, restore_orientation
 from .augmentation import window_intensity
+from .intensity import warn_if_rescaled
 from .zoom import Array
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ __all__ = [
     "cut_image",
     "cut_slices",
     "image_bounds",
+    "is_8_bit",
     "join_image",
     "join_slices",
     "rows_point_up",
@@ -57,11 +59,21 @@ def join_image(slices: np.ndarray) -> np.ndarray:
     return np.transpose(slices, (2, 1, 0) if slices.ndim == 3 else (3, 2, 0, 1))
 
 
-def image_bounds(slices: np.ndarray, processor: SamedImageProcessor) -> list[list[float]]:
-    """The intensities of an image cut by [`cut_image`] that become 0 and 1, for each channel: 0 and 255 for uint8."""
-    if slices.dtype != np.uint8:
-        return processor.intensity_bounds(slices)
-    return [[0.0, 255.0]] * (1 if slices.ndim == 3 else slices.shape[1])
+def image_bounds(slices: Any, processor: SamedImageProcessor) -> list[list[float]]:
+    """The intensities of an image cut by [`cut_image`] that become 0 and 1, for each channel: 0 and 255 for uint8.
+
+    The image is an array or a tensor. A warning, once, if it seems to be in [0, 1] already.
+    """
+    if is_8_bit(slices):
+        return [[0.0, 255.0]] * (1 if slices.ndim == 3 else slices.shape[1])
+    bounds = processor.intensity_bounds(slices)
+    warn_if_rescaled(slices, bounds)
+    return bounds
+
+
+def is_8_bit(array: Any) -> bool:
+    """Whether an array or a tensor is uint8."""
+    return str(array.dtype) in ("uint8", "torch.uint8")
 
 
 def slice_spacing(volume: Volume, processor: SamedImageProcessor) -> tuple[float, float, float]:

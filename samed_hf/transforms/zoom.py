@@ -1,7 +1,7 @@
 """Spline and order-0 zooms equal to scipy's, as matrices and index tables computed once for each size.
 
-A spline zoom between two sizes is linear and separable: two matrix products, with matrices from scipy's zoom of the
-identity. It is 15 times faster than scipy's. Both zooms accept batches of numpy arrays and torch tensors.
+A spline zoom between two sizes is linear and separable: two products with banded matrices, whose rows are scipy's
+weights. It is 15 times faster than scipy's. Both zooms accept batches of numpy arrays and torch tensors.
 """
 
 from __future__ import annotations
@@ -15,22 +15,29 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
-__all__ = ["nearest_indices", "nearest_zoom", "spline_matrix", "spline_zoom"]
+__all__ = ["nearest_indices", "nearest_zoom", "spline_band", "spline_zoom"]
 
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
 # Distant pixels have weights that vanish in float32. On a CPU the matrix is cut into blocks of rows without such
 # columns, which leaves a third to a fifth of the work.
 _BLOCK, _NEGLIGIBLE = 64, 1e-9
+_REACH = 80  # pixels, within which the weights of a cubic spline fall below the smallest float32
 
 
-@lru_cache(maxsize=64)
-def spline_matrix(size: int, new_size: int, order: int = 3) -> np.ndarray:
-    """Matrix `(new_size, size)`, float64, of scipy's spline zoom along one axis, read-only."""
-    identity = np.eye(size)
-    matrix = ndimage.zoom(identity, (new_size / size, 1), order=order) if new_size != size else identity
-    matrix.setflags(write=False)
-    return matrix
+def spline_band(size: int, new_size: int, order: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """Band of the matrix `(new_size, size)` of scipy's spline zoom along one axis; it is 0 elsewhere.
+
+    Returns:
+        The first column of each row's band, int64 `(new_size,)`, and the bands, float64 `(new_size, width)`.
+    """
+    if new_size == size:
+        return np.arange(size), np.ones((size, 1))
+    positions = np.arange(new_size) * ((size - 1) / (new_size - 1) if new_size > 1 else 1.0)
+    width = min(size, 2 * _REACH)
+    starts = np.clip(positions.astype(np.int64) - _REACH + 1, 0, size - width)
+    places = np.broadcast_arrays((positions - starts)[:, None], np.arange(width))
+    return starts, ndimage.map_coordinates(np.eye(width), places, order=order)
 
 
 @lru_cache(maxsize=64)
@@ -120,23 +127,31 @@ def _zoom_in_blocks(image: torch.Tensor, size: tuple[int, int], order: int) -> t
     return zoomed.reshape(*image.shape[:-2], *size)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def _matrix(size: int, new_size: int, order: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    return _constant(spline_matrix(size, new_size, order), device, dtype)
+    return _constant(_dense(*spline_band(size, new_size, order), size), device, dtype)
+
+
+def _dense(starts: np.ndarray, band: np.ndarray, size: int) -> np.ndarray:
+    matrix = np.zeros((len(band), size))
+    np.put_along_axis(matrix, starts[:, None] + np.arange(band.shape[1]), band, axis=1)
+    return matrix
 
 
 @lru_cache(maxsize=64)
 def _blocks(size: int, new_size: int, order: int) -> list[tuple[slice, slice, torch.Tensor]]:
     """Rows of a matrix without the columns that are negligible in all of them: which rows, which columns, and both."""
-    matrix = spline_matrix(size, new_size, order)
+    starts, band = spline_band(size, new_size, order)
     high = _BLOCK if new_size > size else _BLOCK // 2
     blocks = []
     for first in range(0, new_size, high):
-        rows = matrix[first : first + high]
+        writes = slice(first, min(first + high, new_size))
+        low = int(starts[first])
+        rows = _dense(starts[writes] - low, band[writes], int(starts[writes][-1]) - low + band.shape[1])
         used = np.flatnonzero((abs(rows) > _NEGLIGIBLE).any(axis=0))
-        reads = slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1)
-        part = _constant(rows[:, reads], torch.device("cpu"), torch.float32)
-        blocks.append((slice(first, first + len(rows)), reads, part))
+        begin, end = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
+        part = _constant(rows[:, begin:end], torch.device("cpu"), torch.float32)
+        blocks.append((writes, slice(low + begin, low + end), part))
     return blocks
 
 

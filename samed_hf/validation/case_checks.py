@@ -10,7 +10,7 @@ from ..volumes.geometry import check_orientation
 from .measuring import CaseFacts
 from .problems import Problem
 
-__all__ = ["check_case", "looks_like_ct", "opposites", "window_of"]
+__all__ = ["check_case", "looks_like_ct", "opposites"]
 
 _TINY = 10  # voxels
 _SMALL_SIDE = 16  # pixels
@@ -52,7 +52,7 @@ def _intensities(facts: CaseFacts, processor: SamedImageProcessor, rescaled: boo
             yield "warning", "range", f"{text}; were they divided twice?"
     else:
         for index, (least, most) in enumerate(zip(facts.low, facts.high, strict=True)):
-            window = window_of(processor, index)
+            window = processor.channel_windows[index]
             if window and window[0] < 0 and least >= 0:
                 channel = f"channel {index} " if len(facts.low) > 1 else ""
                 text = f"{channel}has intensities from {least:g} to {most:g}, none below 0: expected Hounsfield units"
@@ -69,14 +69,6 @@ def _intensities(facts: CaseFacts, processor: SamedImageProcessor, rescaled: boo
 def looks_like_ct(low: float, high: float) -> bool:
     """Return whether the percentiles 1 and 99.5 of intensities are those of air and bone in Hounsfield units."""
     return -1100 <= low <= -200 and high > 100
-
-
-def window_of(processor: SamedImageProcessor, channel: int) -> list[float] | None:
-    """Return the intensity window of a channel."""
-    windows = processor.intensity_window
-    if windows is not None and any(window is None or isinstance(window, list) for window in windows):
-        return windows[channel]
-    return windows
 
 
 def _labels(facts: CaseFacts, id2label: Mapping[int, str]) -> Iterator[_Finding]:

@@ -18,7 +18,7 @@ from ..reporting.html import data_uri, write_page
 from ..reporting.preview import slice_plane
 from ..utils.atomic import write_text
 from .advice import Advice
-from .case_checks import looks_like_ct, window_of
+from .case_checks import looks_like_ct
 from .cohort_checks import SPLITS
 from .fingerprint import PERCENTILES, channel_titles, pooled
 from .measuring import CaseFacts
@@ -94,7 +94,7 @@ def _kind(problem: Problem) -> tuple[str, str]:
 def _charts(validation: Validation, fingerprint: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     data, processor = validation.data, validation.processor
     for channel, name in enumerate(channel_titles(data) if fingerprint["intensity"] else ()):
-        window = None if data.layout == "Synapse" else window_of(processor, channel)
+        window = None if data.layout == "Synapse" else processor.channel_windows[channel]
         spread = fingerprint["intensity"][name]["all"]["percentiles"]
         has_unit = data.is_2d or data.layout == "Synapse" or looks_like_ct(spread["1"], spread["99.5"])
         percentiles, scaled = None if has_unit else processor.percentiles, ""

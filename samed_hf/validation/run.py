@@ -14,7 +14,7 @@ from ..transforms.intensity import CT_WINDOW
 from ..transforms.slicing import rows_point_up
 from ..utils.console import ProgressCallback
 from ..volumes.geometry import Volume
-from .case_checks import check_case, looks_like_ct, window_of
+from .case_checks import check_case, looks_like_ct
 from .cohort_checks import check_cohort, splits_of
 from .measuring import CaseFacts, measure_case
 from .problems import Problem, sort_problems
@@ -117,7 +117,7 @@ def _draw_case(
         labels = np.transpose(label, order)
         plane = slice_plane(processor.orientation, processor.axis_order[0])
     # The processor's window if the intensities fit it, SAMed's if they look like CT.
-    window: Sequence[float] | None = window_of(processor, 0)
+    window: Sequence[float] | None = processor.channel_windows[0]
     if window is None and facts.sample is not None and looks_like_ct(*np.percentile(facts.sample[0], (1, 99.5))):
         window = CT_WINDOW
     elif window and (scan.num_channels > 2 or min(facts.low) >= 0 or window[0] >= max(facts.high)):

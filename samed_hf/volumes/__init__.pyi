@@ -1,10 +1,12 @@
 from .discovery import ScanFile, find_scans
 from .geometry import Volume, reorient, restore_orientation, same_grid
 from .io import read_scan, read_volume, write_labels, write_volume
+from .limits import InputLimits
 from .nifti import find_volumes
 from .registry import case_name
 
 __all__ = [
+    "InputLimits",
     "ScanFile",
     "Volume",
     "case_name",

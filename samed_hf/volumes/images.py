@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,31 +12,45 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import Image, ImageFile, TiffImagePlugin
 
 from ..utils.atomic import write_bytes
 from ..utils.console import c_stderr_silenced
 from ..utils.text import one_line, printable
-from .file_checks import check_file, check_finite, check_parent, damaged_file_error
+from .file_checks import DEFLATE_RATIO, check_file, check_finite, check_parent, damaged_file_error
 from .geometry import Volume
+from .limits import InputLimitError, InputLimits
 
-__all__ = ["image_array", "is_grey", "luminance", "mask_array", "read_image", "read_mask", "write_mask"]
+__all__ = [
+    "LUMINANCE",
+    "check_depth",
+    "image_array",
+    "is_grey",
+    "luminance",
+    "mask_array",
+    "read_image",
+    "read_mask",
+    "write_mask",
+]
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # Pillow's other readers may start programs: EPS runs Ghostscript
+# The highest ratios of compressions, by the names that Pillow gives them.
+_RATIOS = {"raw": 1, "packbits": 64, "jpeg": 64, "tiff_lzw": 2600}
+_RATIOS |= dict.fromkeys(("zip", "tiff_adobe_deflate", "tiff_deflate"), DEFLATE_RATIO)
 _GREY = ("1", "L", "LA", "La")
 _DEEP_GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 # Columns run to the left of the patient and rows to the back, as in an atlas; a pixel counts as 1 mm.
 _AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
-_LUMINANCE = (19595, 38470, 7471)  # ITU-R 601 in 65536ths, as in Pillow: equal channels keep their value
+LUMINANCE = (19595, 38470, 7471)  # ITU-R 601 in 65536ths, as in Pillow: equal channels keep their value
 
 
-def read_image(path: Path, *, num_channels: int = 1) -> Volume:
+def read_image(path: Path, *, num_channels: int = 1, limits: InputLimits | None = None) -> Volume:
     """Read an image as a volume `(width, height, 1)` or `(width, height, 1, 3)` of spacing 1 mm.
 
     The pixels are kept as stored, without EXIF rotation and transparency: uint8, uint16 for a file with 16 bits, int32
     or float32 for TIFF files of 32 bits. One channel converts colours to grey (ITU-R 601), three repeat grey.
     """
-    array = _read(path, partial(image_array, num_channels=num_channels), num_channels)
+    array = _read(path, partial(image_array, num_channels=num_channels), num_channels, limits)
     return Volume(array.swapaxes(0, 1)[:, :, None], _AFFINE, None, path)
 
 
@@ -67,11 +83,27 @@ def is_grey(path: str | Path) -> bool:
         return False
 
 
+def check_depth(image: Image.Image, name: str | Path) -> None:
+    """Raise a `ValueError` for an open image, not yet decoded, of whose 16 bits Pillow keeps 8: one of colours."""
+    if _is_deep(image) and image.mode not in _DEEP_GREY:
+        raise _RefusedError(
+            f"{name} is an image of mode {image.mode} with 16 bits, of which Pillow keeps 8: expected one channel of "
+            "16 bits, or an array; samed_hf.volumes.read_volume reads the file with all its bits."
+        )
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether an open image, not yet decoded, has 16 bits per channel."""
+    tile = getattr(image, "tile", None) or []
+    return len(tile) > 0 and ";16" in str(tile[0][3])
+
+
 def image_array(image: Image.Image, num_channels: int, name: str | Path) -> np.ndarray:
     """Return the pixels of an open image, which messages call `name`: `(height, width)` or `(height, width, 3)`.
 
-    See [`read_image`] for the types and `num_channels`.
+    See [`read_image`] for the types and `num_channels`, [`check_depth`] for what is refused.
     """
+    check_depth(image, name)
     if image.mode in _DEEP_GREY:
         array = np.asarray(image)
         if image.mode == "I" and array.min() >= 0 and array.max() <= np.iinfo(np.uint16).max:
@@ -111,17 +143,23 @@ class _RefusedError(ValueError):
     """The image has other channels or pages than requested; its file is not damaged."""
 
 
-def _read(path: Path, convert: Callable[..., np.ndarray], num_channels: int) -> np.ndarray:
+def _read(
+    path: Path, convert: Callable[..., np.ndarray], num_channels: int, limits: InputLimits | None = None
+) -> np.ndarray:
     """Return the pixels as `convert` makes them of the open image; any error is one line that names the file."""
     check_file(path, "image")
+    limits = limits or InputLimits.local()
     try:
         with _pillow_silenced():
-            array = _load(path, convert, num_channels)
+            array = _load(path, convert, num_channels, limits)
     except Image.DecompressionBombError as error:
+        limits.check(path, pixels=max(map(int, re.findall(r"\d+", str(error))), default=0))
         raise ValueError(
             f"{printable(path)} is too large ({one_line(error).split(',')[0]}), expected at most "
             f"{2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels; cut it into tiles."
         ) from error
+    except InputLimitError:
+        raise
     except _RefusedError as error:
         raise ValueError(str(error)) from None
     except Exception as error:  # Pillow's decoders raise errors of many types for damaged files
@@ -130,24 +168,22 @@ def _read(path: Path, convert: Callable[..., np.ndarray], num_channels: int) -> 
     return array
 
 
-def _load(path: Path, convert: Callable[..., np.ndarray], num_channels: int) -> np.ndarray:
+def _load(path: Path, convert: Callable[..., np.ndarray], num_channels: int, limits: InputLimits) -> np.ndarray:
     """Return the pixels of a file with one page, `(height, width)` or `(height, width, 3)`."""
     with Image.open(path, formats=_FORMATS) as image:
         # Further images in a JPEG are the camera's own, e.g. a thumbnail.
         pages = getattr(image, "n_frames", 1) if image.format in ("PNG", "TIFF") else 1
         if pages > 1:
             raise _RefusedError(f"{printable(path)} has {pages} pages, expected one; save each page in a file.")
-        if isinstance(image, TiffImagePlugin.TiffImageFile) and image.info.get("compression") == "raw":
-            # Pillow would leave missing strips black.
-            bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
-            needed = image.width * image.height * sum(bits) // 8
-            if needed > path.stat().st_size:
-                raise OSError(f"its header claims {needed} bytes of pixels, more than it holds")
+        limits.check_slices(path, (1, image.height, image.width))
+        needed = _claimed_bytes(image)
+        if needed > path.stat().st_size:
+            raise OSError(f"its header claims {needed} bytes of pixels, more than it holds")
         if image.format == "PNG":
             image.verify()  # compares the checksums, which load() ignores; the file must be opened again
     with Image.open(path, formats=_FORMATS) as image:
         mode, form = image.mode, image.format
-        is_deep = bool(image.tile) and ";16" in str(image.tile[0][3])
+        is_deep = _is_deep(image)
         image.load()
         if not is_deep or mode in _DEEP_GREY:
             return convert(image, name=printable(path))
@@ -162,6 +198,19 @@ def _load(path: Path, convert: Callable[..., np.ndarray], num_channels: int) -> 
     except RuntimeError as error:
         raise ValueError(itk_reason(error)) from error
     return _with_channels(array if mode not in _GREY else array[:, :, 0], num_channels, printable(path))
+
+
+def _claimed_bytes(image: ImageFile.ImageFile) -> int:
+    """The fewest bytes to which the pixels of an open image can be compressed; 0 where that is not bounded."""
+    compression, layout = (image.tile[0][0], str(image.tile[0][3])) if image.tile else ("", "")
+    bits = 1  # of a pixel, at least; a JPEG has one for each block of 64 pixels
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        compression = str(image.info.get("compression"))
+        bits = 1 if compression == "jpeg" else sum(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
+    elif image.format == "PNG":
+        depth = re.search(r";(\d+)", layout)
+        bits = len(image.getbands()) * (int(depth[1]) if depth else 1 if image.mode == "1" else 8)
+    return image.width * image.height * bits // 8 // _RATIOS.get(compression, sys.maxsize)
 
 
 @contextmanager
@@ -187,6 +236,6 @@ def _with_channels(array: np.ndarray, num_channels: int, name: str | Path) -> np
 
 def luminance(channels: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
     """Grey of red, green and blue arrays by the weights of ITU-R 601, as Pillow computes it; their own type."""
-    grey = np.asarray(sum(one.astype(np.float64) * weight for one, weight in zip(channels, _LUMINANCE, strict=True)))
+    grey = np.asarray(sum(one.astype(np.float64) * weight for one, weight in zip(channels, LUMINANCE, strict=True)))
     grey /= 65536
     return (np.floor(grey + 0.5) if channels[0].dtype.kind in "iu" else grey).astype(channels[0].dtype)

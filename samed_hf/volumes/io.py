@@ -11,35 +11,39 @@ from ..utils.text import join_or, printable
 from .discovery import ScanFile, search_scans
 from .file_checks import check_labels, check_memory
 from .geometry import Volume, same_grid
+from .limits import InputLimits
 from .registry import FORMATS, case_name, file_kind, format_of, label_suffix, suffix_of
 
 __all__ = ["read_scan", "read_volume", "write_labels", "write_volume"]
 
 
-def read_scan(scan: ScanFile | str | Path, *, num_channels: int = 1) -> Volume:
+def read_scan(scan: ScanFile | str | Path, *, num_channels: int = 1, limits: InputLimits | None = None) -> Volume:
     """Read a scan.
 
     Args:
         scan: A scan found by [`find_scans`], a file, or a directory with one scan, e.g. a DICOM series.
         num_channels: Expected number of images on the grid, in one file or in the files of a [`ScanFile`].
+        limits: The largest scan to read; by default `InputLimits.local()`.
 
     Returns:
         The volume on the scan's own grid, its axes in the order of the file: `(x, y, z)`, or
         `(x, y, z, num_channels)`; an image is `(width, height, 1)` or `(width, height, 1, 3)`.
 
     Raises:
-        ValueError: If it is damaged, of no registered format, contains NaN, or another number of images.
+        ValueError: If it is damaged, of no registered format, beyond the limits, contains NaN, or another number of
+            images.
     """
     if not isinstance(scan, ScanFile):
         scan = _single_scan(Path(scan))
+    limits = limits or InputLimits.local()
     if scan.kind == "dicom":
         from .dicom.series import read_series
 
-        volume = read_series(scan.files, scan.path)
+        volume = read_series(scan.files, scan.path, limits)
     elif len(scan.files) > 1:
-        volume = _read_channels(scan, num_channels)
+        volume = _read_channels(scan, num_channels, limits)
     else:
-        volume = _read_file(scan.path, num_channels)
+        volume = _read_file(scan.path, num_channels, limits)
     if volume.num_channels != num_channels:
         images = "1 image" if volume.num_channels == 1 else f"{volume.num_channels} images"
         raise ValueError(
@@ -49,9 +53,9 @@ def read_scan(scan: ScanFile | str | Path, *, num_channels: int = 1) -> Volume:
     return volume
 
 
-def read_volume(path: str | Path, *, num_channels: int = 1) -> Volume:
+def read_volume(path: str | Path, *, num_channels: int = 1, limits: InputLimits | None = None) -> Volume:
     """[`read_scan`] for a file, or a directory with one scan."""
-    return read_scan(path, num_channels=num_channels)
+    return read_scan(path, num_channels=num_channels, limits=limits)
 
 
 def write_labels(
@@ -112,15 +116,15 @@ def _single_scan(path: Path) -> ScanFile:
     return found[0]
 
 
-def _read_file(path: Path, num_channels: int) -> Volume:
+def _read_file(path: Path, num_channels: int, limits: InputLimits) -> Volume:
     form = format_of(path)
     if form is None or not form.reader:
         raise ValueError(f"{printable(path)} is of no known format; convert it, e.g. to .nii.gz.")
-    volume: Volume = form.function("reader")(path, num_channels=num_channels)
+    volume: Volume = form.function("reader")(path, num_channels=num_channels, limits=limits)
     return volume
 
 
-def _read_channels(scan: ScanFile, num_channels: int) -> Volume:
+def _read_channels(scan: ScanFile, num_channels: int, limits: InputLimits) -> Volume:
     """Read the channels of a scan, each in a file of its own, and stack them."""
     numbers = [int(case_name(path)[-4:]) for path in scan.files]
     if numbers != list(range(num_channels)):
@@ -129,11 +133,12 @@ def _read_channels(scan: ScanFile, num_channels: int) -> Volume:
             f"{printable(scan.path)} is one of channels {found}, expected 0000 to {num_channels - 1:04d}; "
             f"complete the files of {printable(scan.name)}."
         )
-    first = _read_file(scan.files[0], 1)
+    first = _read_file(scan.files[0], 1, limits)
+    limits.check_shape(scan.path, (*first.grid, num_channels))
     check_memory(scan.path, first.array.nbytes * num_channels)
     channels = [first.array]
     for path in scan.files[1:]:
-        channel = _read_file(path, 1)
+        channel = _read_file(path, 1, limits)
         if difference := same_grid(first, channel):
             raise ValueError(
                 f"{printable(scan.path)} and {printable(path)} are channels of one scan, but differ in their grid: "

@@ -17,6 +17,7 @@ from ..utils.text import one_line, printable
 from . import file_checks
 from .geometry import Volume
 from .itk_voxel_data import check_voxels, find_voxels, is_nrrd
+from .limits import InputLimits
 
 __all__ = ["ItkHeader", "check_name", "itk_reason", "read_itk", "write_itk"]
 
@@ -48,7 +49,7 @@ class ItkHeader:
         return affine
 
 
-def read_itk(path: Path, *, num_channels: int = 1) -> Volume:
+def read_itk(path: Path, *, num_channels: int = 1, limits: InputLimits | None = None) -> Volume:
     """Read an NRRD or MetaImage file of `num_channels` images: vectors, colours, or frames of a fourth axis.
 
     The voxels may be in other files: one, a list or a pattern. `array` keeps the file's integer type, floats are
@@ -56,6 +57,7 @@ def read_itk(path: Path, *, num_channels: int = 1) -> Volume:
     """
     file_checks.check_file(path, "itk")
     check_name(path)
+    limits = limits or InputLimits.local()
     voxels = find_voxels(path)
     reader = sitk.ImageFileReader()
     # ITK would try other readers on a damaged file, among them that for DICOM.
@@ -68,7 +70,7 @@ def read_itk(path: Path, *, num_channels: int = 1) -> Volume:
     if bits is None:
         raise ValueError(f"{printable(path)} has values of type {kind}, expected real numbers; export it in greyscale.")
     shape = file_checks.volume_shape(path, (*size, components) if components > 1 else size, num_channels)
-    check_voxels(path, voxels, size, int(bits[1]) // 8 * components)
+    check_voxels(path, voxels, size, int(bits[1]) // 8 * components, limits)
     array = sitk.GetArrayFromImage(_call(reader.Execute, path))
     array = (np.moveaxis(array, -1, 0) if components > 1 else array).T.reshape(shape, order="F")
     if array.dtype == np.float64:
@@ -114,7 +116,7 @@ def write_itk(path: Path, volume: Volume) -> None:
         try:
             _call(lambda: sitk.WriteImage(image, str(temporary), True), temporary)
             # ITK does not notice every full disk.
-            check_voxels(temporary, find_voxels(temporary), array.shape, array.itemsize)
+            check_voxels(temporary, find_voxels(temporary), array.shape, array.itemsize, None)
         except (ValueError, FileNotFoundError) as error:
             raise OSError(f"{printable(path)} could not be written completely; is the disk full?") from error
         temporary.replace(directory / path.name)

@@ -19,6 +19,7 @@ from typing import IO
 
 from ..utils.text import one_line, printable
 from .file_checks import DEFLATE_RATIO, check_memory, damaged_file_error
+from .limits import InputLimits
 from .registry import suffix_of
 
 __all__ = ["VoxelData", "check_voxels", "find_voxels", "is_nrrd"]
@@ -51,7 +52,9 @@ def find_voxels(path: Path) -> VoxelData:
         return (_find_nrrd_voxels if is_nrrd(path) else _find_meta_voxels)(path, file)
 
 
-def check_voxels(path: Path, voxels: VoxelData, size: Sequence[int], value_bytes: int) -> None:
+def check_voxels(
+    path: Path, voxels: VoxelData, size: Sequence[int], value_bytes: int, limits: InputLimits | None
+) -> None:
     """Check that the data files hold exactly the voxels of the header, each of `value_bytes`, and that they fit memory.
 
     `path` is the file with the header, for messages; `size` is the length of each axis.
@@ -66,15 +69,18 @@ def check_voxels(path: Path, voxels: VoxelData, size: Sequence[int], value_bytes
     ratio = {"raw": 1.0, "gzip": DEFLATE_RATIO, "text": value_bytes / 2 + 1}[voxels.encoding]
     if share > min(available) * ratio:
         raise damaged_file_error(path, f"its header claims {num_bytes} bytes of voxels, more than it holds")
+    if limits is not None:
+        limits.check(path, bytes=num_bytes + max(voxels.skip, 0))
+        limits.check_shape(path, size)
     check_memory(path, 2 * num_bytes)  # SimpleITK's image and its copy as an array
     for file, found in zip(voxels.files, available, strict=True):
         expected = share + max(voxels.skip, 0)
         try:
             if voxels.encoding == "text":
-                numbers = [float(word) for word in file.read_bytes()[voxels.offset :].split()]
-                found, expected = len(numbers) * value_bytes, share
+                words = re.finditer(rb"\S+", file.read_bytes()[voxels.offset :])
+                found, expected = sum(value_bytes for word in words if float(word[0]) is not None), share
             elif voxels.encoding == "gzip":
-                found = _decompressed_bytes(file, voxels)
+                found = _decompressed_bytes(file, voxels, expected)
         except (ValueError, zlib.error) as error:
             raise damaged_file_error(path, one_line(error)[:80]) from error
         if found < expected or (found > expected and voxels.skip != -1):
@@ -82,17 +88,17 @@ def check_voxels(path: Path, voxels: VoxelData, size: Sequence[int], value_bytes
             raise damaged_file_error(path, f"its header claims {share} bytes of voxels, but {name} holds {found}")
 
 
-def _decompressed_bytes(file: Path, voxels: VoxelData) -> int:
-    """Count the bytes of compressed data, whose checksum zlib compares."""
+def _decompressed_bytes(file: Path, voxels: VoxelData, expected: int) -> int:
+    """Count the bytes of compressed data, whose checksum zlib compares; the count ends beyond the expected number."""
     count, left = 0, file.stat().st_size if voxels.length is None else voxels.length
     unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)  # gzip or zlib
     with file.open("rb") as stream:
         stream.seek(voxels.offset)
         # A block is at most 17 MB when it is decompressed.
-        while not unpacker.eof and (block := stream.read(max(0, min(left, 1 << 14)))):
+        while not unpacker.eof and count <= expected and (block := stream.read(max(0, min(left, 1 << 14)))):
             left -= len(block)
             count += len(unpacker.decompress(block))
-    if not unpacker.eof:
+    if not unpacker.eof and count <= expected:
         raise ValueError("its compressed voxels are cut short")
     return count
 

@@ -20,6 +20,7 @@ from ..utils.atomic import temporary_directory
 from ..utils.text import one_line, printable
 from . import file_checks
 from .geometry import Volume
+from .limits import InputLimits
 from .registry import suffix_of
 
 __all__ = ["find_volumes", "read_nifti", "write_nifti", "write_nifti_labels"]
@@ -29,25 +30,27 @@ _SUFFIXES = (".nii.gz", ".nii")
 _MM_PER_UNIT = {1: 1000.0, 3: 0.001}
 _RGB = ("R", "G", "B")
 _BLOCK = 1 << 22  # voxels read at once
+_MAX_HEADER = 1 << 26  # bytes, with its extensions
 _SILENT = logging.Logger("nibabel", logging.CRITICAL)  # nibabel logs what it repaired in a header
 
 
-def read_nifti(path: Path, *, num_channels: int = 1) -> Volume:
+def read_nifti(path: Path, *, num_channels: int = 1, limits: InputLimits | None = None) -> Volume:
     """Read a NIfTI file of `num_channels` images: frames of a fourth axis, vectors on the fifth, or RGB.
 
     `array` is float32, scaled by the header's slope and intercept, or has the file's integer type if the file has no
     scaling; trailing axes of length 1 are dropped.
     """
     file_checks.check_file(path, "nifti")
+    limits = limits or InputLimits.local()
     compressed = suffix_of(path) == ".nii.gz"
     with gzip.open(path) if compressed else path.open("rb") as file:
         try:
             max_bytes = path.stat().st_size * (file_checks.DEFLATE_RATIO if compressed else 1)
-            header = _read_header(path, file, max_bytes)
+            header = _read_header(path, file, max_bytes, limits)
             array = _read_voxels(path, file, header, num_channels)
             # The checksum, which detects flipped bits, is at the end of a compressed file.
             while compressed and file.read(1 << 20):
-                pass
+                limits.check(path, bytes=file.tell())
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise file_checks.damaged_file_error(path, one_line(error)) from error
     file_checks.check_finite(path, array)
@@ -95,7 +98,7 @@ def find_volumes(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     return sorted(found)
 
 
-def _read_header(path: Path, file: io.BufferedIOBase, max_bytes: int) -> nib.Nifti1Header:
+def _read_header(path: Path, file: io.BufferedIOBase, max_bytes: int, limits: InputLimits) -> nib.Nifti1Header:
     """Read the header with its extensions, and leave the file at the voxels."""
     # The first field is the header's own length, in either byte order: 348 for NIfTI-1, 540 for NIfTI-2.
     content = file.read(4)
@@ -105,7 +108,7 @@ def _read_header(path: Path, file: io.BufferedIOBase, max_bytes: int) -> nib.Nif
     if len(content) < header_class.sizeof_hdr:
         raise file_checks.damaged_file_error(path, "it ends within its header")
     offset = float(header_class(content, check=False)["vox_offset"])
-    if not len(content) + 4 <= offset <= max_bytes:
+    if not len(content) + 4 <= offset <= min(max_bytes, _MAX_HEADER):
         raise file_checks.damaged_file_error(path, f"its header claims that its voxels begin at byte {offset:g}")
     content += file.read(int(offset) - len(content))
     try:
@@ -119,6 +122,8 @@ def _read_header(path: Path, file: io.BufferedIOBase, max_bytes: int) -> nib.Nif
         raise file_checks.damaged_file_error(path, one_line(error)) from error
     if offset + num_bytes > max_bytes:
         raise file_checks.damaged_file_error(path, f"its header claims {num_bytes} bytes of voxels, more than it holds")
+    limits.check(path, bytes=int(offset) + num_bytes)
+    limits.check_shape(path, header.get_data_shape())
     return header
 
 

@@ -33,7 +33,7 @@ class FileFormat:
     kind: str  # "nifti", "itk", "image" or "dicom"
     suffixes: tuple[str, ...]  # in lower case, the longer of two that end alike first
     writable: tuple[str, ...]  # label maps of a scan with another suffix get the first
-    reader: str = ""  # `read(path, *, num_channels) -> Volume`; "" where a scan consists of many files
+    reader: str = ""  # `read(path, *, num_channels, limits) -> Volume`; "" where a scan consists of many files
     writer: str = ""  # `write(path, volume)`; "" where the format cannot hold every volume
     label_writer: str = ""  # `write(path, labels, like, *, names, colors)`; "" where `writer` writes label maps
 

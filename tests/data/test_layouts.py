@@ -1,12 +1,16 @@
 """Whatever a data set's layout, the same scans are the same training."""
 
+import io
 import json
 
+import datasets
 import numpy as np
 import pytest
 import torch
+from PIL import EpsImagePlugin, Image
 from torch.utils.data import DataLoader
 
+from samed_hf import SamedImageProcessor
 from samed_hf.data import make_processor
 from samed_hf.data.cache import CaseStore
 from samed_hf.data.layouts import read_data
@@ -398,3 +402,21 @@ def test_a_case_of_the_store_is_that_of_the_files(tmp_path):
     expected = (np.clip(SCANS["case_00"][0], low, high) - low) / (high - low)
     # The head is above: rows run downwards, and the scan's z upwards.
     np.testing.assert_allclose(kept.image[3], expected[3].T[::-1], atol=1e-6)
+
+
+@pytest.mark.parametrize("column", ["image", "label", "thumbnail"])
+def test_an_eps_in_rows_is_not_decoded(tmp_path, monkeypatch, column):
+    """Pillow decodes EPS by starting Ghostscript."""
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was started"))
+    page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n%%EOF\n"
+    Image.fromarray(np.eye(20, dtype=np.uint8)).save(content := io.BytesIO(), format="PNG")
+    row = {name: {"bytes": content.getvalue(), "path": None} for name in ("image", "label", "thumbnail")}
+    row[column] = {"bytes": page, "path": None}
+    features = datasets.Features({name: datasets.Image() for name in row})
+    datasets.Dataset.from_list([row], features=features).save_to_disk(tmp_path / "rows")
+    if column == "thumbnail":
+        data = read_data(tmp_path / "rows")
+        assert data.read_case(data.train[0], SamedImageProcessor()).label.sum() == 20
+    else:
+        with pytest.raises(ValueError, match=f"{column} of row 0 can't be read"):
+            read_data(tmp_path / "rows")

@@ -1,5 +1,6 @@
 """The card is rendered from the files of a run, and from nothing else."""
 
+import html
 import json
 import re
 
@@ -68,8 +69,7 @@ def test_the_hub_can_file_it(card):
     assert data["base_model_relation"] == "adapter"
     assert data["library_name"] == "samed_hf"
     assert data["pipeline_tag"] == "image-segmentation"
-    assert data["license"] == "apache-2.0"
-    assert data["datasets"] == ["synapse-multi-organ-ct"]
+    assert not {"license", "datasets"} & set(data)  # unknown, and on no Hub
     assert {"medical", "lora", "arxiv:2304.13785"} <= set(data["tags"])
 
 
@@ -115,7 +115,7 @@ def test_it_says_what_the_adapter_is(card):
 
 def test_the_scores_are_those_of_the_run(card):
     page = card()
-    assert "Protocol `strict`, 2 cases, none of them trained on; HD95 in mm." in page.text
+    assert "Protocol `strict`, 2 cases; HD95 in mm." in page.text
     assert [
         ["label", "DSC", "HD95"],
         ["---", "---", "---"],
@@ -123,6 +123,85 @@ def test_the_scores_are_those_of_the_run(card):
         ["bar", "0.0000", "–"],
         ["**mean**", "0.4512", "1.50"],
     ] in tables(page.text)
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "expected"),
+    [(["case0001"], "none of them trained on"), (["case0001", "case0007"], "1 of them trained on"), (None, None)],
+)
+def test_scores_of_cases_that_were_trained_on(card, trained_on, expected):
+    settings = SETTINGS | ({"cases": {"train": trained_on}} if trained_on else {})
+    page = card(training_settings=settings, images=["overlay.png"]).text
+    assert re.findall("(?:none|[0-9]+) of them trained on", page) == ([expected] if expected else [])
+    assert ("on a case not trained on" in page) == (expected == "none of them trained on")
+    assert "case0001" not in page
+
+
+def test_the_licences_are_those_that_were_given(card):
+    lines = r"^- (?:Adapter weights|Base model|Data): ([a-z0-9.-]*\w)"
+    assert re.findall(lines, card().text, re.M) == ["unknown"] * 3
+    given = {"license": "cc-by-nc-4.0", "base_license": "apache-2.0", "data_license": "cc-by-4.0"}
+    page = card(training_settings=SETTINGS | given)
+    assert page.data.license == "cc-by-nc-4.0"
+    assert re.findall(lines, page.text, re.M) == [*given.values()]
+    with pytest.raises(ValueError, match=r"data_license is 'CC BY'"):
+        card(training_settings=SETTINGS | {"data_license": "CC BY"})
+
+
+@pytest.mark.parametrize(("name", "expected"), [("ward/discs", ["ward/discs"]), ("/data/discs", None), ("a/b/c", None)])
+def test_a_data_set_of_the_hub_is_named(card, name, expected):
+    assert card(training_settings=SETTINGS | {"dataset_name": name}).data.to_dict().get("datasets") == expected
+
+
+def test_labels_that_are_markdown_or_html(card):
+    names = ["left | right", "a<b>&", "two\nlines", "[x](y)", "`code`"]
+    config = CONFIG | {"id2label": {str(i): name for i, name in enumerate(["background", *names])}}
+    row = {"dice": 0.5, "hd95": 1.0}
+    page = card(config=config, metrics=METRICS | {"per_class": dict.fromkeys(names, row)})
+    table = next(table for table in tables(page.text) if table[0] == ["label", "DSC", "HD95"])
+    assert [len(cells) for cells in table] == [3] * (3 + len(names))
+    assert [html.unescape(cells[0]) for cells in table[2:-1]] == [" ".join(name.split()) for name in names]
+    assert "<b>" not in page.text
+    assert "[x](y)" not in page.text
+    assert [result.metric_name for result in page.data.eval_results[2::2]] == [f"Dice, {name}" for name in names]
+
+
+def test_what_others_wrote_into_the_card_stays(card, tmp_path):
+    card(training_settings=SETTINGS | {"license": "mit"})
+    file = tmp_path / "README.md"
+    text = file.read_text().replace("Protocol", "Forged").replace("license: mit", "license: cc0-1.0\nlanguage: en")
+    text = text.replace("- medical", "- medical\n- ward-7")
+    first, rest = text.split("<!-- samed_hf: begin", 1)
+    file.write_text(f"{first}Our words.\n\n<!-- samed_hf: begin{rest}\nMore of them --- here.\n")
+    page = card(metrics=None)
+    assert page.text.lstrip().startswith("Our words.\n\n<!-- samed_hf: begin")
+    assert page.text.rstrip().endswith("More of them --- here.")
+    assert page.text.count("# ward/discs") == 1
+    assert "Forged" not in page.text
+    data = page.data.to_dict()
+    assert (data["license"], data["language"], data["tags"][:2]) == ("cc0-1.0", "en", ["medical", "ward-7"])
+    assert "model-index" not in data
+    assert card(training_settings=SETTINGS | {"license": "mit"}).data.license == "mit"
+    before = file.read_text()
+    card(training_settings=SETTINGS | {"license": "mit"})
+    assert file.read_text() == before
+
+
+def test_a_card_without_marks(card, tmp_path):
+    (tmp_path / "README.md").write_text("---\nlanguage: en\n---\nNot ours.\n")
+    page = card()
+    assert page.text.strip().startswith("Not ours.\n\n<!-- samed_hf: begin")
+    assert page.data.language == "en"
+    generated = re.sub("<!--.*?-->\n?", "", card().text).replace("Not ours.", "").strip()
+    old = f"---\nlicense: apache-2.0\ndatasets:\n- scans\n---\n\n{generated}\n\nTheir words.\n"
+    (tmp_path / "README.md").write_text(old)
+    page = card()
+    assert page.text.count("# ward/discs") == 1
+    assert page.text.rstrip().endswith("Their words.")
+    assert not {"license", "datasets"} & set(page.data.to_dict())
+    (tmp_path / "README.md").write_text("---\na: [\n---\n")
+    with pytest.raises(ValueError, match=r"README\.md are no YAML"):
+        card()
 
 
 def test_means_that_are_not_defined(card):

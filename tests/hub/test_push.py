@@ -1,18 +1,17 @@
 """Uploads to a Hub on loopback, in this process."""
 
 import json
+import os
 import shutil
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
-from huggingface_hub import close_session, constants
+from huggingface_hub import constants
 from safetensors.torch import load, load_file
 
 from samed_hf.cli import main
 from samed_hf.hub import push_adapter
-
-from ..loopback_hub import LoopbackHub
 
 METRICS = {
     "protocol": "strict",
@@ -29,21 +28,8 @@ OF_THE_RUN = [
     "phantom/train_npz/case0001_slice000.npz",
     "runs/events.out",
 ]
+SOURCE = "git+https://git.example/samed_hf@0123abc"
 BASE = {"base_model": "facebook/sam-vit-base", "token": "hf_test"}
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    close_session()  # one made before may know a proxy
-    with LoopbackHub() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        yield hub
-    close_session()
 
 
 @pytest.fixture
@@ -71,10 +57,10 @@ def test_the_adapter_goes_up_and_the_run_stays(hub, adapter):
     assert set(hub.files("ward/discs")) == {
         ".gitattributes",
         "README.md",
-        "adapter/adapter_config.json",
-        "adapter/adapter_model.safetensors",
+        "adapter_config.json",
+        "adapter_model.safetensors",
         "config.json",
-        "examples/case0006-slice-3.png",
+        "examples/example-1.png",
         "metrics.csv",
         "metrics.json",
         "overlay.png",
@@ -86,29 +72,63 @@ def test_the_adapter_goes_up_and_the_run_stays(hub, adapter):
 
 
 def test_no_path_of_this_machine_and_no_token_is_uploaded(hub, adapter, tmp_path):
-    push_adapter(adapter, "ward/discs", with_handler=True, **BASE)
+    push_adapter(adapter, "ward/discs", with_handler=True, source=SOURCE, **BASE)
     for path, content in hub.files("ward/discs").items():
         for secret in (b"/home/someone", b"hf_test", str(tmp_path).encode()):
             assert secret not in content, path
 
 
 def test_a_path_in_the_adapters_own_files_stops_the_upload(hub, adapter):
-    (adapter / "metrics.csv").write_text(f"from {adapter}")
-    with pytest.raises(ValueError, match=r"metrics\.csv contains a path.*nothing was uploaded"):
+    (adapter / "README.md").write_text(f"from {adapter}")
+    with pytest.raises(ValueError, match=r"README\.md contains a path.*nothing was uploaded"):
         push_adapter(adapter, "ward/discs", **BASE)
     assert set(hub.files("ward/discs")) == {".gitattributes"}
 
 
+@pytest.mark.parametrize("name", ["metrics.json", "adapter_config.json", "training_settings.json", "examples", "x.png"])
+def test_a_link_out_of_the_directory_is_refused_and_one_inside_is_not(hub, adapter, tmp_path, name):
+    path = adapter / "examples" / name if name == "x.png" else adapter / name
+    elsewhere = tmp_path / "elsewhere"
+    path.rename(elsewhere) if path.exists() else elsewhere.write_text("private")
+    path.symlink_to(elsewhere, target_is_directory=elsewhere.is_dir())
+    with pytest.raises(ValueError, match=f"{name}.* would be uploaded from outside"):
+        push_adapter(adapter, "ward/discs", **BASE)
+    assert hub.repositories == {}
+    path.unlink()
+    (adapter / "overlay.png").rename(adapter / "first.png")
+    (adapter / "overlay.png").symlink_to("first.png")
+    if name == "metrics.json":
+        push_adapter(adapter, "ward/discs", **BASE)
+        assert hub.files("ward/discs")["overlay.png"] == b"of the run"
+
+
+def test_a_random_base_outside_of_the_directory_is_not_published(hub, adapter, tiny_sam):
+    settings = {"run": {"random_base": True}}
+    (adapter / "training_settings.json").write_text(json.dumps(settings))
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    for base in (os.path.relpath(tiny_sam, adapter), "base_model"):
+        if base == "base_model":
+            (adapter / base).symlink_to(tiny_sam, target_is_directory=True)
+        (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": base}))
+        with pytest.raises(ValueError, match=r"model\.safetensors.* would be uploaded from outside"):
+            push_adapter(adapter, "ward/discs", token="hf_test")
+    assert set(hub.repositories) == {"ward/discs"}
+
+
 def test_the_base_model_is_the_one_named(hub, adapter):
     push_adapter(adapter, "ward/discs", base_revision="v1", **BASE)
-    config = json.loads(hub.files("ward/discs")["adapter/adapter_config.json"])
-    assert (config["base_model_name_or_path"], config["revision"]) == ("facebook/sam-vit-base", "v1")
+    files = hub.files("ward/discs")
+    config, adapter_config = json.loads(files["config.json"]), json.loads(files["adapter_config.json"])
+    assert (config["base_model_name_or_path"], config["base_model_revision"]) == ("facebook/sam-vit-base", "v1")
+    assert (adapter_config["base_model_name_or_path"], adapter_config["revision"]) == ("ward/discs", None)
+    assert adapter_config["auto_mapping"]["base_model_class"] == "SamedForSemanticSegmentation"
+    assert adapter_config["task_type"] is None
 
 
 def test_a_local_base_gives_a_warning_and_is_not_published(hub, adapter, caplog):
     push_adapter(adapter, "ward/discs", token="hf_test")
     assert "--base_model USER/NAME" in caplog.text
-    assert json.loads(hub.files("ward/discs")["adapter/adapter_config.json"])["base_model_name_or_path"] is None
+    assert json.loads(hub.files("ward/discs")["config.json"])["base_model_name_or_path"] is None
     assert b"is not on the Hub" in hub.files("ward/discs")["README.md"]
 
 
@@ -116,7 +136,7 @@ def test_a_local_base_gives_a_warning_and_is_not_published(hub, adapter, caplog)
 def test_the_weights_in_the_data_type_asked_for(hub, adapter, dtype, caplog):
     caplog.set_level("INFO", "samed_hf")
     push_adapter(adapter, "ward/discs", dtype=dtype, **BASE)
-    theirs = load(hub.files("ward/discs")["adapter/adapter_model.safetensors"])
+    theirs = load(hub.files("ward/discs")["adapter_model.safetensors"])
     ours = load_file(adapter / "adapter_model.safetensors")
     assert theirs.keys() == ours.keys()
     for key, tensor in theirs.items():
@@ -129,7 +149,7 @@ def test_images_of_patients_are_uploaded_on_request_only(hub, adapter, caplog):
     settings = json.loads((adapter / "training_settings.json").read_text())
     settings["run"]["synthetic"] = False
     (adapter / "training_settings.json").write_text(json.dumps(settings))
-    images = {"overlay.png", "examples/case0006-slice-3.png"}
+    images = {"overlay.png", "examples/example-1.png"}
     push_adapter(adapter, "ward/discs", **BASE)
     assert not images & set(hub.files("ward/discs"))
     assert "--pictures" in caplog.text
@@ -139,10 +159,14 @@ def test_images_of_patients_are_uploaded_on_request_only(hub, adapter, caplog):
     assert not images & set(hub.files("ward/discs"))
 
 
-def test_an_older_layout_makes_way(hub, adapter, tiny_adapter):
-    hub.add("ward/discs", tiny_adapter)
+def test_an_older_layout_and_a_whole_model_make_way(hub, adapter, tmp_path):
+    hub.add("ward/discs", tmp_path / "nothing")
+    old = {"adapter/adapter_config.json", "adapter/adapter_model.safetensors", "model.safetensors.index.json"}
+    hub.repositories["ward/discs"].commit(dict.fromkeys({*old, "model-00001-of-00002.safetensors", "notes.md"}, b"{}"))
     push_adapter(adapter, "ward/discs", **BASE)
-    assert not {"adapter_config.json", "adapter_model.safetensors"} & set(hub.files("ward/discs"))
+    files = set(hub.files("ward/discs"))
+    assert {"adapter_config.json", "adapter_model.safetensors", "notes.md"} <= files
+    assert not {*old, "model-00001-of-00002.safetensors"} & files
 
 
 def test_a_random_base_goes_up_too(hub, adapter, tiny_sam):
@@ -151,9 +175,9 @@ def test_a_random_base_goes_up_too(hub, adapter, tiny_sam):
     (adapter / "adapter_config.json").write_text(json.dumps(config))
     (adapter / "training_settings.json").write_text(json.dumps({"run": {"random_base": True}}))
     push_adapter(adapter, "ward/discs", token="hf_test")
-    config = json.loads(hub.files("ward/discs")["adapter/adapter_config.json"])
+    config = json.loads(hub.files("ward/discs")["config.json"])
     assert config["base_model_name_or_path"] == "ward/discs-base"
-    assert hub.files("ward/discs-base", config["revision"])["model.safetensors"]
+    assert hub.files("ward/discs-base", config["base_model_revision"])["model.safetensors"]
     assert not any("model.safetensors" in path and "adapter" not in path for path in hub.files("ward/discs"))
 
 
@@ -180,7 +204,7 @@ def test_a_refused_upload_leaves_the_folder_and_can_be_tried_again(hub, adapter,
     assert contents(adapter) == before
     hub.refuse = None
     push_adapter(adapter, "ward/discs", **BASE)
-    assert "adapter/adapter_model.safetensors" in hub.files("ward/discs")
+    assert "adapter_model.safetensors" in hub.files("ward/discs")
 
 
 def test_what_was_sent_before_a_failure_is_not_sent_again(hub, adapter):
@@ -245,6 +269,8 @@ def test_the_command(hub, adapter, capsys):
         "--dtype",
         "float16",
         "--with_handler",
+        "--source",
+        SOURCE,
     ]
     assert main(["push", str(adapter), "--repo_id", "ward/discs", *options]) == 0
     assert f"pushed      {hub.url}/ward/discs" in capsys.readouterr().out
@@ -252,3 +278,15 @@ def test_the_command(hub, adapter, capsys):
     hub.refuse = "commit"
     assert main(["push", str(adapter), "--repo_id", "ward/discs", "--hub_token", "hf_test", "--no-pictures"]) == 2
     assert "try again with" in capsys.readouterr().err
+
+
+def test_a_branch_and_a_pull_request_leave_main_as_it_is(hub, adapter):
+    push_adapter(adapter, "ward/discs", **BASE)
+    before = hub.repositories["ward/discs"].refs["main"]
+    (adapter / "metrics.json").write_text(json.dumps(METRICS | {"protocol": "samed"}))
+    push_adapter(adapter, "ward/discs", revision="next/one", **BASE)
+    assert hub.files("ward/discs", "next/one")["metrics.json"] != hub.files("ward/discs")["metrics.json"]
+    address = push_adapter(adapter, "ward/discs", create_pr=True, **BASE)
+    assert address == f"{hub.url}/ward/discs/discussions/1"
+    assert json.loads(hub.files("ward/discs", "refs/pr/1")["metrics.json"])["protocol"] == "samed"
+    assert hub.repositories["ward/discs"].refs["main"] == before

@@ -18,7 +18,7 @@ from samed_hf.inference.batching import (
     run_in_batches,
     slice_bytes,
 )
-from samed_hf.model.image_processing_samed import resize_logits, upsample_logits
+from samed_hf.model.post_processing import resize_logits, upsample_logits
 
 CPU = torch.device("cpu")
 

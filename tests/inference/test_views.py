@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from samed_hf import SamedImageProcessor
-from samed_hf.inference import segmentation
-from samed_hf.inference.segmentation import mean_softmax, rotate_images
+from samed_hf.inference import views
+from samed_hf.inference.views import mean_softmax, rotate_images
 from samed_hf.transforms import SliceStack
 
 SIZE = 64
@@ -39,7 +39,7 @@ def softmax_of(slices, model, tta):
 
 
 def test_a_mirrored_view_is_mirrored_back(monkeypatch):
-    monkeypatch.setattr(segmentation, "TTA_DEGREES", (0.0,))
+    monkeypatch.setattr(views, "TTA_DEGREES", (0.0,))
     slices = bright_spot(30, 12)
     plain, mirrored = (softmax_of(slices, brightness_model("spleen"), tta) for tta in (False, True))
     torch.testing.assert_close(mirrored, plain)
@@ -51,7 +51,7 @@ def test_a_mirrored_view_is_mirrored_back(monkeypatch):
 def test_a_rotated_view_is_rotated_back(monkeypatch, degrees, name):
     slices = bright_spot(30, 8)
     plain = softmax_of(slices, brightness_model(name), tta=False)
-    monkeypatch.setattr(segmentation, "TTA_DEGREES", (degrees,))
+    monkeypatch.setattr(views, "TTA_DEGREES", (degrees,))
     rotated = softmax_of(slices, brightness_model(name), tta=True)
     inside = slice(12, -12)  # beyond it, rotated slices lack corners
     torch.testing.assert_close(rotated[..., inside, 4:-12], plain[..., inside, 4:-12], rtol=0, atol=0.05)
@@ -62,8 +62,8 @@ def test_a_rotated_view_is_rotated_back(monkeypatch, degrees, name):
 
 def test_labels_with_a_side_are_not_mirrored(monkeypatch):
     seen = []
-    original = segmentation.predict_logits
-    monkeypatch.setattr(segmentation, "predict_logits", lambda *args: seen.append(args) or original(*args))
+    original = views.predict_logits
+    monkeypatch.setattr(views, "predict_logits", lambda *args: seen.append(args) or original(*args))
     for name, expected in (("spleen", 6), ("left kidney", 3)):
         seen.clear()
         softmax_of(bright_spot(20, 20), brightness_model(name), tta=True)

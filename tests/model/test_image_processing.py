@@ -1,12 +1,14 @@
-from types import SimpleNamespace
+import json
+import logging
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoImageProcessor
 
 from samed_hf import SamedImageProcessor
-from samed_hf.model.image_processing_samed import resize_logits, upsample_logits
+from samed_hf.transforms.zoom import nearest_zoom
 
 
 def test_hounsfield_units_to_pixel_values():
@@ -28,17 +30,6 @@ def test_8_bit_images_are_divided_by_255():
     # A model of one channel sees grey, as its training did: ITU-R 601 weighs red by 0.299.
     pixels = SamedImageProcessor(image_size=16)(red)["pixel_values"]
     torch.testing.assert_close(pixels, torch.full((1, 3, 16, 16), round(0.299 * 255) / 255))
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-@pytest.mark.parametrize("channels_last", [True, False])
-def test_an_array_becomes_grey_as_pillow_makes_it(dtype, channels_last):
-    colors = np.random.default_rng(0).integers(0, 256, (9, 11, 3), dtype=np.uint8)
-    expected = np.asarray(Image.fromarray(colors).convert("L"))
-    array = colors.astype(dtype) if channels_last else np.moveaxis(colors.astype(dtype), -1, 0)
-    slices = SamedImageProcessor(image_size=16).image_slices(array)
-    assert (slices.shape, slices.dtype) == ((1, 9, 11), dtype)
-    np.testing.assert_allclose(slices[0], expected, rtol=0, atol=0.5 if dtype == np.float32 else 0)
 
 
 def test_each_channel_has_its_own_bounds():
@@ -92,38 +83,168 @@ def test_every_setting_comes_back(tmp_path, settings):
         assert getattr(loaded, name) == getattr(processor, name)
 
 
-@pytest.mark.parametrize("bad", [np.zeros((4, 4, 4)), np.zeros(9), np.full((4, 4), np.nan)])
-def test_bad_images(bad):
-    with pytest.raises(ValueError, match="images holds"):
-        SamedImageProcessor(16)(bad)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"axis_order": (0, 1, 1)},
+        {"axis_order": 2},
+        {"intensity_window": (5, 5)},
+        {"intensity_window": "ct"},
+        {"intensity_window": [(0, 1), (0, 2)]},
+        {"percentiles": (1, 2, 3)},
+        {"percentiles": [99, 1]},
+        {"image_size": "16"},
+        {"image_size": 0},
+        {"input_size": 1},
+        {"channel_names": "CT"},
+        {"channel_names": 3},
+        {"orientation": 5},
+        {"size": {"height": 16, "width": 32}},
+        {"size": {"shortest_edge": 16}},
+        {"image_size": 16, "size": 32},
+        {"do_normalize": True},
+        {"do_rescale": False},
+    ],
+)
+def test_bad_settings(settings):
+    name = list(settings)[-1]
+    with pytest.raises(ValueError, match=f"{name} (is|has)"):
+        SamedImageProcessor(**settings)
 
 
-def test_bad_settings():
-    with pytest.raises(ValueError, match="axis_order is"):
-        SamedImageProcessor(16, axis_order=(0, 1, 1))
-    with pytest.raises(ValueError, match="window"):
-        SamedImageProcessor(16, (5, 5))
+@pytest.mark.parametrize(
+    ("arguments", "same"),
+    [
+        ({"image_size": 24}, {"image_size": 24}),
+        ({"size": {"height": 24, "width": 24}}, {"image_size": 24}),
+        ({"size": 24, "image_size": 24}, {"image_size": 24}),
+        ({"intensity_window": (0, 1000)}, {"intensity_window": (0, 1000)}),
+        ({"intensity_window": None}, {"intensity_window": None}),
+        ({"intensity_window": None, "percentiles": (10, 90)}, {"intensity_window": None, "percentiles": (10, 90)}),
+        ({"input_size": 9}, {"input_size": 9}),
+        ({"context_slices": True}, {}),
+        ({"image_size": None, "size": None, "do_resize": True, "do_rescale": None, "do_normalize": False}, {}),
+        ({"do_convert_rgb": False, "image_mean": [0.5], "image_std": [0.5], "device": "cpu"}, {}),
+        ({"rescale_factor": 1 / 255, "disable_grouping": False, "return_tensors": "pt"}, {}),
+    ],
+)
+def test_a_call_can_replace_the_settings(arguments, same):
+    image = np.random.default_rng(0).normal(100, 100, (20, 30))
+    processor = SamedImageProcessor(16)
+    pixels = processor(image, **arguments)["pixel_values"]
+    assert torch.equal(pixels, SamedImageProcessor(**{"image_size": 16} | same)(image)["pixel_values"])
+    assert (processor.image_size, processor.intensity_window) == (16, [-125, 275])
+    processor.size = {"height": 24, "width": 24}
+    assert processor(image)["pixel_values"].shape == (1, 3, 24, 24)
 
 
-def test_post_processing_returns_the_label_of_every_pixel():
-    processor = SamedImageProcessor(image_size=16)
-    logits = torch.zeros(2, 3, 4, 4)
-    logits[0, 1, :, 2:] = 9.0
-    logits[1, 2] = 1.0
-    outputs = SimpleNamespace(logits=logits)
-    left, right = processor.post_process_semantic_segmentation(outputs, target_sizes=[(10, 20), (7, 5)])
-    assert left.shape == (10, 20)
-    assert left[:, :7].max() == 0
-    assert (left[:, 12:] == 1).all()
-    assert (right == 2).all()
-    assert right.shape == (7, 5)
-    assert processor.post_process_semantic_segmentation(outputs)[0].shape == (16, 16)
-    with pytest.raises(ValueError, match="target_sizes has 1 entries for 2 images"):
-        processor.post_process_semantic_segmentation(outputs, target_sizes=[(10, 20)])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"extra_argument": 1},
+        {"image_sise": 32},
+        {"resample": 2},
+        {"rescale_factor": 0.5},
+        {"do_normalize": True, "image_mean": 0.5, "image_std": 0.5},
+        {"do_center_crop": True, "crop_size": 8},
+        {"do_pad": True},
+        {"input_size": 0},
+        {"data_format": "last"},
+        {"return_tensors": "tf"},
+        {"device": "none"},
+        {"device": "cuda:99"},
+    ],
+)
+def test_arguments_that_cannot_be_followed(arguments):
+    name, value = next(iter(arguments.items()))
+    with pytest.raises(ValueError, match=value if isinstance(value, str) else name):
+        SamedImageProcessor(16)(np.zeros((20, 30)), **arguments)
 
 
-def test_resizing_logits_inverts_the_zoom_of_the_image():
-    # A zoom of the image maps corner pixel to corner pixel: a linear ramp must come back as itself.
-    ramp = torch.linspace(0, 1, 33).expand(1, 1, 33, 33)
-    torch.testing.assert_close(resize_logits(ramp, (9, 9))[0, 0, 4], torch.linspace(0, 1, 9))
-    assert upsample_logits(torch.zeros(1, 2, 4, 4), 16).shape == (1, 2, 16, 16)
+def test_segmentation_maps_become_labels(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (2, 20, 30), dtype=np.uint8)
+    maps = np.random.default_rng(1).integers(0, 5, (2, 20, 30), dtype=np.uint8)
+    maps[0, :3] = 255
+    Image.fromarray(maps[1]).save(tmp_path / "map.png")
+    processor = SamedImageProcessor(16, input_size=12)
+    expected = torch.from_numpy(nearest_zoom(maps, (16, 16)).astype(np.int64))
+    images = list(images)
+    batches = [maps, maps.astype(np.uint16), torch.from_numpy(maps), list(maps), [[maps[0]], maps[1]]]
+    for batch in [*batches, [Image.fromarray(maps[0]), tmp_path / "map.png"]]:
+        features = processor(images, batch)
+        assert torch.equal(features["labels"], expected)
+        assert torch.equal(features["pixel_values"], processor(images)["pixel_values"])
+    assert torch.equal(processor(images[1], maps[1], image_size=16)["labels"], expected[1:])
+    assert np.array_equal(processor(images, maps, do_resize=False, return_tensors="np")["labels"], maps)
+    for bad in (maps[:1], maps[:, :10], maps.astype(np.float32), [], Image.fromarray(np.dstack([maps[0]] * 3))):
+        with pytest.raises(ValueError, match="segmentation_maps"):
+            processor(images, bad)
+
+
+def test_steps_can_be_skipped():
+    image = np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8)
+    processor = SamedImageProcessor(16)
+    pixels = processor(image, do_rescale=False, do_resize=False)["pixel_values"]
+    assert torch.equal(pixels[0], torch.from_numpy(image).float().expand(3, -1, -1))
+    images = [image, image[:10]]
+    with pytest.raises(ValueError, match=r"\(3, 10, 30\), \(3, 20, 30\)"):
+        processor(images, do_resize=False)
+    pixels = processor(images, do_resize=False, return_tensors=None)["pixel_values"]
+    assert [one.shape for one in pixels] == [(3, 20, 30), (3, 10, 30)]
+
+
+@pytest.mark.parametrize("names", [["CT"], ["a", "b"], ["R", "G", "B"]])
+@pytest.mark.parametrize("settings", [{}, {"intensity_window": None}, {"intensity_window": None, "percentiles": None}])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.float32, np.float64])
+def test_tensors_equal_arrays(names, settings, dtype):
+    image = np.abs(np.random.default_rng(0).normal(100, 99, (len(names), 20, 30))).astype(dtype)
+    processor = SamedImageProcessor(24, input_size=18, channel_names=names, **settings)
+    expected = processor(image)["pixel_values"]
+    for options in ({}, {"device": "cpu"}):
+        pixels = processor(torch.from_numpy(image), **options)["pixel_values"]
+        torch.testing.assert_close(pixels, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("window", [(-125, 275), None])
+def test_half_precision_tensors(dtype, window):
+    image = torch.arange(0, 256).reshape(16, 16).to(dtype).requires_grad_()
+    pixels = SamedImageProcessor(16, window)(image)["pixel_values"]
+    assert pixels.dtype == torch.float32
+    assert not pixels.requires_grad
+    torch.testing.assert_close(
+        pixels, SamedImageProcessor(16, window)(image.float())["pixel_values"], atol=2e-3, rtol=0
+    )
+
+
+def test_intensities_in_the_unit_interval_with_a_window_of_hounsfield_units_warn_once(caplog):
+    image = np.random.default_rng(0).random((20, 20)).astype(np.float32)
+    processor = SamedImageProcessor(16, (-100, 241))
+    with caplog.at_level(logging.WARNING):
+        for one in (image, torch.from_numpy(image), image):
+            processor(one)
+        assert len(caplog.records) == 1
+        assert "-100 to 241" in caplog.text
+        processor([image * 200, np.zeros((20, 20)), (image * 255).astype(np.uint8)])
+        processor(image, do_rescale=False)
+        processor(image, rescaled=True)
+        SamedImageProcessor(16, (0, 2))(image)
+        SamedImageProcessor(16, None)(image)
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("backend", [{}, {"backend": "pil"}, {"backend": "torchvision"}])
+def test_auto_image_processor(tmp_path, backend):
+    SamedImageProcessor(96, [None, (0, 80)], channel_names=["PET", "CT"]).save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert content["size"] == {"height": 96, "width": 96}
+    loaded = AutoImageProcessor.from_pretrained(tmp_path, **backend)
+    assert type(loaded) is SamedImageProcessor
+    assert (loaded.size, loaded.channel_windows) == (content["size"], [None, [0, 80]])
+    for change in ({"image_size": 64}, {"size": 64}, {"size": {"height": 64, "width": 64}}):
+        assert AutoImageProcessor.from_pretrained(tmp_path, **backend, **change).image_size == 64
+    assert AutoImageProcessor.from_pretrained(tmp_path, **backend, image_size=None).image_size == 96
+    # As versions before `size` wrote it.
+    del content["size"]
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(content | {"from_a_later_version": 1}))
+    assert AutoImageProcessor.from_pretrained(tmp_path, **backend).to_dict()["size"] == {"height": 96, "width": 96}

@@ -12,7 +12,7 @@ from samed_hf import SamedConfig, SamedForSemanticSegmentation, SamedImageProces
 from samed_hf.convert import convert_original, convert_sam, convert_samed
 from samed_hf.convert.keys import samed_keys
 from samed_hf.inference.slices import predict_slices
-from samed_hf.model.image_processing_samed import upsample_logits
+from samed_hf.model.post_processing import upsample_logits
 from samed_hf.scoring.metrics import score_case
 from samed_hf.training.schedules import warmup_polynomial
 from samed_hf.transforms import nearest_zoom

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
+from samed_hf import SamedImageProcessor, samed_lora_config
 from samed_hf.cli import main
 from samed_hf.inference import Segmenter, segment_volume
 from samed_hf.prediction import case as prediction
@@ -662,3 +663,15 @@ def test_two_processes_write_what_one_writes(tiny_adapter, scans, tmp_path, laun
     assert run(tiny_adapter, scans / "a.nii.gz", "--output", tmp_path / "single") == 0
     assert (tmp_path / "single" / "a" / "statistics.json").read_bytes() == (out / "a" / "statistics.json").read_bytes()
     assert TINY_LABELS == NAMES
+
+
+def test_the_preview_of_channels_of_which_only_the_second_has_a_window(tiny_model, tmp_path):
+    processor = SamedImageProcessor(tiny_model.config.image_size, [None, (0, 80)], channel_names=["PET", "CT"])
+    tiny_model.add_adapter(samed_lora_config(rank=1))
+    tiny_model.save_pretrained(tmp_path / "model", image_processor=processor)
+    scan = np.random.default_rng(0).normal(40, 20, (16, 12, 3)).astype(np.float32)
+    (tmp_path / "scans").mkdir()
+    for channel in range(2):
+        nib.save(nib.Nifti1Image(scan, np.eye(4)), tmp_path / "scans" / f"a_000{channel}.nii.gz")
+    assert main(["predict", str(tmp_path / "model"), str(tmp_path / "scans"), "--output", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "a" / "preview.png").exists()

@@ -4,6 +4,7 @@ import io
 import json
 import struct
 import tracemalloc
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 from samed_hf.inference import Segmenter, predict_image, segment_volume
 from samed_hf.serving import handler as serving
 from samed_hf.serving.handler import EndpointHandler
-from samed_hf.volumes import Volume
+from samed_hf.volumes import InputLimits, Volume
 
 NIFTI_START = (348).to_bytes(4, "little")
 
@@ -189,7 +190,7 @@ SECRET = "patient" * 200
         ({"inputs": SECRET.encode()}, "neither an image nor a volume"),
         ({"inputs": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"}, "neither an image nor a volume"),
         ({"inputs": Image.new("L", (1, 1))}, "at least 2 pixels each way"),
-        ({"inputs": gzip.compress(SECRET.encode())}, "something else than NIfTI"),
+        ({"inputs": gzip.compress(SECRET.encode())}, "The volume cannot be read as NIfTI"),
         ({"inputs": NIFTI_START}, "The volume cannot be read as NIfTI"),
         ({"inputs": NIFTI_START + b"x" * 400}, "The volume cannot be read as NIfTI|damaged volume"),
         ({"inputs": nifti(np.zeros((4, 4, 3, 2), np.int16))}, r"The volume holds an image of shape \(4, 4, 3, 2\)"),
@@ -224,13 +225,13 @@ def test_truncated_input(handler, image, scan):
     for content in (encoded(image)[:200], encoded(image, "JPEG")[:-300]):
         with pytest.raises(ValueError, match="The image cannot be read"):
             handler({"inputs": content})
-        with pytest.raises(ValueError, match="damaged or too large image"):  # opened, not yet loaded
+        with pytest.raises(ValueError, match="damaged image"):  # opened, not yet loaded
             handler({"inputs": Image.open(io.BytesIO(content))})
     packed = gzip.compress(nifti(scan))
     flipped = bytearray(packed)
     flipped[-6] ^= 1  # in the checksum
     for content in (packed[:-12], packed[:14], bytes(flipped)):
-        with pytest.raises(ValueError, match="damaged gzip"):
+        with pytest.raises(ValueError, match="The volume cannot be read as NIfTI"):
             handler({"inputs": content})
     with pytest.raises(ValueError, match="The volume cannot be read as NIfTI"):
         handler({"inputs": nifti(scan)[:-100]})
@@ -249,20 +250,58 @@ def test_a_header_that_claims_more_than_the_file_holds_allocates_no_memory(handl
         tracemalloc.stop()
 
 
-def test_input_beyond_the_limits(handler, image, scan, monkeypatch):
-    monkeypatch.setattr(serving, "MAX_PIXELS", 1000)
-    monkeypatch.setattr(serving, "MAX_BYTES", 1000)
-    for inputs in (encoded(image), image):
-        with pytest.raises(ValueError, match="50×40 pixels: expected at most 1,000"):
-            handler({"inputs": inputs})
-    for content in (nifti(scan), gzip.compress(nifti(scan))):
-        with pytest.raises(ValueError, match="more than 1,000 bytes"):
+@pytest.mark.parametrize("wrap", [bytes, gzip.compress])
+def test_input_beyond_the_limits(handler, image, scan, monkeypatch, wrap):
+    def limited(**limits):
+        monkeypatch.setattr(handler, "limits", replace(InputLimits.served(), **limits))
+
+    for limits, found in (({"pixels": 1999}, "2,000 pixels"), ({"side": 49}, "50 pixels along a side")):
+        limited(**limits)
+        for inputs in (encoded(image), image):
+            with pytest.raises(ValueError, match=rf"{found}.*SAMED_MAX_{next(iter(limits)).upper()}"):
+                handler({"inputs": inputs})
+    content = wrap(nifti(scan))  # (20, 24, 3) in 352 + 2880 bytes
+    for name, most, found in (
+        *(
+            ("side", 23, 24),
+            ("pixels", 479, 480),
+            ("slices", 2, 3),
+            ("voxels", 1439, "1,440"),
+            ("bytes", 3231, "3,232"),
+        ),
+    ):
+        limited(**{name: most})
+        with pytest.raises(ValueError, match=rf"has {found} .*SAMED_MAX_{name.upper()}"):
             handler({"inputs": content})
+        limited(**{name: most + 1})
+        assert handler({"inputs": content})
+    limited(bytes=1 << 20)
+    with pytest.raises(ValueError, match="SAMED_MAX_BYTES"):  # zeros after the voxels
+        handler({"inputs": gzip.compress(nifti(scan) + bytes(3 << 20))})
+
+
+def test_a_request_cannot_take_more_slices_at_once_than_fit(handler, scan, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(serving, "choose_batch_size", lambda models, size: 2)
+    monkeypatch.setattr(serving, "segment_volume", lambda *_, batch_size, **__: sizes.append(batch_size) or 1 / 0)
+    for asked in (None, 1, 2, 3, 10**9):
+        with pytest.raises(ZeroDivisionError):
+            handler({"inputs": nifti(scan), "parameters": {"batch_size": asked}})
+    assert sizes == [None, 1, 2, 2, 2]
+
+
+def test_an_open_image_of_another_format_is_not_decoded(handler, tmp_path):
+    """Pillow decodes EPS by starting Ghostscript."""
+    image = Image.open(io.BytesIO(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"))
+    assert image.format == "EPS"
+    image.load = lambda: pytest.fail("it was decoded")
+    with pytest.raises(ValueError, match="format EPS: expected PNG or JPEG"):
+        handler({"inputs": image})
 
 
 def test_pillows_own_limit(handler, image, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 900)
-    with pytest.raises(ValueError, match="too large image"):
+    with pytest.raises(ValueError, match="The image is too large"):
         handler({"inputs": encoded(image)})
 
 

@@ -10,6 +10,7 @@ from torch import distributed, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from samed_hf.training.checkpointing.serialization import flatten_state, load_optimizer, unflatten_state
 from samed_hf.training.distributed.fsdp import adapter_weights, is_sharded, shard_state_dict
 from samed_hf.training.ema import ExponentialMovingAverage
 
@@ -72,22 +73,46 @@ def check_averages(rank):
         for weight in average.parameters:
             weight.data.mul_(3)
         average.update()
-    states = [average.state_dict() for average in averages]
-    for mine, other in zip(*(state["averages"] for state in states), strict=True):
-        assert torch.equal(mine, other)
+    plain_state, parts_state = (flatten_state(average.state_dict()) for average in averages)
+    assert plain_state[1] == parts_state[1] == {"updates": 1}
+    assert all(torch.equal(parts_state[0][name], value) for name, value in plain_state[0].items())
     for weight in averages[1].parameters:
         weight.data.zero_()
-    averages[1].load_state_dict(states[0])
+    averages[1].load_state_dict(unflatten_state(plain_state[0] | plain_state[1]))
     with averages[1].applied():
-        for weight, value in zip(averages[1].parameters, states[0]["averages"], strict=True):
-            assert torch.equal(weight.full_tensor(), value)
+        for number, weight in enumerate(averages[1].parameters):
+            assert torch.equal(weight.full_tensor(), plain_state[0][f"averages/{number}"])
     assert not averages[1].parameters[0].full_tensor().any()
+
+
+def check_the_optimizer(rank):
+    """One that is saved after two steps and loaded by another one does the third step alike."""
+    models = [make_models()[1] for _ in range(2)]
+    optimizers = [torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1) for model in models]
+
+    def step(model, optimizer, number):
+        samples = torch.randn(2, 5, generator=torch.Generator().manual_seed(number))
+        model(samples[rank : rank + 1]).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    for number in range(2):
+        step(models[0], optimizers[0], number)
+    tensors, values = flatten_state(optimizers[0].state_dict()["state"])
+    assert tensors["0/exp_avg"].shape == (2, 5)  # whole
+    models[1].load_state_dict(shard_state_dict(models[1], adapter_weights(models[0])), strict=False)
+    load_optimizer(optimizers[1], unflatten_state(tensors | values))
+    assert isinstance(next(iter(optimizers[1].state.values()))["exp_avg"], DTensor)
+    for model, optimizer in zip(models, optimizers, strict=True):
+        step(model, optimizer, 2)
+    one, two = (adapter_weights(model) for model in models)
+    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def work(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", f"file://{folder / 'meeting'}", rank=rank, world_size=2)
-    for check in (check_training, check_saving_and_loading, check_averages):
+    for check in (check_training, check_saving_and_loading, check_averages, check_the_optimizer):
         check(rank)
     distributed.barrier()
     (folder / f"done-{rank}").touch()

@@ -20,8 +20,8 @@ from samed_hf.training.checkpointing.provenance import (
     code_revision,
     compare_provenance,
     data_fingerprint,
+    find_provenance,
     package_versions,
-    weights_hash,
 )
 from samed_hf.training.data import open_store, read_training_data
 
@@ -44,6 +44,21 @@ def test_the_fingerprint_depends_on_content_not_on_paths(tiny_data, tmp_path):
     label[3, 4] = 1
     write_slice(moved, "case0000_slice000", image, label)
     assert fingerprint(moved, tmp_path / "four") != changed
+
+
+def test_the_record_tells_which_cases_are_trained_on_and_in_which_order(tiny_data, tiny_model, tmp_path):
+    args = SamedTrainingArguments(data_dir=str(tiny_data), output_dir=str(tmp_path / "run"), image_size=TINY_SIZE)
+    data = read_training_data(args)
+    store = open_store(args, data, make_processor(args, data), decode=True)
+    records = [find_provenance(data, store, tiny_model, torch.device("cpu"))]
+    data.train.reverse()
+    records.append(find_provenance(data, store, tiny_model, torch.device("cpu")))
+    data.train[0], data.validation[0] = data.validation[0], data.train[0]
+    records.append(find_provenance(data, store, tiny_model, torch.device("cpu")))
+    assert len({record["training_cases"] for record in records}) == 3
+    assert len({record["data_fingerprint"] for record in records}) == 1
+    assert len({record["base_model"] for record in records}) == 1
+    assert compare_provenance(*records[:2]) == ["the choice or the order of the training cases"]
 
 
 def git(folder, *words):
@@ -84,15 +99,6 @@ def test_requirements_are_setup_cfgs(tmp_path):
     own = read_requirements(Path(samed_hf.__file__).parents[1] / "setup.cfg")
     assert {"torch", "transformers"} <= set(own)
     assert not {"bitsandbytes", "tensorboard"} & set(own)  # those of extras
-
-
-def test_the_hash_of_weights_depends_on_their_content(tiny_sam, tmp_path):
-    copied = shutil.copytree(tiny_sam, tmp_path / "copy")
-    assert weights_hash(copied) == weights_hash(tiny_sam)
-    file = next(copied.glob("*.safetensors"))
-    file.write_bytes(file.read_bytes()[:-1] + b"\1")
-    assert weights_hash(copied) != weights_hash(tiny_sam)
-    assert weights_hash(tmp_path) is None
 
 
 def test_runs_are_compared_in_words():

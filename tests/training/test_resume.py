@@ -3,9 +3,11 @@
 import contextlib
 import csv
 import faulthandler
+import io
 import json
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import socket
@@ -17,9 +19,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from safetensors.torch import load_file, save_file
 
 from samed_hf.cli import run_command
+from samed_hf.data.layouts.synapse import write_slice
+from samed_hf.model.random_sam import make_random_sam
 from samed_hf.training import loop as training
 from samed_hf.training import step as training_step
 from samed_hf.training import validation as training_validation
@@ -68,7 +75,26 @@ def run(**settings):
     return train(SamedTrainingArguments(**settings))
 
 
-def _in_fork(settings: dict, output: str, environment: dict, slow_validation: bool) -> None:
+def shard_on_the_cpu() -> None:
+    """Make Accelerate's runs in several processes use FSDP2, which it does on accelerators only."""
+    make = AcceleratorState.__init__
+
+    def make_sharded(self, *args, **options) -> None:
+        make(self, *args, **options)
+        self.distributed_type, self.fsdp_plugin = (
+            DistributedType.FSDP,
+            FullyShardedDataParallelPlugin(
+                fsdp_version=2,
+                auto_wrap_policy="transformer_based_wrap",
+                transformer_cls_names_to_wrap=["SamedVisionLayer"],
+                cpu_ram_efficient_loading=False,
+            ),
+        )
+
+    AcceleratorState.__init__ = make_sharded
+
+
+def _in_fork(settings: dict, output: str, environment: dict, slow_validation: bool, sharded: bool) -> None:
     """What a process of its own does: train as the command line would, and end with its status."""
     os.environ.update(environment)
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -78,6 +104,8 @@ def _in_fork(settings: dict, output: str, environment: dict, slow_validation: bo
     configure_logging()
     faulthandler.dump_traceback_later(8, repeat=True)
     multiprocessing.set_start_method("fork", force=True)  # for workers, as in a program of its own
+    if sharded:
+        shard_on_the_cpu()
     if slow_validation:
         predict = training_validation.predict_slices
 
@@ -91,9 +119,9 @@ def _in_fork(settings: dict, output: str, environment: dict, slow_validation: bo
     sys.exit(run_command(lambda: train(SamedTrainingArguments(**settings)) and None))
 
 
-def start(settings: dict, output: Path, environment: dict | None = None, slow_validation: bool = False):
+def start(settings: dict, output: Path, environment: dict | None = None, slow_validation=False, sharded=False):
     """Train in a process of its own, what it says going to a file."""
-    process = FORKS.Process(target=_in_fork, args=(settings, str(output), environment or {}, slow_validation))
+    process = FORKS.Process(target=_in_fork, args=(settings, str(output), environment or {}, slow_validation, sharded))
     process.start()
     return process
 
@@ -167,10 +195,11 @@ def test_a_run_killed_twenty_times_gives_the_same_adapter(settings, tmp_path):
     assert_same(folder, whole)
     assert_same(folder / "best", whole / "best")
     assert log_of(folder) == log_of(whole)
-    states = [
-        torch.load(list_checkpoints(each)[-1] / "random_states_0.pkl", weights_only=False) for each in (folder, whole)
-    ]
-    assert torch.equal(*(state["torch_manual_seed"] for state in states))
+    for name in ("random_states_0.json", "training_state.json", "training_state.safetensors"):
+        one, two = ((list_checkpoints(each)[-1] / name).read_bytes() for each in (folder, whole))
+        if name == "training_state.json":
+            one, two = (json.loads(each) | {"identity": None, "pending": None} for each in (one, two))
+        assert one == two
     assert half_written(folder) == []
     assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in whole.iterdir())
     assert sum(name.startswith(".checkpoint-") for name in left) >= 1  # killed while a checkpoint was being written
@@ -236,16 +265,29 @@ def test_an_interrupted_validation_is_repeated_after_resuming(settings, tmp_path
     assert_same(folder / "best", tmp_path / "whole" / "best")
 
 
-def test_a_signal_to_one_process_stops_all_at_the_same_step(settings, tmp_path):
+def start_two(settings: dict, folder: Path, sharded: bool = False) -> list:
+    """Train in two processes, each with its own output."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    folder, changes = tmp_path / "run", {"max_train_steps": 400, "per_device_train_batch_size": 2}
-    processes = [
-        start(settings(**changes), tmp_path / f"{rank}.txt", shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+    return [
+        start(settings, folder / f"{rank}.txt", shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, sharded=sharded)
         for rank in range(2)
     ]
+
+
+def in_two_processes(settings: dict, folder: Path, sharded: bool) -> list[int]:
+    """Train in two processes to the end, and return their statuses."""
+    processes = start_two(settings, folder, sharded)
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes]
+
+
+def test_a_signal_to_one_process_stops_all_at_the_same_step(settings, tmp_path):
+    folder = tmp_path / "run"
+    processes = start_two(settings(max_train_steps=400, per_device_train_batch_size=2), tmp_path)
     assert until(lambda: steps_in(folder) >= 5, processes[0]), (tmp_path / "0.txt").read_text()
     os.kill(processes[1].pid, signal.SIGTERM)
     for process in processes:
@@ -253,7 +295,7 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(settings, tmp_path):
     assert [process.exitcode for process in processes] == [143, 143]
     (checkpoint,) = list_checkpoints(folder)
     assert check_checkpoint(checkpoint) is None
-    assert {"random_states_0.pkl", "random_states_1.pkl"} <= {path.name for path in checkpoint.iterdir()}
+    assert {"random_states_0.json", "random_states_1.json"} <= {path.name for path in checkpoint.iterdir()}
     assert steps_in(folder) == newest(folder)
 
 
@@ -331,8 +373,11 @@ def flip_a_bit(path: Path):
 
 
 DAMAGE = {
-    "a file cut off": (lambda folder: cut_off(folder / "optimizer.bin"), "optimizer.bin has .* bytes instead of"),
-    "a file missing": (lambda folder: (folder / "random_states_0.pkl").unlink(), "random_states_0.pkl is missing"),
+    "a file cut off": (
+        lambda folder: cut_off(folder / "training_state.safetensors"),
+        "training_state.safetensors has .* bytes instead of",
+    ),
+    "a file missing": (lambda folder: (folder / "random_states_0.json").unlink(), "random_states_0.json is missing"),
     "a bit flipped": (lambda folder: flip_a_bit(folder / "adapter_model.safetensors"), "doesn't match"),
     "of the state": (lambda folder: flip_a_bit(folder / "training_state.json"), "training_state.json doesn't match"),
     "no manifest": (lambda folder: (folder / "manifest.json").unlink(), "no manifest.json"),
@@ -356,11 +401,11 @@ def test_a_damaged_checkpoint_is_logged_and_the_one_before_is_used(broken, kind,
 @pytest.mark.parametrize("damaged", [["checkpoint-4"], ["checkpoint-2", "checkpoint-4"]])
 def test_a_run_resumes_from_the_last_complete_checkpoint(settings, two_checkpoints, broken, damaged, caplog):
     for name in damaged:
-        flip_a_bit(broken / name / "optimizer.bin")
+        flip_a_bit(broken / name / "training_state.safetensors")
     run(**settings(checkpointing_steps=2, checkpoints_total_limit=1, resume_from_checkpoint="latest"))
     output_text = caplog.text
     for name in damaged:
-        assert f"{name} is damaged (optimizer.bin doesn't match" in output_text
+        assert f"{name} is damaged (training_state.safetensors doesn't match" in output_text
         assert (broken / "earlier-1" / name).is_dir()
     assert ("from the first step" in output_text) == (len(damaged) == 2)
     assert_same(broken, two_checkpoints)
@@ -380,7 +425,7 @@ def test_resuming_from_an_earlier_checkpoint_archives_the_later_ones(settings, t
 def test_a_replacement_interrupted_by_a_kill_is_repaired(settings, two_checkpoints, broken):
     (broken / "checkpoint-4").rename(broken / ".checkpoint-4.old")
     (broken / ".checkpoint-4.tmp").mkdir()
-    (broken / ".checkpoint-4.tmp" / "optimizer.bin").write_bytes(b"half")
+    (broken / ".checkpoint-4.tmp" / "training_state.safetensors").write_bytes(b"half")
     (broken / ".abc.tmp").mkdir()
     run(**settings(resume_from_checkpoint="latest"))
     assert half_written(broken) == []
@@ -404,6 +449,165 @@ def test_a_checkpoint_of_other_settings_is_refused(settings, broken, change):
     (name, value), *_ = change.items()
     with pytest.raises(ValueError, match=rf"{name} .*\b{value}\b"):
         run(**settings(resume_from_checkpoint="latest", **change))
+
+
+# Checkpoints of others
+
+
+class Malicious:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+READ = [
+    *("adapter_model.safetensors", "training_state.safetensors", "training_state.json", "random_states_0.json"),
+    *("training_log.csv", "manifest.json"),
+]
+NOT_READ = [
+    *("custom_checkpoint_0.pkl", "custom_checkpoint_1.pkl", "random_states_0.pkl", "optimizer.bin", "scheduler.bin"),
+    *("scaler.pt", "sampler.bin", "dl_state_dict.bin", "pytorch_model.bin", "model.safetensors", "adapter_model.bin"),
+    *("pytorch_model_fsdp.bin", "pytorch_model_fsdp_0/.metadata", "optimizer_0/.metadata", "adapter_config.json"),
+    *("config.json", "preprocessor_config.json"),
+]
+
+
+def put_pickles(directory: Path, names: list[str], victim: Path, dump) -> None:
+    """Write pickles that create `victim`, and a manifest that agrees with them."""
+    for name in names:
+        (directory / name).parent.mkdir(exist_ok=True)
+        with (directory / name).open("wb") as file:
+            dump(Malicious(victim), file)
+    if "manifest.json" not in names:
+        renew_manifest(directory)
+
+
+@pytest.mark.parametrize("dump", [lambda thing, file: pickle.dump(thing, file), torch.save], ids=["pickle", "torch"])
+def test_no_pickle_in_a_checkpoint_is_executed(settings, broken, tmp_path, dump):
+    directory, victim = broken / "checkpoint-4", tmp_path / "executed"
+    again = settings(max_train_steps=4, resume_from_checkpoint=str(directory))
+    put_pickles(directory, NOT_READ, victim, dump)
+    whole = shutil.copytree(directory, tmp_path / "whole")
+    run(**again)
+    assert not victim.exists()
+    for name in READ:
+        shutil.rmtree(directory)
+        shutil.copytree(whole, directory)
+        put_pickles(directory, [name], victim, dump)
+        with pytest.raises(ValueError, match="checkpoint-4 is damaged"):
+            run(**again)
+        assert not victim.exists(), name
+    dump(Malicious(victim), file := io.BytesIO())
+    file.seek(0)
+    pickle.load(file) if dump is not torch.save else torch.load(file, weights_only=False)
+    assert victim.exists()  # what would have happened
+
+
+def change_state(directory: Path, change) -> None:
+    """Change what `training_state.json` holds, and write a manifest that agrees."""
+    state = json.loads((directory / "training_state.json").read_text())
+    change(state)
+    (directory / "training_state.json").write_text(json.dumps(state))
+    renew_manifest(directory)
+
+
+def renew_manifest(directory: Path) -> None:
+    (directory / "manifest.json").unlink()
+    checkpoints._write_manifest(directory)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("step", value) for value in ("four", None, -1, [])),
+        *(("schedule", value) for value in (None, {}, {"step": 4}, {"step": 4, "learning_rates": []})),
+        *((key, value) for key in ("guard", "best", "run") for value in (None, [1], {"step": "x"})),
+        *(("values", value) for value in (None, {"optimizer/9999/step": 1}, {"optimizer/0": 3}, {"optimizer": 3})),
+        *(("settings", value) for value in (None, [1], {"seed": "x"})),
+        ("pending", 3),
+    ],
+)
+def test_a_state_of_other_types_is_one_clear_error(settings, broken, key, value):
+    change_state(broken / "checkpoint-4", lambda state: state.update({key: value}))
+    if (key, value) == ("run", {"step": "x"}):  # no fingerprint to compare
+        change_state(broken / "checkpoint-4", lambda state: state.update(run={"base_model": 1}))
+    with pytest.raises(ValueError, match="checkpoint-4"):
+        run(**settings(resume_from_checkpoint="latest"))
+
+
+@pytest.mark.parametrize("name", ["step", "exp_avg", "exp_avg_sq"])
+@pytest.mark.parametrize("change", [lambda tensor: None, lambda tensor: torch.zeros(3)], ids=["missing", "shape"])
+def test_moments_that_do_not_fit_the_weights_are_one_clear_error(settings, broken, name, change):
+    path = broken / "checkpoint-4" / "training_state.safetensors"
+    tensors = load_file(path)
+    tensors[f"optimizer/0/{name}"] = change(tensors[f"optimizer/0/{name}"])
+    save_file({key: tensor for key, tensor in tensors.items() if tensor is not None}, path)
+    renew_manifest(broken / "checkpoint-4")
+    with pytest.raises(ValueError, match=r"checkpoint-4 is damaged.*weight 0"):
+        run(**settings(resume_from_checkpoint="latest"))
+
+
+def test_a_checkpoint_of_an_earlier_version_is_refused_by_name(settings, broken, tmp_path):
+    put_pickles(broken / "checkpoint-4", NOT_READ, tmp_path / "executed", pickle.dump)
+    change_state(broken / "checkpoint-4", lambda state: state.pop("schedule"))
+    with pytest.raises(ValueError, match=r"checkpoint-4 was written by an earlier version .*pickled files"):
+        run(**settings(resume_from_checkpoint="latest"))
+    assert not (tmp_path / "executed").exists()
+
+
+def test_deepspeed_is_refused_where_its_pickles_would_be_written(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.DEEPSPEED)
+    for changes in ({"checkpointing_steps": None}, {"resume_from_checkpoint": "latest"}):
+        with pytest.raises(ValueError, match="--checkpointing_steps 0"):
+            run(**settings(**changes))
+    assert not (tmp_path / "run").exists()
+
+
+# Other inputs
+
+
+def test_another_base_model_is_refused_and_the_same_elsewhere_is_not(settings, broken, tiny_sam, tmp_path):
+    other = make_random_sam(
+        tmp_path / "other", image_size=128, hidden_size=32, num_layers=4, num_heads=4, embedding_size=32, seed=1
+    )
+    with pytest.raises(ValueError, match=r"other inputs: the base model's weights differ.*--model_name_or_path"):
+        run(**settings(model_name_or_path=str(other), resume_from_checkpoint="latest"))
+    moved = shutil.copytree(tiny_sam, tmp_path / "moved")
+    run(**settings(model_name_or_path=str(moved), max_train_steps=4, resume_from_checkpoint="latest"))
+
+
+def test_other_data_is_refused_and_the_same_elsewhere_is_not(settings, broken, two_checkpoints, tiny_data, tmp_path):
+    moved = shutil.copytree(tiny_data, tmp_path / "moved")
+    image, label = np.full((48, 48), 0.5, np.float32), np.zeros((48, 48), np.uint8)
+    write_slice(moved, "case0003_slice002", image, label)
+    with pytest.raises(ValueError, match=r"other inputs: the data differ.*--data_dir"):
+        run(**settings(data_dir=str(moved), resume_from_checkpoint="latest"))
+    shutil.rmtree(moved)
+    shutil.copytree(tiny_data, moved)
+    run(**settings(data_dir=str(moved), checkpointing_steps=2, resume_from_checkpoint="latest"))
+    assert_same(broken, two_checkpoints)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", [False, True], ids=["ddp", "fsdp2"])
+def test_two_processes_resume_exactly(settings, tmp_path, sharded):
+    changes = {"per_device_train_batch_size": 2, "ema_decay": 0.9, "checkpointing_steps": 2}
+    for output, more in (("whole", {}), ("run", {}), ("run", {"resume_from_checkpoint": "latest"})):
+        if more:
+            (tmp_path / "run" / "adapter_model.safetensors").unlink()
+            shutil.rmtree(tmp_path / "run" / "checkpoint-4")
+        both = settings(output_dir=str(tmp_path / output), **changes, **more)
+        assert in_two_processes(both, tmp_path, sharded) == [0, 0], (tmp_path / "0.txt").read_text()
+    output = (tmp_path / "0.txt").read_text()
+    assert "checkpoint-2, 2 steps done" in output
+    assert ("FSDP2-wrapped module" in output) == sharded  # of a warning of PyTorch
+    assert_same(tmp_path / "run", tmp_path / "whole")
+    one, two = (load_file(tmp_path / name / "checkpoint-4/training_state.safetensors") for name in ("run", "whole"))
+    assert all(torch.equal(one[name], two[name]) for name in two)
 
 
 def test_more_steps_done_than_the_run_has_are_refused(settings, broken):
@@ -526,10 +730,10 @@ def test_a_checkpoint_that_is_read_back_differently_is_deleted(settings, tmp_pat
 
     def spoil(folder):
         seal(folder)
-        flip_a_bit(folder / "optimizer.bin")
+        flip_a_bit(folder / "training_state.safetensors")
 
     monkeypatch.setattr(checkpoints, "_write_manifest", spoil)
-    with pytest.raises(OSError, match=r"read back, optimizer.bin doesn't match.*there is no earlier one"):
+    with pytest.raises(OSError, match=r"read back, training_state.safetensors doesn't match.*there is no earlier one"):
         run(**settings(checkpointing_steps=2))
     assert list_checkpoints(tmp_path / "run") == []
 
@@ -579,7 +783,7 @@ def test_a_step_skipped_changes_nothing_but_the_schedule(settings, monkeypatch):
 
     def copy_of(state) -> dict[str, torch.Tensor]:
         tensors = {f"weight {index}": weight for index, weight in enumerate(state.trained)}
-        tensors |= {f"average {index}": value for index, value in enumerate(state.average.state_dict()["averages"])}
+        tensors |= {f"average {index}": value for index, value in state.average.state_dict()["averages"].items()}
         for index, moments in state.optimizer.state_dict()["state"].items():
             tensors |= {f"{name} {index}": value for name, value in moments.items()}
         return {name: value.detach().clone() for name, value in tensors.items()}
@@ -644,8 +848,9 @@ def test_averages_are_validated_and_saved_and_checkpoints_hold_both(settings, tm
     assert [row["loss"] for row in ended.log] == [row["loss"] for row in plain.log]
     # The weights trained are the same, what is saved isn't.
     assert_same(tmp_path / "run" / "checkpoint-5", tmp_path / "plain" / "checkpoint-5")
-    averages = torch.load(tmp_path / "run" / "checkpoint-5" / "custom_checkpoint_1.pkl", weights_only=True)
-    assert averages["updates"] == 5
+    content = json.loads((tmp_path / "run" / "checkpoint-5" / "training_state.json").read_text())
+    assert content["values"]["average/updates"] == content["schedule"]["step"] == 5
+    assert "average/averages/0" in load_file(tmp_path / "run" / "checkpoint-5" / "training_state.safetensors")
     name = next(name for name in adapter_of(tmp_path / "run") if "lora_B" in name)
     assert not torch.equal(adapter_of(tmp_path / "run")[name], adapter_of(tmp_path / "plain")[name])
     key = name.removeprefix("base_model.model.").replace("lora_B", "lora_B.default")

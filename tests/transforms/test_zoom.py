@@ -1,11 +1,13 @@
 """Zooms of arrays and tensors against scipy's own."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
 
-from samed_hf.transforms.zoom import nearest_indices, nearest_zoom, spline_matrix, spline_zoom
+from samed_hf.transforms.zoom import _blocks, nearest_indices, nearest_zoom, spline_band, spline_zoom
 
 SIZES = [
     *[((40, 31), (64, 64)), ((512, 512), (56, 56)), ((9, 50), (9, 20)), ((5, 5), (5, 5)), ((224, 224), (512, 512))],
@@ -126,7 +128,31 @@ def test_matrices_made_in_inference_mode_can_be_used_outside_it():
 
 
 def test_matrices_are_cached():
-    assert spline_matrix(10, 20) is spline_matrix(10, 20)
+    assert _blocks(10, 20, 3) is _blocks(10, 20, 3)
     assert nearest_indices(10, 20) is nearest_indices(10, 20)
     with pytest.raises(ValueError, match="read-only"):
-        spline_matrix(10, 20)[0] = 0
+        nearest_indices(10, 20)[0] = 0
+
+
+@pytest.mark.parametrize("new", [1, 7, 248, 512])
+def test_a_band_holds_every_weight_of_scipys_zoom(new):
+    for size in (79, 160, 161, 247, 500):
+        starts, band = spline_band(size, new)
+        matrix = np.zeros((new, size))
+        for row, start in enumerate(starts):
+            matrix[row, start : start + band.shape[1]] = band[row]
+        expected = ndimage.zoom(np.eye(size), (new / size, 1), order=3)
+        np.testing.assert_allclose(matrix, expected, rtol=0, atol=1e-14)
+
+
+def test_a_long_side_takes_memory_in_proportion_to_its_length():
+    """A dense matrix of the identity of 30,000 pixels takes 7.2 GB."""
+    image = np.random.default_rng(0).random((2, 30_000), np.float32)
+    tracemalloc.start()
+    try:
+        zoomed = spline_zoom(image, (64, 64))
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+    finally:
+        tracemalloc.stop()
+    expected = scipy_zoom(image[None].astype(np.float64), (64, 64), 3)[0]
+    np.testing.assert_allclose(zoomed, expected, rtol=0, atol=3e-6)

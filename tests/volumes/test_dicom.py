@@ -732,6 +732,8 @@ def test_odd_names_keep_a_message_on_one_line(tmp_path):
 
 def test_a_flipped_size_does_not_ask_for_all_memory(tmp_path):
     (file,) = write_series(tmp_path, leave_out=[1, 2, 3, 4], change=changed(Rows=65535, Columns=65535))
+    assert "SAMED_MAX_PIXELS" in refusal([file], tmp_path)
+    (file,) = write_series(tmp_path, leave_out=[1, 2, 3, 4], change=changed(Rows=9999, Columns=9999))
     assert "of pixels, expected" in refusal([file], tmp_path)
 
 

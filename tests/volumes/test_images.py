@@ -1,14 +1,15 @@
 import struct
-import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import SimpleITK
 from PIL import Image
 
-from samed_hf.volumes import Volume, read_volume, write_labels
+from samed_hf.volumes import InputLimits, Volume, read_volume, write_labels
 from samed_hf.volumes.images import image_array, is_grey
 
+from ..damage import png
 from .test_nifti import ODD_NAMES
 
 WIDTH, HEIGHT = 5, 3
@@ -192,15 +193,12 @@ def test_refuses_what_pillow_would_start_other_programs_for(tmp_path):
 
 def test_refuses_a_bomb(tmp_path):
     """A few hundred bytes that would be 400 million pixels."""
-
-    def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 20000, 20000, 8, 0, 0, 0, 0))
-    data = chunk(b"IDAT", zlib.compress(bytes(20001)))
-    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + head + data + chunk(b"IEND", b""))
-    with pytest.raises(ValueError, match=r"too large \(Image size \(400000000 pixels\) .*\), expected at most 1789569"):
+    (tmp_path / "a.png").write_bytes(png(20_000, 20_000, rows=bytes(20_001)))
+    with pytest.raises(ValueError, match=r"400,000,000 pixels, expected at most 178,956,970;"):
         read_volume(tmp_path / "a.png")
+    limits = replace(InputLimits.local(), pixels=10**9)  # Pillow has a limit of its own
+    with pytest.raises(ValueError, match=r"too large \(Image size \(400000000 pixels\) .*\), expected at most 1789569"):
+        read_volume(tmp_path / "a.png", limits=limits)
 
 
 def test_refuses_flipped_bits_that_only_a_checksum_tells(tmp_path):

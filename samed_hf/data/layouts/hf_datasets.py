@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ...model.image_processing_samed import SamedImageProcessor
-from ...volumes import Volume
+from ...volumes import InputLimits, Volume
 from ...volumes.images import image_array, mask_array
 from ..dataset import CaseDataset, RawCase, as_labels, renumber
 from ..labels import labels_of_names, resolve_labels
@@ -27,6 +28,7 @@ _COLUMNS = {
     "case_column": ("case", "case_id", "patient", "patient_id", "subject", "subject_id", "volume_id", "scan_id"),
 }
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM")
 _SAVED = ("dataset_dict.json", "state.json")  # written by save_to_disk
 
 
@@ -55,8 +57,7 @@ class _RowSource:
     def _row(self, row: int, num_channels: int) -> tuple[Any, Any]:
         """Image and label of a row: volumes, or slices `(slices[, channels], height, width)`."""
         name = f"{self.name}, row {row}"
-        content = self.table[row]
-        image, label = (content[column] for column in self.columns)
+        image, label = (_cell(self.table, row, column) for column in self.columns)
         if image is None or label is None:
             raise ValueError(f"{name} lacks its image or its label: fill it in or filter it out.")
         if isinstance(image, nib.spatialimages.SpatialImage):
@@ -135,6 +136,24 @@ def _load(name: str, config: str | None, cache_dir: str | None) -> dict[str, Any
     return tables
 
 
+def _cell(table: Any, row: int, column: str) -> Any:
+    """The value of one column; an image is decoded if it is of a known format, as Pillow runs programs for others."""
+    feature = table.features[column]
+    if not isinstance(feature, datasets.Image) or not feature.decode:
+        return table.select_columns([column])[row][column]
+    stored = table.with_format("arrow")[row].column(column)[0].as_py()
+    if stored is None:
+        return None
+    try:
+        file = stored["path"] if stored["bytes"] is None else io.BytesIO(stored["bytes"])
+        with Image.open(file, formats=_FORMATS) as image:
+            InputLimits.local().check_slices(f"{column} of row {row}", (1, image.height, image.width))
+        return feature.decode_example(stored)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{column} of row {row} can't be read ({reason}): expected {', '.join(_FORMATS)}.") from error
+
+
 def _find_column(table: Any, argument: str, given: str | None, name: str) -> str:
     """Return the column given or one of a usual name; empty if there is no column of cases."""
     usual = _COLUMNS[argument]
@@ -152,7 +171,7 @@ def _find_kind(tables: dict[str, Any], column: str) -> tuple[tuple[str, ...], bo
     is_2d, coloured = False, False
     for table in tables.values():
         for row in range(min(len(table), 16)):
-            image = table[row][column]
+            image = _cell(table, row, column)
             if isinstance(image, Image.Image):
                 is_2d = True
                 coloured |= image.mode not in ("1", "L", "LA", "I", "I;16", "F")
@@ -166,7 +185,7 @@ def _find_kind(tables: dict[str, Any], column: str) -> tuple[tuple[str, ...], bo
 def _label_maps(tables: dict[str, Any], column: str) -> Iterator[np.ndarray]:
     for split, table in tables.items():
         for row in range(len(table)):
-            label = table[row][column]
+            label = _cell(table, row, column)
             name = f"{split}, row {row}"
             if isinstance(label, nib.spatialimages.SpatialImage):
                 yield as_labels(name, _volume(name, label, 1).array)

@@ -8,7 +8,6 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 
@@ -16,7 +15,7 @@ from ...utils.atomic import fsync, replace_directory, write_text
 from ..distributed.logging import get_logger
 from .run_directory import on_all_ranks
 
-__all__ = ["check_checkpoint", "find_checkpoint", "hash_file", "list_checkpoints", "write_checkpoint"]
+__all__ = ["check_checkpoint", "find_checkpoint", "list_checkpoints", "write_checkpoint"]
 
 logger = get_logger(__name__)
 
@@ -73,7 +72,7 @@ def _write_manifest(directory: Path) -> None:
     """Write the sizes and hashes of the files, and flush everything to the disk."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     entries = {
-        path.relative_to(directory).as_posix(): {"bytes": path.stat().st_size, "sha256": hash_file(path)}
+        path.relative_to(directory).as_posix(): {"bytes": path.stat().st_size, "sha256": _hash_file(path)}
         for path in files
     }
     write_text(directory / _MANIFEST, json.dumps({"files": entries}, indent=2) + "\n")
@@ -81,9 +80,9 @@ def _write_manifest(directory: Path) -> None:
         fsync(path)
 
 
-def hash_file(path: Path, digest: Any = None) -> str:
-    """Return the SHA-256 of a file in hexadecimal; with `digest`, of all that was hashed by it and the file."""
-    digest = digest or hashlib.sha256()
+def _hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
@@ -100,11 +99,11 @@ def check_checkpoint(directory: Path) -> str | None:
                 return f"{name} is missing"
             if path.stat().st_size != entry["bytes"]:
                 return f"{name} has {path.stat().st_size} bytes instead of {entry['bytes']}"
-            if hash_file(path) != entry["sha256"]:
+            if _hash_file(path) != entry["sha256"]:
                 return f"{name} doesn't match its SHA-256"
     except FileNotFoundError:
         return f"it has no {_MANIFEST}"
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{_MANIFEST} can't be read"
     except OSError as error:
         return f"it can't be read: {error.strerror}"

@@ -15,7 +15,7 @@ import torch
 from ...data.cache import CaseStore
 from ...data.dataset import CaseDataset
 from ...diagnostics.machine import installed_version, read_requirements
-from .checkpoints import hash_file
+from ...model.fingerprint import base_fingerprint
 
 __all__ = [
     "code_revision",
@@ -23,12 +23,12 @@ __all__ = [
     "data_fingerprint",
     "find_provenance",
     "package_versions",
-    "weights_hash",
 ]
 
 _CHUNK = 2**24
 _COMPARED = {
     "data_fingerprint": "the data",
+    "training_cases": "the choice or the order of the training cases",
     "base_model": "the base model's weights",
     "code": "this package's code",
     "versions": "the packages",
@@ -37,15 +37,16 @@ _COMPARED = {
 
 
 def find_provenance(
-    data: CaseDataset, store: CaseStore, base: str | Path, revision: str | None, device: torch.device
+    data: CaseDataset, store: CaseStore, model: torch.nn.Module, device: torch.device
 ) -> dict[str, Any]:
-    """Return "versions", "machine", "code", "data_fingerprint" and "base_model" of a run, as far as they are known.
+    """Return "versions", "machine", "code" and the fingerprints of data and base model, as far as they are known.
 
-    `revision` is the commit of the base model on the Hub. The host's name, which is private, is left out.
+    The host's name and the names of the cases, which are private, are left out.
     """
     provenance = {
         "data_fingerprint": data_fingerprint(data, store),
-        "base_model": weights_hash(Path(base)) if Path(base).is_dir() else revision and f"commit:{revision}",
+        "training_cases": _training_cases(data),
+        "base_model": base_fingerprint(model),
         "code": code_revision(),
         "machine": {
             "platform": platform.platform(),
@@ -56,6 +57,13 @@ def find_provenance(
         "versions": package_versions(),
     }
     return {key: value for key, value in provenance.items() if value is not None}
+
+
+def _training_cases(data: CaseDataset) -> str:
+    """Hash which cases are trained on, in their order, by their numbers instead of their names."""
+    names = sorted({*data.train, *data.validation, *data.test})
+    numbers = {name: number for number, name in enumerate(names)}
+    return f"sha256:{hashlib.sha256(json.dumps([numbers[name] for name in data.train]).encode()).hexdigest()}"
 
 
 def package_versions() -> dict[str, str]:
@@ -101,16 +109,6 @@ def data_fingerprint(data: CaseDataset, store: CaseStore) -> str:
             for first in range(0, len(flat), _CHUNK):
                 total.update(flat[first : first + _CHUNK].data)
     return f"sha256:{total.hexdigest()}"
-
-
-def weights_hash(directory: Path) -> str | None:
-    """Hash the weight files in a model's directory; `None` if there are none."""
-    files = sorted(directory.glob("*.safetensors")) or sorted(directory.glob("*.bin"))
-    total = hashlib.sha256()
-    for path in files:
-        total.update(path.name.encode())
-        hash_file(path, total)
-    return f"sha256:{total.hexdigest()}" if files else None
 
 
 def compare_provenance(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

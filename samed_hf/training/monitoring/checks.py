@@ -82,7 +82,7 @@ class NonFiniteGuard:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Restore the counters; the limit is not part of them."""
-        vars(self).update(state)
+        vars(self).update({name: int(state[name]) for name in self.state_dict()})
 
 
 def labels_in(array: np.ndarray) -> frozenset[int]:

@@ -55,7 +55,7 @@ class ValidationSnapshots:
         except OSError as error:
             logger.warning(f"the image {path} couldn't be written ({error.strerror}). The training continues.")
             return None
-        with Image.open(path) as image:
+        with Image.open(path, formats=("PNG",)) as image:
             pixels = np.asarray(image.convert("RGB"))
         for tracker in self.run.accelerator.trackers:
             _log_image(tracker, pixels, step)

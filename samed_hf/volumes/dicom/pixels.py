@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,7 @@ _PLUGINS = {
     uid.RLELossless: "pydicom",
 }
 
+_SIZE_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # of JPEG and JPEG-LS
 _TIMEOUT = 120.0  # seconds for an image
 _END = "end of image"
 _COPIED = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
@@ -101,12 +103,30 @@ def _write_single(dataset: Dataset, index: int, file: Path) -> None:
         setattr(single, keyword, int(dataset[keyword].value))
     single.SamplesPerPixel, single.PhotometricInterpretation = 1, "MONOCHROME2"
     single.SOPClassUID, single.SOPInstanceUID = uid.SecondaryCaptureImageStorage, uid.generate_uid()
-    frame = get_frame(dataset.PixelData, index, number_of_frames=int(dataset.get("NumberOfFrames") or 1))
-    single.PixelData = encapsulate([frame])
+    single.PixelData = encapsulate([_compressed(dataset, index)])
     single["PixelData"].VR = "OB"
     single.file_meta = FileMetaDataset()
     single.file_meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID
     single.save_as(file, enforce_file_format=True)
+
+
+def _compressed(dataset: Dataset, index: int) -> bytes:
+    return get_frame(dataset.PixelData, index, number_of_frames=int(dataset.get("NumberOfFrames") or 1))
+
+
+def _frame_size(frame: bytes) -> tuple[int, int] | None:
+    """Rows and columns in the header of a JPEG, JPEG-LS or JPEG 2000 image; `None` for other data."""
+    if (start := frame.find(b"\xff\x4f\xff\x51", 0, 1 << 12)) >= 0:
+        right, bottom, left, top = struct.unpack_from(">4I", frame, start + 8)
+        return bottom - top, right - left
+    place = 2
+    while frame[place : place + 1] == b"\xff":
+        marker, length = struct.unpack_from(">BH", frame, place + 1)
+        if marker in _SIZE_MARKERS:
+            rows, columns = struct.unpack_from(">2H", frame, place + 5)
+            return rows, columns
+        place += 1 if marker == 0xFF else 2 + length  # 0xFF fills
+    return None
 
 
 def stored_values(dataset: Dataset, index: int, path: Path, gdcm: GdcmDecoder) -> np.ndarray:
@@ -129,6 +149,8 @@ def stored_values(dataset: Dataset, index: int, path: Path, gdcm: GdcmDecoder) -
     try:
         # The decoders require it, and a file may lack it.
         dataset.file_meta.TransferSyntaxUID = syntax
+        if syntax.is_encapsulated and (claimed := _frame_size(_compressed(dataset, index))) not in (shape, None):
+            raise ValueError(f"its pixels are {claimed}, its header claims {shape}")  # before they are allocated
         if syntax in _GDCM_SYNTAXES:
             array = gdcm.decode(dataset, index)
         else:

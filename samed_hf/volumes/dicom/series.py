@@ -13,6 +13,7 @@ from pydicom import Dataset
 from ...utils.text import printable
 from ..file_checks import check_memory, make_volume
 from ..geometry import Volume
+from ..limits import InputLimits
 from .frames import Frame, frames_of
 from .grid import Grid, arrange, differing_images_error
 from .headers import quiet, read_file, text
@@ -36,7 +37,7 @@ class DicomSeries:
     frames: tuple[int, ...] = ()  # of each slice its index in the multi-frame file; 0 for single-frame files
 
 
-def read_series(files: Iterable[str | Path], path: str | Path) -> Volume:
+def read_series(files: Iterable[str | Path], path: str | Path, limits: InputLimits | None = None) -> Volume:
     """Read the files of one DICOM series as a volume.
 
     Slices are ordered by their position along their normal; names and numbers are ignored. Identical duplicates are
@@ -46,6 +47,7 @@ def read_series(files: Iterable[str | Path], path: str | Path) -> Volume:
     Args:
         files: The series' files, in any order: single-frame, or enhanced multi-frame.
         path: The series' directory or file, for messages and `Volume.path`.
+        limits: The largest series to read; `InputLimits.local()` by default.
 
     Returns:
         Volume with `array` of shape `(columns, rows, slices)`: int16, or int32 if that is too narrow, if every slope
@@ -66,6 +68,7 @@ def read_series(files: Iterable[str | Path], path: str | Path) -> Volume:
     with quiet(), GdcmDecoder() as gdcm:
         frames = [frame for file in paths for frame in frames_of(read_file(file), file)]
         grid = arrange(frames, path)
+        (limits or InputLimits.local()).check_slices(path, (len(grid.slices), *frames[0].size))
         array = _read_pixels(grid, path, gdcm)
         header = _header(grid, len(frames))
     return make_volume(array, grid.affine, header, path)

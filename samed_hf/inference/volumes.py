@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -11,22 +9,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
-from ..model.image_processing_samed import SamedImageProcessor, resize_logits
+from ..model.image_inputs import to_numpy
+from ..model.image_processing_samed import SamedImageProcessor
 from ..model.modeling_samed import SamedForSemanticSegmentation
-from ..transforms.augmentation import default_augmentation
 from ..transforms.slicing import SliceStack, cut_image, cut_slices, image_bounds, join_image, join_slices
 from ..utils.console import ProgressCallback
 from ..utils.threads import single_threaded_blas
 from ..volumes.geometry import Volume
+from ..volumes.limits import InputLimits
 from .batching import run_in_batches
 from .segmenter import Segmenter
-from .slices import narrow_labels, predict_logits
+from .slices import narrow_labels
+from .views import mean_softmax
 
-__all__ = ["Segmentation", "mean_softmax", "predict_image", "predict_volume", "rotate_images", "segment_volume"]
-
-TTA_DEGREES = (0.0, 8.0, -8.0)  # rotations of test-time augmentation, well inside the ±20° of training
+__all__ = ["Segmentation", "predict_image", "predict_volume", "segment_volume"]
 
 
 class Segmentation(NamedTuple):
@@ -47,6 +44,7 @@ def segment_volume(
     progress: ProgressCallback | None = None,
     probabilities: Path | None = None,
     confidence_dtype: torch.dtype = torch.float16,
+    limits: InputLimits | None = None,
 ) -> Segmentation:
     """Segment a scan or an image on its own grid.
 
@@ -63,14 +61,16 @@ def segment_volume(
         progress: called with the number of slices done and the number of all slices.
         probabilities: path of a file to create for the softmax of every label.
         confidence_dtype: floating point type of the confidence.
+        limits: the most slices, and pixels of a slice; by default `InputLimits.local()`.
 
     Raises:
-        ValueError: another number of channels than the models', or NaN or infinity in the scan.
+        ValueError: another number of channels than the models', NaN or infinity in the scan, or beyond the limits.
     """
     if volume.array.dtype.kind == "f" and not (finite := np.isfinite(volume.array)).all():
         bad = finite.size - np.count_nonzero(finite)
         raise ValueError(f"The scan holds {bad} NaN or infinite values: expected finite intensities; replace them.")
     slices = cut_image(volume) if is_image else cut_slices(volume, segmenter.processor)
+    (limits or InputLimits.local()).check_slices(volume.path or "The scan", slices.shape)
     maps = _segment_slices(segmenter, slices, batch_size, tta, is_image, progress, probabilities, confidence_dtype)
     join = join_image if is_image else partial(join_slices, volume=volume, processor=segmenter.processor)
     labels, confidence = (np.ascontiguousarray(join(array)) for array in maps[:2])
@@ -141,13 +141,12 @@ def predict_image(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Segment an open image at its own size; for a file, [`read_volume`] and [`segment_volume`] give the same labels.
 
-    transformers' image-segmentation pipeline gives them too, except that it reduces 16-bit images to 8 bits and turns
-    images by their EXIF orientation before this package receives them.
+    transformers' image-segmentation pipeline gives them too, except that it turns images by their EXIF orientation.
 
     Args:
         model: in evaluation mode.
-        image: a PIL image, or an array `(height, width)` or `(height, width, 3)`; uint8, or intensities in the unit of
-            the processor's window.
+        image: a PIL image, or an array or tensor `(height, width)` or with 3 channels; uint8, or intensities in the
+            unit of the processor's window.
         processor: defaults to the model's own.
 
     Returns:
@@ -158,52 +157,5 @@ def predict_image(
         ValueError: `image` is no finite image of at least 2 pixels each way.
     """
     segmenter = Segmenter.of(model, processor)
-    segmentation = _segment_slices(segmenter, segmenter.processor.image_slices(image), is_image=True)
+    segmentation = _segment_slices(segmenter, to_numpy(segmenter.processor.image_slices(image)), is_image=True)
     return segmentation.labels[0], segmentation.confidence[0]
-
-
-def mean_softmax(
-    models: Sequence[SamedForSemanticSegmentation],
-    stacks: Sequence[SliceStack],
-    raw: Sequence[torch.Tensor],
-    *,
-    tta: bool,
-) -> torch.Tensor:
-    """The softmax averaged over models on one device and views, `(batch_size, num_labels, height, width)` float32.
-
-    `stacks` and `raw` are the scan's slices as each model's processor scales them, and some of them unscaled. `tta`
-    adds rotated views, and mirrored ones if no label has a side.
-    """
-    total: torch.Tensor | float = 0.0
-    weight: torch.Tensor | float = 0.0
-    for model, stack, own in zip(models, stacks, raw, strict=True):
-        slices = stack.scale(own)
-        left_right = stack.processor.axis_order[2] == 0
-        mirrors = tta and default_augmentation(model.config.id2label.values(), left_right=left_right).mirror > 0
-        views = itertools.product((False, True) if mirrors else (False,), TTA_DEGREES if tta else (0.0,))
-        for mirror, degrees in views:
-            view = rotate_images(slices.flip(-1) if mirror else slices, degrees)
-            pixels = stack.processor.resize_slices(view)
-            logits = predict_logits(model, pixels, stack.processor.image_size)
-            softmax = resize_logits(logits, stack.size).softmax(dim=1)
-            known: torch.Tensor | float = 1.0
-            if degrees:
-                # A rotated slice lacks corners of the original one: there this view has no weight.
-                known = rotate_images(torch.ones_like(softmax[:, :1]), -degrees)
-                known = known.flip(-1) if mirror else known
-                softmax = rotate_images(softmax, -degrees)
-            total = total + (softmax.flip(-1) if mirror else softmax)
-            weight = weight + known
-    return torch.as_tensor(total / weight)
-
-
-def rotate_images(images: torch.Tensor, degrees: float) -> torch.Tensor:
-    """Rotate `(batch_size, channels, height, width)` counter-clockwise about the centre, linearly; zeros enter."""
-    if not degrees:
-        return images
-    height, width = images.shape[-2:]
-    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    # affine_grid counts each side from -1 to 1, so a side's length enters where the axes mix.
-    matrix = torch.tensor([[cosine, -sine * height / width, 0.0], [sine * width / height, cosine, 0.0]])
-    grid = F.affine_grid(matrix.to(images)[None].expand(len(images), -1, -1), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
