@@ -151,10 +151,10 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
         if (pixel_values is None) == (image_embeddings is None):
             raise ValueError("Give pixel_values or image_embeddings, exactly one of the two.")
         if pixel_values is not None:
-            flags = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
-            flags = {key: getattr(self.config, key) or None if flag is None else flag for key, flag in flags.items()}
-            given = {key: flag for key, flag in flags.items() if flag is not None}
-            encoded = self.sam.vision_encoder(pixel_values.to(self.dtype), return_dict=True, **given)
+            requested = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+            settings = {key: getattr(self.config, key) if value is None else value for key, value in requested.items()}
+            options = {key: value for key, value in settings.items() if value}
+            encoded = self.sam.vision_encoder(pixel_values.to(self.dtype), return_dict=True, **options)
         else:
             encoded = SamVisionEncoderOutput(last_hidden_state=image_embeddings)
         image_embeddings = encoded.last_hidden_state
