@@ -164,8 +164,9 @@ class SamedPreTrainedModel(SavedPreTrainedModel):
             options = {key: base_kwargs[key] for key in DOWNLOAD_OPTIONS if key in base_kwargs}
             options = pin_revision(name, options | {"revision": revision})
             base_kwargs["revision"] = options["revision"]
-            fetch_weights(name, options, kwargs.get("variant"))
+            fetch_file(name, CONFIG_NAME, options)  # tells a failed connection
             base_config = SamedConfig.from_pretrained(name, **options)
+            fetch_weights(name, options, kwargs.get("variant"))
         if config is None:
             values = {key: base_kwargs.pop(key) for key in OVERRIDES if key in base_kwargs}
             config = files.load_config(weights, base_config, download, **values)
