@@ -85,11 +85,10 @@ def test_slices_of_a_scan_across_any_axis(tiny_model):
 def test_the_command_line(tiny_adapter, tmp_path, monkeypatch, capfd):
     write_volume(tmp_path / "scan.nii", Volume(SCAN, np.eye(4)))
     for name, most in (("SLICES", 3), ("PIXELS", 29), ("SIDE", 5), ("VOXELS", 119), ("BYTES", 591)):
+        scan, output = (str(tmp_path / file) for file in ("scan.nii", name))
         with monkeypatch.context() as context:
             context.setenv(f"SAMED_MAX_{name}", str(most))
-            assert (
-                main(["predict", str(tiny_adapter), str(tmp_path / "scan.nii"), "--output", str(tmp_path / name)]) == 1
-            )
+            assert main(["predict", str(tiny_adapter), scan, "--output", output]) == 2
         assert f"SAMED_MAX_{name}" in capfd.readouterr().err
 
 
