@@ -17,7 +17,7 @@ types:  ## Check the types
 test:  ## Run the fast tests
 	python -m pytest -m "not slow"
 
-test-all:  ## Run all tests
+test-all:  ## Run all tests but those of transformers and PEFT
 	python -m pytest
 
 docs:  ## Build the documentation into site/
