@@ -17,7 +17,7 @@ from huggingface_hub.utils import httpx
 from .card import is_hub_id, read_json
 from .repository import ADAPTER_FILES, OUTDATED, check_adapter, check_source, lay_out_repository, refuse_links
 
-__all__ = ["push_adapter"]
+__all__ = ["create_repository", "push_adapter"]
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def push_adapter(
     command = shlex.join(["samed-hf", "push", str(directory), "--repo_id", repo_id, *words])
     with tempfile.TemporaryDirectory() as temporary, _one_line_errors(directory, repo_id, command):
         api = HfApi(token=token)
-        repo_id, is_private = _create(api, repo_id, private)
+        repo_id, is_private = create_repository(api, repo_id, private)
         staged = Path(temporary) / "repository"
         lay_out_repository(
             directory,
@@ -109,7 +109,7 @@ def push_adapter(
     return commit.pr_url or f"{api.endpoint}/{repo_id}"
 
 
-def _create(api: HfApi, repo_id: str, private: bool | None) -> tuple[str, bool]:
+def create_repository(api: HfApi, repo_id: str, private: bool | None) -> tuple[str, bool]:
     """Create a repository if there is none; return its full name and whether it is private."""
     name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     is_private = bool(api.model_info(name).private)
@@ -152,7 +152,7 @@ def _push_random_base(api: HfApi, directory: Path, repo_id: str, private: bool) 
     files = ["config.json", "model.safetensors", "preprocessor_config.json"]
     # A run that pushes while it trains names its base by an absolute path.
     refuse_links(base if Path(own).is_absolute() else directory, [base / file for file in files])
-    name, _ = _create(api, f"{repo_id}-base", private)
+    name, _ = create_repository(api, f"{repo_id}-base", private)
     commit = api.upload_folder(
         folder_path=base, repo_id=name, allow_patterns=files, commit_message="Upload SAM of random weights"
     )
