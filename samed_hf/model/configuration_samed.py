@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
@@ -42,6 +42,8 @@ class SamedConfig(SamConfig):
     """
 
     model_type = "samed"
+    # Trainer.evaluate and Trainer.predict return the logits alone.
+    keys_to_ignore_at_inference: ClassVar = ["iou_scores", "cross_entropy", "dice", "hidden_states", "attentions"]
 
     dice_weight: float = 0.8
     base_fingerprint: str | None = None

@@ -13,7 +13,15 @@ from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
 from tqdm import tqdm
 
-__all__ = ["VARIANTS", "cast_frozen", "freeze_unused", "merge_adapter", "remove_adapter", "remove_wrappers"]
+__all__ = [
+    "VARIANTS",
+    "cast_frozen",
+    "freeze_unused",
+    "is_unused",
+    "merge_adapter",
+    "remove_adapter",
+    "remove_wrappers",
+]
 __all__ += ["samed_lora_config", "wrapped_modules"]
 
 # Regular expressions on full module names: a bare "q_proj" would match the mask decoder too.
@@ -28,7 +36,7 @@ _DECODER_HEADS += ["output_hypernetworks_mlps", "iou_prediction_head"]
 # PEFT can't wrap a list of modules, so the four point embeddings are listed one by one.
 _PROMPT_ENCODER = [f"prompt_encoder.{name}_embed" for name in ("no_mask", "not_a_point", "mask")]
 _PROMPT_ENCODER += [f"prompt_encoder.point_embed.{index}" for index in range(4)]
-_NEVER_TRAINED = re.compile(r"iou_prediction_head\.|prompt_encoder\.(?!no_mask_embed\.)")
+_UNUSED = re.compile(r"iou_prediction_head\.|prompt_encoder\.(?!no_mask_embed\.)")
 
 # variant: (LoRA's targets, modules trained whole and saved with the adapter)
 VARIANTS: dict[str, tuple[str, list[str]]] = {
@@ -60,14 +68,18 @@ def samed_lora_config(rank: int = 4, variant: str = "samed", **lora_options: Any
     return LoraConfig(r=rank, task_type=None, **({"bias": "none"} | options | lora_options))
 
 
-def freeze_unused(model: nn.Module) -> None:
-    """Freeze the parameters that never get a gradient: those of the IoU head and of absent prompts.
+def is_unused(name: str) -> bool:
+    """Whether a parameter of this name never gets a gradient: one of the IoU head or of an absent prompt."""
+    return _UNUSED.search(name) is not None
 
-    PEFT makes everything in `modules_to_save` trainable, but DistributedDataParallel fails at its second step if a
-    trainable parameter has no gradient.
+
+def freeze_unused(model: nn.Module) -> None:
+    """Freeze the parameters that never get a gradient, and the positional matrix, which is a constant of SAM.
+
+    PEFT makes everything in `modules_to_save` trainable.
     """
     for name, parameter in model.named_parameters():
-        if _NEVER_TRAINED.search(name):
+        if is_unused(name) or name.endswith("positional_embedding"):
             parameter.requires_grad_(False)
 
 

@@ -22,6 +22,7 @@ from .adapter_files import (
 from .checkpoint_conversion import PLAIN_SAM_HEADS, PLAIN_SAM_PREFIX
 from .configuration_samed import OVERRIDES, SamedConfig
 from .download import DOWNLOAD_OPTIONS, describe_access, fetch_file, fetch_weights, pin_revision
+from .lora import freeze_unused
 from .mask_decoder import LABEL_HEADS
 from .precision import align_weights
 from .saving import SavedPreTrainedModel
@@ -119,6 +120,7 @@ class SamedPreTrainedModel(SavedPreTrainedModel):
         # Parts missing from the checkpoint are created in half precision.
         model.sam.prompt_encoder.float()
         model.sam.mask_decoder.float()
+        freeze_unused(model)  # loading makes all parameters trainable
         if adapter is not None:
             model._add_loaded(adapter, adapter_name)
         elif name is not None:
@@ -162,8 +164,9 @@ class SamedPreTrainedModel(SavedPreTrainedModel):
             options = {key: base_kwargs[key] for key in DOWNLOAD_OPTIONS if key in base_kwargs}
             options = pin_revision(name, options | {"revision": revision})
             base_kwargs["revision"] = options["revision"]
-            fetch_weights(name, options, kwargs.get("variant"))
+            fetch_file(name, CONFIG_NAME, options)  # tells a failed connection
             base_config = SamedConfig.from_pretrained(name, **options)
+            fetch_weights(name, options, kwargs.get("variant"))
         if config is None:
             values = {key: base_kwargs.pop(key) for key in OVERRIDES if key in base_kwargs}
             config = files.load_config(weights, base_config, download, **values)
