@@ -3,16 +3,22 @@
 import ast
 import importlib
 import json
+import os
 import runpy
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from accelerate.state import AcceleratorState, GradientState
 from nbclient import NotebookClient
+from safetensors.torch import load_file
 
 from samed_hf import SamedForSemanticSegmentation, SamedImageProcessor
 from samed_hf.scoring import binary_dice
@@ -96,6 +102,32 @@ def test_train_mr(run, scans, tiny_sam, tmp_path):
     assert processor.intensity_window is None
     assert processor.percentiles == [0.5, 99.5]
     assert list(json.loads((tmp_path / "out" / "metrics.json").read_text())["per_case"]) == ["case_01"]
+
+
+@pytest.mark.slow
+def test_train_with_trainer_killed_and_resumed(tiny_sam, tiny_data, tmp_path):
+    flags = ["--data_dir", tiny_data, "--model_name_or_path", tiny_sam, "--image_size", 64, "--max_steps", 60]
+    flags += ["--eval_strategy", "steps", "--save_strategy", "steps", "--eval_steps", 20, "--save_steps", 20]
+    start = [sys.executable, ROOT / "examples" / "train_with_trainer.py", *flags, "--use_cpu", "--output_dir"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+    def command(name, *more):
+        return list(map(str, [*start, tmp_path / name, *more]))
+
+    subprocess.run(command("whole"), env=environment, check=True)
+    process = subprocess.Popen(command("killed"), env=environment)
+    while not (tmp_path / "killed" / "checkpoint-20" / "trainer_state.json").is_file() and process.poll() is None:
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "adapter_model.safetensors").exists()
+    subprocess.run(command("killed", "--resume_from_checkpoint", "latest"), env=environment, check=True)
+    whole, resumed = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "killed"))
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+    model = SamedForSemanticSegmentation.from_pretrained(tmp_path / "killed")
+    assert model.config.id2label == {0: "background", 1: "disc", 2: "bar"}
+    assert model.image_processor.image_size == 64
 
 
 @pytest.mark.parametrize("script", ["train_your_data", "predict_scans", "train_mr"])

@@ -53,7 +53,8 @@ def run(args: argparse.Namespace) -> None:
             f"--batch_size is {args.batch_size}, --input_size {args.input_size}: expected at least 1 slice, 2 pixels."
         )
     data, split, names = _choose_cases(args)
-    segmenter = Segmenter.load([args.adapter], dtype=args.dtype)
+    base = args.base_model_name_or_path
+    segmenter = Segmenter.load([args.adapter], dtype=args.dtype, base_model_name_or_path=base)
     id2label, processor = segmenter.id2label, segmenter.processor
     data.expect_labels(id2label)
     for name in names:

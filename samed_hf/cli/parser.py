@@ -78,7 +78,10 @@ def run_command(command: Callable[[], int | None]) -> int:
     except Exception as error:
         package = _broken_package(error)
         if package is None and not isinstance(error, ValueError | OSError | ImportError | MemoryError):
-            raise
+            from ..inference.batching import is_out_of_memory
+
+            if not is_out_of_memory(error):
+                raise
         message = " ".join(str(error).split()) or type(error).__name__
         if package is not None:
             message = f"{package} can't be imported ({message}). samed-hf doctor lists what is missing or broken."

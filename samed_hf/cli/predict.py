@@ -90,7 +90,8 @@ def _predict(args: argparse.Namespace, settings: PredictionSettings, state: Part
     from ..training.checkpointing.provenance import package_versions
 
     def load() -> Segmenter:
-        segmenter = Segmenter.load([args.adapter, *args.ensemble], dtype=args.dtype)
+        base, adapters = args.base_model_name_or_path, [args.adapter, *args.ensemble]
+        segmenter = Segmenter.load(adapters, dtype=args.dtype, base_model_name_or_path=base)
         settings.check_labels(segmenter.id2label)
         return segmenter
 

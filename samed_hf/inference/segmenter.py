@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,17 +33,24 @@ class Segmenter:
         return cls((model,), (processor,))
 
     @classmethod
-    def load(cls, adapters: Sequence[str], *, dtype: str | torch.dtype = "float32") -> Segmenter:
+    def load(
+        cls,
+        adapters: Sequence[str],
+        *,
+        dtype: str | torch.dtype = "float32",
+        base_model_name_or_path: str | None = None,
+    ) -> Segmenter:
         """Load adapters or merged models, onto the accelerator if there is one.
 
         Args:
             adapters: directories or Hub ids.
-            dtype: data type of the encoder; see [`load_model`].
+            dtype, base_model_name_or_path: see [`load_model`].
 
         Raises:
             ValueError: one is no SAMed model, or its labels or slices differ from the first one's.
         """
-        members = [cls.of(load_model(adapter, dtype=dtype)) for adapter in adapters]
+        options: dict[str, Any] = {"dtype": dtype, "base_model_name_or_path": base_model_name_or_path}
+        members = [cls.of(load_model(adapter, **options)) for adapter in adapters]
         first = members[0]
         for name, member in zip(adapters, members, strict=True):
             for what in ("id2label", "orientation", "axis_order"):
@@ -70,23 +78,27 @@ class Segmenter:
         return self.processors[0]
 
 
-def load_model(adapter: str, *, dtype: str | torch.dtype = "float32") -> SamedForSemanticSegmentation:
+def load_model(
+    adapter: str, *, dtype: str | torch.dtype = "float32", base_model_name_or_path: str | None = None
+) -> SamedForSemanticSegmentation:
     """Load an adapter or a merged model with its image processor, for evaluation, onto the accelerator if there is one.
 
     Args:
         adapter: directory or Hub id.
         dtype: data type of the encoder: "float32", "bfloat16", or "auto" for bfloat16 if it is computed natively.
             Logits are always float32.
+        base_model_name_or_path: directory or Hub id of the adapter's base model, if it isn't the one it names.
 
     Raises:
         FileNotFoundError: the model does not exist.
+        ConnectionError: the Hub can't be reached or fails.
         ValueError: it is no SAMed model.
     """
     try:
         if not Path(adapter).exists() and "/" not in str(adapter):  # names on the Hub have a slash
             raise OSError("there is no such directory")
-        model = SamedForSemanticSegmentation.from_pretrained(adapter)
-    except FileNotFoundError:
+        model = SamedForSemanticSegmentation.from_pretrained(adapter, base_model_name_or_path=base_model_name_or_path)
+    except (FileNotFoundError, ConnectionError):
         raise
     except OSError as error:
         raise FileNotFoundError(

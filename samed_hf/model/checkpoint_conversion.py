@@ -7,14 +7,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
-from transformers.core_model_loading import Chunk, ConversionOps, WeightConverter, WeightRenaming
+from transformers.core_model_loading import Chunk, ConversionOps, WeightConverter
 
 from .mask_decoder import LABEL_HEADS
 
-__all__ = ["PLAIN_SAM_PREFIX", "register_sam_conversion"]
+__all__ = ["PLAIN_SAM_HEADS", "PLAIN_SAM_PREFIX", "register_sam_conversion"]
 
-# Prefix under which the label-dependent parts of a plain SAM's decoder match no parameter of the model.
+# Prefix under which the label-dependent parts of a plain SAM's decoder match no parameter of the model: they start
+# fresh in SAMed even if their shapes match. Those of a SAMed model have the prefix "sam.".
 PLAIN_SAM_PREFIX = "plain_sam."
+# As `key_mapping` of `from_pretrained`: nothing corresponds to it in a saved model.
+PLAIN_SAM_HEADS = {rf"^mask_decoder\.({'|'.join(LABEL_HEADS)})\.": rf"{PLAIN_SAM_PREFIX}\1."}
 
 
 class InterpolatePositions(ConversionOps):
@@ -51,16 +54,12 @@ class InterpolatePositions(ConversionOps):
 def register_sam_conversion(class_name: str) -> None:
     """Register with transformers how the model class `class_name` loads a plain SAM, and saves in SAM's layout.
 
-    The fused qkv is split in three, positions are interpolated, and mask tokens, hypernetworks and IoU head, which
-    start fresh in SAMed even if their shapes match, are ignored. Those of a SAMed model have the prefix "sam.".
+    The fused qkv is split in three, and positions are interpolated.
     """
     positions = ("pos_embed", "rel_pos_h", "rel_pos_w")
     register_checkpoint_conversion_mapping(
         class_name,
         [
-            WeightRenaming(rf"^mask_decoder\.({'|'.join(LABEL_HEADS)})\.", rf"{PLAIN_SAM_PREFIX}\1."),
-            # PEFT saves DoRA's magnitudes under another name, which transformers' loader doesn't convert back.
-            WeightRenaming(r"(lora_magnitude_vector\.[^.]+)$", r"\1.weight"),
             # The escaped dots matter on saving: "self_attn.q_proj" of the decoder must not match.
             WeightConverter(r"\.attn\.qkv", [rf"\.attn\.{name}_proj" for name in "qkv"], operations=[Chunk(dim=0)]),
             *(WeightConverter(rf"\.{name}", rf"\.{name}", operations=[InterpolatePositions()]) for name in positions),

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import SamConfig
 
 if TYPE_CHECKING:
     from transformers.models.sam.configuration_sam import SamMaskDecoderConfig, SamPromptEncoderConfig, SamVisionConfig
 
-__all__ = ["OVERRIDES", "SamedConfig"]
+__all__ = ["OVERRIDES", "SamedConfig", "report_wrong_types"]
 
+_WRONG_TYPES = (TypeError, AttributeError, LookupError, ArithmeticError, NotImplementedError, StrictDataclassError)
 # Keys of a published adapter's config.json that name its base model; they are no settings of the model.
 BASE_KEYS = ("base_model_name_or_path", "base_model_revision")
 # Arguments of `from_pretrained` that replace values of a checkpoint's config.json.
@@ -32,12 +36,17 @@ class SamedConfig(SamConfig):
         dice_weight (`float`, *optional*, defaults to 0.8): share of the Dice loss, in [0, 1]; cross-entropy has the
             rest (SAMed, section 3.4).
         id2label (`dict[int, str]`, *optional*): name of each class, keys 0, 1, …; class 0 is the background.
-        num_labels (`int`, *optional*): number of classes, background included, if they have no names.
+        num_labels (`int`, *optional*, defaults to 2): number of classes, background included, if they have no names.
+        base_fingerprint (`str`, *optional*): of an adapter, hash of the weights of the base model that it was trained
+            on.
     """
 
     model_type = "samed"
+    # Trainer.evaluate and Trainer.predict return the logits alone.
+    keys_to_ignore_at_inference: ClassVar = ["iou_scores", "cross_entropy", "dice", "hidden_states", "attentions"]
 
     dice_weight: float = 0.8
+    base_fingerprint: str | None = None
     if TYPE_CHECKING:  # the types that SamConfig's fields have after initialisation
         image_size: int
         vision_config: SamVisionConfig
@@ -51,6 +60,14 @@ class SamedConfig(SamConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs.pop("model_type", None)  # that of SAM's config.json would stay on the instance
+        if self.id2label is None:
+            self.id2label = _default_names(kwargs.pop("num_labels", None) or 2)
+        if not isinstance(self.id2label, dict):
+            raise TypeError(f"id2label is {self.id2label!r}: expected a dictionary")
+        if not all(str(key).isdigit() for key in self.id2label):
+            raise ValueError(f"id2label has the keys {list(self.id2label)}: expected 0, 1, …")
+        if type(self.dtype).__name__ not in ("NoneType", "str", "dtype"):
+            raise TypeError(f"dtype is {self.dtype!r}: expected a name such as 'float32'")
         super().__post_init__(**kwargs)
         if self.image_size is None:
             self.image_size = self.vision_config.image_size
@@ -64,10 +81,12 @@ class SamedConfig(SamConfig):
     def sync_subconfigs(self) -> None:
         """Check the values and copy `image_size` and the number of labels into the sub-configs."""
         patch_size = cast(int, self.vision_config.patch_size)  # SAM's patches are square
+        if not isinstance(self.image_size, int | float):
+            raise TypeError(f"image_size is {self.image_size!r}: expected a positive multiple of {patch_size}")
         if not isinstance(self.image_size, int) or self.image_size <= 0 or self.image_size % patch_size:
             raise ValueError(
                 f"image_size is {self.image_size!r}: expected a positive multiple of {patch_size}, the patch size; "
-                f"the nearest is {max(1, round(float(self.image_size) / patch_size)) * patch_size}."
+                f"the nearest is {max(1, round(self.image_size / patch_size)) * patch_size}."
             )
         if sorted(self.id2label) != list(range(len(self.id2label))) or self.num_labels < 2:
             raise ValueError(
@@ -88,12 +107,12 @@ class SamedConfig(SamConfig):
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """The content of a `config.json`, of SAM or of SAMed, and the unused arguments; as in transformers."""
-        config_dict, unused = super().get_config_dict(*args, **kwargs)
-        if not config_dict:
-            raise OSError(
-                f"{args[0] if args else ''!r} has no config.json: expected a directory or Hub id of SAM or SAMed."
-            )
-        return cls._as_samed(config_dict), unused
+        name = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+        with report_wrong_types(f"The config.json of {str(name)!r}"):
+            config_dict, unused = super().get_config_dict(*args, **kwargs)
+            if not config_dict:
+                raise OSError(f"{name!r} has no config.json: expected a directory or Hub id of SAM or SAMed.")
+            return cls._as_samed(config_dict) | {"_name_or_path": str(name)}, unused
 
     @classmethod
     def _as_samed(cls, config_dict: dict[str, Any]) -> dict[str, Any]:
@@ -109,7 +128,15 @@ class SamedConfig(SamConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> SamedConfig:
         """Build from the content of a `config.json`, of SAM or of SAMed; values of `kwargs` replace its own."""
         config_dict = cls._as_samed(config_dict)
-        given = {key: kwargs.pop(key) for key in OVERRIDES if kwargs.get(key) is not None}
+        name = config_dict.pop("_name_or_path", None)
+        with report_wrong_types(f"The config.json of {name!r}" if name else "The configuration"):
+            return cls._from_samed_dict(config_dict, kwargs)
+
+    @classmethod
+    def _from_samed_dict(cls, config_dict: dict[str, Any], kwargs: dict[str, Any]) -> SamedConfig:
+        given = {key: value for key in OVERRIDES if (value := kwargs.pop(key, None)) is not None}
+        if isinstance(vision := kwargs.get("vision_config"), dict) and vision.get("image_size"):
+            given.setdefault("image_size", vision["image_size"])
         names, count, own = given.pop("id2label", None), given.pop("num_labels", None), config_dict.get("id2label")
         if names is not None:
             names = {int(key): name for key, name in names.items()}
@@ -119,11 +146,29 @@ class SamedConfig(SamConfig):
                     "background counted."
                 )
         elif count is not None and count != len(own or {}):
-            names = {0: "background"} | {i: f"label_{i}" for i in range(1, count)}
+            names = _default_names(count)
         elif not own:
-            config_dict["id2label"] = {0: "background", 1: "label_1"}
+            config_dict["id2label"] = _default_names(2)
         if names is not None:
             given["id2label"] = names
             for values, key in ((given, "label2id"), (config_dict, "label2id"), (config_dict, "num_labels")):
                 values.pop(key, None)
-        return super().from_dict(config_dict | given, **kwargs)
+        loaded: Any = super().from_dict(config_dict | given, **kwargs)
+        (loaded[0] if kwargs.get("return_unused_kwargs") else loaded).sync_subconfigs()  # to sub-configs of `kwargs`
+        return loaded
+
+
+def _default_names(count: int) -> dict[int, str]:
+    return {0: "background"} | {index: f"label_{index}" for index in range(1, count)}
+
+
+@contextmanager
+def report_wrong_types(what: str) -> Iterator[None]:
+    """Turn the errors of values of wrong types, as of a list where a number is expected, into a `ValueError`."""
+    try:
+        yield
+    except _WRONG_TYPES as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{what} has a value of a wrong type or lacks one ({reason}): correct it, or fetch it again."
+        ) from error

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import constants, is_offline_mode, resolve_revision
+from huggingface_hub import HfApi, constants, is_offline_mode
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -35,7 +35,7 @@ def pin_revision(source: str, download: dict[str, Any]) -> dict[str, Any]:
         return download
     options = {key: download[key] for key in ("revision", "cache_dir", "token") if key in download}
     try:
-        pinned = resolve_revision(source, **options, local_files_only=_is_offline(download))
+        pinned = HfApi().resolve_revision(source, **options, local_files_only=_is_offline(download))
     except (HfHubHTTPError, HFValidationError):
         return download  # no such repository or revision, or no access: the first file's error says so
     except (RevisionResolutionError, httpx.HTTPError) as error:
@@ -55,10 +55,10 @@ def fetch_file(source: str, name: str, download: dict[str, Any]) -> Path | None:
     try:
         file = cached_file(source, name, **download)
     except (OSError, httpx.HTTPError) as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, LocalEntryNotFoundError) and _is_offline(download):
+        causes = (error, error.__cause__)
+        if _is_offline(download) and any(isinstance(cause, LocalEntryNotFoundError) for cause in causes):
             return None
-        if isinstance(cause, httpx.TransportError | LocalEntryNotFoundError) or _is_server_error(cause):
+        if any(map(_is_of_connection, causes)):
             raise _connection_error(source, name, error) from error
         if type(error) is OSError and error.errno is None and error.__cause__ is None:
             return None  # transformers' error of a missing file
@@ -108,8 +108,10 @@ def _is_offline(download: dict[str, Any]) -> bool:
     return bool(download.get("local_files_only")) or is_offline_mode()
 
 
-def _is_server_error(error: BaseException) -> bool:
-    return isinstance(error, HfHubHTTPError) and error.response is not None and error.response.status_code >= 500
+def _is_of_connection(error: BaseException | None) -> bool:
+    if isinstance(error, HfHubHTTPError):
+        return error.response is not None and error.response.status_code >= 500
+    return isinstance(error, httpx.TransportError | LocalEntryNotFoundError)
 
 
 def _connection_error(source: str, what: str, error: BaseException) -> ConnectionError:

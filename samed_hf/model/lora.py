@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import ModulesToSaveWrapper
+from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
+from tqdm import tqdm
 
-__all__ = ["VARIANTS", "cast_frozen", "freeze_unused", "merge_adapter", "samed_lora_config"]
+__all__ = [
+    "VARIANTS",
+    "cast_frozen",
+    "freeze_unused",
+    "is_unused",
+    "merge_adapter",
+    "remove_adapter",
+    "remove_wrappers",
+]
+__all__ += ["samed_lora_config", "wrapped_modules"]
 
 # Regular expressions on full module names: a bare "q_proj" would match the mask decoder too.
 _ENCODER = r"(.*\.)?vision_encoder\.layers\.\d+\.attn\.(q_proj|v_proj)"
@@ -25,7 +36,7 @@ _DECODER_HEADS += ["output_hypernetworks_mlps", "iou_prediction_head"]
 # PEFT can't wrap a list of modules, so the four point embeddings are listed one by one.
 _PROMPT_ENCODER = [f"prompt_encoder.{name}_embed" for name in ("no_mask", "not_a_point", "mask")]
 _PROMPT_ENCODER += [f"prompt_encoder.point_embed.{index}" for index in range(4)]
-_NEVER_TRAINED = re.compile(r"iou_prediction_head\.|prompt_encoder\.(?!no_mask_embed\.)")
+_UNUSED = re.compile(r"iou_prediction_head\.|prompt_encoder\.(?!no_mask_embed\.)")
 
 # variant: (LoRA's targets, modules trained whole and saved with the adapter)
 VARIANTS: dict[str, tuple[str, list[str]]] = {
@@ -57,14 +68,18 @@ def samed_lora_config(rank: int = 4, variant: str = "samed", **lora_options: Any
     return LoraConfig(r=rank, task_type=None, **({"bias": "none"} | options | lora_options))
 
 
-def freeze_unused(model: nn.Module) -> None:
-    """Freeze the parameters that never get a gradient: those of the IoU head and of absent prompts.
+def is_unused(name: str) -> bool:
+    """Whether a parameter of this name never gets a gradient: one of the IoU head or of an absent prompt."""
+    return _UNUSED.search(name) is not None
 
-    PEFT makes everything in `modules_to_save` trainable, but DistributedDataParallel fails at its second step if a
-    trainable parameter has no gradient.
+
+def freeze_unused(model: nn.Module) -> None:
+    """Freeze the parameters that never get a gradient, and the positional matrix, which is a constant of SAM.
+
+    PEFT makes everything in `modules_to_save` trainable.
     """
     for name, parameter in model.named_parameters():
-        if _NEVER_TRAINED.search(name):
+        if is_unused(name) or name.endswith("positional_embedding"):
             parameter.requires_grad_(False)
 
 
@@ -80,19 +95,56 @@ def cast_frozen(model: nn.Module, dtype: torch.dtype) -> None:
             module.to(dtype)
 
 
-def merge_adapter(model: nn.Module) -> None:
-    """Merge the one active adapter of every layer into its base layer and remove PEFT's wrappers, in place."""
-    wrappers = (BaseTunerLayer, ModulesToSaveWrapper)
-    wrapped = [(name, module) for name, module in model.named_modules() if isinstance(module, wrappers)]
+def merge_adapter(
+    model: nn.Module, adapter_names: list[str], *, safe_merge: bool = True, progressbar: bool = False
+) -> None:
+    """Merge adapters into the base layers, keep the modules trained whole, and remove PEFT's wrappers, in place."""
+    wrapped = wrapped_modules(model)
     if not wrapped:
         raise ValueError("The model has no adapter to merge: call add_adapter or load_adapter first.")
-    for name, module in wrapped:
-        parent_name, _, child = name.rpartition(".")
-        parent, active = model.get_submodule(parent_name), module.active_adapters
-        if len(active) != 1:
-            raise ValueError(f"{len(active)} adapters are active ({active}): call set_adapter with one name first.")
+    if len(adapter_names) != 1 and any(isinstance(module, AuxiliaryTrainingWrapper) for _, module in wrapped):
+        raise ValueError(
+            f"{len(adapter_names)} adapters are to be merged ({adapter_names}), but modules trained whole can't be "
+            "added: call set_adapter with one name first, or give one as adapter_names."
+        )
+    if safe_merge:  # before anything is changed
+        for name, parameter in model.named_parameters():
+            if set(adapter_names) & set(name.split(".")) and not parameter.isfinite().all():
+                raise ValueError(f"{name} has values that are NaN or infinite: the adapter can't be merged.")
+    for name, module in tqdm(wrapped, desc="Merging", disable=not progressbar):
         if isinstance(module, BaseTunerLayer):
-            module.merge(safe_merge=True)
-            setattr(parent, child, module.get_base_layer())
+            module.merge(safe_merge=safe_merge, adapter_names=adapter_names)
+            _replace(model, name, module.get_base_layer())
         else:
-            setattr(parent, child, module.modules_to_save[active[0]])
+            _replace(model, name, module.modules_to_save[adapter_names[0]])
+
+
+def remove_wrappers(model: nn.Module, keep: Collection[nn.Module] = ()) -> None:
+    """Replace PEFT's wrappers, except those of `keep`, by the base model's own layers, in place."""
+    for name, module in wrapped_modules(model):
+        if not any(module is one for one in keep):
+            is_layer = isinstance(module, BaseTunerLayer)
+            _replace(model, name, module.get_base_layer() if is_layer else module.original_module)
+
+
+def remove_adapter(wrappers: Iterable[Any], name: str, active: list[str]) -> None:
+    """Remove an adapter, which may be incomplete, from PEFT's wrappers, where `active` are to be active."""
+    for module in wrappers:
+        # PEFT removes it only where an adapter is active.
+        if isinstance(module, BaseTunerLayer):
+            module.set_adapter(active)
+            module.delete_adapter(name)
+        elif set(active) <= module._adapters:
+            module.set_adapter(active)
+            module.delete_adapter(name, new_active_adapters=active)
+
+
+def wrapped_modules(model: nn.Module) -> list[tuple[str, Any]]:
+    """PEFT's wrappers in a model and their names."""
+    wrappers = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, wrappers)]
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)

@@ -11,7 +11,7 @@ from torch import distributed
 __all__ = ["IGNORED", "SegmentationLoss", "dice_loss", "segmentation_loss"]
 
 IGNORED = -100
-"""Label of pixels that the loss ignores, as in samples that only fill a batch."""
+"""Label of pixels that the loss ignores, as in samples that only fill a batch; so is 255 if it is no class."""
 _SMOOTH = 1e-5
 
 
@@ -35,12 +35,27 @@ def dice_loss(logits: torch.Tensor, labels: torch.Tensor, *, across_processes: b
 
     Args:
         logits: of shape `(batch_size, num_labels, height, width)`.
-        labels: of shape `(batch_size, height, width)`, int64 in [0, num_labels), or `IGNORED`.
+        labels: of shape `(batch_size, height, width)`, integers in [0, num_labels), or ignored: -100, and 255 if it is
+            no class.
         across_processes: sum over the batches of all processes of the default process group, as one process with the
             whole batch does. Every process must call. Gradients are correct under DistributedDataParallel, whose
             averaging cancels the sum in the reduction's backward pass.
     """
-    return 1.0 - _dice(logits, labels, across_processes).mean()
+    return 1.0 - _dice(logits, _prepare_labels(labels, logits), across_processes).mean()
+
+
+def _prepare_labels(labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Check the labels and convert them to int64, those to ignore to `IGNORED`."""
+    expected = (logits.shape[0], *logits.shape[2:])
+    if labels.shape != expected:
+        raise ValueError(
+            f"labels have the shape {tuple(labels.shape)}: expected {expected}, that of the logits without their class "
+            "dimension."
+        )
+    if labels.is_floating_point() or labels.is_complex():
+        raise ValueError(f"labels have the dtype {labels.dtype}: expected integers, e.g. labels.round().long().")
+    labels = labels.long()
+    return labels.masked_fill(labels == 255, IGNORED) if logits.shape[1] <= 255 else labels
 
 
 class _SumOverProcesses(torch.autograd.Function):
@@ -69,14 +84,18 @@ def _dice(logits: torch.Tensor, labels: torch.Tensor, across_processes: bool) ->
 
 
 def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor, across_processes: bool) -> torch.Tensor:
-    """The mean over the pixels; across processes, this one's share times their number, which averaging divides by."""
-    if not across_processes:
-        return F.cross_entropy(logits.float(), labels, ignore_index=IGNORED)
-    # With batches of different sizes, the mean of the processes' means would give small batches more weight.
+    """The mean over the pixels; across processes, this one's share times their number, which averaging divides by.
+
+    It is 0 if all pixels are ignored.
+    """
     known = (labels != IGNORED).sum()
+    if not across_processes:
+        mean = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED)
+        return mean.where(known > 0, 0.0)  # PyTorch's mean over no pixel is NaN; its gradient is 0
+    # With batches of different sizes, the mean of the processes' means would give small batches more weight.
     distributed.all_reduce(known)
     total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
-    return total * (distributed.get_world_size() / known)
+    return total * (distributed.get_world_size() / known.clamp(min=1))
 
 
 def segmentation_loss(
@@ -86,16 +105,16 @@ def segmentation_loss(
 
     Args:
         logits: of shape `(batch_size, num_labels, height, width)`; converted to float32.
-        labels: of shape `(batch_size, height, width)`, int64 in [0, num_labels), or `IGNORED`, but not everywhere.
+        labels: of shape `(batch_size, height, width)`, integers of any dtype in [0, num_labels), or ignored: -100, and
+            255 if it is no class. If all are ignored, the loss is 0.
         dice_weight: share of the Dice loss, in [0, 1].
         across_processes: compute the loss of the batches of all processes as one; see [`dice_loss`]. The Dice loss is
             the same on every process; the mean of the cross-entropies over the processes is that of the whole batch.
+
+    Raises:
+        ValueError: the labels have another shape than the logits, or are no integers.
     """
-    if labels.shape != (logits.shape[0], *logits.shape[2:]):
-        raise ValueError(
-            f"labels have the shape {tuple(labels.shape)}: expected {(logits.shape[0], *logits.shape[2:])}, "
-            "that of the logits without their class dimension."
-        )
+    labels = _prepare_labels(labels, logits)
     cross_entropy = _cross_entropy(logits, labels, across_processes)
     coefficients = _dice(logits, labels, across_processes)
     dice = 1.0 - coefficients.mean()

@@ -9,13 +9,14 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForSemanticSegmentation
 from transformers import initialization as init
-from transformers.models.sam.modeling_sam import SamModel
+from transformers.models.sam.modeling_sam import SamModel, SamVisionEncoderOutput
 from transformers.utils import ModelOutput
 
 from ..transforms.zoom import nearest_zoom
 from .checkpoint_conversion import register_sam_conversion
 from .configuration_samed import SamedConfig
 from .image_processing_samed import SamedImageProcessor
+from .lora import freeze_unused, is_unused
 from .losses import segmentation_loss
 from .mask_decoder import SamedMaskDecoder
 from .pipeline import register_pipeline
@@ -98,7 +99,21 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
         config.sync_subconfigs()
         super().__init__(config)
         self.sam = SamedModel(config)
+        freeze_unused(self)
         self.post_init()
+
+    # A number of pixels can't normalize the Dice loss, so Trainer divides by the number of accumulated batches instead.
+    accepts_loss_kwargs = False
+
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
+        """The parameters that never get a gradient, which DistributedDataParallel would wait for and then fail.
+
+        It asks the model that it wraps, which can be a PeftModel. They are frozen, but `get_peft_model` makes those of
+        `modules_to_save` trainable. Gradients of zero, another remedy, would let weight decay shrink them.
+        """
+        names = [name for name, _ in self.named_parameters() if is_unused(name)]
+        return names + [f"base_model.model.{name}" for name in names]
 
     def get_input_embeddings(self) -> nn.Module:
         """The patch embedding."""
@@ -123,36 +138,49 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
         Args:
             pixel_values: of shape `(batch_size, 3, image_size, image_size)`, from [`SamedImageProcessor`].
             labels: of shape `(batch_size, image_size / 4, image_size / 4)` or `(batch_size, image_size, image_size)`,
-                int64 in [0, num_labels). The latter are reduced by an order-0 zoom (SAMed's low-resolution labels).
+                integers in [0, num_labels), or ignored: -100, and 255 if it is no class. The latter are reduced by an
+                order-0 zoom (SAMed's low-resolution labels).
             image_embeddings: of shape `(batch_size, output_channels, image_size / 16, image_size / 16)`: the encoder's
                 output, instead of `pixel_values`.
-            output_hidden_states, output_attentions: whether to return those of the encoder.
-            return_dict: `False` returns a tuple.
+            output_hidden_states, output_attentions: whether to return those of the encoder; default to the config's.
+            return_dict: `False` returns a tuple, the loss first; defaults to the config's.
+
+        Raises:
+            ValueError: both or none of `pixel_values` and `image_embeddings`, or `labels` of another shape or dtype.
         """
-        encoded = None
-        if image_embeddings is None and pixel_values is not None:
-            requested = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
-            options = {key: value for key, value in requested.items() if value}
-            encoded = self.sam.vision_encoder(pixel_values.to(self.dtype), **options)
-            image_embeddings = encoded.last_hidden_state
-        elif image_embeddings is None or pixel_values is not None:
+        if (pixel_values is None) == (image_embeddings is None):
             raise ValueError("Give pixel_values or image_embeddings, exactly one of the two.")
+        if pixel_values is not None:
+            requested = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+            settings = {key: getattr(self.config, key) if value is None else value for key, value in requested.items()}
+            options = {key: value for key, value in settings.items() if value}
+            encoded = self.sam.vision_encoder(pixel_values.to(self.dtype), return_dict=True, **options)
+        else:
+            encoded = SamVisionEncoderOutput(last_hidden_state=image_embeddings)
+        image_embeddings = encoded.last_hidden_state
         dense, positions = self.sam.embed_no_prompt(image_embeddings.device)
         # The decoder stays in float32 where the encoder is in half precision.
         dtype = self.sam.mask_decoder.iou_token.weight.dtype
         logits, iou_scores = self.sam.mask_decoder(image_embeddings.to(dtype), positions.to(dtype), dense.to(dtype))
-        output = SamedSegmenterOutput(logits=logits, iou_scores=iou_scores)
-        if encoded is not None:
-            output.hidden_states, output.attentions = encoded.hidden_states, encoded.attentions
+        losses = {}
         if labels is not None:
-            low_resolution = self.to_low_resolution(labels, logits.shape[-1])
-            parts = segmentation_loss(logits, low_resolution, self.config.dice_weight)
-            output.loss, output.cross_entropy, output.dice = parts.loss, parts.cross_entropy, parts.dice
-        return output if return_dict is not False else output.to_tuple()
+            labels = self.to_low_resolution(labels, logits.shape[-1])
+            losses = segmentation_loss(logits, labels, self.config.dice_weight)._asdict()
+        output = SamedSegmenterOutput(  # at once: a ModelOutput has the order of its assignments
+            loss=losses.get("loss"),
+            logits=logits,
+            iou_scores=iou_scores.detach(),  # without a gradient on any path, see _ddp_params_and_buffers_to_ignore
+            cross_entropy=losses.get("cross_entropy"),
+            dice=losses.get("dice"),
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if return_dict else output.to_tuple()
 
     def get_image_embeddings(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """The encoder's output for `pixel_values`, of shape `(batch_size, output_channels, S / 16, S / 16)`."""
-        return self.sam.vision_encoder(pixel_values.to(self.dtype)).last_hidden_state
+        return self.sam.vision_encoder(pixel_values.to(self.dtype), return_dict=True).last_hidden_state
 
     @staticmethod
     def to_low_resolution(labels: torch.Tensor, size: int) -> torch.Tensor:

@@ -1,16 +1,18 @@
-"""The device and the data type in which a machine computes fastest."""
+"""The device, the data type and the addresses with which a machine computes."""
 
 from __future__ import annotations
 
 import platform
 
 import torch
+from torch import nn
 from transformers.utils import logging
 
-__all__ = ["computes_bfloat16", "default_device", "resolve_dtype"]
+__all__ = ["align_weights", "computes_bfloat16", "default_device", "resolve_dtype"]
 
 logger = logging.get_logger(__name__)
 
+_ALIGNMENT = 64  # bytes; that of torch's own memory on a CPU
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -52,3 +54,14 @@ def default_device() -> torch.device:
     """The accelerator if there is one, else the CPU."""
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return accelerator or torch.device("cpu")
+
+
+def align_weights(model: nn.Module) -> None:
+    """Copy the weights that are at unaligned addresses of a CPU's memory, in place.
+
+    Weights mapped from their file may be. Matrix products use other kernels for them, with other rounding: a reloaded
+    model would differ from the saved one in the last bits.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu" and tensor.data_ptr() % _ALIGNMENT:
+            tensor.data = tensor.data.clone()

@@ -1,46 +1,42 @@
-"""Loading a SAMed model from a plain SAM, an adapter or a merged checkpoint, and saving it again."""
+"""Loading a SAMed model from a plain SAM, an adapter or a merged checkpoint."""
 
 from __future__ import annotations
 
-import copy
 import os
 import re
-import tempfile
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import torch
 from transformers import PreTrainedConfig
-from transformers.models.sam.modeling_sam import SamPreTrainedModel
 from transformers.utils import CONFIG_NAME
-from transformers.utils.hub import PushToHubMixin
 
-from ..hub.push import push_adapter
-from ..utils.atomic import atomic_update
 from .adapter_files import (
     AdapterFiles,
+    LoadedAdapter,
     check_same_base,
     find_image_processor,
+    label_count,
     report_damage,
-    write_base_path,
 )
-from .adapters import SamedAdapterMixin
-from .checkpoint_conversion import PLAIN_SAM_PREFIX
+from .checkpoint_conversion import PLAIN_SAM_HEADS, PLAIN_SAM_PREFIX
 from .configuration_samed import OVERRIDES, SamedConfig
 from .download import DOWNLOAD_OPTIONS, describe_access, fetch_file, fetch_weights, pin_revision
-from .image_processing_samed import SamedImageProcessor
+from .lora import freeze_unused
 from .mask_decoder import LABEL_HEADS
-from .precision import resolve_dtype
+from .precision import align_weights
+from .saving import SavedPreTrainedModel
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["SamedPreTrainedModel"]
 
-_ALIGNMENT = 64  # bytes; that of torch's own memory on a CPU
+# Arguments of loading that are attributes of a config too.
+_NOT_OF_THE_CONFIG = ("dtype", "torch_dtype", "quantization_config", "name_or_path")
 
 
-class SamedPreTrainedModel(SamedAdapterMixin, SamPreTrainedModel):
+class SamedPreTrainedModel(SavedPreTrainedModel):
     """What every SAMed model shares: its config class, and how it is loaded and saved with or without an adapter."""
 
     config: SamedConfig
@@ -55,8 +51,8 @@ class SamedPreTrainedModel(SamedAdapterMixin, SamPreTrainedModel):
     # decoder cost little and decide about every pixel: in bfloat16 they would change more labels than the encoder.
     _keep_in_fp32_modules_strict = ["positional_embedding", "prompt_encoder", "mask_decoder"]  # noqa: RUF012
 
-    if not hasattr(SamPreTrainedModel, "activation_checkpointing_enable"):  # before 5.23, thus with Python 3.10
-        activation_checkpointing_enable = SamPreTrainedModel.gradient_checkpointing_enable  # type: ignore[assignment]
+    if not hasattr(SavedPreTrainedModel, "activation_checkpointing_enable"):  # before 5.23, thus with Python 3.10
+        activation_checkpointing_enable = SavedPreTrainedModel.gradient_checkpointing_enable  # type: ignore[assignment]
 
     if TYPE_CHECKING:  # transformers wraps it in a decorator that hides its type
 
@@ -64,160 +60,166 @@ class SamedPreTrainedModel(SamedAdapterMixin, SamPreTrainedModel):
             """Move or convert the weights."""
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]  # adds the adapter's arguments
+    def from_pretrained(  # adds the adapter's arguments
         cls,
-        pretrained_model_name_or_path: str | os.PathLike[str],
+        pretrained_model_name_or_path: str | os.PathLike[str] | None,
         *model_args: Any,
-        config: PreTrainedConfig | None = None,
+        config: PreTrainedConfig | str | os.PathLike[str] | None = None,
         base_model_name_or_path: str | os.PathLike[str] | None = None,
         adapter_name: str = "default",
         adapter_kwargs: dict[str, Any] | None = None,
+        output_loading_info: bool = False,
         **kwargs: Any,
     ) -> Self:
         """Load from a directory or the Hub: a plain SAM, a SAMed adapter (its base is fetched), or a merged model.
 
         Args:
-            pretrained_model_name_or_path: directory or Hub id.
+            pretrained_model_name_or_path: directory or Hub id; `None` with `config` and `state_dict`.
             *model_args: as in transformers.
             config: a config instead of the checkpoint's own.
             base_model_name_or_path: the adapter's base model, if it isn't the one in `adapter_config.json`.
             adapter_name: the adapter's name in the model.
             adapter_kwargs: as in transformers; the Auto classes pass the adapter's directory or Hub id in it.
-            **kwargs: values over the config's (`image_size`, `id2label`, `num_labels`, `dice_weight`) and the arguments
-                of [`~transformers.PreTrainedModel.from_pretrained`]: `revision`, `token`, `dtype`, `device_map`, …
-                Revision and subfolder are the adapter's; the base model's revision is in `adapter_config.json`.
-                `dtype="auto"` is bfloat16 if the machine computes it natively, else float32 (with a `config`, and so in
-                pipelines and the Auto classes, it is the checkpoint's); it is the image encoder's, the mask decoder
-                stays in float32.
+            output_loading_info: also return a dictionary with `missing_keys` and the like, of an adapter's base model.
+            **kwargs: values over the config's (`image_size`, `id2label`, `num_labels`, `dice_weight`, `vision_config`,
+                `output_hidden_states`, …) and the arguments of [`~transformers.PreTrainedModel.from_pretrained`]:
+                `revision`, `token`, `dtype`, `device_map`, … Revision and subfolder are the adapter's; the base model's
+                revision is in `adapter_config.json`. `dtype` is the image encoder's, the mask decoder stays in float32.
 
         Returns:
             The model in evaluation mode. With an adapter or a merged model, `image_processor` is its own.
 
         Raises:
-            ValueError: the checkpoint isn't one of SAM, a value of the config is out of range, or the adapter is
-                damaged or names no base model.
+            ValueError: the checkpoint isn't one of SAM or has other shapes than the config asks for, a value of the
+                config is out of range, or the adapter is damaged or names no base model.
             FileNotFoundError: the adapter's base model can't be found.
             ConnectionError: the Hub can't be reached or fails, and the cache doesn't have the files.
         """
         download = {key: kwargs[key] for key in DOWNLOAD_OPTIONS if key in kwargs}
-        overrides = {key: kwargs.pop(key) for key in OVERRIDES if key in kwargs}
-        # Every pipeline requests "auto" through the Auto classes, which pass a config: there it keeps transformers'
-        # meaning, the data type of the checkpoint.
-        if isinstance(kwargs.get("dtype"), str) and (config is None or kwargs["dtype"] != "auto"):
-            kwargs["dtype"] = resolve_dtype(kwargs["dtype"])
         adapter_kwargs = dict(adapter_kwargs or {})
-        adapter_path = adapter_kwargs.pop("_adapter_model_path", None)
-        if adapter_path is not None:
-            download |= {key: adapter_kwargs[key] for key in ("revision", "token") if adapter_kwargs.get(key)}
-        source = str(adapter_path or pretrained_model_name_or_path)
-        download = pin_revision(source, download)
-        adapter = AdapterFiles.find(source, download)
-        if adapter is None:
-            fetch_weights(source, download, kwargs.get("variant"))
-            kwargs |= {key: download[key] for key in ("revision",) if key in download}
-            config = _load_config(source, config, overrides, download)
-            with report_damage(f"The checkpoint {source!r}"):
-                model = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+        name = adapter_kwargs.pop("_adapter_model_path", None) or pretrained_model_name_or_path
+        download |= {key: adapter_kwargs[key] for key in DOWNLOAD_OPTIONS if adapter_kwargs.get(key)}
+        kwargs["key_mapping"] = PLAIN_SAM_HEADS | (kwargs.get("key_mapping") or {})
+        source, files, adapter = str(name), None, None
+        if name is not None:
+            download = pin_revision(source, download)
+            files = AdapterFiles.find(source, download)
+        if files is None:
+            if name is not None:
+                fetch_file(source, CONFIG_NAME, download)  # tells a failed connection
+                fetch_weights(source, download, kwargs.get("variant"))
+                kwargs |= {key: download[key] for key in ("revision",) if key in download}
+            if isinstance(config, PreTrainedConfig):
+                config, kwargs = _update_config(config, kwargs)
+            what = f"The checkpoint {source!r}"
+            model, info = cls._load_whole(pretrained_model_name_or_path, what, *model_args, config=config, **kwargs)
         else:
-            # The label-dependent parts don't load into a model of other labels: the adapter's own config counts.
-            config = _load_config(source, config if isinstance(config, SamedConfig) else None, overrides, download)
-            base = (str(base_model_name_or_path), None) if base_model_name_or_path else adapter.base_model(download)
-            model = cls._load_base(*base, source, model_args, config, kwargs)
+            base = (str(base_model_name_or_path), None) if base_model_name_or_path else files.base_model(download)
+            own = config if isinstance(config, SamedConfig) else None
+            model, info, adapter = cls._load_base(files, base, own, download, model_args, kwargs)
         # Parts missing from the checkpoint are created in half precision.
         model.sam.prompt_encoder.float()
         model.sam.mask_decoder.float()
-        if adapter is None:
+        freeze_unused(model)  # loading makes all parameters trainable
+        if adapter is not None:
+            model._add_loaded(adapter, adapter_name)
+        elif name is not None:
             model.image_processor = find_image_processor(source, download)
-        else:
-            model.load_adapter(source, adapter_name, adapter_kwargs=download)
-        # Weights mapped from their file may be at unaligned addresses, where matrix products use other kernels, with
-        # other rounding: a reloaded model would differ from the saved one in the last bits.
-        for tensor in (*model.parameters(), *model.buffers()):
-            if tensor.device.type == "cpu" and tensor.data_ptr() % _ALIGNMENT:
-                tensor.data = tensor.data.clone()
-        return model
+        align_weights(model)
+        model.eval()
+        return (model, info) if output_loading_info else model  # type: ignore[return-value]  # as in transformers
+
+    @classmethod
+    def _load_whole(
+        cls, path: str | os.PathLike[str] | None, what: str, *model_args: Any, any_labels: bool = False, **kwargs: Any
+    ) -> tuple[Self, dict[str, Any]]:
+        """Load a model without adapter, and what transformers tells of the loading.
+
+        Other shapes than the model's are refused, except those of the label heads if `any_labels`.
+        """
+        ignored = kwargs.pop("ignore_mismatched_sizes", False)
+        kwargs |= {"ignore_mismatched_sizes": True, "output_loading_info": True}
+        with report_damage(what):
+            loaded: Any = super().from_pretrained(path, *model_args, **kwargs)
+        model, info = loaded
+        if not ignored:
+            _check_shapes(what, {key: shapes for key, *shapes in info["mismatched_keys"]}, any_labels)
+        return model, info
 
     @classmethod
     def _load_base(
-        cls, base: str, revision: str | None, adapter: str, model_args: Any, config: SamedConfig, kwargs: dict[str, Any]
-    ) -> Self:
-        """Load the base model of an adapter with the adapter's config."""
-        kwargs = {key: value for key, value in kwargs.items() if key not in ("revision", "subfolder")}
-        download = {key: kwargs[key] for key in DOWNLOAD_OPTIONS if key in kwargs}
-        download = pin_revision(base, download | {"revision": revision})
-        kwargs["revision"] = download["revision"]
-        try:
-            fetch_weights(base, download, kwargs.get("variant"))
-            check_same_base(SamedConfig.from_pretrained(base, **download), config, base, adapter)
-            with report_damage(f"The base model {base!r} of the adapter {adapter!r}"):
-                return super().from_pretrained(base, *model_args, config=config, **kwargs)
-        except ConnectionError:
-            raise
-        except OSError as error:
-            advice = describe_access(base, error) or "Give it as base_model_name_or_path, or correct the adapter's."
-            raise FileNotFoundError(
-                f"The adapter {adapter!r} needs the base model {base!r}"
-                f"{f' at revision {revision!r}' if revision else ''}, which can't be found as a directory "
-                f"or on the Hub. {advice} ({str(error).splitlines()[0]})"
-            ) from error
-
-    def save_pretrained(  # type: ignore[override]  # adds image_processor; the others are passed on
-        self,
-        save_directory: str | os.PathLike[str],
-        *,
-        image_processor: SamedImageProcessor | None = None,
-        push_to_hub: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        """Save the adapter alone, or the whole model if it has none, with its configs.
-
-        The files are moved into the directory when all of them are complete.
-
-        Args:
-            save_directory: created if missing.
-            image_processor: defaults to the model's own, or one of its image size with the CT window.
-            push_to_hub: upload the directory afterwards, to `repo_id` of `kwargs`.
-            **kwargs: arguments of [`~transformers.PreTrainedModel.save_pretrained`].
-        """
-        directory = Path(save_directory)
-        if directory.is_file():
-            raise ValueError(f"save_directory is the file {str(directory)!r}: expected a directory.")
-        processor = image_processor or self.image_processor or SamedImageProcessor(self.config.image_size)
-        hub = {key: kwargs.pop(key) for key in ("repo_id", "commit_message", "private", "token") if key in kwargs}
-        # The file that is loaded first is moved last: adapter_config.json never exists without complete weights.
-        with atomic_update(directory) as temporary:
-            super().save_pretrained(temporary, **kwargs)
-            config = copy.deepcopy(self.config)
-            if self._hf_peft_config_loaded:
-                config.dtype = torch.float32  # the adapter's; the base model's in this process doesn't matter
-            config.save_pretrained(temporary)
-            processor.save_pretrained(temporary)
-            if self._hf_peft_config_loaded:
-                write_base_path(temporary / "adapter_config.json", directory)
-        if push_to_hub:
-            self.push_to_hub(hub.pop("repo_id", directory.name), **hub)
-
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:  # type: ignore[override]  # options go to push_adapter
-        """Upload the active adapter for every way of loading, or a model without one whole, and return the address.
-
-        Args:
-            repo_id: "user/name", or "name" in one's own namespace.
-            **kwargs: with an adapter those of [`~samed_hf.hub.push.push_adapter`] (`private`, `token`, `dtype`,
-                `base_model`, …), else those of [`~transformers.PreTrainedModel.push_to_hub`].
-        """
-        if not self._hf_peft_config_loaded:
-            return PushToHubMixin.push_to_hub(self, repo_id, **kwargs)
-        with tempfile.TemporaryDirectory() as directory:
-            self.save_pretrained(directory)
-            return push_adapter(directory, repo_id, **kwargs)
+        cls,
+        files: AdapterFiles,
+        base: tuple[str, str | None],
+        config: SamedConfig | None,
+        download: dict[str, Any],
+        model_args: Any,
+        kwargs: dict[str, Any],
+    ) -> tuple[Self, dict[str, Any], LoadedAdapter]:
+        """Load the base model of an adapter with the adapter's config; the adapter is read first."""
+        weights = files.read_weights(download)
+        base_kwargs = {key: value for key, value in kwargs.items() if key != "subfolder"}
+        name, revision = base
+        with _report_missing_base(files.source, name, revision):
+            options = {key: base_kwargs[key] for key in DOWNLOAD_OPTIONS if key in base_kwargs}
+            options = pin_revision(name, options | {"revision": revision})
+            base_kwargs["revision"] = options["revision"]
+            fetch_file(name, CONFIG_NAME, options)  # tells a failed connection
+            base_config = SamedConfig.from_pretrained(name, **options)
+            fetch_weights(name, options, kwargs.get("variant"))
+        if config is None:
+            values = {key: base_kwargs.pop(key) for key in OVERRIDES if key in base_kwargs}
+            config = files.load_config(weights, base_config, download, **values)
+        config, base_kwargs = _update_config(config, base_kwargs)
+        adapter = files.load(weights, config, download)
+        check_same_base(base_config, config, name, files.source)
+        what = f"The base model {name!r} of the adapter {files.source!r}"
+        base_kwargs["any_labels"] = label_count(weights) is not None
+        with _report_missing_base(files.source, name, revision):
+            model, info = cls._load_whole(name, what, *model_args, config=config, **base_kwargs)
+        return model, info, adapter
 
 
-def _load_config(
-    source: str, config: PreTrainedConfig | None, overrides: dict[str, Any], download: dict[str, Any]
-) -> SamedConfig:
-    if config is None:
-        fetch_file(source, CONFIG_NAME, download)  # tells a failed connection
-        return SamedConfig.from_pretrained(source, **download, **overrides)
-    if isinstance(config, SamedConfig) and not overrides:
-        return config
-    return SamedConfig.from_dict(config.to_dict(), **overrides)
+def _check_shapes(what: str, others: dict[str, Any], any_labels: bool) -> None:
+    """Raise a `ValueError` if tensors have `others`, pairs of their shapes in the checkpoint and in the model."""
+    heads = {key for key in others if any(f".{head}." in key for head in LABEL_HEADS)}
+    tokens = [shapes for key, shapes in others.items() if key.endswith("mask_tokens.weight")]
+    if tokens and others.keys() == heads:
+        if not any_labels:
+            raise ValueError(
+                f"{what} predicts {tokens[0][0][0]} labels, but id2label or num_labels asks for {tokens[0][1][0]}: "
+                "leave them out, or give ignore_mismatched_sizes=True for fresh, untrained label heads."
+            )
+    elif others:
+        key = min(others.keys() - heads or heads)
+        own, expected = map(tuple, others[key])
+        raise ValueError(
+            f"{what} doesn't fit the config: {key} has the shape {own} instead of {expected}, and {len(others) - 1} "
+            "other tensors don't fit either."
+        )
+
+
+def _update_config(config: PreTrainedConfig, kwargs: dict[str, Any]) -> tuple[SamedConfig, dict[str, Any]]:
+    """Replace values of a config by those of `kwargs`, and return it with the arguments that are none of its values."""
+    values = {
+        key: value
+        for key, value in kwargs.items()
+        if key in OVERRIDES or (hasattr(config, key) and key not in _NOT_OF_THE_CONFIG)
+    }
+    if values or not isinstance(config, SamedConfig):
+        config = SamedConfig.from_dict(config.to_dict(), **values)
+    return config, {key: value for key, value in kwargs.items() if key not in values}
+
+
+@contextmanager
+def _report_missing_base(adapter: str, base: str, revision: str | None) -> Iterator[None]:
+    try:
+        yield
+    except ConnectionError:
+        raise
+    except OSError as error:
+        advice = describe_access(base, error) or "Give it as base_model_name_or_path, or correct the adapter's."
+        raise FileNotFoundError(
+            f"The adapter {adapter!r} needs the base model {base!r}{f' at revision {revision!r}' if revision else ''}, "
+            f"which can't be found as a directory or on the Hub. {advice} ({str(error).splitlines()[0]})"
+        ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +53,14 @@ class SamedVisionAttention(SamVisionAttention):
         self.qkv = _linear(torch.cat([part.weight for part in parts]), bias, parts[0].weight.requires_grad)
         for name in _PROJECTIONS:
             delattr(self, name)
+
+    def _load_from_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, *args: Any) -> None:
+        """Load from `qkv` too, as which a whole model is saved; transformers' Trainer loads its files unconverted."""
+        for kind in ("weight", "bias"):
+            if not hasattr(self, "qkv") and (fused := state_dict.pop(f"{prefix}qkv.{kind}", None)) is not None:
+                parts = zip(_PROJECTIONS, fused.chunk(3), strict=True)
+                state_dict |= {f"{prefix}{name}.{kind}": part for name, part in parts}
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def split_projections(self) -> None:
         """The inverse of [`fuse_projections`]."""

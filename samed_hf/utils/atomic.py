@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -78,13 +78,15 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def atomic_update(
-    directory: str | os.PathLike[str], order: Callable[[Path], object] = lambda path: path.suffix == ".json"
+    directory: str | os.PathLike[str],
+    order: Callable[[Path], object] = lambda path: path.suffix == ".json",
+    obsolete: Callable[[list[str]], Iterable[str]] = lambda written: (),
 ) -> Iterator[Path]:
     """Yield a temporary directory, whose files are moved into `directory` if the block succeeds.
 
-    Missing directories are created, and other files in them stay. `order` is the sort key of the files: the file that a
-    reader opens first is moved last. If a file can't be moved, the files moved before it are removed and the files they
-    replaced are restored.
+    Missing directories are created, and other files in them stay, except those whose relative paths `obsolete` returns
+    for the relative paths of the new files. `order` is the sort key of the files: the file that a reader opens first is
+    moved last, and of the obsolete files it is removed first. If a step fails, the changes before it are undone.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -93,26 +95,30 @@ def atomic_update(
         content.mkdir()
         yield content
         files = [path for path in content.rglob("*") if path.is_file()]
-        moved: list[Path] = []
+        names = [file.relative_to(content) for file in sorted(files, key=lambda file: (order(file), str(file)))]
+        leaving = [Path(name) for name in obsolete([name.as_posix() for name in names])]
+        # An obsolete file that is read first goes before its like arrives; the others when nothing refers to them.
+        first = [name for name in leaving if order(name)]
+        start = next((index for index, name in enumerate(names) if order(name)), len(names))
+        steps = [*names[:start], *first, *names[start:], *(name for name in leaving if name not in first)]
+        changed: list[Path] = []
         created: list[Path] = []
         try:
-            for file in sorted(files, key=lambda file: (order(file), str(file))):
-                name = file.relative_to(content)
+            for name in steps:
                 target = directory / name
                 if not target.parent.exists():
                     target.parent.mkdir()
                     created.append(target.parent)
                 if target.exists():
-                    (backup / name).parent.mkdir(parents=True, exist_ok=True)
-                    try:
-                        os.link(target, backup / name)
-                    except OSError:  # a file system without hard links
-                        shutil.copy2(target, backup / name)
-                file.chmod(0o644)
-                os.replace(file, target)
-                moved.append(name)
+                    _copy(target, backup / name)
+                changed.append(name)
+                if name in leaving:
+                    target.unlink(missing_ok=True)
+                else:
+                    (content / name).chmod(0o644)
+                    os.replace(content / name, target)
         except BaseException:
-            for name in moved:
+            for name in changed:
                 if (backup / name).exists():
                     os.replace(backup / name, directory / name)
                 else:
@@ -120,6 +126,18 @@ def atomic_update(
             for path in created:
                 path.rmdir()
             raise
+        for parent in {name.parent for name in leaving} - {Path()}:
+            if not any((directory / parent).iterdir()):
+                (directory / parent).rmdir()
+
+
+def _copy(file: Path, target: Path) -> None:
+    """Link a file to `target`, or copy it on a file system without hard links."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(file, target)
+    except OSError:
+        shutil.copy2(file, target)
 
 
 def replace_directory(source: Path, target: Path) -> None:

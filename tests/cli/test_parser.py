@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from samed_hf import __version__
 from samed_hf.cli import main, run_command
@@ -141,8 +142,14 @@ def test_errors_of_the_package_itself_keep_their_message(capsys):
     assert capsys.readouterr().err == "error: adamw_8bit needs bitsandbytes: pip install bitsandbytes\n"
 
 
-def test_a_mistake_of_the_program_is_no_bad_input():
+def test_a_mistake_of_the_program_is_no_bad_input(capsys):
     with pytest.raises(ZeroDivisionError):
         run_command(lambda: 1 // 0)
+
+    def runs_out_of_memory():
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    assert run_command(runs_out_of_memory) == 2
+    assert capsys.readouterr().err == "error: CUDA out of memory.\n"
     assert run_command(lambda: None) == 0
     assert run_command(lambda: 1) == 1

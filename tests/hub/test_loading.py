@@ -1,18 +1,25 @@
 """Every way of loading a published adapter, in the layout of today and of before, and what a failing Hub leads to."""
 
+import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
+from huggingface_hub import constants
+from transformers import AutoModelForSemanticSegmentation, pipeline
 
 from samed_hf import SamedForSemanticSegmentation
+from samed_hf.hub import lay_out_repository
+from samed_hf.inference.segmenter import load_model
 
 from .conftest import lay_out
 
 WAYS = """
 import os, sys
 import torch
+from huggingface_hub import constants
 import samed_hf
 from huggingface_hub import constants, snapshot_download
 from peft import AutoPeftModel, PeftModel
@@ -103,3 +110,84 @@ def test_ten_ways_of_loading_give_the_same_logits(hub, published, tiny_adapter, 
     assert again.returncode == 0, again.stderr
     assert again.stdout.splitlines() == [way for way in ways if layout == "root" or way != "peft"]
     assert hub.requests == []
+
+
+def failure_of(name):
+    """The message of the connection's error, or `None` if the model and its image processor are loaded."""
+    try:
+        model = SamedForSemanticSegmentation.from_pretrained(name)
+    except ConnectionError as error:
+        return str(error)
+    return "no image processor" if model.image_processor is None else None
+
+
+@pytest.mark.parametrize("failure", ["cut", "cut body", "500"])
+def test_a_hub_that_fails_after_some_files_is_told_as_that(hub, published, failure, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the client's attempts
+    published("me/discs")
+    hub.failure = failure
+    told = []
+    for sent in range(7):
+        shutil.rmtree(constants.HF_HUB_CACHE, ignore_errors=True)
+        hub.fail_after = sent
+        told.append(failure_of("me/discs"))
+    assert told.pop() is None
+    files = ["adapter_config.json", "adapter_model.safetensors", "config.json", "preprocessor_config.json"]
+    assert sorted(tuple(text.split("'")[:2]) for text in told) == sorted(
+        [*((f"{file} of ", "me/discs") for file in files)]
+        + [(f"{file} of ", "lab/sam") for file in ("config.json", "model.safetensors")]
+    )
+    assert not any("\n" in text or hub.url not in text for text in told)
+    hub.fail_after = None
+    assert SamedForSemanticSegmentation.from_pretrained("me/discs").image_processor.input_size == 48
+    assert SamedForSemanticSegmentation.from_pretrained("lab/sam").image_processor is None
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_every_file_is_read_at_one_commit(hub, published, old):
+    commit = published("me/discs", old)
+    base = hub.repositories["lab/sam"].refs["main"]
+    hub.repositories["lab/sam"].commit({})
+    hub.requests.clear()
+    SamedForSemanticSegmentation.from_pretrained("me/discs")
+    read = {(path.split("/resolve/")[0], path.split("/")[4]) for _, path in hub.requests if "/resolve/" in path}
+    assert read == {("/me/discs", commit), ("/lab/sam", base)}
+
+
+def test_a_gated_base_names_the_token(hub, published):
+    published("me/discs")
+    hub.repositories["lab/sam"].gated = True
+    with pytest.raises(FileNotFoundError, match=rf"'lab/sam'.* gated.*{hub.url}/lab/sam.*`hf auth login`.*token="):
+        SamedForSemanticSegmentation.from_pretrained("me/discs")
+
+
+def test_what_is_saved_of_a_published_adapter_names_its_base(hub, published, tmp_path):
+    published("me/discs")
+    model = SamedForSemanticSegmentation.from_pretrained("me/discs")
+    model.save_pretrained(tmp_path / "saved")
+    config = json.loads((tmp_path / "saved" / "adapter_config.json").read_text())
+    base = hub.repositories["lab/sam"].refs["main"]
+    assert (config["base_model_name_or_path"], config["revision"]) == ("lab/sam", base)
+    assert config["auto_mapping"] is None
+    assert not {"base_model_name_or_path", "base_model_revision"} & set(
+        json.loads((tmp_path / "saved" / "config.json").read_text())
+    )
+    again = SamedForSemanticSegmentation.from_pretrained(tmp_path / "saved")
+    pixels = torch.randn(1, 3, 64, 64)
+    assert torch.equal(predict(model, pixels), predict(again, pixels))
+
+
+def test_an_adapter_without_a_base_takes_one_where_the_advice_says_so(hub, tiny_adapter, tiny_sam, tmp_path):
+    directory = lay_out_repository(tiny_adapter, tmp_path / "staged", repo_id="me/discs")
+    hub.add("me/discs", directory)
+    with pytest.raises(ValueError, match="base_model_name_or_path"):
+        SamedForSemanticSegmentation.from_pretrained("me/discs")
+    expected = predict(SamedForSemanticSegmentation.from_pretrained(tiny_adapter), pixels := torch.randn(1, 3, 64, 64))
+    given = {"base_model_name_or_path": str(tiny_sam)}
+    for model in (
+        SamedForSemanticSegmentation.from_pretrained("me/discs", **given),
+        AutoModelForSemanticSegmentation.from_pretrained(directory, **given),
+        pipeline("image-segmentation", model=str(directory), model_kwargs=dict(given)).model,
+        load_model("me/discs", **given),
+    ):
+        assert torch.equal(predict(model, pixels), expected)

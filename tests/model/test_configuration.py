@@ -71,3 +71,19 @@ def test_other_models_are_refused(tmp_path):
 def test_dice_weight_out_of_range():
     with pytest.raises(ValueError, match=r"dice_weight is 1\.5"):
         SamedConfig(dice_weight=1.5, id2label={0: "background", 1: "a"})
+
+
+@pytest.mark.parametrize("values", [{}, {"num_labels": 4}, {"image_size": 64, "dice_weight": 0.5}])
+def test_a_saved_config_equals_itself(values, tmp_path):
+    config = SamedConfig(**values)
+    config.save_pretrained(tmp_path)
+    assert SamedConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
+    assert config.id2label[1] == "label_1"
+
+
+def test_values_of_sub_configs_and_unused_arguments(tiny_sam):
+    values = {"vision_config": {"image_size": 64}, "output_hidden_states": True, "image_size": None, "other": 1}
+    config, unused = SamedConfig.from_pretrained(tiny_sam, return_unused_kwargs=True, **values)
+    assert config.image_size == config.vision_config.image_size == config.prompt_encoder_config.image_size == 64
+    assert config.vision_config.hidden_size == 32
+    assert unused == {"other": 1}

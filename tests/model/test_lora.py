@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from samed_hf import SamedForSemanticSegmentation, samed_lora_config
-from samed_hf.model.lora import merge_adapter
 
 from ..conftest import TINY_LABELS, TINY_SIZE, randomize_lora
 
@@ -82,7 +81,7 @@ def test_bad_arguments():
 
 def test_merging_without_an_adapter(tiny_model):
     with pytest.raises(ValueError, match="no adapter to merge"):
-        merge_adapter(tiny_model)
+        tiny_model.merge_and_unload()
 
 
 def test_two_adapters_on_one_model(tiny_adapter, tiny_model):

@@ -84,3 +84,40 @@ def test_ignored_pixels_are_left_out_of_the_dice():
 def test_a_label_that_is_no_class_is_an_error(label):
     with pytest.raises((RuntimeError, IndexError)):
         dice_loss(torch.randn(1, 3, 2, 2), torch.full((1, 2, 2), label))
+
+
+@pytest.mark.parametrize("ignored", [-100, 255])
+def test_ignored_labels(ignored):
+    logits, labels = torch.randn(2, 3, 1, 6), torch.randint(0, 3, (2, 1, 6))
+    labels[..., 4:] = ignored
+    loss, without = segmentation_loss(logits, labels), segmentation_loss(logits[..., :4], labels[..., :4])
+    for part in ("loss", "cross_entropy", "dice"):
+        assert getattr(loss, part).item() == pytest.approx(getattr(without, part).item(), rel=1e-5)
+    assert dice_loss(logits, labels).item() == pytest.approx(without.dice.item(), rel=1e-5)
+
+
+def test_255_is_a_label_where_it_is_a_class():
+    logits, labels = torch.randn(1, 256, 2, 2), torch.full((1, 2, 2), 255)
+    expected = F.cross_entropy(logits, labels).item()
+    assert segmentation_loss(logits, labels).cross_entropy.item() == pytest.approx(expected)
+    assert segmentation_loss(logits[:, :255], labels).cross_entropy.item() == 0
+
+
+@pytest.mark.parametrize("ignored", [-100, 255])
+def test_the_loss_of_no_pixel_is_zero(ignored):
+    logits = torch.randn(2, 3, 4, 4, requires_grad=True)
+    loss = segmentation_loss(logits, torch.full((2, 4, 4), ignored))
+    assert [part.item() for part in loss[:3]] == [0.0, 0.0, 0.0]
+    loss.loss.backward()
+    assert not logits.grad.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.uint16, torch.bool])
+def test_integers_of_any_dtype(dtype):
+    logits, labels = torch.randn(1, 3, 4, 4), torch.randint(0, 2, (1, 4, 4))
+    assert segmentation_loss(logits, labels.to(dtype)).loss == segmentation_loss(logits, labels).loss
+
+
+def test_labels_that_are_no_integers():
+    with pytest.raises(ValueError, match=r"labels have the dtype torch.float32"):
+        segmentation_loss(torch.randn(1, 3, 4, 4), torch.zeros(1, 4, 4))

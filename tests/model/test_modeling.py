@@ -1,5 +1,7 @@
 import pytest
 import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
 from transformers import SamConfig, SamModel
 
 from samed_hf import SamedConfig, SamedForSemanticSegmentation, samed_lora_config
@@ -155,3 +157,59 @@ def test_vit_b_at_512_pixels(tmp_path):
         loaded = SamedForSemanticSegmentation.from_pretrained(tmp_path / "adapter")
         assert torch.equal(loaded(pixels).logits, expected)
         torch.testing.assert_close(loaded.merge_and_unload()(pixels).logits, expected, rtol=0, atol=1e-4)
+
+
+def test_a_tuple_has_the_loss_first(tiny_model):
+    pixels, labels = torch.rand(2, 3, 64, 64), torch.randint(0, 3, (2, 16, 16))
+    with torch.no_grad():
+        output = tiny_model(pixels, labels=labels)
+        assert list(output) == ["loss", "logits", "iou_scores", "cross_entropy", "dice"]
+        values = tiny_model(pixels, labels=labels, return_dict=False)
+        assert torch.equal(values[0], output.loss)
+        assert torch.equal(values[1], output.logits)
+        assert torch.equal(tiny_model(pixels, return_dict=False)[0], output.logits)
+        tiny_model.config.return_dict = False
+        assert torch.equal(tiny_model(pixels, labels=labels)[0], output.loss)
+
+
+def test_the_config_asks_for_hidden_states(tiny_model):
+    pixels = torch.rand(1, 3, 64, 64)
+    tiny_model.config.output_hidden_states = True
+    with torch.no_grad():
+        assert len(tiny_model(pixels).hidden_states) == 5
+        assert tiny_model(pixels, output_hidden_states=False).hidden_states is None
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_ignored_labels_at_full_resolution(tiny_model, dtype):
+    pixels, labels = torch.rand(1, 3, 64, 64), torch.randint(0, 3, (1, 64, 64)).to(dtype)
+    labels[:, 32:] = 255
+    low = tiny_model.to_low_resolution(labels, 16)
+    with torch.no_grad():
+        output = tiny_model(pixels, labels=labels)
+    known = (low != 255)[0]
+    expected = F.cross_entropy(output.logits[0, :, known].T, low[0, known].long())
+    assert 0 < known.sum() < 256
+    assert output.cross_entropy.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_what_never_gets_a_gradient_is_frozen(tiny_model):
+    """IoU head, absent prompts and the positional matrix; loading makes all parameters trainable in transformers."""
+    tiny_model(torch.rand(1, 3, 64, 64), labels=torch.zeros(1, 16, 16, dtype=torch.long)).loss.backward()
+    missing = [name for name, one in tiny_model.named_parameters() if one.requires_grad and one.grad is None]
+    frozen = [name for name, one in tiny_model.named_parameters() if not one.requires_grad]
+    assert missing == []
+    assert len(frozen) == 22
+    assert "sam.shared_image_embedding.positional_embedding" in frozen
+    assert not tiny_model(torch.rand(1, 3, 64, 64)).iou_scores.requires_grad
+
+
+def test_the_files_of_a_whole_model_load_unconverted(tiny_model, tmp_path):
+    """As transformers' Trainer does on resuming."""
+    tiny_model.save_pretrained(tmp_path)
+    other = SamedForSemanticSegmentation(tiny_model.config)
+    result = other.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=False)
+    assert result.unexpected_keys == []
+    assert all("shared_embedding" in name for name in result.missing_keys)  # tied
+    with torch.no_grad():
+        assert torch.equal(other.eval()(PIXELS).logits, tiny_model(PIXELS).logits)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from samed_hf import SamedForSemanticSegmentation
+from samed_hf.inference import load_model
 from samed_hf.model import precision
 from samed_hf.model.precision import computes_bfloat16, resolve_dtype
 
@@ -22,7 +23,8 @@ def log(caplog, monkeypatch):
 def test_auto_depends_on_the_machine_and_is_logged(native, dtype, log, monkeypatch, tiny_adapter):
     monkeypatch.setattr(precision, "computes_bfloat16", lambda device=None: native)
     assert resolve_dtype("auto") == dtype
-    assert SamedForSemanticSegmentation.from_pretrained(tiny_adapter, dtype="auto").dtype == dtype
+    assert load_model(str(tiny_adapter), dtype="auto").dtype == dtype
+    assert SamedForSemanticSegmentation.from_pretrained(tiny_adapter, dtype="auto").dtype == torch.float32
     lines = [record.getMessage() for record in log.records if "dtype auto" in record.getMessage()]
     assert len(lines) == 1
     assert str(dtype).removeprefix("torch.") in lines[0]

@@ -143,11 +143,12 @@ def test_a_truncated_adapter(copied):
         SamedForSemanticSegmentation.from_pretrained(copied)
 
 
-def test_an_adapter_with_a_tensor_missing(copied):
+@pytest.mark.parametrize("part", ["lora_A", "mask_decoder.upscale_conv1.bias", "no_mask_embed"])
+def test_an_adapter_with_a_tensor_missing(copied, part):
     tensors = load_file(copied / "adapter_model.safetensors")
-    del tensors[next(key for key in tensors if "lora_A" in key)]
+    del tensors[next(key for key in tensors if part in key)]
     save_file(tensors, copied / "adapter_model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"1 tensors are missing .*lora_A"):
+    with pytest.raises(ValueError, match=rf"doesn't fit: \S*{part}\S* is missing\."):
         SamedForSemanticSegmentation.from_pretrained(copied)
 
 
@@ -164,3 +165,58 @@ def test_saving_over_a_file(tiny_model, tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ValueError, match="save_directory is the file"):
         tiny_model.save_pretrained(tmp_path / "file")
+
+
+def test_what_transformers_takes(tiny_sam, tiny_adapter, tmp_path):
+    load = SamedForSemanticSegmentation.from_pretrained
+    for source in (tiny_sam, tiny_adapter):
+        model, info = load(source, output_loading_info=True, output_hidden_states=True, dice_weight=0.5)
+        assert info["missing_keys"] == info["unexpected_keys"] == set()
+        assert (model.config.output_hidden_states, model.config.dice_weight) == (True, 0.5)
+        pixels = torch.zeros(1, 3, model.config.image_size, model.config.image_size)
+        assert len(model(pixels).hidden_states) == 5
+    model = load(tiny_sam, vision_config={"image_size": 64, "window_size": 3})
+    assert (model.config.image_size, model.sam.vision_encoder.layers[0].attn.window_size) == (64, 3)
+    assert model.sam.mask_decoder.config.num_multimask_outputs == 1
+    again = load(None, config=model.config, state_dict=model.state_dict())
+    assert torch.equal(logits(again), logits(model))
+    model.half().save_pretrained(tmp_path)
+    assert load(tmp_path, dtype="auto").dtype == load(tmp_path).dtype == torch.float16
+    assert load(tiny_adapter, id2label={0: "background", 1: "x", 2: "y"}).config.label2id["y"] == 2
+
+
+def test_another_number_of_labels(tiny_model, tiny_adapter, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    load = SamedForSemanticSegmentation.from_pretrained
+    with pytest.raises(ValueError, match="predicts 3 labels, but id2label or num_labels asks for 5"):
+        load(tmp_path, num_labels=5)
+    model, info = load(tmp_path, num_labels=5, ignore_mismatched_sizes=True, output_loading_info=True)
+    assert logits(model).shape[1] == 5
+    assert any("mask_tokens" in key for key, *_ in info["mismatched_keys"])
+    with pytest.raises(ValueError, match=r"predicts 3 labels, but its config\.json, or .*, has 5"):
+        load(tiny_adapter, num_labels=5)
+    # An adapter brings its own label heads: those of its base may be others.
+    base = load(tmp_path, num_labels=7, ignore_mismatched_sizes=True)
+    base.save_pretrained(tmp_path / "base")
+    torch.testing.assert_close(
+        logits(load(tiny_adapter, base_model_name_or_path=tmp_path / "base")),
+        logits(load(tiny_adapter)),
+        rtol=0,
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("not enough memory")])
+def test_memory_is_not_told_as_damage(tiny_adapter, tiny_sam, error, monkeypatch):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(SamedForSemanticSegmentation, "_load_pretrained_model", fail)
+    for source in (tiny_sam, tiny_adapter):
+        with pytest.raises(type(error), match=str(error)):
+            SamedForSemanticSegmentation.from_pretrained(source)
+
+
+def test_the_meta_device_is_refused_by_transformers(tiny_adapter):
+    with torch.device("meta"), pytest.raises(RuntimeError, match="meta device context manager"):
+        SamedForSemanticSegmentation.from_pretrained(tiny_adapter)

@@ -88,7 +88,7 @@ def test_a_failed_load_leaves_the_model_unchanged(saved, tiny_sam, tmp_path):
     larger = save_adapter(tiny_sam, tmp_path / "larger", LABELS["few"], 3, image_size=128)
     for directory, message in (
         (damaged, "can't be loaded"),
-        (other, "can't be loaded"),
+        (other, "predicts 4 labels, but its config.json.* has 2"),
         (larger, "trained at 128 pixels, the model is built for 64"),
     ):
         with pytest.raises(ValueError, match=message):

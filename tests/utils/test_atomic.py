@@ -1,5 +1,6 @@
 import os
 import stat
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -205,3 +206,36 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path):
     remove_leftovers(tmp_path)
     assert names(tmp_path) == [".hidden", "best", "run"]
     assert (tmp_path / "best" / "weights").read_text() == "whole"
+
+
+@pytest.mark.parametrize("step", range(5))
+def test_atomic_update_removes_obsolete_files_or_nothing(tmp_path, monkeypatch, step):
+    old = {"a.bin": "old", "config.json": "old", "sub/obsolete.json": "old", "obsolete.bin": "old", "other": "old"}
+    for name, text in old.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    done = []
+
+    def count(change):
+        def step_or_fail(*arguments):
+            if len(done) == step and "backup" not in str(arguments[0]):
+                monkeypatch.undo()
+                raise OSError("disk full")
+            done.append(arguments)
+            return change(*arguments)
+
+        return step_or_fail
+
+    monkeypatch.setattr("os.replace", count(os.replace))
+    unlink = Path.unlink
+    monkeypatch.setattr(Path, "unlink", lambda self, missing_ok=False: count(unlink)(self, missing_ok))
+    obsolete = ["sub/obsolete.json", "obsolete.bin"]
+    with (
+        pytest.raises(OSError, match="disk full") if step < 4 else nullcontext(),
+        atomic_update(tmp_path, obsolete=lambda written: obsolete) as temporary,
+    ):
+        (temporary / "a.bin").write_text("new")
+        (temporary / "config.json").write_text("new")
+    expected = old if step < 4 else {"a.bin": "new", "config.json": "new", "other": "old"}
+    assert {str(p.relative_to(tmp_path)): p.read_text() for p in tmp_path.rglob("*") if p.is_file()} == expected
+    assert (tmp_path / "sub").exists() == (step < 4)
