@@ -80,41 +80,41 @@ def write_card(
     """
     directory = Path(directory)
     name = name or directory.resolve().name
-    metrics = read_json(directory / "metrics.json")
-    settings = read_json(directory / "training_settings.json")
-    licenses = _check_licenses({key: (licenses or {}).get(key) or settings.get(key) for key in LICENSES})
-    run = settings.pop("run", {})
-    data = run.get("data", _UNKNOWN_DATA)
-    adapter = _describe_adapter(directory)
-    examples = sorted(path.relative_to(directory).as_posix() for path in directory.glob("examples/*.png"))
-    trained_on = settings.get("cases", {}).get("train")
-    context = {
-        "name": name,
-        "processor": read_json(directory / "preprocessor_config.json"),
-        "data": data,
-        "run": run,
-        "settings": {
-            key: value
-            for key, value in settings.items()
-            if value is not None and key not in PRIVATE_SETTINGS | _NOT_ON_CARD and not key.startswith("hub_")
-        },
-        "deviations": settings.get("deviations"),
-        "metrics": metrics,
-        "seen": len({*trained_on} & {*metrics["per_case"]}) if trained_on and metrics else None,
-        "images": [path.name for path in directory.glob("*.png")],
-        "source": source or package_source(),
-        **licenses,
-        **adapter,
-    }
-    dataset = settings.get("dataset_name")
+    context = _context(directory, licenses or {}) | {"name": name, "source": source or package_source()}
     card = ModelCard.from_template(
-        _metadata(context, dataset if dataset and is_hub_id(dataset) else None, examples),
+        _metadata(context),
         template_str=resources.files(__package__).joinpath("templates/model_card.md").read_text(encoding="utf-8"),
         **_escape(context),
     )
     file = directory / "README.md"
     present = file.read_text(encoding="utf-8") if file.is_file() else ""
-    write_text(file, _merge(str(card), present, is_licensed=bool(licenses["license"])))
+    write_text(file, _merge(str(card), present, is_licensed=bool(context["license"])))
+
+
+def _context(directory: Path, licenses: Mapping[str, str | None]) -> dict[str, Any]:
+    """The template's variables, but for name and source."""
+    metrics, settings = (read_json(directory / f"{name}.json") for name in ("metrics", "training_settings"))
+    run, dataset = settings.pop("run", {}), settings.get("dataset_name")
+    trained_on = settings.get("cases", {}).get("train")
+    shown = {
+        key: value
+        for key, value in settings.items()
+        if value is not None and key not in PRIVATE_SETTINGS | _NOT_ON_CARD and not key.startswith("hub_")
+    }
+    return {
+        "processor": read_json(directory / "preprocessor_config.json"),
+        "data": run.get("data", _UNKNOWN_DATA),
+        "dataset": dataset if dataset and is_hub_id(dataset) else None,
+        "run": run,
+        "settings": shown,
+        "deviations": settings.get("deviations"),
+        "metrics": metrics,
+        "seen": len({*trained_on} & {*metrics["per_case"]}) if trained_on and metrics else None,
+        "images": [path.name for path in directory.glob("*.png")],
+        "examples": sorted(path.relative_to(directory).as_posix() for path in directory.glob("examples/*.png")),
+        **_check_licenses({key: licenses.get(key) or settings.get(key) for key in LICENSES}),
+        **_describe_adapter(directory),
+    }
 
 
 def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
@@ -218,13 +218,13 @@ def is_hub_id(name: str) -> bool:
     return bool(re.fullmatch(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*", name)) and not Path(name).exists()
 
 
-def _metadata(context: Mapping[str, Any], dataset: str | None, examples: list[str]) -> ModelCardData:
-    metrics, base = context["metrics"], context["base_model"]
+def _metadata(context: Mapping[str, Any]) -> ModelCardData:
+    metrics, base, dataset = context["metrics"], context["base_model"], context["dataset"]
     optional: dict[str, Any] = {}
     if dataset:
         optional["datasets"] = [dataset]
-    if examples:
-        optional["widget"] = [{"src": path, "example_title": Path(path).stem} for path in examples]
+    if context["examples"]:
+        optional["widget"] = [{"src": path, "example_title": Path(path).stem} for path in context["examples"]]
     return ModelCardData(
         library_name="samed_hf",
         pipeline_tag="image-segmentation",

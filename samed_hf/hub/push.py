@@ -14,7 +14,7 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, RevisionNotFoundError
 from huggingface_hub.utils import httpx
 
-from .card import is_hub_id, read_json
+from .card import PRIVATE_SETTINGS, is_hub_id, read_json
 from .repository import ADAPTER_FILES, OUTDATED, check_adapter, check_source, lay_out_repository, refuse_links
 
 __all__ = ["push_adapter"]
@@ -72,22 +72,30 @@ def push_adapter(
     check_adapter(directory, dtype)
     check_source(source, required=with_handler)
     licenses = {"license": license, "base_license": base_license, "data_license": data_license}
-    values = {"dtype": dtype if dtype != "float32" else None, "base_model": base_model, "base_revision": base_revision}
-    values |= {"source": source, "revision": revision} | licenses
-    switches = {"private": private, "pictures": images, "with_handler": with_handler, "create_pr": create_pr}
-    words = [word for flag, value in values.items() if value for word in (f"--{flag}", value)]
-    words += [f"--{flag}" for flag, given in switches.items() if given]
-    command = shlex.join(["samed-hf", "push", str(directory), "--repo_id", repo_id, *words])
+    command = _command(
+        directory,
+        repo_id,
+        dtype=dtype if dtype != "float32" else None,
+        base_model=base_model,
+        base_revision=base_revision,
+        source=source,
+        revision=revision,
+        **licenses,
+        private=private,
+        pictures=images,
+        with_handler=with_handler,
+        create_pr=create_pr,
+    )
     with tempfile.TemporaryDirectory() as temporary, _one_line_errors(directory, repo_id, command):
         api = HfApi(token=token)
         repo_id, is_private = _create(api, repo_id, private)
-        staged = Path(temporary) / "repository"
-        lay_out_repository(
+        base = (base_model, base_revision) if base_model else _push_random_base(api, directory, repo_id, is_private)
+        staged = lay_out_repository(
             directory,
-            staged,
+            Path(temporary) / "repository",
             repo_id=repo_id,
             dtype=dtype,
-            base=(base_model, base_revision) if base_model else _push_random_base(api, directory, repo_id, is_private),
+            base=base,
             images=images,
             source=source,
             with_handler=with_handler,
@@ -96,16 +104,30 @@ def push_adapter(
             card=_present_card(api, repo_id, revision, Path(temporary)),
         )
         _refuse_secrets(staged, directory, token)
-        if revision is not None and not create_pr and not revision.startswith("refs/pr/"):
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
-        commit = api.upload_folder(
-            folder_path=staged,
-            repo_id=repo_id,
-            commit_message=commit_message,
-            delete_patterns=OUTDATED,
-            revision=revision,
-            create_pr=create_pr,
-        )
+        return _upload(api, repo_id, staged, commit_message, revision, create_pr)
+
+
+def _command(directory: Path, repo_id: str, **flags: str | bool | None) -> str:
+    """The command line of the same upload, without the token."""
+    words = ["samed-hf", "push", str(directory), "--repo_id", repo_id]
+    for flag, value in flags.items():
+        if value:
+            words += [f"--{flag}"] if value is True else [f"--{flag}", value]
+    return shlex.join(words)
+
+
+def _upload(api: HfApi, repo_id: str, staged: Path, commit_message: str, revision: str | None, create_pr: bool) -> str:
+    """Commit the files, without those of earlier uploads, and return the address of the repository or pull request."""
+    if revision is not None and not create_pr and not revision.startswith("refs/pr/"):
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    commit = api.upload_folder(
+        folder_path=staged,
+        repo_id=repo_id,
+        commit_message=commit_message,
+        delete_patterns=OUTDATED,
+        revision=revision,
+        create_pr=create_pr,
+    )
     return commit.pr_url or f"{api.endpoint}/{repo_id}"
 
 
@@ -162,7 +184,10 @@ def _push_random_base(api: HfApi, directory: Path, repo_id: str, private: bool) 
 
 def _refuse_secrets(staged: Path, directory: Path, token: str | None) -> None:
     """Raise a `ValueError` if a file to upload contains a path of this machine or a token."""
-    secrets = {str(directory.resolve()), str(Path.home()), token or get_token() or ""} - {"", "/"}
+    settings = read_json(directory / "training_settings.json")
+    secrets = {str(directory.resolve()), str(Path.home()), token or get_token() or ""}
+    paths = [str(settings[key]) for key in PRIVATE_SETTINGS - {"cases"} if settings.get(key)]
+    secrets |= {path for path in paths if path.startswith("/") and path.count("/") > 1}
     for file in staged.rglob("*"):
         if file.suffix in (".json", ".md", ".csv", ".txt", ".py"):
             text = file.read_text(encoding="utf-8")

@@ -117,20 +117,13 @@ def lay_out_repository(
         card: the present `README.md` of the repository; see [`write_card`].
     """
     target.mkdir(parents=True)
-    config, adapter, settings, metrics = (
-        read_json(directory / name)
-        for name in ("config.json", ADAPTER_FILES[0], "training_settings.json", "metrics.json")
-    )
-    name, revision = _public_base(directory, named_base(adapter, config), base)
+    config, adapter = (read_json(directory / name) for name in ("config.json", ADAPTER_FILES[0]))
+    settings = read_json(directory / "training_settings.json")
+    name, commit = _public_base(directory, named_base(adapter, config), base)
     adapter |= {"base_model_name_or_path": repo_id, "revision": None, "auto_mapping": AUTO_MAPPING, "task_type": None}
     _write_json(target / ADAPTER_FILES[0], _without_paths(adapter))
     _write_weights(directory / ADAPTER_FILES[1], target / ADAPTER_FILES[1], dtype)
-    cases = [case for split in settings.get("cases", {}).values() for case in split]
-    numbers = {case: f"case {n}" for n, case in enumerate(dict.fromkeys([*cases, *metrics.get("per_case", {})]), 1)}
-    if settings:
-        _write_json(target / "training_settings.json", _public_settings(settings, numbers, dataset))
-    if metrics:
-        _write_metrics(target, metrics, numbers)
+    _write_reports(directory, target, settings, dataset)
     if processor := read_json(directory / "preprocessor_config.json"):
         _write_json(target / "preprocessor_config.json", _without_paths(processor))
     _copy_images(directory, target, _images_to_upload(directory, settings, images))
@@ -141,12 +134,23 @@ def lay_out_repository(
         logger.warning("%s has no config.json: the repository gets no card, and loading it needs id2label", directory)
         return target
     config.pop("_name_or_path", None)
-    bases = {"base_model_name_or_path": name, "base_model_revision": revision}
+    bases = {"base_model_name_or_path": name, "base_model_revision": commit}
     _write_json(target / "config.json", _without_paths(config) | bases)
     if card or (card := _local_card(directory / "README.md")):
         (target / "README.md").write_text(card, encoding="utf-8")
     write_card(target, name=repo_id, licenses=licenses, source=source)
     return target
+
+
+def _write_reports(directory: Path, target: Path, settings: dict[str, Any], dataset: str | None) -> None:
+    """Write settings and scores, with the same number for a case in each."""
+    metrics = read_json(directory / "metrics.json")
+    named = [case for split in settings.get("cases", {}).values() for case in split]
+    numbers = {case: f"case {n}" for n, case in enumerate(dict.fromkeys([*named, *metrics.get("per_case", {})]), 1)}
+    if settings:
+        _write_json(target / "training_settings.json", _public_settings(settings, numbers, dataset))
+    if metrics:
+        _write_metrics(target, metrics, numbers)
 
 
 def _public_settings(settings: dict[str, Any], numbers: dict[str, str], dataset: str | None) -> dict[str, Any]:
@@ -158,8 +162,9 @@ def _public_settings(settings: dict[str, Any], numbers: dict[str, str], dataset:
         public["dataset_name"] = dataset
     run = dict(settings.get("run", {}))
     paths = [Path(value) for key in ("data_dir", "dataset_name") if (value := settings.get(key)) and value != dataset]
-    if run.get("data") in {name for path in paths for name in (path.name, path.resolve().name)}:
-        del run["data"]  # the directory's name: the data set states none
+    names = {name for path in paths for name in (path.name, path.resolve().name)}
+    if run.get("data") in names or names & {"", ".."}:
+        run.pop("data", None)  # the directory's name: the data set states none
     return _without_paths(public | ({"run": run} if run else {}))
 
 

@@ -7,11 +7,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
-from huggingface_hub import constants
+from huggingface_hub import ModelCard, constants
 from safetensors.torch import load, load_file
 
 from samed_hf.cli import main
 from samed_hf.hub import push_adapter
+
+from ..loopback_hub import Repository
 
 METRICS = {
     "protocol": "strict",
@@ -290,3 +292,111 @@ def test_a_branch_and_a_pull_request_leave_main_as_it_is(hub, adapter):
     assert address == f"{hub.url}/ward/discs/discussions/1"
     assert json.loads(hub.files("ward/discs", "refs/pr/1")["metrics.json"])["protocol"] == "samed"
     assert hub.repositories["ward/discs"].refs["main"] == before
+
+
+def write_json(directory, **files):
+    for name, content in files.items():
+        (directory / f"{name}.json").write_text(json.dumps(content))
+
+
+def everything(hub, name="ward/discs"):
+    """The texts of a repository's files, by path."""
+    files = hub.files(name).items()
+    return {path: content.decode() for path, content in files if not path.endswith((".safetensors", ".png"))}
+
+
+def test_no_name_of_a_case_or_a_directory_is_uploaded(hub, adapter, tmp_path):
+    patients = ["Doe_Jane", "Roe_Richard", "Poe_Edgar"]
+    score = {"dice": 0.5, "hd95": None}
+    metrics = {"per_case": {"Poe_Edgar": {"disc": score}, "Loe_Lou": {"disc": score}}}
+    settings = {
+        "data_dir": str(tmp_path / "oncology7"),
+        "cache_dir": "~/oncology7/cache",
+        "some_new_setting": "/srv/oncology7",
+        "some_list": ["./oncology7", "C:\\\\oncology7", "fine"],
+        "cases": {"train": patients[:2], "validation": [], "test": patients[2:]},
+        "run": {"data": "oncology7", "synthetic": False, "code": {"path": "../oncology7", "revision": "0123abc"}},
+    }
+    config = json.loads((adapter / "config.json").read_text()) | {"_name_or_path": "/srv/oncology7"}
+    processor = json.loads((adapter / "preprocessor_config.json").read_text()) | {"origin": "/srv/oncology7"}
+    write_json(adapter, metrics=METRICS | metrics | {"adapter": "/srv/oncology7"}, training_settings=settings)
+    write_json(adapter, config=config, preprocessor_config=processor)
+    (adapter / "metrics.csv").write_text("case,label,dice,hd95\nDoe_Jane,disc,0.5,\n")
+    (adapter / "examples" / "case0006-slice-3.png").rename(adapter / "examples" / "Poe_Edgar-slice-3.png")
+    push_adapter(adapter, "ward/discs", images=True, **BASE)
+    texts = everything(hub)
+    for secret in (*patients, "Loe_Lou", "oncology7"):
+        assert [path for path, text in texts.items() if secret in text] == []
+        assert not any(secret in path for path in hub.files("ward/discs"))
+    assert list(json.loads(texts["metrics.json"])["per_case"]) == ["case 3", "case 4"]
+    assert texts["metrics.csv"].splitlines()[1:] == ["case 3,disc,0.5,", "case 4,disc,0.5,"]
+    public = json.loads(texts["training_settings.json"])
+    assert public["cases"] == {"train": ["case 1", "case 2"], "validation": [], "test": ["case 3"]}
+    assert (public["some_list"], public["run"]["code"]) == (["fine"], {"revision": "0123abc"})
+    assert "2 cases, none of them trained on" in texts["README.md"]
+
+
+def test_private_for_a_public_repository_is_refused(hub, adapter):
+    push_adapter(adapter, "ward/open", **BASE)
+    before = hub.files("ward/open")
+    with pytest.raises(ValueError, match="private is given, but 'ward/open' exists and is public"):
+        push_adapter(adapter, "ward/open", private=True, **BASE)
+    assert hub.files("ward/open") == before
+
+
+def test_the_base_of_a_private_repository_is_private(hub, adapter, tiny_sam):
+    hub.repositories["ward/closed"] = Repository(private=True)
+    hub.repositories["ward/closed"].commit({})
+    shutil.copytree(tiny_sam, adapter / "base_model")
+    config = json.loads((adapter / "adapter_config.json").read_text()) | {"base_model_name_or_path": "./base_model"}
+    write_json(adapter, adapter_config=config, training_settings={"run": {"random_base": True}})
+    push_adapter(adapter, "ward/closed", token="hf_test")
+    assert hub.repositories["ward/closed-base"].private
+
+
+def test_data_sets_are_named_if_everyone_can_see_them(hub, adapter):
+    hub.repositories["lab/scans"] = Repository()
+    hub.repositories["lab/secret"] = Repository(private=True)
+    for repository in ("lab/scans", "lab/secret"):
+        hub.repositories[repository].commit({})
+    for name, expected in (("lab/scans", ["lab/scans"]), ("lab/secret", None), ("lab/none", None)):
+        settings = {"dataset_name": name, "run": {"data": name.split("/")[1], "synthetic": True}}
+        write_json(adapter, training_settings=settings)
+        push_adapter(adapter, name.replace("lab", "ward"), **BASE)
+        texts = everything(hub, name.replace("lab", "ward"))
+        assert ModelCard(texts["README.md"]).data.to_dict().get("datasets") == expected
+        assert [path for path in texts if name in texts[path]] == (
+            ["README.md", "training_settings.json"] if expected else []
+        )
+        assert f"Trained on {name.split('/')[1]}" in texts["README.md"] or not expected
+
+
+def test_a_card_that_was_edited_on_the_hub_is_kept_and_old_scores_are_not(hub, adapter):
+    push_adapter(adapter, "ward/discs", license="mit", **BASE)
+    files = dict(hub.files("ward/discs"))
+    edited = files["README.md"].decode().replace("license: mit", "license: cc-by-4.0\nlanguage: en") + "\nOur words.\n"
+    hub.repositories["ward/discs"].commit(files | {"README.md": edited.encode(), "figure.png": b"png"})
+    for name in ("metrics.json", "metrics.csv"):
+        (adapter / name).unlink()
+    push_adapter(adapter, "ward/discs", **BASE)
+    files = hub.files("ward/discs")
+    card = ModelCard(files["README.md"].decode())
+    assert card.text.rstrip().endswith("Our words.")
+    assert "there are no scores" in card.text
+    assert (card.data.license, card.data.language, card.data.eval_results) == ("cc-by-4.0", "en", None)
+    assert "figure.png" in files
+    assert not {"metrics.json", "metrics.csv"} & set(files)
+
+
+def test_the_source_that_others_install_from(hub, adapter, monkeypatch):
+    monkeypatch.setattr("samed_hf.hub.repository.package_source", lambda: None)
+    with pytest.raises(ValueError, match="with_handler is given, but the source"):
+        push_adapter(adapter, "ward/discs", with_handler=True, **BASE)
+    with pytest.raises(ValueError, match="source is 'samed_hf'"):
+        push_adapter(adapter, "ward/discs", source="samed_hf", **BASE)
+    assert hub.repositories == {}
+    push_adapter(adapter, "ward/discs", with_handler=True, source=SOURCE, **BASE)
+    texts = everything(hub)
+    assert texts["requirements.txt"] == f"samed_hf @ {SOURCE}\n"
+    assert f'pip install "samed_hf @ {SOURCE}"' in texts["README.md"]
+    assert "pip install samed_hf" not in texts["README.md"]
