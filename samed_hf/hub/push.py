@@ -14,7 +14,7 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, RevisionNotFoundError
 from huggingface_hub.utils import httpx
 
-from .card import is_hub_id, read_json
+from .card import PRIVATE_SETTINGS, is_hub_id, read_json
 from .repository import ADAPTER_FILES, OUTDATED, check_adapter, check_source, lay_out_repository, refuse_links
 
 __all__ = ["push_adapter"]
@@ -184,7 +184,10 @@ def _push_random_base(api: HfApi, directory: Path, repo_id: str, private: bool) 
 
 def _refuse_secrets(staged: Path, directory: Path, token: str | None) -> None:
     """Raise a `ValueError` if a file to upload contains a path of this machine or a token."""
-    secrets = {str(directory.resolve()), str(Path.home()), token or get_token() or ""} - {"", "/"}
+    settings = read_json(directory / "training_settings.json")
+    secrets = {str(directory.resolve()), str(Path.home()), token or get_token() or ""}
+    paths = [str(settings[key]) for key in PRIVATE_SETTINGS - {"cases"} if settings.get(key)]
+    secrets |= {path for path in paths if path.startswith("/") and path.count("/") > 1}
     for file in staged.rglob("*"):
         if file.suffix in (".json", ".md", ".csv", ".txt", ".py"):
             text = file.read_text(encoding="utf-8")

@@ -20,7 +20,7 @@ _ROOT = Path(__file__).parents[2]
 
 # Tests that fail for SAM or SegFormer too, with the reason.
 _KNOWN = {
-    "test_hidden_states_output": "expects (batch, tokens, channels); SAM's encoder returns (batch, height, width, channels)",
+    "test_hidden_states_output": "expects (batch, tokens, channels); SAM's encoder returns (batch, y, x, channels)",
     "test_model_get_set_embeddings": "expects an embedding of tokens; image encoders embed patches by a convolution",
     "test_safe_merge": "saves the state dict by safetensors alone, which refuses the positions that SAM shares",
 }
