@@ -14,10 +14,10 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, RevisionNotFoundError
 from huggingface_hub.utils import httpx
 
-from .card import is_hub_id, read_json
+from .card import PRIVATE_SETTINGS, is_hub_id, read_json
 from .repository import ADAPTER_FILES, OUTDATED, check_adapter, check_source, lay_out_repository, refuse_links
 
-__all__ = ["push_adapter"]
+__all__ = ["create_repository", "push_adapter"]
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def push_adapter(
     )
     with tempfile.TemporaryDirectory() as temporary, _one_line_errors(directory, repo_id, command):
         api = HfApi(token=token)
-        repo_id, is_private = _create(api, repo_id, private)
+        repo_id, is_private = create_repository(api, repo_id, private)
         base = (base_model, base_revision) if base_model else _push_random_base(api, directory, repo_id, is_private)
         staged = lay_out_repository(
             directory,
@@ -131,7 +131,7 @@ def _upload(api: HfApi, repo_id: str, staged: Path, commit_message: str, revisio
     return commit.pr_url or f"{api.endpoint}/{repo_id}"
 
 
-def _create(api: HfApi, repo_id: str, private: bool | None) -> tuple[str, bool]:
+def create_repository(api: HfApi, repo_id: str, private: bool | None) -> tuple[str, bool]:
     """Create a repository if there is none; return its full name and whether it is private."""
     name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     is_private = bool(api.model_info(name).private)
@@ -174,7 +174,7 @@ def _push_random_base(api: HfApi, directory: Path, repo_id: str, private: bool) 
     files = ["config.json", "model.safetensors", "preprocessor_config.json"]
     # A run that pushes while it trains names its base by an absolute path.
     refuse_links(base if Path(own).is_absolute() else directory, [base / file for file in files])
-    name, _ = _create(api, f"{repo_id}-base", private)
+    name, _ = create_repository(api, f"{repo_id}-base", private)
     commit = api.upload_folder(
         folder_path=base, repo_id=name, allow_patterns=files, commit_message="Upload SAM of random weights"
     )
@@ -184,7 +184,10 @@ def _push_random_base(api: HfApi, directory: Path, repo_id: str, private: bool) 
 
 def _refuse_secrets(staged: Path, directory: Path, token: str | None) -> None:
     """Raise a `ValueError` if a file to upload contains a path of this machine or a token."""
-    secrets = {str(directory.resolve()), str(Path.home()), token or get_token() or ""} - {"", "/"}
+    settings = read_json(directory / "training_settings.json")
+    secrets = {str(directory.resolve()), str(Path.home()), token or get_token() or ""}
+    paths = [str(settings[key]) for key in PRIVATE_SETTINGS - {"cases"} if settings.get(key)]
+    secrets |= {path for path in paths if path.startswith("/") and path.count("/") > 1}
     for file in staged.rglob("*"):
         if file.suffix in (".json", ".md", ".csv", ".txt", ".py"):
             text = file.read_text(encoding="utf-8")

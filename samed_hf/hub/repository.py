@@ -162,8 +162,9 @@ def _public_settings(settings: dict[str, Any], numbers: dict[str, str], dataset:
         public["dataset_name"] = dataset
     run = dict(settings.get("run", {}))
     paths = [Path(value) for key in ("data_dir", "dataset_name") if (value := settings.get(key)) and value != dataset]
-    if run.get("data") in {name for path in paths for name in (path.name, path.resolve().name)}:
-        del run["data"]  # the directory's name: the data set states none
+    names = {name for path in paths for name in (path.name, path.resolve().name)}
+    if run.get("data") in names or names & {"", ".."}:
+        run.pop("data", None)  # the directory's name: the data set states none
     return _without_paths(public | ({"run": run} if run else {}))
 
 

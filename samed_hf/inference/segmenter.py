@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..model.download import describe_access
 from ..model.image_processing_samed import SamedImageProcessor
 from ..model.modeling_samed import SamedForSemanticSegmentation
 from ..model.precision import default_device, resolve_dtype
@@ -101,9 +102,9 @@ def load_model(
     except (FileNotFoundError, ConnectionError):
         raise
     except OSError as error:
+        advice = describe_access(adapter, error) or "Expected the directory of an adapter or a Hub id USER/NAME."
         raise FileNotFoundError(
-            f"ADAPTER {adapter!r} can't be loaded: expected the directory of an adapter or a Hub id USER/NAME. "
-            f"({str(error).splitlines()[0]})"
+            f"ADAPTER {adapter!r} can't be loaded. {advice} ({str(error).splitlines()[0]})"
         ) from error
     if model.image_processor is None:
         raise ValueError(

@@ -71,10 +71,13 @@ def segment_volume(
         raise ValueError(f"The scan holds {bad} NaN or infinite values: expected finite intensities; replace them.")
     slices = cut_image(volume) if is_image else cut_slices(volume, segmenter.processor)
     (limits or InputLimits.local()).check_slices(volume.path or "The scan", slices.shape)
-    maps = _segment_slices(segmenter, slices, batch_size, tta, is_image, progress, probabilities, confidence_dtype)
+    labels, confidence, softmax = _segment_slices(
+        segmenter, slices, batch_size, tta, is_image, progress, probabilities, confidence_dtype
+    )
     join = join_image if is_image else partial(join_slices, volume=volume, processor=segmenter.processor)
-    labels, confidence = (np.ascontiguousarray(join(array)) for array in maps[:2])
-    return Segmentation(labels, confidence, None if maps.probabilities is None else join(maps.probabilities))
+    labels = np.ascontiguousarray(join(labels))  # one after the other, so that only one of them is there twice
+    confidence = np.ascontiguousarray(join(confidence))
+    return Segmentation(labels, confidence, None if softmax is None else join(softmax))
 
 
 @torch.inference_mode()

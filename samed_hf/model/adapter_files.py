@@ -27,7 +27,7 @@ from .configuration_samed import SamedConfig, report_wrong_types
 from .download import fetch_file, fetch_json
 from .image_processing_samed import SamedImageProcessor
 
-__all__ = ["BASE_DIRECTORY", "AdapterFiles", "LoadedAdapter", "check_fits", "check_same_base"]
+__all__ = ["BASE_DIRECTORY", "AdapterFiles", "LoadedAdapter", "check_fits", "check_not_offloaded", "check_same_base"]
 __all__ += ["find_image_processor", "label_count", "load_weights", "report_damage", "write_base_path"]
 
 logger = logging.get_logger(__name__)
@@ -188,11 +188,15 @@ def check_fits(
             f"The adapter {source!r} predicts {label_count(adapter.weights)} labels, but its config.json, or the "
             f"id2label or num_labels given, has {own.num_labels}: expected as many."
         )
-    whole = [part for part in ("mask_decoder", "prompt_encoder") if adapter.peft_config.modules_to_save]
-    if any(weight.is_meta for part in whole for weight in model.get_submodule(f"sam.{part}").parameters()):
+    check_not_offloaded(model)
+
+
+def check_not_offloaded(model: nn.Module) -> None:
+    """Raise a `ValueError` if weights are offloaded: PEFT would put an adapter's on the meta device too."""
+    if any(weight.is_meta for weight in model.parameters()):
         raise ValueError(
-            f"The adapter {source!r} replaces modules that device_map offloads: keep sam.mask_decoder and "
-            "sam.prompt_encoder on a device. They are small; sam.vision_encoder can be offloaded."
+            "A model that device_map offloads to the CPU or the disk takes no adapter: load both without device_map, "
+            "call merge_and_unload and save_pretrained, and load what was saved with device_map."
         )
 
 

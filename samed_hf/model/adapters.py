@@ -16,7 +16,7 @@ from torch import nn
 from transformers.integrations.peft import PeftAdapterMixin
 from transformers.utils import logging
 
-from .adapter_files import AdapterFiles, LoadedAdapter, check_fits, load_weights, report_damage
+from .adapter_files import AdapterFiles, LoadedAdapter, check_fits, check_not_offloaded, load_weights, report_damage
 from .configuration_samed import SamedConfig, report_wrong_types
 from .download import DOWNLOAD_OPTIONS, pin_revision
 from .fingerprint import base_fingerprint
@@ -214,6 +214,8 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
     def add_adapter(self, adapter_config: Any, adapter_name: str | None = None) -> None:
         """Add a fresh adapter and make it the only trainable part; see [`samed_lora_config`]."""
         name = adapter_name or "default"
+        if hasattr(self, "hf_device_map"):
+            check_not_offloaded(self)
         base = base_fingerprint(self)
         self._adapters.setdefault(None, (copy.deepcopy(self.config), self.image_processor))
         self._fuse_projections(False)

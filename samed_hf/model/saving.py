@@ -14,7 +14,7 @@ from transformers.models.sam.modeling_sam import SamPreTrainedModel
 from transformers.utils.hub import PushToHubMixin
 
 from ..hub.obsolete import obsolete_files
-from ..hub.push import push_adapter
+from ..hub.push import create_repository, push_adapter
 from ..utils.atomic import atomic_update
 from .adapter_files import BASE_DIRECTORY, write_base_path
 from .adapters import SamedAdapterMixin
@@ -110,6 +110,7 @@ class SavedPreTrainedModel(SamedAdapterMixin, SamPreTrainedModel):  # type: igno
                 [`~transformers.PreTrainedModel.push_to_hub`].
         """
         if not self._hf_peft_config_loaded:
+            create_repository(HfApi(token=kwargs.get("token")), repo_id, kwargs.get("private"))
             return PushToHubMixin.push_to_hub(self, repo_id, **kwargs)
         with tempfile.TemporaryDirectory() as directory:
             self.save_pretrained(directory)

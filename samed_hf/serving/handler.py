@@ -73,8 +73,10 @@ class EndpointHandler:
         height, width = size = cut(volume).shape[-2:]
         if min(size) < 2:
             raise ValueError(f"'inputs' has {height}×{width} pixels: expected at least 2 pixels each way.")
-        if batch_size is not None:
-            batch_size = min(batch_size, choose_batch_size([self.model], size))
+        fitting = choose_batch_size([self.model], size)
+        most = min(fitting, max(1, self.limits.pixels // (height * width)))  # as many pixels as an image may have
+        if batch_size is not None or most < fitting:
+            batch_size = min(batch_size or most, most)
         labels, confidence, _ = segment_volume(
             self.segmenter,
             volume,

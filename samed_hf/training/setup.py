@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
-from transformers import PreTrainedConfig
+from transformers.utils import CONFIG_NAME
 from transformers.utils.hub import resolve_revision
 
 from ..data import CaseDataset, CaseStore, make_processor
 from ..data.processor import slice_side
 from ..model import SamedConfig, SamedForSemanticSegmentation, SamedImageProcessor, make_random_sam, samed_lora_config
+from ..model.download import describe_access, fetch_json
 from ..model.lora import cast_frozen
 from ..utils.atomic import atomic_directory, write_text
 from .arguments import ResolvedTrainingArguments, SamedTrainingArguments
@@ -190,7 +191,7 @@ def _check_base(args: ResolvedTrainingArguments) -> None:
         # The adapter stores it, and may be loaded from another working directory.
         base = args.model_name_or_path = str(Path(base).resolve())
     try:
-        content, _ = PreTrainedConfig.get_config_dict(base, revision=args.model_revision, token=args.hub_token)
+        content = fetch_json(base, CONFIG_NAME, {"revision": args.model_revision, "token": args.hub_token})
         if not content:
             raise OSError("it has no config.json")
         if content.get("model_type") == SamedConfig.model_type:
@@ -199,10 +200,12 @@ def _check_base(args: ResolvedTrainingArguments) -> None:
                 "facebook/sam-vit-base."
             )
         SamedConfig.from_dict(content, image_size=args.image_size)
+    except ConnectionError:
+        raise
     except OSError as error:
+        advice = describe_access(base, error) or "Expected a directory or Hub id of a plain SAM: facebook/sam-vit-base."
         raise FileNotFoundError(
-            f"model_name_or_path {base!r} can't be loaded: expected a directory or Hub id of a plain SAM, e.g. "
-            f"facebook/sam-vit-base. ({str(error).splitlines()[0]})"
+            f"model_name_or_path {base!r} can't be loaded. {advice} ({str(error).splitlines()[0]})"
         ) from error
 
 

@@ -209,7 +209,7 @@ def _claimed_bytes(image: ImageFile.ImageFile) -> int:
         bits = 1 if compression == "jpeg" else sum(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
     elif image.format == "PNG":
         depth = re.search(r";(\d+)", layout)
-        bits = len(image.getbands()) * (int(depth[1]) if depth else 1 if image.mode == "1" else 8)
+        bits = len(layout.partition(";")[0]) * (int(depth[1]) if depth else 1 if layout == "1" else 8)
     return image.width * image.height * bits // 8 // _RATIOS.get(compression, sys.maxsize)
 
 

@@ -14,7 +14,7 @@ __all__ = ["InputLimitError", "InputLimits"]
 
 # Pillow opens no image of more pixels than _LOCAL has.
 _LOCAL = {"side": 65_535, "pixels": 178_956_970, "slices": 20_000, "voxels": 1 << 33, "bytes": 1 << 36}
-_SERVED = {"side": 10_000, "pixels": 25_000_000, "slices": 1024, "voxels": 1 << 28, "bytes": 1 << 30}
+_SERVED = {"side": 10_000, "pixels": 25_000_000, "slices": 512, "voxels": 1 << 27, "bytes": 1 << 30}
 
 
 class InputLimitError(ValueError):
@@ -49,7 +49,7 @@ class InputLimits:
 
     @classmethod
     def served(cls) -> InputLimits:
-        """Return the limits for what others send to a server: a CT of 1024 slices of 512 × 512, an image of 25 MP."""
+        """Return the limits for what others send to a server: a CT of 512 slices of 512 × 512, an image of 25 MP."""
         return cls._from_environment(_SERVED)
 
     @classmethod

@@ -13,6 +13,8 @@ from transformers import AutoModelForSemanticSegmentation, pipeline
 from samed_hf import SamedForSemanticSegmentation
 from samed_hf.hub import lay_out_repository
 from samed_hf.inference.segmenter import load_model
+from samed_hf.training import SamedTrainingArguments
+from samed_hf.training.setup import set_up_run
 
 from .conftest import lay_out
 
@@ -154,9 +156,11 @@ def test_every_file_is_read_at_one_commit(hub, published, old):
     assert read == {("/me/discs", commit), ("/lab/sam", base)}
 
 
-def test_a_gated_base_names_the_token(hub, published):
+def test_a_gated_base_names_the_token(hub, published, tmp_path):
     published("me/discs")
     hub.repositories["lab/sam"].gated = True
+    with pytest.raises(FileNotFoundError, match=r"'lab/sam'.* gated.*`hf auth login`.*token="):
+        set_up_run(SamedTrainingArguments(model_name_or_path="lab/sam", output_dir=str(tmp_path / "run")))
     with pytest.raises(FileNotFoundError, match=rf"'lab/sam'.* gated.*{hub.url}/lab/sam.*`hf auth login`.*token="):
         SamedForSemanticSegmentation.from_pretrained("me/discs")
 

@@ -249,8 +249,14 @@ def test_a_base_of_other_weights_is_noticed(tiny_adapter, tiny_sam, tmp_path, wa
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["base_fingerprint"] is None
 
 
-def test_modules_trained_whole_cannot_be_offloaded(tiny_adapter, tmp_path):
+@pytest.mark.parametrize("part", ["mask_decoder", "vision_encoder"])
+def test_an_adapter_on_an_offloaded_model(tiny_adapter, expected, tmp_path, part):
     parts = ("shared_image_embedding", "prompt_encoder", "mask_decoder", "vision_encoder")
-    devices = {f"sam.{part}": "cpu" for part in parts}
-    with pytest.raises(ValueError, match=r"keep sam\.mask_decoder"):
-        load(tiny_adapter, device_map=devices | {"sam.mask_decoder": "disk"}, offload_folder=tmp_path / "a")
+    devices = {f"sam.{name}": "disk" if name == part else "cpu" for name in parts}
+    with pytest.raises(ValueError, match="A model that device_map offloads"):
+        load(tiny_adapter, device_map=devices, offload_folder=tmp_path / "a")
+    load(tiny_adapter).merge_and_unload().save_pretrained(tmp_path / "merged")
+    merged = load(tmp_path / "merged", device_map=devices, offload_folder=tmp_path / "b")
+    torch.testing.assert_close(logits(merged), expected, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="A model that device_map offloads"):
+        merged.add_adapter(samed_lora_config(rank=2))

@@ -145,6 +145,8 @@ def test_a_pushed_merged_model_replaces_an_adapter_in_the_repository(hub, tiny_a
     assert WHOLE | {"README.md"} == set(hub.files("me/discs")) - {".gitattributes"}
     assert json.loads(hub.files("me/discs")["preprocessor_config.json"])["intensity_window"] == [-1, 1]
     assert other.image_processor.intensity_window != [-1, 1]
+    with pytest.raises(ValueError, match="exists and is public"):
+        other.push_to_hub("me/discs", token="hf_test", private=True)
 
 
 @pytest.mark.parametrize("adapter", [True, False])
@@ -152,6 +154,7 @@ def test_options_of_a_push(adapter, tiny_adapter, other, tmp_path, monkeypatch):
     calls = []
     options = {"commit_message": "Second try", "create_pr": True, "revision": "test", "private": True, "token": "t"}
     monkeypatch.setattr(saving, "push_adapter", lambda directory, repo_id, **given: calls.append((repo_id, given)))
+    monkeypatch.setattr(saving, "create_repository", lambda api, repo_id, private: calls.append(private))
     for name in ("create_repo", "list_repo_files"):
         monkeypatch.setattr(HfApi, name, lambda self, repo_id, **given: calls.append(given) or [])
     monkeypatch.setattr(

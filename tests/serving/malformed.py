@@ -102,7 +102,7 @@ def volumes() -> Payloads:
         yield f"gzip of dim {shape}", gzip.compress(nifti(dim=dims(*shape)))
     for axes in (-1, 0, 1, 2, 8, 300):
         yield f"{axes} axes", nifti(dim=dims(20, 24, 3, axes=axes))
-    for shape in ((2, 2, 32_767), (32_767, 2, 2), (1, 1, 400), (2, 2, 2000), (10_001, 2, 2), (5001, 5000, 1)):
+    for shape in ((2, 2, 32_767), (32_767, 2, 2), (1, 1, 400), (2, 2, 513), (10_001, 2, 2), (5001, 5000, 1)):
         yield f"few bytes for {shape}", gzip.compress(nifti(np.zeros(shape, np.uint8)))
     for offset in (np.nan, np.inf, -1.0, 0.0, 100.0, 1e9, 1e30):
         yield f"vox_offset {offset}", nifti(vox_offset=offset)
@@ -126,7 +126,7 @@ def archives() -> Payloads:
     zeros = gzip.compress(bytes(1 << 24))  # 16 MB; a gzip file may have many members
     head = gzip.compress(nifti(np.zeros((64, 64, 2), np.uint8)))
     yield "4 GB after the voxels", head + zeros * 256
-    yield "voxels that end early", gzip.compress(nifti(dim=dims(512, 512, 500))[:352]) + zeros * 8 + b"\0" * 500_000
+    yield "voxels that end early", gzip.compress(nifti(dim=dims(512, 512, 256))[:352]) + zeros * 8 + b"\0" * 500_000
     yield "0.4 MB for a slice of 400 MB", gzip.compress(nifti(dim=dims(20_000, 20_000, 1))[:352]) + zeros * 48
     yield "2 GB of voxels", gzip.compress(nifti(dim=dims(1024, 1024, 1000))[:352]) + zeros * 128
     yield "2 GB before the voxels", gzip.compress(nifti(vox_offset=2e9)[:352]) + zeros * 128

@@ -288,6 +288,10 @@ def test_a_request_cannot_take_more_slices_at_once_than_fit(handler, scan, monke
         with pytest.raises(ZeroDivisionError):
             handler({"inputs": nifti(scan), "parameters": {"batch_size": asked}})
     assert sizes == [None, 1, 2, 2, 2]
+    monkeypatch.setattr(handler, "limits", replace(InputLimits.served(), pixels=959))  # a slice has 480
+    with pytest.raises(ZeroDivisionError):
+        handler({"inputs": nifti(scan)})
+    assert sizes[-1] == 1
 
 
 def test_an_open_image_of_another_format_is_not_decoded(handler, tmp_path):

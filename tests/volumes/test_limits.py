@@ -17,6 +17,7 @@ from samed_hf.cli import main
 from samed_hf.inference import Segmenter, segment_volume
 from samed_hf.volumes import InputLimits, Volume, read_volume, write_volume
 from samed_hf.volumes.dicom.pixels import _frame_size
+from samed_hf.volumes.images import _claimed_bytes
 
 from ..conftest import TINY_SIZE
 from ..damage import png
@@ -104,6 +105,12 @@ def test_compressed_zeros_are_no_claim(tmp_path):
     for mode in ("1", "L", "P", "RGB", "RGBA", "I;16", "LA"):
         Image.new(mode, (1500, 1500)).save(path := tmp_path / "zeros.png", compress_level=9)
         assert read_volume(path).array.shape[:2] == (1500, 1500)
+    kinds = {0: (1, 2, 4, 8, 16), 2: (8, 16), 4: (8, 16), 6: (8, 16)}
+    for color, depth in ((color, depth) for color, depths in kinds.items() for depth in depths):
+        bits = depth * {0: 1, 2: 3, 4: 2, 6: 4}[color]
+        path.write_bytes(png(1500, 1500, depth, color, bytes((-(-1500 * bits // 8) + 1) * 1500)))
+        with Image.open(path) as image:
+            assert _claimed_bytes(image) <= path.stat().st_size
     for mode in ("1", "L", "RGB", "I;16"):
         for compression in ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"):
             Image.new(mode, (1500, 1500)).save(path := tmp_path / "zeros.tif", compression=compression)

@@ -8,14 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from models import SAM, SIZE
 from peft import BOFTConfig, IA3Config, LoHaConfig, LoKrConfig, LoraConfig, VeraConfig
 from peft_tests import test_custom_models
 from torch import nn
 from transformers import SamConfig, SamModel
 
 from samed_hf import SamedConfig, SamedForSemanticSegmentation
-
-from models import SAM, SIZE
 
 METHODS: dict[str, tuple[type, dict[str, Any]]] = {
     "LoRA": (LoraConfig, {}),
@@ -27,8 +26,15 @@ METHODS: dict[str, tuple[type, dict[str, Any]]] = {
     "VeRA": (VeraConfig, {"r": 4}),
     "BOFT": (BOFTConfig, {"boft_block_size": 4}),
 }
+<<<<<<< HEAD
 _ATTENTION = r".*vision_encoder\.layers\.\d+\.attn\."
 TARGETS = {"samed": _ATTENTION + "(q_proj|v_proj)", "sam": _ATTENTION + "qkv"}
+=======
+TARGETS = {
+    "samed": r".*vision_encoder\.layers\.\d+\.attn\.(q_proj|v_proj)",
+    "sam": r".*vision_encoder\.layers\.\d+\.attn\.qkv",
+}
+>>>>>>> main
 test_custom_models.TEST_CASES[:] = [
     (f"peer_{model} {name}", model, kind, {"target_modules": target} | options)
     for model, target in TARGETS.items()
