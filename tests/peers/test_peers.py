@@ -20,12 +20,8 @@ _ROOT = Path(__file__).parents[2]
 
 # Tests that fail for SAM or SegFormer too, with the reason.
 _KNOWN = {
-<<<<<<< HEAD
     "test_attention_outputs": "expects weights of (heads, tokens, tokens); those of SAM's blocks are of windows",
     "test_hidden_states_output": "expects (batch, tokens, channels); SAM's have height and width instead of tokens",
-=======
-    "test_hidden_states_output": "expects (batch, tokens, channels); SAM's encoder returns (batch, y, x, channels)",
->>>>>>> main
     "test_model_get_set_embeddings": "expects an embedding of tokens; image encoders embed patches by a convolution",
     "test_safe_merge": "saves the state dict by safetensors alone, which refuses the positions that SAM shares",
 }

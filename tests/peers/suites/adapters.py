@@ -26,15 +26,8 @@ METHODS: dict[str, tuple[type, dict[str, Any]]] = {
     "VeRA": (VeraConfig, {"r": 4}),
     "BOFT": (BOFTConfig, {"boft_block_size": 4}),
 }
-<<<<<<< HEAD
 _ATTENTION = r".*vision_encoder\.layers\.\d+\.attn\."
 TARGETS = {"samed": _ATTENTION + "(q_proj|v_proj)", "sam": _ATTENTION + "qkv"}
-=======
-TARGETS = {
-    "samed": r".*vision_encoder\.layers\.\d+\.attn\.(q_proj|v_proj)",
-    "sam": r".*vision_encoder\.layers\.\d+\.attn\.qkv",
-}
->>>>>>> main
 test_custom_models.TEST_CASES[:] = [
     (f"peer_{model} {name}", model, kind, {"target_modules": target} | options)
     for model, target in TARGETS.items()
