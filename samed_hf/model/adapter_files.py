@@ -27,8 +27,8 @@ from .configuration_samed import SamedConfig, report_wrong_types
 from .download import fetch_file, fetch_json
 from .image_processing_samed import SamedImageProcessor
 
-__all__ = ["BASE_DIRECTORY", "AdapterFiles", "LoadedAdapter", "check_fits", "check_not_offloaded", "check_same_base"]
-__all__ += ["find_image_processor", "label_count", "load_weights", "report_damage", "write_base_path"]
+__all__ = ["BASE_DIRECTORY", "AdapterFiles", "LoadedAdapter", "find_image_processor", "label_count"]
+__all__ += ["load_weights", "report_damage", "write_base_path"]
 
 logger = logging.get_logger(__name__)
 
@@ -37,11 +37,6 @@ BASE_DIRECTORY = "base_model"
 _PEFT_PREFIX = "base_model.model."
 # What transformers, PEFT and torch say of tensors that don't fit the model.
 _UNSUITABLE = re.compile("mismatch|loading state_dict|conversion of the weights")
-# Settings of SAM's sub-configs that determine the shapes and the structure of its layers.
-_STRUCTURE = frozenset(
-    {"hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size", "output_channels", "window_size"}
-    | {"global_attn_indexes", "mlp_dim", "attention_downsample_rate"}
-)
 
 
 @dataclass(frozen=True)
@@ -146,6 +141,11 @@ class LoadedAdapter:
     config: SamedConfig
     image_processor: SamedImageProcessor | None
 
+    @property
+    def num_labels(self) -> int | None:
+        """The number of labels of the weights."""
+        return label_count(self.weights)
+
     @classmethod
     def of(
         cls,
@@ -162,42 +162,6 @@ class LoadedAdapter:
         weights = strip_prefix(weights)
         config = SamedConfig.from_dict(base_config.to_dict(), num_labels=label_count(weights), base_fingerprint=None)
         return cls("adapter_state_dict", copy.copy(peft_config), weights, config, image_processor)
-
-
-def check_fits(
-    adapter: LoadedAdapter, name: str, config: SamedConfig, present: dict[str, Any], model: nn.Module
-) -> None:
-    """Raise a `ValueError` if an adapter can't work in a model with this config and the adapters `present`."""
-    source, own = adapter.source, adapter.config
-    check_same_base(config, own, "the model's", source)
-    if own.image_size != config.image_size:
-        raise ValueError(
-            f"The adapter {source!r} was trained at {own.image_size} pixels, the model is built for "
-            f"{config.image_size}: load it by from_pretrained into a model of its own."
-        )
-    if name in present:
-        raise ValueError(f"adapter_name {name!r} is in use; the model has {', '.join(present)}: give another name.")
-    for other, peft_config in present.items():
-        if set(peft_config.modules_to_save or ()) != set(adapter.peft_config.modules_to_save or ()):
-            raise ValueError(
-                f"The adapter {source!r} is of another variant (samed, samed_s) than {other!r}: load it by "
-                "from_pretrained into a model of its own."
-            )
-    if label_count(adapter.weights) not in (None, own.num_labels):
-        raise ValueError(
-            f"The adapter {source!r} predicts {label_count(adapter.weights)} labels, but its config.json, or the "
-            f"id2label or num_labels given, has {own.num_labels}: expected as many."
-        )
-    check_not_offloaded(model)
-
-
-def check_not_offloaded(model: nn.Module) -> None:
-    """Raise a `ValueError` if weights are offloaded: PEFT would put an adapter's on the meta device too."""
-    if any(weight.is_meta for weight in model.parameters()):
-        raise ValueError(
-            "A model that device_map offloads to the CPU or the disk takes no adapter: load both without device_map, "
-            "call merge_and_unload and save_pretrained, and load what was saved with device_map."
-        )
 
 
 def load_weights(model: nn.Module, adapter: LoadedAdapter, name: str, low_cpu_mem_usage: bool) -> Any:
@@ -248,19 +212,6 @@ def write_base_path(adapter_config: Path, directory: Path) -> None:
         path = path if path.startswith(".") else f"./{path}"
     content["base_model_name_or_path"] = path
     adapter_config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def check_same_base(base_config: SamedConfig, config: SamedConfig, base: str, adapter: str) -> None:
-    """Raise a `ValueError` with the differences if the adapter was trained on a base model with other layers."""
-    differences = [
-        f"{part}.{key} {theirs[key]} instead of {value}"
-        for part in ("vision_config", "prompt_encoder_config", "mask_decoder_config")
-        if (theirs := getattr(base_config, part).to_dict())
-        for key, value in getattr(config, part).to_dict().items()
-        if key in _STRUCTURE and theirs.get(key) != value
-    ]
-    if differences:
-        raise ValueError(f"The base model {base!r} isn't the one of the adapter {adapter!r}: {', '.join(differences)}.")
 
 
 @contextmanager

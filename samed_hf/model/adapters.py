@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,8 @@ from torch import nn
 from transformers.integrations.peft import PeftAdapterMixin
 from transformers.utils import logging
 
-from .adapter_files import AdapterFiles, LoadedAdapter, check_fits, check_not_offloaded, load_weights, report_damage
+from .adapter_checks import check_device_map, check_fits, check_not_offloaded
+from .adapter_files import AdapterFiles, LoadedAdapter, load_weights, report_damage
 from .configuration_samed import SamedConfig, report_wrong_types
 from .download import DOWNLOAD_OPTIONS, pin_revision
 from .fingerprint import base_fingerprint
@@ -38,7 +38,6 @@ logger = logging.get_logger(__name__)
 _INJECTION_OPTIONS = ("low_cpu_mem_usage", "autocast_adapter_dtype", "ephemeral_gpu_offload")
 # Of a model on several devices; an adapter is where the layers that it adapts are.
 _DISPATCH_OPTIONS = ("device_map", "max_memory", "offload_folder", "offload_dir", "offload_index", "offload_buffers")
-_AUTOMATIC = (None, "auto", "balanced", "balanced_low_0", "sequential")
 
 
 class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
@@ -102,7 +101,7 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
                 "hotswap is True, but modules trained whole can't be exchanged in place: load the adapter under "
                 "another name, call set_adapter, and delete_adapter for the old one."
             )
-        self._check_device_map(options.get("device_map"))
+        check_device_map(options.get("device_map"), self)
         if peft_model_id is None:
             adapter = LoadedAdapter.of(peft_config, adapter_state_dict, self.config, self.image_processor)
         else:
@@ -117,19 +116,6 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
             adapter = files.load(weights, files.load_config(weights, self.config, download), download)
         injection = {key: options[key] for key in _INJECTION_OPTIONS if key in options}
         return self._add_loaded(adapter, adapter_name or "default", is_trainable, **injection)
-
-    def _check_device_map(self, device_map: Any) -> None:
-        known = {parameter.device.type for parameter in self.parameters()} | {"disk"}
-        wanted = device_map.values() if isinstance(device_map, Mapping) else [device_map]
-        for device in wanted:
-            # A number is that of an accelerator.
-            is_there = known - {"cpu", "disk"} if isinstance(device, int) else str(device).partition(":")[0] in known
-            if device not in _AUTOMATIC and not is_there:
-                raise ValueError(
-                    f"device_map asks for {device!r}, but the model is on {', '.join(sorted(known - {'disk'}))}: an "
-                    "adapter is where the layers that it adapts are. Give device_map to from_pretrained, or move the "
-                    "model with to()."
-                )
 
     def _add_loaded(
         self,

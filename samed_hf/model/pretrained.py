@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedConfig
 from transformers.utils import CONFIG_NAME
 
+from .adapter_checks import check_same_base
 from .adapter_files import (
     AdapterFiles,
     LoadedAdapter,
-    check_same_base,
     find_image_processor,
     label_count,
     report_damage,
