@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import SamConfig
+from transformers.utils import CONFIG_NAME
+
+from .download import DOWNLOAD_OPTIONS, fetch_file
 
 if TYPE_CHECKING:
     from transformers.models.sam.configuration_sam import SamMaskDecoderConfig, SamPromptEncoderConfig, SamVisionConfig
@@ -108,6 +112,8 @@ class SamedConfig(SamConfig):
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """The content of a `config.json`, of SAM or of SAMed, and the unused arguments; as in transformers."""
         name = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+        if name is not None and not Path(name).exists():  # tells a failed connection, where transformers does not
+            fetch_file(str(name), CONFIG_NAME, {key: kwargs[key] for key in DOWNLOAD_OPTIONS if key in kwargs})
         with report_wrong_types(f"The config.json of {str(name)!r}"):
             config_dict, unused = super().get_config_dict(*args, **kwargs)
             if not config_dict:

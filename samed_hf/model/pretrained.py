@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedConfig
-from transformers.utils import CONFIG_NAME
 
 from .adapter_checks import check_same_base
 from .adapter_files import (
@@ -21,7 +20,7 @@ from .adapter_files import (
 )
 from .checkpoint_conversion import PLAIN_SAM_HEADS, PLAIN_SAM_PREFIX
 from .configuration_samed import OVERRIDES, SamedConfig
-from .download import DOWNLOAD_OPTIONS, describe_access, fetch_file, fetch_weights, pin_revision
+from .download import DOWNLOAD_OPTIONS, describe_access, fetch_weights, pin_revision
 from .lora import freeze_unused
 from .mask_decoder import LABEL_HEADS
 from .precision import align_weights
@@ -106,7 +105,6 @@ class SamedPreTrainedModel(SavedPreTrainedModel):
             files = AdapterFiles.find(source, download)
         if files is None:
             if name is not None:
-                fetch_file(source, CONFIG_NAME, download)  # tells a failed connection
                 fetch_weights(source, download, kwargs.get("variant"))
                 kwargs |= {key: download[key] for key in ("revision",) if key in download}
             if isinstance(config, PreTrainedConfig):
@@ -164,7 +162,6 @@ class SamedPreTrainedModel(SavedPreTrainedModel):
             options = {key: base_kwargs[key] for key in DOWNLOAD_OPTIONS if key in base_kwargs}
             options = pin_revision(name, options | {"revision": revision})
             base_kwargs["revision"] = options["revision"]
-            fetch_file(name, CONFIG_NAME, options)  # tells a failed connection
             base_config = SamedConfig.from_pretrained(name, **options)
             fetch_weights(name, options, kwargs.get("variant"))
         if config is None:

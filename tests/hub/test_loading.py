@@ -10,7 +10,7 @@ import torch
 from huggingface_hub import constants
 from transformers import AutoModelForSemanticSegmentation, pipeline
 
-from samed_hf import SamedForSemanticSegmentation
+from samed_hf import SamedConfig, SamedForSemanticSegmentation
 from samed_hf.hub import lay_out_repository
 from samed_hf.inference.segmenter import load_model
 from samed_hf.training import SamedTrainingArguments
@@ -140,6 +140,10 @@ def test_a_hub_that_fails_after_some_files_is_told_as_that(hub, published, failu
         + [(f"{file} of ", "lab/sam") for file in ("config.json", "model.safetensors")]
     )
     assert not any("\n" in text or hub.url not in text for text in told)
+    hub.fail_after = 0
+    shutil.rmtree(constants.HF_HUB_CACHE)
+    with pytest.raises(ConnectionError, match=r"config\.json of 'me/discs'"):
+        SamedConfig.from_pretrained("me/discs")
     hub.fail_after = None
     assert SamedForSemanticSegmentation.from_pretrained("me/discs").image_processor.input_size == 48
     assert SamedForSemanticSegmentation.from_pretrained("lab/sam").image_processor is None
