@@ -16,6 +16,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
+from packaging.requirements import Requirement
 from PIL import Image
 
 from samed_hf import SamedForSemanticSegmentation
@@ -33,8 +34,10 @@ def test_the_spaces_metadata():
     assert data["sdk"] == "gradio"
     assert (SPACE / data["app_file"]).is_file()
     assert len(data["short_description"]) <= 60
-    required = (SPACE / "requirements.txt").read_text().split()
-    assert [line.partition(">")[0] for line in required] == ["samed_hf", "gradio"]
+    lines = (SPACE / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    package, gradio = (Requirement(line) for line in lines if not line.startswith("#"))
+    assert (package.name, gradio.name) == ("samed_hf", "gradio")
+    assert package.url.startswith("git+https://") and "@" in package.url  # the name on the index is another project's
 
 
 @pytest.fixture(scope="module")
