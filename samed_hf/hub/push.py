@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, RevisionNotFoundError
@@ -72,37 +73,18 @@ def push_adapter(
     check_adapter(directory, dtype)
     check_source(source, required=with_handler)
     licenses = {"license": license, "base_license": base_license, "data_license": data_license}
-    command = _command(
-        directory,
-        repo_id,
-        dtype=dtype if dtype != "float32" else None,
-        base_model=base_model,
-        base_revision=base_revision,
-        source=source,
-        revision=revision,
-        **licenses,
-        private=private,
-        pictures=images,
-        with_handler=with_handler,
-        create_pr=create_pr,
-    )
+    contents: dict[str, Any] = {"images": images, "source": source, "with_handler": with_handler, "licenses": licenses}
+    flags = {"dtype": dtype if dtype != "float32" else None, "base_model": base_model, "base_revision": base_revision}
+    flags |= {"source": source, "revision": revision, **licenses}
+    switches = {"private": private, "pictures": images, "with_handler": with_handler, "create_pr": create_pr}
+    command = _command(directory, repo_id, **flags, **switches)
     with tempfile.TemporaryDirectory() as temporary, _one_line_errors(directory, repo_id, command):
         api = HfApi(token=token)
         repo_id, is_private = create_repository(api, repo_id, private)
         base = (base_model, base_revision) if base_model else _push_random_base(api, directory, repo_id, is_private)
-        staged = lay_out_repository(
-            directory,
-            Path(temporary) / "repository",
-            repo_id=repo_id,
-            dtype=dtype,
-            base=base,
-            images=images,
-            source=source,
-            with_handler=with_handler,
-            licenses=licenses,
-            dataset=_public_dataset(api, directory),
-            card=_present_card(api, repo_id, revision, Path(temporary)),
-        )
+        contents |= {"base": base, "dataset": _public_dataset(api, directory)}
+        contents["card"] = _present_card(api, repo_id, revision, Path(temporary))
+        staged = lay_out_repository(directory, Path(temporary) / "repository", repo_id=repo_id, dtype=dtype, **contents)
         _refuse_secrets(staged, directory, token)
         return _upload(api, repo_id, staged, commit_message, revision, create_pr)
 

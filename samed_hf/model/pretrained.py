@@ -101,23 +101,20 @@ class SamedPreTrainedModel(SavedPreTrainedModel):
         kwargs["key_mapping"] = PLAIN_SAM_HEADS | (kwargs.get("key_mapping") or {})
         source, files, adapter = str(name), None, None
         if name is not None:
-            download = pin_revision(source, download)
-            files = AdapterFiles.find(source, download)
+            files = AdapterFiles.find(source, download := pin_revision(source, download))
         if files is None:
             if name is not None:
                 fetch_weights(source, download, kwargs.get("variant"))
-                kwargs |= {key: download[key] for key in ("revision",) if key in download}
+                kwargs |= {"revision": download["revision"]} if "revision" in download else {}
             if isinstance(config, PreTrainedConfig):
                 config, kwargs = _update_config(config, kwargs)
             what = f"The checkpoint {source!r}"
             model, info = cls._load_whole(pretrained_model_name_or_path, what, *model_args, config=config, **kwargs)
         else:
             base = (str(base_model_name_or_path), None) if base_model_name_or_path else files.base_model(download)
-            own = config if isinstance(config, SamedConfig) else None
-            model, info, adapter = cls._load_base(files, base, own, download, model_args, kwargs)
-        # Parts missing from the checkpoint are created in half precision.
-        model.sam.prompt_encoder.float()
-        model.sam.mask_decoder.float()
+            model, info, adapter = cls._load_base(files, base, config, download, model_args, kwargs)
+        for part in (model.sam.prompt_encoder, model.sam.mask_decoder):
+            part.float()  # what is missing from the checkpoint is created in half precision
         freeze_unused(model)  # loading makes all parameters trainable
         if adapter is not None:
             model._add_loaded(adapter, adapter_name)
@@ -149,12 +146,12 @@ class SamedPreTrainedModel(SavedPreTrainedModel):
         cls,
         files: AdapterFiles,
         base: tuple[str, str | None],
-        config: SamedConfig | None,
+        given: PreTrainedConfig | str | os.PathLike[str] | None,
         download: dict[str, Any],
         model_args: Any,
         kwargs: dict[str, Any],
     ) -> tuple[Self, dict[str, Any], LoadedAdapter]:
-        """Load the base model of an adapter with the adapter's config; the adapter is read first."""
+        """Load the base model of an adapter with its config, or the given one; the adapter is read first."""
         weights = files.read_weights(download)
         base_kwargs = {key: value for key, value in kwargs.items() if key != "subfolder"}
         name, revision = base
@@ -164,6 +161,7 @@ class SamedPreTrainedModel(SavedPreTrainedModel):
             base_kwargs["revision"] = options["revision"]
             base_config = SamedConfig.from_pretrained(name, **options)
             fetch_weights(name, options, kwargs.get("variant"))
+        config = given if isinstance(given, SamedConfig) else None
         if config is None:
             values = {key: base_kwargs.pop(key) for key in OVERRIDES if key in base_kwargs}
             config = files.load_config(weights, base_config, download, **values)

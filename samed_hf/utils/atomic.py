@@ -118,17 +118,22 @@ def atomic_update(
                     (content / name).chmod(0o644)
                     os.replace(content / name, target)
         except BaseException:
-            for name in changed:
-                if (backup / name).exists():
-                    os.replace(backup / name, directory / name)
-                else:
-                    (directory / name).unlink(missing_ok=True)
-            for path in created:
-                path.rmdir()
+            _undo(directory, changed, backup, created)
             raise
         for parent in {name.parent for name in leaving} - {Path()}:
             if not any((directory / parent).iterdir()):
                 (directory / parent).rmdir()
+
+
+def _undo(directory: Path, changed: list[Path], backup: Path, created: list[Path]) -> None:
+    """Restore the files `changed` in `directory` from their copies, and remove the directories `created`."""
+    for name in changed:
+        if (backup / name).exists():
+            os.replace(backup / name, directory / name)
+        else:
+            (directory / name).unlink(missing_ok=True)
+    for path in created:
+        path.rmdir()
 
 
 def _copy(file: Path, target: Path) -> None:
