@@ -177,6 +177,7 @@ def test_validate(layout, tiny_sam, tmp_path, capfd):
     assert count >= 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", WRITERS)
 def test_train(layout, tiny_sam, tmp_path, capfd):
     root = WRITERS[layout](tmp_path / "data", SCANS)

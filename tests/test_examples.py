@@ -95,6 +95,7 @@ def test_predict_scans(run, tiny_adapter, tmp_path):
     assert f"  disc: {volume:.2f} ml" in printed
 
 
+@pytest.mark.slow
 def test_train_mr(run, scans, tiny_sam, tmp_path):
     data = write_decathlon(tmp_path / "data", scans, validation_cases=["case_01.nii.gz"])
     run("train_mr", data, tmp_path / "out", "--model_name_or_path", tiny_sam, *SHORT)

@@ -216,6 +216,7 @@ def test_a_plain_sam_predicts_nothing(tiny_sam, scans, tmp_path, capsys):
     assert "no SAMed model" in error_of(capsys)
 
 
+@pytest.mark.slow
 def test_predict_keeps_existing_segmentations(tiny_adapter, scans, tmp_path, capsys):
     out = tmp_path / "there"
     assert run("predict", tiny_adapter, scans, "--output", out) == 0

@@ -96,6 +96,7 @@ def test_verbosity_before_and_after_the_command(argv, level):
     assert make_parser().parse_args(argv).log_level == level
 
 
+@pytest.mark.slow
 def test_quiet_hides_what_is_logged_and_not_the_result(tiny_data, tmp_path, capsys):
     argv = ["train", "--data_dir", str(tiny_data), "--output_dir", str(tmp_path / "run"), "--dry_run"]
     assert main([*argv, "--quiet"]) == 0

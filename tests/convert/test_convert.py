@@ -253,6 +253,7 @@ def test_adapter_holds_rank_labels_size_and_preprocessing(adapters, variant):
     assert (processor.image_size, processor.input_size, processor.intensity_window) == (128, 224, [-125.0, 275.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize(("num_labels", "rank"), [(2, 1), (3, 16), (5, 2), (9, 5)])
 def test_any_number_of_labels_and_rank(bases, tmp_path, variant, num_labels, rank):

@@ -99,6 +99,7 @@ def test_live_bytes_by_hand():
     assert (live.now, live.peak) == (0, 8000)
 
 
+@pytest.mark.slow
 def test_weights_and_moments_by_hand(base):
     memory = estimate_training(base, SETTINGS)
     model = make_meta_model(base, SETTINGS)
@@ -188,6 +189,7 @@ def test_the_base_is_sam_vit_base_unless_another_is_named(tiny_sam, tmp_path):
         read_base_config(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_the_estimates_of_one_model(base):
     memory = MemoryEstimate(base, SETTINGS)
     assert memory.training(3) == estimate_training(base, replace(SETTINGS, batch_size=3))

@@ -123,6 +123,7 @@ def failure_of(name):
     return "no image processor" if model.image_processor is None else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failure", ["cut", "cut body", "500"])
 def test_a_hub_that_fails_after_some_files_is_told_as_that(hub, published, failure, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the client's attempts

@@ -194,6 +194,7 @@ def test_a_repository_is_private_where_that_is_asked_for(hub, adapter):
     assert [hub.repositories[name].private for name in ("ward/open", "ward/closed")] == [False, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("refuse", "reason"), [("create", "401"), ("lfs", "403"), ("commit", "403")])
 def test_a_refused_upload_leaves_the_folder_and_can_be_tried_again(hub, adapter, refuse, reason):
     before = contents(adapter)

@@ -107,6 +107,7 @@ def of_pipeline(adapter, path):
     return labels
 
 
+@pytest.mark.slow
 def test_an_image(adapter, image, tmp_path):
     model = SamedForSemanticSegmentation.from_pretrained(adapter)
     expected = of_predict(adapter, image, tmp_path)
@@ -120,6 +121,7 @@ def test_an_image(adapter, image, tmp_path):
     np.testing.assert_array_equal(of_space(model, image), expected)
 
 
+@pytest.mark.slow
 def test_a_scan(adapter, tmp_path):
     model = SamedForSemanticSegmentation.from_pretrained(adapter)
     if model.image_processor.num_channels > 1:

@@ -90,6 +90,7 @@ def test_what_cannot_be_done_changes_nothing(tiny_adapter, tiny_model, options, 
     assert not hasattr(tiny_model, "peft_config")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_other", [True, False])
 @pytest.mark.parametrize(
     ("file", "values"),

@@ -45,6 +45,7 @@ def check(model, name, expected):
     assert model.image_processor.intensity_window == [-10, 1 + list(LABELS).index(name)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [("few", "many"), ("many", "few")])
 def test_each_adapter_gives_the_outputs_that_it_gives_alone(saved, order):
     directories, expected = saved

@@ -234,6 +234,7 @@ def test_no_file_is_left_if_all_cases_fail(tiny_adapter, tmp_path, capsys):
     assert capsys.readouterr().err.count("error: truncated: ") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "message"),
     [

@@ -103,6 +103,7 @@ def test_no_label_at_all(scan):
     assert len(figure.axes) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 1, 1), (5, 4, 1), (1, 6, 7), (9, 1, 2)])
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
 def test_the_smallest_scans(shape, plane):

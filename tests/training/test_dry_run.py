@@ -41,6 +41,7 @@ def test_the_plan_equals_the_runs_and_nothing_is_written(tiny_sam, tiny_data, tm
     assert not any(line.startswith("warning") for line in planned)
 
 
+@pytest.mark.slow
 def test_a_plan_for_the_phantom_leaves_no_files(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("samed_hf.training.data.prepare_phantom", lambda folder: _small_phantom(folder))
     assert main(["train", "--dry_run", "--report_to", "none", "--output_dir", str(tmp_path / "run")]) == 0
@@ -84,6 +85,7 @@ def test_bad_settings_are_errors_as_in_the_run(tiny_sam, tiny_data, tmp_path, ca
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_slices_of_scans_are_estimated_from_a_few(tiny_sam, tmp_path, capsys):
     for number in range(5):
         for kind in ("images", "masks"):

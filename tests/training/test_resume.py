@@ -285,6 +285,7 @@ def in_two_processes(settings: dict, folder: Path, sharded: bool) -> list[int]:
     return [process.exitcode for process in processes]
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_at_the_same_step(settings, tmp_path):
     folder = tmp_path / "run"
     processes = start_two(settings(max_train_steps=400, per_device_train_batch_size=2), tmp_path)
@@ -520,6 +521,7 @@ def renew_manifest(directory: Path) -> None:
     checkpoints._write_manifest(directory)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value"),
     [

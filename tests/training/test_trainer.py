@@ -78,6 +78,7 @@ def fresh_state():
     GradientState._reset_state()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_it_trains_and_resumes(way, tiny_sam, tmp_path):
     trainer = make_trainer(way, tiny_sam, tmp_path)
@@ -94,6 +95,7 @@ def test_it_trains_and_resumes(way, tiny_sam, tmp_path):
     assert equal(weights(resumed.model), after)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_the_best_model_is_loaded(way, tiny_sam, tmp_path):
     trainer = make_trainer(way, tiny_sam, tmp_path, load_best_model_at_end=True)

@@ -464,6 +464,7 @@ def test_the_command_fails_for_errors_and_reports_them(scans, tmp_path, capfd):
     assert [one["case"] for one in problems if one["severity"] == "error"] == ["case_00"]
 
 
+@pytest.mark.slow
 def test_many_problems_of_a_kind_are_counted(tmp_path, capfd):
     scans = {name: (image, label * 3) for name, (image, label) in make_scans(25, (16, 18, 2)).items()}
     status, out, _ = run(capfd, write_nnunet(tmp_path / "data", scans), "--output", tmp_path / "out")

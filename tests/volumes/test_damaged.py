@@ -70,6 +70,7 @@ def damaged_copies(data, seed):
         yield bytes(copy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_damage_is_told_in_one_line(tmp_path, name, capfd):
     path = FORMATS[name](tmp_path / name)

@@ -204,6 +204,7 @@ def test_jpeg_extended_of_12_bits(tmp_path):
     np.testing.assert_array_equal(array, np.kron(blocks, np.ones((8, 8), int)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("syntax", "share"), [(JPEGLosslessSV1, 0.8), (JPEGLSLossless, 0.95)])
 def test_damaged_jpeg_does_not_become_another_image(tmp_path, syntax, share):
     rng = np.random.default_rng(0)
@@ -699,6 +700,7 @@ def outcome_of_reading(directory):
     return "read" if whole else "wrong"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "count"),
     [("explicit", 200), ("implicit", 120), ("bare", 80), ("RLE", 80), ("JPEG", 40), ("enhanced", 120)],

@@ -433,6 +433,7 @@ def check_damaged(path, may_differ):
     assert "\n" not in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LEGAL)
 @pytest.mark.parametrize("damage", ["short", "long", "missing", "noise"])
 def test_legal_forms_with_damaged_voxels(tmp_path, name, damage, capfd):
