@@ -105,6 +105,14 @@ def test_train_mr(run, scans, tiny_sam, tmp_path):
     assert list(json.loads((tmp_path / "out" / "metrics.json").read_text())["per_case"]) == ["case_01"]
 
 
+def is_json(file):
+    """Whether a file that another process writes is complete."""
+    try:
+        return bool(json.loads(file.read_text()))
+    except (OSError, ValueError):
+        return False
+
+
 @pytest.mark.slow
 def test_train_with_trainer_killed_and_resumed(tiny_sam, tiny_data, tmp_path):
     flags = ["--data_dir", tiny_data, "--model_name_or_path", tiny_sam, "--image_size", 64, "--max_steps", 60]
@@ -117,7 +125,7 @@ def test_train_with_trainer_killed_and_resumed(tiny_sam, tiny_data, tmp_path):
 
     subprocess.run(command("whole"), env=environment, check=True)
     process = subprocess.Popen(command("killed"), env=environment)
-    while not (tmp_path / "killed" / "checkpoint-20" / "trainer_state.json").is_file() and process.poll() is None:
+    while not is_json(tmp_path / "killed" / "checkpoint-20" / "trainer_state.json") and process.poll() is None:
         time.sleep(0.005)
     process.kill()
     assert process.wait() == -signal.SIGKILL
