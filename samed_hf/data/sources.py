@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,16 @@ from ..volumes import ScanFile, Volume, read_scan, read_volume, reorient, same_g
 from ..volumes import images as image_files
 from .dataset import CaseSource, RawCase, as_labels, renumber
 
-__all__ = ["ImageSource", "ScanSource", "cut_pair", "image_channels", "read_mask", "require_files", "stack_images"]
+__all__ = [
+    "ImageSource",
+    "MaskSource",
+    "ScanSource",
+    "cut_pair",
+    "image_channels",
+    "read_mask",
+    "require_files",
+    "stack_images",
+]
 
 
 @dataclass(frozen=True)
@@ -30,15 +40,54 @@ class ScanSource(CaseSource):
 
     def read(self, processor: SamedImageProcessor) -> RawCase:
         """See [`CaseSource`]."""
-        return cut_pair(self.name, self.read_image(), read_volume(self.label), self.values, self.tolerance, processor)
+        label, notes = self.read_label()
+        raw = cut_pair(self.name, self.read_image(), label, self.values, self.tolerance, processor)
+        return raw._replace(notes=notes)
 
     def read_image(self) -> Volume:
         """The scan with all its channels."""
         return read_scan(ScanFile(self.name, self.images[0], "", self.images), num_channels=self.num_channels)
 
+    def read_label(self) -> tuple[Volume, tuple[str, ...]]:
+        """The label map with the file's numbers, and notes on it."""
+        return read_volume(self.label), ()
+
     def files(self) -> tuple[Path, ...]:
         """See [`CaseSource`]."""
         return (*self.images, self.label)
+
+
+@dataclass(frozen=True)
+class MaskSource(ScanSource):
+    """A scan and one file for each class, whose voxels other than 0 are the class; `label` is their directory."""
+
+    masks: tuple[Path | None, ...] = ()  # of the labels 1, 2, …; `None` where the case has none
+
+    def read_label(self) -> tuple[Volume, tuple[str, ...]]:
+        """The classes as one label map, in which a later class covers an earlier one; overlaps are noted."""
+        label, notes = None, []
+        for value, path in enumerate(self.masks, 1):
+            if path is None:
+                continue
+            volume = read_volume(path)
+            mask = binary_mask(path, as_labels(path, volume.array))
+            if label is None:
+                label = Volume(np.zeros(mask.shape, np.uint16), volume.affine, volume.header, self.label)
+            if differs := same_grid(label, volume, self.tolerance):
+                raise ValueError(f"{path} is on another grid than the other masks of {self.name}: {differs}.")
+            notes += overlap_notes(label.array, mask, path)
+            label.array[mask] = value
+        if label is None:
+            raise FileNotFoundError(f"{self.name} has no mask in {self.label}: expected one file for each class.")
+        return label, tuple(notes)
+
+    def files(self) -> tuple[Path, ...]:
+        """See [`CaseSource`]."""
+        return (*self.images, *(path for path in self.masks if path is not None))
+
+    def cache_key(self) -> list[Any]:
+        """See [`CaseSource`]; also which class each mask is."""
+        return [*super().cache_key(), [path and path.name for path in self.masks]]
 
 
 @dataclass(frozen=True)
@@ -85,6 +134,23 @@ def cut_pair(
     # Of two oblique grids that nearly agree, the nearest axes could differ: the image's decide for both.
     label = Volume(label.array, image.affine)
     return RawCase(cut_slices(image, processor), cut_slices(label, processor), slice_spacing(image, processor))
+
+
+def binary_mask(path: Path, array: np.ndarray) -> np.ndarray:
+    """Where a label map of one class isn't 0, bool; two values besides 0 are refused."""
+    mask = array > 0
+    if (values := np.unique(array[mask])).size > 1:
+        found = ", ".join(map(str, values[:5]))
+        raise ValueError(
+            f"{path} holds the values {found} besides 0: expected one, as the file is the mask of a class."
+        )
+    return mask
+
+
+def overlap_notes(label: np.ndarray, mask: np.ndarray, path: Path) -> list[str]:
+    """Say how many voxels of `label` a further mask covers."""
+    count = int(np.count_nonzero(label[mask]))
+    return [f"{path.name} covers {count} voxels of the masks before it: they get its label"] if count else []
 
 
 def stack_images(name: str, images: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> RawCase:

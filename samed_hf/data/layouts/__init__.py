@@ -12,6 +12,8 @@ from ..dataset import CaseDataset
 from .decathlon import is_decathlon, read_decathlon
 from .folders import find_folders, read_folders
 from .nnunet import is_nnunet, read_nnunet
+from .patients import find_pairs, read_patients
+from .records import Options
 from .synapse import is_synapse, read_synapse
 
 __all__ = ["dataset_arguments", "read_data"]
@@ -59,6 +61,7 @@ def read_data(
     """
     if (data_dir is None) == (dataset_name is None):
         raise ValueError("Give either data_dir or dataset_name, not both and not neither.")
+    options = Options(label_names, image_column, label_column, None, case_column, fold, geometry_tolerance, strict)
     if data_dir is not None:
         root = Path(data_dir)
         if not root.is_dir():
@@ -72,6 +75,9 @@ def read_data(
             return read_decathlon(root, geometry_tolerance, strict)
         if find_folders(root):
             return read_folders(root, label_names, geometry_tolerance, strict)
+        pairs = find_pairs(root)
+        if any(pair.images and pair.labels for pair in pairs):
+            return read_patients(root, pairs, options)
     from .hf_datasets import is_saved_dataset, read_rows  # datasets takes a second to import
 
     if data_dir is not None and not is_saved_dataset(root):
