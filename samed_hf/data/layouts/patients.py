@@ -15,15 +15,14 @@ from pathlib import Path
 from ...volumes.registry import IMAGE_SUFFIXES, VOLUME_SUFFIXES, case_name, suffix_of
 from ..dataset import CaseDataset
 from ..splits import split_of
-from .records import Found, Options, Record, build_dataset, choose_channels, name_some, natural, pattern
+from .records import Found, Options, Record, build_dataset, choose_channels, name_some, pattern
 
 __all__ = ["find_pairs", "mask_files", "read_patients"]
 
 _WORDS = r"labels?|labelmap|masks?|msk|segs?|segmentations?|dseg|gt|ground_?truth|truth|annotations?|delineations?|roi"
 _LABEL = re.compile(rf"(?:^|(?<=[_\-. ]))({_WORDS})(?=[_\-. ]|\d|$)", re.I)
 _IMAGE = re.compile(r"(?:^|(?<=[_\-. ]))(images?|imaging|img|scan|volume|vol|orig|0000)(?=[_\-. ]|\d|$)", re.I)
-_SLICE = re.compile(r"(?P<case>.+)_slice\d+")
-_RATER = re.compile(r"(rater|reader|observer|annotator|expert|auto|manual|r|v)?[_\-. ]?\d*", re.I)
+_RATER = re.compile(r"(rater|reader|observer|annotator|expert|r|v)?[_\-. ]?\d*|.*(auto|manual|aggregated).*", re.I)
 _DEPTH = 3
 
 Label = Path | Mapping[str, Path]
@@ -67,9 +66,7 @@ def read_patients(root: Path, pairs: Sequence[Pair], options: Options) -> CaseDa
     channels, more = _channels(used, options)
     labels = _labels(used, options)
     records = [_record(root, pair, channels, label, used, has_splits) for pair, label in zip(used, labels, strict=True)]
-    counts = Counter(record.group for record in records)
-    records = [replace(record, group=record.group if counts[record.group] > 1 else "") for record in records]
-    records.sort(key=lambda record: (record.name, natural(record.images[0].name)))
+    records.sort(key=lambda record: record.name)
     is_flat = {pair.where for pair in used} == {root}
     layout = "images and labels in one directory" if is_flat else "a directory for each patient"
     explanation = pattern(root, records)
@@ -236,11 +233,12 @@ def _record(
     split, parts = (split_of(parts[0]) or "train", parts[1:]) if has_splits else ("train", parts)
     same = [other for other in pairs if other.where == pair.where]
     images = tuple(pair.images.values()) if len(pair.images) == 1 else tuple(pair.images[one] for one in channels)
-    own = pair.key if parts or "" not in pair.images else case_name(images[0])
-    name = "-".join([*parts, *([own] if own and (len(same) > 1 or not parts) else [])]) or pair.where.resolve().name
-    if suffix_of(images[0]) in IMAGE_SUFFIXES and (match := _SLICE.fullmatch(name)):
-        name = match["case"]
+    stem, is_single = case_name(images[0]), len(same) == 1
+    if "" in pair.images and (not parts or (not is_single and stem.startswith(parts[-1]))):
+        name = "-".join([*parts[:-1], stem])
+    else:
+        name = "-".join([*parts, *([pair.key] if pair.key and not (parts and is_single) else [])])
     # Directories of the same name under several others are sessions, and those others the patients.
     twins = {other.where for other in pairs if other.where.name == pair.where.name}
     group = "-".join(parts[:-1] if len(twins) > 1 and len(parts) > 1 else parts)
-    return Record(name, images, label, split, group)
+    return Record(name or pair.where.resolve().name, images, label, split, group)

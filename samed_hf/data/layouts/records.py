@@ -20,6 +20,7 @@ from ..sources import ImageSource, MaskSource, ScanSource, image_channels, read_
 
 __all__ = ["Found", "Options", "Record", "build_dataset", "choose_channels", "name_some", "natural", "pattern"]
 
+_SLICE = re.compile(r"(?P<case>.+)_slice\d+")
 _SPLITS = ("train", "validation", "test")
 
 
@@ -32,6 +33,7 @@ class Record:
     label: Path | Mapping[str, Path]  # a label map, or a mask for each class
     split: str = "train"
     group: str = ""  # the patient, if there may be other cases of the same
+    order: float = 0  # of a slice among those of its case; then by name
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,14 @@ def build_dataset(found: Found, options: Options) -> CaseDataset:
         cases: dict[str, list[Record]] = {}
         for record in records:
             if record.split == split:
-                cases.setdefault(record.name, []).append(record)
+                slice_of = _SLICE.fullmatch(record.name) if is_2d else None
+                cases.setdefault(slice_of["case"] if slice_of else record.name, []).append(record)
+        for same in cases.values():
+            same.sort(key=lambda record: (record.order, natural(record.images[0])))
         data.add_cases(split, {name: _source(same, labels, data, options) for name, same in cases.items()})
-    data.groups = {record.name: record.group for record in records if record.group}
+    cases_of = {(record.group, record.name) for record in records}
+    patients = Counter(group for group, _ in cases_of)
+    data.groups = {record.name: record.group for record in records if record.group and patients[record.group] > 1}
     data.notes += _shared_patients(data)
     if options.strict:
         require_files(root, (file for source in data.sources.values() for file in source.files()))
