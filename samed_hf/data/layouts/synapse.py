@@ -17,13 +17,13 @@ import io
 import json
 import os
 import re
-import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import h5py
 import numpy as np
@@ -53,8 +53,8 @@ _ORGANS = ("spleen", "right kidney", "left kidney", "gallbladder", "liver", "sto
 SYNAPSE_LABELS: dict[int, str] = dict(enumerate(("background", *_ORGANS)))
 
 # What numpy and zipfile raise over files that are damaged or of another kind.
-_DAMAGED = (OSError, KeyError, ValueError, TypeError, EOFError, RuntimeError, MemoryError)
-_DAMAGED += (zipfile.BadZipFile, zlib.error)
+_DAMAGED = (OSError, LookupError, ValueError, TypeError, EOFError, RuntimeError, MemoryError, zlib.error, BadZipFile)
+
 _LISTS = ("lists_Synapse", "lists/lists_Synapse")
 _SLICE_NAME = re.compile(r"^(?P<case>.+)_slice(?P<index>\d+)$")
 
