@@ -50,6 +50,12 @@ def counts(root, index=0) -> dict[str, int]:
     return {name: int((label == number).sum()) for number, name in data.id2label.items() if number}
 
 
+def read_all(root) -> None:
+    data = read_data(root)
+    for name in data.train:
+        data.read_case(name, PROCESSOR)
+
+
 TABLES = {
     "class_dict.csv": "name,r,g,b\nbackground,0,0,0\nliver,255,0,0\nspleen,0,0,255\n",
     "class_dict_seg.csv": " name, b, g, r\nspleen, 255, 0, 0\nbackground, 0, 0, 0\nliver, 0, 0, 255\n",
@@ -308,8 +314,7 @@ def test_softened_masks_are_refused_by_name(tmp_path, kind, named):
         name, text = table if kind == "color" else ("labels.json", '{"0": "background", "255": "lesion"}')
         (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=r"i1\.png .*anti-aliased/softened at its border.*128"):
-        data = read_data(tmp_path)
-        [data.read_case(name, PROCESSOR) for name in data.train]
+        read_all(tmp_path)
 
 
 def test_a_jpeg_mask_is_refused_with_the_way_out(tmp_path):
@@ -364,8 +369,7 @@ def test_a_probability_map_is_refused(tmp_path, named):
     if named:
         (tmp_path / "labels.json").write_text('{"0": "background", "1": "lesion"}')
     with pytest.raises(ValueError, match=r"p1.*anti-aliased/softened at its border.*threshold"):
-        data = read_data(tmp_path)
-        data.read_case("p1", PROCESSOR)
+        read_all(tmp_path)
 
 
 @pytest.mark.parametrize("named", [False, True])
@@ -377,8 +381,7 @@ def test_a_softened_scan_of_labels_is_refused(tmp_path, named):
     if named:
         (tmp_path / "labels.json").write_text('{"0": "background", "255": "lesion"}')
     with pytest.raises(ValueError, match=r"p1.*anti-aliased/softened at its border"):
-        data = read_data(tmp_path)
-        data.read_case("p1", PROCESSOR)
+        read_all(tmp_path)
 
 
 def test_masks_of_0_and_1_and_of_0_and_255_are_not_two_labels(tmp_path):
