@@ -24,16 +24,13 @@ def main(adapter: str, output_dir: str, *inputs: str) -> None:
     output.mkdir(parents=True, exist_ok=True)
     for scan in scans:
         volume = read_scan(scan, num_channels=channels)
-        is_image = scan.kind == "image"
-        result = segment_volume(segmenter, volume, is_image=is_image)  # labels and confidence on the scan's own grid
+        result = segment_volume(segmenter, volume)  # labels and confidence on the scan's own grid
         path = output / f"{scan.name}{scan.suffix}"
         write_labels(path, result.labels, volume, names=segmenter.id2label)
         print(f"{path}")
-        statistics = measure_labels(
-            result.labels, volume, segmenter.id2label, confidence=result.confidence, is_image=is_image
-        )
+        statistics = measure_labels(result.labels, volume, segmenter.id2label, confidence=result.confidence)
         for name, row in statistics.items():
-            size = f"{row['pixels']} pixels" if is_image else f"{row['ml']:.2f} ml"
+            size = f"{row['pixels']} pixels" if volume.is_image else f"{row['ml']:.2f} ml"
             confidence = "" if row["mean_confidence"] is None else f", confidence {row['mean_confidence']:.2f}"
             print(f"  {name}: {size}{confidence}{', cut off by the border' if row['touches_border'] else ''}")
 

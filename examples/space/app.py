@@ -10,6 +10,7 @@ import html
 import os
 import re
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from samed_hf import SamedForSemanticSegmentation, SamedImageProcessor
+from samed_hf import SamedForSemanticSegmentation
 from samed_hf.inference import Segmenter, load_model, segment_volume
 from samed_hf.reporting import label_colors
-from samed_hf.transforms import SliceStack, cut_image, cut_slices, image_bounds, rows_point_up
-from samed_hf.volumes import InputLimits, Volume, find_scans, read_scan, write_labels
+from samed_hf.transforms import SliceStack, cut_slices, image_bounds, rows_point_up
+from samed_hf.volumes import InputLimits, find_scans, read_scan, write_labels
 
 _NOTICE = (
     "# SAMed\nA Segment Anything Model that names the class of every pixel, with an adapter of the Hub. "
@@ -85,25 +86,21 @@ def segment(file: str | None, adapter: str, progress: Any = gr.Progress()) -> tu
 def _segment(model: SamedForSemanticSegmentation, file: str) -> dict[str, Any]:
     """Segment a file: grey slices and labels `(slices, height, width)`, amounts of the labels, their file."""
     segmenter, scan = Segmenter.of(model), find_scans(file)[0]
-    processor, is_image = segmenter.processor, scan.kind == "image"
+    processor = segmenter.processor
     volume = read_scan(scan, num_channels=processor.num_channels, limits=_LIMITS)
-    labels = segment_volume(segmenter, volume, is_image=is_image, limits=_LIMITS).labels
+    labels = segment_volume(segmenter, volume, limits=_LIMITS).labels
     target = Path(tempfile.mkdtemp(dir=_files.name)) / f"{scan.name}-labels{scan.suffix}"
     write_labels(target, labels, volume)
-    gray, slices = _slices(volume, processor, is_image), _slices(Volume(labels, volume.affine), processor, is_image)
-    gray = SliceStack(gray, processor, bounds=image_bounds(gray, processor) if is_image else None).scaled()
-    gray = gray.mean(axis=1) if gray.ndim == 4 and is_image else gray[:, 0] if gray.ndim == 4 else gray
-    if rows_point_up(processor) and not is_image:  # flipped to the radiological convention
+    gray, slices = (cut_slices(one, processor) for one in (volume, replace(volume, array=labels)))
+    gray = SliceStack(gray, processor, bounds=image_bounds(gray, processor) if volume.is_image else None).scaled()
+    gray = gray.mean(axis=1) if gray.ndim == 4 and volume.is_image else gray[:, 0] if gray.ndim == 4 else gray
+    if rows_point_up(processor) and not volume.is_image:  # flipped to the radiological convention
         gray, slices = gray[:, ::-1], slices[:, ::-1]
     names = model.config.id2label
-    each, unit = (1.0, "pixels") if is_image else (volume.voxel_ml, "ml")
+    each, unit = (1.0, "pixels") if volume.is_image else (volume.voxel_ml, "ml")
     counts = {names[int(index)]: int((labels == index).sum()) for index in np.unique(labels) if index}
     amounts = {name: float(f"{count * each:.4g}") for name, count in counts.items()}
     return {"gray": gray, "labels": slices, "names": names, "amounts": amounts, "unit": unit, "file": str(target)}
-
-
-def _slices(volume: Volume, processor: SamedImageProcessor, is_image: bool) -> np.ndarray:
-    return cut_image(volume) if is_image else cut_slices(volume, processor)
 
 
 def overlay(result: dict[str, Any] | None, index: int) -> Image.Image | None:

@@ -26,7 +26,6 @@ def measure_labels(
     id2label: Mapping[int, str],
     *,
     confidence: np.ndarray | None = None,
-    is_image: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Measure every label of a segmentation.
 
@@ -35,13 +34,12 @@ def measure_labels(
         scan: in its own intensities (HU for CT), of one or several channels.
         id2label: the background, 0, is not measured.
         confidence: softmax of each voxel's label in [0, 1], of shape `scan.grid`.
-        is_image: whether the scan is a 2-D image, which has pixels and no millilitres.
 
     Returns:
         By the name of the label, ready for JSON; values are `None` if undefined, as for a label not found:
 
         - `index`: its value in the label map.
-        - `voxels` and `ml`, or `pixels` for an image.
+        - `voxels` and `ml`; of an image `pixels`, and `mm2` if it is calibrated.
         - `mean_intensity`, `sd_intensity`: over the label's voxels, in the scan's unit; the SD is the population's
             (divided by n). Lists with a number for each channel if the scan has several.
         - `mean_confidence`: only with `confidence`.
@@ -66,7 +64,7 @@ def measure_labels(
         softmax = [] if confidence is None else [confidence[part][where]]
         moments.add(labels[part][where], [*channels, *positions, *softmax])
     boxes = ndimage.find_objects(labels, max_label=highest)
-    return {id2label[index]: _row(index, moments, boxes[index - 1], scan, is_image) for index in named}
+    return {id2label[index]: _row(index, moments, boxes[index - 1], scan) for index in named}
 
 
 class _Moments:
@@ -96,26 +94,28 @@ class _Moments:
         self.count = total
 
 
-def _row(index: int, moments: _Moments, box: tuple[slice, ...] | None, scan: Volume, is_image: bool) -> dict[str, Any]:
+def _row(index: int, moments: _Moments, box: tuple[slice, ...] | None, scan: Volume) -> dict[str, Any]:
     count, channels = int(moments.count[index]), scan.num_channels
     mean = moments.mean[:, index]
     deviation = np.sqrt(moments.squares[:channels, index] / max(1, count))
     faces: list[str] = []
     for axis, letter in enumerate(scan.orientation):
-        low_high = _IMAGE_FACES[axis] if is_image else (_FACES[_OPPOSITE[letter]], _FACES[letter])
+        low_high = _IMAGE_FACES[axis] if scan.is_image else (_FACES[_OPPOSITE[letter]], _FACES[letter])
         if box is not None and low_high is not None and scan.grid[axis] > 1:  # an axis of one voxel has no faces
             reached = (box[axis].start == 0, box[axis].stop == scan.grid[axis])
             faces += [face for face, touches in zip(low_high, reached, strict=True) if touches]
-    row: dict[str, Any] = {"index": index, "pixels" if is_image else "voxels": count}
-    if not is_image:
+    row: dict[str, Any] = {"index": index, "pixels" if scan.is_image else "voxels": count}
+    if not scan.is_image:
         row["ml"] = count * scan.voxel_ml
+    elif scan.is_calibrated:
+        row["mm2"] = count * scan.spacing[0] * scan.spacing[1]
     row["mean_intensity"] = mean[:channels].squeeze().tolist() if count else None  # one channel: a number
     row["sd_intensity"] = deviation.squeeze().tolist() if count else None
     if len(mean) > channels + 3:
         row["mean_confidence"] = float(mean[-1]) if count else None
     row |= {"touches_border": bool(faces), "border_faces": faces}
     row["bounding_box"] = None if box is None else [[along.start, along.stop - 1] for along in box]
-    if not is_image:
+    if not scan.is_image:
         center = nib.affines.apply_affine(scan.affine, mean[channels : channels + 3])
         row["center_ras_mm"] = center.tolist() if count else None
     return row

@@ -13,7 +13,7 @@ import torch
 from ..model.image_inputs import to_numpy
 from ..model.image_processing_samed import SamedImageProcessor
 from ..model.modeling_samed import SamedForSemanticSegmentation
-from ..transforms.slicing import SliceStack, cut_image, cut_slices, image_bounds, join_image, join_slices
+from ..transforms.slicing import SliceStack, cut_slices, image_bounds, join_slices
 from ..utils.console import ProgressCallback
 from ..utils.threads import single_threaded_blas
 from ..volumes.geometry import Volume
@@ -40,7 +40,6 @@ def segment_volume(
     *,
     batch_size: int | None = None,
     tta: bool = False,
-    is_image: bool = False,
     progress: ProgressCallback | None = None,
     probabilities: Path | None = None,
     confidence_dtype: torch.dtype = torch.float16,
@@ -52,12 +51,11 @@ def segment_volume(
 
     Args:
         segmenter: the model or models, whose softmax is averaged.
-        volume: the scan, in the unit of the processor's intensity window (HU for CT).
+        volume: the scan, in the unit of the processor's intensity window (HU for CT). If it `is_image`, its frames are
+            segmented as stored, and 8-bit values count from 0 to 255 whatever the window is.
         batch_size: slices through a model at once; `None` chooses it by the free memory.
         tta: test-time augmentation: average views of each slice as it is, rotated by ±8°, and mirrored if no label has
             a side.
-        is_image: whether the volume is a 2-D image `(width, height, 1)`: its slice is segmented as stored, and 8-bit
-            values count from 0 to 255 whatever the processor's window is.
         progress: called with the number of slices done and the number of all slices.
         probabilities: path of a file to create for the softmax of every label.
         confidence_dtype: floating point type of the confidence.
@@ -69,12 +67,12 @@ def segment_volume(
     if volume.array.dtype.kind == "f" and not (finite := np.isfinite(volume.array)).all():
         bad = finite.size - np.count_nonzero(finite)
         raise ValueError(f"The scan holds {bad} NaN or infinite values: expected finite intensities; replace them.")
-    slices = cut_image(volume) if is_image else cut_slices(volume, segmenter.processor)
+    slices = cut_slices(volume, segmenter.processor)
     (limits or InputLimits.local()).check_slices(volume.path or "The scan", slices.shape)
     labels, confidence, softmax = _segment_slices(
-        segmenter, slices, batch_size, tta, is_image, progress, probabilities, confidence_dtype
+        segmenter, slices, batch_size, tta, volume.is_image, progress, probabilities, confidence_dtype
     )
-    join = join_image if is_image else partial(join_slices, volume=volume, processor=segmenter.processor)
+    join = partial(join_slices, volume=volume, processor=segmenter.processor)
     labels = np.ascontiguousarray(join(labels))  # one after the other, so that only one of them is there twice
     confidence = np.ascontiguousarray(join(confidence))
     return Segmentation(labels, confidence, None if softmax is None else join(softmax))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,8 @@ from ..transforms.intensity import guess_preprocessing
 from ..utils.console import ProgressCallback
 from ..utils.text import printable
 from ..volumes import Volume, read_scan, reorient, restore_orientation, write_labels, write_volume
-from .files import PREVIEW, STATISTICS, Job, case_files, label_file_names, write_json
+from .existing import describe_method
+from .files import PREVIEW, STATISTICS, Job, case_files, hash_files, label_file_names, results, write_json
 from .settings import PredictionSettings
 
 __all__ = ["CasePipeline", "SegmentedCase", "clean_labels", "describe_size", "predict_case"]
@@ -69,9 +71,17 @@ class CasePipeline:
     segmenter: Segmenter
     output: Path
     settings: PredictionSettings
+    hashes: dict[str, str] = field(default_factory=dict)  # of the inputs of the cases that are read, by their names
+
+    @cached_property
+    def method(self) -> dict[str, Any]:
+        """See [`describe_method`]."""
+        return describe_method(self.segmenter, self.settings)
 
     def read(self, job: Job) -> Volume:
         """Read the scan, with the model's number of channels."""
+        with suppress(OSError, ValueError):  # reading the scan raises an error that names the file
+            self.hashes[job.scan.name] = hash_files(job.inputs)  # before reading: a later change is noticed
         return read_scan(job.scan, num_channels=self.segmenter.processor.num_channels)
 
     def segment(self, job: Job, scan: Volume, progress: ProgressCallback | None) -> SegmentedCase:
@@ -83,7 +93,6 @@ class CasePipeline:
                 scan,
                 batch_size=self.settings.batch_size,
                 tta=self.settings.tta,
-                is_image=job.is_image,
                 progress=progress,
                 probabilities=directory.parent / "probabilities.raw" if self.settings.probabilities else None,
             )
@@ -96,23 +105,27 @@ class CasePipeline:
         with files:
             labels, removed = clean_labels(segmentation.labels, scan, id2label, self.settings)
             names = self.settings.requested(id2label)
-            measured = measure_labels(labels, scan, names, confidence=segmentation.confidence, is_image=job.is_image)
+            measured = measure_labels(labels, scan, names, confidence=segmentation.confidence)
             self._write_maps(job, segmented, labels, names)
             if self.settings.preview:
                 self._draw(directory / name / PREVIEW, job, scan, labels, measured)
             grid: dict[str, Any] = {"shape": list(scan.grid)}
-            if not job.is_image:
+            if not scan.is_image:
                 grid |= {"spacing_mm": list(scan.spacing), "voxel_ml": scan.voxel_ml, "orientation": scan.orientation}
             written = [path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()]
+            listed = sorted([*written, f"{name}/{STATISTICS}"], key=lambda file: ("/" in file, file))
             statistics = {
                 "case": name,
                 "file": str(job.scan.path),
                 "kind": job.scan.kind,
                 "grid": grid,
-                "notes": [*getattr(scan.header, "notes", ()), *_mismatches(scan, self.segmenter, job.is_image)],
+                "notes": [*getattr(scan.header, "notes", ()), *_mismatches(scan, self.segmenter)],
                 "labels": measured,
                 "removed": removed,
-                "files": sorted([*written, f"{name}/{STATISTICS}"], key=lambda file: ("/" in file, file)),
+                "files": listed,
+                "method": self.method,
+                "inputs_hash": self.hashes.pop(name, None),
+                "files_hash": hash_files(directory / file for file in results(listed)),
             }
             write_json(directory / name / STATISTICS, statistics)
         return statistics
@@ -133,7 +146,7 @@ class CasePipeline:
 
     def _draw(self, path: Path, job: Job, scan: Volume, labels: np.ndarray, measured: dict[str, Any]) -> None:
         processor = self.segmenter.processor
-        window = None if job.is_image else processor.channel_windows[0]
+        window = None if scan.is_image else processor.channel_windows[0]
         texts = {row["index"]: f"{name}  {describe_size(row)}" for name, row in measured.items()}
         figure = draw_preview(
             scan,
@@ -142,7 +155,6 @@ class CasePipeline:
             plane=slice_plane(processor.orientation or scan.orientation, processor.axis_order[0]),
             window=window,
             title=printable(job.scan.name),
-            is_image=job.is_image,
         )
         save_png(figure, path, dpi=100)
 
@@ -165,7 +177,7 @@ def clean_labels(
     return restore_orientation(array, scan, _CANONICAL), removed
 
 
-def _mismatches(scan: Volume, segmenter: Segmenter, is_image: bool) -> list[str]:
+def _mismatches(scan: Volume, segmenter: Segmenter) -> list[str]:
     """Describe how a scan's modality differs from those that the model was trained on, as far as files state it."""
     names = segmenter.processor.channel_names or []
     trained = guess_preprocessing(names)
@@ -174,13 +186,15 @@ def _mismatches(scan: Volume, segmenter: Segmenter, is_image: bool) -> list[str]
     notes = []
     if names and modality and (modality == "CT") != ("ct" in trained):
         notes.append(f"its DICOM modality is {modality}, the model was trained on {', '.join(names)}: {warning}")
-    if "ct" in trained and not is_image and scan.array.min() >= 0:
+    if "ct" in trained and not scan.is_image and scan.array.min() >= 0:
         notes.append(f"no intensity is below 0, while air in CT is, in Hounsfield units: {warning}")
-    if names and "ct" not in trained and not is_image and scan.array.min() < -500:
+    if names and "ct" not in trained and not scan.is_image and scan.array.min() < -500:
         notes.append(f"its intensities are like those of CT, the model was trained on {', '.join(names)}: {warning}")
     return notes
 
 
 def describe_size(row: dict[str, Any]) -> str:
-    """The size of a label in the statistics, in ml or pixels."""
-    return f"{format_ml(row['ml'])} ml" if "ml" in row else f"{row['pixels']} pixels"
+    """The size of a label in the statistics: in ml, mm² or pixels."""
+    if "ml" in row:
+        return f"{format_ml(row['ml'])} ml"
+    return f"{row['mm2']:.4g} mm²" if "mm2" in row else f"{row['pixels']} pixels"

@@ -37,14 +37,14 @@ def draw_preview(
     plane: str = "axial",
     window: Sequence[float] | None = None,
     title: str = "",
-    is_image: bool = False,
 ) -> Figure:
     """Draw representative slices of a scan, with and without labels, the patient's right on the left.
 
     The first channel of `scan` is shown, or all three of an RGB image; `labels` has the shape `scan.grid`. `window` is
-    the intensities shown black and white, by default the percentiles 0.5 and 99.5 of the shown slices. With `is_image`
-    the scan is a 2-D image, which is shown in its own orientation.
+    the intensities shown black and white, by default the percentiles 0.5 and 99.5 of the shown slices. An image is
+    shown as stored.
     """
+    is_image = scan.is_image
     if is_image:
         image = scan.array[:, :, 0]
         image = image if image.ndim == 2 or image.shape[-1] == 3 else image[..., 0]

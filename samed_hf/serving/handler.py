@@ -9,7 +9,6 @@ import reprlib
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from PIL import Image
 from ..inference.batching import choose_batch_size
 from ..inference.segmenter import Segmenter, load_model
 from ..inference.volumes import predict_image, segment_volume
-from ..transforms.slicing import cut_image, cut_slices
+from ..transforms.slicing import cut_slices
 from ..volumes import InputLimits, Volume, read_volume
 from ..volumes.images import check_depth
 
@@ -68,9 +67,8 @@ class EndpointHandler:
         names, batch_size = self._parameters(data.get("parameters"))
         if isinstance(data["inputs"], Image.Image):
             return list(self._found(*predict_image(self.model, self._decoded(data["inputs"])), names))
-        volume, is_image = self._read(data["inputs"])
-        cut = cut_image if is_image else partial(cut_slices, processor=self.segmenter.processor)
-        height, width = size = cut(volume).shape[-2:]
+        volume = self._read(data["inputs"])
+        height, width = size = cut_slices(volume, self.segmenter.processor).shape[-2:]
         if min(size) < 2:
             raise ValueError(f"'inputs' has {height}×{width} pixels: expected at least 2 pixels each way.")
         fitting = choose_batch_size([self.model], size)
@@ -81,12 +79,12 @@ class EndpointHandler:
             self.segmenter,
             volume,
             batch_size=batch_size,
-            is_image=is_image,
             confidence_dtype=torch.float32,
             limits=self.limits,
         )
-        labels, confidence = (cut(Volume(array, volume.affine)) for array in (labels, confidence))
-        if is_image:
+        maps = [replace(volume, array=array) for array in (labels, confidence)]
+        labels, confidence = (cut_slices(one, self.segmenter.processor) for one in maps)
+        if volume.is_image:
             return list(self._found(labels[0], confidence[0], names))
         return [
             {"slice": index} | found
@@ -109,21 +107,21 @@ class EndpointHandler:
             raise ValueError(f"batch_size is {reprlib.repr(batch_size)}: expected a whole number of at least 1.")
         return set(requested), batch_size
 
-    def _read(self, inputs: Any) -> tuple[Volume, bool]:
-        """The volume, read as the file that the bytes are, and whether it is an image."""
+    def _read(self, inputs: Any) -> Volume:
+        """The volume, read as the file that the bytes are."""
         content = _as_bytes(inputs)
         self.limits.check("'inputs'", bytes=len(content))
         suffix = next((suffix for start, suffix in _SUFFIXES.items() if content.startswith(start)), None)
         if suffix is None:
             raise ValueError(f"'inputs' is neither an image nor a volume: {_EXPECTED}.")
-        is_image = suffix in (".png", ".jpg")
         with tempfile.TemporaryDirectory() as directory:
             (path := Path(directory) / f"inputs{suffix}").write_bytes(content)
             try:
                 volume = read_volume(path, num_channels=self.segmenter.processor.num_channels, limits=self.limits)
             except ValueError as error:
-                raise ValueError(str(error).replace(str(path), "The image" if is_image else "The volume")) from error
-        return replace(volume, path=None), is_image
+                kind = "The image" if suffix in (".png", ".jpg") else "The volume"
+                raise ValueError(str(error).replace(str(path), kind)) from error
+        return replace(volume, path=None)
 
     def _decoded(self, image: Image.Image) -> Image.Image:
         """The image with its pixels decoded, once its format and size are known to be acceptable."""

@@ -30,10 +30,12 @@ __all__ = [
 
 
 def cut_slices(volume: Volume, processor: SamedImageProcessor) -> np.ndarray:
-    """Cut a scan by the processor's `orientation` and `axis_order`, whatever the axes of its file.
+    """Cut a scan by the processor's `orientation` and `axis_order`, whatever the axes of its file; images as stored.
 
     The result is a view, `(slices, height, width)`, or `(slices, channels, height, width)` for several channels.
     """
+    if volume.is_image:
+        return cut_image(volume)
     array = reorient(volume, processor.orientation).array
     if array.ndim == 3:
         return np.transpose(array, processor.axis_order)
@@ -43,6 +45,8 @@ def cut_slices(volume: Volume, processor: SamedImageProcessor) -> np.ndarray:
 
 def join_slices(slices: np.ndarray, volume: Volume, processor: SamedImageProcessor) -> np.ndarray:
     """The inverse of [`cut_slices`] for maps of the slices: a view `volume.grid` or `(*volume.grid, channels)`."""
+    if volume.is_image:
+        return join_image(slices)
     if slices.ndim == 4:
         slices = np.moveaxis(slices, 1, 3)
     back = [*np.argsort(processor.axis_order), *range(3, slices.ndim)]
@@ -50,12 +54,12 @@ def join_slices(slices: np.ndarray, volume: Volume, processor: SamedImageProcess
 
 
 def cut_image(image: Volume) -> np.ndarray:
-    """The one slice of a 2-D image, as stored: `(1, height, width)` or `(1, channels, height, width)`."""
+    """The frames of an image, as stored: `(frames, height, width)` or `(frames, channels, height, width)`."""
     return np.transpose(image.array, (2, 1, 0) if image.array.ndim == 3 else (2, 3, 1, 0))
 
 
 def join_image(slices: np.ndarray) -> np.ndarray:
-    """The inverse of [`cut_image`]: `(width, height, 1)` or `(width, height, 1, channels)`."""
+    """The inverse of [`cut_image`]: `(width, height, frames)` or `(width, height, frames, channels)`."""
     return np.transpose(slices, (2, 1, 0) if slices.ndim == 3 else (3, 2, 0, 1))
 
 

@@ -100,13 +100,13 @@ def _draw_case(
     if image is None or label is None or (len(image), *image.shape[-2:]) != label.shape or facts.not_finite:
         return None
     image = np.moveaxis(image, 1, 3) if image.ndim == 4 else image
-    is_flat, plane = facts.spacing is None or processor.orientation is None, "axial"
+    plane = "axial"
     if facts.spacing is None or processor.orientation is None:
         # The orientation of the patient is unknown: show the most representative slice as a 2-D image.
         index = representative_slices(label, 1)[0]
         up = slice(None, None, -1) if not data.is_2d and rows_point_up(processor) else slice(None)
         image = image[..., :1] if image.ndim == 4 and image.shape[-1] != 3 else image
-        scan = Volume(image[index : index + 1, up].swapaxes(0, 2), np.diag([-1.0, -1.0, 1.0, 1.0]))
+        scan = Volume(image[index : index + 1, up].swapaxes(0, 2), np.diag([-1.0, -1.0, 1.0, 1.0]), is_image=True)
         labels = label[index : index + 1, up].swapaxes(0, 2)
     else:
         order = np.argsort(processor.axis_order)
@@ -122,5 +122,5 @@ def _draw_case(
         window = CT_WINDOW
     elif window and (scan.num_channels > 2 or min(facts.low) >= 0 or window[0] >= max(facts.high)):
         window = None
-    figure = draw_preview(scan, labels, data.id2label, plane=plane, window=window, title=title, is_image=is_flat)
+    figure = draw_preview(scan, labels, data.id2label, plane=plane, window=window, title=title)
     return figure_jpeg(figure)

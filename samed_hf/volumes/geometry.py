@@ -22,12 +22,17 @@ class Volume:
         header: The geometry in the file format's own terms, which a written file takes over: a NIfTI header, an
             [`~samed_hf.volumes.itk.ItkHeader`] or a [`~samed_hf.volumes.dicom.series.DicomSeries`].
         path: The file or directory that was read.
+        is_image: Whether the array is one or several 2-D images, `(width, height, frames[, channels])`, without the
+            geometry of a patient: each frame is a slice, as stored.
+        is_calibrated: Whether the affine is in mm; `False` for images whose files do not state the size of a pixel.
     """
 
     array: np.ndarray
     affine: np.ndarray
     header: Any = None
     path: Path | None = None
+    is_image: bool = False
+    is_calibrated: bool = True
 
     def __post_init__(self) -> None:
         """Check the geometry."""

@@ -51,7 +51,7 @@ def read_image(path: Path, *, num_channels: int = 1, limits: InputLimits | None 
     or float32 for TIFF files of 32 bits. One channel converts colours to grey (ITU-R 601), three repeat grey.
     """
     array = _read(path, partial(image_array, num_channels=num_channels), num_channels, limits)
-    return Volume(array.swapaxes(0, 1)[:, :, None], _AFFINE, None, path)
+    return Volume(array.swapaxes(0, 1)[:, :, None], _AFFINE, None, path, is_image=True, is_calibrated=False)
 
 
 def read_mask(path: str | Path) -> np.ndarray:

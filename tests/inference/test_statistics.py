@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -92,12 +93,14 @@ def test_each_channel_is_measured(scan, labels):
 
 
 def test_images_have_pixels_and_edges():
-    image = Volume(np.arange(24, dtype=np.uint8).reshape(6, 4, 1), np.diag([-1.0, -1, 1, 1]))
+    image = Volume(np.arange(24, dtype=np.uint8).reshape(6, 4, 1), np.diag([-2.0, -0.5, 1, 1]), is_image=True)
     labels = np.zeros((6, 4, 1), dtype=np.uint8)
     labels[0:2, 3, 0] = 1
     labels[3, 2, 0] = 2
-    measured = measure_labels(labels, image, NAMES, is_image=True)
+    measured = measure_labels(labels, image, NAMES)
     assert measured["liver"]["pixels"] == 2
+    assert measured["liver"]["mm2"] == 2
+    assert "mm2" not in measure_labels(labels, replace(image, is_calibrated=False), NAMES)["liver"]
     assert measured["liver"]["border_faces"] == ["left", "bottom"]
     assert measured["left kidney"]["border_faces"] == []
     assert not {"ml", "voxels", "center_ras_mm"} & set(measured["liver"])

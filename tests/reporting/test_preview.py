@@ -126,7 +126,7 @@ def test_images_keep_their_orientation():
     array = np.random.default_rng(0).integers(0, 255, (9, 6, 1, 3), dtype=np.uint8)
     labels = np.zeros((9, 6, 1), dtype=np.uint8)
     labels[1, 4] = 1
-    figure = draw_preview(Volume(array, LPS), labels, NAMES, is_image=True)
+    figure = draw_preview(Volume(array, LPS, is_image=True), labels, NAMES)
     painted, plain = figure.axes
     np.testing.assert_allclose(plain.images[0].get_array(), array[:, :, 0].swapaxes(0, 1) / 255)
     assert np.argwhere(np.asarray(painted.images[1].get_array())[..., 3]).tolist() == [[4, 1]]
