@@ -18,6 +18,7 @@ from ..volumes.masks import is_deep, mask_palette, read_mask_pixels
 from .dataset import CaseDataset, CaseSource, RawCase, as_labels, renumber
 
 __all__ = [
+    "ImageMaskSource",
     "ImageSource",
     "MaskSource",
     "ScanSource",
@@ -69,21 +70,15 @@ class MaskSource(ScanSource):
 
     def read_label(self) -> tuple[Volume, tuple[str, ...]]:
         """The classes as one label map, in which a later class covers an earlier one; overlaps are noted."""
-        label, notes = None, []
-        for value, path in enumerate(self.masks, 1):
-            if path is None:
-                continue
-            volume = read_volume(path)
-            mask = binary_mask(path, as_labels(path, volume.array))
-            if label is None:
-                label = Volume(np.zeros(mask.shape, np.uint16), volume.affine, volume.header, self.label)
-            if differs := same_grid(label, volume, self.tolerance):
-                raise ValueError(f"{path} is on another grid than the other masks of {self.name}: {differs}.")
-            notes += overlap_notes(label.array, mask, path)
-            label.array[mask] = value
-        if label is None:
+        volumes = [(value, read_volume(path)) for value, path in enumerate(self.masks, 1) if path is not None]
+        if not volumes:
             raise FileNotFoundError(f"{self.name} has no mask in {self.label}: expected one file for each class.")
-        return label, tuple(notes)
+        first = volumes[0][1]
+        for _, volume in volumes:
+            if differs := same_grid(first, volume, self.tolerance):
+                raise ValueError(f"{volume.path} is on another grid than the other masks of {self.name}: {differs}.")
+        label, notes = merge_masks((value, volume.path, volume.array) for value, volume in volumes)
+        return Volume(label, first.affine, first.header, self.label), notes
 
     def files(self) -> tuple[Path, ...]:
         """See [`CaseSource`]."""
@@ -150,6 +145,30 @@ class ImageSource(CaseSource):
         return (*self.images, *(path for index in range(len(self.labels)) for path in self.masks(index)))
 
 
+@dataclass(frozen=True)
+class ImageMaskSource(ImageSource):
+    """2-D images with one mask for each class, whose pixels other than 0 are the class."""
+
+    numbers: tuple[tuple[int, ...], ...] = ()  # the label of each mask of each image
+
+    def read(self, processor: SamedImageProcessor) -> RawCase:
+        """See [`CaseSource`]; overlaps are noted."""
+        notes = (note for index in range(len(self.images)) for note in self._merge(index)[1])
+        return super().read(processor)._replace(notes=tuple(notes))
+
+    def read_label(self, index: int) -> np.ndarray:
+        """The classes as one label map `(height, width)`, in which a later class covers an earlier one."""
+        return self._merge(index)[0]
+
+    def _merge(self, index: int) -> tuple[np.ndarray, tuple[str, ...]]:
+        masks = zip(self.numbers[index], self.masks(index), strict=True)
+        return merge_masks((value, path, read_mask(path)) for value, path in masks)
+
+    def cache_key(self) -> list[Any]:
+        """See [`CaseSource`]; also which class each mask is."""
+        return [*super().cache_key(), self.numbers]
+
+
 def cut_pair(
     name: str, image: Volume, label: Volume, values: Sequence[int], tolerance: float, processor: SamedImageProcessor
 ) -> RawCase:
@@ -167,21 +186,27 @@ def cut_pair(
     return RawCase(cut_slices(image, processor), cut_slices(label, processor), slice_spacing(image, processor))
 
 
-def binary_mask(path: Path, array: np.ndarray) -> np.ndarray:
-    """Where a label map of one class isn't 0, bool; two values besides 0 are refused."""
-    mask = array > 0
-    if (values := np.unique(array[mask])).size > 1:
-        found = ", ".join(map(str, values[:5]))
-        raise ValueError(
-            f"{path} holds the values {found} besides 0: expected one, as the file is the mask of a class."
-        )
-    return mask
+def merge_masks(masks: Iterable[tuple[int, Path | None, np.ndarray]]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """One label map, uint16, of masks with their labels and files, and a note on each that covers voxels of others.
 
-
-def overlap_notes(label: np.ndarray, mask: np.ndarray, path: Path) -> list[str]:
-    """Say how many voxels of `label` a further mask covers."""
-    count = int(np.count_nonzero(label[mask]))
-    return [f"{path.name} covers {count} voxels of the masks before it: they get its label"] if count else []
+    Raises:
+        ValueError: a mask has two values besides 0, or another shape.
+    """
+    label, notes = np.zeros(0, np.uint16), []
+    for value, path, array in masks:
+        mask = as_labels(str(path), array) > 0
+        label = label if label.size else np.zeros(mask.shape, np.uint16)
+        if (values := np.unique(array[mask])).size > 1:
+            found = ", ".join(map(str, values[:5].tolist()))
+            raise ValueError(f"{path} holds the values {found} besides 0: expected one, as it is the mask of a class.")
+        if mask.shape != label.shape:
+            raise ValueError(
+                f"{path} is of shape {mask.shape}: expected {label.shape}, as the other masks of the image."
+            )
+        if count := int(np.count_nonzero(label[mask])):
+            notes.append(f"{path} covers {count} voxels of the masks before it: they get its label")
+        label[mask] = value
+    return label, tuple(notes)
 
 
 def stack_images(name: str, images: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> RawCase:

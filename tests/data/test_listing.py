@@ -99,7 +99,7 @@ def test_columns_by_usual_names_and_by_flags(root):
     ]
     data = read_data(write_table(root / "cases.csv", entries))
     assert splits(data) == [["0", "1"], ["2", "3"], ["4"]]
-    assert data.groups == dict(zip("01234", "AABBC", strict=True))
+    assert data.groups == dict(zip("0123", "AABB", strict=True))
     entries = [
         {"x": row["image"], "y": row["label"], "z": split, "mask": "?"}
         for row, split in zip(rows(), SPLITS, strict=True)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from samed_hf import SamedImageProcessor
-from samed_hf.data import divide_cases, read_data
+from samed_hf.data import DataArguments, divide_cases, make_processor, read_data
 from samed_hf.data.cache import CaseStore
 
 from ..data_folders import make_scans, save_nifti
@@ -17,7 +17,7 @@ VOXELS = {name: np.bincount(label.ravel(), minlength=3).tolist() for name, (_, l
 def counts(data) -> dict[str, list[int]]:
     """The voxels of each label by case."""
     num_labels = len(data.id2label)
-    processor = SamedImageProcessor()
+    processor = make_processor(DataArguments(data_dir="."), data)
     return {
         name: np.bincount(data.read_case(name, processor).label.ravel(), minlength=num_labels).tolist()
         for name in (*data.train, *data.validation, *data.test)
@@ -170,7 +170,7 @@ def test_readings_of_several_raters_are_no_classes(tmp_path, names):
         save_nifti(tmp_path / name / "image.nii.gz", image)
         for rater in names:
             save_nifti(tmp_path / name / "masks" / f"{rater}.nii.gz", (label > 0).astype(np.uint8))
-    with pytest.raises(ValueError, match=f"{names[0]}.*{names[1]}.*several readings"):
+    with pytest.raises(ValueError, match=f"{min(names)}.*{max(names)}.*several readings"):
         read_data(tmp_path)
 
 
@@ -205,7 +205,7 @@ def test_several_cases_of_a_patient_stay_in_one_split(tmp_path):
         save_nifti(directory / f"patient{patient:03d}_4d.nii.gz", np.stack([image] * 2, axis=-1))
     data = read_data(tmp_path)
     assert len(data.train) == 12
-    assert data.train[:2] == ["patient000-frame01", "patient000-frame12"]
+    assert data.train[:2] == ["patient000_frame01", "patient000_frame12"]
     assert any("6 images without a label" in note for note in data.notes)
     for fold in range(3):
         divide_cases(data, num_folds=3, fold=fold)
@@ -225,7 +225,7 @@ def test_directories_of_splits(tmp_path):
 
 
 def test_images_of_two_dimensions(tmp_path):
-    for name, (image, label) in SCANS.items():
+    for name, (_, label) in SCANS.items():
         for index in range(12):
             path = tmp_path / name / f"{name}_slice{index}.png"
             path.parent.mkdir(exist_ok=True)
@@ -235,3 +235,37 @@ def test_images_of_two_dimensions(tmp_path):
     assert len(data.train) == 3
     case = data.read_case(data.train[0], SamedImageProcessor(intensity_window=None, percentiles=None))
     np.testing.assert_allclose(case.image[:, 0, 0] * 255, range(0, 120, 10), atol=1e-3)
+
+
+@pytest.mark.parametrize("pattern", ["masks/CLASS/NAME", "masks/NAME/CLASS", "masks/CLASS/NAME_mask"])
+@pytest.mark.parametrize("suffix", [".nii.gz", ".png"])
+def test_a_directory_for_each_class_or_for_each_image(tmp_path, pattern, suffix):
+    def save(path, array):
+        if suffix == ".png":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array[..., 2].astype(np.uint8).T).save(path)
+        else:
+            save_nifti(path, array)
+
+    for name, (image, label) in SCANS.items():
+        save(tmp_path / "images" / f"{name}{suffix}", image)
+        for value, of in ((1, "disc"), (2, "bar")):
+            path = tmp_path / f"{pattern.replace('CLASS', of).replace('NAME', name)}{suffix}"
+            save(path, (label == value).astype(np.uint8) * 255)
+    data = read_data(tmp_path, label_names=["disc", "bar"])
+    labels = {name: label[..., 2] if suffix == ".png" else label for name, (_, label) in SCANS.items()}
+    assert counts(data) == {name: np.bincount(label.ravel(), minlength=3).tolist() for name, label in labels.items()}
+    assert read_data(tmp_path).id2label == {0: "background", 1: "bar", 2: "disc"}
+    for of in ("disc", "bar"):
+        (tmp_path / f"{pattern.replace('CLASS', of).replace('NAME', 'case_01')}{suffix}").unlink()
+    data = read_data(tmp_path)
+    assert data.train == ["case_00", "case_02"]
+    assert any("1 images without a mask" in note and "case_01" in note for note in data.notes)
+
+
+def test_overlaps_of_two_dimensional_masks_are_counted(tmp_path, caplog):
+    for path, size in (("images/x", 20), ("masks/a/x", 20), ("masks/b/x", 5)):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.pad(np.ones((size, 20), np.uint8), ((0, 20 - size), (0, 0)))).save(tmp_path / f"{path}.png")
+    assert counts(read_data(tmp_path)) == {"x": [0, 300, 100]}
+    assert any("covers 100 voxels" in record.getMessage() for record in caplog.records)

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..dataset import CaseDataset
 from .bids import is_bids, read_bids
+from .classes import has_class_directories, read_class_directories
 from .decathlon import is_decathlon, read_decathlon
 from .folders import find_folders, read_folders
 from .listing import find_listing, is_listing, read_listing
@@ -124,6 +125,8 @@ def _read_files(root: Path, options: Options) -> CaseDataset | None:
         return read_listing(listing, options)
     if is_bids(root):
         return read_bids(root, options)
+    if has_class_directories(root):
+        return read_class_directories(root, options)
     if find_folders(root):
         names = None if options.label_names is None else list(options.label_names)
         return read_folders(root, names, options.tolerance, options.strict)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from ...volumes.registry import VOLUME_SUFFIXES, case_name, suffix_of
 from ..dataset import CaseDataset
 from ..labels import Labels, labels_from_mapping, read_text
+from .listing import apply_splits
 from .records import Found, Options, Record, build_dataset, choose_channels, name_some
 
 __all__ = ["is_bids", "read_bids"]
@@ -74,11 +74,14 @@ def read_bids(root: Path, options: Options) -> CaseDataset:
         some = name_some(path.relative_to(root) for path in spare)
         notes.append(f"{len(spare)} images without a label, not used: {some}")
     named, tables = _names(root, labels)
+    subjects = len({record.group for record in records})
+    kinds = ", ".join(f"*_{channel}" for channel in channels)
     label = "/".join((*labels[0]._directories(root)[:2], f"*_{labels[0].suffix}"))
     explanation = (
-        f"BIDS: {len({record.group for record in records})} subjects, image {', '.join(f'*_{one}' for one in channels)}, label {label}, names of "
+        f"BIDS: {subjects} subjects, image {kinds}, label {label}, names of "
         f"{tables[0].relative_to(root) if tables else 'no dseg.tsv'}"
     )
+    records = apply_splits(root, records, options, notes)
     return build_dataset(Found("BIDS", root, records, explanation, channels, named, notes), options)
 
 

@@ -19,7 +19,7 @@ from ..labels import Labels, labels_from_mapping, read_json, read_text
 from ..splits import split_of
 from .records import Found, Options, Record, build_dataset, name_some, natural
 
-__all__ = ["find_listing", "is_listing", "read_listing"]
+__all__ = ["apply_splits", "find_listing", "is_listing", "read_listing"]
 
 _SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
 _STEMS = ("cases", "dataset", "datalist", "data_list", "listing")
@@ -33,6 +33,7 @@ _USUAL = {
     "slice": ("slice", "slice_index", "slice_number"),
 }
 _ENDINGS = ("", "_path", "_file", "_filename", "_filepath")
+_TABLES = ("participants.tsv", "meta.csv", "splits.csv", "split.csv", "splits.tsv")
 _KEY = " split"  # of the list in a datalist that holds a row
 _MAX_BYTES = 2**28
 
@@ -101,6 +102,27 @@ def read_listing(path: Path, options: Options) -> CaseDataset:
     data = build_dataset(Found("listing", path, records, explanation, channels, labels, [*notes, *more]), options)
     data.declares_folds = has_folds
     return data
+
+
+def apply_splits(root: Path, records: Sequence[Record], options: Options, notes: list[str]) -> list[Record]:
+    """Divide cases as a table of the directory says, e.g. participants.tsv, if one has a column of splits.
+
+    Cases that it doesn't list, or in an unknown split, are left out; what was done is added to `notes`.
+    """
+    for path in filter(Path.is_file, (root / name for name in _TABLES)):
+        rows = _read_table(path)
+        columns = _columns(rows)
+        if not (column := _find(columns, "split", options.split_column, path)):
+            continue
+        splits = {_text(row, columns[:1]): _text(row, column) for row in rows}
+        given = [splits.get(record.group) or splits.get(record.name, "") for record in records]
+        left_out = [record.name for record, split in zip(records, given, strict=True) if not split_of(split)]
+        notes.append(f"splits of the column {column[0]!r} of {path.name}")
+        if left_out:
+            notes.append(f"{len(left_out)} cases without a known split in {path.name} left out: {name_some(left_out)}")
+        pairs = zip(records, map(split_of, given), strict=True)
+        return [replace(record, split=split) for record, split in pairs if split]
+    return list(records)
 
 
 def _read(path: Path) -> tuple[list[Row], Labels | None, list[str]]:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...volumes.registry import IMAGE_SUFFIXES, VOLUME_SUFFIXES, case_name, suffix_of
 from ..dataset import CaseDataset
 from ..splits import split_of
+from .listing import apply_splits
 from .records import Found, Options, Record, build_dataset, choose_channels, name_some, pattern
 
-__all__ = ["find_pairs", "mask_files", "read_patients"]
+__all__ = ["find_pairs", "image_files", "mask_files", "read_patients", "refuse_raters"]
 
 _WORDS = r"labels?|labelmap|masks?|msk|segs?|segmentations?|dseg|gt|ground_?truth|truth|annotations?|delineations?|roi"
 _LABEL = re.compile(rf"(?:^|(?<=[_\-. ]))({_WORDS})(?=[_\-. ]|\d|$)", re.I)
@@ -70,12 +71,18 @@ def read_patients(root: Path, pairs: Sequence[Pair], options: Options) -> CaseDa
     is_flat = {pair.where for pair in used} == {root}
     layout = "images and labels in one directory" if is_flat else "a directory for each patient"
     explanation = pattern(root, records)
+    records = records if has_splits else apply_splits(root, records, options, notes)
     return build_dataset(Found(layout, root, records, explanation, channels, notes=[*notes, *more]), options)
 
 
-def mask_files(directory: Path) -> dict[str, Path]:
-    """The files of a directory by their stems without "_mask" or the like."""
-    return {_join(_LABEL.sub("", case_name(path))) or case_name(path): path for path in _files(directory)}
+def mask_files(directory: Path, images: bool = False) -> dict[str, Path]:
+    """The files of a directory by their stems without words such as "mask" or, of `images`, "image"."""
+    word, files = _IMAGE if images else _LABEL, image_files(directory)
+    named = {_join(word.sub("", case_name(path))) or case_name(path): path for path in files}
+    if len(named) < len(files):
+        twice = next(path for path in files if path not in named.values())
+        raise ValueError(f"{twice} and another file of {directory} are called alike: keep one.")
+    return named
 
 
 def _directories(directory: Path, depth: int) -> Iterator[Path]:
@@ -83,13 +90,13 @@ def _directories(directory: Path, depth: int) -> Iterator[Path]:
     yield directory
     if not depth:
         return
-    has_images = bool(_files(directory))
+    has_images = bool(image_files(directory))
     for path in sorted(directory.iterdir()):
         if path.is_dir() and path.name[0] != "." and not (has_images and _LABEL.fullmatch(path.name)):
             yield from _directories(path, depth - 1)
 
 
-def _files(directory: Path) -> list[Path]:
+def image_files(directory: Path) -> list[Path]:
     """The volumes of a directory or, where there are none, its 2-D images."""
     files = [path for path in sorted(directory.glob("[!.]*")) if not path.is_dir()]
     volumes = [path for path in files if suffix_of(path) in VOLUME_SUFFIXES]
@@ -104,7 +111,7 @@ def _pairs(where: Path, is_root: bool) -> list[Pair]:
     """Match the files of a directory by their names; each file is in one pair, perhaps alone."""
     images: dict[Path, str] = {}
     labels: list[tuple[str, str, Path]] = []  # key, the word for labels, file
-    for path in _files(where):
+    for path in image_files(where):
         rest = case_name(path)
         if not is_root and (own := re.match(rf"{re.escape(where.name)}(?=[_\-. ]|$)", rest, re.I)):
             rest = rest[own.end() :]
@@ -218,12 +225,18 @@ def _labels(pairs: Sequence[Pair], options: Options) -> list[Label]:
                 "cases in a cases.csv with the columns image and label."
             )
     for label in labels:
-        if isinstance(label, Mapping) and not given and len(label) > 1 and all(map(_RATER.fullmatch, label)):
-            raise ValueError(
-                f"{next(iter(label.values()))} is one of the masks {name_some(label)}: are they of classes, or several "
-                "readings? Name the classes by --label_names, or list the cases in a cases.csv."
-            )
+        if isinstance(label, Mapping):
+            refuse_raters(label, options)
     return labels
+
+
+def refuse_raters(masks: Mapping[str, Path], options: Options) -> None:
+    """Refuse masks that are called as the readings of several raters, unless `label_names` names the classes."""
+    if not options.label_names and len(masks) > 1 and all(map(_RATER.fullmatch, masks)):
+        raise ValueError(
+            f"{next(iter(masks.values()))} is one of the masks {name_some(masks)}: are they of classes, or several "
+            "readings? Name the classes by --label_names, or list the cases in a cases.csv."
+        )
 
 
 def _record(

@@ -5,22 +5,19 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 
-import numpy as np
-
-from ...volumes import read_volume
 from ...volumes.registry import IMAGE_SUFFIXES, suffix_of
-from ..dataset import CaseDataset, CaseSource, as_labels
-from ..labels import Labels, find_labels_file, labels_of_names, resolve_labels
-from ..sources import ImageSource, MaskSource, ScanSource, image_channels, read_mask, require_files
+from ..dataset import CaseDataset, CaseSource
+from ..labels import Labels, find_labels_file, labels_of_names
+from ..sources import ImageMaskSource, ImageSource, MaskSource, ScanSource, describe_images, require_files
+from .folders import SLICE_NAME, find_mask_labels
 
 __all__ = ["Found", "Options", "Record", "build_dataset", "choose_channels", "name_some", "natural", "pattern"]
 
-_SLICE = re.compile(r"(?P<case>.+)_slice\d+")
 _SPLITS = ("train", "validation", "test")
 
 
@@ -76,23 +73,24 @@ def build_dataset(found: Found, options: Options) -> CaseDataset:
     data = CaseDataset(found.layout, root, {}, {}, is_2d=is_2d, about=about, notes=list(found.notes))
     data.explanation, data.channel_names = found.explanation, found.channels
     if is_2d:
-        data.channel_names = image_channels(record.images[0] for record in records)
+        describe_images(data, (record.images[0] for record in records))
     named = labels_of_names(options.label_names) if options.label_names else found.labels
     named = named or find_labels_file(root if root.is_dir() else root.parent)
-    if any(isinstance(record.label, Mapping) for record in records):
-        labels, notes = _class_labels(records, named)
+    maps, as_colors = [record.label for record in records if isinstance(record.label, Path)], False
+    if len(maps) < len(records):
+        labels = _class_labels(records, named, data.notes)
     else:
-        labels, notes = resolve_labels(named, _label_maps(records, is_2d), is_2d, root)
-    data.id2label, data.notes = labels.id2label, data.notes + notes
+        labels, as_colors = find_mask_labels(named, maps, is_2d, root, data.notes)
+    data.id2label = labels.id2label
     for split in _SPLITS:
         cases: dict[str, list[Record]] = {}
         for record in records:
             if record.split == split:
-                slice_of = _SLICE.fullmatch(record.name) if is_2d else None
+                slice_of = SLICE_NAME.match(record.name) if is_2d else None
                 cases.setdefault(slice_of["case"] if slice_of else record.name, []).append(record)
         for same in cases.values():
             same.sort(key=lambda record: (record.order, natural(record.images[0])))
-        data.add_cases(split, {name: _source(same, labels, data, options) for name, same in cases.items()})
+        data.add_cases(split, {name: _source(same, labels, as_colors, data, options) for name, same in cases.items()})
     cases_of = {(record.group, record.name) for record in records}
     patients = Counter(group for group, _ in cases_of)
     data.groups = {record.name: record.group for record in records if record.group and patients[record.group] > 1}
@@ -168,37 +166,39 @@ def _is_2d(found: Found) -> bool:
     return True in by_kind
 
 
-def _label_maps(records: Sequence[Record], is_2d: bool) -> Iterator[np.ndarray]:
-    for record in records:
-        if isinstance(path := record.label, Path) and path.exists():
-            yield read_mask(path) if is_2d else as_labels(path, read_volume(path).array)
-
-
-def _class_labels(records: Sequence[Record], named: Labels | None) -> tuple[Labels, list[str]]:
-    """The classes that have mask files, or those named, and notes on the files that are missing or not used."""
+def _class_labels(records: Sequence[Record], named: Labels | None, notes: list[str]) -> Labels:
+    """The classes that have mask files, or those named; files that are missing or not used are added to the notes."""
     if odd := [record.label for record in records if isinstance(record.label, Path)]:
         raise ValueError(f"{odd[0]} is a label map, but other cases have a mask for each class: expected one kind.")
     counts = Counter(name for record in records if isinstance(record.label, Mapping) for name in record.label)
     labels = named or labels_of_names(sorted(counts))
-    classes, notes = list(labels.id2label.values())[1:], []
+    classes = list(labels.id2label.values())[1:]
     if not set(classes) & set(counts):
         raise ValueError(f"No mask file is called as a label ({name_some(classes)}): found {name_some(counts)}.")
     if unused := sorted(set(counts) - set(classes)):
         notes.append(f"{len(unused)} classes have masks but no label, and are not used: {name_some(unused)}")
     if missing := [f"{name} in {len(records) - counts[name]}" for name in classes if counts[name] < len(records)]:
         notes.append(f"no mask file, taken as absent, in some of {len(records)} cases: {name_some(missing, 10)}")
-    return Labels(labels.id2label, tuple(range(len(labels.id2label)))), notes
+    return Labels(labels.id2label, tuple(range(len(labels.id2label))))
 
 
-def _source(records: Sequence[Record], labels: Labels, data: CaseDataset, options: Options) -> CaseSource:
+def _source(
+    records: Sequence[Record], labels: Labels, as_colors: bool, data: CaseDataset, options: Options
+) -> CaseSource:
     """The source of a case, whose records are its slices if they are 2-D."""
     first, count = records[0], len(data.channel_names)
     classes = list(labels.id2label.values())[1:]
     if data.is_2d:
-        if len(first.images) > 1 or isinstance(first.label, Mapping):
-            raise ValueError(f"{first.images[0]} is a 2-D image: expected one image and one mask for each case.")
-        images, masks = zip(*((record.images[0], record.label) for record in records), strict=True)
-        return ImageSource(first.name, images, masks, count, labels.values)
+        if len(first.images) > 1:
+            raise ValueError(f"{first.images[0]} is a 2-D image: expected one image for each case.")
+        images = tuple(record.images[0] for record in records)
+        if isinstance(first.label, Path):
+            maps = tuple(record.label for record in records if isinstance(record.label, Path))
+            return ImageSource(first.name, images, maps, count, labels.values, as_colors)
+        named = [record.label for record in records if isinstance(record.label, Mapping)]
+        numbers = tuple(tuple(value for value, name in enumerate(classes, 1) if name in one) for one in named)
+        paths = tuple(tuple(one[name] for name in classes if name in one) for one in named)
+        return ImageMaskSource(first.name, images, paths, count, labels.values, numbers=numbers)
     if isinstance(first.label, Path):
         return ScanSource(first.name, first.images, first.label, count, labels.values, options.tolerance)
     masks = tuple(first.label.get(name) for name in classes)
