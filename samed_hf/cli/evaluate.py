@@ -56,13 +56,14 @@ def run(args: argparse.Namespace) -> None:
     base = args.base_model_name_or_path
     segmenter = Segmenter.load([args.adapter], dtype=args.dtype, base_model_name_or_path=base)
     id2label, processor = segmenter.id2label, segmenter.processor
-    data.expect_labels(id2label)
+    data.expect_labels(id2label, segmenter.models[0].config.regions)
     for name in names:
         data.read_raw(name, processor)
     output, rows_run_up = Path(args.output), rows_point_up(processor)
     results: dict[str, CaseResult] = {}
     cases = (data.read_case(name, processor) for name in names)
     options = {"protocol": args.protocol, "input_size": args.input_size, "batch_size": args.batch_size}
+    options["ignore_index"] = data.ignore_index
     for case, prediction, result in score_cases(segmenter.models[0], cases, processor, **options):
         results[case.name] = result
         output.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from ..model.image_processing_samed import SamedImageProcessor
 from ..transforms.slicing import cut_image, cut_slices, slice_spacing
 from ..volumes import ScanFile, Volume, read_scan, read_volume, reorient, same_grid
 from ..volumes import images as image_files
-from .dataset import CaseSource, RawCase, as_labels, renumber
+from .dataset import CaseSource, LabelValues, RawCase, as_labels, renumber
 
 __all__ = ["ImageSource", "ScanSource", "cut_pair", "image_channels", "read_mask", "require_files", "stack_images"]
 
@@ -25,7 +25,7 @@ class ScanSource(CaseSource):
     images: tuple[Path, ...]  # one file for each channel, or one file that holds them all
     label: Path
     num_channels: int
-    values: tuple[int, ...]  # the file's number of each label
+    values: LabelValues  # the file's number of each label
     tolerance: float = 0.1  # largest distance between the grids of image and label, in sides of a voxel
 
     def read(self, processor: SamedImageProcessor) -> RawCase:
@@ -49,7 +49,7 @@ class ImageSource(CaseSource):
     images: tuple[Path, ...]
     labels: tuple[Path, ...]
     num_channels: int  # 1 for grey, 3 for colour
-    values: tuple[int, ...]  # the masks' number of each label
+    values: LabelValues  # the masks' number of each label
 
     def read(self, processor: SamedImageProcessor) -> RawCase:
         """See [`CaseSource`]."""
@@ -71,7 +71,7 @@ class ImageSource(CaseSource):
 
 
 def cut_pair(
-    name: str, image: Volume, label: Volume, values: Sequence[int], tolerance: float, processor: SamedImageProcessor
+    name: str, image: Volume, label: Volume, values: LabelValues, tolerance: float, processor: SamedImageProcessor
 ) -> RawCase:
     """Cut a scan and its label map, whose axes may be in another order; see [`ScanSource`] for the arguments."""
     label_name = label.path or name

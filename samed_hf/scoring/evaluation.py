@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,12 +37,13 @@ def score_cases(
     protocol: str = "strict",
     input_size: int | None = None,
     batch_size: int | None = None,
+    ignore_index: int | None = None,
 ) -> Iterator[tuple[Case, np.ndarray, CaseResult]]:
     """Predict cases one at a time; each is scored in a thread while the model predicts the next.
 
     Under `samed` the predicted slices are zoomed back by order 0, as in the reference implementation, and distances
     are in voxels. Under `strict` the logits are interpolated to the pixels of the slice and distances are in mm, or in
-    voxels for a case without spacing.
+    voxels for a case without spacing. If the model's config has regions, these are scored instead of the labels.
 
     Args:
         model: in evaluation mode.
@@ -50,6 +52,7 @@ def score_cases(
         protocol: "strict" or "samed"; see [`samed_hf.scoring.metrics`].
         input_size: side in pixels to which slices are resized first (224 in SAMed); defaults to the processor's.
         batch_size: slices per forward pass; `None` chooses it from the free memory.
+        ignore_index: label of voxels that aren't scored.
 
     Yields:
         Each case, its prediction of shape `(slices, height, width)` and its result, in the order of `cases`, at the
@@ -84,7 +87,11 @@ def score_cases(
                     batch_size=batch_size,
                 )
                 yield from finish()
-                scoring = pool.submit(score_case, prediction, case.label, model.config.id2label, protocol, case.spacing)
+                config = model.config
+                scoring = pool.submit(
+                    partial(score_case, regions=config.regions, ignore_index=ignore_index),
+                    *(prediction, case.label, config.id2label, protocol, case.spacing),
+                )
                 waiting.append((case, prediction, scoring))
         except Exception:
             yield from finish()
@@ -106,9 +113,18 @@ def evaluate_cases(
     protocol: str = "strict",
     input_size: int | None = None,
     batch_size: int | None = None,
+    ignore_index: int | None = None,
 ) -> dict[str, Any]:
     """Predict, score and summarize cases as [`score_cases`], and return the content of `metrics.json`."""
-    scored = score_cases(model, cases, processor, protocol=protocol, input_size=input_size, batch_size=batch_size)
+    scored = score_cases(
+        model,
+        cases,
+        processor,
+        protocol=protocol,
+        input_size=input_size,
+        batch_size=batch_size,
+        ignore_index=ignore_index,
+    )
     return summarize_results({case.name: result for case, _, result in scored}, protocol)
 
 
