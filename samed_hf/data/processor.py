@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from ..model.image_processing_samed import SamedImageProcessor
-from ..transforms.intensity import guess_preprocessing, preprocessing_settings
+from ..transforms.intensity import PREPROCESSING, guess_preprocessing, preprocessing_settings
 from ..volumes.file_checks import NotFiniteError
 from .arguments import DataArguments
 from .dataset import CaseDataset
@@ -47,6 +47,8 @@ def make_processor(args: DataArguments, data: CaseDataset, image_size: int | Non
     if channels is not None:  # those of channels that aren't used must not contradict the others
         presets = [preset if index in channels else presets[channels[0]] for index, preset in enumerate(presets)]
     settings = preprocessing_settings(presets)
+    if data.intensity_range is not None and settings == PREPROCESSING["picture"]:
+        settings["intensity_window"] = data.intensity_range
     if args.intensity_window is not None:
         settings["intensity_window"] = args.intensity_window
     return SamedImageProcessor(

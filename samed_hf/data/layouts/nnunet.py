@@ -11,9 +11,9 @@ from ...transforms.slicing import cut_image
 from ...volumes import ScanFile, read_scan
 from ...volumes.images import is_grey
 from ...volumes.registry import IMAGE_SUFFIXES
-from ..dataset import CaseDataset, CaseSource, LabelValues, RawCase, renumber
+from ..dataset import CaseDataset, CaseSource, FileValues, RawCase, renumber
 from ..labels import read_json
-from ..sources import ImageSource, ScanSource, image_channels, read_mask, require_files
+from ..sources import ImageSource, ScanSource, describe_images, read_mask, require_files
 from .decathlon import channel_names, note_unused_files, read_description
 from .nnunet_labels import nnunet_labels
 
@@ -34,7 +34,7 @@ class ImageChannelsSource(CaseSource):
     images: tuple[Path, ...]  # one for each channel
     label: Path
     num_channels: int
-    values: LabelValues  # the mask's number of each label
+    values: FileValues  # the mask's number of each label
 
     def read(self, processor: SamedImageProcessor) -> RawCase:
         """See [`CaseSource`]."""
@@ -82,20 +82,23 @@ def read_nnunet(root: Path, fold: int | None = None, tolerance: float = 0.1, str
     is_single = (
         is_2d and len(channels) in (1, 3) and not any(image.is_file() for one in everything for image in one[1:])
     )
-    if is_single:
-        channels = image_channels(images[0] for images in everything)
     about = {"name": str(content.get("name") or root.resolve().name)}
     data = CaseDataset("nnU-Net raw", root, labels.id2label, {}, channel_names=channels, is_2d=is_2d, about=about)
+    if is_2d:
+        describe_images(data, (image for one in everything for image in (one[:1] if is_single else one)))
+    if not is_single:
+        data.channel_names = channels
+    count = len(data.channel_names)
     data.regions, data.has_ignored, data.notes = labels.regions, labels.ignored is not None, labels.notes
     for split, part in (("train", "Tr"), ("test", "Ts")):
         sources: dict[str, CaseSource] = {}
         for name, (images, label) in cases[part].items():
             if is_single:
-                sources[name] = ImageSource(name, images[:1], (label,), len(channels), labels.values)
+                sources[name] = ImageSource(name, images[:1], (label,), count, labels.values)
             elif is_2d:
-                sources[name] = ImageChannelsSource(name, images, label, len(channels), labels.values)
+                sources[name] = ImageChannelsSource(name, images, label, count, labels.values)
             else:
-                sources[name] = ScanSource(name, images, label, len(channels), labels.values, tolerance)
+                sources[name] = ScanSource(name, images, label, count, labels.values, tolerance)
         data.add_cases(split, sources)
     if strict:
         require_files(path, (file for source in data.sources.values() for file in source.files()))

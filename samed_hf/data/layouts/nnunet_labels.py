@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..dataset import IGNORED_LABEL, LabelValues, label_numbers
+from ..dataset import IGNORED_LABEL, FileValues, label_numbers
 from ..labels import labels_from_mapping
 
 __all__ = ["NnunetLabels", "nnunet_labels"]
@@ -16,7 +16,7 @@ class NnunetLabels(NamedTuple):
     """The labels to train on, exclusive of each other."""
 
     id2label: dict[int, str]
-    values: LabelValues
+    values: FileValues
     regions: dict[str, tuple[int, ...]]  # by name, the labels whose union a region is; empty without regions
     ignored: int | None  # the files' value that becomes `IGNORED_LABEL`
     notes: list[str]
@@ -36,7 +36,7 @@ def nnunet_labels(content: Mapping[str, Any], path: Path) -> NnunetLabels:
     regions: dict[str, tuple[int, ...]] = {}
     if isinstance(mapping, Mapping) and any(isinstance(value, list) for value in mapping.values()):
         id2label, numbers, regions = _divide_regions(mapping, content.get("regions_class_order"), path)
-        values: LabelValues = numbers
+        values: FileValues = numbers
         parts = ", ".join(f"{index} {name}" for index, name in id2label.items() if index)
         notes.append(
             f"{len(regions)} regions are trained as exclusive labels ({parts}), each the part of the region that no "
@@ -44,7 +44,7 @@ def nnunet_labels(content: Mapping[str, Any], path: Path) -> NnunetLabels:
         )
     else:
         older = {"training", "modality"} & content.keys()  # keys of nnU-Net v1
-        id2label, values = labels_from_mapping(mapping, path, None if older else True)
+        id2label, values, _ = labels_from_mapping(mapping, path, None if older else True)
     ignored = _value_of_ignored(mapping, id2label, values)
     if ignored is not None:
         kept = [(value, id2label[label]) for value, label in label_numbers(values).items() if value != ignored]
@@ -65,7 +65,7 @@ def nnunet_labels(content: Mapping[str, Any], path: Path) -> NnunetLabels:
     return NnunetLabels(id2label, values, regions, ignored, notes)
 
 
-def _value_of_ignored(mapping: Any, id2label: Mapping[int, str], values: LabelValues) -> int | None:
+def _value_of_ignored(mapping: Any, id2label: Mapping[int, str], values: FileValues) -> int | None:
     """The value of the label "ignore", which isn't among the labels of regions."""
     for value, label in label_numbers(values).items():
         if id2label[label].lower() == "ignore":
