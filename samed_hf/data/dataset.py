@@ -221,8 +221,8 @@ def check_label_values(name: str | Path, label: np.ndarray, num_labels: int, *, 
         where = f", slice {int(np.flatnonzero(strange.any(axis=(1, 2)))[0])}," if label.ndim == 3 else ""
         raise ValueError(
             f"{name}{where} holds the label value {high if high >= num_labels else low}: expected values from 0 to "
-            f"{num_labels - 1} for {num_labels} labels, the background counted{describe_softened(np.maximum(label, 0))}. "
-            "Name more labels or repair the file."
+            f"{num_labels - 1} for {num_labels} labels, the background counted"
+            f"{describe_softened(np.maximum(label, 0))}. Name more labels or repair the file."
         )
 
 

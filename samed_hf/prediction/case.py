@@ -132,6 +132,7 @@ class CasePipeline:
                 "kind": job.scan.kind,
                 "grid": grid,
                 "notes": [
+                    *job.scan.notes,
                     *getattr(scan.header, "notes", ()),
                     *_region_notes(regions, names),
                     *_mismatches(scan, self.segmenter),
