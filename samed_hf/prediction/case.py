@@ -119,7 +119,7 @@ class CasePipeline:
                 "file": str(job.scan.path),
                 "kind": job.scan.kind,
                 "grid": grid,
-                "notes": [*getattr(scan.header, "notes", ()), *_mismatches(scan, self.segmenter)],
+                "notes": [*job.scan.notes, *getattr(scan.header, "notes", ()), *_mismatches(scan, self.segmenter)],
                 "labels": measured,
                 "removed": removed,
                 "files": listed,
