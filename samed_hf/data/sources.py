@@ -56,12 +56,16 @@ class ImageSource(CaseSource):
         # A model of grey images sees colours as grey, here as in prediction.
         num_channels = processor.num_channels if processor.num_channels in (1, 3) else self.num_channels
         images = [cut_image(read_volume(path, num_channels=num_channels)) for path in self.images]
-        labels = [renumber(path, read_mask(path), self.values)[None] for path in self.labels]
+        masks = [renumber(path, read_mask(path), self.values) for path in self.labels]
+        labels = [mask if mask.ndim == 3 else mask[None] for mask in masks]  # several pages of one file, or one
         for image_path, image, label_path, label in zip(self.images, images, self.labels, labels, strict=True):
-            if image.shape[-2:] != label.shape[-2:]:
+            if (len(image), *image.shape[-2:]) != label.shape:
+                sizes = [
+                    f"{one.shape[-1]}×{one.shape[-2]} pixels" + (f" in {len(one)} pages" if len(one) > 1 else "")
+                    for one in (image, label)
+                ]
                 raise ValueError(
-                    f"{image_path} has {image.shape[-1]}×{image.shape[-2]} pixels, but {label_path} "
-                    f"{label.shape[-1]}×{label.shape[-2]}: expected a mask of the image's size."
+                    f"{image_path} has {sizes[0]}, but {label_path} {sizes[1]}: expected a mask of the image's size."
                 )
         return stack_images(self.name, images, labels)
 
@@ -95,7 +99,7 @@ def stack_images(name: str, images: Sequence[np.ndarray], labels: Sequence[np.nd
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """Read a 2-D label map `(height, width)`, uint8 or uint16; the indices of an image with a palette."""
+    """Read labels `(height, width)` or `(pages, height, width)`, uint8 or uint16; the indices of a palette."""
     return as_labels(path, image_files.read_mask(path))
 
 
