@@ -29,16 +29,13 @@ def test_each_channel_is_scaled_by_its_own_bounds(number, windows, percentiles):
     np.testing.assert_allclose(stack.scaled(), expected[:, :number], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("shape", "orientation", "cut"),
-    [((1, 4, 5), "LPS", (1, 5, 4)), ((4, 1, 5), "LPS", (1, 5, 4)), ((4, 5, 1), "RAS", (1, 5, 4))],
-)
-def test_a_scan_of_one_slice_is_cut_in_its_own_plane(shape, orientation, cut):
+@pytest.mark.parametrize(("shape", "orientation"), [((1, 4, 5), "LPS"), ((4, 1, 5), "LPS"), ((4, 5, 1), "RAS")])
+def test_a_scan_of_one_slice_is_cut_in_its_own_plane(shape, orientation):
     processor = SamedImageProcessor(32, orientation=orientation)
     array = np.arange(20.0).reshape(shape)
     volume = Volume(array, np.diag([-1, -1, 3, 1]))
     slices = cut_slices(volume, processor)
-    assert slices.shape == cut
+    assert slices.shape == (1, 5, 4)
     np.testing.assert_array_equal(join_slices(slices, volume, processor), array)
     thin = Volume(np.zeros((1, 1, 5)), np.eye(4))
     assert cut_slices(thin, processor).shape == (5, 1, 1)
