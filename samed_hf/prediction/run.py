@@ -25,7 +25,7 @@ from .case import CasePipeline, SegmentedCase, describe_size
 from .files import PREVIEW, STATISTICS, Job
 from .settings import PredictionSettings
 
-__all__ = ["predict_cases", "write_report"]
+__all__ = ["done_record", "predict_cases", "write_report"]
 
 _MAX_IMAGES = 200  # previews in the page of a report, which a browser loads whole
 
@@ -74,13 +74,13 @@ def predict_cases(
             return pipeline.segment(job, scan, progress)
 
     def report(job: Job, outcome: Outcome) -> None:
-        records.append(_record(job, output, settings, outcome))
+        records.append(_record(job, output, outcome))
 
     read_process_write(jobs, read=pipeline.read, process=segment, write=pipeline.write, done=report)
     return records
 
 
-def _record(job: Job, output: Path, settings: PredictionSettings, outcome: Outcome) -> dict[str, Any]:
+def _record(job: Job, output: Path, outcome: Outcome) -> dict[str, Any]:
     """Log a case's result and return its record for `predictions.json`."""
     record: dict[str, Any] = {"name": job.scan.name, "file": str(job.scan.path), "kind": job.scan.kind}
     name = printable(job.scan.name)
@@ -100,9 +100,16 @@ def _record(job: Job, output: Path, settings: PredictionSettings, outcome: Outco
     rows = statistics["labels"].items()
     labels = [f"{printable(label)} {describe_size(row)}" for label, row in rows if row["bounding_box"]]
     logger.info("%s: %s", printable(output / job.labels), ", ".join(labels) or "nothing found")
-    record |= {"status": "done", "seconds": round(outcome.seconds, 2)}
-    record |= {"files": statistics["files"], "statistics": f"{job.scan.name}/{STATISTICS}"}
-    return record | {"preview": f"{job.scan.name}/{PREVIEW}" if settings.preview else None}
+    return done_record(statistics, round(outcome.seconds, 2))
+
+
+def done_record(statistics: Mapping[str, Any], seconds: float | None) -> dict[str, Any]:
+    """Return the record of a case for `predictions.json`; the seconds of an earlier run's may be unknown."""
+    name = statistics["case"]
+    preview = f"{name}/{PREVIEW}"
+    record = {"name": name, "file": statistics["file"], "kind": statistics["kind"], "status": "done"}
+    record |= {"seconds": seconds, "files": statistics["files"], "statistics": f"{name}/{STATISTICS}"}
+    return record | {"preview": preview if preview in statistics["files"] else None}
 
 
 def write_report(path: Path, run: Mapping[str, Any]) -> None:

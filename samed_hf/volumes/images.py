@@ -29,6 +29,7 @@ __all__ = [
     "mask_array",
     "read_image",
     "read_mask",
+    "with_channels",
     "write_mask",
 ]
 
@@ -47,7 +48,7 @@ def read_image(path: Path, *, num_channels: int = 1, limits: InputLimits | None 
     """
     name = printable(path)
     convert = partial(image_array, num_channels=num_channels, name=name)
-    pages = read_pages(path, convert, partial(_with_channels, num_channels=num_channels, name=name), limits)
+    pages = read_pages(path, convert, partial(with_channels, num_channels=num_channels, name=name), limits)
     array = np.moveaxis(pages.array, (0, 1, 2), (2, 1, 0))
     width, height = pages.pixel_size or (1.0, 1.0)
     affine = _AFFINE @ np.diag([width, height, 1.0, 1.0])
@@ -122,7 +123,7 @@ def image_array(image: Image.Image, num_channels: int, name: str | Path) -> np.n
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
     else:
         array = np.asarray(image.convert("L" if image.mode in GREY else "RGB"))
-    return _with_channels(turn(array, orientation(image)), num_channels, name)
+    return with_channels(turn(array, orientation(image)), num_channels, name)
 
 
 def write_mask(
@@ -155,7 +156,8 @@ def write_mask(
     write_bytes(path, content.getvalue())
 
 
-def _with_channels(array: np.ndarray, num_channels: int, name: str | Path) -> np.ndarray:
+def with_channels(array: np.ndarray, num_channels: int, name: str | Path) -> np.ndarray:
+    """Convert pixels `(height, width)` or `(height, width, 3 or 4)` to one channel or three."""
     if num_channels not in (1, 3):
         raise ImageRefusedError(
             f"{name} is an image, which has 1 channel or 3, expected {num_channels}; "
