@@ -137,7 +137,7 @@ def stack_images(name: str, images: Sequence[np.ndarray], labels: Sequence[np.nd
 
 
 def read_mask(path: Path, *, as_colors: bool = False) -> np.ndarray:
-    """Read labels `(height, width)` or `(pages, height, width)`: uint8 or uint16 values or palette indices; uint32 0xRRGGBB of colours."""
+    """Read labels `([pages,] height, width)`: uint8 or uint16 values or palette indices; uint32 0xRRGGBB of colours."""
     pixels = read_mask_pixels(path, as_colors=as_colors)
     return pixels if pixels.dtype == np.uint32 else as_labels(path, pixels)
 
