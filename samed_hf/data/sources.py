@@ -14,7 +14,7 @@ from ..transforms.slicing import cut_image, cut_slices, slice_spacing
 from ..volumes import ScanFile, Volume, read_scan, read_volume, reorient, same_grid
 from ..volumes import images as image_files
 from ..volumes.masks import is_deep, mask_palette, read_mask_pixels
-from .dataset import CaseDataset, CaseSource, RawCase, as_labels, renumber
+from .dataset import CaseDataset, CaseSource, FileValues, RawCase, as_labels, renumber
 
 __all__ = [
     "ImageSource",
@@ -37,7 +37,7 @@ class ScanSource(CaseSource):
     images: tuple[Path, ...]  # one file for each channel, or one file that holds them all
     label: Path
     num_channels: int
-    values: tuple[int, ...]  # the file's number of each label
+    values: FileValues  # the file's number of each label
     tolerance: float = 0.1  # largest distance between the grids of image and label, in sides of a voxel
 
     def read(self, processor: SamedImageProcessor) -> RawCase:
@@ -61,7 +61,7 @@ class ImageSource(CaseSource):
     images: tuple[Path, ...]
     labels: tuple[Path | tuple[Path, ...], ...]  # the mask of each image, or the masks that make one label map
     num_channels: int  # 1 for grey, 3 for colour
-    values: tuple[int, ...]  # the masks' number of each label
+    values: FileValues  # the masks' number of each label
     as_colors: bool = False  # whether these are colours, 0xRRGGBB
 
     def read(self, processor: SamedImageProcessor) -> RawCase:
@@ -113,7 +113,7 @@ class ImageSource(CaseSource):
 
 
 def cut_pair(
-    name: str, image: Volume, label: Volume, values: Sequence[int], tolerance: float, processor: SamedImageProcessor
+    name: str, image: Volume, label: Volume, values: FileValues, tolerance: float, processor: SamedImageProcessor
 ) -> RawCase:
     """Cut a scan and its label map, whose axes may be in another order; see [`ScanSource`] for the arguments."""
     label_name = label.path or name

@@ -134,7 +134,7 @@ def image_channels(image: Any, num_channels: int, data_format: str | ChannelDime
         channels = [array[..., index] for index in range(array.shape[-1])]
     else:
         channels = [array] if array.ndim == 2 else list(array) if array.ndim == 3 else []
-    channels = channels[:3] if len(channels) == 4 else channels
+    channels = channels[:3] if len(channels) == 4 != num_channels else channels
     if len(channels) not in (1, 3, num_channels) or min(channels[0].shape) < 2:
         raise ValueError(
             f"images holds an array of shape {tuple(array.shape)}: expected (height, width), or with 3 or 4 channels, "

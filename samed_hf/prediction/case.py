@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,7 +11,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..inference import Segmentation, Segmenter, keep_largest, measure_labels, remove_islands, segment_volume
+from ..inference import (
+    Segmentation,
+    Segmenter,
+    keep_largest,
+    measure_labels,
+    measure_regions,
+    remove_islands,
+    segment_volume,
+)
 from ..inference.postprocessing import keep_labels
 from ..reporting.charts import label_colors, save_png
 from ..reporting.formatting import format_ml
@@ -106,7 +115,10 @@ class CasePipeline:
         with files:
             labels, removed = clean_labels(segmentation.labels, scan, id2label, self.settings)
             names = self.settings.requested(id2label)
-            measured = measure_labels(labels, scan, names, confidence=segmentation.confidence)
+            if regions := self.segmenter.regions:
+                measured = measure_regions(labels, scan, regions, confidence=segmentation.confidence)
+            else:
+                measured = measure_labels(labels, scan, names, confidence=segmentation.confidence)
             self._write_maps(job, segmented, labels, names)
             if self.settings.preview:
                 self._draw(directory / name / PREVIEW, job, scan, labels, measured)
@@ -120,7 +132,13 @@ class CasePipeline:
                 "file": str(job.scan.path),
                 "kind": job.scan.kind,
                 "grid": grid,
-                "notes": self._notes(job, scan),
+                "notes": [
+                    *job.scan.notes,
+                    *scan.notes,
+                    *getattr(scan.header, "notes", ()),
+                    *_region_notes(regions, names),
+                    *_mismatches(scan, self.segmenter),
+                ],
                 "labels": measured,
                 "removed": removed,
                 "files": listed,
@@ -131,20 +149,19 @@ class CasePipeline:
             write_json(directory / name / STATISTICS, statistics)
         return statistics
 
-    def _notes(self, job: Job, scan: Volume) -> list[str]:
-        own = (*job.scan.notes, *scan.notes, *getattr(scan.header, "notes", ()))
-        return [*own, *_mismatches(scan, self.segmenter)]
-
     def _write_maps(self, job: Job, segmented: SegmentedCase, labels: np.ndarray, names: dict[int, str]) -> None:
         """Write the label map, and masks and probabilities if requested."""
         scan, segmentation, top, _ = segmented
         directory = top / job.scan.name
-        colors = label_colors(self.segmenter.num_labels)
-        write_labels(top / job.labels, labels, scan, names=names, colors=colors)
+        regions = self.segmenter.regions
+        colors = label_colors(max(self.segmenter.num_labels, *regions, 0) + bool(regions))
+        write_labels(top / job.labels, labels, scan, names=part_names(regions, names), colors=colors)
         if self.settings.per_class:
-            for index, file in label_file_names(names, job.suffix).items():
-                mask = (labels == index).astype(np.uint8)
-                write_labels(directory / file, mask, scan, names={1: names[index]}, colors=colors[[0, index]])
+            masks = {index: name for index, (name, _) in regions.items()} or names
+            for index, file in label_file_names(masks, job.suffix).items():
+                mask = np.isin(labels, regions[index][1]) if regions else labels == index
+                mask = mask.astype(np.uint8)
+                write_labels(directory / file, mask, scan, names={1: masks[index]}, colors=colors[[0, index]])
         if segmentation.probabilities is not None:
             # Without the scan's header, which holds an intensity window for display.
             write_volume(directory / job.probabilities, Volume(segmentation.probabilities, scan.affine))
@@ -162,6 +179,17 @@ class CasePipeline:
             title=printable(job.scan.name),
         )
         save_png(figure, path, dpi=100)
+
+
+def part_names(regions: Mapping[int, tuple[str, list[int]]], names: Mapping[int, str]) -> dict[int, str]:
+    """Names of the labels in a label map, of which those of regions are parts."""
+    whole = {name for name, members in regions.values() if len(members) == 1}
+    return {index: name if not regions or name in whole else f"{name} (rest)" for index, name in names.items()}
+
+
+def _region_notes(regions: Mapping[int, tuple[str, list[int]]], names: Mapping[int, str]) -> list[str]:
+    parts = ", ".join(f"{index} {name}" for index, name in part_names(regions, names).items())
+    return [f"the label map holds exclusive parts of the regions ({parts})"] if regions else []
 
 
 def clean_labels(

@@ -130,6 +130,7 @@ class SliceStack:
                 "scans of the same channels."
             )
         self.array, self.processor, self.rescaled = array, processor, rescaled
+        self.seen = [*range(channels)] if processor.channels is None else processor.channels
         self.bounds: Sequence[Sequence[float]] = []
         if not rescaled:
             self.bounds = processor.intensity_bounds(array) if bounds is None else bounds
@@ -146,22 +147,28 @@ class SliceStack:
     def read_raw(self, indices: Sequence[int]) -> np.ndarray:
         """Slices in the scan's own intensities: float32, `(len(indices), channels, height, width)`.
 
-        The channels are one to three of the scan, or three neighbouring slices; the first and the last are repeated.
+        The channels are those that the model sees, or three neighbouring slices; the first and the last are repeated.
         """
-        index = np.asarray(indices)
+        index, array = np.asarray(indices), self.array
         if self.processor.context_slices:
             index = np.clip(index[:, None] + np.arange(-1, 2), 0, len(self) - 1)
-        raw = np.ascontiguousarray(self.array[index], dtype=np.float32)
+            array = array[:, self.seen[0]] if array.ndim == 4 else array
+        raw = array[index]
+        if array.ndim == 4 and self.processor.channels is not None:
+            raw = raw[:, self.seen]
+        raw = np.ascontiguousarray(raw, dtype=np.float32)
         return raw[:, None] if raw.ndim == 3 else raw
 
     def scale(self, raw: Array) -> Array:
         """Scale slices of [`read_raw`] to [0, 1], on the same device.
 
-        The result has 1 channel if it fills all three of the model, else 3; of two channels the third is the mean.
+        The result has 1 channel if it fills all three of the model, else 3, or all those that the model projects; of
+        two channels the third is the mean.
         """
         channels = [raw[:, index] for index in range(raw.shape[1])]
         if not self.rescaled:
-            bounds = [*self.bounds] * len(channels) if self.processor.context_slices else self.bounds
+            bounds = [self.bounds[index] for index in self.seen]
+            bounds = bounds * len(channels) if self.processor.context_slices else bounds
             channels = [window_intensity(one, bound) for one, bound in zip(channels, bounds, strict=True)]
         if len(channels) == 1:
             return channels[0][:, None]
