@@ -1,5 +1,6 @@
 """Inputs that can't be read: each is one row of `predictions.json` with its reason, the others are predicted."""
 
+import builtins
 import errno
 import json
 import os
@@ -43,7 +44,7 @@ def lock(monkeypatch):
 
         return call
 
-    for module, name in ((os, "scandir"), (os, "listdir"), (Path, "open")):
+    for module, name in ((os, "scandir"), (os, "listdir"), (Path, "open"), (builtins, "open")):
         monkeypatch.setattr(module, name, deny(getattr(module, name)))
     return lambda path: locked.add(str(path))
 
