@@ -17,6 +17,7 @@ from ..limits import InputLimits
 from .display import describe_window, display_header, display_values, has_window
 from .gdcm import GdcmDecoder
 from .headers import items, numbers, read_file, text, whole_number
+from .kinds import is_image_class
 from .pixels import num_samples, stored_bits, stored_values
 
 __all__ = ["SIGNED_NOTE", "DicomImages", "is_projection", "read_images"]
@@ -52,9 +53,8 @@ def is_projection(dataset: Dataset, path: Path) -> bool:
     else:
         is_single = whole_number(dataset, "NumberOfFrames", path, default=1) == 1
         has_position = is_single and "ImagePositionPatient" in dataset
-    kind = uids.UID(text(dataset, "SOPClassUID"))
-    is_image = not kind or "Image Storage" in kind.name or kind.is_private
-    return is_image and kind not in _SLICES and not has_position
+    kind = text(dataset, "SOPClassUID")
+    return is_image_class(kind) is not False and kind not in _SLICES and not has_position
 
 
 def read_images(
