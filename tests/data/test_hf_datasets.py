@@ -228,7 +228,7 @@ def test_a_scan_in_rows_is_limited_before_memory_is_taken(tmp_path, monkeypatch)
     large.set_data_shape((4, 4, 30_000))
     large.set_data_dtype(np.float64)
     large["vox_offset"], large["magic"] = 352, b"n+1"
-    content = gzip.compress(large.binaryblock + bytes(4) + bytes(4 * 4 * 30_000))
+    content = gzip.compress(large.binaryblock + bytes(4) + bytes(8 * 4 * 4 * 30_000))
     features = Features({"image": datasets.Nifti(), "label": datasets.Nifti()})
     rows = [{"image": {"bytes": content, "path": None}, "label": {"bytes": scan.to_bytes(), "path": None}}]
     Dataset.from_list(rows, features=features).save_to_disk(tmp_path / "rows")
