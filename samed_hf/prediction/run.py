@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import torch
-
 from ..inference import Segmenter
-from ..inference.batching import is_out_of_memory
+from ..inference.batching import describe_failure
 from ..reporting.charts import hex_colors
 from ..reporting.formatting import format_duration
 from ..reporting.html import jpeg_uri, write_page
 from ..utils.console import ProgressBar
 from ..utils.pipelining import Outcome, read_process_write
-from ..utils.text import one_line, printable
+from ..utils.text import printable
 from ..volumes import Volume
 from .case import CasePipeline, SegmentedCase, describe_size
 from .files import PREVIEW, STATISTICS, Job
@@ -86,14 +84,7 @@ def _record(job: Job, output: Path, outcome: Outcome) -> dict[str, Any]:
     name = printable(job.scan.name)
     if outcome.error is not None:
         logger.info("failed      %s", name)
-        reason = one_line(outcome.error)
-        if is_out_of_memory(outcome.error):
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            reason = f"not enough memory ({reason}): give a smaller --batch_size, or use a machine with more."
-        elif not isinstance(outcome.error, ValueError | OSError):
-            reason = f"it failed unexpectedly ({type(outcome.error).__name__}: {reason})"
-        return record | {"status": "failed", "error": reason}
+        return record | {"status": "failed", "error": describe_failure(outcome.error)}
     statistics = outcome.result
     for note in statistics["notes"]:
         logger.info("note        %s: %s", name, note)
