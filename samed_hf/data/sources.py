@@ -105,14 +105,17 @@ class ImageSource(CaseSource):
         # A model of grey images sees colours as grey, here as in prediction.
         num_channels = processor.num_channels if processor.num_channels in (1, 3) else self.num_channels
         images = [cut_image(read_volume(path, num_channels=num_channels)) for path in self.images]
-        labels = [
-            renumber(self.masks(index)[0], self.read_label(index), self.values)[None] for index in range(len(images))
-        ]
+        masks = [renumber(self.masks(index)[0], self.read_label(index), self.values) for index in range(len(images))]
+        labels = [mask if mask.ndim == 3 else mask[None] for mask in masks]  # several pages of one file, or one
         for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-            if image.shape[-2:] != label.shape[-2:]:
+            if (len(image), *image.shape[-2:]) != label.shape:
+                sizes = [
+                    f"{one.shape[-1]}×{one.shape[-2]} pixels" + (f" in {len(one)} pages" if len(one) > 1 else "")
+                    for one in (image, label)
+                ]
                 raise ValueError(
-                    f"{self.images[index]} has {image.shape[-1]}×{image.shape[-2]} pixels, but {self.masks(index)[0]} "
-                    f"{label.shape[-1]}×{label.shape[-2]}: expected a mask of the image's size."
+                    f"{self.images[index]} has {sizes[0]}, but {self.masks(index)[0]} {sizes[1]}: expected a mask of "
+                    "the image's size."
                 )
         return stack_images(self.name, images, labels)
 
@@ -217,7 +220,7 @@ def stack_images(name: str, images: Sequence[np.ndarray], labels: Sequence[np.nd
 
 
 def read_mask(path: Path, *, as_colors: bool = False) -> np.ndarray:
-    """Read a 2-D label map `(height, width)`: uint8 or uint16 values or palette indices; uint32 0xRRGGBB of colours."""
+    """Read labels `([pages,] height, width)`: uint8 or uint16 values or palette indices; uint32 0xRRGGBB of colours."""
     pixels = read_mask_pixels(path, as_colors=as_colors)
     return pixels if pixels.dtype == np.uint32 else as_labels(path, pixels)
 

@@ -144,7 +144,7 @@ def predict_image(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Segment an open image at its own size; for a file, [`read_volume`] and [`segment_volume`] give the same labels.
 
-    transformers' image-segmentation pipeline gives them too, except that it turns images by their EXIF orientation.
+    transformers' image-segmentation pipeline gives them too. All turn images by their EXIF orientation.
 
     Args:
         model: in evaluation mode.

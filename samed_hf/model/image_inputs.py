@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from transformers.image_utils import ChannelDimension, httpx
 from transformers.utils import TensorType
 
+from ..volumes.image_tags import decode
 from ..volumes.images import LUMINANCE, check_depth, image_array, luminance, mask_array, read_mask
 from ..volumes.limits import InputLimitError, InputLimits
 
@@ -39,6 +40,7 @@ def open_image(source: Any, timeout: float | None = None) -> Image.Image:
         raise InputLimitError(f"images holds one that is too large: {error}") from error
     InputLimits.local().check_slices("images", (1, image.height, image.width))
     check_depth(image, "images")
+    decode(image)
     return ImageOps.exif_transpose(image)
 
 

@@ -25,6 +25,7 @@ from ..reporting.charts import label_colors, save_png
 from ..reporting.formatting import format_ml
 from ..reporting.preview import draw_preview, slice_plane
 from ..transforms.intensity import guess_preprocessing
+from ..transforms.slicing import slice_axes
 from ..utils.console import ProgressCallback
 from ..utils.text import printable
 from ..volumes import Volume, read_scan, reorient, restore_orientation, write_labels, write_volume
@@ -133,6 +134,7 @@ class CasePipeline:
                 "grid": grid,
                 "notes": [
                     *job.scan.notes,
+                    *scan.notes,
                     *getattr(scan.header, "notes", ()),
                     *_region_notes(regions, names),
                     *_mismatches(scan, self.segmenter),
@@ -172,7 +174,7 @@ class CasePipeline:
             scan,
             labels,
             dict(self.segmenter.id2label) | texts,
-            plane=slice_plane(processor.orientation or scan.orientation, processor.axis_order[0]),
+            plane=slice_plane(processor.orientation or scan.orientation, slice_axes(scan, processor)[0]),
             window=window,
             title=printable(job.scan.name),
         )

@@ -52,8 +52,8 @@ class Job:
 
     @property
     def probabilities(self) -> str:
-        """Name of the file of probabilities; DICOM-SEG and PNG can't store them."""
-        return PROBABILITIES + (".nii.gz" if self.suffix in (".dcm", ".png") else self.suffix)
+        """Name of the file of probabilities; DICOM-SEG and images can't store them."""
+        return PROBABILITIES + (".nii.gz" if self.suffix in (".dcm", ".png", ".tif") else self.suffix)
 
     @property
     def inputs(self) -> tuple[Path, ...]:

@@ -25,6 +25,7 @@ __all__ = [
     "join_image",
     "join_slices",
     "rows_point_up",
+    "slice_axes",
     "slice_spacing",
 ]
 
@@ -36,11 +37,22 @@ def cut_slices(volume: Volume, processor: SamedImageProcessor) -> np.ndarray:
     """
     if volume.is_image:
         return cut_image(volume)
-    array = reorient(volume, processor.orientation).array
+    array, order = reorient(volume, processor.orientation).array, slice_axes(volume, processor)
     if array.ndim == 3:
-        return np.transpose(array, processor.axis_order)
-    first, *others = processor.axis_order
+        return np.transpose(array, order)
+    first, *others = order
     return np.transpose(array, (first, 3, *others))
+
+
+def slice_axes(volume: Volume, processor: SamedImageProcessor) -> Sequence[int]:
+    """The axes of a reoriented scan that become slices, rows and columns: the processor's `axis_order`.
+
+    A scan of one slice in another plane is cut in its own plane, as its slices in the processor's would be lines.
+    """
+    grid = reorient(volume, processor.orientation).grid
+    if grid.count(1) != 1 or grid[processor.axis_order[0]] == 1:
+        return processor.axis_order
+    return ((0, 2, 1), (1, 2, 0), (2, 1, 0))[grid.index(1)]
 
 
 def join_slices(slices: np.ndarray, volume: Volume, processor: SamedImageProcessor) -> np.ndarray:
@@ -49,7 +61,7 @@ def join_slices(slices: np.ndarray, volume: Volume, processor: SamedImageProcess
         return join_image(slices)
     if slices.ndim == 4:
         slices = np.moveaxis(slices, 1, 3)
-    back = [*np.argsort(processor.axis_order), *range(3, slices.ndim)]
+    back = [*np.argsort(slice_axes(volume, processor)), *range(3, slices.ndim)]
     return restore_orientation(np.transpose(slices, back), volume, processor.orientation)
 
 
@@ -83,7 +95,7 @@ def is_8_bit(array: Any) -> bool:
 def slice_spacing(volume: Volume, processor: SamedImageProcessor) -> tuple[float, float, float]:
     """Spacing of the cut scan in mm between slices, rows and columns."""
     spacing = reorient(volume, processor.orientation).spacing
-    first, second, third = processor.axis_order
+    first, second, third = slice_axes(volume, processor)
     return spacing[first], spacing[second], spacing[third]
 
 

@@ -40,7 +40,7 @@ def read_scan(scan: ScanFile | str | Path, *, num_channels: int = 1, limits: Inp
     if scan.kind == "dicom":
         from .dicom.series import read_series
 
-        volume = read_series(scan.files, scan.path, limits)
+        volume = read_series(scan.files, scan.path, limits, num_channels=num_channels)
     elif len(scan.files) > 1:
         volume = _read_channels(scan, num_channels, limits)
     else:
