@@ -101,7 +101,8 @@ def _predict(args: argparse.Namespace, settings: PredictionSettings, state: Part
     if not state.is_main_process:
         return 0
     run = _describe(args, settings, segmenter, state) | {"seconds": round(time.monotonic() - started, 2)}
-    run |= {"method": method, "cases": _all_records(args, output, plan, records, finished, method)}
+    run |= {"notes": plan.notes, "method": method}
+    run |= {"cases": _all_records(args, output, plan, records, finished, method)}
     return _finish(args, output, run, plan, created)
 
 
@@ -175,6 +176,7 @@ class _Plan:
 
     jobs: list[Job]
     unreadable: list[dict[str, Any]]  # records of the inputs without a scan, which don't stop the run
+    notes: list[str]  # on skipped files
     shard: dict[str, Any] | None = None  # the entry of `predictions-I-of-N.json`
 
 
@@ -182,7 +184,6 @@ def _plan(args: argparse.Namespace, output: Path, settings: PredictionSettings) 
     """Find the scans, and choose those of the shard."""
     from ..model.image_processing_samed import SamedImageProcessor
     from ..prediction.files import check_target, plan_jobs
-    from ..volumes import find_scans
     from ..volumes.discovery import search_scans
 
     try:
@@ -190,23 +191,19 @@ def _plan(args: argparse.Namespace, output: Path, settings: PredictionSettings) 
     except (OSError, ValueError):  # loading the adapter raises the error
         content = {}
     num_channels = len(content.get("channel_names") or [""])  # images that make a scan
-    inputs: list[str] = []
-    unreadable: list[dict[str, Any]] = []
-    for path in args.inputs:
-        try:
-            search_scans([path], num_channels=num_channels)
-            inputs.append(path)
-        except (ValueError, OSError) as error:
-            if len(args.inputs) == 1:
-                raise
-            name = Path(path).name or str(path)
-            unreadable.append({"name": name, "file": path, "status": "failed", "error": str(error)})
-    scans = find_scans(inputs, num_channels=num_channels)
+    failed: dict[str, Exception] | None = {} if len(args.inputs) > 1 else None
+    scans, notes = search_scans(args.inputs, num_channels=num_channels, failed=failed)
+    for note in notes:
+        logger.info(note)
+    unreadable: list[dict[str, Any]] = [
+        {"name": Path(path).name or path, "file": path, "status": "failed", "error": str(error)}
+        for path, error in (failed or {}).items()
+    ]
     # With --skip_existing, what exists is looked at once the model is known.
     replace = args.overwrite or args.skip_existing
     jobs = plan_jobs(scans, output, settings, overwrite=replace or args.shard is not None)
     if args.shard is None:
-        return _Plan(jobs, unreadable)
+        return _Plan(jobs, unreadable, notes)
     sizes = [(job.scan.name, job.bytes) for job in jobs]
     share = select_share(args.shard, [size for _, size in sizes])
     mine = [jobs[index] for index in share]
@@ -215,7 +212,7 @@ def _plan(args: argparse.Namespace, output: Path, settings: PredictionSettings) 
     unreadable = unreadable if args.shard.index == 1 else []
     numbers = [*(job.number for job in mine), *range(len(jobs) + 1, len(jobs) + len(unreadable) + 1)]
     logger.info("shard       %d of %d: %d of %d cases", args.shard.index, args.shard.count, len(mine), len(jobs))
-    return _Plan(mine, unreadable, args.shard.describe(sizes, numbers))
+    return _Plan(mine, unreadable, notes, args.shard.describe(sizes, numbers))
 
 
 def _finish(args: argparse.Namespace, output: Path, run: dict[str, Any], plan: _Plan, created: bool) -> int:

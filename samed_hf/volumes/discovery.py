@@ -75,42 +75,58 @@ def find_scans(paths: str | Path | Iterable[str | Path], *, num_channels: int = 
     return scans
 
 
-def search_scans(paths: Iterable[str | Path], *, num_channels: int = 1) -> tuple[list[ScanFile], list[str]]:
-    """[`find_scans`] that returns its notes on skipped files and directories, a line each, instead of logging them."""
+def search_scans(
+    paths: Iterable[str | Path], *, num_channels: int = 1, failed: dict[str, Exception] | None = None
+) -> tuple[list[ScanFile], list[str]]:
+    """[`find_scans`] that returns its notes on skipped files and directories, a line each, instead of logging them.
+
+    With `failed`, the error of a path is added to it, and the other paths are searched; they may hold no scan.
+    """
     files: dict[Path, Path] = {}
     dicom: dict[Path, Path] = {}
     series: list[SeriesFiles] = []
     skipped: dict[Path, str] = {}
     notes: list[str] = []
-    for path in map(Path, paths):
-        if path.is_file() and path.name.upper() == _INDEX:
-            notes.append(f"searched the directory of {printable(path)}, an index of its files")
-            path = path.parent
-        if path.is_dir():
-            own, found, others = _search_directory(path)
-            files |= {_absolute(file): file for file in own}
-            series += found
-            skipped |= others
-            # Subdirectories are not searched for files if the directory has files of its own.
-            has_own = any(file.parent == path for file in own)
-            left_out = [one for one in _subdirectories(path) if has_own and not one.is_symlink() and _own_files(one)[0]]
-            if left_out:
-                example = f"e.g. {printable(left_out[0].name)}: name them"
-                notes.append(f"left out {len(left_out)} directories with scans in {printable(path)}, {example}")
-        elif not path.exists():
-            raise FileNotFoundError(f"{printable(path)} does not exist, expected a scan or a directory of scans.")
-        else:
-            (files if file_kind(path) else dicom)[_absolute(path)] = path
-    found, damaged, others = _listed_series(list(dicom.values()))
+    for given in paths:
+        path = Path(given)
+        try:
+            if path.is_file() and path.name.upper() == _INDEX:
+                notes.append(f"searched the directory of {printable(path)}, an index of its files")
+                path = path.parent
+            if path.is_dir():
+                own, found, others = _search_directory(path)
+                files |= {_absolute(file): file for file in own}
+                series += found
+                skipped |= others
+                notes += _left_out(path, own)
+            elif not path.exists():
+                raise FileNotFoundError(f"{printable(path)} does not exist, expected a scan or a directory of scans.")
+            else:
+                (files if file_kind(path) else dicom)[_absolute(path)] = path
+        except (ValueError, OSError) as error:
+            if failed is None:
+                raise
+            failed[str(given)] = error
+    found, damaged, others = _listed_series(list(dicom.values()), failed)
     skipped |= others
     scans = [
         *_file_scans(sorted(files.values()), num_channels),
-        *_series_scans(series + found, set(dicom.values()), {file.parent for file in files.values()}),
+        *_name_series(series + found, set(dicom.values()), {file.parent for file in files.values()}),
         *damaged,
     ]
     for kind in sorted(set(skipped.values())):
         notes.append(f"skipped {_count([path for path in skipped if skipped[path] == kind], kind)}")
     return _make_names_unique(sorted(scans, key=lambda scan: (scan.path, scan.name))), notes
+
+
+def _left_out(directory: Path, own: list[Path]) -> list[str]:
+    """Note the subdirectories with scans, which are not searched if the directory has files of its own."""
+    has_own = any(file.parent == directory for file in own)
+    found = [one for one in _subdirectories(directory) if has_own and not one.is_symlink() and _own_files(one)[0]]
+    if not found:
+        return []
+    example = f"e.g. {printable(found[0].name)}: name them"
+    return [f"left out {len(found)} directories with scans in {printable(directory)}, {example}"]
 
 
 def _count(skipped: list[Path], kind: str) -> str:
@@ -169,6 +185,14 @@ def _dicom_candidates(directory: Path) -> list[Path]:
     return found
 
 
+def _name_series(series: list[SeriesFiles], listed: set[Path], others: set[Path]) -> list[ScanFile]:
+    if not series:
+        return []
+    from .dicom.scans import name_series
+
+    return name_series(series, listed, others)
+
+
 def _find_series(files: list[Path]) -> tuple[list[SeriesFiles], dict[Path, str]]:
     if not files:
         return [], {}
@@ -177,24 +201,28 @@ def _find_series(files: list[Path]) -> tuple[list[SeriesFiles], dict[Path, str]]
     return search_series(files)
 
 
-def _listed_series(files: list[Path]) -> tuple[list[SeriesFiles], list[ScanFile], dict[Path, str]]:
+def _listed_series(
+    files: list[Path], failed: dict[str, Exception] | None
+) -> tuple[list[SeriesFiles], list[ScanFile], dict[Path, str]]:
     """Return the series of files listed one by one, files that are DICOM by their suffix alone, and skipped files.
 
     Those that are DICOM by their suffix fail when they are read, so that the other scans of the list still can be.
     """
-    series, skipped = _find_series(files)
-    damaged = [file for file in skipped if skipped[file] == FOREIGN]
-    for file in damaged:
-        if format_of(file) is None:
-            raise ValueError(f"{printable(file)} is of no known format, expected {_KNOWN_FORMATS}; convert it.")
-        del skipped[file]
-    for file, kind in skipped.items():
-        if kind not in (LOCALIZER, NO_POSITION):
-            raise ValueError(
-                f"{printable(file)} is {count_of(kind)}, expected an image; name the images that it belongs to, or "
-                "their directory."
-            )
-    return series, [ScanFile(case_name(file), file, "dicom", (file,), ".dcm") for file in damaged], skipped
+    series, kinds = _find_series(files)
+    skipped, damaged = {}, []
+    for file, kind in kinds.items():
+        if kind in (LOCALIZER, NO_POSITION):
+            skipped[file] = kind
+        elif kind == FOREIGN and format_of(file) is not None:
+            damaged.append(ScanFile(case_name(file), file, "dicom", (file,), ".dcm"))
+        else:
+            what = "of no known format" if kind == FOREIGN else count_of(kind)
+            expected = f"{_KNOWN_FORMATS}; convert it." if kind == FOREIGN else "an image; name the images instead."
+            error = ValueError(f"{printable(file)} is {what}, expected {expected}")
+            if failed is None:
+                raise error
+            failed[str(file)] = error
+    return series, damaged, skipped
 
 
 def _file_scans(files: list[Path], num_channels: int) -> list[ScanFile]:
@@ -228,47 +256,6 @@ def _has_channels(files: list[Path], num_channels: int) -> bool:
     from .images import is_grey
 
     return all(is_grey(path) for path in images)
-
-
-def _series_scans(series: list[SeriesFiles], listed: set[Path], others: set[Path]) -> list[ScanFile]:
-    """Return the scans of DICOM series, named after their directory, with a number if it holds several.
-
-    A series of one file is named after the file if the file is in `listed`, or beside other series or scans (`others`
-    are the scans' directories); a part of a series has its name at the end.
-    """
-    seen: set[Path] = set()
-    by_directory: dict[Path, dict[tuple[Path, ...], list[SeriesFiles]]] = defaultdict(lambda: defaultdict(list))
-    for one in sorted(series, key=lambda one: -len(one.whole)):
-        # If a directory and one of its subdirectories are both listed, the first has all files.
-        if not seen.issuperset(files := {_absolute(file) for file in one.files}):
-            seen |= files
-            parents = {file.parent for file in one.whole}
-            common = os.path.commonpath([path.resolve() for path in parents]) if len(parents) > 1 else parents.pop()
-            by_directory[Path(common)][one.whole].append(one)
-    scans = []
-    for directory, wholes in by_directory.items():
-        found = sorted(
-            (parts[0].number is None, parts[0].number or 0, parts[0].uid, whole) for whole, parts in wholes.items()
-        )
-        numbers = [wholes[whole][0].number for *_, whole in found if len(whole) > 1]
-        has_numbers = len(set(numbers)) == len(numbers) and None not in numbers
-        for count, (*_, whole) in enumerate(found, start=1):
-            name, path = directory.resolve().name or "scan", directory
-            if len(whole) == 1 and (len(found) > 1 or whole[0] in listed or directory in others):
-                name, path = case_name(whole[0]), whole[0]
-            elif len(found) > 1:
-                name, path = f"{name}_series-{wholes[whole][0].number if has_numbers else count}", whole[0]
-            for one in wholes[whole]:
-                own = (f"{name}_{one.part}", one.files[0]) if one.part else (name, path)
-                scans.append(ScanFile(*own, "dicom", one.files, _suffix(one), one.notes))
-    return scans
-
-
-def _suffix(series: SeriesFiles) -> str:
-    """Return the suffix of a series' label map: DICOM-SEG if UIDs allow it."""
-    if not series.lacks:
-        return ".dcm"
-    return ".nii.gz" if series.is_volume or series.frames > 1 else ".png"
 
 
 def _make_names_unique(scans: list[ScanFile]) -> list[ScanFile]:

@@ -197,9 +197,14 @@ def _is_slice(one: ImageHeader) -> bool:
 
 
 def _is_anonymous(group: list[ImageHeader]) -> bool:
-    """Whether UIDs don't tell series apart: they are missing, or the same for all images."""
+    """Whether UIDs don't tell series apart: they are missing, or the same for all images, which are no copies."""
     uids = {one.text("SOPInstanceUID") for one in group}
-    return not group[0].text("SeriesInstanceUID") or (len(group) > 1 and len(uids) == 1 and uids != {""})
+    is_constant = len(group) > 1 and len(uids) == 1 and uids != {""} and not _are_copies(group)
+    return is_constant or not group[0].text("SeriesInstanceUID")
+
+
+def _are_copies(group: list[ImageHeader]) -> bool:
+    return len({(one.position, one.text("InstanceNumber")) for one in group}) == 1
 
 
 def _series(files: list[Path], images: dict[Path, ImageHeader]) -> Iterator[SeriesFiles]:
