@@ -16,7 +16,7 @@ from transformers.image_transforms import group_images_by_shape, reorder_images
 from transformers.image_utils import ChannelDimension, SizeDict
 from transformers.processing_utils import Unpack
 
-from ..transforms.intensity import check_percentiles, check_windows, is_nested
+from ..transforms.intensity import check_percentiles, check_windows, intensity_range, is_nested
 from ..transforms.slicing import SliceStack, image_bounds, is_8_bit
 from ..transforms.zoom import Array, nearest_zoom, spline_zoom
 from ..volumes.geometry import check_orientation
@@ -261,6 +261,8 @@ class SamedImageProcessor(BaseImageProcessor):
             return window
         image = to_numpy(image)
         if self.percentiles is None:
+            if image.dtype.kind in "iu" and image.dtype not in (np.uint8, np.uint16):
+                return list(intensity_range(float(image.min()), float(image.max())) or (0.0, 65535.0))
             return [0.0, {1: 255.0, 2: 65535.0}[image.dtype.itemsize] if image.dtype in (np.uint8, np.uint16) else 1.0]
         low, high = (float(bound) for bound in np.percentile(image, self.percentiles))
         return [low, high if high > low else low + 1.0]
