@@ -302,7 +302,7 @@ def test_anonymised_series_of_one_directory_by_number_and_description(tmp_path):
 def test_results_of_images_without_uids(tmp_path):
     write_image(tmp_path / "radiograph", ComputedRadiographyImageStorage, StudyInstanceUID="")
     write_image(tmp_path / "cine", UltrasoundMultiFrameImageStorage, frames=2, StudyInstanceUID="")
-    assert [(scan.name, scan.suffix) for scan in find_scans(tmp_path)] == [("cine", ".nii.gz"), ("radiograph", ".png")]
+    assert [(scan.name, scan.suffix) for scan in find_scans(tmp_path)] == [("cine", ".tif"), ("radiograph", ".png")]
 
 
 def test_several_multi_frame_files_of_a_volume_are_written_as_nifti(tmp_path):
@@ -314,3 +314,15 @@ def test_several_multi_frame_files_of_a_volume_are_written_as_nifti(tmp_path):
     (scan,) = find_scans(tmp_path)
     assert (len(scan.files), scan.suffix) == (2, ".nii.gz")
     assert read_scan(scan).grid == (7, 6, 4)
+
+
+def test_one_search_collects_the_errors_of_its_paths(tmp_path):
+    write_series(tmp_path / "ct")
+    report = write_object(tmp_path / "report.dcm", "88.11")
+    (tmp_path / "empty").mkdir()
+    failed = {}
+    paths = [tmp_path / "ct", report, tmp_path / "empty", tmp_path / "gone"]
+    scans, _ = search_scans(paths, failed=failed)
+    assert [scan.name for scan in scans] == ["ct"]
+    assert set(failed) == set(map(str, paths[1:]))
+    assert "is a structured report (SR)" in str(failed[str(report)])
