@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import sys
 import time
+from collections import Counter
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,8 +102,7 @@ def _predict(args: argparse.Namespace, settings: PredictionSettings, state: Part
     if not state.is_main_process:
         return 0
     run = _describe(args, settings, segmenter, state) | {"seconds": round(time.monotonic() - started, 2)}
-    run |= {"notes": plan.notes, "method": method}
-    run |= {"cases": _all_records(args, output, plan, records, finished, method)}
+    run |= {"method": method, "cases": _all_records(args, output, plan, records, finished, method)}
     return _finish(args, output, run, plan, created)
 
 
@@ -191,13 +191,17 @@ def _plan(args: argparse.Namespace, output: Path, settings: PredictionSettings) 
     except (OSError, ValueError):  # loading the adapter raises the error
         content = {}
     num_channels = len(content.get("channel_names") or [""])  # images that make a scan
-    failed: dict[str, Exception] | None = {} if len(args.inputs) > 1 else None
+    failed: dict[Path, str] = {}
     scans, notes = search_scans(args.inputs, num_channels=num_channels, failed=failed)
     for note in notes:
         logger.info(note)
-    unreadable: list[dict[str, Any]] = [
-        {"name": Path(path).name or path, "file": path, "status": "failed", "error": str(error)}
-        for path, error in (failed or {}).items()
+    if failed and not scans and len(args.inputs) == 1:
+        raise ValueError(next(iter(failed.values())))
+    taken = Counter([*(scan.name for scan in scans), *(path.name for path in failed)])
+    taken[""] = 2
+    names = {path: path.name if taken[path.name] == 1 else str(path) for path in failed}
+    unreadable = [
+        {"name": names[path], "file": str(path), "status": "failed", "error": reason} for path, reason in failed.items()
     ]
     # With --skip_existing, what exists is looked at once the model is known.
     replace = args.overwrite or args.skip_existing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,8 @@ FileValues = Sequence[int] | Mapping[int, int]
 _STAMPED = 1 << 16  # bytes at each end of a file
 _NOISE = 1e-3  # of labels stored with a slope
 _UNKNOWN = 65535  # no label
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class RawCase(NamedTuple):
     label: np.ndarray  # (slices, height, width), uint8 or uint16; IGNORED_LABEL where it is unknown
     spacing: tuple[float, float, float] | None  # mm along (slices, height, width)
     rescaled: bool = False  # whether the intensities are in [0, 1] already
+    notes: tuple[str, ...] = ()  # what a user should know about the case
 
 
 class CaseSource(Protocol):
@@ -89,6 +93,8 @@ class CaseDataset:
         input_size: side in pixels to which the slices were zoomed beforehand, if they were.
         about: facts that the data set states, e.g. "name", "synthetic".
         notes: what a user should know.
+        explanation: what each kind of file was taken for, one sentence.
+        groups: the patient of each case whose patient may have several; a patient's cases stay in one split.
         declares_labels, declares_folds: whether the data set itself names its labels and has folds.
         regions: by name, the labels of which a region is the union, if scores are of regions instead of labels.
         has_ignored: whether voxels can have `IGNORED_LABEL`.
@@ -108,6 +114,8 @@ class CaseDataset:
     input_size: int | None = None
     about: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    explanation: str = ""
+    groups: dict[str, str] = field(default_factory=dict)
     declares_labels: bool = True
     declares_folds: bool = False
     regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -157,6 +165,8 @@ class CaseDataset:
             ValueError: a damaged file, image and label of different shapes, NaN, or a label without a name.
         """
         raw = self.sources[name].read(processor)
+        for note in raw.notes:
+            logger.warning("%s: %s", name, note)
         if raw.image.shape[-2:] != raw.label.shape[-2:] or len(raw.image) != len(raw.label):
             raise ValueError(f"{name} has an image of shape {raw.image.shape} and a label of {raw.label.shape}.")
         check_finite(Path(name), raw.image)
