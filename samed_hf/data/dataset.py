@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from ..transforms.slicing import SliceStack, image_bounds
 from ..volumes.file_checks import check_finite
 
 __all__ = ["Case", "CaseDataset", "CaseSource", "RawCase", "as_labels", "check_label_values", "renumber"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class RawCase(NamedTuple):
     label: np.ndarray  # (slices, height, width), uint8 or uint16
     spacing: tuple[float, float, float] | None  # mm along (slices, height, width)
     rescaled: bool = False  # whether the intensities are in [0, 1] already
+    notes: tuple[str, ...] = ()  # what a user should know about the case
 
 
 class CaseSource(Protocol):
@@ -121,6 +125,8 @@ class CaseDataset:
             ValueError: a damaged file, image and label of different shapes, NaN, or a label without a name.
         """
         raw = self.sources[name].read(processor)
+        for note in raw.notes:
+            logger.warning("%s: %s", name, note)
         if raw.image.shape[-2:] != raw.label.shape[-2:] or len(raw.image) != len(raw.label):
             raise ValueError(f"{name} has an image of shape {raw.image.shape} and a label of {raw.label.shape}.")
         check_finite(Path(name), raw.image)

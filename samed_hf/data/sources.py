@@ -30,11 +30,17 @@ class ScanSource(CaseSource):
 
     def read(self, processor: SamedImageProcessor) -> RawCase:
         """See [`CaseSource`]."""
-        return cut_pair(self.name, self.read_image(), read_volume(self.label), self.values, self.tolerance, processor)
+        label, notes = self.read_label()
+        raw = cut_pair(self.name, self.read_image(), label, self.values, self.tolerance, processor)
+        return raw._replace(notes=notes)
 
     def read_image(self) -> Volume:
         """The scan with all its channels."""
         return read_scan(ScanFile(self.name, self.images[0], "", self.images), num_channels=self.num_channels)
+
+    def read_label(self) -> tuple[Volume, tuple[str, ...]]:
+        """The label map with the file's numbers, and notes on it."""
+        return read_volume(self.label), ()
 
     def files(self) -> tuple[Path, ...]:
         """See [`CaseSource`]."""

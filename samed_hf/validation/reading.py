@@ -104,7 +104,9 @@ def name_labels(name: object, array: np.ndarray, values: Sequence[int], reading:
 
 def _read_scan(source: ScanSource, processor: SamedImageProcessor, reading: CaseReading) -> None:
     image = reading.attempt(source.read_image)
-    label = reading.attempt(lambda: read_volume(source.label))
+    label, notes = reading.attempt(source.read_label) or (None, ())
+    for note in notes:
+        reading.add("warning", "overlap", f"{note}.")
     if image is not None:
         reading.image, reading.spacing = cut_slices(image, processor), slice_spacing(image, processor)
         reading.voxel_ml, reading.orientation = image.voxel_ml, image.orientation

@@ -27,7 +27,7 @@ __all__ = ["ScanFile", "find_scans", "search_scans"]
 logger = logging.getLogger(__name__)
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)  # nnU-Net's: case_0000, case_0001
-_KNOWN_FORMATS = join_or([form.name for form in FORMATS])
+_KNOWN_FORMATS = join_or(list(dict.fromkeys(form.name for form in FORMATS)))
 _HEADER_SUFFIXES = (".mhd", ".nhdr")
 _VOXEL_SUFFIXES = (".raw", ".zraw", ".raw.gz")  # of the files that these headers refer to
 

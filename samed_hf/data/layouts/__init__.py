@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..dataset import CaseDataset
 from .decathlon import is_decathlon, read_decathlon
+from .dicom import is_dicom_directory, read_dicom
 from .folders import find_folders, read_folders
 from .nnunet import is_nnunet, read_nnunet
 from .synapse import is_synapse, read_synapse
@@ -70,6 +71,8 @@ def read_data(
             return read_nnunet(root, fold, geometry_tolerance, strict)
         if is_decathlon(root):
             return read_decathlon(root, geometry_tolerance, strict)
+        if is_dicom_directory(root):
+            return read_dicom(root, label_names, geometry_tolerance, strict)
         if find_folders(root):
             return read_folders(root, label_names, geometry_tolerance, strict)
     from .hf_datasets import is_saved_dataset, read_rows  # datasets takes a second to import
