@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from ...utils.text import printable
@@ -54,19 +54,21 @@ def read_dicom(
     pairs = _match(root, series, objects, notes)
     named = labels_of_names(label_names) if label_names else find_labels_file(root)
     labels = list(named.id2label.values()) if named else None
-    names = _label_names(root, [one for _, one in pairs.values()], labels, notes)
-    modalities = {one.modality for one, _ in pairs.values()}
+    splits = _divide(root, pairs, notes)
+    used = [one for _, cases in splits for one in cases.values()]
+    names = _label_names(root, [pairs[one] for one in used], labels, notes)
+    modalities = {one.modality for one in used}
     if len(modalities) > 1:
         notes.append(f"the series are of several modalities: {', '.join(sorted(modalities))}")
     about = {"name": root.resolve().name}
     data = CaseDataset("DICOM series with RTSTRUCT or SEG", root, dict(enumerate(names)), {}, about=about, notes=notes)
     data.channel_names = (modalities.pop() or "image",) if len(modalities) == 1 else ("image",)
-    for split, cases in _divide(root, pairs, notes).items():
-        sources = {}
-        for name in cases:
-            one, label = pairs[name]
-            values = tuple(range(len(names)))
-            sources[name] = DicomSource(name, one.files, label.path, 1, values, tolerance, tuple(names[1:]))
+    values = tuple(range(len(names)))
+    for split, cases in splits:
+        sources = {
+            name: DicomSource(name, one.files, pairs[one].path, 1, values, tolerance, tuple(names[1:]))
+            for name, one in cases.items()
+        }
         data.add_cases(split, sources)
     return data
 
@@ -82,8 +84,8 @@ def _files(root: Path) -> Iterator[Path]:
 
 def _match(
     root: Path, series: list[SeriesFiles], objects: list[LabelObject], notes: list[str]
-) -> dict[str, tuple[SeriesFiles, LabelObject]]:
-    """Return each series with its label, by the case's name."""
+) -> dict[SeriesFiles, LabelObject]:
+    """Return the label of each series that has one, in the order of the directories."""
     by_uid = {one.uid: one for one in series if one.uid}
     by_image: dict[str, SeriesFiles] = {}
     labels: dict[SeriesFiles, list[LabelObject]] = defaultdict(list)
@@ -112,7 +114,7 @@ def _match(
         )
     if bare := [one for one in series if one not in labels]:
         notes.append(f"{len(bare)} series without a label left out, e.g. {printable(bare[0].files[0].parent)}")
-    return {name: (one, labels[one][0]) for name, one in _case_names(list(labels)).items()}
+    return {one: labels[one][0] for one in sorted(labels, key=lambda one: one.files)}
 
 
 def _image_uid(file: Path) -> str:
@@ -120,24 +122,24 @@ def _image_uid(file: Path) -> str:
         return text(read_file(file, tags=["SOPInstanceUID"]), "SOPInstanceUID")
 
 
-def _case_names(series: Iterable[SeriesFiles]) -> dict[str, SeriesFiles]:
-    """Name each series by the directories that distinguish it, from the patient's on, or by its number."""
+def _case_names(root: Path, series: Collection[SeriesFiles]) -> dict[str, SeriesFiles]:
+    """Name each series by the directories that distinguish it, from the patient's on, and by its number if need be."""
     directories = {one: Path(os.path.commonpath([file.parent for file in one.files])) for one in series}
-    common = Path(os.path.commonpath(directories.values()))
+    common = Path(os.path.commonpath(directories.values())) if len(series) > 1 else root
     parts = {one: path.relative_to(common).parts or (common.resolve().name,) for one, path in directories.items()}
     names: dict[str, SeriesFiles] = {}
     for one, own in parts.items():
-        rivals = [other for other in parts if other is not one]
-        depth = next((n for n in range(1, len(own)) if all(parts[other][:n] != own[:n] for other in rivals)), len(own))
-        name = "_".join(own[:depth])
-        if any(parts[other] == own for other in rivals):
+        others = [parts[other] for other in parts if other is not one]
+        depth = next((n for n in range(1, len(own)) if all(other[:n] != own[:n] for other in others)), len(own))
+        name = "_".join(own[: 1 if len(series) == 1 else depth])
+        if own in others:
             name += f"_series-{one.number if one.number is not None else one.uid}"
         names[name if name not in names else f"{name}_{one.uid}"] = one
-    return dict(sorted(names.items()))
+    return names
 
 
 def _label_names(root: Path, labels: list[LabelObject], wanted: list[str] | None, notes: list[str]) -> list[str]:
-    """Return the names of the labels, the background first, and note those that some case lacks or that are left out."""
+    """Return the names of the labels, the background first, and note what is left out or lacking."""
     counts = Counter(name for label in labels for name in dict.fromkeys(label.names.values()))
     found = [name for name in counts if name.lower() != "background"]
     names = found if wanted is None else wanted[1:]
@@ -163,14 +165,15 @@ def _some(names: Iterable[str], count: int = 8) -> str:
     return ", ".join(listed[:count]) + (f" and {len(listed) - count} more" if len(listed) > count else "")
 
 
-def _divide(root: Path, cases: Mapping[str, tuple[SeriesFiles, LabelObject]], notes: list[str]) -> dict[str, list[str]]:
-    """Return the cases of each split; all are training cases where no directory at the top is called as a split."""
-    tops = {name: one.files[0].relative_to(root).parts[0].lower() for name, (one, _) in cases.items()}
-    if not set(tops.values()) & set(_SPLITS):
-        return {"train": list(cases)}
+def _divide(root: Path, series: Iterable[SeriesFiles], notes: list[str]) -> list[tuple[str, dict[str, SeriesFiles]]]:
+    """Return the cases of each split by name; all train if no directory at the top is called as a split."""
+    tops = {one: one.files[0].relative_to(root).parts[0] for one in series}
+    if not {top.lower() for top in tops.values()} & set(_SPLITS):
+        return [("train", _case_names(root, tops))]
     divided = defaultdict(list)
-    for name, top in tops.items():
-        divided[_SPLITS.get(top, "")].append(name)
-    if unknown := divided.pop("", []):
-        notes.append(f"left out, as their directories are not called train, val or test: {_some(unknown)}")
-    return dict(divided)
+    for one, top in tops.items():
+        divided[top].append(one)
+    if unknown := [top for top in divided if top.lower() not in _SPLITS]:
+        notes.append(f"left out, as they are not called train, val or test: the directories {_some(unknown)}")
+    known = [(top, found) for top, found in divided.items() if top not in unknown]
+    return [(_SPLITS[top.lower()], _case_names(root / top, found)) for top, found in known]

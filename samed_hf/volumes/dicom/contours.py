@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 import numpy as np
 
@@ -55,7 +56,7 @@ def trace_contours(mask: np.ndarray) -> list[np.ndarray]:
     contours = []
     for points, offsets in zip(*generator.filled(0.5, 2.0), strict=True):
         # Each ring repeats its first point; DICOM's contours do not.
-        outer, *holes = (points[start : end - 1] - 1 for start, end in zip(offsets[:-1], offsets[1:], strict=True))
+        outer, *holes = (points[start : end - 1] - 1 for start, end in pairwise(offsets))
         for hole in sorted(holes, key=lambda ring: ring[:, 0].min()):
             outer = _with_hole(outer, hole)
         contours.append(outer)

@@ -26,6 +26,7 @@ _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 
 def describe_rtstruct(dataset: Dataset, path: Path) -> LabelObject:
     """Describe a structure set: its regions with closed contours, and the images that it refers to."""
+    _check_whole(dataset, path)
     contours = _contours(dataset, path)
     names, notes = {}, []
     for roi in items(dataset, "StructureSetROISequence", path):
@@ -89,6 +90,16 @@ def rtstruct_voxels(
             notes.append(f"{left_out} contours of {name!r} are left out: others are nearer to their slice")
         if len(planes) > 2 and min(np.diff(sorted(planes))) > 1:
             notes.append(f"{name!r} has contours on no two adjacent slices; the slices between them are background")
+
+
+def _check_whole(dataset: Dataset, path: Path) -> None:
+    """Refuse a structure set that was cut short, which pydicom reads as far as it goes."""
+    for keyword in ("StructureSetROISequence", "ROIContourSequence"):
+        found = dataset.get_item(keyword) if keyword in dataset else None
+        if found is None or (isinstance(found, RawDataElement) and len(found.value or b"") < found.length < 0xFFFFFFFF):
+            raise ValueError(
+                f"{printable(path)} has no complete {keyword}, expected a whole structure set; copy or export it again."
+            )
 
 
 def _contours(dataset: Dataset, path: Path) -> dict[int, list[Dataset]]:

@@ -13,7 +13,7 @@ from ...utils.text import printable
 from ..geometry import Volume
 from ..limits import InputLimits
 from .headers import brief, numbers, text, whole_number
-from .label_objects import LabelObject, Voxels, check_frame_of_reference, item_name, items, slice_indices, to_indices
+from .label_objects import LabelObject, Voxels, check_frame_of_reference, item_name, items, to_indices
 
 __all__ = ["describe_segmentation", "seg_voxels"]
 
@@ -52,64 +52,66 @@ def describe_segmentation(dataset: Dataset, path: Path) -> LabelObject:
 def seg_voxels(
     dataset: Dataset, path: Path, scan: Volume, names: Mapping[int, str], notes: list[str]
 ) -> Iterator[tuple[int, Voxels]]:
-    """Yield the voxels of each segment, frame by frame, by the frames' positions or, without one, their source."""
+    """Yield the voxels of each segment, frame by frame, by the frames' positions."""
     columns, rows = (whole_number(dataset, keyword, path) for keyword in ("Columns", "Rows"))
     InputLimits.local().check(path, side=max(columns, rows), pixels=columns * rows)
     check_frame_of_reference(scan, text(dataset, "FrameOfReferenceUID"), f"{printable(path)} is")
     kind = text(dataset, "SegmentationType")
     half = whole_number(dataset, "MaximumFractionalValue", path) / 2 if kind == "FRACTIONAL" else 0.5
-    try:
-        segmentation = hd.seg.segread(path, lazy_frame_retrieval=True)
-    except Exception as error:
-        raise _unreadable(path, error) from error
-    slices = slice_indices(scan)
-    for index, groups in enumerate(_frames(dataset, path)):
-        number = None if kind == "LABELMAP" else _segment_of(groups, path)
-        if number is not None and number not in names:
-            continue
-        try:
-            frame = segmentation.get_stored_frame(index + 1).T
-        except Exception as error:
-            raise _unreadable(path, error) from error
-        grid = _place(groups, (columns, rows), scan, slices, f"Frame {index + 1} of {printable(path)}", path)
+    frames = _frames(dataset, path)
+    steps = [_place(groups, (columns, rows), scan, path) for groups in frames]
+    segments = [None if kind == "LABELMAP" else _segment_of(groups, path) for groups in frames]
+    wanted = [index for index, number in enumerate(segments) if number is None or number in names]
+    for index, frame in zip(wanted, _decoded(path, wanted), strict=True):
+        number = segments[index]
         for one in np.unique(frame[frame != 0]).tolist() if number is None else [number]:
             if one in names:
-                pixels = np.argwhere(frame == one if number is None else frame >= half)
-                voxels = grid[0] + pixels @ grid[1:]
-                if ((voxels < 0) | (voxels >= scan.grid)).any():
-                    raise ValueError(
-                        f"Frame {index + 1} of {printable(path)} labels voxels outside of the series "
-                        f"{printable(scan.path or '')}: expected a segmentation of it; resample or remove it."
-                    )
-                yield one, tuple(voxels.T)
+                pixels = np.nonzero(frame == one if number is None else frame >= half)
+                yield one, _voxels(pixels, steps[index], scan, path)
 
 
-def _place(
-    groups: list[Dataset], size: tuple[int, int], scan: Volume, slices: Mapping[str, int], what: str, path: Path
-) -> np.ndarray:
+def _decoded(path: Path, frames: list[int]) -> Iterator[np.ndarray]:
+    """Yield the stored values of frames, `(columns, rows)`."""
+    try:
+        segmentation = hd.seg.segread(path, lazy_frame_retrieval=True)
+        for index in frames:
+            yield segmentation.get_stored_frame(index + 1).T
+    except Exception as error:  # highdicom raises many errors
+        raise ValueError(
+            f"{printable(path)} cannot be read as a DICOM segmentation ({brief(error) or type(error).__name__}); "
+            "export it again."
+        ) from error
+
+
+def _voxels(pixels: tuple[np.ndarray, ...], steps: np.ndarray, scan: Volume, path: Path) -> Voxels:
+    """Return the voxels of a frame's pixels, of which none may be outside of the series."""
+    x, y, z = (steps[0, axis] + pixels[0] * steps[1, axis] + pixels[1] * steps[2, axis] for axis in range(3))
+    if any(((one < 0) | (one >= length)).any() for one, length in zip((x, y, z), scan.grid, strict=True)):
+        raise ValueError(
+            f"{printable(path)} labels voxels outside of the series {printable(scan.path or '')}: expected a "
+            "segmentation of it; resample or remove it."
+        )
+    return x, y, z
+
+
+def _place(groups: list[Dataset], size: tuple[int, int], scan: Volume, path: Path) -> np.ndarray:
     """Return the voxel of a frame's first pixel, and the steps to its next column and its next row: int, `(3, 3)`."""
-    positions = _items(groups, "PlanePositionSequence", path)
-    if not positions:
-        sources = [slices.get(text(image, "ReferencedSOPInstanceUID")) for image in _sources(groups, path)]
-        if len(sources) != 1 or sources[0] is None or size != scan.grid[:2]:
-            raise ValueError(f"{what} has neither a position nor a single source image: export the segmentation again.")
-        return np.array([[0, 0, sources[0]], [1, 0, 0], [0, 1, 0]])
-    start = np.array([numbers(positions[0], "ImagePositionPatient", 3, path)])
-    orientation, measures = (
+    position, orientation, measures = (
         (_items(groups, sequence, path) or [Dataset()])[0]
-        for sequence in ("PlaneOrientationSequence", "PixelMeasuresSequence")
+        for sequence in ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
     )
+    start = np.array([numbers(position, "ImagePositionPatient", 3, path)])
     directions = np.reshape(numbers(orientation, "ImageOrientationPatient", 6, path), (2, 3))
-    spacing = numbers(measures, "PixelSpacing", 2, path, positive=True)
-    steps = to_indices(scan, directions * np.reshape(spacing[::-1], (2, 1)), vectors=True)
+    between_rows, between_columns = numbers(measures, "PixelSpacing", 2, path, positive=True)
+    steps = to_indices(scan, directions * [[between_columns], [between_rows]], vectors=True)
     exact = np.concatenate([to_indices(scan, start), steps])
     grid = np.round(exact).astype(int)
     ends = np.array([[1, column, row] for column in (0, size[0] - 1) for row in (0, size[1] - 1)])
     is_on_grid = np.abs(ends @ (exact - grid)).max() <= _OFF
     if not is_on_grid or not (np.abs(grid[1:]).sum(axis=1) == 1).all() or grid[1] @ grid[2]:
         raise ValueError(
-            f"{what} lies between the voxels of {printable(scan.path or 'the scan')}: expected the grid of the series; "
-            "resample the segmentation onto it, order 0."
+            f"{printable(path)} has a frame between the voxels of {printable(scan.path or 'the scan')}: expected the "
+            "grid of the series; resample the segmentation onto it, order 0."
         )
     return grid
 
@@ -140,10 +142,3 @@ def _sources(groups: list[Dataset], path: Path) -> list[Dataset]:
     """Return the references to the images of a frame."""
     derivations = _items(groups, "DerivationImageSequence", path)
     return [image for one in derivations for image in items(one, "SourceImageSequence", path)]
-
-
-def _unreadable(path: Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"{printable(path)} cannot be read as a DICOM segmentation ({brief(error) or type(error).__name__}); "
-        "export it again."
-    )
