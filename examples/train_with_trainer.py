@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 from peft import get_peft_model
-from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
-from transformers.trainer_utils import EvalPrediction, get_last_checkpoint
+from transformers import HfArgumentParser, Trainer, TrainerState, TrainingArguments, set_seed
+from transformers.trainer_utils import EvalPrediction
 
 from samed_hf import SamedForSemanticSegmentation, samed_lora_config
 from samed_hf.cli import run_command
@@ -59,6 +59,19 @@ def prepare(args: Arguments, output: Path) -> tuple[str, CaseStore]:
     return base, store
 
 
+def latest_checkpoint(output: Path) -> str | None:
+    """The newest complete checkpoint: Trainer writes trainer_state.json last, and a kill may leave a part of it."""
+    for checkpoint in sorted(output.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2])):
+        try:
+            TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        except (OSError, ValueError):
+            print(f"{checkpoint} is incomplete", file=sys.stderr)
+        else:
+            return str(checkpoint)
+    print(f"{output} has no complete checkpoint: training starts from the beginning", file=sys.stderr)
+    return None
+
+
 def main(args: Arguments, training: TrainingArguments) -> None:
     with training.main_process_first():
         base, store = prepare(args, Path(training.output_dir))
@@ -83,7 +96,7 @@ def main(args: Arguments, training: TrainingArguments) -> None:
         preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(1),
     )
     resume = training.resume_from_checkpoint
-    trainer.train(get_last_checkpoint(training.output_dir) if resume == "latest" else resume)
+    trainer.train(latest_checkpoint(Path(training.output_dir)) if resume == "latest" else resume)
     trainer.save_model()
     if trainer.is_world_process_zero():
         model.config.save_pretrained(

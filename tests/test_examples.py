@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -130,6 +131,10 @@ def test_train_with_trainer_killed_and_resumed(tiny_sam, tiny_data, tmp_path):
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "killed" / "adapter_model.safetensors").exists()
+    half = tmp_path / "killed" / "checkpoint-40"  # as a kill leaves it in the middle of the save
+    shutil.rmtree(half, ignore_errors=True)
+    shutil.copytree(tmp_path / "killed" / "checkpoint-20", half)
+    (half / "trainer_state.json").write_text('{"best_')
     subprocess.run(command("killed", "--resume_from_checkpoint", "latest"), env=environment, check=True)
     whole, resumed = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "killed"))
     assert whole.keys() == resumed.keys()

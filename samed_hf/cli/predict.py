@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
 import sys
 import time
-from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..utils.sharing import balanced_shares
 from ..utils.text import printable
 from ..volumes.registry import LABEL_FORMATS
-from .common import add_computing, hide_loading_bars, names, start_processes
+from .common import add_computing, names
+from .processes import add_shard, from_main, on_all_ranks, run_in_processes, select_share
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -24,8 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser", "run"]
 
-# A process that has finished its cases waits for the others, however long theirs take.
-_TIMEOUT = timedelta(days=14)
+logger = logging.getLogger(__name__)
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -49,6 +50,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add("--min_island_ml", metavar="ML|A=ML,…", help=text)
     add_computing(parser)
     add("--overwrite", action="store_true", help="replace existing segmentations")
+    text = "go on after an interruption: leave out the cases that are finished, made by the same adapter and settings"
+    add("--skip_existing", action="store_true", help=text)
+    add_shard(parser)
     add("--no_preview", action="store_false", dest="preview", help="draw no image of each case")
     add("--no_report", action="store_true", help="write no report.html")
     parser.set_defaults(run=run)
@@ -60,34 +64,20 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0, or 1 where some cases failed, 2 where all did; of several processes the main one's status counts.
     """
-    start_processes(args.argv)
-    hide_loading_bars()
-    import torch
-    from accelerate import PartialState
-    from accelerate.utils import parse_flag_from_env
-
     from ..prediction import PredictionSettings
 
     given = {field.name: getattr(args, field.name) for field in dataclasses.fields(PredictionSettings)}
     settings = PredictionSettings(**given | {"min_island_ml": _sizes(args.min_island_ml)})
-    # Without an accelerator, Accelerate starts a process group only if `cpu` is set.
-    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    state = PartialState(on_cpu, timeout=_TIMEOUT)
-    try:
-        return _predict(args, settings, state)
-    except _FailedElsewhereError:
-        return 2
-    finally:
-        state.destroy_process_group()
+    return run_in_processes(args, lambda state: _predict(args, settings, state))
 
 
 def _predict(args: argparse.Namespace, settings: PredictionSettings, state: PartialState) -> int:
     """Segment this process's share of the scans; the main process gathers the results."""
-    from accelerate.utils import broadcast_object_list, gather_object
+    from accelerate.utils import gather_object
 
     from ..inference import Segmenter
     from ..prediction import predict_cases
-    from ..training.checkpointing.provenance import package_versions
+    from ..prediction.existing import describe_method, select_unfinished
 
     def load() -> Segmenter:
         base, adapters = args.base_model_name_or_path, [args.adapter, *args.ensemble]
@@ -97,48 +87,61 @@ def _predict(args: argparse.Namespace, settings: PredictionSettings, state: Part
 
     started, output = time.monotonic(), Path(args.output)
     created = not output.exists()
-    plan = _on_all_ranks(state, lambda: _plan(args, output, settings) if state.is_main_process else ([], []))
-    jobs, unreadable = broadcast_object_list([plan])[0]
-    segmenter: Segmenter = _on_all_ranks(state, load)
-    mine = jobs[state.process_index :: state.num_processes]
-    records = predict_cases(segmenter, mine, output, settings, bar=None if state.num_processes == 1 else False)
-    records = gather_object(records)
+    plan = from_main(state, lambda: _plan(args, output, settings))
+    segmenter = on_all_ranks(state, load)
+    method = describe_method(segmenter, settings)
+    todo, finished = plan.jobs, dict[str, dict[str, Any]]()
+    if args.skip_existing:
+        todo, finished = from_main(
+            state, lambda: select_unfinished(plan.jobs, output, method, overwrite=args.overwrite)
+        )
+    share = balanced_shares([job.bytes for job in todo], state.num_processes)[state.process_index]
+    bar = None if state.num_processes == 1 else False
+    records = gather_object(predict_cases(segmenter, [todo[index] for index in share], output, settings, bar=bar))
     if not state.is_main_process:
         return 0
-    order = {job.scan.name: job.number for job in jobs}
-    records = sorted(records, key=lambda record: order[record["name"]]) + unreadable
+    run = _describe(args, settings, segmenter, state) | {"seconds": round(time.monotonic() - started, 2)}
+    run |= {"method": method, "cases": _all_records(args, output, plan, records, finished, method)}
+    return _finish(args, output, run, plan, created)
+
+
+def _all_records(
+    args: argparse.Namespace,
+    output: Path,
+    plan: _Plan,
+    records: list[dict[str, Any]],
+    finished: dict[str, dict[str, Any]],
+    method: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """The records of the cases in their order, those of an earlier run too, and of the inputs without a scan."""
+    from ..prediction.files import RUN
+    from ..prediction.merging import earlier_run
+    from ..prediction.run import done_record
+
+    name = args.shard.file_name(RUN) if args.shard else RUN
+    known = (earlier_run(output, method, name) if finished else None) or {}
+    done = [done_record(one, known.get(case, {}).get("seconds")) for case, one in finished.items()]
+    if finished:
+        logger.info("skipped     %d cases that are finished", len(finished))
+    order = {job.scan.name: job.number for job in plan.jobs}
+    return sorted([*records, *done], key=lambda record: order[record["name"]]) + plan.unreadable
+
+
+def _describe(
+    args: argparse.Namespace, settings: PredictionSettings, segmenter: Segmenter, state: PartialState
+) -> dict[str, Any]:
+    """What `predictions.json` states of the run besides its cases."""
+    from ..training.checkpointing.provenance import package_versions
+
     models, first = {"adapter": args.adapter, "ensemble": list(args.ensemble)}, segmenter.models[0]
     machine = {"device": str(first.device), "dtype": str(first.dtype).removeprefix("torch.")}
-    run = {
+    return {
         "created": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
-        "seconds": round(time.monotonic() - started, 2),
+        "seconds": 0.0,
         "labels": {str(index): name for index, name in settings.requested(segmenter.id2label).items()},
         "settings": models | dataclasses.asdict(settings) | machine | {"num_processes": state.num_processes},
         "versions": package_versions(),
-        "cases": records,
     }
-    return _finish(args, output, run, created)
-
-
-class _FailedElsewhereError(Exception):
-    """Another process failed, and reports the error."""
-
-
-def _on_all_ranks(state: PartialState, work: Callable[[], Any]) -> Any:
-    """Call `work` in every process; of those where it fails the first raises the error, and all others end silently."""
-    from accelerate.utils import gather_object
-
-    failure: Exception | None = None
-    try:
-        result = work()
-    except (ValueError, OSError, MemoryError, ImportError) as error:
-        failure = error
-    failed = gather_object([failure is not None])
-    if not any(failed):
-        return result
-    if failure is None or state.process_index != failed.index(True):
-        raise _FailedElsewhereError
-    raise failure
 
 
 def _sizes(text: str | None) -> dict[str, float]:
@@ -160,12 +163,19 @@ def _sizes(text: str | None) -> dict[str, float]:
     return sizes
 
 
-def _plan(
-    args: argparse.Namespace, output: Path, settings: PredictionSettings
-) -> tuple[list[Job], list[dict[str, Any]]]:
-    """Return the scans to segment, and records of the inputs without a scan, which don't stop the run."""
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """The scans of this run, or of its shard."""
+
+    jobs: list[Job]
+    unreadable: list[dict[str, Any]]  # records of the inputs without a scan, which don't stop the run
+    shard: dict[str, Any] | None = None  # the entry of `predictions-I-of-N.json`
+
+
+def _plan(args: argparse.Namespace, output: Path, settings: PredictionSettings) -> _Plan:
+    """Find the scans, and choose those of the shard."""
     from ..model.image_processing_samed import SamedImageProcessor
-    from ..prediction.files import plan_jobs
+    from ..prediction.files import check_target, plan_jobs
     from ..volumes import find_scans
     from ..volumes.discovery import search_scans
 
@@ -186,27 +196,44 @@ def _plan(
             name = Path(path).name or str(path)
             unreadable.append({"name": name, "file": path, "status": "failed", "error": str(error)})
     scans = find_scans(inputs, num_channels=num_channels)
-    return plan_jobs(scans, output, settings, overwrite=args.overwrite), unreadable
+    # With --skip_existing, what exists is looked at once the model is known.
+    replace = args.overwrite or args.skip_existing
+    jobs = plan_jobs(scans, output, settings, overwrite=replace or args.shard is not None)
+    if args.shard is None:
+        return _Plan(jobs, unreadable)
+    sizes = [(job.scan.name, job.bytes) for job in jobs]
+    share = select_share(args.shard, [size for _, size in sizes])
+    mine = [jobs[index] for index in share]
+    for job in mine:
+        check_target(job, output, replace)
+    unreadable = unreadable if args.shard.index == 1 else []
+    numbers = [*(job.number for job in mine), *range(len(jobs) + 1, len(jobs) + len(unreadable) + 1)]
+    logger.info("shard       %d of %d: %d of %d cases", args.shard.index, args.shard.count, len(mine), len(jobs))
+    return _Plan(mine, unreadable, args.shard.describe(sizes, numbers))
 
 
-def _finish(args: argparse.Namespace, output: Path, run: dict[str, Any], created: bool) -> int:
+def _finish(args: argparse.Namespace, output: Path, run: dict[str, Any], plan: _Plan, created: bool) -> int:
     """Write the report if a case succeeded, list the cases that failed, and return the exit status."""
-    from ..prediction.files import REPORT, RUN, keep_earlier, write_json
-    from ..prediction.run import write_report
+    from ..prediction.merging import add_earlier, earlier_run, merge_shards, write_run, write_shard
 
     failed = [case for case in run["cases"] if case["status"] == "failed"]
     done = len(run["cases"]) - len(failed)
-    if done:
-        if not args.overwrite:
-            keep_earlier(output)
-        write_json(output / RUN, run)
-        if not args.no_report:
-            write_report(output / REPORT, run)
-        print(f"wrote       {printable(output / (RUN if args.no_report else REPORT))}", flush=True)
+    report = not args.no_report
+    if args.shard is not None:
+        run["shard"] = plan.shard
+        print(f"wrote       {printable(write_shard(output, run, args.shard))}", flush=True)
+        if merged := merge_shards(output, run, report=report):
+            print(f"wrote       {printable(merged)}", flush=True)
+    elif done:
+        replace = args.overwrite
+        if args.skip_existing:
+            replace = replace or earlier_run(output, run["method"]) is not None
+            run = add_earlier(output, run)
+        print(f"wrote       {printable(write_run(output, run, replace=replace, report=report))}", flush=True)
     elif created and output.is_dir() and not any(output.iterdir()):
         output.rmdir()
     if failed:
-        print(f"{len(failed)} of {len(run['cases'])} scans failed:", file=sys.stderr)
+        print(f"{len(failed)} of {done + len(failed)} scans failed:", file=sys.stderr)
     for case in failed:
         print(f"error: {printable(case['name'])}: {case['error']}", file=sys.stderr, flush=True)
     return 0 if not failed else 1 if done else 2

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ..model.image_processing_samed import SamedImageProcessor
+from ..transforms.intensity import intensity_range
 from ..transforms.slicing import SliceStack, image_bounds
 from ..volumes.file_checks import check_finite
+from .softened import describe_softened
 
 __all__ = ["Case", "CaseDataset", "CaseSource", "RawCase", "as_labels", "check_label_values", "renumber"]
 
@@ -76,6 +78,7 @@ class CaseDataset:
         train, validation, test: names of the cases; no case is in two of them.
         channel_names: what the channels of a scan are.
         is_2d: whether the files are images without a unit of intensity, such as PNG.
+        intensity_range: what becomes 0 and 1 in 2-D images of more than 8 bits that don't use all of them.
         orientation: of the slices: "LPS" if the files record theirs, otherwise what the data set declares.
         input_size: side in pixels to which the slices were zoomed beforehand, if they were.
         about: facts that the data set states, e.g. "name", "synthetic".
@@ -92,6 +95,7 @@ class CaseDataset:
     test: list[str] = field(default_factory=list)
     channel_names: tuple[str, ...] = ("image",)
     is_2d: bool = False
+    intensity_range: tuple[float, float] | None = None
     orientation: str | None = "LPS"
     input_size: int | None = None
     about: dict[str, Any] = field(default_factory=dict)
@@ -112,6 +116,19 @@ class CaseDataset:
             )
         self.sources.update(sources)
         getattr(self, split).extend(sources)
+
+    def set_intensity_range(self, ranges: Sequence[tuple[float, float]]) -> None:
+        """Set `intensity_range` by the lowest and the highest intensity of each image of more than 8 bits."""
+        if ranges:
+            low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+            self.intensity_range = intensity_range(low, high)
+        if self.intensity_range is not None:
+            bits = f" ({int(self.intensity_range[1]).bit_length()} bits)" if low >= 0 else ""
+            self.notes.append(
+                f"images of more than 8 bits hold {low:g} to {high:g}: training scales {self.intensity_range[0]:g} to "
+                f"{self.intensity_range[1]:g}{bits} to [0, 1] and records it in the adapter; --intensity_window "
+                "replaces it"
+            )
 
     @property
     def evaluation_split(self) -> tuple[str, list[str]]:
@@ -167,7 +184,8 @@ def check_label_values(name: str | Path, label: np.ndarray, num_labels: int) -> 
         where = f", slice {int(np.flatnonzero(strange.any(axis=(1, 2)))[0])}," if label.ndim == 3 else ""
         raise ValueError(
             f"{name}{where} holds the label value {high if high >= num_labels else low}: expected values from 0 to "
-            f"{num_labels - 1} for {num_labels} labels, the background counted. Name more labels or repair the file."
+            f"{num_labels - 1} for {num_labels} labels, the background counted{describe_softened(label)}. "
+            "Name more labels or repair the file."
         )
 
 
@@ -180,21 +198,29 @@ def as_labels(name: str | Path, label: np.ndarray) -> np.ndarray:
     if not (low >= 0 and high <= 65535 and np.array_equal(whole, label)):
         raise ValueError(
             f"{name} holds labels from {low:g} to {high:g}, some between the whole numbers or out of range: expected "
-            "whole numbers from 0 to 65535; is it a label map?"
+            "whole numbers from 0 to 65535; a probability map, or a mask anti-aliased/softened at its border, is no "
+            "label map: give each voxel one label, e.g. by a threshold, and resample without interpolation (order 0)."
         )
     return whole.astype(np.uint8 if high < 256 else np.uint16)
 
 
 def renumber(name: str | Path, label: np.ndarray, values: Sequence[int]) -> np.ndarray:
-    """Number an integer label map 0, 1, …; `values` are the file's own numbers of the labels in order, e.g. 0, 255."""
+    """Number an integer label map 0, 1, …; `values` are the file's own numbers of the labels in order, e.g. 0, 255.
+
+    In a map of colours (uint32) they are 0xRRGGBB.
+    """
     if list(values) == list(range(len(values))):
         return label
     table = np.full(int(max(int(label.max(initial=0)), *values)) + 1, len(values), dtype=np.uint16)
     table[list(values)] = np.arange(len(values))
     numbered = table[label]
     if (strange := numbered == len(values)).any():
+        first, known = int(label[strange].flat[0]), ", ".join(map(str, values))
+        what = f"the label value {first}"
+        if label.dtype == np.uint32:
+            pixels, known = np.count_nonzero(label == first), ", ".join(f"#{value:06x}" for value in values)
+            what = f"{np.count_nonzero(strange)} pixels of unlisted colours, {pixels} of them #{first:06x}"
         raise ValueError(
-            f"{name} holds the label value {int(label[strange].flat[0])}: expected one of "
-            f"{', '.join(map(str, values))}, those that have a name."
+            f"{name} holds {what}: expected one of {known}, those that have a name{describe_softened(label)}."
         )
     return numbered.astype(np.uint8 if len(values) <= 256 else np.uint16)

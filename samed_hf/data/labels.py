@@ -10,16 +10,29 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .label_colors import LabelEntry, entries_of_json, entries_of_table
+from .softened import LabelValues
+
 __all__ = ["find_labels_file", "labels_from_mapping", "labels_of_names", "read_json", "read_text", "resolve_labels"]
 
 _FILES = ("labels.json", "id2label.json", "labels.txt", "classes.txt", "labels.csv", "classes.csv")
+_COLOR_FILES: tuple[str, ...] = (
+    "class_dict.csv",
+    "class_dict_seg.csv",
+    "class_dict.json",
+    "classes.json",
+    "colors.json",
+    "palette.json",
+)
+_COLOR_FILES += ("labelmap.txt", "colormap.csv", "label_colors.csv", "label_colors.txt")
 
 
 class Labels(NamedTuple):
     """Names of the labels, and the number that each has in the files."""
 
     id2label: dict[int, str]  # keys 0, 1, …
-    values: tuple[int, ...]  # the files' number of each, in order
+    values: tuple[int, ...]  # the files' number of each, in order; () if only colours are known
+    colors: tuple[int, ...] | None = None  # the colour 0xRRGGBB of each in masks; after `resolve_labels` also `values`
 
 
 def labels_from_mapping(mapping: Any, source: object) -> Labels:
@@ -49,47 +62,120 @@ def labels_of_names(names: Sequence[str], source: object = "label_names") -> Lab
 
 
 def resolve_labels(
-    named: Labels | None, maps: Iterable[np.ndarray], is_2d: bool, source: object
+    named: Labels | None,
+    maps: Iterable[tuple[object, np.ndarray]],
+    is_2d: bool,
+    source: object,
+    *,
+    as_colors: bool = False,
 ) -> tuple[Labels, list[str]]:
     """Return the labels of a data set, and notes on them for the user.
 
-    Labels without names are called after the values in the label maps. Labels named in order are assigned to the values
-    of 2-D masks if there are as many: 0 and 255 are the two labels of a list of two names.
+    Labels without names are called after the values in the label maps, each given with its name for messages. Labels
+    named in order are assigned to the values of 2-D masks if there are as many: 0 and 255 are the two labels of a list
+    of two names. With `as_colors` the maps hold 0xRRGGBB.
     """
-    if named is not None and not (is_2d and named.values == tuple(range(len(named.values)))):
-        return named, []
-    values = {0}
-    for label in maps:
-        values.update(np.unique(label).tolist())
-    if len(values) > 256:
-        raise ValueError(
-            f"{source} has {len(values)} different values in its label maps and no file that names them: expected a "
-            f"few labels; are they label maps? Name the labels in {_FILES[0]}."
-        )
-    found = _checked([(value, f"label_{value}" if value else "background") for value in values], source)
-    if named is None:
-        shown = ", ".join(map(str, found.values))
-        return found, [f"neither label_names nor a file names the labels: called after the values {shown}"]
-    if len(values) != len(named.values) or max(values) < len(values):
-        return named, []
-    shown = ", ".join(f"{value} {name}" for value, name in zip(found.values, named.id2label.values(), strict=True))
-    return Labels(named.id2label, found.values), [
-        f"the values of the masks are assigned to the labels in order: {shown}"
-    ]
+    if as_colors and named is not None and named.colors is not None:
+        return named._replace(values=named.colors), []
+    if not as_colors and named is not None and not named.values:
+        raise ValueError(f"{source} has label maps of values and labels with colours only: name the value of each.")
+    if not as_colors and named is not None and not (is_2d and named.values == tuple(range(len(named.values)))):
+        return named._replace(colors=None), []
+    found = LabelValues()
+    for name, label in maps:
+        found.add(name, label)
+    if as_colors:
+        return _labels_of_colors(named, found, source)
+    values = sorted(found.values)
+    if named is not None:
+        if len(values) != len(named.values) or values[-1] < len(values):
+            return named._replace(colors=None), []
+        shown = ", ".join(f"{value} {name}" for value, name in zip(values, named.id2label.values(), strict=True))
+        note = f"the values of the masks are assigned to the labels in order: {shown}"
+        return Labels(named.id2label, tuple(values)), [note]
+    _check_unnamed(found, source)
+    labels = _checked([(value, f"label_{value}" if value else "background") for value in values], source)
+    shown = ", ".join(map(str, labels.values))
+    return labels, [f"neither label_names nor a file names the labels: called after the values {shown}"]
 
 
 def find_labels_file(directory: Path) -> Labels | None:
-    """Return the labels named by a file of a directory: JSON, text (one name a line, from 0) or CSV (value, name)."""
-    path = next((directory / name for name in _FILES if (directory / name).is_file()), None)
+    """Return the labels named by a file of a directory.
+
+    JSON, text (one name a line, from 0), CSV (value, name), or a table or JSON of their colours.
+    """
+    path = next((directory / name for name in (*_FILES, *_COLOR_FILES) if (directory / name).is_file()), None)
     if path is None:
         return None
     if path.suffix == ".json":
-        return labels_from_mapping(read_json(path), path)
+        content = read_json(path)
+        entries = entries_of_json(content, path)
+        return labels_from_mapping(content, path) if entries is None else _labels_of_entries(entries, path)
     lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    entries = entries_of_table(lines, path)
+    if entries is not None:
+        return _labels_of_entries(entries, path)
+    if path.name in _COLOR_FILES:
+        raise ValueError(f"{path} names no colours: expected the columns name, r, g, b.")
     if path.suffix == ".txt":
         return labels_of_names(lines, path)
     rows = [row for row in csv.reader(lines) if len(row) >= 2 and any(_is_number(cell) for cell in row[:2])]
     return labels_from_mapping({row[0]: row[1].strip() for row in rows}, path)
+
+
+def _labels_of_entries(entries: Sequence[LabelEntry], source: object) -> Labels:
+    """Labels with a value, a colour or both; without values the background is the one called so, or black."""
+    colors = None
+    if all(entry.color is not None for entry in entries):
+        colors = [entry.color or 0 for entry in entries]
+        if len(set(colors)) < len(colors):
+            raise ValueError(f"{source} gives two labels the same colour: expected each colour once.")
+    if all(entry.value is not None for entry in entries):
+        labels = _checked([(entry.value or 0, entry.name) for entry in entries], source)
+        by_name = {entry.name: entry.color or 0 for entry in entries}
+        return labels._replace(colors=tuple(by_name[name] for name in labels.id2label.values()) if colors else None)
+    if colors is None:
+        raise ValueError(f"{source} gives only some labels a value or a colour: expected one of them for each.")
+    pairs = [(entry.name, color) for entry, color in zip(entries, colors, strict=True)]
+    first = [pair for pair in pairs if pair[0].lower() == "background"] or [pair for pair in pairs if not pair[1]]
+    pairs = [*(first or [("background", 0)]), *(pair for pair in pairs if pair not in first)]
+    labels = _checked(list(enumerate(name for name, _ in pairs)), source)
+    return Labels(labels.id2label, (), tuple(color for _, color in pairs))
+
+
+def _labels_of_colors(named: Labels | None, found: LabelValues, source: object) -> tuple[Labels, list[str]]:
+    """Labels of coloured masks whose colours no file lists: called after them; two names are black and the other."""
+    _check_unnamed(found, source)
+    colors = tuple(sorted(found.values))
+    shown = ", ".join(f"#{color:06x}" for color in colors)
+    if named is not None:
+        if not len(named.values) == len(colors) == 2:
+            raise ValueError(
+                f"{source} has coloured masks ({shown}) and labels that are named without colours: expected the colour "
+                "of each; give name,r,g,b in class_dict.csv."
+            )
+        return Labels(named.id2label, colors, colors), [f"the colours of the masks are assigned in order: {shown}"]
+    labels = _checked(list(enumerate(f"color_{color:06x}" if color else "background" for color in colors)), source)
+    return Labels(labels.id2label, colors, colors), [
+        f"no file names the labels: called after the colours of the masks, black the background: {shown}; name them in "
+        "class_dict.csv (name,r,g,b)"
+    ]
+
+
+def _check_unnamed(found: LabelValues, source: object) -> None:
+    """Refuse values of unnamed labels that cannot be labels."""
+    if softened := found.softened():
+        raise ValueError(f"{softened}. Name the values in {_FILES[0]} if they are labels.")
+    if len(found.values) > 256:
+        raise ValueError(
+            f"{source} has {len(found.values)} different values in its label maps and no file that names them: "
+            f"expected a few labels; are they label maps? Name the labels in {_FILES[0]}."
+        )
+    if found.values == {0, 1, 255}:
+        raise ValueError(
+            f"{source} has masks with the values 0, 1 and 255: expected 0 and 1, or 0 and 255, in all; name the labels "
+            f"in {_FILES[0]} if 1 and 255 are two."
+        )
 
 
 def read_json(path: Path) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from ..model.image_processing_samed import SamedImageProcessor
-from ..transforms.intensity import guess_preprocessing, preprocessing_settings
+from ..transforms.intensity import PREPROCESSING, guess_preprocessing, preprocessing_settings
 from ..volumes.file_checks import NotFiniteError
 from .arguments import DataArguments
 from .dataset import CaseDataset
@@ -32,6 +32,8 @@ def make_processor(args: DataArguments, data: CaseDataset, image_size: int | Non
     axis_order, orientation = _PLANES[args.plane or "axial"]
     presets = [args.preprocessing] * len(data.channel_names) if args.preprocessing else None
     settings = preprocessing_settings(presets or guess_preprocessing(data.channel_names, pictures=data.is_2d))
+    if data.intensity_range is not None and settings == PREPROCESSING["picture"]:
+        settings["intensity_window"] = data.intensity_range
     if args.intensity_window is not None:
         settings["intensity_window"] = args.intensity_window
     return SamedImageProcessor(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +13,20 @@ from ..model.image_processing_samed import SamedImageProcessor
 from ..transforms.slicing import cut_image, cut_slices, slice_spacing
 from ..volumes import ScanFile, Volume, read_scan, read_volume, reorient, same_grid
 from ..volumes import images as image_files
-from .dataset import CaseSource, RawCase, as_labels, renumber
+from ..volumes.masks import is_deep, mask_palette, read_mask_pixels
+from .dataset import CaseDataset, CaseSource, RawCase, as_labels, renumber
 
-__all__ = ["ImageSource", "ScanSource", "cut_pair", "image_channels", "read_mask", "require_files", "stack_images"]
+__all__ = [
+    "ImageSource",
+    "ScanSource",
+    "are_colored",
+    "cut_pair",
+    "describe_images",
+    "image_channels",
+    "read_mask",
+    "require_files",
+    "stack_images",
+]
 
 
 @dataclass(frozen=True)
@@ -53,27 +65,54 @@ class ImageSource(CaseSource):
 
     name: str
     images: tuple[Path, ...]
-    labels: tuple[Path, ...]
+    labels: tuple[Path | tuple[Path, ...], ...]  # the mask of each image, or the masks that make one label map
     num_channels: int  # 1 for grey, 3 for colour
     values: tuple[int, ...]  # the masks' number of each label
+    as_colors: bool = False  # whether these are colours, 0xRRGGBB
 
     def read(self, processor: SamedImageProcessor) -> RawCase:
         """See [`CaseSource`]."""
         # A model of grey images sees colours as grey, here as in prediction.
         num_channels = processor.num_channels if processor.num_channels in (1, 3) else self.num_channels
         images = [cut_image(read_volume(path, num_channels=num_channels)) for path in self.images]
-        labels = [renumber(path, read_mask(path), self.values)[None] for path in self.labels]
-        for image_path, image, label_path, label in zip(self.images, images, self.labels, labels, strict=True):
+        labels = [
+            renumber(self.masks(index)[0], self.read_label(index), self.values)[None] for index in range(len(images))
+        ]
+        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
             if image.shape[-2:] != label.shape[-2:]:
                 raise ValueError(
-                    f"{image_path} has {image.shape[-1]}×{image.shape[-2]} pixels, but {label_path} "
+                    f"{self.images[index]} has {image.shape[-1]}×{image.shape[-2]} pixels, but {self.masks(index)[0]} "
                     f"{label.shape[-1]}×{label.shape[-2]}: expected a mask of the image's size."
                 )
         return stack_images(self.name, images, labels)
 
+    def masks(self, index: int) -> tuple[Path, ...]:
+        """The masks of an image."""
+        paths = self.labels[index]
+        return paths if isinstance(paths, tuple) else (paths,)
+
+    def read_label(self, index: int) -> np.ndarray:
+        """The label map of an image `(height, width)` in its masks' numbers; these must agree where they overlap."""
+        first, *others = self.masks(index)
+        label = read_mask(first, as_colors=self.as_colors)
+        for path in others:
+            more = read_mask(path, as_colors=self.as_colors)
+            if more.shape != label.shape:
+                sizes = (
+                    f"{path} has {more.shape[1]}×{more.shape[0]} pixels, but {first} {label.shape[1]}×{label.shape[0]}"
+                )
+                raise ValueError(f"{sizes}: expected masks of one image in one size.")
+            if (both := (label > 0) & (more > 0) & (label != more)).any():
+                raise ValueError(
+                    f"{path} and {first} overlap with different labels in {np.count_nonzero(both)} pixels: expected "
+                    "masks of one image that agree; remove one, or write one label map."
+                )
+            label = np.maximum(label, more)
+        return label
+
     def files(self) -> tuple[Path, ...]:
         """See [`CaseSource`]."""
-        return (*self.images, *self.labels)
+        return (*self.images, *(path for index in range(len(self.labels)) for path in self.masks(index)))
 
 
 def cut_pair(
@@ -100,9 +139,41 @@ def stack_images(name: str, images: Sequence[np.ndarray], labels: Sequence[np.nd
     return RawCase(np.concatenate(images), np.concatenate(labels), None)
 
 
-def read_mask(path: Path) -> np.ndarray:
-    """Read a 2-D label map `(height, width)`, uint8 or uint16; the indices of an image with a palette."""
-    return as_labels(path, image_files.read_mask(path))
+def read_mask(path: Path, *, as_colors: bool = False) -> np.ndarray:
+    """Read a 2-D label map `(height, width)`: uint8 or uint16 values or palette indices; uint32 0xRRGGBB of colours."""
+    pixels = read_mask_pixels(path, as_colors=as_colors)
+    return pixels if pixels.dtype == np.uint32 else as_labels(path, pixels)
+
+
+def are_colored(paths: Sequence[Path]) -> bool:
+    """Whether masks have colours: not only grey ones, or palettes that give one index several colours."""
+    palettes = {path: palette for path in paths if (palette := mask_palette(path)) is not None}
+    if any(read_mask_pixels(path).dtype == np.uint32 for path, palette in palettes.items() if not palette):
+        return True
+    indexed = {path: palette for path, palette in palettes.items() if palette}
+    if len({tuple(palette) for palette in indexed.values()}) < 2:
+        return False
+    colors: dict[int, int] = {}
+    for path, palette in indexed.items():
+        used = (index for index in np.unique(read_mask_pixels(path)).tolist() if index < len(palette))
+        if any(colors.setdefault(index, palette[index]) != palette[index] for index in used):
+            return True
+    return False
+
+
+def describe_images(data: CaseDataset, paths: Iterable[Path]) -> None:
+    """Set the channels of a data set of images and the range of those with more than 8 bits, with a note on it.
+
+    There are three channels if one image has colours. Headers decide; a damaged image counts as coloured.
+    """
+    paths = [path for path in paths if path.is_file()]
+    data.channel_names = image_channels(paths)
+    ranges = []
+    for path in filter(is_deep, paths):
+        with suppress(ValueError, OSError):  # told when the case is read
+            array = read_volume(path, num_channels=len(data.channel_names)).array
+            ranges.append((float(array.min()), float(array.max())))
+    data.set_intensity_range(ranges)
 
 
 def image_channels(paths: Iterable[Path]) -> tuple[str, ...]:

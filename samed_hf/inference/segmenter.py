@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..model.download import describe_access
+from ..model.fingerprint import model_fingerprint
 from ..model.image_processing_samed import SamedImageProcessor
 from ..model.modeling_samed import SamedForSemanticSegmentation
 from ..model.precision import default_device, resolve_dtype
@@ -77,6 +78,13 @@ class Segmenter:
     def processor(self) -> SamedImageProcessor:
         """The first model's image processor; all of them cut the same slices."""
         return self.processors[0]
+
+    def fingerprints(self) -> list[str]:
+        """Hash the weights, the labels and the image processor of each model."""
+        return [
+            model_fingerprint(model, {"id2label": self.id2label, "processor": processor.to_dict()})
+            for model, processor in zip(self.models, self.processors, strict=True)
+        ]
 
 
 def load_model(

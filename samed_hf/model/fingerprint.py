@@ -1,9 +1,12 @@
-"""A hash of a base model's weights, to notice an adapter on other weights than those it was trained on."""
+"""Hashes of weights, to notice an adapter on another base model than its own, and results of another model."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -12,9 +15,10 @@ from torch.distributed.tensor import DTensor
 
 from .mask_decoder import LABEL_HEADS
 
-__all__ = ["base_fingerprint"]
+__all__ = ["base_fingerprint", "model_fingerprint"]
 
 _SAMPLE = 256  # about as many values of each tensor are hashed
+_WHOLE = 2**20  # values of the largest tensor that is hashed whole for a model: all of an adapter's are smaller
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16)  # rounded to bfloat16, the values are the same
 _PEFT = re.compile(r"\.(base_layer|original_module)\b")
 # Resized to the image size, or fresh for the labels.
@@ -40,6 +44,20 @@ def base_fingerprint(model: nn.Module) -> str | None:
         sample = weight.detach().flatten()[:: max(1, weight.numel() // _SAMPLE)].to("cpu", torch.bfloat16)
         digest.update(f"{name} {tuple(weight.shape)}".encode())
         digest.update(sample.contiguous().view(torch.int16).numpy().tobytes())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def model_fingerprint(model: nn.Module, about: Mapping[str, Any]) -> str:
+    """Hash all weights of a model, of those of the base a sample, and what else its results depend on, as JSON."""
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
+    for name, weight in sorted([*model.named_parameters(), *model.named_buffers()], key=lambda pair: pair[0]):
+        if ".original_module." in name:  # an adapter replaces it, and its label heads are random
+            continue
+        step = 1 if weight.numel() <= _WHOLE else weight.numel() // _SAMPLE
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        if not weight.is_meta:
+            sample = weight.detach().reshape(-1)[::step].cpu().contiguous()
+            digest.update(sample.view(torch.uint8).numpy().data)
     return f"sha256:{digest.hexdigest()}"
 
 

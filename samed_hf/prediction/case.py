@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,8 @@ from ..transforms.intensity import guess_preprocessing
 from ..utils.console import ProgressCallback
 from ..utils.text import printable
 from ..volumes import Volume, read_scan, reorient, restore_orientation, write_labels, write_volume
-from .files import PREVIEW, STATISTICS, Job, case_files, label_file_names, write_json
+from .existing import describe_method
+from .files import PREVIEW, STATISTICS, Job, case_files, hash_files, label_file_names, results, write_json
 from .settings import PredictionSettings
 
 __all__ = ["CasePipeline", "SegmentedCase", "clean_labels", "describe_size", "predict_case"]
@@ -69,9 +71,17 @@ class CasePipeline:
     segmenter: Segmenter
     output: Path
     settings: PredictionSettings
+    hashes: dict[str, str] = field(default_factory=dict)  # of the inputs of the cases that are read, by their names
+
+    @cached_property
+    def method(self) -> dict[str, Any]:
+        """See [`describe_method`]."""
+        return describe_method(self.segmenter, self.settings)
 
     def read(self, job: Job) -> Volume:
         """Read the scan, with the model's number of channels."""
+        with suppress(OSError, ValueError):  # reading the scan raises an error that names the file
+            self.hashes[job.scan.name] = hash_files(job.inputs)  # before reading: a later change is noticed
         return read_scan(job.scan, num_channels=self.segmenter.processor.num_channels)
 
     def segment(self, job: Job, scan: Volume, progress: ProgressCallback | None) -> SegmentedCase:
@@ -103,15 +113,19 @@ class CasePipeline:
             if not scan.is_image:
                 grid |= {"spacing_mm": list(scan.spacing), "voxel_ml": scan.voxel_ml, "orientation": scan.orientation}
             written = [path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()]
+            listed = sorted([*written, f"{name}/{STATISTICS}"], key=lambda file: ("/" in file, file))
             statistics = {
                 "case": name,
                 "file": str(job.scan.path),
                 "kind": job.scan.kind,
                 "grid": grid,
-                "notes": [*getattr(scan.header, "notes", ()), *_mismatches(scan, self.segmenter)],
+                "notes": [*job.scan.notes, *getattr(scan.header, "notes", ()), *_mismatches(scan, self.segmenter)],
                 "labels": measured,
                 "removed": removed,
-                "files": sorted([*written, f"{name}/{STATISTICS}"], key=lambda file: ("/" in file, file)),
+                "files": listed,
+                "method": self.method,
+                "inputs_hash": self.hashes.pop(name, None),
+                "files_hash": hash_files(directory / file for file in results(listed)),
             }
             write_json(directory / name / STATISTICS, statistics)
         return statistics

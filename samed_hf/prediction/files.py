@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..utils.atomic import atomic_update, write_text
+from ..utils.atomic import atomic_update, remove_leftovers, write_text
 from ..utils.text import printable
 from ..volumes.discovery import ScanFile
 from ..volumes.registry import LABEL_FORMATS, VOLUME_SUFFIXES
 from .settings import PredictionSettings
 
-__all__ = ["Job", "case_files", "keep_earlier", "label_file_names", "plan_jobs", "write_json"]
+__all__ = [
+    "Job",
+    "case_files",
+    "check_target",
+    "hash_files",
+    "keep_earlier",
+    "label_file_names",
+    "own_files",
+    "plan_jobs",
+    "read_statistics",
+    "remove_case_leftovers",
+    "results",
+    "write_json",
+]
 
 REPORT, RUN = "report.html", "predictions.json"
 STATISTICS, PREVIEW, PROBABILITIES = "statistics.json", "preview.png", "probabilities"
@@ -41,6 +55,24 @@ class Job:
     def probabilities(self) -> str:
         """Name of the file of probabilities; DICOM and PNG can't store them."""
         return PROBABILITIES + (self.suffix if self.suffix in VOLUME_SUFFIXES else ".nii.gz")
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """The scan's files, with those that a detached header refers to."""
+        files = self.scan.files or (self.scan.path,)
+        if self.scan.kind != "itk":
+            return files
+        from ..volumes.itk_voxel_data import find_voxels
+
+        return tuple(dict.fromkeys(itertools.chain(*((file, *find_voxels(file).files) for file in files))))
+
+    @property
+    def bytes(self) -> int:
+        """Size of the scan's files, 0 if they can't be read."""
+        try:
+            return sum(file.stat().st_size for file in self.inputs)
+        except (OSError, ValueError):
+            return 0
 
     @property
     def is_image(self) -> bool:
@@ -82,12 +114,14 @@ def plan_jobs(
                     "directories."
                 )
             owners[name] = path
-        _check_target(target, directory, overwrite)
+        check_target(job, output, overwrite)
         jobs.append(job)
     return jobs
 
 
-def _check_target(target: Path, directory: Path, overwrite: bool) -> None:
+def check_target(job: Job, output: Path, overwrite: bool) -> None:
+    """Refuse to replace a file or a directory that isn't empty, without `overwrite`."""
+    target, directory = output / job.labels, output / job.scan.name
     for path in (target, directory):
         if not overwrite and (any(path.iterdir()) if path.is_dir() else path.exists()):
             raise ValueError(
@@ -117,23 +151,66 @@ def label_file_names(names: Mapping[int, str], suffix: str) -> dict[int, str]:
 def case_files(output: Path, job: Job) -> Iterator[Path]:
     """Yield a temporary directory for a case's files, which are moved into `output` if the block succeeds.
 
-    They replace the files that an earlier run lists in its statistics of this case. The label map comes last, so that
-    it never exists without the other files.
+    They replace the files that an earlier run lists in its statistics of this case, which are removed first. The
+    statistics come last but one and the label map last, so that it never exists without the other files.
     """
     name = job.scan.name
-    try:
-        statistics = json.loads((output / name / STATISTICS).read_text(encoding="utf-8"))
-        files = [Path(file) for file in statistics["files"]]
-    except (OSError, ValueError, LookupError, TypeError):
-        files = []
-    own = {(name, file.name) for file in files} | {(file.name,) for file in files if file.name.startswith(f"{name}.")}
-    earlier = {output / file for file in files if file.parts in own and file.name != ".."}
-    with atomic_update(output, order=lambda path: path.name == job.labels) as temporary:
+    earlier = own_files(read_statistics(output, name), name)
+    remove_case_leftovers(output, name)
+
+    def order(path: Path) -> int:
+        return 2 if path.name == job.labels else int(path.name == STATISTICS or path.as_posix() in earlier)
+
+    def stale(written: list[str]) -> list[str]:
+        return [file for file in earlier if file not in written]
+
+    with atomic_update(output, order, stale, _prefix(name)) as temporary:
         (temporary / name).mkdir()
         yield temporary
-        written = {output / path.relative_to(temporary) for path in temporary.rglob("*")}
-    for path in earlier - written:
-        path.unlink(missing_ok=True)
+
+
+def _prefix(name: str) -> str:
+    """The beginning of a name of temporary directories; the case's own name may be too long."""
+    return f"{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}-"
+
+
+def remove_case_leftovers(output: Path, name: str) -> None:
+    """Remove what a killed process has left of a case."""
+    remove_leftovers(output, _prefix(name))
+
+
+def read_statistics(output: Path, name: str) -> dict[str, Any]:
+    """Read a case's `statistics.json`; empty if it is missing or damaged."""
+    try:
+        statistics = json.loads((output / name / STATISTICS).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return statistics if isinstance(statistics, dict) else {}
+
+
+def own_files(statistics: Mapping[str, Any], name: str) -> list[str]:
+    """The files that statistics or a record list, without those whose path can't be of the case `name`."""
+    listed = statistics.get("files")
+    files = [Path(file) for file in listed if isinstance(file, str)] if isinstance(listed, list) else []
+    own = {(name, file.name) for file in files} | {(file.name,) for file in files if file.name.startswith(f"{name}.")}
+    return [file.as_posix() for file in files if file.parts in own and file.name != ".."]
+
+
+def results(files: Iterable[str]) -> list[str]:
+    """The files of a case without its statistics, which hold the hash of the others."""
+    return [file for file in files if not file.endswith(f"/{STATISTICS}")]
+
+
+def hash_files(paths: Iterable[Path]) -> str:
+    """Hash the contents of files, which are read whole, in the order of `paths`."""
+    total = hashlib.sha256()
+    for path in paths:
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        total.update(digest.digest())
+    return f"sha256:{total.hexdigest()}"
 
 
 def keep_earlier(output: Path) -> None:
@@ -143,7 +220,7 @@ def keep_earlier(output: Path) -> None:
         if not any((output / kept).exists() for kept in names.values()):
             break
     for name, kept in names.items():
-        if (output / name).exists():
+        with contextlib.suppress(FileNotFoundError):  # it isn't there, or another shard renames it at the same time
             (output / name).rename(output / kept)
 
 

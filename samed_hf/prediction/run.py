@@ -10,22 +10,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import torch
-
 from ..inference import Segmenter
-from ..inference.batching import is_out_of_memory
+from ..inference.batching import describe_failure
 from ..reporting.charts import hex_colors
 from ..reporting.formatting import format_duration
 from ..reporting.html import jpeg_uri, write_page
 from ..utils.console import ProgressBar
 from ..utils.pipelining import Outcome, read_process_write
-from ..utils.text import one_line, printable
+from ..utils.text import printable
 from ..volumes import Volume
 from .case import CasePipeline, SegmentedCase, describe_size
 from .files import PREVIEW, STATISTICS, Job
 from .settings import PredictionSettings
 
-__all__ = ["predict_cases", "write_report"]
+__all__ = ["done_record", "predict_cases", "write_report"]
 
 _MAX_IMAGES = 200  # previews in the page of a report, which a browser loads whole
 
@@ -74,35 +72,35 @@ def predict_cases(
             return pipeline.segment(job, scan, progress)
 
     def report(job: Job, outcome: Outcome) -> None:
-        records.append(_record(job, output, settings, outcome))
+        records.append(_record(job, output, outcome))
 
     read_process_write(jobs, read=pipeline.read, process=segment, write=pipeline.write, done=report)
     return records
 
 
-def _record(job: Job, output: Path, settings: PredictionSettings, outcome: Outcome) -> dict[str, Any]:
+def _record(job: Job, output: Path, outcome: Outcome) -> dict[str, Any]:
     """Log a case's result and return its record for `predictions.json`."""
     record: dict[str, Any] = {"name": job.scan.name, "file": str(job.scan.path), "kind": job.scan.kind}
     name = printable(job.scan.name)
     if outcome.error is not None:
         logger.info("failed      %s", name)
-        reason = one_line(outcome.error)
-        if is_out_of_memory(outcome.error):
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            reason = f"not enough memory ({reason}): give a smaller --batch_size, or use a machine with more."
-        elif not isinstance(outcome.error, ValueError | OSError):
-            reason = f"it failed unexpectedly ({type(outcome.error).__name__}: {reason})"
-        return record | {"status": "failed", "error": reason}
+        return record | {"status": "failed", "error": describe_failure(outcome.error)}
     statistics = outcome.result
     for note in statistics["notes"]:
         logger.info("note        %s: %s", name, note)
     rows = statistics["labels"].items()
     labels = [f"{printable(label)} {describe_size(row)}" for label, row in rows if row["bounding_box"]]
     logger.info("%s: %s", printable(output / job.labels), ", ".join(labels) or "nothing found")
-    record |= {"status": "done", "seconds": round(outcome.seconds, 2)}
-    record |= {"files": statistics["files"], "statistics": f"{job.scan.name}/{STATISTICS}"}
-    return record | {"preview": f"{job.scan.name}/{PREVIEW}" if settings.preview else None}
+    return done_record(statistics, round(outcome.seconds, 2))
+
+
+def done_record(statistics: Mapping[str, Any], seconds: float | None) -> dict[str, Any]:
+    """Return the record of a case for `predictions.json`; the seconds of an earlier run's may be unknown."""
+    name = statistics["case"]
+    preview = f"{name}/{PREVIEW}"
+    record = {"name": name, "file": statistics["file"], "kind": statistics["kind"], "status": "done"}
+    record |= {"seconds": seconds, "files": statistics["files"], "statistics": f"{name}/{STATISTICS}"}
+    return record | {"preview": preview if preview in statistics["files"] else None}
 
 
 def write_report(path: Path, run: Mapping[str, Any]) -> None:

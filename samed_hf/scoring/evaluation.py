@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,9 +16,10 @@ from ..inference.slices import predict_slices
 from ..model.image_processing_samed import SamedImageProcessor
 from ..model.modeling_samed import SamedForSemanticSegmentation
 from ..utils.atomic import write_text
+from ..utils.pipelining import Outcome, read_process_write
 from .metrics import MaskScore, score_case, summarize
 
-__all__ = ["CaseResult", "evaluate_cases", "score_cases", "summarize_results", "write_metrics"]
+__all__ = ["CaseResult", "evaluate_cases", "score_cases", "score_each", "summarize_results", "write_metrics"]
 
 
 class CaseResult(NamedTuple):
@@ -63,26 +64,18 @@ def score_cases(
     def finish() -> Iterator[tuple[Case, np.ndarray, CaseResult]]:
         while waiting:
             case, prediction, scoring = waiting.pop()
-            unit = "voxel" if protocol == "samed" or case.spacing is None else "mm"
             try:
                 scores = scoring.result()
             except ValueError as error:  # the next case is predicted by now
                 raise ValueError(f"Case {case.name} cannot be scored: {error}") from error
-            yield case, prediction, CaseResult(scores, unit)
+            yield case, prediction, CaseResult(scores, _unit(case, protocol))
 
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="case") as pool:
         try:
             for case in cases:
                 if waiting and waiting[0][2].done():
                     yield from finish()  # reading this case took longer than scoring the previous one
-                prediction = predict_slices(
-                    model,
-                    case.image,
-                    processor,
-                    input_size=input_size,
-                    reference_zoom=protocol == "samed",
-                    batch_size=batch_size,
-                )
+                prediction = _predict(model, case, processor, protocol, input_size, batch_size)
                 yield from finish()
                 scoring = pool.submit(score_case, prediction, case.label, model.config.id2label, protocol, case.spacing)
                 waiting.append((case, prediction, scoring))
@@ -90,6 +83,58 @@ def score_cases(
             yield from finish()
             raise
         yield from finish()
+
+
+def _predict(
+    model: SamedForSemanticSegmentation,
+    case: Case,
+    processor: SamedImageProcessor,
+    protocol: str,
+    input_size: int | None,
+    batch_size: int | None,
+) -> np.ndarray:
+    reference_zoom = protocol == "samed"
+    options: dict[str, Any] = {"input_size": input_size, "reference_zoom": reference_zoom, "batch_size": batch_size}
+    return predict_slices(model, case.image, processor, **options)
+
+
+def _unit(case: Case, protocol: str) -> str:
+    return "voxel" if protocol == "samed" or case.spacing is None else "mm"
+
+
+def score_each(
+    model: SamedForSemanticSegmentation,
+    names: Sequence[str],
+    read: Callable[[str], Case],
+    processor: SamedImageProcessor,
+    *,
+    protocol: str = "strict",
+    input_size: int | None = None,
+    batch_size: int | None = None,
+    draw: Callable[[Case, np.ndarray], None],
+    done: Callable[[str, Outcome], None],
+) -> None:
+    """Score cases as [`score_cases`]; one that fails doesn't stop the others.
+
+    A thread reads each case once, while another one is predicted, and scores and draws it.
+
+    Args:
+        names: of the cases.
+        read: reads a case.
+        draw: called with a case and its prediction.
+        done: called with a case's name and its outcome, whose result is a [`CaseResult`], in order.
+    """
+
+    def predict(name: str, case: Case, _: object) -> tuple[Case, np.ndarray]:
+        return case, _predict(model, case, processor, protocol, input_size, batch_size)
+
+    def score(name: str, predicted: tuple[Case, np.ndarray]) -> CaseResult:
+        case, prediction = predicted
+        scores = score_case(prediction, case.label, model.config.id2label, protocol, case.spacing)
+        draw(case, prediction)
+        return CaseResult(scores, _unit(case, protocol))
+
+    read_process_write(names, read=read, process=predict, write=score, done=done)
 
 
 def summarize_results(results: Mapping[str, CaseResult], protocol: str) -> dict[str, Any]:

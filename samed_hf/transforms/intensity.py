@@ -14,6 +14,7 @@ __all__ = [
     "check_percentiles",
     "check_windows",
     "guess_preprocessing",
+    "intensity_range",
     "is_nested",
     "preprocessing_settings",
     "warn_if_rescaled",
@@ -81,6 +82,19 @@ def check_windows(windows: Any) -> list[Any] | None:
     if not low < high:
         raise ValueError(f"intensity_window is ({low}, {high}): expected {expected}.")
     return [low, high]
+
+
+def intensity_range(low: float, high: float) -> tuple[float, float] | None:
+    """The range that becomes [0, 1] for images of more than 8 bits whose values reach from `low` to `high`.
+
+    That of the least of 8, 10, 12, 14 bits that hold them, e.g. (0, 4095). `None` for 16 bits and for values in
+    [0, 1], which need none.
+    """
+    if low < 0 or high > 65535:
+        return min(low, 0.0), max(high, low + 1)
+    if high <= 1 or high > 16383:
+        return None
+    return 0.0, next(float(2**bits - 1) for bits in (8, 10, 12, 14) if high < 2**bits)
 
 
 def check_percentiles(percentiles: Any) -> list[float] | None:

@@ -55,9 +55,12 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def temporary_directory(parent: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a hidden directory in `parent`, which is removed at the end with its remaining content."""
-    temporary = Path(tempfile.mkdtemp(prefix=_PREFIX, suffix=_SUFFIX, dir=parent))
+def temporary_directory(parent: str | os.PathLike[str], prefix: str = "") -> Iterator[Path]:
+    """Yield a hidden directory in `parent`, which is removed at the end with its remaining content.
+
+    Its name begins with `prefix`, by which [`remove_leftovers`] finds it after a kill.
+    """
+    temporary = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{prefix}", suffix=_SUFFIX, dir=parent))
     try:
         yield temporary
     finally:
@@ -81,16 +84,18 @@ def atomic_update(
     directory: str | os.PathLike[str],
     order: Callable[[Path], object] = lambda path: path.suffix == ".json",
     obsolete: Callable[[list[str]], Iterable[str]] = lambda written: (),
+    prefix: str = "",
 ) -> Iterator[Path]:
     """Yield a temporary directory, whose files are moved into `directory` if the block succeeds.
 
     Missing directories are created, and other files in them stay, except those whose relative paths `obsolete` returns
     for the relative paths of the new files. `order` is the sort key of the files: the file that a reader opens first is
     moved last, and of the obsolete files it is removed first. If a step fails, the changes before it are undone.
+    `prefix` begins the temporary directory's name.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    with temporary_directory(directory) as temporary:
+    with temporary_directory(directory, prefix) as temporary:
         content, backup = temporary / "content", temporary / "backup"
         content.mkdir()
         yield content
@@ -155,15 +160,18 @@ def replace_directory(source: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def remove_leftovers(directory: Path) -> None:
-    """Delete the temporary paths of a killed process in a directory, and restore directories it was replacing."""
-    for old in directory.glob(f".*{_OLD}"):
+def remove_leftovers(directory: Path, prefix: str = "") -> None:
+    """Delete the temporary paths of a killed process in a directory, and restore directories it was replacing.
+
+    With `prefix`, only the temporary paths whose names begin with it.
+    """
+    for old in [] if prefix else directory.glob(f".*{_OLD}"):
         target = old.with_name(old.name.removeprefix(".").removesuffix(_OLD))
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)
         else:
             old.rename(target)
-    for path in directory.glob(f"{_PREFIX}*{_SUFFIX}"):
+    for path in directory.glob(f"{_PREFIX}{prefix}*{_SUFFIX}"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -9,9 +9,9 @@ from typing import TypeVar
 import nibabel as nib
 import numpy as np
 
-from ..data.dataset import CaseDataset, as_labels
+from ..data.dataset import CaseDataset, as_labels, renumber
 from ..data.layouts.synapse import SliceSource, read_slice
-from ..data.sources import ImageSource, ScanSource, read_mask
+from ..data.sources import ImageSource, ScanSource
 from ..model.image_processing_samed import SamedImageProcessor
 from ..reporting.formatting import format_names
 from ..transforms.slicing import cut_slices, slice_spacing
@@ -169,18 +169,19 @@ def _check_header(volume: Volume, path: Path, tolerance: float, reading: CaseRea
 def _read_slices(source: ImageSource | SliceSource, values: Sequence[int], reading: CaseReading) -> None:
     """Read 2-D images with their masks, or slices of the Synapse layout, and stack them if they are of one size."""
     slices: list[tuple[np.ndarray, np.ndarray]] = []
-    images = labels = source.files()
-    if isinstance(source, ImageSource):
-        images, labels = source.images, source.labels
-    for path, label_path in zip(images, labels, strict=True):
+    numbers = range(len(values)) if isinstance(source, ImageSource) and source.as_colors else values
+    for index, path in enumerate(source.images if isinstance(source, ImageSource) else source.files()):
+        label_path = source.masks(index)[0] if isinstance(source, ImageSource) else path
         if isinstance(source, ImageSource):
             volume = reading.attempt(partial(read_volume, path, num_channels=source.num_channels))
             image = None if volume is None else volume.array[:, :, 0].swapaxes(0, 1)
             image = np.moveaxis(image, 2, 0) if image is not None and image.ndim == 3 else image
-            label = reading.attempt(partial(read_mask, label_path))
+            label = reading.attempt(partial(source.read_label, index))
+            if label is not None and source.as_colors:
+                label = reading.attempt(partial(renumber, label_path, label, values), "label-values")
         else:
             image, label = reading.attempt(partial(read_slice, path)) or (None, None)
-        named = None if label is None else name_labels(label_path, label[None], values, reading)
+        named = None if label is None else name_labels(label_path, label[None], numbers, reading)
         if image is None or named is None:
             continue
         (height, width), (rows, columns) = image.shape[-2:], named.shape[1:]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..utils.text import join_or, printable
+from .dicom.kinds import FOREIGN, LOCALIZER, NO_POSITION, count_of
 from .registry import FORMATS, case_name, file_kind, format_of, label_suffix
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ __all__ = ["ScanFile", "find_scans", "search_scans"]
 logger = logging.getLogger(__name__)
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)  # nnU-Net's: case_0000, case_0001
+_INDEX = "DICOMDIR"
+_SCREENSHOT = "an image{s} beside scans, taken for screenshots"
 _KNOWN_FORMATS = join_or(list(dict.fromkeys(form.name for form in FORMATS)))
 _HEADER_SUFFIXES = (".mhd", ".nhdr")
 _VOXEL_SUFFIXES = (".raw", ".zraw", ".raw.gz")  # of the files that these headers refer to
@@ -41,7 +44,9 @@ class ScanFile:
         path: The file; of a DICOM series the directory if it holds no other scan, else the series' first file.
         kind: "nifti", "itk", "dicom" or "image".
         files: Files of a DICOM series, or one file for each channel; empty for a single file.
-        suffix: Suffix of a label map in the scan's own format, e.g. ".nii.gz"; ".png" for an image.
+        suffix: Suffix of a label map in the scan's own format, e.g. ".nii.gz"; ".png" for an image. Of DICOM ".dcm", or
+            another if its headers lack UIDs to which a DICOM segmentation could refer.
+        notes: What the user should know of the search for it, e.g. that it is one echo of a series.
     """
 
     name: str
@@ -49,6 +54,7 @@ class ScanFile:
     kind: str
     files: tuple[Path, ...] = ()
     suffix: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def find_scans(paths: str | Path | Iterable[str | Path], *, num_channels: int = 1) -> list[ScanFile]:
@@ -74,14 +80,17 @@ def search_scans(paths: Iterable[str | Path], *, num_channels: int = 1) -> tuple
     files: dict[Path, Path] = {}
     dicom: dict[Path, Path] = {}
     series: list[SeriesFiles] = []
-    skipped: list[Path] = []
+    skipped: dict[Path, str] = {}
     notes: list[str] = []
     for path in map(Path, paths):
+        if path.is_file() and path.name.upper() == _INDEX:
+            notes.append(f"searched the directory of {printable(path)}, an index of its files")
+            path = path.parent
         if path.is_dir():
-            own, found, foreign = _search_directory(path)
+            own, found, others = _search_directory(path)
             files |= {_absolute(file): file for file in own}
             series += found
-            skipped += foreign
+            skipped |= others
             # Subdirectories are not searched for files if the directory has files of its own.
             has_own = any(file.parent == path for file in own)
             left_out = [one for one in _subdirectories(path) if has_own and not one.is_symlink() and _own_files(one)[0]]
@@ -92,23 +101,21 @@ def search_scans(paths: Iterable[str | Path], *, num_channels: int = 1) -> tuple
             raise FileNotFoundError(f"{printable(path)} does not exist, expected a scan or a directory of scans.")
         else:
             (files if file_kind(path) else dicom)[_absolute(path)] = path
-    found, damaged = _listed_series(list(dicom.values()))
+    found, damaged, others = _listed_series(list(dicom.values()))
+    skipped |= others
     scans = [
         *_file_scans(sorted(files.values()), num_channels),
-        *_series_scans(series + found, set(dicom.values())),
+        *_series_scans(series + found, set(dicom.values()), {file.parent for file in files.values()}),
         *damaged,
     ]
-    if skipped:
-        notes.append(_skipped_note(skipped))
+    for kind in sorted(set(skipped.values())):
+        notes.append(f"skipped {_count([path for path in skipped if skipped[path] == kind], kind)}")
     return _make_names_unique(sorted(scans, key=lambda scan: (scan.path, scan.name))), notes
 
 
-def _skipped_note(skipped: list[Path]) -> str:
+def _count(skipped: list[Path], kind: str) -> str:
     names = ", ".join(printable(path.name) for path in skipped[:3])
-    count = f"{len(skipped)} files that are not scans" if len(skipped) > 1 else "1 file that is not a scan"
-    has_images = any(file_kind(path) == "image" for path in skipped)
-    reason = "; images beside scans count as screenshots" if has_images else ""
-    return f"skipped {count} ({names}{', …' if len(skipped) > 3 else ''}){reason}"
+    return f"{count_of(kind, len(skipped))} ({names}{', …' if len(skipped) > 3 else ''})"
 
 
 def _absolute(path: Path) -> Path:
@@ -116,22 +123,21 @@ def _absolute(path: Path) -> Path:
     return path.parent.resolve() / path.name
 
 
-def _search_directory(directory: Path) -> tuple[list[Path], list[SeriesFiles], list[Path]]:
-    """Return files of registered formats, DICOM series, and skipped files."""
-    own, skipped = _own_files(directory)
-    candidates = _dicom_candidates(directory)
-    series = _find_series(candidates)
-    if series and own and file_kind(own[0]) == "image":
-        own, skipped = [], own
-    series_files = {file for one in series for file in one.files}
-    skipped += [file for file in candidates if file not in series_files and file.name.upper() != "DICOMDIR"]
+def _search_directory(directory: Path) -> tuple[list[Path], list[SeriesFiles], dict[Path, str]]:
+    """Return files of registered formats, DICOM series, and the kinds of skipped files."""
+    own, screenshots = _own_files(directory)
+    series, skipped = _find_series(_dicom_candidates(directory))
+    if own and file_kind(own[0]) == "image" and any(one.is_volume for one in series):
+        own, screenshots = [], own
     if not own and not series:
         for subdirectory in _subdirectories(directory):
-            files, foreign = _own_files(subdirectory)
+            files, images = _own_files(subdirectory)
             own += files
-            skipped += foreign
+            screenshots += images
+    skipped |= dict.fromkeys(screenshots, _SCREENSHOT)
     if not own and not series:
-        others = f"; none of its {len(skipped)} files is one" if skipped else ""
+        kinds = Counter(skipped.values())
+        others = f"; it holds {', '.join(count_of(kind, kinds[kind]) for kind in sorted(kinds))}" if skipped else ""
         raise FileNotFoundError(
             f"{printable(directory)} holds no scan, expected {_KNOWN_FORMATS}{others}; check the directory."
         )
@@ -163,26 +169,32 @@ def _dicom_candidates(directory: Path) -> list[Path]:
     return found
 
 
-def _find_series(files: list[Path]) -> list[SeriesFiles]:
+def _find_series(files: list[Path]) -> tuple[list[SeriesFiles], dict[Path, str]]:
     if not files:
-        return []
-    from .dicom.search import find_series
+        return [], {}
+    from .dicom.search import search_series
 
-    return find_series(files)
+    return search_series(files)
 
 
-def _listed_series(files: list[Path]) -> tuple[list[SeriesFiles], list[ScanFile]]:
-    """Return the series of files listed one by one, and files that are DICOM by their suffix alone.
+def _listed_series(files: list[Path]) -> tuple[list[SeriesFiles], list[ScanFile], dict[Path, str]]:
+    """Return the series of files listed one by one, files that are DICOM by their suffix alone, and skipped files.
 
-    The latter fail when they are read, so that the other scans of the list still can be.
+    Those that are DICOM by their suffix fail when they are read, so that the other scans of the list still can be.
     """
-    series = _find_series(files)
-    series_files = {file for one in series for file in one.files}
-    others = [file for file in files if file not in series_files]
-    for file in others:
+    series, skipped = _find_series(files)
+    damaged = [file for file in skipped if skipped[file] == FOREIGN]
+    for file in damaged:
         if format_of(file) is None:
             raise ValueError(f"{printable(file)} is of no known format, expected {_KNOWN_FORMATS}; convert it.")
-    return series, [ScanFile(case_name(file), file, "dicom", (file,), ".dcm") for file in others]
+        del skipped[file]
+    for file, kind in skipped.items():
+        if kind not in (LOCALIZER, NO_POSITION):
+            raise ValueError(
+                f"{printable(file)} is {count_of(kind)}, expected an image; name the images that it belongs to, or "
+                "their directory."
+            )
+    return series, [ScanFile(case_name(file), file, "dicom", (file,), ".dcm") for file in damaged], skipped
 
 
 def _file_scans(files: list[Path], num_channels: int) -> list[ScanFile]:
@@ -218,33 +230,45 @@ def _has_channels(files: list[Path], num_channels: int) -> bool:
     return all(is_grey(path) for path in images)
 
 
-def _series_scans(series: list[SeriesFiles], listed: set[Path]) -> list[ScanFile]:
+def _series_scans(series: list[SeriesFiles], listed: set[Path], others: set[Path]) -> list[ScanFile]:
     """Return the scans of DICOM series, named after their directory, with a number if it holds several.
 
-    A series of one file is named after the file if the file is in `listed`, or beside other series.
+    A series of one file is named after the file if the file is in `listed`, or beside other series or scans (`others`
+    are the scans' directories); a part of a series has its name at the end.
     """
     seen: set[Path] = set()
-    by_directory: dict[Path, list[SeriesFiles]] = defaultdict(list)
-    for one in sorted(series, key=lambda one: -len(one.files)):
+    by_directory: dict[Path, dict[tuple[Path, ...], list[SeriesFiles]]] = defaultdict(lambda: defaultdict(list))
+    for one in sorted(series, key=lambda one: -len(one.whole)):
         # If a directory and one of its subdirectories are both listed, the first has all files.
         if not seen.issuperset(files := {_absolute(file) for file in one.files}):
             seen |= files
-            parents = {file.parent for file in one.files}
+            parents = {file.parent for file in one.whole}
             common = os.path.commonpath([path.resolve() for path in parents]) if len(parents) > 1 else parents.pop()
-            by_directory[Path(common)].append(one)
+            by_directory[Path(common)][one.whole].append(one)
     scans = []
-    for directory, found in by_directory.items():
-        found.sort(key=lambda one: (one.number is None, one.number or 0, one.uid, one.files))
-        numbers = {one.number for one in found}
-        for count, one in enumerate(found, start=1):
+    for directory, wholes in by_directory.items():
+        found = sorted(
+            (parts[0].number is None, parts[0].number or 0, parts[0].uid, whole) for whole, parts in wholes.items()
+        )
+        numbers = [wholes[whole][0].number for *_, whole in found if len(whole) > 1]
+        has_numbers = len(set(numbers)) == len(numbers) and None not in numbers
+        for count, (*_, whole) in enumerate(found, start=1):
             name, path = directory.resolve().name or "scan", directory
-            if len(one.files) == 1 and (len(found) > 1 or one.files[0] in listed):
-                name, path = case_name(one.files[0]), one.files[0]
+            if len(whole) == 1 and (len(found) > 1 or whole[0] in listed or directory in others):
+                name, path = case_name(whole[0]), whole[0]
             elif len(found) > 1:
-                number = one.number if len(numbers) == len(found) and None not in numbers else count
-                name, path = f"{name}_series-{number}", one.files[0]
-            scans.append(ScanFile(name, path, "dicom", tuple(one.files), ".dcm"))
+                name, path = f"{name}_series-{wholes[whole][0].number if has_numbers else count}", whole[0]
+            for one in wholes[whole]:
+                own = (f"{name}_{one.part}", one.files[0]) if one.part else (name, path)
+                scans.append(ScanFile(*own, "dicom", one.files, _suffix(one), one.notes))
     return scans
+
+
+def _suffix(series: SeriesFiles) -> str:
+    """Return the suffix of a series' label map: DICOM-SEG if UIDs allow it."""
+    if not series.lacks:
+        return ".dcm"
+    return ".nii.gz" if series.is_volume or series.frames > 1 else ".png"
 
 
 def _make_names_unique(scans: list[ScanFile]) -> list[ScanFile]:

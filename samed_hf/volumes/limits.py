@@ -79,3 +79,9 @@ class InputLimits:
     def check_slices(self, path: str | Path, shape: Sequence[int]) -> None:
         """[`check`] for slices of shape `(slices, ..., height, width)`."""
         self.check(path, slices=shape[0], side=max(shape[-2:]), pixels=shape[-2] * shape[-1])
+
+    def check_stack(self, path: str | Path, shape: Sequence[int]) -> None:
+        """[`check`] for an array `([slices,] height, width)` of a file, also for the number of its voxels."""
+        if len(shape) >= 2:  # other shapes are refused once they are read
+            self.check_slices(path, (shape[0] if len(shape) > 2 else 1, *shape[-2:]))
+        self.check(path, voxels=math.prod(shape))

@@ -25,6 +25,7 @@ COMMANDS = [
     ["train"],
     ["evaluate"],
     ["predict"],
+    ["merge-predictions"],
     ["convert"],
     ["convert", "sam"],
     ["convert", "samed"],

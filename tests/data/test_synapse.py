@@ -1,4 +1,5 @@
 import json
+import zipfile
 
 import h5py
 import numpy as np
@@ -313,3 +314,29 @@ def test_pickled_objects_are_not_loaded(tmp_path):
     np.savez(tmp_path / "a.npz", image=np.array([[{}]], dtype=object), label=LABEL)
     with pytest.raises(ValueError, match=r"a\.npz can't be read"):
         read_slice(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("shape", [(1 << 20, 8), (100_000, 1 << 20), (30_000, 8, 8)])
+def test_the_sizes_that_headers_claim_are_limited_before_memory_is_taken(data, shape):
+    """Headers of up to 400 GB over no values at all."""
+    read, limited = SynapseData(data), "expected at most [0-9,]+; make it smaller, or raise the limit: SAMED_MAX_"
+    with zipfile.ZipFile(read.slice_path("a_slice000"), "w") as file:
+        for name in ("image.npy", "label.npy"):
+            with file.open(name, "w") as array:
+                header = {"shape": shape, "fortran_order": False, "descr": "<f4"}
+                np.lib.format.write_array_header_1_0(array, header)
+    with pytest.raises(ValueError, match=rf"a_slice000\.npz has .*{limited}"):
+        read_slice(read.slice_path("a_slice000"))
+    with h5py.File(read.case_path("c"), "w") as file:
+        for name in ("image", "label"):
+            file.create_dataset(name, shape, "f4", chunks=True)
+    with pytest.raises(ValueError, match=rf"c\.npy\.h5 has .*{limited}"):
+        read.read_test_case("c")
+
+
+def test_a_group_is_no_image(data):
+    with h5py.File(SynapseData(data).case_path("c"), "w") as file:
+        file.create_group("image")
+        file["label"] = LABEL[None]
+    with pytest.raises(ValueError, match=r"c\.npy\.h5 can't be read"):
+        SynapseData(data).read_test_case("c")

@@ -414,8 +414,8 @@ def test_the_refusal_of_echoes_names_their_times(tmp_path):
             modality="MR",
             change=changed(EchoTime=time, SOPInstanceUID=lambda index, echo=echo: uid(echo, index)),
         )
-    (series,) = find_series(tmp_path)
-    message = refusal(series.files, tmp_path)
+    files = [file for series in find_series(tmp_path) for file in series.files]
+    message = refusal(files, tmp_path)
     assert f"{tmp_path} holds 2 different images at the same position (50 mm)" in message
     assert "(EchoTime: 2.3, 4.6); move the slices of each stack into a directory of their own" in message
 
@@ -603,8 +603,8 @@ def test_what_is_no_image_is_left_out_and_counted(tmp_path, caplog):
     (series,) = find_series(tmp_path)
     assert series.files == tuple(files)
     assert caplog.messages == [
-        "skipped     2 files that are not DICOM, 3 DICOM objects that are not images, 5 localizers, "
-        "1 image without a position"
+        "skipped     1 structured report (SR), 1 image without a position, 2 files of another format, 5 localizers, "
+        "2 segmentations (SEG)"
     ]
 
 

@@ -83,7 +83,7 @@ def test_a_folder_gives_its_own_files_in_order(tmp_path):
     assert names == ["a", "b", "c"]
     assert said == [
         f"left out 1 directories with scans in {tmp_path}, e.g. sub: name them",
-        "skipped 3 files that are not scans (Readme, notes.txt, z.csv)",
+        "skipped 3 files of another format (Readme, notes.txt, z.csv)",
     ]
 
 
@@ -101,14 +101,14 @@ def test_pictures_beside_volumes_are_no_scans(tmp_path):
     save(tmp_path / "c.nii")
     assert find(tmp_path) == (
         ["c"],
-        ["skipped 2 files that are not scans (a.jpg, b.png); images beside scans count as screenshots"],
+        ["skipped 2 images beside scans, taken for screenshots (a.jpg, b.png)"],
     )
     assert find(tmp_path, tmp_path / "b.png")[0] == ["b", "c"]
     (tmp_path / "c.nii").unlink()
     write_series(tmp_path / "series")
     assert find(tmp_path) == (
         ["series"],
-        ["skipped 2 files that are not scans (a.jpg, b.png); images beside scans count as screenshots"],
+        ["skipped 2 images beside scans, taken for screenshots (a.jpg, b.png)"],
     )
 
 
@@ -116,7 +116,7 @@ def test_a_folder_without_scans_gives_those_of_the_folders_in_it(tmp_path):
     for name in ("p2/scan.nii", "p1/scan.nii", "p3/deep/scan.nii"):
         save(tmp_path / name)
     (tmp_path / "list.csv").touch()
-    assert find(tmp_path) == (["p1_scan", "p2_scan"], ["skipped 1 file that is not a scan (list.csv)"])
+    assert find(tmp_path) == (["p1_scan", "p2_scan"], ["skipped 1 file of another format (list.csv)"])
 
 
 def test_refuses_what_is_not_there_or_no_scan(tmp_path):
@@ -126,7 +126,7 @@ def test_refuses_what_is_not_there_or_no_scan(tmp_path):
         find_scans(tmp_path)
     (tmp_path / "notes.txt").write_text("no scan " * 100)
     (tmp_path / "Makefile").write_text("all:")
-    with pytest.raises(FileNotFoundError, match=r"holds no scan, .*; none of its 2 files is one"):
+    with pytest.raises(FileNotFoundError, match=r"holds no scan, .*; it holds 2 files of another format"):
         find_scans(tmp_path)
     for name in ("notes.txt", "Makefile"):
         for function in (find_scans, read_volume):
@@ -141,7 +141,7 @@ def test_odd_files_in_a_folder(tmp_path):
     (tmp_path / "circle").symlink_to(tmp_path)
     (tmp_path / "empty").touch()
     (tmp_path / "folder.nii").mkdir()
-    assert find(tmp_path) == (["scan"], ["skipped 1 file that is not a scan (empty)"])
+    assert find(tmp_path) == (["scan"], ["skipped 1 file of another format (empty)"])
 
 
 @pytest.mark.parametrize("name", ODD_NAMES, ids=range(len(ODD_NAMES)))
@@ -265,7 +265,7 @@ def test_a_dicom_folder(tmp_path):
     files = write_series(tmp_path / "patient")
     (tmp_path / "patient" / "DICOMDIR").write_text("ignored")
     (scan,), notes = search_scans([tmp_path / "patient"])
-    assert notes == []
+    assert notes == ["skipped 1 file of another format (DICOMDIR)"]
     assert scan == ScanFile("patient", tmp_path / "patient", "dicom", tuple(files), ".dcm")
     for given in (scan, tmp_path / "patient", tmp_path):
         np.testing.assert_array_equal(read_scan(given).array, stored_scan().astype(int) - 1024)
@@ -277,7 +277,7 @@ def test_dicom_files_without_suffix_below_other_scans(tmp_path):
     save(tmp_path / "a.nii")
     write_series(tmp_path / "study" / "deep", name="IM{}".format, preamble=False)
     (tmp_path / "study" / "notes.txt").write_text("foreign")
-    assert find(tmp_path) == (["a", "deep"], ["skipped 1 file that is not a scan (notes.txt)"])
+    assert find(tmp_path) == (["a", "deep"], ["skipped 1 file of another format (notes.txt)"])
 
 
 def test_several_series_in_a_folder(tmp_path):

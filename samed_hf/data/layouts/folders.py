@@ -9,8 +9,8 @@ from pathlib import Path
 from ...volumes import case_name, read_volume
 from ...volumes.registry import IMAGE_SUFFIXES, VOLUME_SUFFIXES, suffix_of
 from ..dataset import CaseDataset, CaseSource, as_labels
-from ..labels import find_labels_file, labels_of_names, resolve_labels
-from ..sources import ImageSource, ScanSource, image_channels, read_mask
+from ..labels import Labels, find_labels_file, labels_of_names, resolve_labels
+from ..sources import ImageSource, ScanSource, are_colored, describe_images, read_mask
 
 __all__ = ["find_folders", "read_folders"]
 
@@ -21,12 +21,14 @@ _SPLITS = {
     **dict.fromkeys(("val", "valid", "validation"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-_SLICE = re.compile(r"^(?P<case>.+)_slice\d+$")
-_WORD = re.compile(
-    r"(^|[_\-. ])(images?|img|scan|labels?|masks?|seg|segmentation|gt|annotation|0000)(?=[_\-. ]|\d|$)", re.I
-)
+_SLICE = re.compile(r"^(?P<case>.+?)[_\-. ](slice|slc|z)[_\-. ]?(?P<number>\d+)$", re.I)
+_MASK_WORD = r"(?:labels?|masks?|seg|segmentation|gt|ground_?truth|annotations?)"
+_WORD = re.compile(rf"(^|[_\-. ])(images?|img|scan|{_MASK_WORD}|0000)(?=[_\-. ]|\d|$)", re.I)
+_NUMBERED = re.compile(rf"^(?P<stem>.+)[_\-. ]{_MASK_WORD}[_\-. ]*\(?\d+\)?$", re.I)  # a further mask of STEM
+_IGNORED = {".txt", ".md", ".json", ".csv", ".tsv", ".jsonl", ".db", ".ini", ".zraw", ".raw"}
 
-Pair = tuple[Path, Path]
+Pair = tuple[Path, Path]  # the directories of images and of masks
+Match = tuple[Path, tuple[Path, ...]]  # an image and its masks
 
 
 def find_folders(root: Path) -> dict[str, Pair]:
@@ -50,70 +52,118 @@ def read_folders(
 ) -> CaseDataset:
     """Describe directories of images and masks; see [`read_data`] for the arguments.
 
-    An image's mask has its name, perhaps with words like "mask" or "label" in it. Images called CASE_sliceNNN are the
-    slices of one case; else each file is a case. A file labels.json, labels.txt (one name a line) or labels.csv (value,
-    name) next to them names the labels; without one the labels are named after the values of the masks.
+    An image's mask has its name, perhaps with words like "mask" or "label" in it, and a number if there are several.
+    Images called CASE_sliceN are the slices of one case in the order of their numbers; else each file is a case. A file
+    labels.json, labels.txt (one name a line), labels.csv (value, name) or class_dict.csv (name, r, g, b) next to them
+    names the labels; without one the labels are named after the values or colours of the masks.
     """
-    splits = {split: match_files(*pair, strict=strict) for split, pair in find_folders(root).items()}
-    pairs = [pair for found in splits.values() for pair in found]
-    kinds = {suffix_of(image) in IMAGE_SUFFIXES for image, _ in pairs}
+    notes: list[str] = []
+    splits = {split: match_files(*pair, notes, strict=strict) for split, pair in find_folders(root).items()}
+    matches = [match for found in splits.values() for match in found]
+    kinds = {suffix_of(image) in IMAGE_SUFFIXES for image, _ in matches}
     if len(kinds) > 1:
         raise ValueError(f"{root} holds 2-D images and scans: expected one of them; separate them.")
     is_2d = kinds.pop()
     named = labels_of_names(label_names) if label_names else find_labels_file(root)
-    existing = (mask for _, mask in pairs if mask.is_file())
-    maps = (read_mask(mask) if is_2d else as_labels(mask, read_volume(mask).array) for mask in existing)
-    labels, notes = resolve_labels(named, maps, is_2d, root)
+    labels, as_colors = _find_labels(named, [mask for _, masks in matches for mask in masks], is_2d, root, notes)
     layout = "directories of images and masks" if is_2d else "directories of scans and label maps"
-    data = CaseDataset(layout, root, labels.id2label, {}, is_2d=is_2d, about={"name": root.resolve().name}, notes=notes)
+    about = {"name": root.resolve().name}
+    data = CaseDataset(layout, root, labels.id2label, {}, is_2d=is_2d, about=about, notes=notes)
     if is_2d:
-        data.channel_names = image_channels(image for image, _ in pairs)
+        describe_images(data, (image for image, _ in matches))
     for split, found in splits.items():
         sources: dict[str, CaseSource] = {}
-        for name, files in sorted(_cases(found, is_2d).items()):
+        for name, files in sorted(_cases(found, is_2d, notes).items()):
             images, masks = zip(*files, strict=True)
             if is_2d:
-                sources[name] = ImageSource(name, images, masks, len(data.channel_names), labels.values)
+                sources[name] = ImageSource(name, images, masks, len(data.channel_names), labels.values, as_colors)
             else:
-                sources[name] = ScanSource(name, images[-1:], masks[-1], 1, labels.values, tolerance)
+                sources[name] = ScanSource(name, images, masks[0][0], 1, labels.values, tolerance)
         data.add_cases(split, sources)
     return data
 
 
-def match_files(images: Path, masks: Path, strict: bool = True) -> list[Pair]:
-    """Each image with its mask, in the order of the images' names."""
-    files = _files(images)
+def _find_labels(
+    named: Labels | None, masks: list[Path], is_2d: bool, root: Path, notes: list[str]
+) -> tuple[Labels, bool]:
+    """The labels, and whether the masks give them as colours."""
+    masks = [mask for mask in masks if mask.is_file()]
+    as_colors = is_2d and ((named is not None and not named.values) or are_colored(masks))
+    maps = (
+        (mask, read_mask(mask, as_colors=as_colors) if is_2d else as_labels(mask, read_volume(mask).array))
+        for mask in masks
+    )
+    labels, found = resolve_labels(named, maps, is_2d, root, as_colors=as_colors)
+    notes += found
+    return labels, as_colors
+
+
+def match_files(images: Path, masks: Path, notes: list[str], strict: bool = True) -> list[Match]:
+    """Each image with its masks, in the order of the images' names; what is left out is added to `notes`."""
+    files = _files(images, notes)
     if not files:
         raise FileNotFoundError(
             f"{images} holds no image: expected one of {', '.join(VOLUME_SUFFIXES + IMAGE_SUFFIXES)}."
         )
-    by_key: dict[str, list[Path]] = {}
-    for mask in _files(masks):
-        by_key.setdefault(_key(mask), []).append(mask)
-    pairs, missing = [], []
-    for image in files:
-        candidates = by_key.get(_key(image), [])
-        exact = [mask for mask in candidates if case_name(mask) == case_name(image)]
-        candidates = exact or candidates
-        if len(candidates) > 1:
-            raise ValueError(f"{image} could have the mask {candidates[0]} or {candidates[1]}: keep one.")
-        if not candidates:
-            missing.append(image)
-        if candidates or not strict:
-            pairs.append((image, candidates[0] if candidates else masks / image.name))
+    found = _masks_of(files, _files(masks, notes), masks, notes)
+    merged = [image for image in files if len(found[image]) > 1]
+    if merged and suffix_of(merged[0]) not in IMAGE_SUFFIXES:
+        first, second = found[merged[0]][:2]
+        raise ValueError(f"{merged[0]} has the label maps {first} and {second}: expected one; keep or merge them.")
+    _note_files(notes, "images with several masks, which are merged", merged)
+    missing = [image for image in files if not found[image]]
     if missing and strict:
         others = f" (nor have {len(missing) - 1} others)" if len(missing) > 1 else ""
         raise FileNotFoundError(f"{missing[0]} has no mask in {masks}{others}: expected one of the same name.")
-    return pairs
+    return [(image, tuple(found[image]) or (masks / image.name,)) for image in files]
 
 
-def _cases(pairs: list[Pair], is_2d: bool) -> dict[str, list[Pair]]:
-    """Group the files of one case: 2-D images by the name before `_sliceNNN`."""
-    cases: dict[str, list[Pair]] = {}
-    for pair in pairs:
-        match = _SLICE.match(case_name(pair[0])) if is_2d else None
-        cases.setdefault(match["case"] if match else case_name(pair[0]), []).append(pair)
-    return cases
+def _masks_of(images: list[Path], masks: list[Path], directory: Path, notes: list[str]) -> dict[Path, list[Path]]:
+    """The masks of each image by their names: that of its name, and the numbered ones."""
+    by_key: dict[str, Path] = {}
+    for image in images:
+        if (other := by_key.setdefault(_key(case_name(image)), image)) != image:
+            raise ValueError(f"{other} and {image} would have the same mask: expected one image of a name; keep one.")
+    own: dict[Path, Path] = {}
+    numbered: dict[Path, list[Path]] = {image: [] for image in images}
+    left_out = []
+    for mask in masks:
+        key, further = _key(case_name(mask)), _NUMBERED.match(case_name(mask))
+        if key in by_key:
+            if (other := own.setdefault(by_key[key], mask)) != mask:
+                raise ValueError(f"{by_key[key]} could have the mask {other} or {mask}: keep one.")
+        elif further and (stem := _key(further["stem"])) in by_key:
+            numbered[by_key[stem]].append(mask)
+        elif begun := next((image for name, image in by_key.items() if key.startswith(f"{name}_")), None):
+            raise ValueError(
+                f"{mask} has no image, and its name begins with that of {begun}: expected masks of one image to be "
+                f"called {case_name(begun)}_mask_1{suffix_of(mask)}, …; rename or remove it."
+            )
+        else:
+            left_out.append(mask)
+    _note_files(notes, f"masks in {directory} without an image, left out", left_out)
+    return {image: [*([own[image]] if image in own else []), *numbered[image]] for image in images}
+
+
+def _cases(matches: list[Match], is_2d: bool, notes: list[str]) -> dict[str, list[Match]]:
+    """Group the files of one case: 2-D images by the name before `_sliceN`, ordered by N."""
+    cases: dict[str, dict[int | None, Match]] = {}
+    for match in matches:
+        stem = case_name(match[0])
+        found = _SLICE.match(stem) if is_2d else None
+        case = cases.setdefault(found["case"] if found else stem, {})
+        number = int(found["number"]) if found else None
+        if number in case or None in case or (number is None and case):
+            other = next(iter(case.values())) if number not in case else case[number]
+            raise ValueError(
+                f"{match[0]} and {other[0]} are the same slice of a case, or a case and one of its slices, by their "
+                "names CASE_sliceN: rename one."
+            )
+        case[number] = match
+    grouped = {name: [case[number] for number in sorted(case, key=lambda n: n or 0)] for name, case in cases.items()}
+    if slices := [len(case) for case in grouped.values() if len(case) > 1]:
+        notes.append(f"{sum(slices)} images called CASE_sliceN are the slices of {len(slices)} cases, in order of N")
+    return grouped
 
 
 def _subdirectories(directory: Path) -> dict[str, Path]:
@@ -127,12 +177,25 @@ def _image_and_mask(directories: Mapping[str, Path]) -> Pair | None:
     return None if images is None or masks is None else (images, masks)
 
 
-def _files(directory: Path) -> list[Path]:
-    """Return the scans and 2-D images of a directory, without hidden files."""
-    suffixes = VOLUME_SUFFIXES + IMAGE_SUFFIXES
-    return sorted(path for path in directory.glob("[!.]*") if path.is_file() and suffix_of(path) in suffixes)
+def _files(directory: Path, notes: list[str]) -> list[Path]:
+    """Return the scans and 2-D images of a directory, without hidden files, no two of one name."""
+    files = sorted(path for path in directory.glob("[!.]*") if path.is_file())
+    known = [path for path in files if suffix_of(path) in VOLUME_SUFFIXES + IMAGE_SUFFIXES]
+    others = [path for path in files if path not in known and path.suffix.lower() not in _IGNORED]
+    _note_files(notes, f"files in {directory} that are neither images nor scans, left out", others)
+    by_name: dict[str, Path] = {}
+    for path in known:
+        if (other := by_name.setdefault(case_name(path).lower(), path)) != path:
+            raise ValueError(f"{other} and {path} have the same name {case_name(path)}: expected one file; keep one.")
+    return known
 
 
-def _key(path: Path) -> str:
-    """Return the name without words for image or mask, so that "img0001" and "label0001" match."""
-    return re.sub(r"[_\-. ]+", "_", _WORD.sub(r"\1", case_name(path)).lower()).strip("_")
+def _note_files(notes: list[str], what: str, paths: list[Path]) -> None:
+    if paths:
+        more = f" and {len(paths) - 3} others" if len(paths) > 3 else ""
+        notes.append(f"{what}: {', '.join(path.name for path in paths[:3])}{more}")
+
+
+def _key(name: str) -> str:
+    """Return a file's name without words for image or mask, so that "img0001" and "label0001" match."""
+    return re.sub(r"[_\-. ]+", "_", _WORD.sub(r"\1", name).lower()).strip("_")

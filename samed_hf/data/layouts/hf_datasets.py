@@ -182,15 +182,15 @@ def _find_kind(tables: dict[str, Any], column: str) -> tuple[tuple[str, ...], bo
     return (("R", "G", "B") if coloured else ("image",)), is_2d
 
 
-def _label_maps(tables: dict[str, Any], column: str) -> Iterator[np.ndarray]:
+def _label_maps(tables: dict[str, Any], column: str) -> Iterator[tuple[str, np.ndarray]]:
     for split, table in tables.items():
         for row in range(len(table)):
             label = _cell(table, row, column)
             name = f"{split}, row {row}"
             if isinstance(label, nib.spatialimages.SpatialImage):
-                yield as_labels(name, _volume(name, label, 1).array)
+                yield name, as_labels(name, _volume(name, label, 1).array)
             else:
-                yield _label_slices(name, label)
+                yield name, _label_slices(name, label)
 
 
 def _volume(name: str, image: Any, num_channels: int) -> Volume:

@@ -17,13 +17,13 @@ import io
 import json
 import os
 import re
-import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import h5py
 import numpy as np
@@ -31,6 +31,7 @@ import numpy as np
 from ...model.image_processing_samed import SamedImageProcessor
 from ...utils.atomic import write_bytes, write_text
 from ...volumes.file_checks import NotFiniteError, check_finite
+from ...volumes.limits import InputLimitError, InputLimits
 from ..dataset import Case, CaseDataset, CaseSource, RawCase, as_labels
 from ..labels import labels_from_mapping, read_json, read_text
 from ..sources import require_files
@@ -52,7 +53,8 @@ _ORGANS = ("spleen", "right kidney", "left kidney", "gallbladder", "liver", "sto
 SYNAPSE_LABELS: dict[int, str] = dict(enumerate(("background", *_ORGANS)))
 
 # What numpy and zipfile raise over files that are damaged or of another kind.
-_DAMAGED = (OSError, KeyError, ValueError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_DAMAGED = (OSError, LookupError, ValueError, TypeError, EOFError, RuntimeError, MemoryError, zlib.error, BadZipFile)
+
 _LISTS = ("lists_Synapse", "lists/lists_Synapse")
 _SLICE_NAME = re.compile(r"^(?P<case>.+)_slice(?P<index>\d+)$")
 
@@ -60,11 +62,8 @@ _SLICE_NAME = re.compile(r"^(?P<case>.+)_slice(?P<index>\d+)$")
 class SynapseData:
     """A directory in the Synapse layout; its files are read on demand.
 
-    `source` is the content of `source.json`, e.g. "name", and "orientation", in which the scans were cut.
-
-    Raises:
-        FileNotFoundError: no such directory, a missing list, or a list that names a missing file.
-        ValueError: a list names a slice that isn't called CASE_sliceNNN, or an invalid JSON file.
+    `source` is the content of `source.json`, e.g. "name", and "orientation", in which the scans were cut. A missing
+    list or file of a list is a `FileNotFoundError`, a name other than CASE_sliceNNN or invalid JSON a `ValueError`.
     """
 
     def __init__(self, root: str | os.PathLike) -> None:
@@ -80,8 +79,7 @@ class SynapseData:
         self.test_cases = _read_list(lists / "test_vol.txt")
         self.declares_labels = (lists / "labels.json").is_file()
         self.id2label = _read_labels(lists / "labels.json") if self.declares_labels else dict(SYNAPSE_LABELS)
-        path = lists / "source.json"
-        self.source: dict[str, Any] = read_json(path) if path.is_file() else {}
+        self.source: dict[str, Any] = read_json(path) if (path := lists / "source.json").is_file() else {}
         if not isinstance(self.source, dict) or not isinstance(self.source.get("name", ""), str):
             raise ValueError(f'{path} holds {self.source!r}: expected e.g. {{"name": "Synapse multi-organ CT"}}.')
         for name in self.train_slices:
@@ -129,9 +127,11 @@ class SynapseData:
         path = self.case_path(name)
         try:
             with h5py.File(path, "r") as file:
+                for array in (file["image"], file["label"]):
+                    InputLimits.local().check_stack(path, array.shape)
                 image, label = file["image"][...], file["label"][...]
                 spacing = file.attrs.get("spacing")
-        except (OSError, KeyError, TypeError) as error:
+        except (OSError, KeyError, TypeError, AttributeError, MemoryError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"{path} can't be read: expected an HDF5 file with image and label ({reason}).") from error
         image, label = _checked(path, image, label, 3)
@@ -210,7 +210,14 @@ def read_slice(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
     path = Path(path)
     try:
         with np.load(path, allow_pickle=False) as file:
+            for name in ("image.npy", "label.npy"):
+                with file.zip.open(name) as array:  # read completely, it would take the memory that its header claims
+                    first = np.lib.format.read_magic(array) == (1, 0)
+                    header = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+                    InputLimits.local().check_stack(path, header(array)[0])
             image, label = file["image"], file["label"]
+    except InputLimitError:
+        raise
     except _DAMAGED as error:
         raise ValueError(f"{path} can't be read: expected an .npz file with image and label ({error}).") from error
     return _checked(path, image, label, 2)
@@ -242,8 +249,7 @@ def write_lists(
     source: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the lists of a directory and its `source`, see [`SynapseData`]; last: one with lists is complete."""
-    lists = Path(directory) / "lists_Synapse"
-    lists.mkdir(parents=True, exist_ok=True)
+    (lists := Path(directory) / "lists_Synapse").mkdir(parents=True, exist_ok=True)
     files = {} if source is None else {"source.json": json.dumps(source, indent=2)}
     files["labels.json"] = json.dumps({str(index): name for index, name in id2label.items()}, indent=2)
     files |= {"test_vol.txt": "\n".join(test_cases), "train.txt": "\n".join(train_slices)}

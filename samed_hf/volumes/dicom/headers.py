@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,7 +16,7 @@ from pydicom import Dataset
 
 from ...utils.text import printable
 
-__all__ = ["brief", "is_dicom", "numbers", "quiet", "read_file", "text", "value", "whole_number"]
+__all__ = ["brief", "is_dicom", "is_usable_uid", "numbers", "quiet", "read_file", "text", "value", "whole_number"]
 
 _LARGEST = 1e6  # mm; larger than any scanner: the header is damaged, and the number would overflow further on
 
@@ -129,6 +130,11 @@ def text(dataset: Dataset, keyword: str) -> str:
     if isinstance(found, Sequence) and not isinstance(found, str | bytes):
         found = "\\".join(map(str, found))
     return "" if found is None else brief(found)
+
+
+def is_usable_uid(uid: str) -> bool:
+    """Whether other objects can refer to a UID. Leading zeros violate the standard and are in use."""
+    return re.fullmatch(r"[0-9]+(\.[0-9]+)+", uid) is not None and len(uid) <= 64
 
 
 def brief(what: object, longest: int = 100) -> str:

@@ -11,29 +11,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydicom import Dataset
-from pydicom.uid import UID
 
 from ...utils.text import printable
-from .headers import is_dicom, quiet, read_file, text
+from .headers import is_dicom, is_usable_uid, numbers, quiet, read_file, text, value
+from .kinds import CAPTURES, FOREIGN, LOCALIZER, NO_POSITION, TOMOGRAPHY, count_of, is_image_class, kind_of
+from .parts import KEYWORDS, ImageHeader, divide, split_stacks
 
-__all__ = ["SeriesFiles", "find_series"]
+__all__ = ["SeriesFiles", "find_series", "search_series"]
 
 logger = logging.getLogger(__name__)
 
-_TAGS = (
-    *("SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality"),
-    *("ImageType", "NumberOfFrames", "Rows", "Columns", "ImagePositionPatient"),
-)
-# Files that are skipped, in the order of the message: singular and plural.
-_FOREIGN = ("file that is not DICOM", "files that are not DICOM")
-_OTHER = ("DICOM object that is not an image", "DICOM objects that are not images")
-_LOCALIZER = ("localizer", "localizers")
-_NO_POSITION = ("image without a position", "images without a position")
+_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
+_BESIDE_VOLUMES = CAPTURES + TOMOGRAPHY  # without a position, they are screenshots and documents
+_SERIES = ("StudyInstanceUID", "SeriesInstanceUID", "PatientID", "Modality", "SeriesNumber")
+_TEXTS = (*dict.fromkeys((*_UIDS, *_SERIES)), "SeriesDescription", "Rows", "Columns", *KEYWORDS)
+_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+_TAGS = (*_TEXTS, "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", *_GROUPS)
 
 
 @dataclass(frozen=True)
 class SeriesFiles:
-    """The files of one DICOM series."""
+    """The files of one DICOM series, or of a part of it that is a scan of its own."""
 
     uid: str  # SeriesInstanceUID, empty if an anonymiser removed it
     files: tuple[Path, ...]  # sorted by path
@@ -41,6 +39,12 @@ class SeriesFiles:
     modality: str  # e.g. "CT"
     number: int | None  # SeriesNumber
     study: str = ""  # StudyInstanceUID
+    whole: tuple[Path, ...] = ()  # the files of the whole series, of which this may be a part
+    part: str = ""  # name of the part, e.g. "echo-2"; empty for a whole series
+    is_volume: bool = True  # whether its images have positions, unlike a radiograph, a photograph or a cine
+    frames: int = 1  # of a multi-frame file
+    lacks: str = ""  # why no DICOM segmentation can refer to it
+    notes: tuple[str, ...] = ()
 
 
 def find_series(paths: str | Path | Iterable[str | Path]) -> list[SeriesFiles]:
@@ -48,10 +52,12 @@ def find_series(paths: str | Path | Iterable[str | Path]) -> list[SeriesFiles]:
 
     Directories are searched recursively, except hidden ones and hidden files. File names and preambles don't matter.
     Files of other kinds and DICOM objects that are not images (DICOMDIR, reports, segmentations, presentation states,
-    doses) are skipped; so are localizers and images without a position, such as scanned documents, if there are other
-    images. Their number is logged at level DEBUG. A damaged DICOM file without readable UIDs is assigned to the only
-    series in its directory, which then fails on reading and names the file. If the directory holds no series or
-    several, its damaged files form a series without a UID.
+    doses) are skipped; so are localizers if there are other images, and secondary captures and others without a
+    position beside a volume. Their number is logged at level DEBUG. Echoes, phases and other images at the same
+    positions are series of their own, and so is each image without a position. Without SeriesInstanceUID, images are
+    grouped by directory, number, description, size and direction. A damaged DICOM file without readable UIDs is
+    assigned to the only series in its directory, which then fails on reading and names the file. If the directory
+    holds no series or several, its damaged files form a series without a UID.
 
     Args:
         paths: Files and directories.
@@ -62,9 +68,18 @@ def find_series(paths: str | Path | Iterable[str | Path]) -> list[SeriesFiles]:
     Raises:
         FileNotFoundError: If a path does not exist.
     """
-    images: dict[Path, Dataset] = {}
+    found, skipped = search_series(paths)
+    if skipped:
+        counts = Counter(skipped.values())
+        logger.debug("skipped     %s", ", ".join(count_of(kind, count) for kind, count in counts.items()))
+    return found
+
+
+def search_series(paths: str | Path | Iterable[str | Path]) -> tuple[list[SeriesFiles], dict[Path, str]]:
+    """[`find_series`] that also returns the skipped files with their kinds, for [`~.kinds.count_of`]."""
+    images: dict[Path, ImageHeader] = {}
     damaged: list[Path] = []
-    skipped: Counter[tuple[str, str]] = Counter()
+    skipped: dict[Path, str] = {}
     with quiet():
         for file in dict.fromkeys(_walk([paths] if isinstance(paths, str | Path) else paths)):
             try:
@@ -72,19 +87,16 @@ def find_series(paths: str | Path | Iterable[str | Path]) -> list[SeriesFiles]:
             except (ValueError, OSError):
                 damaged.append(file)  # not skipped: read_series names the file and the reason
                 continue
-            if isinstance(found, Dataset):
-                images[file] = found
+            if isinstance(found, str):
+                skipped[file] = found
             else:
-                skipped[found] += 1
-        for words, is_kept in ((_LOCALIZER, _is_no_localizer), (_NO_POSITION, _has_position)):
-            if kept := {file: header for file, header in images.items() if is_kept(header)}:
-                skipped[words] += len(images) - len(kept)
-                images = kept
-        result = [_series(files, images) for files in _group(images, damaged)]
-    counts = ((words, skipped[words]) for words in (_FOREIGN, _OTHER, _LOCALIZER, _NO_POSITION))
-    if parts := [f"{count} {words[count > 1]}" for words, count in counts if count]:
-        logger.debug("skipped     %s", ", ".join(parts))
-    return sorted(result, key=lambda one: (one.study, one.number is None, one.number or 0, one.uid, one.files))
+                images[file] = found
+    images = _without_others(images, skipped)
+    result = [part for files in _group(images, damaged) for part in _series(files, images)]
+    result.sort(
+        key=lambda one: (one.study, one.number is None, one.number or 0, one.uid, len(one.part), one.part, one.files)
+    )
+    return result, dict(sorted(skipped.items()))
 
 
 def _walk(paths: Iterable[str | Path]) -> Iterator[Path]:
@@ -102,54 +114,148 @@ def _walk(paths: Iterable[str | Path]) -> Iterator[Path]:
                     yield file
 
 
-def _image_header(file: Path) -> Dataset | tuple[str, str]:
-    """Return the header of an image, or why a file is skipped; a `ValueError` or `OSError` for a damaged one."""
+def _image_header(file: Path) -> ImageHeader | str:
+    """Return the header of an image, or the kind of another file; a `ValueError` or `OSError` for a damaged one."""
     if not is_dicom(file):
         if file.suffix.lower() in (".dcm", ".ima"):
             raise ValueError(f"{printable(file)} is not DICOM.")
-        return _FOREIGN
+        return FOREIGN
     header = read_file(file, tags=_TAGS)
-    name = UID(text(header, "SOPClassUID")).name
-    has_pixels = "Rows" in header and "Columns" in header
-    if "Image Storage" in name or (has_pixels and (not name or name.startswith(("1.", "2.")))):
-        return header
-    if not name:
+    meta = getattr(header, "file_meta", Dataset())
+    uid = text(header, "SOPClassUID") or text(meta, "MediaStorageSOPClassUID")
+    is_image = is_image_class(uid)
+    if is_image or (is_image is None and "Rows" in header and "Columns" in header):
+        return _kept(header, file)
+    if not uid:
         raise ValueError(f"{printable(file)} has no SOPClassUID.")
-    return _OTHER
+    return kind_of(uid)
 
 
-def _is_no_localizer(header: Dataset) -> bool:
-    return "LOCALIZER" not in text(header, "ImageType").upper().split("\\")
+def _kept(header: Dataset, file: Path) -> ImageHeader:
+    values = {keyword: found for keyword in _TEXTS if (found := text(header, keyword))}
+    frames = text(header, "NumberOfFrames")
+    groups = [item for keyword in _GROUPS for item in (value(header, keyword, file) or ())[:1]]
+    position = _numbers(header, "ImagePositionPatient", 3, file)
+    return ImageHeader(
+        file=file,
+        values=values,
+        position=position,
+        directions=_numbers(header, "ImageOrientationPatient", 6, file),
+        has_positions="ImagePositionPatient" in header or any("PlanePositionSequence" in item for item in groups),
+        frames=int(frames) if re.fullmatch(r"[0-9]{1,9}", frames) else 1,
+    )
 
 
-def _has_position(header: Dataset) -> bool:
-    is_enhanced = UID(text(header, "SOPClassUID")).name.startswith(("Enhanced", "Legacy Converted"))
-    return is_enhanced or "ImagePositionPatient" in header or text(header, "NumberOfFrames") not in ("", "0", "1")
+def _numbers(header: Dataset, keyword: str, count: int, file: Path) -> tuple[float, ...] | None:
+    try:
+        return numbers(header, keyword, count, file)
+    except ValueError:
+        return None
 
 
-def _group(images: dict[Path, Dataset], damaged: list[Path]) -> Iterable[list[Path]]:
+def _without_others(images: dict[Path, ImageHeader], skipped: dict[Path, str]) -> dict[Path, ImageHeader]:
+    """Return the images to segment: those that are no localizers, and beside volumes no screenshots, if there are any.
+
+    Images of radiography, ultrasound, endoscopy and so on have no position, and are scans beside volumes too.
+    """
+    slices = {file for file, one in images.items() if "LOCALIZER" not in one.text("ImageType").upper().split("\\")}
+    kept = {file: one for file, one in images.items() if file in slices or not slices}
+    skipped |= dict.fromkeys(images.keys() - kept, LOCALIZER)
+    if any(one.has_positions for one in kept.values()):
+        screenshots = {
+            file for file, one in kept.items() if not one.has_positions and one.text("SOPClassUID") in _BESIDE_VOLUMES
+        }
+        skipped |= dict.fromkeys(screenshots, NO_POSITION)
+        kept = {file: one for file, one in kept.items() if file not in screenshots}
+    return kept
+
+
+def _group(images: dict[Path, ImageHeader], damaged: list[Path]) -> Iterable[list[Path]]:
     """Group images by series; a damaged file belongs to the only series of its directory, or to one of its own."""
-    series: dict[tuple[str, str, str], list[Path]] = defaultdict(list)
-    keys: dict[Path, set[tuple[str, str, str]]] = defaultdict(set)
-    for file, header in images.items():
-        uid = text(header, "SeriesInstanceUID")
-        key = text(header, "StudyInstanceUID"), uid, "" if uid else str(file.parent)
-        series[key].append(file)
-        keys[file.parent].add(key)
+    by_uid: dict[tuple[str, ...], list[ImageHeader]] = defaultdict(list)
+    for one in images.values():
+        by_uid[tuple(map(one.text, _SERIES))].append(one)
+    series: dict[tuple[str, ...], list[Path]] = defaultdict(list)
+    keys: dict[Path, set[tuple[str, ...]]] = defaultdict(set)
+    for key, group in by_uid.items():
+        is_anonymous = _is_anonymous(group)
+        for one in group:
+            own = (*key, one.text("SeriesDescription"), str(one.file.parent)) if is_anonymous else key
+            if not _is_slice(one):
+                own += (str(one.file),)  # a scan of its own
+            series[own].append(one.file)
+            keys[one.file.parent].add(own)
     for file in damaged:
         near = keys[file.parent]
-        series[next(iter(near)) if len(near) == 1 else ("", "", f"{file.parent} (damaged)")].append(file)
+        series[next(iter(near)) if len(near) == 1 else (f"{file.parent} (damaged)",)].append(file)
     return series.values()
 
 
-def _series(files: list[Path], images: dict[Path, Dataset]) -> SeriesFiles:
-    first = images.get(files[0], Dataset())
-    number = text(first, "SeriesNumber")
+def _is_slice(one: ImageHeader) -> bool:
+    """Whether an image belongs to a volume; read_series refuses a CT without a position."""
+    return one.has_positions or (one.frames == 1 and one.text("SOPClassUID") in TOMOGRAPHY)
+
+
+def _is_anonymous(group: list[ImageHeader]) -> bool:
+    """Whether UIDs don't tell series apart: they are missing, or the same for all images."""
+    uids = {one.text("SOPInstanceUID") for one in group}
+    return not group[0].text("SeriesInstanceUID") or (len(group) > 1 and len(uids) == 1 and uids != {""})
+
+
+def _series(files: list[Path], images: dict[Path, ImageHeader]) -> Iterator[SeriesFiles]:
+    """Yield the scans of a series: its stacks, and of each stack the echoes, phases and so on."""
+    headers = [images[file] for file in files if file in images]
+    if len(headers) < len(files):
+        yield _scan(headers, files, files)
+        return
+    stacks = split_stacks(headers)
+    if min(map(len, stacks)) == 1 and not _is_anonymous(headers):
+        stacks = [headers]  # read_series names the image that doesn't belong to it
+    for index, stack in enumerate(stacks, 1):
+        why, parts = divide(stack)
+        for name, part in parts.items():
+            names = [f"stack-{index}"] if len(stacks) > 1 else []
+            notes = [f"one of {len(stacks)} stacks of different sizes or directions in a series"] if names else []
+            if name:
+                names.append(name)
+                notes.append(f"one of {len(parts)} scans at the same positions in a series, told apart by {why}")
+            yield _scan(part, [one.file for one in part], files, "_".join(names), tuple(notes))
+
+
+def _scan(
+    headers: list[ImageHeader], files: list[Path], whole: list[Path], part: str = "", notes: tuple[str, ...] = ()
+) -> SeriesFiles:
+    first = headers[0] if headers else ImageHeader(files[0], {}, None, None, True)
+    number = first.text("SeriesNumber")
+    if headers and _is_anonymous(headers) and len(headers) > 1:
+        notes += ("grouped by directory, number, description, size and direction, as no UID tells its series",)
+    lacks = _lacks(headers)
+    if lacks:
+        notes += (f"no DICOM segmentation can refer to it, as {lacks}",)
     return SeriesFiles(
-        uid=text(first, "SeriesInstanceUID"),
+        uid=first.text("SeriesInstanceUID"),
         files=tuple(sorted(files)),
-        description=text(first, "SeriesDescription"),
-        modality=text(first, "Modality"),
+        description=first.text("SeriesDescription"),
+        modality=first.text("Modality"),
         number=int(number) if re.fullmatch(r"-?[0-9]{1,12}", number) else None,
-        study=text(first, "StudyInstanceUID"),
+        study=first.text("StudyInstanceUID"),
+        whole=tuple(sorted(whole)),
+        part=part,
+        is_volume=_is_slice(first),
+        frames=first.frames,
+        lacks=lacks,
+        notes=notes,
     )
+
+
+def _lacks(headers: list[ImageHeader]) -> str:
+    """Say why no DICOM segmentation can refer to a scan; empty if one can."""
+    for keyword in _UIDS:
+        if any(not is_usable_uid(one.text(keyword)) for one in headers):
+            return f"{keyword} is missing or invalid"
+    uids = {one.text("SOPInstanceUID") for one in headers}
+    if len(uids) < len({(one.position, one.file if one.position is None else "") for one in headers}):
+        return "different images have one SOPInstanceUID"
+    if len(headers) > 1 and any(one.frames > 1 for one in headers):
+        return "it consists of several multi-frame files"
+    return ""

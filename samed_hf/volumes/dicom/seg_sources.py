@@ -13,7 +13,7 @@ from pydicom.valuerep import DA, TM
 
 from ...utils.text import printable
 from .frames import frames_of
-from .headers import text, value
+from .headers import is_usable_uid, text, value
 from .series import DicomSeries
 
 __all__ = ["source_images"]
@@ -95,8 +95,7 @@ def _common(first: Dataset, path: Path) -> Dataset:
 
 def _uid(dataset: Dataset, keyword: str, path: Path) -> str:
     found = text(dataset, keyword)
-    # Leading zeros violate the standard and are in use.
-    if not re.fullmatch(r"[0-9]+(\.[0-9]+)+", found) or len(found) > 64:
+    if not is_usable_uid(found):
         raise ValueError(
             f"{printable(path)} has no usable {keyword} ({found!r}), to which a DICOM segmentation has to refer; "
             "write .nii.gz, .nrrd or .mha, or anonymise the series so that its UIDs are replaced, not removed."
