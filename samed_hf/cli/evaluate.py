@@ -74,7 +74,7 @@ def _evaluate(args: argparse.Namespace, state: PartialState) -> int:
         data, split, names = _choose_cases(args)
         base = args.base_model_name_or_path
         segmenter = Segmenter.load([args.adapter], dtype=args.dtype, base_model_name_or_path=base)
-        data.expect_labels(segmenter.id2label)
+        data.expect_labels(segmenter.id2label, segmenter.models[0].config.regions)
         return data, split, names, segmenter
 
     data, split, names, segmenter = on_all_ranks(state, load)
@@ -128,6 +128,7 @@ def _score(args: argparse.Namespace, data: CaseDataset, names: list[str], segmen
         records.append({"name": name, "status": "done", "unit": unit, "scores": scores})
 
     options = {"protocol": args.protocol, "input_size": args.input_size, "batch_size": args.batch_size}
+    options["ignore_index"] = data.ignore_index
     read = partial(data.read_case, processor=processor)
     score_each(segmenter.models[0], names, read, processor, draw=draw, done=done, **options)
     return records

@@ -82,7 +82,7 @@ def _predict(args: argparse.Namespace, settings: PredictionSettings, state: Part
     def load() -> Segmenter:
         base, adapters = args.base_model_name_or_path, [args.adapter, *args.ensemble]
         segmenter = Segmenter.load(adapters, dtype=args.dtype, base_model_name_or_path=base)
-        settings.check_labels(segmenter.id2label)
+        settings.check_labels(segmenter.id2label, segmenter.regions)
         return segmenter
 
     started, output = time.monotonic(), Path(args.output)
@@ -138,10 +138,16 @@ def _describe(
     return {
         "created": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
         "seconds": 0.0,
-        "labels": {str(index): name for index, name in settings.requested(segmenter.id2label).items()},
+        "labels": {str(index): name for index, name in _reported(segmenter, settings).items()},
         "settings": models | dataclasses.asdict(settings) | machine | {"num_processes": state.num_processes},
         "versions": package_versions(),
     }
+
+
+def _reported(segmenter: Segmenter, settings: PredictionSettings) -> dict[int, str]:
+    """What the statistics are of: the requested labels, or the regions."""
+    regions = {index: name for index, (name, _) in segmenter.regions.items()}
+    return regions or settings.requested(segmenter.id2label)
 
 
 def _sizes(text: str | None) -> dict[str, float]:

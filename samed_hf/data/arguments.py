@@ -46,6 +46,12 @@ class DataArguments:
         resume=True,
     )
     context_slices: bool = setting(False, "Add the two neighbouring slices as channels, for grey scans.", resume=True)
+    channels: str | None = setting(
+        None, "A,B,C: one to three channels to use, by name or by number from 0, in this order [all].", resume=True
+    )
+    channel_projection: bool = setting(
+        False, "Learn a 1×1 projection of all channels to three, as a part of the adapter.", resume=True
+    )
     num_folds: int | None = setting(
         None, "Divide the cases into so many folds; --fold is held out.", minimum=2, resume=True
     )
@@ -82,6 +88,8 @@ class DataArguments:
             problems.append(f"intensity_window is {window}: expected LOW HIGH, e.g. -125 275")
         if self.preprocessing is not None and window is not None:
             problems.append("preprocessing and intensity_window are both given: expected one of them")
+        if self.channels is not None and self.channel_projection:
+            problems.append("channels and channel_projection are both given: expected one of them")
         if self.orientation is not None:
             from ..volumes.geometry import check_orientation  # imports nibabel, which takes half a second
 

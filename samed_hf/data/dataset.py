@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,16 @@ from ..transforms.slicing import SliceStack, image_bounds
 from ..volumes.file_checks import check_finite
 from .softened import describe_softened
 
-__all__ = ["Case", "CaseDataset", "CaseSource", "RawCase", "as_labels", "check_label_values", "renumber"]
+__all__ = ["IGNORED_LABEL", "Case", "CaseDataset", "CaseSource", "FileValues", "RawCase", "as_labels"]
+__all__ += ["check_label_values", "file_stamp", "label_numbers", "renumber"]
+
+IGNORED_LABEL = 255
+"""Label of voxels that are neither trained nor scored, in data sets that declare such a label."""
+FileValues = Sequence[int] | Mapping[int, int]
+"""The files' number of each label in order, e.g. 0, 255; or the label of each number, if several are one label."""
+_STAMPED = 1 << 16  # bytes at each end of a file
+_NOISE = 1e-3  # of labels stored with a slope
+_UNKNOWN = 65535  # no label
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +52,7 @@ class RawCase(NamedTuple):
     """A case as its files hold it, cut into slices."""
 
     image: np.ndarray  # (slices, height, width) or (slices, channels, height, width), in the files' unit and type
-    label: np.ndarray  # (slices, height, width), uint8 or uint16
+    label: np.ndarray  # (slices, height, width), uint8 or uint16; IGNORED_LABEL where it is unknown
     spacing: tuple[float, float, float] | None  # mm along (slices, height, width)
     rescaled: bool = False  # whether the intensities are in [0, 1] already
     notes: tuple[str, ...] = ()  # what a user should know about the case
@@ -62,8 +72,8 @@ class CaseSource(Protocol):
         """Return the files of image and label; none for a case that is not in files of its own."""
 
     def cache_key(self) -> list[Any]:
-        """Return what changes when the case's content does, as JSON: here the files' names, sizes and times."""
-        return [[str(path), (stat := path.stat()).st_size, stat.st_mtime_ns] for path in self.files()]
+        """Return what changes when the case's content does, as JSON: here the stamps of its files."""
+        return [file_stamp(path) for path in self.files()]
 
 
 @dataclass
@@ -84,6 +94,8 @@ class CaseDataset:
         about: facts that the data set states, e.g. "name", "synthetic".
         notes: what a user should know.
         declares_labels, declares_folds: whether the data set itself names its labels and has folds.
+        regions: by name, the labels of which a region is the union, if scores are of regions instead of labels.
+        has_ignored: whether voxels can have `IGNORED_LABEL`.
     """
 
     layout: str
@@ -102,6 +114,8 @@ class CaseDataset:
     notes: list[str] = field(default_factory=list)
     declares_labels: bool = True
     declares_folds: bool = False
+    regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    has_ignored: bool = False
 
     def add_cases(self, split: str, sources: Mapping[str, CaseSource]) -> None:
         """Add the cases of "train", "validation" or "test".
@@ -131,6 +145,11 @@ class CaseDataset:
             )
 
     @property
+    def ignore_index(self) -> int | None:
+        """The label of voxels that aren't scored, if there can be some."""
+        return IGNORED_LABEL if self.has_ignored else None
+
+    @property
     def evaluation_split(self) -> tuple[str, list[str]]:
         """The split of the final scores and its cases: the test cases, else those for validation."""
         return ("test", self.test) if self.test else ("validation", self.validation)
@@ -147,12 +166,17 @@ class CaseDataset:
         if raw.image.shape[-2:] != raw.label.shape[-2:] or len(raw.image) != len(raw.label):
             raise ValueError(f"{name} has an image of shape {raw.image.shape} and a label of {raw.label.shape}.")
         check_finite(Path(name), raw.image)
-        check_label_values(name, raw.label, len(self.id2label))
+        check_label_values(name, raw.label, len(self.id2label), has_ignored=self.has_ignored)
         return raw
 
     def read_case(self, name: str, processor: SamedImageProcessor) -> Case:
-        """Read one case with its intensities in [0, 1]; raises as [`read_raw`]."""
+        """Read one case with its intensities in [0, 1]; raises as [`read_raw`].
+
+        A processor without names of channels takes those of the data set.
+        """
         raw = self.read_raw(name, processor)
+        if raw.image.ndim == 4 and processor.channel_names is None:
+            processor = processor.from_dict(processor.to_dict() | {"channel_names": list(self.channel_names)})
         stack = SliceStack(raw.image, processor, bounds=self.bounds(raw, processor), rescaled=raw.rescaled)
         return Case(name, stack.scaled(), raw.label, raw.spacing)
 
@@ -162,40 +186,63 @@ class CaseDataset:
             return None
         return image_bounds(raw.image, processor) if self.is_2d else processor.intensity_bounds(raw.image)
 
-    def expect_labels(self, id2label: Mapping[int, str]) -> None:
-        """Read the label values as a model names them.
+    def expect_labels(self, id2label: Mapping[int, str], regions: Mapping[str, Sequence[int]] | None = None) -> None:
+        """Read the label values as a model names them, and its regions.
 
         Raises:
             ValueError: the data set names them otherwise.
         """
-        if self.declares_labels and dict(id2label) != self.id2label:
+        own, expected = (
+            {name: tuple(labels) for name, labels in (one or {}).items()} for one in (self.regions, regions)
+        )
+        if self.declares_labels and (dict(id2label), expected) != (self.id2label, own):
+            theirs = "" if own == expected else f" with the regions {own}, of the model {expected}"
             raise ValueError(
-                f"{self.root} has the labels {self.id2label}, but the model has {dict(id2label)}: expected the same; "
-                "score the model on data of its own labels."
+                f"{self.root} has the labels {self.id2label}, but the model has {dict(id2label)}{theirs}: expected the "
+                "same; score the model on data of its own labels."
             )
-        self.id2label = dict(id2label)
+        self.id2label, self.regions = dict(id2label), expected
 
 
-def check_label_values(name: str | Path, label: np.ndarray, num_labels: int) -> None:
-    """Refuse label values outside [0, num_labels); the error names the file or case and the value."""
+def file_stamp(path: Path) -> list[Any]:
+    """What changes when a file's content does, as JSON: name, size, time and a hash of its first and last 64 KiB."""
+    stat = path.stat()
+    with path.open("rb") as file:
+        digest = hashlib.sha256(file.read(_STAMPED))
+        file.seek(max(0, stat.st_size - _STAMPED))
+        digest.update(file.read(_STAMPED))
+    return [str(path), stat.st_size, stat.st_mtime_ns, digest.hexdigest()[:32]]
+
+
+def check_label_values(name: str | Path, label: np.ndarray, num_labels: int, *, has_ignored: bool = False) -> None:
+    """Refuse label values outside [0, num_labels), but `IGNORED_LABEL`; the error names file or case and value."""
     low, high = (int(label.min()), int(label.max())) if label.size else (0, 0)
     if low < 0 or high >= num_labels:
         strange = (label < 0) | (label >= num_labels)
+        if has_ignored:
+            strange &= label != IGNORED_LABEL
+            if not strange.any():
+                return
+            low = high = int(label[strange].flat[0])
         where = f", slice {int(np.flatnonzero(strange.any(axis=(1, 2)))[0])}," if label.ndim == 3 else ""
         raise ValueError(
             f"{name}{where} holds the label value {high if high >= num_labels else low}: expected values from 0 to "
-            f"{num_labels - 1} for {num_labels} labels, the background counted{describe_softened(label)}. "
-            "Name more labels or repair the file."
+            f"{num_labels - 1} for {num_labels} labels, the background counted"
+            f"{describe_softened(np.maximum(label, 0))}. Name more labels or repair the file."
         )
 
 
 def as_labels(name: str | Path, label: np.ndarray) -> np.ndarray:
-    """A label map as uint8 or uint16; one of floats must hold whole numbers from 0 to 65535."""
+    """A label map as uint8 or uint16; one of floats must hold whole numbers from 0 to 65535, within 1e-3.
+
+    A file's slope and intercept leave such noise: 3.00005 is 3.
+    """
     if label.dtype in (bool, np.uint8, np.uint16):
         return label.astype(np.uint8) if label.dtype == bool else label
     whole = label if label.dtype.kind in "iu" else np.round(label)
-    low, high = (float(label.min()), float(label.max())) if label.size else (0.0, 0.0)
-    if not (low >= 0 and high <= 65535 and np.array_equal(whole, label)):
+    low, high = (float(whole.min()), float(whole.max())) if label.size else (0.0, 0.0)
+    if not (low >= 0 and high <= 65535 and (whole is label or (np.abs(whole - label) <= _NOISE).all())):
+        low, high = float(label.min()), float(label.max())
         raise ValueError(
             f"{name} holds labels from {low:g} to {high:g}, some between the whole numbers or out of range: expected "
             "whole numbers from 0 to 65535; a probability map, or a mask anti-aliased/softened at its border, is no "
@@ -204,23 +251,29 @@ def as_labels(name: str | Path, label: np.ndarray) -> np.ndarray:
     return whole.astype(np.uint8 if high < 256 else np.uint16)
 
 
-def renumber(name: str | Path, label: np.ndarray, values: Sequence[int]) -> np.ndarray:
-    """Number an integer label map 0, 1, …; `values` are the file's own numbers of the labels in order, e.g. 0, 255.
+def label_numbers(values: FileValues) -> dict[int, int]:
+    """The label of each of a file's numbers."""
+    return dict(values) if isinstance(values, Mapping) else {value: index for index, value in enumerate(values)}
+
+
+def renumber(name: str | Path, label: np.ndarray, values: FileValues) -> np.ndarray:
+    """Number an integer label map 0, 1, … by the file's own numbers of the labels, e.g. 0, 255.
 
     In a map of colours (uint32) they are 0xRRGGBB.
     """
-    if list(values) == list(range(len(values))):
+    numbers = label_numbers(values)
+    if not isinstance(values, Mapping) and list(values) == list(range(len(values))):
         return label
-    table = np.full(int(max(int(label.max(initial=0)), *values)) + 1, len(values), dtype=np.uint16)
-    table[list(values)] = np.arange(len(values))
+    table = np.full(int(max(int(label.max(initial=0)), *numbers)) + 1, _UNKNOWN, dtype=np.uint16)
+    table[list(numbers)] = list(numbers.values())
     numbered = table[label]
-    if (strange := numbered == len(values)).any():
-        first, known = int(label[strange].flat[0]), ", ".join(map(str, values))
+    if (strange := numbered == _UNKNOWN).any():
+        first, known = int(label[strange].flat[0]), ", ".join(map(str, numbers))
         what = f"the label value {first}"
         if label.dtype == np.uint32:
-            pixels, known = np.count_nonzero(label == first), ", ".join(f"#{value:06x}" for value in values)
+            pixels, known = np.count_nonzero(label == first), ", ".join(f"#{value:06x}" for value in numbers)
             what = f"{np.count_nonzero(strange)} pixels of unlisted colours, {pixels} of them #{first:06x}"
         raise ValueError(
             f"{name} holds {what}: expected one of {known}, those that have a name{describe_softened(label)}."
         )
-    return numbered.astype(np.uint8 if len(values) <= 256 else np.uint16)
+    return numbered.astype(np.uint8 if max(numbers.values()) < 256 else np.uint16)

@@ -14,7 +14,7 @@ from ..transforms.slicing import cut_image, cut_slices, slice_spacing
 from ..volumes import ScanFile, Volume, read_scan, read_volume, reorient, same_grid
 from ..volumes import images as image_files
 from ..volumes.masks import is_deep, mask_palette, read_mask_pixels
-from .dataset import CaseDataset, CaseSource, RawCase, as_labels, renumber
+from .dataset import CaseDataset, CaseSource, FileValues, RawCase, as_labels, renumber
 
 __all__ = [
     "ImageSource",
@@ -37,7 +37,7 @@ class ScanSource(CaseSource):
     images: tuple[Path, ...]  # one file for each channel, or one file that holds them all
     label: Path
     num_channels: int
-    values: tuple[int, ...]  # the file's number of each label
+    values: FileValues  # the file's number of each label
     tolerance: float = 0.1  # largest distance between the grids of image and label, in sides of a voxel
 
     def read(self, processor: SamedImageProcessor) -> RawCase:
@@ -67,7 +67,7 @@ class ImageSource(CaseSource):
     images: tuple[Path, ...]
     labels: tuple[Path | tuple[Path, ...], ...]  # the mask of each image, or the masks that make one label map
     num_channels: int  # 1 for grey, 3 for colour
-    values: tuple[int, ...]  # the masks' number of each label
+    values: FileValues  # the masks' number of each label
     as_colors: bool = False  # whether these are colours, 0xRRGGBB
 
     def read(self, processor: SamedImageProcessor) -> RawCase:
@@ -75,14 +75,17 @@ class ImageSource(CaseSource):
         # A model of grey images sees colours as grey, here as in prediction.
         num_channels = processor.num_channels if processor.num_channels in (1, 3) else self.num_channels
         images = [cut_image(read_volume(path, num_channels=num_channels)) for path in self.images]
-        labels = [
-            renumber(self.masks(index)[0], self.read_label(index), self.values)[None] for index in range(len(images))
-        ]
+        masks = [renumber(self.masks(index)[0], self.read_label(index), self.values) for index in range(len(images))]
+        labels = [mask if mask.ndim == 3 else mask[None] for mask in masks]  # several pages of one file, or one
         for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-            if image.shape[-2:] != label.shape[-2:]:
+            if (len(image), *image.shape[-2:]) != label.shape:
+                sizes = [
+                    f"{one.shape[-1]}×{one.shape[-2]} pixels" + (f" in {len(one)} pages" if len(one) > 1 else "")
+                    for one in (image, label)
+                ]
                 raise ValueError(
-                    f"{self.images[index]} has {image.shape[-1]}×{image.shape[-2]} pixels, but {self.masks(index)[0]} "
-                    f"{label.shape[-1]}×{label.shape[-2]}: expected a mask of the image's size."
+                    f"{self.images[index]} has {sizes[0]}, but {self.masks(index)[0]} {sizes[1]}: expected a mask of "
+                    "the image's size."
                 )
         return stack_images(self.name, images, labels)
 
@@ -116,7 +119,7 @@ class ImageSource(CaseSource):
 
 
 def cut_pair(
-    name: str, image: Volume, label: Volume, values: Sequence[int], tolerance: float, processor: SamedImageProcessor
+    name: str, image: Volume, label: Volume, values: FileValues, tolerance: float, processor: SamedImageProcessor
 ) -> RawCase:
     """Cut a scan and its label map, whose axes may be in another order; see [`ScanSource`] for the arguments."""
     label_name = label.path or name
@@ -140,7 +143,7 @@ def stack_images(name: str, images: Sequence[np.ndarray], labels: Sequence[np.nd
 
 
 def read_mask(path: Path, *, as_colors: bool = False) -> np.ndarray:
-    """Read a 2-D label map `(height, width)`: uint8 or uint16 values or palette indices; uint32 0xRRGGBB of colours."""
+    """Read labels `([pages,] height, width)`: uint8 or uint16 values or palette indices; uint32 0xRRGGBB of colours."""
     pixels = read_mask_pixels(path, as_colors=as_colors)
     return pixels if pixels.dtype == np.uint32 else as_labels(path, pixels)
 

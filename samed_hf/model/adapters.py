@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from .adapter_checks import check_device_map, check_fits, check_not_offloaded
 from .adapter_files import AdapterFiles, LoadedAdapter, load_weights, report_damage
+from .channel_projection import CHANNEL_PROJECTION
 from .configuration_samed import SamedConfig, report_wrong_types
 from .download import DOWNLOAD_OPTIONS, pin_revision
 from .fingerprint import base_fingerprint
@@ -198,8 +199,15 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
             self.requires_grad_(False)
 
     def add_adapter(self, adapter_config: Any, adapter_name: str | None = None) -> None:
-        """Add a fresh adapter and make it the only trainable part; see [`samed_lora_config`]."""
+        """Add a fresh adapter and make it the only trainable part; see [`samed_lora_config`].
+
+        The model's channel projection, if it has one, becomes a part of the adapter.
+        """
         name = adapter_name or "default"
+        if self.config.channel_projection is not None and isinstance(adapter_config, PeftConfig):
+            adapter_config = copy.copy(adapter_config)
+            others = [one for one in adapter_config.modules_to_save or () if one != CHANNEL_PROJECTION]
+            adapter_config.modules_to_save = [*others, CHANNEL_PROJECTION]
         if hasattr(self, "hf_device_map"):
             check_not_offloaded(self)
         base = base_fingerprint(self)
@@ -233,6 +241,7 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
         if len(names) == 1 and names[0] in self._adapters:
             config, self.image_processor = self._adapters[names[0]]
             self.config.id2label, self.config.dice_weight = dict(config.id2label), config.dice_weight
+            self.config.regions = copy.copy(config.regions)
             self.config.sync_subconfigs()
 
     def delete_adapter(self, adapter_names: list[str] | str) -> None:

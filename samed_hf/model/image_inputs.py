@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from transformers.image_utils import ChannelDimension, httpx
 from transformers.utils import TensorType
 
+from ..volumes.image_tags import decode
 from ..volumes.images import LUMINANCE, check_depth, image_array, luminance, mask_array, read_mask
 from ..volumes.limits import InputLimitError, InputLimits
 
@@ -39,6 +40,7 @@ def open_image(source: Any, timeout: float | None = None) -> Image.Image:
         raise InputLimitError(f"images holds one that is too large: {error}") from error
     InputLimits.local().check_slices("images", (1, image.height, image.width))
     check_depth(image, "images")
+    decode(image)
     return ImageOps.exif_transpose(image)
 
 
@@ -132,7 +134,7 @@ def image_channels(image: Any, num_channels: int, data_format: str | ChannelDime
         channels = [array[..., index] for index in range(array.shape[-1])]
     else:
         channels = [array] if array.ndim == 2 else list(array) if array.ndim == 3 else []
-    channels = channels[:3] if len(channels) == 4 else channels
+    channels = channels[:3] if len(channels) == 4 != num_channels else channels
     if len(channels) not in (1, 3, num_channels) or min(channels[0].shape) < 2:
         raise ValueError(
             f"images holds an array of shape {tuple(array.shape)}: expected (height, width), or with 3 or 4 channels, "

@@ -27,6 +27,7 @@ class SamedImageProcessorKwargs(ImagesKwargs, total=False):
     percentiles: Sequence[float] | None
     channel_names: Sequence[str] | None
     context_slices: bool | None
+    channels: Sequence[int] | None
     rescaled: bool | None
 
 

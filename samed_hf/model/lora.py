@@ -52,6 +52,9 @@ def samed_lora_config(rank: int = 4, variant: str = "samed", **lora_options: Any
     the mask decoder and the no-mask prompt embedding train whole. The IoU head, which the loss doesn't use, and the
     rest of the prompt encoder are saved but never trained.
 
+    [`add_adapter`] adds a model's channel projection; for PEFT's own `get_peft_model`, append "channel_projection" to
+    `modules_to_save`.
+
     Args:
         rank: of the LoRA matrices, at least 1; the paper's is 4.
         variant: "samed", or "samed_s", where the mask decoder's transformer is frozen too, with LoRA on the q and v of

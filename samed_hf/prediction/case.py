@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,12 +11,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..inference import Segmentation, Segmenter, keep_largest, measure_labels, remove_islands, segment_volume
+from ..inference import (
+    Segmentation,
+    Segmenter,
+    keep_largest,
+    measure_labels,
+    measure_regions,
+    remove_islands,
+    segment_volume,
+)
 from ..inference.postprocessing import keep_labels
 from ..reporting.charts import label_colors, save_png
 from ..reporting.formatting import format_ml
 from ..reporting.preview import draw_preview, slice_plane
 from ..transforms.intensity import guess_preprocessing
+from ..transforms.slicing import slice_axes
 from ..utils.console import ProgressCallback
 from ..utils.text import printable
 from ..volumes import Volume, read_scan, reorient, restore_orientation, write_labels, write_volume
@@ -105,7 +115,10 @@ class CasePipeline:
         with files:
             labels, removed = clean_labels(segmentation.labels, scan, id2label, self.settings)
             names = self.settings.requested(id2label)
-            measured = measure_labels(labels, scan, names, confidence=segmentation.confidence)
+            if regions := self.segmenter.regions:
+                measured = measure_regions(labels, scan, regions, confidence=segmentation.confidence)
+            else:
+                measured = measure_labels(labels, scan, names, confidence=segmentation.confidence)
             self._write_maps(job, segmented, labels, names)
             if self.settings.preview:
                 self._draw(directory / name / PREVIEW, job, scan, labels, measured)
@@ -119,7 +132,13 @@ class CasePipeline:
                 "file": str(job.scan.path),
                 "kind": job.scan.kind,
                 "grid": grid,
-                "notes": [*job.scan.notes, *getattr(scan.header, "notes", ()), *_mismatches(scan, self.segmenter)],
+                "notes": [
+                    *job.scan.notes,
+                    *scan.notes,
+                    *getattr(scan.header, "notes", ()),
+                    *_region_notes(regions, names),
+                    *_mismatches(scan, self.segmenter),
+                ],
                 "labels": measured,
                 "removed": removed,
                 "files": listed,
@@ -134,12 +153,15 @@ class CasePipeline:
         """Write the label map, and masks and probabilities if requested."""
         scan, segmentation, top, _ = segmented
         directory = top / job.scan.name
-        colors = label_colors(self.segmenter.num_labels)
-        write_labels(top / job.labels, labels, scan, names=names, colors=colors)
+        regions = self.segmenter.regions
+        colors = label_colors(max(self.segmenter.num_labels, *regions, 0) + bool(regions))
+        write_labels(top / job.labels, labels, scan, names=part_names(regions, names), colors=colors)
         if self.settings.per_class:
-            for index, file in label_file_names(names, job.suffix).items():
-                mask = (labels == index).astype(np.uint8)
-                write_labels(directory / file, mask, scan, names={1: names[index]}, colors=colors[[0, index]])
+            masks = {index: name for index, (name, _) in regions.items()} or names
+            for index, file in label_file_names(masks, job.suffix).items():
+                mask = np.isin(labels, regions[index][1]) if regions else labels == index
+                mask = mask.astype(np.uint8)
+                write_labels(directory / file, mask, scan, names={1: masks[index]}, colors=colors[[0, index]])
         if segmentation.probabilities is not None:
             # Without the scan's header, which holds an intensity window for display.
             write_volume(directory / job.probabilities, Volume(segmentation.probabilities, scan.affine))
@@ -152,11 +174,22 @@ class CasePipeline:
             scan,
             labels,
             dict(self.segmenter.id2label) | texts,
-            plane=slice_plane(processor.orientation or scan.orientation, processor.axis_order[0]),
+            plane=slice_plane(processor.orientation or scan.orientation, slice_axes(scan, processor)[0]),
             window=window,
             title=printable(job.scan.name),
         )
         save_png(figure, path, dpi=100)
+
+
+def part_names(regions: Mapping[int, tuple[str, list[int]]], names: Mapping[int, str]) -> dict[int, str]:
+    """Names of the labels in a label map, of which those of regions are parts."""
+    whole = {name for name, members in regions.values() if len(members) == 1}
+    return {index: name if not regions or name in whole else f"{name} (rest)" for index, name in names.items()}
+
+
+def _region_notes(regions: Mapping[int, tuple[str, list[int]]], names: Mapping[int, str]) -> list[str]:
+    parts = ", ".join(f"{index} {name}" for index, name in part_names(regions, names).items())
+    return [f"the label map holds exclusive parts of the regions ({parts})"] if regions else []
 
 
 def clean_labels(

@@ -53,7 +53,7 @@ class Job:
 
     @property
     def probabilities(self) -> str:
-        """Name of the file of probabilities; DICOM and PNG can't store them."""
+        """Name of the file of probabilities; DICOM and images can't store them."""
         return PROBABILITIES + (self.suffix if self.suffix in VOLUME_SUFFIXES else ".nii.gz")
 
     @property

@@ -57,14 +57,16 @@ class PredictionSettings:
         if errors:
             raise ValueError(" ".join(errors))
 
-    def check_labels(self, id2label: Mapping[int, str]) -> None:
-        """Check that the model has all labels that the settings name."""
+    def check_labels(self, id2label: Mapping[int, str], regions: Mapping[int, object] | None = None) -> None:
+        """Check that the model has all labels that the settings name, and no regions, whose parts they would cut."""
         known = [name for index, name in sorted(id2label.items()) if index]
         errors = []
         for what in ("labels", "keep_largest", "min_island_ml"):
             allowed = known if what == "labels" else [*known, ALL]
             if unknown := [name for name in getattr(self, what) or () if name not in allowed]:
                 errors.append(f"{what} names {', '.join(map(repr, unknown))}, which the model doesn't have")
+        if regions and (given := [what for what in ("labels", "keep_largest", "min_island_ml") if getattr(self, what)]):
+            raise ValueError(f"{given[0]} is given, but the model's labels are parts of regions: leave it out.")
         if errors:
             raise ValueError(f"{'; '.join(errors)}: expected some of {', '.join(known)}.")
 

@@ -41,14 +41,12 @@ def draw_preview(
     """Draw representative slices of a scan, with and without labels, the patient's right on the left.
 
     The first channel of `scan` is shown, or all three of an RGB image; `labels` has the shape `scan.grid`. `window` is
-    the intensities shown black and white, by default the percentiles 0.5 and 99.5 of the shown slices. An image is
-    shown as stored.
+    the intensities shown black and white, by default the percentiles 0.5 and 99.5 of the shown slices. Images are
+    shown as stored, of several up to three.
     """
-    is_image = scan.is_image
+    is_image, is_single = scan.is_image, scan.is_image and scan.grid[2] == 1
     if is_image:
-        image = scan.array[:, :, 0]
-        image = image if image.ndim == 2 or image.shape[-1] == 3 else image[..., 0]
-        slices, masks, names, aspect = [np.swapaxes(image, 0, 1)], [labels[:, :, 0].T], [""], 1.0
+        slices, masks, names, aspect = _image_slices(scan, labels)
     else:
         slices, masks, names, aspect = _scan_slices(scan, labels, plane)
     box = _crop(slices, masks)
@@ -57,13 +55,13 @@ def draw_preview(
     present = [int(index) for index in np.unique(np.stack(masks)) if index]
     colors = label_colors(max(id2label) + 1)
 
-    rows, columns = (1, 2) if is_image else (2, len(images))
+    rows, columns = (1, 2) if is_single else (2, len(images))
     height = np.clip(aspect * masks[0].shape[0] / masks[0].shape[1], 0.2, 1.4) * _WIDTH / max(2, columns)
     legend_rows = -(-min(len(present), MAX_LABELS + 1) // 4)
     layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0.01, hspace=0.01)
     figure = Figure((_WIDTH, rows * height + 0.6 + 0.24 * legend_rows), facecolor=_BLACK, layout=layout)
     axes = figure.subplots(rows, columns, squeeze=False)
-    without_labels = axes[0, 1:] if is_image else axes[1]
+    without_labels = axes[0, 1:] if is_single else axes[1]
     for axis, image, mask, name in zip(axes[0], images, masks, names, strict=False):
         _show(axis, image, aspect, name)
         _paint(axis, mask, present, colors)
@@ -98,6 +96,16 @@ def representative_slices(masks: np.ndarray, count: int = 3) -> list[int]:
         distance = np.abs(np.linspace(-1, 1, len(part))) if len(part) > 1 else 0
         chosen.append(int(part[np.argmax(shares[part] * (1 - 0.4 * distance))]))
     return chosen
+
+
+def _image_slices(scan: Volume, labels: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], list[str], float]:
+    """[`_scan_slices`] for images or frames, as stored."""
+    array = scan.array if scan.array.ndim == 3 or scan.array.shape[-1] == 3 else scan.array[..., 0]
+    width, height, _ = scan.spacing
+    chosen = representative_slices(labels.T) if scan.grid[2] > 1 else [0]
+    names = [f"image {index + 1} of {scan.grid[2]}" if scan.grid[2] > 1 else "" for index in chosen]
+    slices = [np.swapaxes(array[:, :, index], 0, 1) for index in chosen]
+    return slices, [labels[:, :, index].T for index in chosen], names, height / width
 
 
 def _scan_slices(

@@ -37,12 +37,13 @@ def score_cases(
     protocol: str = "strict",
     input_size: int | None = None,
     batch_size: int | None = None,
+    ignore_index: int | None = None,
 ) -> Iterator[tuple[Case, np.ndarray, CaseResult]]:
     """Predict cases one at a time; each is scored in a thread while the model predicts the next.
 
     Under `samed` the predicted slices are zoomed back by order 0, as in the reference implementation, and distances
     are in voxels. Under `strict` the logits are interpolated to the pixels of the slice and distances are in mm, or in
-    voxels for a case without spacing.
+    voxels for a case without spacing. If the model's config has regions, these are scored instead of the labels.
 
     Args:
         model: in evaluation mode.
@@ -51,6 +52,7 @@ def score_cases(
         protocol: "strict" or "samed"; see [`samed_hf.scoring.metrics`].
         input_size: side in pixels to which slices are resized first (224 in SAMed); defaults to the processor's.
         batch_size: slices per forward pass; `None` chooses it from the free memory.
+        ignore_index: label of voxels that aren't scored.
 
     Yields:
         Each case, its prediction of shape `(slices, height, width)` and its result, in the order of `cases`, at the
@@ -77,7 +79,7 @@ def score_cases(
                     yield from finish()  # reading this case took longer than scoring the previous one
                 prediction = _predict(model, case, processor, protocol, input_size, batch_size)
                 yield from finish()
-                scoring = pool.submit(score_case, prediction, case.label, model.config.id2label, protocol, case.spacing)
+                scoring = pool.submit(_score, model, case, prediction, protocol, ignore_index)
                 waiting.append((case, prediction, scoring))
         except Exception:
             yield from finish()
@@ -98,6 +100,14 @@ def _predict(
     return predict_slices(model, case.image, processor, **options)
 
 
+def _score(
+    model: SamedForSemanticSegmentation, case: Case, prediction: np.ndarray, protocol: str, ignore_index: int | None
+) -> dict[str, MaskScore]:
+    id2label, regions = model.config.id2label, model.config.regions
+    arguments = (prediction, case.label, id2label, protocol, case.spacing)
+    return score_case(*arguments, regions=regions, ignore_index=ignore_index)
+
+
 def _unit(case: Case, protocol: str) -> str:
     return "voxel" if protocol == "samed" or case.spacing is None else "mm"
 
@@ -111,6 +121,7 @@ def score_each(
     protocol: str = "strict",
     input_size: int | None = None,
     batch_size: int | None = None,
+    ignore_index: int | None = None,
     draw: Callable[[Case, np.ndarray], None],
     done: Callable[[str, Outcome], None],
 ) -> None:
@@ -130,7 +141,7 @@ def score_each(
 
     def score(name: str, predicted: tuple[Case, np.ndarray]) -> CaseResult:
         case, prediction = predicted
-        scores = score_case(prediction, case.label, model.config.id2label, protocol, case.spacing)
+        scores = _score(model, case, prediction, protocol, ignore_index)
         draw(case, prediction)
         return CaseResult(scores, _unit(case, protocol))
 
@@ -151,9 +162,18 @@ def evaluate_cases(
     protocol: str = "strict",
     input_size: int | None = None,
     batch_size: int | None = None,
+    ignore_index: int | None = None,
 ) -> dict[str, Any]:
     """Predict, score and summarize cases as [`score_cases`], and return the content of `metrics.json`."""
-    scored = score_cases(model, cases, processor, protocol=protocol, input_size=input_size, batch_size=batch_size)
+    scored = score_cases(
+        model,
+        cases,
+        processor,
+        protocol=protocol,
+        input_size=input_size,
+        batch_size=batch_size,
+        ignore_index=ignore_index,
+    )
     return summarize_results({case.name: result for case, _, result in scored}, protocol)
 
 

@@ -88,7 +88,10 @@ def _evaluate(run: TrainingRun, first: list[tuple[Case, np.ndarray]]) -> dict[st
         return None
     cases = map(run.store.case, names[run.accelerator.process_index :: run.accelerator.num_processes])
     results: dict[str, CaseResult] = {}
-    for case, prediction, result in score_cases(run.model, cases, run.processor, protocol=run.args.protocol):
+    scored = score_cases(
+        run.model, cases, run.processor, protocol=run.args.protocol, ignore_index=run.data.ignore_index
+    )
+    for case, prediction, result in scored:
         results[case.name] = result
         if not first:
             first.append((case, prediction))

@@ -1,6 +1,6 @@
 """Reading of a case that reports all problems of its image and label, not only the first."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import TypeVar
 import nibabel as nib
 import numpy as np
 
-from ..data.dataset import CaseDataset, as_labels, renumber
+from ..data.dataset import IGNORED_LABEL, CaseDataset, FileValues, as_labels, label_numbers, renumber
 from ..data.layouts.synapse import SliceSource, read_slice
 from ..data.sources import ImageSource, ScanSource
 from ..model.image_processing_samed import SamedImageProcessor
@@ -66,7 +66,8 @@ def read_for_faults(data: CaseDataset, name: str, processor: SamedImageProcessor
         _read_slices(source, range(len(data.id2label)), reading)
     elif (raw := reading.attempt(lambda: source.read(processor))) is not None:
         reading.image, reading.spacing, reading.rescaled = raw.image, raw.spacing, raw.rescaled
-        reading.label = name_labels(name, raw.label, range(len(data.id2label)), reading)
+        named = [*range(len(data.id2label)), *([IGNORED_LABEL] if data.has_ignored else [])]
+        reading.label = name_labels(name, raw.label, {value: value for value in named}, reading)
     if reading.image is not None and reading.label is not None:
         shape = (len(reading.image), *reading.image.shape[-2:])
         if shape != reading.label.shape:
@@ -78,27 +79,28 @@ def read_for_faults(data: CaseDataset, name: str, processor: SamedImageProcessor
     return reading
 
 
-def name_labels(name: object, array: np.ndarray, values: Sequence[int], reading: CaseReading) -> np.ndarray | None:
+def name_labels(name: object, array: np.ndarray, values: FileValues, reading: CaseReading) -> np.ndarray | None:
     """Number a label map whose file uses other `values`; those without a name are reported and become background.
 
     Returns uint8 or uint16, or `None` if the values are no whole numbers or out of range.
     """
+    numbers = label_numbers(values)
     label = reading.attempt(lambda: as_labels(str(name), array), "no-labels-between")
     if label is None:
         return None
     # By slice: bincount on the whole scan would use eight bytes for every voxel.
     counts = sum((np.bincount(part.ravel(), minlength=_MAX_LABEL + 1) for part in label), np.zeros(1, np.int64))
-    unnamed = sorted(set(np.flatnonzero(counts).tolist()) - set(values))
+    unnamed = sorted(set(np.flatnonzero(counts).tolist()) - set(numbers))
     if unnamed:
         several = format_names([f"{value} ({counts[value]} voxels)" for value in unnamed], 6)
-        known = ", ".join(map(str, values[:12])) + (", …" if len(values) > 12 else "")
-        hint = " It looks like a mask saved in black and white." if unnamed == [255] and len(values) == 2 else ""
+        known = ", ".join(map(str, list(numbers)[:12])) + (", …" if len(numbers) > 12 else "")
+        hint = " It looks like a mask saved in black and white." if unnamed == [255] and len(numbers) == 2 else ""
         text = f"{name} has label values without a name: {several}. Expected {known}; name them or correct the file."
         reading.add("error", "label-values", f"{text}{hint}")
-    elif list(values) == list(range(len(values))):
+    elif all(value == number for value, number in numbers.items()):
         return label
-    table = np.zeros(_MAX_LABEL + 1, np.uint8 if len(values) <= 256 else np.uint16)
-    table[list(values)] = np.arange(len(values))
+    table = np.zeros(_MAX_LABEL + 1, np.uint8 if max(numbers.values()) < 256 else np.uint16)
+    table[list(numbers)] = list(numbers.values())
     return table[label]
 
 
@@ -166,7 +168,7 @@ def _check_header(volume: Volume, path: Path, tolerance: float, reading: CaseRea
         reading.add("warning", "header", f"{path} {text}")
 
 
-def _read_slices(source: ImageSource | SliceSource, values: Sequence[int], reading: CaseReading) -> None:
+def _read_slices(source: ImageSource | SliceSource, values: FileValues, reading: CaseReading) -> None:
     """Read 2-D images with their masks, or slices of the Synapse layout, and stack them if they are of one size."""
     slices: list[tuple[np.ndarray, np.ndarray]] = []
     numbers = range(len(values)) if isinstance(source, ImageSource) and source.as_colors else values

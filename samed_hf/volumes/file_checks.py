@@ -13,6 +13,7 @@ from .registry import FORMATS, format_of
 
 __all__ = [
     "DEFLATE_RATIO",
+    "NO_THICKNESS",
     "NotFiniteError",
     "check_file",
     "check_finite",
@@ -25,6 +26,7 @@ __all__ = [
     "volume_shape",
 ]
 
+NO_THICKNESS = "one slice without a thickness: ml assume {:.4g} mm"
 DEFLATE_RATIO = 1032  # highest compression ratio of gzip and zlib, which zeros reach
 
 
@@ -89,11 +91,12 @@ def check_finite(path: Path, array: np.ndarray) -> None:
 def volume_shape(path: Path, shape: tuple[int, ...], num_channels: int) -> tuple[int, ...]:
     """Return `(x, y, z)` or `(x, y, z, num_channels)` for the shape in a header; its axes after z count channels.
 
-    An empty image, one with fewer than three axes or with another number of channels is refused.
+    Two axes are one slice. An empty image, one of fewer axes or with another number of channels is refused.
     """
-    frames = [length for length in shape[3:] if length != 1]
-    if len(shape) >= 3 and min(shape) > 0 and frames == ([num_channels] if num_channels > 1 else []):
-        return shape[:3] if num_channels == 1 else (*shape[:3], num_channels)
+    images = [length for length in shape[3:] if length != 1]
+    if len(shape) >= 2 and min(shape) > 0 and images == ([num_channels] if num_channels > 1 else []):
+        grid = (*shape, 1)[:3]
+        return grid if num_channels == 1 else (*grid, num_channels)
     if num_channels == 1:
         expected = "one 3-D volume; save one frame alone"
     else:
@@ -104,10 +107,12 @@ def volume_shape(path: Path, shape: tuple[int, ...], num_channels: int) -> tuple
     raise ValueError(f"{printable(path)} holds an image of shape {shape}, expected {expected}.")
 
 
-def make_volume(array: np.ndarray, affine: np.ndarray, header: object, path: Path) -> Volume:
+def make_volume(
+    array: np.ndarray, affine: np.ndarray, header: object, path: Path, notes: tuple[str, ...] = ()
+) -> Volume:
     """Make a [`Volume`] read from `path`; the error for an invalid geometry names the path."""
     try:
-        return Volume(array, affine, header, path)
+        return Volume(array, affine, header, path, notes=notes)
     except ValueError as error:
         raise ValueError(f"{printable(path)}: {error}") from None
 

@@ -31,6 +31,7 @@ class ItkHeader:
     spacing: tuple[float, ...]  # size of a voxel in mm along each array axis
     origin: tuple[float, ...]  # centre of the first voxel in mm, LPS+
     direction: tuple[float, ...]  # the 3 × 3 matrix, row by row, whose columns are the directions of the axes, LPS+
+    dimension: int = 3  # of the file: 2 for one slice
 
     @classmethod
     def from_affine(cls, affine: np.ndarray) -> ItkHeader:
@@ -38,7 +39,12 @@ class ItkHeader:
         columns = affine[:3, :3] * _LPS_TO_RAS[:, None]
         spacing = np.linalg.norm(columns, axis=0)
         origin = affine[:3, 3] * _LPS_TO_RAS
-        return cls(*(tuple(values.ravel().tolist()) for values in (spacing, origin, columns / spacing)))
+        return cls.of(spacing, origin, columns / spacing)
+
+    @classmethod
+    def of(cls, spacing: np.ndarray, origin: np.ndarray, direction: np.ndarray, dimension: int = 3) -> ItkHeader:
+        """Make the header of arrays."""
+        return cls(tuple(spacing.tolist()), tuple(origin.tolist()), tuple(direction.ravel().tolist()), dimension)
 
     @property
     def affine(self) -> np.ndarray:
@@ -77,9 +83,18 @@ def read_itk(path: Path, *, num_channels: int = 1, limits: InputLimits | None = 
         with np.errstate(all="ignore"):  # overflow gives infinity, which file_checks.check_finite refuses
             array = array.astype(np.float32)
     file_checks.check_finite(path, array)
-    direction = np.reshape(reader.GetDirection(), (reader.GetDimension(),) * 2)[:3, :3]
-    header = ItkHeader(reader.GetSpacing()[:3], reader.GetOrigin()[:3], tuple(direction.ravel().tolist()))
-    return file_checks.make_volume(array, header.affine, header, path)
+    header = _header(reader)
+    notes = (file_checks.NO_THICKNESS.format(1),) if header.dimension == 2 else ()
+    return file_checks.make_volume(array, header.affine, header, path, notes)
+
+
+def _header(reader: sitk.ImageFileReader) -> ItkHeader:
+    dimension = min(reader.GetDimension(), 3)
+    spacing, origin, direction = np.ones(3), np.zeros(3), np.eye(3)
+    spacing[:dimension], origin[:dimension] = reader.GetSpacing()[:3], reader.GetOrigin()[:3]
+    own = np.reshape(reader.GetDirection(), (reader.GetDimension(),) * 2)
+    direction[:dimension, :dimension] = own[:3, :3]
+    return ItkHeader.of(spacing, origin, direction, dimension)
 
 
 def _call(function: Callable[[], Any], path: Path) -> Any:
@@ -110,6 +125,8 @@ def write_itk(path: Path, volume: Volume) -> None:
     image.SetSpacing(header.spacing)
     image.SetOrigin(header.origin)
     image.SetDirection(header.direction)
+    if header.dimension == 2 and array.shape[2] == 1:
+        image = image[:, :, 0]
     file_checks.check_parent(path)
     with atomic_update(path.parent, order=lambda file: file.name == path.name) as directory:
         temporary = directory / f"{stem if suffix == '.mhd' else 'volume'}{suffix}"

@@ -56,7 +56,13 @@ def read_nifti(path: Path, *, num_channels: int = 1, limits: InputLimits | None 
     file_checks.check_finite(path, array)
     affine = np.array(header.get_best_affine(), dtype=np.float64)
     affine[:3] *= _MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
-    return file_checks.make_volume(array, affine, header, path)
+    notes: tuple[str, ...] = ()
+    if array.shape[2] == 1 and not affine[:3, 2].any():  # one slice, without a thickness
+        affine[:3, 2] = np.cross(*(affine[:3, :2] / np.linalg.norm(affine[:3, :2], axis=0)).T)
+        notes = (file_checks.NO_THICKNESS.format(1),)
+    elif len(header.get_data_shape()) == 2:
+        notes = (file_checks.NO_THICKNESS.format(np.linalg.norm(affine[:3, 2])),)
+    return file_checks.make_volume(array, affine, header, path, notes)
 
 
 def write_nifti(path: Path, volume: Volume) -> None:
@@ -171,6 +177,8 @@ def _write(path: Path, array: np.ndarray, affine: np.ndarray, header: nib.Nifti1
     suffix = suffix_of(path)
     if suffix not in _SUFFIXES:
         raise ValueError(f"{printable(path)} has another suffix than .nii or .nii.gz; rename it.")
+    if len(header.get_data_shape()) == 2 and array.shape[2:] == (1,):  # as the file of the scan
+        array = array[:, :, 0]
     affine = affine.copy()
     affine[:3] /= _MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
     header.set_data_shape(array.shape)

@@ -54,7 +54,7 @@ FORMATS = (
     FileFormat("MetaImage", "itk", (".mha", ".mhd"), (".mha", ".mhd"), *_ITK),
     FileFormat("DICOM", "dicom", (_RTSTRUCT,), (_RTSTRUCT,), "", "", "dicom.rtstruct_writer:write_rtstruct"),
     FileFormat("DICOM", "dicom", (".dcm", ".dicom", ".ima"), (".dcm",), "", "", "dicom.seg_writer:write_segmentation"),
-    FileFormat("image (PNG, JPEG, TIFF, BMP)", "image", IMAGE_SUFFIXES, (".png",), *_IMAGE),
+    FileFormat("image (PNG, JPEG, TIFF, BMP)", "image", IMAGE_SUFFIXES, (".png", ".tif"), *_IMAGE),
 )
 VOLUME_SUFFIXES = tuple(suffix for form in FORMATS if form.writer for suffix in form.suffixes)
 # Formats of label maps for scans of any kind, e.g. "nii.gz", and their suffixes.
@@ -91,8 +91,14 @@ def case_name(path: str | Path) -> str:
 
 
 def label_suffix(path: Path) -> str:
-    """Return the suffix of a label map in the format of a file; of an image ".png", which is lossless."""
+    """Return the suffix of a label map in the format of a file: ".png" for an image, ".tif" for several pages."""
     form, suffix = format_of(path), suffix_of(path)
     if form is None:
+        return ".png"
+    if suffix in (".tif", ".tiff"):
+        from .images import count_pages
+
+        return ".tif" if count_pages(path) > 1 else ".png"
+    if form.kind == "image":
         return ".png"
     return suffix if suffix in form.writable else form.writable[0]

@@ -18,7 +18,7 @@ class Oracle:
     """A model whose predictions are given."""
 
     class config:  # noqa: N801 - as on a model
-        id2label = NAMES
+        id2label, regions = NAMES, None
 
 
 @pytest.fixture
@@ -83,11 +83,11 @@ def test_a_case_is_scored_while_the_next_is_predicted(monkeypatch):
     overlapped, scored, log = [], [], []
     score, predict = module.score_case, module.predict_slices
 
-    def score_beside(*args):
+    def score_beside(*args, **kwargs):
         scored.append(threading.current_thread())
         if len(scored) < len(cases):
             overlapped.append(predicting[len(scored)].wait(timeout=20))
-        return score(*args)
+        return score(*args, **kwargs)
 
     def tell(*args, **kwargs):
         log.append("predict")

@@ -242,9 +242,23 @@ def test_frames_of_a_fourth_axis(tmp_path, suffix):
     assert read_volume(tmp_path / f"labels{suffix}").spacing == (0.5, 0.75, 3.0)
     with pytest.raises(ValueError, match=r"\(4, 5, 3, 2\), expected one 3-D volume"):
         read_volume(tmp_path / f"scan{suffix}")
-    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(frames[:, :, 0, 0]), str(tmp_path / f"flat{suffix}"))
-    with pytest.raises(ValueError, match="expected one 3-D volume"):
-        read_volume(tmp_path / f"flat{suffix}")
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".mhd", ".nhdr"])
+def test_one_slice(tmp_path, suffix):
+    image = SimpleITK.GetImageFromArray(int_scan((4, 5)))
+    image.SetSpacing((0.5, 0.75))
+    image.SetOrigin((3, -4))
+    SimpleITK.WriteImage(image, str(tmp_path / f"scan{suffix}"))
+    volume = read_volume(tmp_path / f"scan{suffix}")
+    np.testing.assert_array_equal(volume.array[:, :, 0].T, int_scan((4, 5)))
+    np.testing.assert_array_equal(volume.affine, [[-0.5, 0, 0, -3], [0, -0.75, 0, 4], [0, 0, 1, 0], [0, 0, 0, 1]])
+    suffix = ".nrrd" if suffix == ".nhdr" else suffix
+    write_labels(tmp_path / f"labels{suffix}", np.ones((5, 4, 1), np.uint8), volume)
+    written = SimpleITK.ReadImage(str(tmp_path / f"labels{suffix}"))
+    assert written.GetSize() == (5, 4)
+    assert written.GetSpacing() == (0.5, 0.75)
+    assert written.GetOrigin() == (3, -4)
 
 
 @pytest.mark.parametrize("suffix", ITK)

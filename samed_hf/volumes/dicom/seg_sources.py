@@ -13,10 +13,10 @@ from pydicom.valuerep import DA, TM
 
 from ...utils.text import printable
 from .frames import frames_of
-from .headers import is_usable_uid, text, value
+from .headers import is_usable_uid, text, value, whole_number
 from .series import DicomSeries
 
-__all__ = ["source_images"]
+__all__ = ["image_source", "source_images"]
 
 # Attributes of the patient and the study that the standard requires, empty if need be (type 2).
 _MAY_BE_EMPTY = (
@@ -69,6 +69,22 @@ def source_images(series: DicomSeries, path: Path) -> tuple[list[Dataset], list[
         for sequence in (orientation, measures, plane):
             source.update(sequence[0])
     return sources, planes
+
+
+def image_source(series: DicomSeries, path: Path) -> Dataset:
+    """Return the header of a file of images without the geometry of a patient; a missing UID is an error."""
+    header = series.datasets[0]
+    source = _common(header, path)
+    source.Columns, source.Rows = (whole_number(header, keyword, path) for keyword in ("Columns", "Rows"))
+    source.SOPClassUID, source.SOPInstanceUID = (_uid(header, f"SOP{what}UID", path) for what in ("Class", "Instance"))
+    if text(header, "NumberOfFrames"):
+        source.NumberOfFrames = whole_number(header, "NumberOfFrames", path)
+    if source.get("LossyImageCompression") == "01":
+        for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+            if (found := value(header, keyword, path)) is not None:
+                setattr(source, keyword, found)
+    source.PatientOrientation = value(header, "PatientOrientation", path) or ""
+    return source
 
 
 def _common(first: Dataset, path: Path) -> Dataset:

@@ -18,7 +18,8 @@ from ...utils.text import printable
 from ..file_checks import check_labels, check_parent
 from ..geometry import Volume
 from .headers import brief, quiet
-from .seg_sources import source_images
+from .seg_frames import refer_to_frames, single_image
+from .seg_sources import image_source, source_images
 from .series import DicomSeries
 from .terminology import term_of
 
@@ -44,7 +45,8 @@ def write_segmentation(
     its SNOMED CT codes if the name is known, and its colour. Slices without a label are left out, as usual. If no label
     occurs, every label of `names` gets one empty frame at the first slice: a valid file that lists what was segmented.
     Attributes of the patient and the study that an anonymiser removed stay empty; a missing frame of reference is
-    replaced by a new one.
+    replaced by a new one. Of images without positions, such as radiographs and cines, each frame of the segmentation
+    refers to a frame of the file.
 
     Args:
         path: File in an existing directory, which is replaced.
@@ -64,15 +66,19 @@ def write_segmentation(
     declared = present or sorted(label for label in names if label != 0)
     frames = _frames(array if present else array[:, :, :1], declared)
     with quiet():
-        sources, planes = source_images(like.header, like.path or Path())
+        source = image_source(like.header, like.path or Path()) if like.is_image else None
+        sources, planes = ([single_image(source)], []) if source else source_images(like.header, like.path or Path())
         segments = [
             _segment(number, str(names[label]), _color(colors, label), algorithm)
             for number, label in enumerate(declared, 1)
         ]
         # By default highdicom uses the positions of the sources; its search for the source of each position is slow.
-        is_default = bool(present) and "NumberOfFrames" not in sources[0]
+        is_default = source or (bool(present) and "NumberOfFrames" not in sources[0])
+        own = None if is_default else planes[: len(frames)]
         try:
-            dataset = _segmentation(frames, sources, segments, None if is_default else planes[: len(frames)], algorithm)
+            dataset = _segmentation(frames[:1] if source else frames, sources, segments, own, algorithm)
+            if source:
+                refer_to_frames(dataset, frames, source)
         except Exception as error:
             # highdicom doesn't support every kind of image that can be read, and raises many errors.
             raise ValueError(
