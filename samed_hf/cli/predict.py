@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import sys
 import time
+from collections import Counter
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -183,25 +184,22 @@ def _plan(args: argparse.Namespace, output: Path, settings: PredictionSettings) 
     from ..model.image_processing_samed import SamedImageProcessor
     from ..prediction.files import check_target, plan_jobs
     from ..volumes import find_scans
-    from ..volumes.discovery import search_scans
 
     try:
         content, _ = SamedImageProcessor.get_image_processor_dict(args.adapter)
     except (OSError, ValueError):  # loading the adapter raises the error
         content = {}
     num_channels = len(content.get("channel_names") or [""])  # images that make a scan
-    inputs: list[str] = []
-    unreadable: list[dict[str, Any]] = []
-    for path in args.inputs:
-        try:
-            search_scans([path], num_channels=num_channels)
-            inputs.append(path)
-        except (ValueError, OSError) as error:
-            if len(args.inputs) == 1:
-                raise
-            name = Path(path).name or str(path)
-            unreadable.append({"name": name, "file": path, "status": "failed", "error": str(error)})
-    scans = find_scans(inputs, num_channels=num_channels)
+    failed: dict[Path, str] = {}
+    scans = find_scans(args.inputs, num_channels=num_channels, failed=failed)
+    if failed and not scans and len(args.inputs) == 1:
+        raise ValueError(next(iter(failed.values())))
+    taken = Counter([*(scan.name for scan in scans), *(path.name for path in failed)])
+    taken[""] = 2
+    names = {path: path.name if taken[path.name] == 1 else str(path) for path in failed}
+    unreadable = [
+        {"name": names[path], "file": str(path), "status": "failed", "error": reason} for path, reason in failed.items()
+    ]
     # With --skip_existing, what exists is looked at once the model is known.
     replace = args.overwrite or args.skip_existing
     jobs = plan_jobs(scans, output, settings, overwrite=replace or args.shard is not None)

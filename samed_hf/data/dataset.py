@@ -93,6 +93,8 @@ class CaseDataset:
         input_size: side in pixels to which the slices were zoomed beforehand, if they were.
         about: facts that the data set states, e.g. "name", "synthetic".
         notes: what a user should know.
+        explanation: what each kind of file was taken for, one sentence.
+        groups: the patient of each case whose patient may have several; a patient's cases stay in one split.
         declares_labels, declares_folds: whether the data set itself names its labels and has folds.
         regions: by name, the labels of which a region is the union, if scores are of regions instead of labels.
         has_ignored: whether voxels can have `IGNORED_LABEL`.
@@ -112,6 +114,8 @@ class CaseDataset:
     input_size: int | None = None
     about: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    explanation: str = ""
+    groups: dict[str, str] = field(default_factory=dict)
     declares_labels: bool = True
     declares_folds: bool = False
     regions: dict[str, tuple[int, ...]] = field(default_factory=dict)

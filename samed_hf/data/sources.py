@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,9 @@ from ..volumes.masks import is_deep, mask_palette, read_mask_pixels
 from .dataset import CaseDataset, CaseSource, FileValues, RawCase, as_labels, renumber
 
 __all__ = [
+    "ImageMaskSource",
     "ImageSource",
+    "MaskSource",
     "ScanSource",
     "are_colored",
     "cut_pair",
@@ -57,6 +60,33 @@ class ScanSource(CaseSource):
     def files(self) -> tuple[Path, ...]:
         """See [`CaseSource`]."""
         return (*self.images, self.label)
+
+
+@dataclass(frozen=True)
+class MaskSource(ScanSource):
+    """A scan and one file for each class, whose voxels other than 0 are the class; `label` is their directory."""
+
+    masks: tuple[Path | None, ...] = ()  # of the labels 1, 2, …; `None` where the case has none
+
+    def read_label(self) -> tuple[Volume, tuple[str, ...]]:
+        """The classes as one label map, in which a later class covers an earlier one; overlaps are noted."""
+        volumes = [(value, read_volume(path)) for value, path in enumerate(self.masks, 1) if path is not None]
+        if not volumes:
+            raise FileNotFoundError(f"{self.name} has no mask in {self.label}: expected one file for each class.")
+        first = volumes[0][1]
+        for _, volume in volumes:
+            if differs := same_grid(first, volume, self.tolerance):
+                raise ValueError(f"{volume.path} is on another grid than the other masks of {self.name}: {differs}.")
+        label, notes = merge_masks((value, volume.path, volume.array) for value, volume in volumes)
+        return Volume(label, first.affine, first.header, self.label), notes
+
+    def files(self) -> tuple[Path, ...]:
+        """See [`CaseSource`]."""
+        return (*self.images, *(path for path in self.masks if path is not None))
+
+    def cache_key(self) -> list[Any]:
+        """See [`CaseSource`]; also which class each mask is."""
+        return [*super().cache_key(), [path and path.name for path in self.masks]]
 
 
 @dataclass(frozen=True)
@@ -118,6 +148,30 @@ class ImageSource(CaseSource):
         return (*self.images, *(path for index in range(len(self.labels)) for path in self.masks(index)))
 
 
+@dataclass(frozen=True)
+class ImageMaskSource(ImageSource):
+    """2-D images with one mask for each class, whose pixels other than 0 are the class."""
+
+    numbers: tuple[tuple[int, ...], ...] = ()  # the label of each mask of each image
+
+    def read(self, processor: SamedImageProcessor) -> RawCase:
+        """See [`CaseSource`]; overlaps are noted."""
+        notes = (note for index in range(len(self.images)) for note in self._merge(index)[1])
+        return super().read(processor)._replace(notes=tuple(notes))
+
+    def read_label(self, index: int) -> np.ndarray:
+        """The classes as one label map `(height, width)`, in which a later class covers an earlier one."""
+        return self._merge(index)[0]
+
+    def _merge(self, index: int) -> tuple[np.ndarray, tuple[str, ...]]:
+        masks = zip(self.numbers[index], self.masks(index), strict=True)
+        return merge_masks((value, path, read_mask(path)) for value, path in masks)
+
+    def cache_key(self) -> list[Any]:
+        """See [`CaseSource`]; also which class each mask is."""
+        return [*super().cache_key(), self.numbers]
+
+
 def cut_pair(
     name: str, image: Volume, label: Volume, values: FileValues, tolerance: float, processor: SamedImageProcessor
 ) -> RawCase:
@@ -133,6 +187,29 @@ def cut_pair(
     # Of two oblique grids that nearly agree, the nearest axes could differ: the image's decide for both.
     label = Volume(label.array, image.affine)
     return RawCase(cut_slices(image, processor), cut_slices(label, processor), slice_spacing(image, processor))
+
+
+def merge_masks(masks: Iterable[tuple[int, Path | None, np.ndarray]]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """One label map, uint16, of masks with their labels and files, and a note on each that covers voxels of others.
+
+    Raises:
+        ValueError: a mask has two values besides 0, or another shape.
+    """
+    label, notes = np.zeros(0, np.uint16), []
+    for value, path, array in masks:
+        mask = as_labels(str(path), array) > 0
+        label = label if label.size else np.zeros(mask.shape, np.uint16)
+        if (values := np.unique(array[mask])).size > 1:
+            found = ", ".join(map(str, values[:5].tolist()))
+            raise ValueError(f"{path} holds the values {found} besides 0: expected one, as it is the mask of a class.")
+        if mask.shape != label.shape:
+            raise ValueError(
+                f"{path} is of shape {mask.shape}: expected {label.shape}, as the other masks of the image."
+            )
+        if count := int(np.count_nonzero(label[mask])):
+            notes.append(f"{path} covers {count} voxels of the masks before it: they get its label")
+        label[mask] = value
+    return label, tuple(notes)
 
 
 def stack_images(name: str, images: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> RawCase:

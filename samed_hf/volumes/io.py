@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def read_scan(scan: ScanFile | str | Path, *, num_channels: int = 1, limits: Inp
     if scan.kind == "dicom":
         from .dicom.series import read_series
 
-        volume = read_series(scan.files, scan.path, limits)
+        volume = read_series(scan.files, scan.path, limits, num_channels=num_channels)
     elif len(scan.files) > 1:
         volume = _read_channels(scan, num_channels, limits)
     else:
@@ -127,9 +128,11 @@ def _read_file(path: Path, num_channels: int, limits: InputLimits) -> Volume:
 
 def _read_channels(scan: ScanFile, num_channels: int, limits: InputLimits) -> Volume:
     """Read the channels of a scan, each in a file of its own, and stack them."""
-    numbers = [int(case_name(path)[-4:]) for path in scan.files]
-    if numbers != list(range(num_channels)):
-        found = ", ".join(f"{number:04d}" for number in numbers)
+    matches = [re.fullmatch(r"(.+)_(\d{4})", case_name(path)) for path in scan.files]
+    stems = {match[1] if match else "" for match in matches}
+    numbers = [match[2] for match in matches if match]  # a data set may name its channels otherwise
+    if len(stems) == 1 and "" not in stems and numbers != [f"{index:04d}" for index in range(num_channels)]:
+        found = ", ".join(numbers)
         raise ValueError(
             f"{printable(scan.path)} is one of channels {found}, expected 0000 to {num_channels - 1:04d}; "
             f"complete the files of {printable(scan.name)}."

@@ -474,7 +474,7 @@ def test_a_missing_element_is_named_with_its_file(tmp_path, keyword):
         ({"RescaleSlope": 0}, "RescaleSlope 0"),
         ({"BitsStored": 17}, "it stores 17 of 16 bits"),
         ({"PixelData": b"\0" * 80}, "it holds 80 bytes of pixels, expected 84"),
-        ({"PixelData": b"\0" * 98}, "it holds 98 bytes of pixels, expected 84"),
+        ({"PixelData": b"\1" * 98}, "it holds 98 bytes of pixels, expected 84"),
         ({"PixelData": None}, "it has no pixels (PixelData)"),
         ({"NumberOfFrames": 3}, "holds 3 frames without their positions"),
         ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "holds an image of RGB with 3 values per pixel"),

@@ -8,92 +8,95 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from ...utils.text import printable
-from ...volumes.dicom import LabelObject, SeriesFiles, find_series, read_label_object
-from ...volumes.dicom.headers import is_dicom, quiet, read_file, text
+from ...volumes.dicom import LabelObject, SeriesFiles, label_kind, read_label_object, search_series
+from ...volumes.dicom.headers import quiet, read_file, text
 from ...volumes.registry import file_kind
 from ..dataset import CaseDataset
 from ..dicom_source import DicomSource
 from ..labels import find_labels_file, labels_of_names
+from ..splits import split_of
+from .records import Options, name_some
 
-__all__ = ["is_dicom_directory", "read_dicom"]
+__all__ = ["is_dicom_dataset", "read_dicom"]
 
-_SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
+_MOST = 254  # labels beside the background; 255 is the ignored one
 
 
-def is_dicom_directory(root: Path) -> bool:
-    """Return whether a directory holds DICOM files, at any depth."""
-    return any(file.name.upper() != "DICOMDIR" and is_dicom(file) for file in _files(root))
+def is_dicom_dataset(root: Path) -> bool:
+    """Return whether a directory holds a structure set or a segmentation, at any depth."""
+    for parent, directories, names in os.walk(root):
+        directories[:] = [name for name in directories if name[0] != "."]
+        for file in (Path(parent, name) for name in names if name[0] != "." and not file_kind(name)):
+            try:
+                if file.is_file() and label_kind(file):
+                    return True
+            except (ValueError, OSError):  # a damaged file is named when it is read
+                continue
+    return False
 
 
-def read_dicom(
-    root: Path, label_names: list[str] | None = None, tolerance: float = 0.1, strict: bool = True
-) -> CaseDataset:
-    """Describe DICOM series and the structure sets and segmentations of them; see [`read_data`] for the arguments.
+def read_dicom(root: Path, options: Options) -> CaseDataset:
+    """Describe DICOM series and the structure sets and segmentations of them; see [`read_data`] for the options.
 
     They are matched by the UIDs of series and images, whatever the directories, and a case is a series with its label.
     The labels are the names of all regions and segments, in the order in which they occur first; `label_names` or a
     file such as labels.json in `root` chooses some and their order. Where regions overlap, the later label wins.
-    Directories train, val and test at the top are splits.
+    Directories called as splits at the top are splits.
     """
-    series = find_series(root)
-    images = {file for one in series for file in one.files}
-    objects: list[LabelObject] = []
+    series, others = search_series(root)
     notes: list[str] = []
-    for file in _files(root):
-        try:
-            if file not in images and (found := read_label_object(file)):
-                objects.append(found)
-        except (ValueError, OSError) as error:
-            if strict:
-                raise
-            notes.append(f"left out: {error}")
-    pairs = _match(root, series, objects, notes)
-    named = labels_of_names(label_names) if label_names else find_labels_file(root)
-    labels = list(named.id2label.values()) if named else None
+    pairs = _match(root, series, _read_labels(others, options.strict, notes), notes)
     splits = _divide(root, pairs, notes)
-    used = [one for _, cases in splits for one in cases.values()]
-    names = _label_names(root, [pairs[one] for one in used], labels, notes)
-    modalities = {one.modality for one in used}
+    used = {name: one for _, cases in splits for name, one in cases.items()}
+    named = labels_of_names(options.label_names) if options.label_names else find_labels_file(root)
+    wanted = list(named.id2label.values()) if named else None
+    names = _label_names(root, [pairs[one] for one in used.values()], wanted, notes)
+    about, layout = {"name": root.resolve().name}, "DICOM series with RTSTRUCT or SEG"
+    data = CaseDataset(layout, root, dict(enumerate(names)), {}, about=about, notes=notes)
+    data.explanation = "each DICOM series an image, the structure set or segmentation that refers to it its label"
+    modalities = sorted({one.modality for one in used.values()})
+    data.channel_names = (modalities[0] or "image",) if len(modalities) == 1 else ("image",)
     if len(modalities) > 1:
-        notes.append(f"the series are of several modalities: {', '.join(sorted(modalities))}")
-    about = {"name": root.resolve().name}
-    data = CaseDataset("DICOM series with RTSTRUCT or SEG", root, dict(enumerate(names)), {}, about=about, notes=notes)
-    data.channel_names = (modalities.pop() or "image",) if len(modalities) == 1 else ("image",)
-    values = tuple(range(len(names)))
+        notes.append(f"the series are of several modalities: {', '.join(modalities)}")
+    values, tolerance = tuple(range(len(names))), options.tolerance
     for split, cases in splits:
         sources = {
             name: DicomSource(name, one.files, pairs[one].path, 1, values, tolerance, tuple(names[1:]))
             for name, one in cases.items()
         }
         data.add_cases(split, sources)
+    patients = Counter(pairs[one].patient for one in used.values())
+    if len(patients) > 1:  # one for all is an anonymiser's
+        data.groups = {name: pairs[one].patient for name, one in used.items() if patients[pairs[one].patient] > 1}
+        data.groups = {name: patient for name, patient in data.groups.items() if patient}
     return data
 
 
-def _files(root: Path) -> Iterator[Path]:
-    """Yield the files that may be DICOM."""
-    for parent, directories, names in os.walk(root):
-        directories[:] = sorted(name for name in directories if name[0] != "." and name != "__MACOSX")
-        for name in sorted(names):
-            if name[0] != "." and not file_kind(name) and (file := Path(parent, name)).is_file():
-                yield file
+def _read_labels(files: Iterable[Path], strict: bool, notes: list[str]) -> list[LabelObject]:
+    """Return the structure sets and segmentations among files; with `strict`, a damaged one is an error."""
+    objects = []
+    for file in files:
+        try:
+            if found := read_label_object(file):
+                objects.append(found)
+        except (ValueError, OSError) as error:
+            if strict:
+                raise
+            notes.append(f"left out: {error}")
+    return objects
 
 
 def _match(
     root: Path, series: list[SeriesFiles], objects: list[LabelObject], notes: list[str]
 ) -> dict[SeriesFiles, LabelObject]:
     """Return the label of each series that has one, in the order of the directories."""
-    by_uid = {one.uid: one for one in series if one.uid}
     by_image: dict[str, SeriesFiles] = {}
     labels: dict[SeriesFiles, list[LabelObject]] = defaultdict(list)
     for label in objects:
-        found = [by_uid[uid] for uid in dict.fromkeys(label.series) if uid in by_uid]
-        if not found and label.images:
+        found = [one for one in series if one.uid and one.uid in label.series]
+        if label.images and (not found or len(found) > len(set(label.series))):  # or one of several parts of a series
             by_image = by_image or {_image_uid(file): one for one in series for file in one.files}
-            found = list({by_image[uid].files: by_image[uid] for uid in label.images if uid in by_image}.values())
+            found = list({by_image[uid]: 0 for uid in label.images if uid in by_image}) or found
         for one in found:
             labels[one].append(label)
         if not found:
@@ -143,12 +146,14 @@ def _label_names(root: Path, labels: list[LabelObject], wanted: list[str] | None
     counts = Counter(name for label in labels for name in dict.fromkeys(label.names.values()))
     found = [name for name in counts if name.lower() != "background"]
     names = found if wanted is None else wanted[1:]
+    if len(names) > _MOST:
+        raise ValueError(f"{root} has {len(names)} regions, expected at most {_MOST}: choose some by --label_names.")
     if not set(names) & set(found):
         raise ValueError(
-            f"{root} has the regions {_some(counts)}, none of them called {_some(names)}: name some of them."
+            f"{root} has the regions {name_some(counts, 8)}, none called {name_some(names, 8)}: name some of them."
         )
     if left_out := [name for name in counts if name not in names]:
-        notes.append(f"regions that are no label, and count as background: {_some(left_out)}")
+        notes.append(f"regions that are no label, and count as background: {name_some(left_out, 8)}")
     alike = defaultdict(list)
     for name in counts:
         alike["".join(name.split()).casefold()].append(name)
@@ -156,24 +161,17 @@ def _label_names(root: Path, labels: list[LabelObject], wanted: list[str] | None
         if len(several) > 1:
             notes.append(f"{', '.join(map(repr, several))} differ only in case or spacing and are not the same label")
     if rare := [f"{name} in {counts[name]}" for name in names if counts[name] < len(labels)]:
-        notes.append(f"of {len(labels)} cases some lack a region, which is background there: {_some(rare, 12)}")
+        notes.append(f"of {len(labels)} cases some lack a region, which is background there: {name_some(rare, 12)}")
     return ["background", *names]
-
-
-def _some(names: Iterable[str], count: int = 8) -> str:
-    listed = list(names)
-    return ", ".join(listed[:count]) + (f" and {len(listed) - count} more" if len(listed) > count else "")
 
 
 def _divide(root: Path, series: Iterable[SeriesFiles], notes: list[str]) -> list[tuple[str, dict[str, SeriesFiles]]]:
     """Return the cases of each split by name; all train if no directory at the top is called as a split."""
-    tops = {one: one.files[0].relative_to(root).parts[0] for one in series}
-    if not {top.lower() for top in tops.values()} & set(_SPLITS):
-        return [("train", _case_names(root, tops))]
-    divided = defaultdict(list)
-    for one, top in tops.items():
-        divided[top].append(one)
-    if unknown := [top for top in divided if top.lower() not in _SPLITS]:
-        notes.append(f"left out, as they are not called train, val or test: the directories {_some(unknown)}")
-    known = [(top, found) for top, found in divided.items() if top not in unknown]
-    return [(_SPLITS[top.lower()], _case_names(root / top, found)) for top, found in known]
+    tops: dict[str, list[SeriesFiles]] = defaultdict(list)
+    for one in series:
+        tops[one.files[0].relative_to(root).parts[0]].append(one)
+    if not any(map(split_of, tops)):
+        return [("train", _case_names(root, [one for found in tops.values() for one in found]))]
+    if unknown := [top for top in tops if not split_of(top)]:
+        notes.append(f"left out, as they are not called as a split (train, val, test): {name_some(unknown)}")
+    return [(split, _case_names(root / top, tops[top])) for top in tops if (split := split_of(top))]

@@ -1,6 +1,6 @@
-from .label_objects import LabelObject, read_label_map, read_label_object
+from .label_objects import LabelObject, label_kind, read_label_map, read_label_object
 from .rtstruct_writer import write_rtstruct
-from .search import SeriesFiles, find_series
+from .search import SeriesFiles, find_series, search_series
 from .seg_writer import write_segmentation
 from .series import read_series
 
@@ -8,9 +8,11 @@ __all__ = [
     "LabelObject",
     "SeriesFiles",
     "find_series",
+    "label_kind",
     "read_label_map",
     "read_label_object",
     "read_series",
+    "search_series",
     "write_rtstruct",
     "write_segmentation",
 ]

@@ -21,6 +21,7 @@ __all__ = [
     "check_frame_of_reference",
     "item_name",
     "items",
+    "label_kind",
     "read_label_map",
     "read_label_object",
     "slice_indices",
@@ -43,10 +44,19 @@ class LabelObject:
 
     path: Path
     kind: str  # "RTSTRUCT" or "SEG"
+    patient: str  # PatientID
     series: tuple[str, ...]  # SeriesInstanceUID of each series that it refers to
     images: frozenset[str]  # SOPInstanceUID of the images
     names: dict[int, str]  # of its regions or segments that are not empty, by number
     notes: tuple[str, ...]  # for the user, e.g. that a region is empty
+
+
+def label_kind(path: Path) -> str | None:
+    """Return "RTSTRUCT" or "SEG", or `None` for any other file; a damaged one is a `ValueError`."""
+    if not is_dicom(path):
+        return None
+    with quiet():
+        return _CLASSES.get(text(read_file(path, tags=["SOPClassUID"]), "SOPClassUID"))
 
 
 def read_label_object(path: Path) -> LabelObject | None:
@@ -55,11 +65,10 @@ def read_label_object(path: Path) -> LabelObject | None:
     Raises:
         ValueError: If it is damaged.
     """
-    if not is_dicom(path):
+    if (kind := label_kind(path)) is None:
         return None
     with quiet():
-        kind = _CLASSES.get(text(read_file(path, tags=["SOPClassUID"]), "SOPClassUID"))
-        return None if kind is None else _describe(_read(path), kind, path)
+        return _describe(_read(path), kind, path)
 
 
 def read_label_map(path: Path, scan: Volume, names: Sequence[str]) -> tuple[Volume, list[str]]:
@@ -115,7 +124,7 @@ def _describe(dataset: Dataset, kind: str, path: Path) -> LabelObject:
     found = (describe_rtstruct if kind == "RTSTRUCT" else describe_segmentation)(dataset, path)
     several = [(name, count) for name, count in Counter(found.names.values()).items() if count > 1]
     notes = [f"{count} regions are called {name!r}: together they are one label" for name, count in several]
-    return LabelObject(path, kind, found.series, found.images, found.names, (*found.notes, *notes))
+    return LabelObject(path, kind, found.patient, found.series, found.images, found.names, (*found.notes, *notes))
 
 
 def items(holder: Dataset, sequence: str, path: Path) -> list[Dataset]:

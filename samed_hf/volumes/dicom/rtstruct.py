@@ -51,7 +51,15 @@ def describe_rtstruct(dataset: Dataset, path: Path) -> LabelObject:
                 }
     for contour in (contour for found in contours.values() for contour in found):
         images |= _images(contour, path)
-    return LabelObject(path, "RTSTRUCT", tuple(filter(None, series)), frozenset(images - {""}), names, tuple(notes))
+    return LabelObject(
+        path,
+        "RTSTRUCT",
+        text(dataset, "PatientID"),
+        tuple(filter(None, series)),
+        frozenset(images - {""}),
+        names,
+        tuple(notes),
+    )
 
 
 def rtstruct_voxels(

@@ -46,7 +46,7 @@ def describe_segmentation(dataset: Dataset, path: Path) -> LabelObject:
     }
     images |= {text(image, "ReferencedSOPInstanceUID") for groups in frames for image in _sources(groups, path)}
     uids = tuple(filter(None, (text(one, "SeriesInstanceUID") for one in series)))
-    return LabelObject(path, "SEG", uids, frozenset(images - {""}), names, tuple(notes))
+    return LabelObject(path, "SEG", text(dataset, "PatientID"), uids, frozenset(images - {""}), names, tuple(notes))
 
 
 def seg_voxels(
