@@ -88,6 +88,11 @@ def read_label_map(path: Path, scan: Volume, names: Sequence[str]) -> tuple[Volu
     from .rtstruct import rtstruct_voxels
     from .seg_reader import seg_voxels
 
+    if scan.is_image:
+        raise ValueError(
+            f"{printable(path)} refers to {printable(scan.path or '')}, whose images have no positions in the patient: "
+            "expected a series of slices; export the labels as masks."
+        )
     labels = np.zeros(scan.grid, dtype=np.uint8 if len(names) < 256 else np.uint16)
     numbers = {name: label for label, name in enumerate(names, 1)}
     overlaps: Counter[tuple[int, int]] = Counter()
