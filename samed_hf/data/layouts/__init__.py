@@ -28,8 +28,9 @@ __all__ = ["dataset_arguments", "read_data"]
 _EXPECTED = (
     "expected the Synapse layout (lists_Synapse, train_npz, test_vol_h5), nnU-Net's raw one or the Decathlon's "
     "(dataset.json), BIDS, directories of images and masks (images, masks), images and labels beside each other "
-    "(x.nii.gz, x_seg.nii.gz), a directory for each patient, DICOM series with an RTSTRUCT or SEG of each, a listing (cases.csv with the columns image and label), "
-    "or a saved Hugging Face data set; raw BTCV scans become the first by `samed-hf prepare synapse`"
+    "(x.nii.gz, x_seg.nii.gz), a directory for each patient, DICOM series with an RTSTRUCT or SEG of each, "
+    "a listing (cases.csv with the columns image and label), or a saved Hugging Face data set; "
+    "raw BTCV scans become the first by `samed-hf prepare synapse`"
 )
 _EXPLANATIONS = {
     "Synapse": "slices of train_npz and volumes of test_vol_h5, as lists_Synapse lists them",
