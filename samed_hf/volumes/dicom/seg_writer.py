@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from io import BytesIO
 from pathlib import Path
 
 import highdicom as hd
@@ -18,6 +17,7 @@ from ...utils.text import printable
 from ..file_checks import check_labels, check_parent
 from ..geometry import Volume
 from .headers import brief, quiet
+from .identity import encode_derived
 from .seg_frames import refer_to_frames, single_image
 from .seg_sources import image_source, source_images
 from .series import DicomSeries
@@ -46,7 +46,8 @@ def write_segmentation(
     occurs, every label of `names` gets one empty frame at the first slice: a valid file that lists what was segmented.
     Attributes of the patient and the study that an anonymiser removed stay empty; a missing frame of reference is
     replaced by a new one. Of images without positions, such as radiographs and cines, each frame of the segmentation
-    refers to a frame of the file.
+    refers to a frame of the file. The same labels of the same series give the same file: its UIDs follow from its
+    content, and its dates are the source's.
 
     Args:
         path: File in an existing directory, which is replaced.
@@ -85,9 +86,8 @@ def write_segmentation(
                 f"{printable(like.path or 'the scan')} cannot be the source of a DICOM segmentation ({brief(error)}); "
                 "write .nii.gz, .nrrd or .mha."
             ) from error
-        buffer = BytesIO()
-        dataset.save_as(buffer)
-    write_bytes(path, buffer.getvalue())
+        content = encode_derived(dataset, like.header.datasets[0])
+    write_bytes(path, content)
 
 
 def _check(path: Path, array: np.ndarray, like: Volume, names: Mapping[int, str]) -> list[int]:
