@@ -36,6 +36,8 @@ _EXPLANATIONS = {
     "Synapse": "slices of train_npz and volumes of test_vol_h5, as lists_Synapse lists them",
     "nnU-Net raw": "images of imagesTr and imagesTs, label maps of labelsTr and labelsTs, names of dataset.json",
     "Medical Segmentation Decathlon": "image and label of each entry under training in dataset.json, and its names",
+    "directories of images and masks": "2-D images, and masks with their names in the directory beside them",
+    "directories of scans and label maps": "scans, and label maps with their names in the directory beside them",
     "Hugging Face data set": "a column of images and one of label maps",
 }
 """What the files of the layouts that can only mean one thing are taken for."""
