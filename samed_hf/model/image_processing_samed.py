@@ -249,12 +249,15 @@ class SamedImageProcessor(BaseImageProcessor):
     def intensity_bounds(self, scan: Any) -> list[list[float]]:
         """The intensities of a scan `(slices, [channels,] height, width)` that become 0 and 1, for each channel.
 
-        Values of scans are in the window's unit whatever their type, 8-bit ones too.
+        Values of scans are in the window's unit whatever their type, 8-bit ones too. A processor of one channel scales
+        each channel alike.
         """
         channels = [scan] if scan.ndim == 3 else [scan[:, index] for index in range(scan.shape[1])]
-        return [
-            self._bounds_of(channel, window) for channel, window in zip(channels, self.channel_windows, strict=True)
-        ]
+        windows = self.channel_windows
+        windows = windows * len(channels) if len(windows) == 1 else windows
+        if len(windows) != len(channels):
+            raise ValueError(f"The scan has {len(channels)} channels: expected {len(windows)}, as the processor has.")
+        return [self._bounds_of(channel, window) for channel, window in zip(channels, windows, strict=True)]
 
     def _bounds_of(self, image: Any, window: list[float] | None) -> list[float]:
         if window is not None:

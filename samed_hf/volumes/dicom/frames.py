@@ -12,7 +12,7 @@ from pydicom import Dataset
 from ...utils.text import printable
 from .headers import items, numbers, text, value, whole_number
 
-__all__ = ["Frame", "frames_of", "what_differs"]
+__all__ = ["Frame", "frames_of", "nuclear_planes", "what_differs"]
 
 # What distinguishes images at the same position: keyword, and the functional group of an enhanced file.
 _KINDS = {
@@ -81,6 +81,8 @@ def frames_of(dataset: Dataset, path: Path) -> list[Frame]:
             "is a mosaic: all slices side by side in one image, expected an image for each; "
             "convert the series, e.g. with dcm2niix."
         )
+    elif planes := nuclear_planes(dataset, path):
+        return [_frame(dataset, path, index, size, holders) for index, holders in enumerate(planes)]
     elif not groups and count != 1:
         problem = (
             f"holds {count} frames without their positions (no PerFrameFunctionalGroupsSequence), expected an "
@@ -92,6 +94,31 @@ def frames_of(dataset: Dataset, path: Path) -> list[Frame]:
         shared = items(dataset, "SharedFunctionalGroupsSequence", path)[:1]
         return [_frame(dataset, path, index, size, [own, *shared]) for index, own in enumerate(groups or [dataset])]
     raise ValueError(f"{printable(path)} {problem}")
+
+
+def nuclear_planes(dataset: Dataset, path: Path) -> list[list[Dataset]]:
+    """Return the datasets that describe each frame of a reconstructed NM file: its position, its direction, the rest.
+
+    Empty for other files.
+    """
+    kinds = text(dataset, "ImageType").split("\\")
+    detectors = items(dataset, "DetectorInformationSequence", path)[:1]
+    count = whole_number(dataset, "NumberOfFrames", path, default=1)
+    if ("RECON TOMO" not in kinds and "RECON GATED TOMO" not in kinds) or not detectors or count == 1:
+        return []
+    if any(keyword not in detectors[0] for keyword in ("ImagePositionPatient", "ImageOrientationPatient")):
+        return []
+    position = np.array(numbers(detectors[0], "ImagePositionPatient", 3, path))
+    row, column = _unit_vectors(numbers(detectors[0], "ImageOrientationPatient", 6, path), path)
+    # Its sign is the direction of the stack.
+    step = np.cross(row, column) * numbers(dataset, "SpacingBetweenSlices", 1, path)[0]
+    slices = numbers(dataset, "SliceVector", count, path, default=range(1, count + 1))
+    planes = []
+    for index in slices:
+        own = Dataset()
+        own.ImagePositionPatient = (position + (index - 1) * step).tolist()
+        planes.append([own, detectors[0], dataset])
+    return planes
 
 
 def what_differs(frames: list[Frame]) -> str:

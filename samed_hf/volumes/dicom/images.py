@@ -15,6 +15,7 @@ from ..file_checks import check_memory
 from ..images import luminance
 from ..limits import InputLimits
 from .display import describe_window, display_header, display_values, has_window
+from .frames import nuclear_planes
 from .gdcm import GdcmDecoder
 from .headers import items, numbers, read_file, text, whole_number
 from .kinds import is_image_class
@@ -52,7 +53,7 @@ def is_projection(dataset: Dataset, path: Path) -> bool:
         has_position = any("PlanePositionSequence" in group for group in groups)
     else:
         is_single = whole_number(dataset, "NumberOfFrames", path, default=1) == 1
-        has_position = is_single and "ImagePositionPatient" in dataset
+        has_position = (is_single and "ImagePositionPatient" in dataset) or bool(nuclear_planes(dataset, path))
     kind = text(dataset, "SOPClassUID")
     return is_image_class(kind) is not False and kind not in _SLICES and not has_position
 

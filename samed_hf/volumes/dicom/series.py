@@ -19,6 +19,7 @@ from .gdcm import GdcmDecoder
 from .grid import Grid, arrange, differing_images_error
 from .headers import quiet, read_file, text
 from .images import SIGNED_NOTE, is_projection, read_images
+from .phases import divide_frames
 from .pixels import stored_range, stored_values
 
 __all__ = ["DicomSeries", "read_series"]
@@ -45,6 +46,7 @@ def read_series(
     limits: InputLimits | None = None,
     *,
     num_channels: int | None = None,
+    frame: int | None = None,
 ) -> Volume:
     """Read the files of one DICOM series as a volume, or a file without positions in the patient as images.
 
@@ -62,6 +64,7 @@ def read_series(
         path: The series' directory or file, for messages and `Volume.path`.
         limits: The largest series to read; `InputLimits.local()` by default.
         num_channels: Of images: 1 converts colours to grey (ITU-R 601), 3 repeats grey; by default as stored.
+        frame: Of several images at each position, as of time points or echoes, those of one of [`frame_names`], from 0.
 
     Returns:
         Volume with `array` of shape `(columns, rows, slices)`: int16, or int32 if that is too narrow, if every slope
@@ -87,11 +90,20 @@ def read_series(
         if all(map(is_projection, headers, paths)):
             return _read_images(headers, paths, path, limits, gdcm, num_channels)
         frames = [frame for header, file in zip(headers, paths, strict=True) for frame in frames_of(header, file)]
+        if frame is not None:
+            frames = _chosen(frames, frame, path)
         grid = arrange(frames, path)
         limits.check_slices(path, (len(grid.slices), *frames[0].size))
         array, notes = _read_pixels(grid, path, gdcm)
         header = _header(grid, len(frames), notes)
     return make_volume(array, grid.affine, header, path)
+
+
+def _chosen(frames: list[Frame], frame: int, path: Path) -> list[Frame]:
+    parts = list(divide_frames(frames).values())
+    if not 0 <= frame < len(parts):
+        raise ValueError(f"{printable(path)} has {len(parts)} frames, expected one of 0 to {len(parts) - 1}: {frame}.")
+    return parts[frame]
 
 
 def _read_images(
