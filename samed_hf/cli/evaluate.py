@@ -75,6 +75,7 @@ def _evaluate(args: argparse.Namespace, state: PartialState) -> int:
         data, split, names = _choose_cases(args)
         base = args.base_model_name_or_path
         segmenter = Segmenter.load([args.adapter], dtype=args.dtype, base_model_name_or_path=base)
+        data.expect_channels(segmenter.processor.num_channels)
         data.expect_labels(segmenter.id2label, segmenter.models[0].config.regions)
         return data, split, names, segmenter
 

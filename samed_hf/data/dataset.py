@@ -88,7 +88,7 @@ class CaseDataset:
         train, validation, test: names of the cases; no case is in two of them.
         channel_names: what the channels of a scan are.
         is_2d: whether the files are images without a unit of intensity, such as PNG.
-        intensity_range: what becomes 0 and 1 in 2-D images of more than 8 bits that don't use all of them.
+        intensity_range: what becomes 0 and 1 in 2-D images of more than 8 bits.
         orientation: of the slices: "LPS" if the files record theirs, otherwise what the data set declares.
         input_size: side in pixels to which the slices were zoomed beforehand, if they were.
         about: facts that the data set states, e.g. "name", "synthetic".
@@ -140,7 +140,7 @@ class CaseDataset:
         if ranges:
             low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
             self.intensity_range = intensity_range(low, high)
-        if self.intensity_range is not None:
+        if self.intensity_range not in (None, (0.0, 65535.0)):
             bits = f" ({int(self.intensity_range[1]).bit_length()} bits)" if low >= 0 else ""
             self.notes.append(
                 f"images of more than 8 bits hold {low:g} to {high:g}: training scales {self.intensity_range[0]:g} to "
@@ -189,6 +189,14 @@ class CaseDataset:
         if raw.rescaled:
             return None
         return image_bounds(raw.image, processor) if self.is_2d else processor.intensity_bounds(raw.image)
+
+    def expect_channels(self, count: int) -> None:
+        """Refuse scans that have another number of channels than the `count` a model was trained on."""
+        if not self.is_2d and len(self.channel_names) != count:
+            raise ValueError(
+                f"{self.root} has the channels {', '.join(self.channel_names)}, but the model was trained on {count}: "
+                "expected the same; choose them by --image_column A,B if the layout has several images for each case."
+            )
 
     def expect_labels(self, id2label: Mapping[int, str], regions: Mapping[str, Sequence[int]] | None = None) -> None:
         """Read the label values as a model names them, and its regions.

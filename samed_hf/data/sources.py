@@ -51,15 +51,20 @@ class ScanSource(CaseSource):
 
     def read_image(self) -> Volume:
         """The scan with all its channels."""
-        return read_scan(ScanFile(self.name, self.images[0], "", self.images), num_channels=self.num_channels)
+        scan = ScanFile(self.name, self.images[0], "", self.images)
+        return read_scan(self.images[0] if self.images[0].is_dir() else scan, num_channels=self.num_channels)
 
     def read_label(self) -> tuple[Volume, tuple[str, ...]]:
         """The label map with the file's numbers, and notes on it."""
         return read_volume(self.label), ()
 
     def files(self) -> tuple[Path, ...]:
-        """See [`CaseSource`]."""
-        return (*self.images, self.label)
+        """See [`CaseSource`]; of a directory with a DICOM series its files."""
+        return (*self._image_files(), self.label)
+
+    def _image_files(self) -> tuple[Path, ...]:
+        found = (sorted(path.rglob("*")) if path.is_dir() else [path] for path in self.images)
+        return tuple(file for files in found for file in files if not file.is_dir())
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ class MaskSource(ScanSource):
 
     def files(self) -> tuple[Path, ...]:
         """See [`CaseSource`]."""
-        return (*self.images, *(path for path in self.masks if path is not None))
+        return (*self._image_files(), *(path for path in self.masks if path is not None))
 
     def cache_key(self) -> list[Any]:
         """See [`CaseSource`]; also which class each mask is."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KNOWN_FORMATS", "find_series", "left_out", "search_directory"]
 
-KNOWN_FORMATS = join_or([form.name for form in FORMATS])
+KNOWN_FORMATS = join_or(list(dict.fromkeys(form.name for form in FORMATS)))
 _SCREENSHOT = "an image{s} beside scans, taken for screenshots"
 _HEADER_SUFFIXES = (".mhd", ".nhdr")
 _VOXEL_SUFFIXES = (".raw", ".zraw", ".raw.gz")  # of the files that these headers refer to

@@ -71,11 +71,12 @@ def write_labels(
 
     Args:
         path: File in an existing directory, which is replaced. Its suffix names the format: NIfTI (`.nii.gz`, `.nii`),
-            NRRD (`.nrrd`), MetaImage (`.mha`, `.mhd`), DICOM-SEG (`.dcm`), or PNG for an image (`.png`).
+            NRRD (`.nrrd`), MetaImage (`.mha`, `.mhd`), DICOM-SEG (`.dcm`), RTSTRUCT (`.rtstruct.dcm`), or PNG for an
+            image (`.png`).
         array: Integer label map `(x, y, z)`, values in [0, 65535]; stored as uint8 where they fit, else as uint16.
         like: The scan, whose geometry the file takes over.
-        names: Name of each label, required for DICOM-SEG.
-        colors: RGB in [0, 1] of each label, of shape `(num_labels, 3)`, for DICOM-SEG and PNG.
+        names: Name of each label, required for DICOM.
+        colors: RGB in [0, 1] of each label, of shape `(num_labels, 3)`, for DICOM and PNG.
     """
     path = Path(path)
     labels = check_labels(array, like)

@@ -603,8 +603,8 @@ def test_what_is_no_image_is_left_out_and_counted(tmp_path, caplog):
     (series,) = find_series(tmp_path)
     assert series.files == tuple(files)
     assert caplog.messages == [
-        "skipped     1 structured report (SR), 1 image without a position, 2 files of another format, 5 localizers, "
-        "2 segmentations (SEG)"
+        "skipped     1 structured report (SR), 1 image without a position or in colour, 2 files of another format, "
+        "5 localizers, 2 segmentations (SEG)"
     ]
 
 

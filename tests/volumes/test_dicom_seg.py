@@ -289,7 +289,7 @@ def test_a_wrong_colour_is_refused(tmp_path, color):
 
 def test_a_scan_of_another_format_and_a_missing_directory_are_refused(tmp_path):
     volume = Volume(np.zeros((2, 3, 4)), np.eye(4))
-    with pytest.raises(ValueError, match=r"seg.dcm would be a DICOM segmentation.*write .nii.gz"):
+    with pytest.raises(ValueError, match=r"seg.dcm would refer to a DICOM series.*write .nii.gz"):
         write_segmentation(tmp_path / "seg.dcm", np.zeros((2, 3, 4), np.uint8), volume, NAMES)
     with pytest.raises(FileNotFoundError, match="gone does not exist"):
         write_segmentation(tmp_path / "gone" / "seg.dcm", np.zeros((2, 3, 4), np.uint8), volume, NAMES)

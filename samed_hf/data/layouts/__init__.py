@@ -14,6 +14,7 @@ from ..dataset import CaseDataset
 from .bids import is_bids, read_bids
 from .classes import has_class_directories, read_class_directories
 from .decathlon import is_decathlon, read_decathlon
+from .dicom import is_dicom_dataset, read_dicom
 from .folders import find_folders, read_folders
 from .listing import find_listing, is_listing, read_listing
 from .nnunet import is_nnunet, read_nnunet
@@ -27,13 +28,16 @@ __all__ = ["dataset_arguments", "read_data"]
 _EXPECTED = (
     "expected the Synapse layout (lists_Synapse, train_npz, test_vol_h5), nnU-Net's raw one or the Decathlon's "
     "(dataset.json), BIDS, directories of images and masks (images, masks), images and labels beside each other "
-    "(x.nii.gz, x_seg.nii.gz), a directory for each patient, a listing (cases.csv with the columns image and label), "
-    "or a saved Hugging Face data set; raw BTCV scans become the first by `samed-hf prepare synapse`"
+    "(x.nii.gz, x_seg.nii.gz), a directory for each patient, DICOM series with an RTSTRUCT or SEG of each, "
+    "a listing (cases.csv with the columns image and label), or a saved Hugging Face data set; "
+    "raw BTCV scans become the first by `samed-hf prepare synapse`"
 )
 _EXPLANATIONS = {
     "Synapse": "slices of train_npz and volumes of test_vol_h5, as lists_Synapse lists them",
     "nnU-Net raw": "images of imagesTr and imagesTs, label maps of labelsTr and labelsTs, names of dataset.json",
     "Medical Segmentation Decathlon": "image and label of each entry under training in dataset.json, and its names",
+    "directories of images and masks": "2-D images, and masks with their names in the directory beside them",
+    "directories of scans and label maps": "scans, and label maps with their names in the directory beside them",
     "Hugging Face data set": "a column of images and one of label maps",
 }
 """What the files of the layouts that can only mean one thing are taken for."""
@@ -125,6 +129,8 @@ def _read_files(root: Path, options: Options) -> CaseDataset | None:
         return read_listing(listing, options)
     if is_bids(root):
         return read_bids(root, options)
+    if is_dicom_dataset(root):
+        return read_dicom(root, options)
     if has_class_directories(root):
         return read_class_directories(root, options)
     if find_folders(root):

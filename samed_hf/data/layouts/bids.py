@@ -11,7 +11,7 @@ from ...volumes.registry import VOLUME_SUFFIXES, case_name, suffix_of
 from ..dataset import CaseDataset
 from ..labels import Labels, labels_from_mapping, read_text
 from .listing import apply_splits
-from .records import Found, Options, Record, build_dataset, choose_channels, name_some
+from .records import Found, Options, Record, build_dataset, name_some, split_names
 
 __all__ = ["is_bids", "read_bids"]
 
@@ -65,8 +65,8 @@ def read_bids(root: Path, options: Options) -> CaseDataset:
     if not labels:
         wanted = options.label_column or "derivatives/NAME/…_dseg.nii.gz"
         raise FileNotFoundError(f"{root} (BIDS) has no label map: expected {wanted}, or list the cases in cases.csv.")
-    suffixes = _suffixes(images, labels, options, root)
-    channels, notes = choose_channels(suffixes, None, root, "--image_column A,B")
+    channels = tuple(_suffixes(images, labels, options, root))
+    notes: list[str] = []
     matched = _match(images, labels, channels, root)
     records = [_record(found, masks, len(channels)) for found, masks in matched]
     used = {path for record in records for path in record.images}
@@ -94,7 +94,7 @@ def _parse(path: Path) -> _File:
 def _suffixes(images: Sequence[_File], labels: Sequence[_File], options: Options, root: Path) -> list[str]:
     """The kinds of images to use: those given, or the only one."""
     found = list(dict.fromkeys(image.suffix for image in images))
-    if wanted := options.image_column.split(",") if options.image_column else list(options.channels or ()):
+    if wanted := split_names(options.image_column):
         if missing := [name for name in wanted if name not in found]:
             raise ValueError(f"{root} (BIDS) has no image *_{missing[0]}: expected one of {', '.join(found)}.")
         return wanted
@@ -184,4 +184,4 @@ def _read_names(table: Path) -> Labels:
         raise ValueError(f"{table} lists an index twice: expected each once.")
     if "0" not in names:
         names = {"0": "background", **names}
-    return labels_from_mapping(names, table)
+    return labels_from_mapping(names, table, names_first=False)

@@ -17,7 +17,7 @@ from ...volumes.registry import IMAGE_SUFFIXES, suffix_of
 from ..dataset import CaseDataset
 from ..labels import Labels, labels_from_mapping, read_json, read_text
 from ..splits import split_of
-from .records import Found, Options, Record, build_dataset, name_some, natural
+from .records import Found, Options, Record, build_dataset, name_some, natural, split_names
 
 __all__ = ["apply_splits", "find_listing", "is_listing", "read_listing"]
 
@@ -183,7 +183,7 @@ def _columns(rows: Iterable[Row]) -> list[str]:
 def _find(columns: Sequence[str], what: str, given: str | None, path: Path) -> list[str]:
     """The columns given, separated by commas, or the one of a usual name; none if there is no such column."""
     if given:
-        names = [given] if given in columns else [name.strip() for name in given.split(",")]
+        names = [given] if given in columns else split_names(given)
         if missing := [name for name in names if name not in columns]:
             raise ValueError(f"{path} has no column {missing[0]!r}: expected one of {name_some(columns, 12)}.")
         return names
@@ -257,10 +257,9 @@ def _label(path: Path, row: Row, columns: Sequence[str], options: Options) -> Pa
 
 def _channels(records: Sequence[Record], notes: list[str]) -> tuple[str, ...]:
     counts = {len(record.images): record.images[0] for record in records}
-    if len(counts) > 1 or max(counts, default=1) > 3:
+    if len(counts) > 1:
         raise ValueError(
-            f"{list(counts.values())[-1]} is one of {list(counts)[-1]} images: expected as many channels in "
-            "each case, at most three."
+            f"{list(counts.values())[-1]} is one of {list(counts)[-1]} images: expected as many in each case."
         )
     count = max(counts, default=1)
     return ("image",) if count == 1 else tuple(f"image {index}" for index in range(1, count + 1))

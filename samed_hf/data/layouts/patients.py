@@ -16,7 +16,7 @@ from ...volumes.registry import IMAGE_SUFFIXES, VOLUME_SUFFIXES, case_name, suff
 from ..dataset import CaseDataset
 from ..splits import split_of
 from .listing import apply_splits
-from .records import Found, Options, Record, build_dataset, choose_channels, name_some, pattern
+from .records import Found, Options, Record, build_dataset, name_some, pattern, split_names
 
 __all__ = ["find_pairs", "image_files", "mask_files", "read_patients", "refuse_raters"]
 
@@ -188,7 +188,7 @@ def _add_directories(where: Path, pairs: Sequence[Pair]) -> None:
 
 def _channels(pairs: Sequence[Pair], options: Options) -> tuple[tuple[str, ...], list[str]]:
     """The images that every case has, as channels, and a note on those not used."""
-    wanted = options.channels or (options.image_column.split(",") if options.image_column else None)
+    wanted = split_names(options.image_column)
     found = Counter(tuple(sorted(pair.images)) for pair in pairs)
     if not wanted and all(len(names) == 1 for names in found):
         names = {name for (name,) in found}
@@ -202,7 +202,10 @@ def _channels(pairs: Sequence[Pair], options: Options) -> tuple[tuple[str, ...],
                 f"{missing[0] or 'one'} isn't in all; add it, choose by --image_column A,B, or list the cases in a "
                 "cases.csv."
             )
-    return choose_channels(usual, wanted, pairs[0].where, "--image_column A,B")
+    channels = tuple(wanted or usual[:3])
+    left_out = [name for name in usual if name not in channels]
+    note = f"{', '.join(left_out)} not used; the channels are {', '.join(channels)}: --image_column A,B,… names others"
+    return channels, [note] if left_out else []
 
 
 def _labels(pairs: Sequence[Pair], options: Options) -> list[Label]:

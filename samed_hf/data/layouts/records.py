@@ -16,7 +16,7 @@ from ..labels import Labels, find_labels_file, labels_of_names
 from ..sources import ImageMaskSource, ImageSource, MaskSource, ScanSource, describe_images, require_files
 from .folders import SLICE_NAME, find_mask_labels
 
-__all__ = ["Found", "Options", "Record", "build_dataset", "choose_channels", "name_some", "natural", "pattern"]
+__all__ = ["Found", "Options", "Record", "build_dataset", "name_some", "natural", "pattern", "split_names"]
 
 _SPLITS = ("train", "validation", "test")
 
@@ -45,7 +45,6 @@ class Options:
     fold: int | None = None
     tolerance: float = 0.1
     strict: bool = True
-    channels: Sequence[str] | None = None
 
 
 @dataclass
@@ -100,21 +99,9 @@ def build_dataset(found: Found, options: Options) -> CaseDataset:
     return data
 
 
-def choose_channels(
-    names: Sequence[str], wanted: Sequence[str] | None, where: object, expected: str
-) -> tuple[tuple[str, ...], list[str]]:
-    """The sequences that become channels, at most three, and a note on those that don't."""
-    if wanted:
-        lower = {name.lower(): name for name in names}
-        if missing := [name for name in wanted if name.lower() not in lower]:
-            raise ValueError(f"{where} has no {missing[0]!r}: expected some of {', '.join(names)}.")
-        names, left_out = [lower[name.lower()] for name in wanted], [n for n in names if n not in wanted]
-    else:
-        names, left_out = list(names[:3]), list(names[3:])
-    if not 1 <= len(names) <= 3:
-        raise ValueError(f"{where}: {', '.join(names)} are {len(names)} channels, expected one to three.")
-    note = f"{', '.join(left_out)} not used; the channels are {', '.join(names)}: {expected} chooses others"
-    return tuple(names), [note] if left_out else []
+def split_names(text: str | None) -> list[str]:
+    """The names in an argument such as "t1,flair"."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
 def name_some(names: Iterable[object], limit: int = 3) -> str:

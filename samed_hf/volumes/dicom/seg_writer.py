@@ -23,11 +23,11 @@ from .seg_sources import image_source, source_images
 from .series import DicomSeries
 from .terminology import term_of
 
-__all__ = ["write_segmentation"]
+__all__ = ["VERSION", "check_arguments", "short_text", "write_segmentation"]
 
 _HIGHEST = 65535
 # Importing it by name would make `volumes` depend on all that `samed_hf/__init__.py` imports.
-_VERSION = importlib.import_module(__package__.partition(".")[0]).__version__
+VERSION = importlib.import_module(__package__.partition(".")[0]).__version__
 
 
 def write_segmentation(
@@ -63,7 +63,7 @@ def write_segmentation(
             of `array` is wrong, or it holds labels without a name.
     """
     path, array = Path(path), check_labels(array, like)
-    present = _check(path, array, like, names)
+    present = check_arguments(path, array, like, names)
     declared = present or sorted(label for label in names if label != 0)
     frames = _frames(array if present else array[:, :, :1], declared)
     with quiet():
@@ -90,12 +90,12 @@ def write_segmentation(
     write_bytes(path, content)
 
 
-def _check(path: Path, array: np.ndarray, like: Volume, names: Mapping[int, str]) -> list[int]:
+def check_arguments(path: Path, array: np.ndarray, like: Volume, names: Mapping[int, str]) -> list[int]:
     """Check the arguments, and return the labels that occur."""
     check_parent(path)
     if not isinstance(like.header, DicomSeries):
         raise ValueError(
-            f"{printable(path.name)} would be a DICOM segmentation, which refers to a DICOM series, but the scan "
+            f"{printable(path.name)} would refer to a DICOM series, but the scan "
             f"{printable(like.path or '')} is of another format; write .nii.gz, .nrrd or .mha."
         )
     if names is None:
@@ -126,14 +126,14 @@ def _segment(number: int, name: str, color: hd.color.CIELabColor | None, algorit
     term = term_of(name)
     segment = hd.seg.SegmentDescription(
         segment_number=number,
-        segment_label=_short(name) or f"label {number}",
+        segment_label=short_text(name) or f"label {number}",
         segmented_property_category=term.category,
         segmented_property_type=term.type,
         algorithm_type="AUTOMATIC",
         algorithm_identification=hd.AlgorithmIdentificationSequence(
-            name=_short(algorithm) or "samed_hf",
+            name=short_text(algorithm) or "samed_hf",
             family=codes.DCM.ArtificialIntelligence,
-            version=_VERSION,
+            version=VERSION,
             source="samed_hf",
         ),
         anatomic_regions=None if term.region is None else [term.region],
@@ -177,10 +177,10 @@ def _segmentation(
         instance_number=1,
         manufacturer="samed_hf",
         manufacturer_model_name="samed_hf",
-        software_versions=_VERSION,
+        software_versions=VERSION,
         device_serial_number="samed_hf",
         content_label="SEGMENTATION",
-        content_description=_short(f"Segmentation by {algorithm}"),
+        content_description=short_text(f"Segmentation by {algorithm}"),
         series_description="samed_hf segmentation",
         # Names may be in any script.
         specific_character_set="ISO_IR 192",
@@ -188,6 +188,6 @@ def _segmentation(
     )
 
 
-def _short(text: str) -> str:
+def short_text(text: str) -> str:
     """Return text as a DICOM long string: one line of up to 64 characters without backslashes."""
     return brief(text.replace("\\", "/"), 64)
