@@ -8,8 +8,9 @@ from pathlib import Path
 from pydicom import Dataset
 
 from .frames import Frame, frames_of
-from .headers import items, quiet, read_file, text
+from .headers import items, quiet, text
 from .images import is_projection
+from .kept_headers import read_header
 from .parts import KEYWORDS, ImageHeader, divide
 
 __all__ = ["divide_frames", "frame_names"]
@@ -30,7 +31,7 @@ def frame_names(files: Iterable[str | Path]) -> list[str]:
     Only headers are read. A volume is one frame without a name, and so are all the images of a file without positions.
     """
     with quiet():
-        headers = [(read_file(Path(file)), Path(file)) for file in sorted(map(Path, files))]
+        headers = [(read_header(Path(file)), Path(file)) for file in sorted(map(Path, files))]
         if all(is_projection(header, file) for header, file in headers):
             return [""]
         return list(divide_frames([frame for header, file in headers for frame in frames_of(header, file)]))

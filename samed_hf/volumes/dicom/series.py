@@ -19,6 +19,7 @@ from .gdcm import GdcmDecoder
 from .grid import Grid, arrange, differing_images_error
 from .headers import quiet, read_file, text
 from .images import SIGNED_NOTE, is_projection, read_images
+from .kept_headers import read_header
 from .phases import divide_frames
 from .pixels import stored_range, stored_values
 
@@ -86,7 +87,7 @@ def read_series(
         )
     limits = limits or InputLimits.local()
     with quiet(), GdcmDecoder() as gdcm:
-        headers = [read_file(file, limits=limits) for file in paths]
+        headers = [read_header(file, limits=limits) for file in paths]
         if all(map(is_projection, headers, paths)):
             return _read_images(headers, paths, path, limits, gdcm, num_channels)
         frames = [frame for header, file in zip(headers, paths, strict=True) for frame in frames_of(header, file)]
