@@ -19,6 +19,7 @@ from .gdcm import GdcmDecoder
 from .grid import Grid, arrange, differing_images_error
 from .headers import quiet, read_file, text
 from .images import SIGNED_NOTE, display_frame, is_colour, is_projection, may_be_images, read_images
+from .kept_headers import read_header
 from .phases import divide_frames
 from .pixels import stored_bits, stored_range, stored_values
 
@@ -87,7 +88,7 @@ def read_series(
         )
     limits = limits or InputLimits.local()
     with quiet(), GdcmDecoder() as gdcm:
-        headers = [read_file(file, limits=limits) for file in paths]
+        headers = [read_header(file, limits=limits) for file in paths]
         colours = list(map(is_colour, headers, paths))
         if any(colours) and not all(colours):
             colour, grey = (printable(paths[colours.index(one)]) for one in (True, False))
