@@ -233,6 +233,20 @@ def test_slices_are_in_the_order_of_their_numbers(tmp_path, pattern):
     assert any("5 images" in note for note in data.notes)
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_splits_of_other_names_are_never_trained_on(tmp_path, nested):
+    for split in ("training", "dev", "eval", "unlabelled"):
+        for part in ("images", "masks"):
+            save(tmp_path, f"{part}/{split}" if nested else f"{split}/{part}", f"{split}.png", label_map())
+    data = read_data(tmp_path)
+    assert (data.train, data.validation, data.test) == (["training"], ["dev"], ["eval"])
+    assert any("unlabelled" in note and "left out" in note for note in data.notes)
+    save(tmp_path, "images/val" if nested else "val/images", "x.png", label_map())
+    save(tmp_path, "masks/val" if nested else "val/masks", "x.png", label_map())
+    with pytest.raises(ValueError, match="two directories for validation"):
+        read_data(tmp_path)
+
+
 @pytest.mark.parametrize("names", [("p_slice1", "p_slice01"), ("p", "p_slice1"), ("p_slice1", "p-slice-1")])
 def test_two_images_for_one_slice_are_refused(tmp_path, names):
     for name in names:
