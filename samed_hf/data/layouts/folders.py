@@ -12,7 +12,8 @@ from ..dataset import CaseDataset, CaseSource, as_labels
 from ..labels import Labels, find_labels_file, labels_of_names, resolve_labels
 from ..sources import ImageSource, ScanSource, are_colored, describe_images, read_mask
 
-__all__ = ["SLICE_NAME", "find_folders", "find_mask_labels", "read_folders", "subdirectories"]
+__all__ = ["SLICE_NAME", "find_folders", "find_mask_labels", "image_and_mask", "match_files", "read_folders"]
+__all__ += ["subdirectories"]
 
 _IMAGES = ("images", "image", "imgs", "img", "imagestr", "scans", "x")
 _MASKS = ("masks", "mask", "labels", "label", "labelstr", "annotations", "segmentations", "segs", "seg", "gt", "y")
@@ -38,12 +39,12 @@ def find_folders(root: Path) -> dict[str, Pair]:
     or hold one (`images/train/`, `masks/train/`).
     """
     inside = subdirectories(root)
-    pair = _image_and_mask(inside)
+    pair = image_and_mask(inside)
     if pair is not None:
         images, masks = map(subdirectories, pair)
         nested = {_SPLITS[name]: (images[name], masks[name]) for name in images if name in _SPLITS and name in masks}
         return nested or {"train": pair}
-    found = {split: _image_and_mask(subdirectories(inside[name])) for name, split in _SPLITS.items() if name in inside}
+    found = {split: image_and_mask(subdirectories(inside[name])) for name, split in _SPLITS.items() if name in inside}
     return {split: pair for split, pair in found.items() if pair is not None}
 
 
@@ -171,7 +172,8 @@ def subdirectories(directory: Path) -> dict[str, Path]:
     return {path.name.lower(): path for path in sorted(directory.iterdir()) if path.is_dir() and path.name[0] != "."}
 
 
-def _image_and_mask(directories: Mapping[str, Path]) -> Pair | None:
+def image_and_mask(directories: Mapping[str, Path]) -> Pair | None:
+    """The directory of images and the one of masks, by their usual names."""
     images = next((directories[name] for name in _IMAGES if name in directories), None)
     masks = next((directories[name] for name in _MASKS if name in directories), None)
     return None if images is None or masks is None else (images, masks)
