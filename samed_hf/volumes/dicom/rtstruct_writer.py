@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydicom import Dataset
+from pydicom import DataElement, Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
@@ -56,7 +56,7 @@ def write_rtstruct(
                 ROIName=short_text(str(names[label])) or f"label {number}",
                 ROIGenerationAlgorithm="AUTOMATIC",
             )
-            contour = _item(ReferencedROINumber=number, ContourSequence=_contours(array == label, like, references))
+            contour = _item(ReferencedROINumber=number, ContourSequence=_contours(array, label, like, references))
             if colors is not None and label < len(colors):
                 contour.ROIDisplayColor = [round(255 * float(part)) for part in colors[label]]
             if not contour.ContourSequence:
@@ -116,21 +116,19 @@ def _header(source: Dataset, references: list[Dataset], algorithm: str) -> Datas
     return dataset
 
 
-def _contours(mask: np.ndarray, like: Volume, references: list[Dataset]) -> list[Dataset]:
-    """Return the contours of a mask `(columns, rows, slices)`, in mm with four decimals."""
+def _contours(array: np.ndarray, label: int, like: Volume, references: list[Dataset]) -> list[Dataset]:
+    """Return the contours of a label, in mm with four decimals."""
     found = []
-    for index in np.flatnonzero(mask.any(axis=(0, 1))).tolist():
-        for points in trace_contours(mask[:, :, index]):
+    for index in range(array.shape[2]):
+        for points in trace_contours(array[:, :, index] == label):
             voxels = np.column_stack([points, np.full(len(points), index)])
             positions = (voxels @ like.affine[:3, :3].T + like.affine[:3, 3]) * _LPS
-            found.append(
-                _item(
-                    ContourImageSequence=[references[index]],
-                    ContourGeometricType="CLOSED_PLANAR",
-                    NumberOfContourPoints=len(points),
-                    ContourData=[f"{number:.4f}" for number in (positions + 0.0).ravel()],
-                )
-            )
+            contour = _item(ContourImageSequence=[references[index]], ContourGeometricType="CLOSED_PLANAR")
+            contour.NumberOfContourPoints = len(points)
+            data = "\\".join(f"{number:.4f}" for number in (positions + 0.0).ravel())
+            # pydicom's conversion of each number would take most of the time.
+            contour.add(DataElement("ContourData", "DS", data, already_converted=True))
+            found.append(contour)
     return found
 
 
