@@ -176,6 +176,7 @@ class _Plan:
 
     jobs: list[Job]
     unreadable: list[dict[str, Any]]  # records of the inputs without a scan, which don't stop the run
+    notes: list[str]  # on skipped files
     shard: dict[str, Any] | None = None  # the entry of `predictions-I-of-N.json`
 
 
@@ -183,7 +184,7 @@ def _plan(args: argparse.Namespace, output: Path, settings: PredictionSettings) 
     """Find the scans, and choose those of the shard."""
     from ..model.image_processing_samed import SamedImageProcessor
     from ..prediction.files import check_target, plan_jobs
-    from ..volumes import find_scans
+    from ..volumes.discovery import search_scans
 
     try:
         content, _ = SamedImageProcessor.get_image_processor_dict(args.adapter)
@@ -191,7 +192,9 @@ def _plan(args: argparse.Namespace, output: Path, settings: PredictionSettings) 
         content = {}
     num_channels = len(content.get("channel_names") or [""])  # images that make a scan
     failed: dict[Path, str] = {}
-    scans = find_scans(args.inputs, num_channels=num_channels, failed=failed)
+    scans, notes = search_scans(args.inputs, num_channels=num_channels, failed=failed)
+    for note in notes:
+        logger.info(note)
     if failed and not scans and len(args.inputs) == 1:
         raise ValueError(next(iter(failed.values())))
     taken = Counter([*(scan.name for scan in scans), *(path.name for path in failed)])
@@ -204,7 +207,7 @@ def _plan(args: argparse.Namespace, output: Path, settings: PredictionSettings) 
     replace = args.overwrite or args.skip_existing
     jobs = plan_jobs(scans, output, settings, overwrite=replace or args.shard is not None)
     if args.shard is None:
-        return _Plan(jobs, unreadable)
+        return _Plan(jobs, unreadable, notes)
     sizes = [(job.scan.name, job.bytes) for job in jobs]
     share = select_share(args.shard, [size for _, size in sizes])
     mine = [jobs[index] for index in share]
@@ -213,7 +216,7 @@ def _plan(args: argparse.Namespace, output: Path, settings: PredictionSettings) 
     unreadable = unreadable if args.shard.index == 1 else []
     numbers = [*(job.number for job in mine), *range(len(jobs) + 1, len(jobs) + len(unreadable) + 1)]
     logger.info("shard       %d of %d: %d of %d cases", args.shard.index, args.shard.count, len(mine), len(jobs))
-    return _Plan(mine, unreadable, args.shard.describe(sizes, numbers))
+    return _Plan(mine, unreadable, notes, args.shard.describe(sizes, numbers))
 
 
 def _finish(args: argparse.Namespace, output: Path, run: dict[str, Any], plan: _Plan, created: bool) -> int:

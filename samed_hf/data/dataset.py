@@ -88,7 +88,7 @@ class CaseDataset:
         train, validation, test: names of the cases; no case is in two of them.
         channel_names: what the channels of a scan are.
         is_2d: whether the files are images without a unit of intensity, such as PNG.
-        intensity_range: what becomes 0 and 1 in 2-D images of more than 8 bits that don't use all of them.
+        intensity_range: what becomes 0 and 1 in 2-D images of more than 8 bits.
         orientation: of the slices: "LPS" if the files record theirs, otherwise what the data set declares.
         input_size: side in pixels to which the slices were zoomed beforehand, if they were.
         about: facts that the data set states, e.g. "name", "synthetic".
@@ -140,7 +140,7 @@ class CaseDataset:
         if ranges:
             low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
             self.intensity_range = intensity_range(low, high)
-        if self.intensity_range is not None:
+        if self.intensity_range not in (None, (0.0, 65535.0)):
             bits = f" ({int(self.intensity_range[1]).bit_length()} bits)" if low >= 0 else ""
             self.notes.append(
                 f"images of more than 8 bits hold {low:g} to {high:g}: training scales {self.intensity_range[0]:g} to "

@@ -52,7 +52,8 @@ class SamedImageProcessor(BaseImageProcessor):
             slices with rows along y, as SAMed does.
         orientation: of the axes, e.g. "LPS", to which a scan is brought before it is cut. `None` keeps the file's.
         percentiles: of a channel of the whole scan, in [0, 100], that become 0 and 1 if there is no window. `None`:
-            8-bit intensities are divided by 255, 16-bit ones by 65535, others are in [0, 1] already.
+            8-bit intensities are divided by 255, other integers by the highest number of the 8, 10, 12, 14 or 16 bits
+            that the image reaches, floating point intensities are in [0, 1] already.
         channel_names: names of the scan's channels, for the model's red, green and blue; one channel fills all three,
             of two channels the third is the mean. More than three are for a model with a channel projection, or for
             `channels`.
@@ -264,9 +265,9 @@ class SamedImageProcessor(BaseImageProcessor):
             return window
         image = to_numpy(image)
         if self.percentiles is None:
-            if image.dtype.kind in "iu" and image.dtype not in (np.uint8, np.uint16):
-                return list(intensity_range(float(image.min()), float(image.max())) or (0.0, 65535.0))
-            return [0.0, {1: 255.0, 2: 65535.0}[image.dtype.itemsize] if image.dtype in (np.uint8, np.uint16) else 1.0]
+            if image.dtype.kind not in "iu" or image.dtype == np.uint8:
+                return [0.0, 255.0 if image.dtype == np.uint8 else 1.0]
+            return list(intensity_range(float(image.min()), float(image.max())) or (0.0, 255.0))
         low, high = (float(bound) for bound in np.percentile(image, self.percentiles))
         return [low, high if high > low else low + 1.0]
 

@@ -129,6 +129,7 @@ def write_report(path: Path, run: Mapping[str, Any]) -> None:
             (format_duration(run["seconds"]), "in all", ""),
         ],
         colors={name: table[index] for index, name in names.items()},
+        notes=run.get("notes", []),
         columns=[name for name in names.values() if name in labels_found],
         missing=[name for name in names.values() if name not in labels_found],
         done=done,

@@ -231,7 +231,9 @@ def _suffix(series: SeriesFiles) -> str:
     """Return the suffix of a series' label map: DICOM-SEG if UIDs allow it."""
     if not series.lacks:
         return ".dcm"
-    return ".nii.gz" if series.is_volume or series.frames > 1 else ".png"
+    if series.is_volume:
+        return ".nii.gz"
+    return ".tif" if series.frames > 1 else ".png"
 
 
 def _make_names_unique(scans: list[ScanFile]) -> list[ScanFile]:

@@ -410,8 +410,18 @@ def test_the_range_of_deep_images_is_that_of_their_bits(tmp_path, bits, suffix):
 
 def test_images_of_16_and_of_8_bits_are_scaled_as_before(tmp_path):
     write(tmp_path / "deep", {"a.png": label_map()}, image=np.full(SHAPE, 40_000, np.uint16))
-    write(tmp_path / "plain", {"a.png": label_map()})
+    write(tmp_path / "plain", {"a.png": label_map()}, image=np.full(SHAPE, 51, np.uint8))
+    found = []
     for root in (tmp_path / "deep", tmp_path / "plain"):
         data = read_data(root)
-        assert make_processor(DataArguments(data_dir=str(root)), data).intensity_window is None
+        processor = make_processor(DataArguments(data_dir=str(root)), data)
+        found.append((processor.intensity_window, float(data.read_case("a", processor).image.max())))
         assert not any("bits" in note for note in data.notes)
+    assert found == [([0, 65535], pytest.approx(40_000 / 65535)), (None, pytest.approx(0.2))]
+
+
+@pytest.mark.parametrize(("highest", "full"), [(1000, 1023), (2000, 4095), (16_000, 16_383), (40_000, 65_535)])
+def test_a_deep_image_for_a_model_of_8_bit_images_is_scaled_by_its_bits(highest, full):
+    image = Image.fromarray(np.full(SHAPE, highest, np.uint16))
+    pixels = SamedImageProcessor(32, intensity_window=None, percentiles=None)(image).pixel_values
+    assert float(pixels.mean()) == pytest.approx(highest / full, abs=1e-5)

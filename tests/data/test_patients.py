@@ -269,3 +269,26 @@ def test_overlaps_of_two_dimensional_masks_are_counted(tmp_path, caplog):
         Image.fromarray(np.pad(np.ones((size, 20), np.uint8), ((0, 20 - size), (0, 0)))).save(tmp_path / f"{path}.png")
     assert counts(read_data(tmp_path)) == {"x": [0, 300, 100]}
     assert any("covers 100 voxels" in record.getMessage() for record in caplog.records)
+
+
+def test_numbered_masks_of_an_image_are_merged(tmp_path):
+    """As in BUSI: `benign (1).png`, `benign (1)_mask.png`, `benign (1)_mask_1.png`."""
+    for name in ("benign (1)", "benign (2)"):
+        (tmp_path / "benign").mkdir(exist_ok=True)
+        for suffix, columns in (("", 0), ("_mask", 3), ("_mask_1", 4)):
+            pixels = np.zeros((20, 24), np.uint8)
+            pixels[:, 20 - columns * 4 :][:, :columns] = 255
+            Image.fromarray(pixels).save(tmp_path / "benign" / f"{name}{suffix}.png")
+    data = read_data(tmp_path)
+    assert counts(data) == {f"benign ({index})": [480 - 140, 140] for index in (1, 2)}
+    assert any("2 images with several numbered masks" in note for note in data.notes)
+    assert any("1 directories hold several cases" in note for note in data.notes)
+
+
+def test_a_mixture_of_contrasts_is_said(tmp_path):
+    for index, (image, label) in enumerate((*SCANS.values(), *SCANS.values())):
+        save_nifti(tmp_path / f"p{index}" / ("t1.nii.gz" if index < 4 else "t2.nii.gz"), image)
+        save_nifti(tmp_path / f"p{index}" / "ManualSegmentation.nii.gz", label)
+    data = read_data(tmp_path)
+    assert data.channel_names == ("image",)
+    assert any("t1 in 4, t2 in 2" in note for note in data.notes)

@@ -60,13 +60,17 @@ def read_bids(root: Path, options: Options) -> CaseDataset:
     kind = next((kind for kind in _LABELS if any(file.suffix == kind for file in labels)), "")
     if options.label_column:
         labels = [file for file in labels if file.matches(options.label_column, root)]
+        others = []
     else:  # dseg rather than masks, e.g. of the brain
+        others = [file.path.relative_to(root) for file in labels if file.suffix != kind]
         labels = [file for file in labels if file.suffix == kind]
     if not labels:
         wanted = options.label_column or "derivatives/NAME/…_dseg.nii.gz"
         raise FileNotFoundError(f"{root} (BIDS) has no label map: expected {wanted}, or list the cases in cases.csv.")
+    kinds = {label.path.parent.name for label in labels}  # e.g. anat, whose images they are rather than those of func
+    images = [image for image in images if image.path.parent.name in kinds] or images
     channels = tuple(_suffixes(images, labels, options, root))
-    notes: list[str] = []
+    notes = [f"{len(others)} files beside the label maps *_{kind} not used: {name_some(others)}"] if others else []
     matched = _match(images, labels, channels, root)
     records = [_record(found, masks, len(channels)) for found, masks in matched]
     used = {path for record in records for path in record.images}
@@ -75,10 +79,10 @@ def read_bids(root: Path, options: Options) -> CaseDataset:
         notes.append(f"{len(spare)} images without a label, not used: {some}")
     named, tables = _names(root, labels)
     subjects = len({record.group for record in records})
-    kinds = ", ".join(f"*_{channel}" for channel in channels)
+    shown = ", ".join(f"*_{channel}" for channel in channels)
     label = "/".join((*labels[0]._directories(root)[:2], f"*_{labels[0].suffix}"))
     explanation = (
-        f"BIDS: {subjects} subjects, image {kinds}, label {label}, names of "
+        f"BIDS: {subjects} subjects, image {shown}, label {label}, names of "
         f"{tables[0].relative_to(root) if tables else 'no dseg.tsv'}"
     )
     records = apply_splits(root, records, options, notes)

@@ -20,13 +20,15 @@ from .records import Found, Options, Record, build_dataset, name_some, pattern, 
 
 __all__ = ["find_pairs", "image_files", "mask_files", "read_patients", "refuse_raters"]
 
-_WORDS = r"labels?|labelmap|masks?|msk|segs?|segmentations?|dseg|gt|ground_?truth|truth|annotations?|delineations?|roi"
+_WORDS = (
+    r"labels?|labelmap|masks?|msk|segs?|segmentations?|dseg|gt|ground_?truth|truth|annotations?|delineations?|annot|roi"
+)
 _LABEL = re.compile(rf"(?:^|(?<=[_\-. ]))({_WORDS})(?=[_\-. ]|\d|$)", re.I)
 _IMAGE = re.compile(r"(?:^|(?<=[_\-. ]))(images?|imaging|img|scan|volume|vol|orig|0000)(?=[_\-. ]|\d|$)", re.I)
 _RATER = re.compile(r"(rater|reader|observer|annotator|expert|r|v)?[_\-. ]?\d*|.*(auto|manual|aggregated).*", re.I)
 _DEPTH = 3
 
-Label = Path | Mapping[str, Path]
+Label = Path | tuple[Path, ...] | Mapping[str, Path]
 
 
 @dataclass
@@ -66,7 +68,18 @@ def read_patients(root: Path, pairs: Sequence[Pair], options: Options) -> CaseDa
             notes.append(f"{len(files)} {what} in their directory, not used: {some}")
     channels, more = _channels(used, options)
     labels = _labels(used, options)
-    records = [_record(root, pair, channels, label, used, has_splits) for pair, label in zip(used, labels, strict=True)]
+    if merged := [label for label in labels if isinstance(label, tuple)]:
+        notes.append(f"{len(merged)} images with several numbered masks, which are merged, e.g. {merged[0][0].name}")
+    counts = Counter(pair.where for pair in used)
+    leaves = Counter(where.name for where in counts)
+    records = [
+        _record(root, pair, channels, label, counts[pair.where] == 1, leaves[pair.where.name] > 1, has_splits)
+        for pair, label in zip(used, labels, strict=True)
+    ]
+    if several := [where.name for where, count in counts.items() if count > 1 and where != root]:
+        notes.append(
+            f"{len(several)} directories hold several cases each, taken for one patient's: {name_some(several)}"
+        )
     records.sort(key=lambda record: record.name)
     is_flat = {pair.where for pair in used} == {root}
     layout = "images and labels in one directory" if is_flat else "a directory for each patient"
@@ -115,6 +128,7 @@ def _pairs(where: Path, is_root: bool) -> list[Pair]:
         rest = case_name(path)
         if not is_root and (own := re.match(rf"{re.escape(where.name)}(?=[_\-. ]|$)", rest, re.I)):
             rest = rest[own.end() :]
+        rest = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", rest)  # ManualSegmentation
         if words := list(_LABEL.finditer(rest)):
             start, end = words[-1].span()
             labels.append((_join(rest[:start] + rest[end:]), words[-1][1].lower(), path))
@@ -177,12 +191,13 @@ def _add_directories(where: Path, pairs: Sequence[Pair]) -> None:
     for directory in sorted(where.iterdir()):
         if not images or not directory.is_dir() or not _LABEL.fullmatch(directory.name):
             continue
-        masks, own = mask_files(directory), {where.name.lower(), *_WORDS.split("|")}
+        masks = mask_files(directory)
         if named := {name: path for name, path in masks.items() if name.lower() in images}:
             for name, path in named.items():
                 images[name.lower()].labels[directory.name] = path
         elif masks and len(pairs) == 1:
-            is_map = len(masks) == 1 and next(iter(masks)).lower() in own
+            only = next(iter(masks)) if len(masks) == 1 else ""
+            is_map = only.lower() == where.name.lower() or bool(_LABEL.fullmatch(only))
             pairs[0].labels[directory.name] = next(iter(masks.values())) if is_map else masks
 
 
@@ -191,8 +206,11 @@ def _channels(pairs: Sequence[Pair], options: Options) -> tuple[tuple[str, ...],
     wanted = split_names(options.image_column)
     found = Counter(tuple(sorted(pair.images)) for pair in pairs)
     if not wanted and all(len(names) == 1 for names in found):
-        names = {name for (name,) in found}
-        return (names.pop() or "image" if len(names) == 1 else "image",), []
+        counts = Counter(name for pair in pairs for name in pair.images)
+        mixed = len(counts) > 1 and max(counts.values()) > 1
+        shown = name_some([f"{name or 'no other'} in {count}" for name, count in counts.items()])
+        note = f"images with different names are one channel: {shown}"
+        return (next(iter(counts)) or "image" if len(counts) == 1 else "image",), [note] if mixed else []
     usual = found.most_common(1)[0][0]
     for pair in pairs:
         own = set(pair.images)
@@ -220,6 +238,8 @@ def _labels(pairs: Sequence[Pair], options: Options) -> list[Label]:
             labels.append(masks)  # type: ignore[arg-type]
         elif len(found) == 1:
             labels += found.values()
+        elif _are_numbered(pair):
+            labels.append(tuple(path for path in found.values() if isinstance(path, Path)))
         else:
             several = " or ".join(pair.labels)
             raise ValueError(
@@ -233,6 +253,13 @@ def _labels(pairs: Sequence[Pair], options: Options) -> list[Label]:
     return labels
 
 
+def _are_numbered(pair: Pair) -> bool:
+    """Whether the labels are numbered masks of a 2-D image, `x_mask`, `x_mask_1`, …, which are one label map."""
+    is_2d = all(suffix_of(image) in IMAGE_SUFFIXES for image in pair.images.values())
+    numbers = [name for name in pair.labels if not _LABEL.fullmatch(name)]
+    return is_2d and len(pair.labels) - len(numbers) < 2 and all(name.isdigit() for name in numbers)
+
+
 def refuse_raters(masks: Mapping[str, Path], options: Options) -> None:
     """Refuse masks that are called as the readings of several raters, unless `label_names` names the classes."""
     if not options.label_names and len(masks) > 1 and all(map(_RATER.fullmatch, masks)):
@@ -243,18 +270,17 @@ def refuse_raters(masks: Mapping[str, Path], options: Options) -> None:
 
 
 def _record(
-    root: Path, pair: Pair, channels: Sequence[str], label: Label, pairs: Sequence[Pair], has_splits: bool
+    root: Path, pair: Pair, channels: Sequence[str], label: Label, is_single: bool, is_session: bool, has_splits: bool
 ) -> Record:
+    """A case called after its directory, and after its files where the directory holds several."""
     parts = pair.where.relative_to(root).parts
     split, parts = (split_of(parts[0]) or "train", parts[1:]) if has_splits else ("train", parts)
-    same = [other for other in pairs if other.where == pair.where]
     images = tuple(pair.images.values()) if len(pair.images) == 1 else tuple(pair.images[one] for one in channels)
-    stem, is_single = case_name(images[0]), len(same) == 1
+    stem = case_name(images[0])
     if "" in pair.images and (not parts or (not is_single and stem.startswith(parts[-1]))):
         name = "-".join([*parts[:-1], stem])
     else:
         name = "-".join([*parts, *([pair.key] if pair.key and not (parts and is_single) else [])])
     # Directories of the same name under several others are sessions, and those others the patients.
-    twins = {other.where for other in pairs if other.where.name == pair.where.name}
-    group = "-".join(parts[:-1] if len(twins) > 1 and len(parts) > 1 else parts)
+    group = "-".join(parts[:-1] if is_session and len(parts) > 1 else parts)
     return Record(name or pair.where.resolve().name, images, label, split, group)

@@ -27,7 +27,7 @@ class Record:
 
     name: str
     images: tuple[Path, ...]  # one for each channel
-    label: Path | Mapping[str, Path]  # a label map, or a mask for each class
+    label: Path | tuple[Path, ...] | Mapping[str, Path]  # a label map, or a mask for each class
     split: str = "train"
     group: str = ""  # the patient, if there may be other cases of the same
     order: float = 0  # of a slice among those of its case; then by name
@@ -75,8 +75,9 @@ def build_dataset(found: Found, options: Options) -> CaseDataset:
         describe_images(data, (record.images[0] for record in records))
     named = labels_of_names(options.label_names) if options.label_names else found.labels
     named = named or find_labels_file(root if root.is_dir() else root.parent)
-    maps, as_colors = [record.label for record in records if isinstance(record.label, Path)], False
-    if len(maps) < len(records):
+    maps = [path for record in records for path in _map_files(record)]
+    as_colors = False
+    if any(isinstance(record.label, Mapping) for record in records):
         labels = _class_labels(records, named, data.notes)
     else:
         labels, as_colors = find_mask_labels(named, maps, is_2d, root, data.notes)
@@ -153,9 +154,20 @@ def _is_2d(found: Found) -> bool:
     return True in by_kind
 
 
+def _map_files(record: Record) -> tuple[Path, ...]:
+    """The files of a label map."""
+    return (
+        (record.label,)
+        if isinstance(record.label, Path)
+        else tuple(record.label)
+        if isinstance(record.label, tuple)
+        else ()
+    )
+
+
 def _class_labels(records: Sequence[Record], named: Labels | None, notes: list[str]) -> Labels:
     """The classes that have mask files, or those named; files that are missing or not used are added to the notes."""
-    if odd := [record.label for record in records if isinstance(record.label, Path)]:
+    if odd := [path for record in records for path in _map_files(record)]:
         raise ValueError(f"{odd[0]} is a label map, but other cases have a mask for each class: expected one kind.")
     counts = Counter(name for record in records if isinstance(record.label, Mapping) for name in record.label)
     labels = named or labels_of_names(sorted(counts))
@@ -179,15 +191,15 @@ def _source(
         if len(first.images) > 1:
             raise ValueError(f"{first.images[0]} is a 2-D image: expected one image for each case.")
         images = tuple(record.images[0] for record in records)
-        if isinstance(first.label, Path):
-            maps = tuple(record.label for record in records if isinstance(record.label, Path))
+        if not isinstance(first.label, Mapping):
+            maps = tuple(_map_files(record) for record in records)
             return ImageSource(first.name, images, maps, count, labels.values, as_colors)
         named = [record.label for record in records if isinstance(record.label, Mapping)]
         numbers = tuple(tuple(value for value, name in enumerate(classes, 1) if name in one) for one in named)
         paths = tuple(tuple(one[name] for name in classes if name in one) for one in named)
         return ImageMaskSource(first.name, images, paths, count, labels.values, numbers=numbers)
-    if isinstance(first.label, Path):
-        return ScanSource(first.name, first.images, first.label, count, labels.values, options.tolerance)
+    if not isinstance(first.label, Mapping):
+        return ScanSource(first.name, first.images, _map_files(first)[0], count, labels.values, options.tolerance)
     masks = tuple(first.label.get(name) for name in classes)
     directory = next(iter(first.label.values())).parent
     return MaskSource(first.name, first.images, directory, count, labels.values, options.tolerance, masks)

@@ -10,7 +10,7 @@ from ..dataset import CaseDataset
 
 __all__ = ["concatenate"]
 
-_SAME = ("id2label", "channel_names", "is_2d", "orientation", "input_size")
+_SAME = ("id2label", "channel_names", "is_2d", "orientation", "input_size", "regions", "has_ignored")
 
 
 def concatenate(parts: Sequence[CaseDataset]) -> CaseDataset:
@@ -34,6 +34,8 @@ def concatenate(parts: Sequence[CaseDataset]) -> CaseDataset:
         setattr(whole, what, getattr(first, what))
     stated = [str(part.about.get("name") or name) for part, name in zip(parts, names, strict=True)]
     whole.about = {"name": " and ".join(stated)}
+    if ranges := [part.intensity_range for part in parts if part.intensity_range is not None]:
+        whole.intensity_range = min(low for low, _ in ranges), max(high for _, high in ranges)
     if all("synthetic" in part.about for part in parts):
         whole.about["synthetic"] = all(part.about["synthetic"] for part in parts)
     for part, name in zip(parts, names, strict=True):

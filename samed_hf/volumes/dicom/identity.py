@@ -36,6 +36,8 @@ def encode_derived(dataset: Dataset, source: Dataset, **options: Any) -> bytes:
         if f"{kind}Date" in dataset:
             setattr(dataset, f"{kind}Date", day)
             setattr(dataset, f"{kind}Time", time)
+    for equipment in dataset.get("ContributingEquipmentSequence", ()):  # highdicom's
+        equipment.ContributionDateTime = day + time
     _set_uids(dataset, "content")
     _set_uids(dataset, hashlib.sha256(_encode(dataset, options)).hexdigest())
     return _encode(dataset, options)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydicom import DataElement, Dataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
+from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 
 from ...utils.atomic import write_bytes
 from ..file_checks import check_labels
 from ..geometry import Volume
 from .contours import trace_contours
 from .headers import quiet
+from .identity import encode_derived
 from .seg_sources import source_images
 from .seg_writer import VERSION, check_arguments, short_text
 
@@ -67,9 +66,8 @@ def write_rtstruct(
             dataset.StructureSetROISequence.append(region)
             dataset.ROIContourSequence.append(contour)
             dataset.RTROIObservationsSequence.append(kind)
-        buffer = BytesIO()
-        dataset.save_as(buffer, enforce_file_format=True)
-    write_bytes(path, buffer.getvalue())
+        content = encode_derived(dataset, like.header.datasets[0], enforce_file_format=True)
+    write_bytes(path, content)
 
 
 def _references(sources: list[Dataset], like: Volume) -> list[Dataset]:
@@ -88,7 +86,7 @@ def _references(sources: list[Dataset], like: Volume) -> list[Dataset]:
 
 def _header(source: Dataset, references: list[Dataset], algorithm: str) -> Dataset:
     """Make a structure set without regions."""
-    dataset, now = Dataset(), datetime.now()
+    dataset = Dataset()
     for element in source:
         if element.tag.group in (0x0008, 0x0010, 0x0012, 0x0020) and element.keyword not in _OF_IMAGES:
             dataset.add(element)
@@ -96,13 +94,12 @@ def _header(source: Dataset, references: list[Dataset], algorithm: str) -> Datas
     dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian  # explicit VR limits a contour to 64 KiB
     dataset.SpecificCharacterSet = "ISO_IR 192"
     dataset.SOPClassUID = RTStructureSetStorage
-    dataset.SOPInstanceUID, dataset.SeriesInstanceUID = generate_uid(prefix=None), generate_uid(prefix=None)
     dataset.Modality, dataset.SeriesNumber, dataset.InstanceNumber = "RTSTRUCT", 1000 + int(source.SeriesNumber), 1
     dataset.SeriesDescription, dataset.OperatorsName = "samed_hf structures", ""
     dataset.Manufacturer = dataset.ManufacturerModelName = dataset.DeviceSerialNumber = "samed_hf"
     dataset.SoftwareVersions = VERSION
     dataset.StructureSetLabel, dataset.StructureSetName = "samed_hf", short_text(f"Segmentation by {algorithm}")
-    dataset.StructureSetDate, dataset.StructureSetTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
+    dataset.StructureSetDate = dataset.StructureSetTime = ""  # the source's
     dataset.ApprovalStatus = "UNAPPROVED"
     series = _item(SeriesInstanceUID=source.SeriesInstanceUID, ContourImageSequence=references)
     study = _item(
