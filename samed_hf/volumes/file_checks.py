@@ -98,7 +98,7 @@ def make_volume(
 
 
 def check_labels(array: np.ndarray, like: Volume) -> np.ndarray:
-    """Convert labels on the grid of `like`, `(x, y, z)` or `(x, y, z, frames)`, to uint8 if they fit, else to uint16."""
+    """Convert labels `(x, y, z[, frames])` on the grid of `like` to uint8 where their values fit, else to uint16."""
     array = np.asarray(array)
     if array.shape[:3] != like.grid or array.ndim > 4:
         raise ValueError(
