@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ..utils.atomic import write_bytes
 from ..utils.text import printable
@@ -118,7 +119,7 @@ def draw_sizes(
     for name, values in [*sizes.items()][:MAX_LABELS]:
         axis.plot(frames, values, ".-", color=colors[name], linewidth=1.2, markersize=4, label=shorten(name))
     axis.set(xlabel=f"frame ({unit} of each label)", ylim=(0, None))
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     return finish_svg(figure, axis)
 
 
