@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..utils.sharing import balanced_shares, complete_parts, merge_parts, read_parts
 from ..utils.text import printable
-from .common import add_computing
+from .common import add_columns, add_computing, given_columns
 from .processes import add_shard, on_all_ranks, run_in_processes, select_share
 
 if TYPE_CHECKING:
@@ -36,8 +36,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("evaluate", help="score an adapter on volumes with labels")
     add = parser.add_argument
     add("adapter", metavar="ADAPTER", help="directory or Hub id")
-    text = "data set in any layout that training reads, or a Hub id"
-    add("--data", required=True, metavar="DIR", help=text)
+    text = "data set in any layout that training reads, several of the same labels, or a Hub id"
+    add("--data", required=True, nargs="+", metavar="DIR", help=text)
+    add_columns(parser)
     add("--split", choices=_SPLITS, help="which cases [test, or else validation]")
     add("--label_names", nargs="+", metavar="NAME", help="names of the labels, if no file names them")
     add("--num_folds", type=int, metavar="N", help="score the fold that training held out")
@@ -74,6 +75,7 @@ def _evaluate(args: argparse.Namespace, state: PartialState) -> int:
         data, split, names = _choose_cases(args)
         base = args.base_model_name_or_path
         segmenter = Segmenter.load([args.adapter], dtype=args.dtype, base_model_name_or_path=base)
+        data.expect_channels(segmenter.processor.num_channels)
         data.expect_labels(segmenter.id2label, segmenter.models[0].config.regions)
         return data, split, names, segmenter
 
@@ -184,9 +186,11 @@ def _choose_cases(args: argparse.Namespace) -> tuple[CaseDataset, str, list[str]
     from ..training.distributed.logging import get_logger
 
     location: dict[str, Any] = dataset_arguments(args.data)
-    data = read_data(**location, label_names=args.label_names, fold=args.fold)
+    data = read_data(**location, label_names=args.label_names, fold=args.fold, **given_columns(args))
     if args.num_folds is not None:
-        _, data.validation = k_fold(sorted({*data.train, *data.validation}), args.num_folds, args.fold or 0)
+        _, data.validation = k_fold(
+            sorted({*data.train, *data.validation}), args.num_folds, args.fold or 0, data.groups
+        )
     split, names = (args.split, getattr(data, args.split)) if args.split else data.evaluation_split
     settings = Path(args.adapter) / "training_settings.json"
     content = read_json(settings) if settings.is_file() else None
@@ -195,9 +199,9 @@ def _choose_cases(args: argparse.Namespace) -> tuple[CaseDataset, str, list[str]
         split, names = "validation", [name for name in known.get("validation", ()) if name in data.sources]
     if not names:
         declared = ", ".join(f"{len(getattr(data, one))} for {one}" for one in _SPLITS)
-        raise ValueError(f"{args.data} has no case to score ({declared}): give --split or --num_folds and --fold.")
+        raise ValueError(f"{data.root} has no case to score ({declared}): give --split or --num_folds and --fold.")
     log = get_logger(__name__)  # of several processes, the main one alone
-    log.info("data        %s: %s, %d %s cases", args.data, data.layout, len(names), split)
+    log.info("data        %s: %s, %d %s cases", data.root, data.layout, len(names), split)
     if seen := set(names) & set(known.get("train", ())):
         log.warning("%d of these cases were trained on: their scores do not apply to new cases", len(seen))
     return data, split, names

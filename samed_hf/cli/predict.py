@@ -8,6 +8,7 @@ import logging
 import re
 import sys
 import time
+from collections import Counter
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,6 +190,7 @@ class _Plan:
 
     jobs: list[Job]
     unreadable: list[dict[str, Any]]  # records of the inputs without a scan, which don't stop the run
+    notes: list[str]  # on skipped files
     shard: dict[str, Any] | None = None  # the entry of `predictions-I-of-N.json`
 
 
@@ -196,7 +198,6 @@ def _plan(args: argparse.Namespace, output: Path, settings: PredictionSettings) 
     """Find the scans, and choose those of the shard."""
     from ..model.image_processing_samed import SamedImageProcessor
     from ..prediction.files import check_target, plan_jobs
-    from ..volumes import find_scans
     from ..volumes.discovery import search_scans
 
     try:
@@ -204,23 +205,23 @@ def _plan(args: argparse.Namespace, output: Path, settings: PredictionSettings) 
     except (OSError, ValueError):  # loading the adapter raises the error
         content = {}
     num_channels = len(content.get("channel_names") or [""])  # images that make a scan
-    inputs: list[str] = []
-    unreadable: list[dict[str, Any]] = []
-    for path in args.inputs:
-        try:
-            search_scans([path], num_channels=num_channels)
-            inputs.append(path)
-        except (ValueError, OSError) as error:
-            if len(args.inputs) == 1:
-                raise
-            name = Path(path).name or str(path)
-            unreadable.append({"name": name, "file": path, "status": "failed", "error": str(error)})
-    scans = find_scans(inputs, num_channels=num_channels)
+    failed: dict[Path, str] = {}
+    scans, notes = search_scans(args.inputs, num_channels=num_channels, failed=failed)
+    for note in notes:
+        logger.info(note)
+    if failed and not scans and len(args.inputs) == 1:
+        raise ValueError(next(iter(failed.values())))
+    taken = Counter([*(scan.name for scan in scans), *(path.name for path in failed)])
+    taken[""] = 2
+    names = {path: path.name if taken[path.name] == 1 else str(path) for path in failed}
+    unreadable = [
+        {"name": names[path], "file": str(path), "status": "failed", "error": reason} for path, reason in failed.items()
+    ]
     # With --skip_existing, what exists is looked at once the model is known.
     replace = args.overwrite or args.skip_existing
     jobs = plan_jobs(scans, output, settings, overwrite=replace or args.shard is not None)
     if args.shard is None:
-        return _Plan(jobs, unreadable)
+        return _Plan(jobs, unreadable, notes)
     sizes = [(job.scan.name, job.bytes) for job in jobs]
     share = select_share(args.shard, [size for _, size in sizes])
     mine = [jobs[index] for index in share]
@@ -229,7 +230,7 @@ def _plan(args: argparse.Namespace, output: Path, settings: PredictionSettings) 
     unreadable = unreadable if args.shard.index == 1 else []
     numbers = [*(job.number for job in mine), *range(len(jobs) + 1, len(jobs) + len(unreadable) + 1)]
     logger.info("shard       %d of %d: %d of %d cases", args.shard.index, args.shard.count, len(mine), len(jobs))
-    return _Plan(mine, unreadable, args.shard.describe(sizes, numbers))
+    return _Plan(mine, unreadable, notes, args.shard.describe(sizes, numbers))
 
 
 def _finish(args: argparse.Namespace, output: Path, run: dict[str, Any], plan: _Plan, created: bool) -> int:

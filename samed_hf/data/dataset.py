@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,8 @@ FileValues = Sequence[int] | Mapping[int, int]
 _STAMPED = 1 << 16  # bytes at each end of a file
 _NOISE = 1e-3  # of labels stored with a slope
 _UNKNOWN = 65535  # no label
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class RawCase(NamedTuple):
     label: np.ndarray  # (slices, height, width), uint8 or uint16; IGNORED_LABEL where it is unknown
     spacing: tuple[float, float, float] | None  # mm along (slices, height, width)
     rescaled: bool = False  # whether the intensities are in [0, 1] already
+    notes: tuple[str, ...] = ()  # what a user should know about the case
 
 
 class CaseSource(Protocol):
@@ -84,11 +88,13 @@ class CaseDataset:
         train, validation, test: names of the cases; no case is in two of them.
         channel_names: what the channels of a scan are.
         is_2d: whether the files are images without a unit of intensity, such as PNG.
-        intensity_range: what becomes 0 and 1 in 2-D images of more than 8 bits that don't use all of them.
+        intensity_range: what becomes 0 and 1 in 2-D images of more than 8 bits.
         orientation: of the slices: "LPS" if the files record theirs, otherwise what the data set declares.
         input_size: side in pixels to which the slices were zoomed beforehand, if they were.
         about: facts that the data set states, e.g. "name", "synthetic".
         notes: what a user should know.
+        explanation: what each kind of file was taken for, one sentence.
+        groups: the patient of each case whose patient may have several; a patient's cases stay in one split.
         declares_labels, declares_folds: whether the data set itself names its labels and has folds.
         regions: by name, the labels of which a region is the union, if scores are of regions instead of labels.
         has_ignored: whether voxels can have `IGNORED_LABEL`.
@@ -108,6 +114,8 @@ class CaseDataset:
     input_size: int | None = None
     about: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    explanation: str = ""
+    groups: dict[str, str] = field(default_factory=dict)
     declares_labels: bool = True
     declares_folds: bool = False
     regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -132,7 +140,7 @@ class CaseDataset:
         if ranges:
             low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
             self.intensity_range = intensity_range(low, high)
-        if self.intensity_range is not None:
+        if self.intensity_range not in (None, (0.0, 65535.0)):
             bits = f" ({int(self.intensity_range[1]).bit_length()} bits)" if low >= 0 else ""
             self.notes.append(
                 f"images of more than 8 bits hold {low:g} to {high:g}: training scales {self.intensity_range[0]:g} to "
@@ -157,6 +165,8 @@ class CaseDataset:
             ValueError: a damaged file, image and label of different shapes, NaN, or a label without a name.
         """
         raw = self.sources[name].read(processor)
+        for note in raw.notes:
+            logger.warning("%s: %s", name, note)
         if raw.image.shape[-2:] != raw.label.shape[-2:] or len(raw.image) != len(raw.label):
             raise ValueError(f"{name} has an image of shape {raw.image.shape} and a label of {raw.label.shape}.")
         check_finite(Path(name), raw.image)
@@ -179,6 +189,14 @@ class CaseDataset:
         if raw.rescaled:
             return None
         return image_bounds(raw.image, processor) if self.is_2d else processor.intensity_bounds(raw.image)
+
+    def expect_channels(self, count: int) -> None:
+        """Refuse scans that have another number of channels than the `count` a model was trained on."""
+        if not self.is_2d and len(self.channel_names) != count:
+            raise ValueError(
+                f"{self.root} has the channels {', '.join(self.channel_names)}, but the model was trained on {count}: "
+                "expected the same; choose them by --image_column A,B if the layout has several images for each case."
+            )
 
     def expect_labels(self, id2label: Mapping[int, str], regions: Mapping[str, Sequence[int]] | None = None) -> None:
         """Read the label values as a model names them, and its regions.

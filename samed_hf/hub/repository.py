@@ -161,7 +161,9 @@ def _public_settings(settings: dict[str, Any], numbers: dict[str, str], dataset:
     if dataset:
         public["dataset_name"] = dataset
     run = dict(settings.get("run", {}))
-    paths = [Path(value) for key in ("data_dir", "dataset_name") if (value := settings.get(key)) and value != dataset]
+    given = [settings.get(key) for key in ("data_dir", "dataset_name")]
+    texts = [text for value in given for text in (value if isinstance(value, list) else [value])]
+    paths = [Path(text) for text in texts if text and text != dataset]
     names = {name for path in paths for name in (path.name, path.resolve().name)}
     if run.get("data") in names or names & {"", ".."}:
         run.pop("data", None)  # the directory's name: the data set states none

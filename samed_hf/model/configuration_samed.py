@@ -89,6 +89,11 @@ class SamedConfig(SamConfig):
         """Rows and columns of tokens in the image encoder."""
         return self.image_size // cast(int, self.vision_config.patch_size)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `config.json`, without regions and channel projection if there are none."""
+        optional = ("regions", "channel_projection")
+        return {key: value for key, value in super().to_dict().items() if value is not None or key not in optional}
+
     def sync_subconfigs(self) -> None:
         """Check the values and copy `image_size` and the number of labels into the sub-configs."""
         patch_size = cast(int, self.vision_config.patch_size)  # SAM's patches are square
@@ -117,6 +122,9 @@ class SamedConfig(SamConfig):
         if channels is not None and not (type(channels) is int and 1 <= channels <= MAX_CHANNELS):
             raise ValueError(f"channel_projection is {channels!r}: expected 1 to {MAX_CHANNELS} channels.")
         self.label2id = {name: index for index, name in self.id2label.items()}
+        if self.regions:  # JSON sorts them by name
+            order = sorted(self.regions, key=lambda name: self.label2id.get(name, self.num_labels))
+            self.regions = {name: list(self.regions[name]) for name in order}
         if len(self.label2id) != len(self.id2label):
             raise ValueError(f"id2label names a label twice: {list(self.id2label.values())}. Give each its own name.")
         self.vision_config.image_size = self.image_size

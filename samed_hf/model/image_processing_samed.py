@@ -16,7 +16,7 @@ from transformers.image_transforms import group_images_by_shape, reorder_images
 from transformers.image_utils import ChannelDimension, SizeDict
 from transformers.processing_utils import Unpack
 
-from ..transforms.intensity import check_percentiles, check_windows, is_nested
+from ..transforms.intensity import check_percentiles, check_windows, intensity_range, is_nested
 from ..transforms.slicing import SliceStack, image_bounds, is_8_bit
 from ..transforms.zoom import Array, nearest_zoom, spline_zoom
 from ..volumes.geometry import check_orientation
@@ -52,7 +52,8 @@ class SamedImageProcessor(BaseImageProcessor):
             slices with rows along y, as SAMed does.
         orientation: of the axes, e.g. "LPS", to which a scan is brought before it is cut. `None` keeps the file's.
         percentiles: of a channel of the whole scan, in [0, 100], that become 0 and 1 if there is no window. `None`:
-            8-bit intensities are divided by 255, 16-bit ones by 65535, others are in [0, 1] already.
+            8-bit intensities are divided by 255, other integers by the highest number of the 8, 10, 12, 14 or 16 bits
+            that the image reaches, floating point intensities are in [0, 1] already.
         channel_names: names of the scan's channels, for the model's red, green and blue; one channel fills all three,
             of two channels the third is the mean. More than three are for a model with a channel projection, or for
             `channels`.
@@ -249,19 +250,24 @@ class SamedImageProcessor(BaseImageProcessor):
     def intensity_bounds(self, scan: Any) -> list[list[float]]:
         """The intensities of a scan `(slices, [channels,] height, width)` that become 0 and 1, for each channel.
 
-        Values of scans are in the window's unit whatever their type, 8-bit ones too.
+        Values of scans are in the window's unit whatever their type, 8-bit ones too. A processor of one channel scales
+        each channel alike.
         """
         channels = [scan] if scan.ndim == 3 else [scan[:, index] for index in range(scan.shape[1])]
-        return [
-            self._bounds_of(channel, window) for channel, window in zip(channels, self.channel_windows, strict=True)
-        ]
+        windows = self.channel_windows
+        windows = windows * len(channels) if len(windows) == 1 else windows
+        if len(windows) != len(channels):
+            raise ValueError(f"The scan has {len(channels)} channels: expected {len(windows)}, as the processor has.")
+        return [self._bounds_of(channel, window) for channel, window in zip(channels, windows, strict=True)]
 
     def _bounds_of(self, image: Any, window: list[float] | None) -> list[float]:
         if window is not None:
             return window
         image = to_numpy(image)
         if self.percentiles is None:
-            return [0.0, {1: 255.0, 2: 65535.0}[image.dtype.itemsize] if image.dtype in (np.uint8, np.uint16) else 1.0]
+            if image.dtype.kind not in "iu" or image.dtype == np.uint8:
+                return [0.0, 255.0 if image.dtype == np.uint8 else 1.0]
+            return list(intensity_range(float(image.min()), float(image.max())) or (0.0, 255.0))
         low, high = (float(bound) for bound in np.percentile(image, self.percentiles))
         return [low, high if high > low else low + 1.0]
 

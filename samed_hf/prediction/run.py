@@ -133,6 +133,7 @@ def write_report(path: Path, run: Mapping[str, Any]) -> None:
             (format_duration(run["seconds"]), "in all", ""),
         ],
         colors=colors,
+        notes=run.get("notes", []),
         columns=[name for name in names.values() if name in labels_found],
         missing=[name for name in names.values() if name not in labels_found],
         done=done,

@@ -58,6 +58,7 @@ def describe_run(
     lines = [
         f"data        {source}: {len(data.train)} cases to train on, {len(data.validation)} held out for "
         f"validation, {len(scored)} to score ({split})",
+        *([f"files       {data.explanation}"] if data.explanation else []),
         f"slices      {num_slices} of {_describe_slices(processor)}",
         f"labels      {', '.join(list(model.config.id2label.values())[1:])}",
         f"base model  {random if args.uses_random_sam else args.model_name_or_path}",

@@ -21,7 +21,7 @@ from .distributed.interruption import Interruption
 from .monitoring.checks import CaseLabels, labels_in
 from .setup import TrainingRun
 
-__all__ = ["Validation", "validate", "validation_cases"]
+__all__ = ["Validation", "scored_labels", "validate", "validation_cases"]
 
 _MAX_CASES = 12
 
@@ -92,7 +92,7 @@ def _score(run: TrainingRun, model: SamedForSemanticSegmentation, name: str, kee
     truth, found, dice = case.label, prediction, {}
     if run.data.has_ignored:
         found, truth = drop_ignored(prediction, case.label, IGNORED_LABEL)
-    for label, members in _scored_labels(run).items():
+    for label, members in scored_labels(run).items():
         masks = class_mask(found, members), class_mask(truth, members)
         if masks[0].any() or masks[1].any():
             dice[label] = float(binary_dice(*masks))
@@ -100,7 +100,7 @@ def _score(run: TrainingRun, model: SamedForSemanticSegmentation, name: str, kee
     return _Scored(dice, labels, prediction if keep else None)
 
 
-def _scored_labels(run: TrainingRun) -> dict[str, tuple[int, ...]]:
+def scored_labels(run: TrainingRun) -> dict[str, tuple[int, ...]]:
     """The classes of each label, or each region, by its name."""
     return run.data.regions or {name: (index,) for index, name in run.model.config.id2label.items() if index}
 
@@ -108,7 +108,7 @@ def _scored_labels(run: TrainingRun) -> dict[str, tuple[int, ...]]:
 def _summarize(run: TrainingRun, cases: list[_Scored]) -> Validation:
     everything = [dice for case in cases for dice in case.dice.values()]
     per_class = {}
-    for label in _scored_labels(run):
+    for label in scored_labels(run):
         found = [case.dice[label] for case in cases if label in case.dice]
         if found:
             per_class[label] = sum(found) / len(found)

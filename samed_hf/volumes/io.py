@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def read_scan(scan: ScanFile | str | Path, *, num_channels: int = 1, limits: Inp
     if scan.kind == "dicom":
         from .dicom.series import read_series
 
-        volume = read_series(scan.files, scan.path, limits)
+        volume = read_series(scan.files, scan.path, limits, num_channels=num_channels)
     elif len(scan.files) > 1:
         volume = _read_channels(scan, num_channels, limits)
     else:
@@ -109,13 +110,13 @@ def write_labels(
 
     Args:
         path: File in an existing directory, which is replaced. Its suffix names the format: NIfTI (`.nii.gz`, `.nii`),
-            NRRD (`.nrrd`), MetaImage (`.mha`, `.mhd`), DICOM-SEG (`.dcm`), PNG for an image (`.png`), or TIFF for
-            several (`.tif`).
+            NRRD (`.nrrd`), MetaImage (`.mha`, `.mhd`), DICOM-SEG (`.dcm`), RTSTRUCT (`.rtstruct.dcm`), PNG for an image
+            (`.png`), or TIFF for several (`.tif`).
         array: Integer label map `(x, y, z)`, values in [0, 65535]; stored as uint8 where they fit, else as uint16. Of
             frames `(x, y, z, frames)`, for NIfTI, NRRD and MetaImage.
         like: The scan, whose geometry the file takes over.
-        names: Name of each label, required for DICOM-SEG.
-        colors: RGB in [0, 1] of each label, of shape `(num_labels, 3)`, for DICOM-SEG and PNG.
+        names: Name of each label, required for DICOM.
+        colors: RGB in [0, 1] of each label, of shape `(num_labels, 3)`, for DICOM and PNG.
     """
     path = Path(path)
     labels = check_labels(array, like)
@@ -169,9 +170,11 @@ def _read_file(path: Path, num_channels: int, limits: InputLimits) -> Volume:
 
 def _read_channels(scan: ScanFile, num_channels: int, limits: InputLimits) -> Volume:
     """Read the channels of a scan, each in a file of its own, and stack them."""
-    numbers = [int(case_name(path)[-4:]) for path in scan.files]
-    if numbers != list(range(num_channels)):
-        found = ", ".join(f"{number:04d}" for number in numbers)
+    matches = [re.fullmatch(r"(.+)_(\d{4})", case_name(path)) for path in scan.files]
+    stems = {match[1] if match else "" for match in matches}
+    numbers = [match[2] for match in matches if match]  # a data set may name its channels otherwise
+    if len(stems) == 1 and "" not in stems and numbers != [f"{index:04d}" for index in range(num_channels)]:
+        found = ", ".join(numbers)
         raise ValueError(
             f"{printable(scan.path)} is one of channels {found}, expected 0000 to {num_channels - 1:04d}; "
             f"complete the files of {printable(scan.name)}."

@@ -48,16 +48,23 @@ _NIFTI = ("nifti:read_nifti", "nifti:write_nifti", "nifti:write_nifti_labels", "
 _ITK = ("itk:read_itk", "itk:write_itk", "", "itk:read_itk_frames")
 _IMAGE = ("images:read_image", "", "images:write_mask")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+_RTSTRUCT = ".rtstruct.dcm"
 FORMATS = (
     FileFormat("NIfTI", "nifti", (".nii.gz", ".nii"), (".nii.gz", ".nii"), *_NIFTI),
     FileFormat("NRRD", "itk", (".nrrd", ".nhdr"), (".nrrd",), *_ITK),
     FileFormat("MetaImage", "itk", (".mha", ".mhd"), (".mha", ".mhd"), *_ITK),
+    FileFormat("DICOM", "dicom", (_RTSTRUCT,), (_RTSTRUCT,), "", "", "dicom.rtstruct_writer:write_rtstruct"),
     FileFormat("DICOM", "dicom", (".dcm", ".dicom", ".ima"), (".dcm",), "", "", "dicom.seg_writer:write_segmentation"),
     FileFormat("image (PNG, JPEG, TIFF, BMP)", "image", IMAGE_SUFFIXES, (".png", ".tif"), *_IMAGE),
 )
 VOLUME_SUFFIXES = tuple(suffix for form in FORMATS if form.writer for suffix in form.suffixes)
-# Formats of label maps for scans of any kind, e.g. "nii.gz".
-LABEL_FORMATS = tuple(suffix[1:] for form in FORMATS if form.kind != "image" for suffix in form.writable)
+# Formats of label maps for scans of any kind, e.g. "nii.gz", and their suffixes.
+LABEL_FORMATS = {
+    "rtstruct" if suffix == _RTSTRUCT else suffix[1:]: suffix
+    for form in FORMATS
+    if form.kind != "image"
+    for suffix in form.writable
+}
 
 
 def suffix_of(path: str | Path) -> str:

@@ -474,7 +474,7 @@ def test_a_missing_element_is_named_with_its_file(tmp_path, keyword):
         ({"RescaleSlope": 0}, "RescaleSlope 0"),
         ({"BitsStored": 17}, "it stores 17 of 16 bits"),
         ({"PixelData": b"\0" * 80}, "it holds 80 bytes of pixels, expected 84"),
-        ({"PixelData": b"\0" * 98}, "it holds 98 bytes of pixels, expected 84"),
+        ({"PixelData": b"\1" * 98}, "it holds 98 bytes of pixels, expected 84"),
         ({"PixelData": None}, "it has no pixels (PixelData)"),
         ({"NumberOfFrames": 3}, "holds 3 frames without their positions"),
         ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "holds an image of RGB with 3 values per pixel"),
@@ -603,8 +603,8 @@ def test_what_is_no_image_is_left_out_and_counted(tmp_path, caplog):
     (series,) = find_series(tmp_path)
     assert series.files == tuple(files)
     assert caplog.messages == [
-        "skipped     1 structured report (SR), 1 image without a position, 2 files of another format, 5 localizers, "
-        "2 segmentations (SEG)"
+        "skipped     1 structured report (SR), 1 image without a position or in colour, 2 files of another format, "
+        "5 localizers, 2 segmentations (SEG)"
     ]
 
 

@@ -155,7 +155,21 @@ def test_a_capture_is_a_screenshot_beside_a_volume_alone(tmp_path):
     scans, notes = search_scans([tmp_path])
     assert [scan.path.name for scan in scans] == [tmp_path.name, "ct"]
     assert scans[0].files == (tmp_path / "radiograph",)
-    assert notes == ["skipped 1 image without a position (photo)"]
+    assert notes == ["skipped 1 image without a position or in colour (photo)"]
+
+
+def test_slices_in_colour_are_images(tmp_path):
+    colour = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
+    change = changed(**colour, PixelData=bytes(range(126)))
+    write_series(tmp_path / "fa", np.zeros((7, 6, 3), np.uint8), modality="MR", change=change)
+    assert [scan.name for scan in find_scans(tmp_path)] == ["IM0000", "IM0001", "IM0002"]
+    volume = read_scan(find_scans(tmp_path)[1], num_channels=3)
+    assert volume.is_image
+    np.testing.assert_array_equal(volume.array[:, :, 0].swapaxes(0, 1).ravel(), np.arange(126))
+    write_series(tmp_path / "mr", modality="MR", series="grey")
+    scans, notes = search_scans([tmp_path])
+    assert [scan.name for scan in scans] == ["mr"]
+    assert notes == ["skipped 3 images without a position or in colour (IM0000.dcm, IM0001.dcm, IM0002.dcm)"]
 
 
 def test_a_dicom_image_among_pictures_and_pictures_beside_a_volume(tmp_path):
@@ -302,7 +316,7 @@ def test_anonymised_series_of_one_directory_by_number_and_description(tmp_path):
 def test_results_of_images_without_uids(tmp_path):
     write_image(tmp_path / "radiograph", ComputedRadiographyImageStorage, StudyInstanceUID="")
     write_image(tmp_path / "cine", UltrasoundMultiFrameImageStorage, frames=2, StudyInstanceUID="")
-    assert [(scan.name, scan.suffix) for scan in find_scans(tmp_path)] == [("cine", ".nii.gz"), ("radiograph", ".png")]
+    assert [(scan.name, scan.suffix) for scan in find_scans(tmp_path)] == [("cine", ".tif"), ("radiograph", ".png")]
 
 
 def test_several_multi_frame_files_of_a_volume_are_written_as_nifti(tmp_path):
@@ -314,3 +328,15 @@ def test_several_multi_frame_files_of_a_volume_are_written_as_nifti(tmp_path):
     (scan,) = find_scans(tmp_path)
     assert (len(scan.files), scan.suffix) == (2, ".nii.gz")
     assert read_scan(scan).grid == (7, 6, 4)
+
+
+def test_one_search_collects_the_errors_of_its_paths(tmp_path):
+    write_series(tmp_path / "ct")
+    report = write_object(tmp_path / "report.dcm", "88.11")
+    (tmp_path / "empty").mkdir()
+    failed = {}
+    paths = [tmp_path / "ct", report, tmp_path / "empty", tmp_path / "gone"]
+    scans, _ = search_scans(paths, failed=failed)
+    assert [scan.name for scan in scans] == ["ct"]
+    assert set(failed) == set(paths[1:])
+    assert "is a structured report (SR)" in failed[report]

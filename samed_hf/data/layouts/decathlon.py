@@ -15,8 +15,12 @@ __all__ = ["channel_names", "is_decathlon", "note_unused_files", "read_decathlon
 
 
 def is_decathlon(root: Path) -> bool:
-    """Return whether a directory has this layout."""
-    return isinstance(read_description(root).get("training"), list)
+    """Return whether a directory has this layout; a datalist with other splits or folds is a listing."""
+    content = read_description(root)
+    entries = content.get("training")
+    if not isinstance(entries, list) or any(isinstance(content.get(key), list) for key in ("validation", "val")):
+        return False
+    return not any(isinstance(entry, dict) and "fold" in entry for entry in entries)
 
 
 def read_decathlon(root: Path, tolerance: float = 0.1, strict: bool = True) -> CaseDataset:

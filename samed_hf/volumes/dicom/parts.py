@@ -47,7 +47,8 @@ class ImageHeader:
     values: dict[str, str]  # text of the elements that are not empty
     position: tuple[float, ...] | None  # (3,), mm, of a single image
     directions: tuple[float, ...] | None  # (6,)
-    has_positions: bool  # whether the file's images have positions in the patient
+    is_slice: bool = True  # unlike a projection or a photograph, which are read as images
+    has_position: bool = False  # whether the file states positions in the patient
     frames: int = 1
 
     def text(self, keyword: str) -> str:

@@ -8,12 +8,12 @@ from pathlib import Path
 import highdicom as hd
 import numpy as np
 from pydicom import Dataset
-from pydicom.uid import generate_uid
 from pydicom.valuerep import DA, TM
 
 from ...utils.text import printable
 from .frames import frames_of
 from .headers import is_usable_uid, text, value, whole_number
+from .identity import derive_uid
 from .series import DicomSeries
 
 __all__ = ["image_source", "source_images"]
@@ -101,7 +101,9 @@ def _common(first: Dataset, path: Path) -> Dataset:
     common.StudyInstanceUID = _uid(first, "StudyInstanceUID", path)
     common.SeriesInstanceUID = _uid(first, "SeriesInstanceUID", path)
     reference = text(first, "FrameOfReferenceUID")
-    common.FrameOfReferenceUID = reference if re.fullmatch(r"[0-9.]{3,64}", reference) else generate_uid(prefix=None)
+    common.FrameOfReferenceUID = (
+        reference if re.fullmatch(r"[0-9.]{3,64}", reference) else derive_uid(common.SeriesInstanceUID, "frame")
+    )
     common.PositionReferenceIndicator = text(first, "PositionReferenceIndicator")
     common.Modality = text(first, "Modality") or "OT"
     number = text(first, "SeriesNumber")
