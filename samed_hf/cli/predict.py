@@ -105,7 +105,8 @@ def _predict(args: argparse.Namespace, settings: PredictionSettings, state: Part
     if not state.is_main_process:
         return 0
     run = _describe(args, settings, segmenter, state) | {"seconds": round(time.monotonic() - started, 2)}
-    run |= {"method": method, "cases": _all_records(args, output, plan, records, finished, method)}
+    run |= {"notes": plan.notes, "method": method}
+    run |= {"cases": _all_records(args, output, plan, records, finished, method)}
     return _finish(args, output, run, plan, created)
 
 
