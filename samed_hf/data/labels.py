@@ -101,7 +101,7 @@ def resolve_labels(
         found.add(name, label)
     if as_colors:
         return _labels_of_colors(named, found, source)
-    values = sorted(found.values)
+    values = sorted({0, *found.values})
     if named is not None:
         if len(values) != len(named.values) or values[-1] < len(values):
             return named._replace(colors=None), []
@@ -163,6 +163,11 @@ def _labels_of_colors(named: Labels | None, found: LabelValues, source: object) 
     _check_unnamed(found, source)
     colors = tuple(sorted(found.values))
     shown = ", ".join(f"#{color:06x}" for color in colors)
+    if 0 not in colors:
+        raise ValueError(
+            f"{source} has masks in the colours {shown} and no file that names them: expected the background to be "
+            "black; give name,r,g,b in class_dict.csv, one of them called background."
+        )
     if named is not None:
         if not len(named.values) == len(colors) == 2:
             raise ValueError(

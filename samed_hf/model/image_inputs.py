@@ -16,8 +16,9 @@ from transformers.image_utils import ChannelDimension, httpx
 from transformers.utils import TensorType
 
 from ..volumes.image_tags import decode
-from ..volumes.images import LUMINANCE, check_depth, image_array, luminance, mask_array, read_mask
+from ..volumes.images import LUMINANCE, check_depth, image_array, luminance
 from ..volumes.limits import InputLimitError, InputLimits
+from ..volumes.masks import mask_pixels, read_mask_pixels
 
 __all__ = ["image_channels", "label_maps", "list_images", "open_image", "stack_images", "to_numpy"]
 
@@ -90,9 +91,11 @@ def label_maps(maps: Any, sizes: Sequence[tuple[int, int]]) -> list[Any]:
     """
     labels = []
     for one in list_images(maps, ndim=2, name="segmentation_maps"):
-        if isinstance(one, str | os.PathLike):
-            one = read_mask(Path(one))
-        one = mask_array(one, "segmentation_maps") if isinstance(one, Image.Image) else one
+        if isinstance(one, str | os.PathLike | Image.Image):
+            name = "segmentation_maps"
+            one = mask_pixels(one, name) if isinstance(one, Image.Image) else read_mask_pixels(Path(one))
+            if one.dtype == np.uint32:
+                raise ValueError("segmentation_maps holds a coloured image: expected grey values or palette indices.")
         labels.append(one.detach() if isinstance(one, torch.Tensor) else np.asarray(one))
     found = [tuple(one.shape) for one in labels]
     if found != list(sizes):

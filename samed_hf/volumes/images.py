@@ -26,9 +26,7 @@ __all__ = [
     "image_array",
     "is_grey",
     "luminance",
-    "mask_array",
     "read_image",
-    "read_mask",
     "with_channels",
     "write_mask",
 ]
@@ -53,32 +51,6 @@ def read_image(path: Path, *, num_channels: int = 1, limits: InputLimits | None 
     width, height = pages.pixel_size or (1.0, 1.0)
     affine = _AFFINE @ np.diag([width, height, 1.0, 1.0])
     return Volume(array, affine, None, path, True, pages.pixel_size is not None, pages.notes)
-
-
-def read_mask(path: str | Path) -> np.ndarray:
-    """Read labels from an image whose values, or palette indices, they are, turned as [`read_image`] turns images.
-
-    The result is `(height, width)`, or `(pages, height, width)` for a TIFF file of several pages.
-    """
-    if Path(path).suffix.lower() in (".jpg", ".jpeg"):
-        raise ValueError(
-            f"{printable(path)} is a JPEG, whose compression changes values, expected a mask in which each value is a "
-            "label; save masks as PNG."
-        )
-    array = read_pages(Path(path), partial(mask_array, name=printable(path))).array
-    return array[0] if len(array) == 1 else array
-
-
-def mask_array(image: Image.Image, name: str | Path) -> np.ndarray:
-    """[`read_mask`] for an open image, which messages call `name`."""
-    if image.mode not in ("1", "L", "P", *DEEP_GREY):
-        raise ImageRefusedError(
-            f"{name} is an image of mode {image.mode}, expected a mask whose grey values or palette indices are the "
-            "labels; save it in greyscale."
-        )
-    decode(image)
-    array = np.asarray(image)
-    return turn(array, orientation(image))
 
 
 def count_pages(path: str | Path) -> int:

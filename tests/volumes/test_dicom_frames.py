@@ -94,6 +94,8 @@ def test_a_volume_and_a_cine_are_one_frame(tmp_path):
     assert frame_names(write_series(tmp_path)) == [""]
     cine = write_image(tmp_path / "cine", np.zeros((4, 3, 2), np.uint8))
     assert frame_names([cine]) == [""]
+    colours = write_image(tmp_path / "colours", np.zeros((4, 3, 2, 3), np.uint8))
+    assert frame_names([colours]) == [""]
 
 
 # ------------------------------------------------------------------------------------------------------------------ NM

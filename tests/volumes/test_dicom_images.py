@@ -20,6 +20,7 @@ from pydicom.uid import (
     JPEGBaseline8Bit,
     JPEGLosslessSV1,
     JPEGLSLossless,
+    OphthalmicTomographyImageStorage,
     RLELossless,
     UltrasoundMultiFrameImageStorage,
     VLWholeSlideMicroscopyImageStorage,
@@ -114,8 +115,33 @@ def test_the_number_of_channels_that_a_model_expects(tmp_path):
 
 def test_several_images_in_one_series_are_refused(tmp_path):
     files = [write_image(tmp_path / name, GREY) for name in "ab"]
-    with pytest.raises(ValueError, match=r"holds 2 images without positions.*a and b"):
+    with pytest.raises(ValueError, match=r"holds 2 images in colour or without positions.*a and b"):
         read_series(files, tmp_path)
+
+
+def test_a_radiograph_with_a_position_is_an_image_and_a_frame_without_a_grid_too(tmp_path):
+    position = {
+        "ImagePositionPatient": [0, 0, 0],
+        "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
+        "PixelSpacing": [1, 1],
+    }
+    path = write_image(tmp_path / "cr", GREY, kind=ComputedRadiographyImageStorage, **position)
+    assert read(path).is_image
+    radial = [
+        item(
+            PlanePositionSequence=[item(ImagePositionPatient=[0, 0, 0])],
+            PlaneOrientationSequence=[item(ImageOrientationPatient=[*row, 0, 0, 1])],
+            PixelMeasuresSequence=[item(PixelSpacing=[1, 1])],
+        )
+        for row in ([1, 0, 0], [0, 1, 0])
+    ]
+    pixels = np.concatenate([GREY, GREY + 1]).astype(np.uint8)
+    kind = OphthalmicTomographyImageStorage
+    path = write_image(tmp_path / "opt", pixels, modality="OPT", kind=kind, PerFrameFunctionalGroupsSequence=radial)
+    volume = read(path)
+    assert volume.is_image
+    np.testing.assert_array_equal(volume.array, pixels.transpose(2, 1, 0))
+    assert "form no volume" in volume.header.notes[0]
 
 
 # -------------------------------------------------------------------------------------------------- size of a pixel
@@ -326,6 +352,12 @@ def test_a_voi_table_after_a_modality_table_before_the_inversion(tmp_path, vr):
     # 100, 100, 200, 300, 300 by the first table; 0, 0, 0, 1000, 1000 of 1023 by the second.
     white = round(1000 / 1023 * 65535)
     np.testing.assert_array_equal(shown(path)[0], [65535, 65535, 65535, 65535 - white, 65535 - white])
+
+
+def test_a_modality_table_of_negative_values(tmp_path):
+    lut = table(-2, [0, 1, 2, 40000], 16)
+    path = write_image(tmp_path / "image", np.array([[[-3, -1, 0, 1, 9]]], np.int16), ModalityLUTSequence=[lut])
+    np.testing.assert_array_equal(shown(path), [[0, 1, 2, 40000, 40000]])
 
 
 def test_frames_have_windows_of_their_own(tmp_path):

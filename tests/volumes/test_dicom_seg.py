@@ -10,7 +10,7 @@ from pydicom.uid import SegmentationStorage
 
 import samed_hf
 from samed_hf.volumes import Volume, read_volume
-from samed_hf.volumes.dicom import find_series, read_series, write_segmentation
+from samed_hf.volumes.dicom import find_series, read_series, write_rtstruct, write_segmentation
 
 from ..dicom_files import AXIAL, OBLIQUE, ORIENTATIONS, stored_scan, uid, write_enhanced, write_series
 from .test_dicom import changed, damaged
@@ -425,3 +425,14 @@ def test_the_same_labels_are_the_same_instance(tmp_path):
     assert {item.DimensionOrganizationUID for item in one.DimensionIndexSequence} == {
         organization.DimensionOrganizationUID
     }
+
+
+def test_the_same_labels_are_the_same_structure_set(tmp_path):
+    scan = read_series(write_series(tmp_path / "scan"), tmp_path / "scan")
+    labels = labels_on(scan)
+    for name, array in (("one", labels), ("again", labels), ("other", np.where(labels == 1, 1, 0))):
+        write_rtstruct(tmp_path / f"{name}.dcm", array, scan, NAMES)
+    assert (tmp_path / "again.dcm").read_bytes() == (tmp_path / "one.dcm").read_bytes()
+    one, other = (pydicom.dcmread(tmp_path / f"{name}.dcm") for name in ("one", "other"))
+    assert one.SOPInstanceUID != other.SOPInstanceUID
+    assert one.StructureSetDate == "20240131"  # the study's

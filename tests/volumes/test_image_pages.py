@@ -8,7 +8,8 @@ from PIL import Image, ImageOps, TiffImagePlugin
 from samed_hf import SamedImageProcessor
 from samed_hf.model.image_inputs import open_image
 from samed_hf.volumes import find_scans, read_volume, write_labels
-from samed_hf.volumes.images import image_array, read_mask
+from samed_hf.volumes.images import image_array
+from samed_hf.volumes.masks import read_mask_pixels
 
 WIDTH, HEIGHT, PAGES = 5, 3, 4
 PIXELS = np.arange(PAGES * HEIGHT * WIDTH).reshape(PAGES, HEIGHT, WIDTH)
@@ -59,8 +60,8 @@ def test_a_mask_is_turned_like_its_image(tmp_path, number):
     array = PIXELS[0].astype(np.uint8)
     for suffix in (".png", ".tif"):
         path = turned(tmp_path / f"a{suffix}", Image.fromarray(array), number)
-        np.testing.assert_array_equal(read_mask(path), read_volume(path).array[:, :, 0].T)
-        assert read_mask(path).shape == ((HEIGHT, WIDTH) if number < 5 else (WIDTH, HEIGHT))
+        np.testing.assert_array_equal(read_mask_pixels(path), read_volume(path).array[:, :, 0].T)
+        assert read_mask_pixels(path).shape == ((HEIGHT, WIDTH) if number < 5 else (WIDTH, HEIGHT))
 
 
 def test_sixteen_bits_are_turned(tmp_path):
@@ -93,7 +94,7 @@ def test_pages_are_slices(tmp_path, dtype):
     volume = read_volume(path)
     assert (volume.is_image, volume.is_calibrated, volume.grid) == (True, False, (WIDTH, HEIGHT, PAGES))
     np.testing.assert_array_equal(volume.array.T, PIXELS * 2)
-    np.testing.assert_array_equal(read_mask(path) if dtype != np.float32 else PIXELS * 2, PIXELS * 2)
+    np.testing.assert_array_equal(read_mask_pixels(path) if dtype != np.float32 else PIXELS * 2, PIXELS * 2)
 
 
 def test_pages_in_colour(tmp_path):
@@ -110,9 +111,9 @@ def test_labels_of_pages_are_pages(tmp_path):
     labels = (PIXELS % 3).T
     for colors in (None, np.eye(3)):
         write_labels(tmp_path / "labels.tif", labels, volume, colors=colors)
-        np.testing.assert_array_equal(read_mask(tmp_path / "labels.tif"), labels.T)
+        np.testing.assert_array_equal(read_mask_pixels(tmp_path / "labels.tif"), labels.T)
     write_labels(tmp_path / "labels.tif", labels * 300, volume)
-    np.testing.assert_array_equal(read_mask(tmp_path / "labels.tif"), labels.T * 300)
+    np.testing.assert_array_equal(read_mask_pixels(tmp_path / "labels.tif"), labels.T * 300)
     with pytest.raises(ValueError, match=r"\(5, 3, 4\), expected one slice"):
         write_labels(tmp_path / "labels.png", labels, volume)
 

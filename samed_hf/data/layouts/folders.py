@@ -19,8 +19,8 @@ _IMAGES = ("images", "image", "imgs", "img", "imagestr", "scans", "x")
 _MASKS = ("masks", "mask", "labels", "label", "labelstr", "annotations", "segmentations", "segs", "seg", "gt", "y")
 _SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 SLICE_NAME = re.compile(r"^(?P<case>.+?)[_\-. ](slice|slc|z)[_\-. ]?(?P<number>\d+)$", re.I)
 _MASK_WORD = r"(?:labels?|masks?|seg|segmentation|gt|ground_?truth|annotations?)"
@@ -42,10 +42,17 @@ def find_folders(root: Path) -> dict[str, Pair]:
     pair = image_and_mask(inside)
     if pair is not None:
         images, masks = map(subdirectories, pair)
-        nested = {_SPLITS[name]: (images[name], masks[name]) for name in images if name in _SPLITS and name in masks}
-        return nested or {"train": pair}
-    found = {split: image_and_mask(subdirectories(inside[name])) for name, split in _SPLITS.items() if name in inside}
-    return {split: pair for split, pair in found.items() if pair is not None}
+        found = {name: (images[name], masks[name]) for name in _SPLITS if name in images and name in masks}
+        if not found:
+            return {"train": pair}
+    else:
+        pairs = {name: image_and_mask(subdirectories(inside[name])) for name in _SPLITS if name in inside}
+        found = {name: pair for name, pair in pairs.items() if pair is not None}
+    splits: dict[str, Pair] = {}
+    for name, pair in found.items():
+        if (other := splits.setdefault(_SPLITS[name], pair)) != pair:
+            raise ValueError(f"{root} has two directories for {_SPLITS[name]}, {other[0]} and {pair[0]}: keep one.")
+    return splits
 
 
 def read_folders(
@@ -60,6 +67,7 @@ def read_folders(
     """
     notes: list[str] = []
     splits = {split: match_files(*pair, notes, strict=strict) for split, pair in find_folders(root).items()}
+    _note_outside(root, notes)
     matches = [match for found in splits.values() for match in found]
     kinds = {suffix_of(image) in IMAGE_SUFFIXES for image, _ in matches}
     if len(kinds) > 1:
@@ -190,6 +198,17 @@ def _files(directory: Path, notes: list[str]) -> list[Path]:
         if (other := by_name.setdefault(case_name(path).lower(), path)) != path:
             raise ValueError(f"{other} and {path} have the same name {case_name(path)}: expected one file; keep one.")
     return known
+
+
+def _note_outside(root: Path, notes: list[str]) -> None:
+    """Name the directories beside and in those of images and masks, e.g. of a split of unknown name."""
+    used = {directory for pair in find_folders(root).values() for directory in pair}
+    above = {parent for one in used for parent in one.parents if parent == root or root in parent.parents}
+    outside = [
+        child for one in sorted(used | above) for child in subdirectories(one).values() if child not in used | above
+    ]
+    outside += [path for one in sorted(above) for path in sorted(one.glob("[!.]*")) if suffix_of(path)]
+    _note_files(notes, f"directories and images of no split ({', '.join(_SPLITS)}), left out", outside)
 
 
 def _note_files(notes: list[str], what: str, paths: list[Path]) -> None:

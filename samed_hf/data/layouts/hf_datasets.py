@@ -151,8 +151,9 @@ def read_rows(
     _describe(data, splits)
     labels, splits = _find_labels(data, splits, label_names, name)
     data.id2label = labels.id2label
-    if order:
-        data.notes.append(f"the slices of a case are in the order of the column {order}")
+    if case:
+        in_order = f"the column {order}" if order else "the rows"
+        data.notes.append(f"rows of one {case} are the slices of one case, in the order of {in_order}")
     for rows in splits:
         cases: dict[str, list[int]] = {}
         for index, found in enumerate(rows.table[case] if case else range(len(rows.table))):

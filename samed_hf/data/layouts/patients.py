@@ -243,7 +243,7 @@ def _channels(pairs: Sequence[Pair], options: Options) -> tuple[tuple[str, ...],
     if odd := [name for name in usual if not wanted and not _SEQUENCE.search(name)]:
         raise ValueError(
             f"{pairs[0].where} has the images {', '.join(usual)}: which is the image, or are they channels? {odd[0]!r} "
-            "is no usual name of a sequence. Choose by --image_column NAME, or A,B for channels, or list the cases in a "
+            "is no usual name of a sequence. Choose by --image_column NAME (A,B for channels), or list the cases in a "
             "cases.csv."
         )
     channels = tuple(wanted or usual[:3])

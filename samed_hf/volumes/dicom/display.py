@@ -44,12 +44,14 @@ def has_window(header: Dataset) -> bool:
 
 
 def describe_window(header: Dataset) -> str:
-    """Describe the window that [`display_values`] applies, the first of several; empty without one."""
+    """Describe the table or window that [`display_values`] applies, the first of several; empty without one."""
     if "VOILUTSequence" in header:
         count, what = len(header.VOILUTSequence), "its table (VOILUTSequence)"
     elif (window := _window(header)) is not None:
         function = text(header, "VOILUTFunction") or "LINEAR"
         count, what = len(np.atleast_1d(header.WindowCenter)), f"its window ({window[0]:g}, {window[1]:g}, {function})"
+    elif "ModalityLUTSequence" in header:
+        count, what = 1, "its table (ModalityLUTSequence)"
     else:
         return ""
     return f"displayed by {what}{f', the first of {count}' if count > 1 else ''}"
@@ -89,9 +91,11 @@ def _palette_colours(stored: np.ndarray, header: Dataset, bounds: tuple[float, f
 
 def _windowed(stored: np.ndarray, header: Dataset, bounds: tuple[float, float]) -> np.ndarray:
     """Apply the modality's table or scale and the first window of a grey image."""
-    values, limits = apply_modality_lut(stored, header), apply_modality_lut(np.array(bounds), header)
+    values = apply_modality_lut(stored, header)
     if "ModalityLUTSequence" in header:
         limits = np.array([0, 2 ** header.ModalityLUTSequence[0].LUTDescriptor[2] - 1])
+    else:
+        limits = apply_modality_lut(np.array(bounds), header)
     is_narrow = stored.dtype.kind != "f" and abs(float(limits[1]) - float(limits[0])) < 256
     if "VOILUTSequence" in header:
         header.pop("WindowCenter", None)

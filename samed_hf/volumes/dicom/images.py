@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +22,7 @@ from .headers import items, numbers, read_file, text, whole_number
 from .kinds import is_image_class
 from .pixels import num_samples, stored_bits, stored_values
 
-__all__ = ["SIGNED_NOTE", "DicomImages", "is_projection", "read_images"]
+__all__ = ["SIGNED_NOTE", "DicomImages", "is_projection", "may_be_images", "read_images"]
 
 # Slices of a patient: without a position they are incomplete, not images of their own.
 _SLICES = {
@@ -30,6 +31,10 @@ _SLICES = {
     *(uids.LegacyConvertedEnhancedCTImageStorage, uids.LegacyConvertedEnhancedMRImageStorage),
     uids.LegacyConvertedEnhancedPETImageStorage,
 }
+# Radiographs, angiograms, fluoroscopy and photographs, whatever position their headers state.
+_PROJECTIONS = re.compile(
+    r"1\.2\.840\.10008\.5\.1\.4\.1\.1\.(1|1\.[123](\.1)?|12\.[12]|481\.1|77\.1\.([1-4](\.1)?|5\.[12]))"
+)
 _GROUPS = ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
 _CENTIMETRES = "3"  # PhysicalUnitsXDirection of ultrasound
 SIGNED_NOTE = "its JPEG 2000 values are signed, its header (PixelRepresentation 0) says unsigned: read as signed"
@@ -46,7 +51,8 @@ class DicomImages(NamedTuple):
 
 def is_projection(dataset: Dataset, path: Path) -> bool:
     """Whether a file holds images without the geometry of a patient, which are read by [`read_images`]."""
-    if _is_colour(dataset, path):
+    kind = text(dataset, "SOPClassUID")
+    if _is_colour(dataset, path) or _PROJECTIONS.fullmatch(kind):
         return True
     if "PerFrameFunctionalGroupsSequence" in dataset:
         groups = [*items(dataset, _GROUPS[0], path)[:1], *items(dataset, _GROUPS[1], path)]
@@ -54,8 +60,13 @@ def is_projection(dataset: Dataset, path: Path) -> bool:
     else:
         is_single = whole_number(dataset, "NumberOfFrames", path, default=1) == 1
         has_position = (is_single and "ImagePositionPatient" in dataset) or bool(nuclear_planes(dataset, path))
+    return may_be_images(dataset) and not has_position
+
+
+def may_be_images(dataset: Dataset) -> bool:
+    """Whether a file that forms no volume is read as images: not if it holds slices, or no images at all."""
     kind = text(dataset, "SOPClassUID")
-    return is_image_class(kind) is not False and kind not in _SLICES and not has_position
+    return is_image_class(kind) is not False and kind not in _SLICES
 
 
 def read_images(
@@ -110,7 +121,9 @@ def _bounds(dataset: Dataset, first: np.ndarray, path: Path, gdcm: GdcmDecoder) 
     """
     bits, kind = stored_bits(dataset, path), first.dtype.kind
     ends = (0, (1 << bits) - 1) if kind == "u" else (-(1 << bits - 1), (1 << bits - 1) - 1)
-    if _is_colour(dataset, path) or has_window(display_header(dataset, 0, path)) or (kind == "u" and bits <= 8):
+    header = display_header(dataset, 0, path)
+    is_certain = _is_colour(dataset, path) or has_window(header) or "ModalityLUTSequence" in header
+    if is_certain or (kind == "u" and bits <= 8):
         return ends
     low, high = float(first.min()), float(first.max())
     for index in range(1, whole_number(dataset, "NumberOfFrames", path, default=1)):

@@ -8,8 +8,9 @@ from pathlib import Path
 from pydicom import Dataset
 
 from .frames import Frame, frames_of
-from .headers import items, quiet, read_file, text
+from .headers import items, quiet, text
 from .images import is_projection
+from .kept_headers import read_header
 from .parts import KEYWORDS, ImageHeader, divide
 
 __all__ = ["divide_frames", "frame_names"]
@@ -27,13 +28,17 @@ _ENHANCED = {
 def frame_names(files: Iterable[str | Path]) -> list[str]:
     """Return the names of the frames of a series, which [`read_series`] reads one at a time, e.g. "phase-2", "echo-1".
 
-    Only headers are read. A volume is one frame without a name, and so are all the images of a file without positions.
+    Only headers are read. A volume is one frame without a name, and so are all the images of a file without positions,
+    and a series that cannot be read.
     """
     with quiet():
-        headers = [(read_file(Path(file)), Path(file)) for file in sorted(map(Path, files))]
-        if all(is_projection(header, file) for header, file in headers):
+        headers = [(read_header(Path(file)), Path(file)) for file in sorted(map(Path, files))]
+        try:
+            if all(is_projection(*one) for one in headers):
+                return [""]
+            return list(divide_frames([frame for header, file in headers for frame in frames_of(header, file)]))
+        except ValueError:  # reading raises it, or reads images
             return [""]
-        return list(divide_frames([frame for header, file in headers for frame in frames_of(header, file)]))
 
 
 def divide_frames(frames: list[Frame]) -> dict[str, list[Frame]]:

@@ -13,8 +13,9 @@ from pathlib import Path
 from pydicom import Dataset
 
 from ...utils.text import printable
-from .headers import is_dicom, is_usable_uid, items, numbers, quiet, read_file, text
+from .headers import is_dicom, is_usable_uid, items, numbers, quiet, text
 from .images import is_projection
+from .kept_headers import read_header
 from .kinds import CAPTURES, FOREIGN, LOCALIZER, NO_POSITION, count_of, is_image_class, kind_of
 from .parts import KEYWORDS, ImageHeader, divide, split_stacks
 
@@ -24,10 +25,8 @@ logger = logging.getLogger(__name__)
 
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
 _SERIES = ("StudyInstanceUID", "SeriesInstanceUID", "PatientID", "Modality", "SeriesNumber")
-_COLOUR = ("SamplesPerPixel", "PhotometricInterpretation")
 _TEXTS = (*dict.fromkeys((*_UIDS, *_SERIES)), "SeriesDescription", "Rows", "Columns", *KEYWORDS)
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
-_TAGS = (*_TEXTS, "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", *_GROUPS, *_COLOUR)
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def _image_header(file: Path) -> ImageHeader | str:
         if file.suffix.lower() in (".dcm", ".ima"):
             raise ValueError(f"{printable(file)} is not DICOM.")
         return FOREIGN
-    header = read_file(file, tags=_TAGS)
+    header = read_header(file, searching=True)
     meta = getattr(header, "file_meta", Dataset())
     uid = text(header, "SOPClassUID") or text(meta, "MediaStorageSOPClassUID")
     is_image = is_image_class(uid)

@@ -18,7 +18,8 @@ from .frames import Frame, frames_of
 from .gdcm import GdcmDecoder
 from .grid import Grid, arrange, differing_images_error
 from .headers import quiet, read_file, text
-from .images import SIGNED_NOTE, is_projection, read_images
+from .images import SIGNED_NOTE, is_projection, may_be_images, read_images
+from .kept_headers import read_header
 from .phases import divide_frames
 from .pixels import stored_range, stored_values
 
@@ -86,13 +87,19 @@ def read_series(
         )
     limits = limits or InputLimits.local()
     with quiet(), GdcmDecoder() as gdcm:
-        headers = [read_file(file, limits=limits) for file in paths]
+        headers = [read_header(file, limits=limits) for file in paths]
         if all(map(is_projection, headers, paths)):
             return _read_images(headers, paths, path, limits, gdcm, num_channels)
-        frames = [frame for header, file in zip(headers, paths, strict=True) for frame in frames_of(header, file)]
-        if frame is not None:
-            frames = _chosen(frames, frame, path)
-        grid = arrange(frames, path)
+        try:
+            frames = [frame for header, file in zip(headers, paths, strict=True) for frame in frames_of(header, file)]
+            if frame is not None:
+                frames = _chosen(frames, frame, path)
+            grid = arrange(frames, path)
+        except ValueError:
+            if len(paths) > 1 or not may_be_images(headers[0]):
+                raise
+            note = "its positions form no volume: its frames are read as images"
+            return _read_images(headers, paths, path, limits, gdcm, num_channels, note)
         limits.check_slices(path, (len(grid.slices), *frames[0].size))
         array, notes = _read_pixels(grid, path, gdcm)
         header = _header(grid, len(frames), notes)
@@ -113,15 +120,16 @@ def _read_images(
     limits: InputLimits,
     gdcm: GdcmDecoder,
     num_channels: int | None,
+    *notes: str,
 ) -> Volume:
     if len(files) > 1:
         raise ValueError(
-            f"{printable(path)} holds {len(files)} images without positions in the patient, e.g. "
+            f"{printable(path)} holds {len(files)} images in colour or without positions in the patient, e.g. "
             f"{printable(files[0].name)} and {printable(files[1].name)}, expected one: each is a scan of its own; name "
             "one file."
         )
     images = read_images(headers[0], files[0], limits, gdcm, num_channels)
-    header = _describe(headers, tuple(range(images.array.shape[2])), list(images.notes))
+    header = _describe(headers, tuple(range(images.array.shape[2])), [*notes, *images.notes])
     volume = make_volume(images.array, images.affine, header, path)
     return replace(volume, is_image=True, is_calibrated=images.is_calibrated)
 
