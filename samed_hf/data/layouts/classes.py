@@ -11,7 +11,7 @@ from pathlib import Path
 from ...volumes import case_name
 from ..dataset import CaseDataset
 from .folders import find_folders, subdirectories
-from .patients import image_files, mask_files, named_classes, refuse_raters
+from .patients import image_files, mask_files, named_classes, plain_stem, refuse_raters
 from .records import Found, Options, Record, build_dataset, name_some, pattern
 
 __all__ = ["has_class_masks", "read_class_masks"]
@@ -21,8 +21,9 @@ def has_class_masks(root: Path, options: Options) -> bool:
     """Return whether a directory has images, and masks in directories of their own or called after named classes."""
     named = named_classes(root, options)
     for images, masks in find_folders(root).values():
-        own, stems = image_files(masks), mask_files(images, images=True) if image_files(masks) else {}
-        if own and not all(_split_stem(name, stems, named) for name in mask_files(masks)):
+        own = image_files(masks)
+        cases = {plain_stem(path, images=True) for path in image_files(images)} if own and named else set()
+        if not all(_split_stem(plain_stem(path), cases, named) for path in own):
             return False
         if not own and not any(image_files(one) for one in subdirectories(masks).values()):
             return False

@@ -20,7 +20,7 @@ from .folders import image_and_mask, match_files, subdirectories
 from .listing import apply_splits
 from .records import Found, Options, Record, build_dataset, name_some, pattern, split_names
 
-__all__ = ["find_pairs", "image_files", "mask_files", "named_classes", "read_patients", "refuse_raters"]
+__all__ = ["find_pairs", "image_files", "mask_files", "named_classes", "plain_stem", "read_patients", "refuse_raters"]
 
 _WORDS = (
     r"labels?|labelmap|masks?|msk|segs?|segmentations?|dseg|gt|ground_?truth|truth|annotations?|delineations?|annot|roi"
@@ -103,12 +103,16 @@ def read_patients(root: Path, pairs: Sequence[Pair], options: Options) -> CaseDa
 
 def mask_files(directory: Path, images: bool = False) -> dict[str, Path]:
     """The files of a directory by their stems without words such as "mask" or, of `images`, "image"."""
-    word, files = _IMAGE if images else _LABEL, image_files(directory)
-    named = {_join(word.sub("", case_name(path))) or case_name(path): path for path in files}
-    if len(named) < len(files):
-        twice = next(path for path in files if path not in named.values())
-        raise ValueError(f"{twice} and another file of {directory} are called alike: keep one.")
+    named: dict[str, Path] = {}
+    for path in image_files(directory):
+        if (other := named.setdefault(plain_stem(path, images), path)) != path:
+            raise ValueError(f"{other} and {path} are called alike: keep one.")
     return named
+
+
+def plain_stem(path: Path, images: bool = False) -> str:
+    """The stem of a file without words such as "mask" or, of `images`, "image"."""
+    return _join((_IMAGE if images else _LABEL).sub("", case_name(path))) or case_name(path)
 
 
 def _directories(directory: Path, depth: int) -> Iterator[Path]:
