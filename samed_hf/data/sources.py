@@ -99,7 +99,7 @@ class ImageSource(CaseSource):
     """2-D images of one size and their masks; several are the slices of one case."""
 
     name: str
-    images: tuple[Path, ...]
+    images: tuple[Path | tuple[Path, ...], ...]  # each image, or the files of its channels, one grey channel each
     labels: tuple[Path | tuple[Path, ...], ...]  # the mask of each image, or the masks that make one label map
     num_channels: int  # 1 for grey, 3 for colour
     values: FileValues  # the masks' number of each label
@@ -109,7 +109,7 @@ class ImageSource(CaseSource):
         """See [`CaseSource`]."""
         # A model of grey images sees colours as grey, here as in prediction.
         num_channels = processor.num_channels if processor.num_channels in (1, 3) else self.num_channels
-        images = [cut_image(read_volume(path, num_channels=num_channels)) for path in self.images]
+        images = [self.read_pixels(index, num_channels) for index in range(len(self.images))]
         masks = [renumber(self.masks(index)[0], self.read_label(index), self.values) for index in range(len(images))]
         labels = [mask if mask.ndim == 3 else mask[None] for mask in masks]  # several pages of one file, or one
         for index, (image, label) in enumerate(zip(images, labels, strict=True)):
@@ -118,16 +118,27 @@ class ImageSource(CaseSource):
                     f"{one.shape[-1]}×{one.shape[-2]} pixels" + (f" in {len(one)} pages" if len(one) > 1 else "")
                     for one in (image, label)
                 ]
+                image_file, mask_file = _as_tuple(self.images[index])[0], self.masks(index)[0]
                 raise ValueError(
-                    f"{self.images[index]} has {sizes[0]}, but {self.masks(index)[0]} {sizes[1]}: expected a mask of "
-                    "the image's size."
+                    f"{image_file} has {sizes[0]}, but {mask_file} {sizes[1]}: expected a mask of the image's size."
                 )
         return stack_images(self.name, images, labels)
 
+    def read_pixels(self, index: int, num_channels: int | None = None) -> np.ndarray:
+        """An image as stored, `(pages, height, width)` or `(pages, channels, height, width)`."""
+        first, *others = files = _as_tuple(self.images[index])
+        if not others:
+            return cut_image(read_volume(first, num_channels=num_channels or self.num_channels))
+        if coloured := [path for path in files if path.is_file() and not image_files.is_grey(path)]:
+            raise ValueError(
+                f"{coloured[0]} has colours or can't be read: expected one grey channel in each of the {len(files)} "
+                f"files of {self.name}."
+            )
+        return cut_image(read_scan(ScanFile(self.name, first, "image", files), num_channels=len(files)))
+
     def masks(self, index: int) -> tuple[Path, ...]:
         """The masks of an image."""
-        paths = self.labels[index]
-        return paths if isinstance(paths, tuple) else (paths,)
+        return _as_tuple(self.labels[index])
 
     def read_label(self, index: int) -> np.ndarray:
         """The label map of an image `(height, width)` in its masks' numbers; these must agree where they overlap."""
@@ -150,7 +161,7 @@ class ImageSource(CaseSource):
 
     def files(self) -> tuple[Path, ...]:
         """See [`CaseSource`]."""
-        return (*self.images, *(path for index in range(len(self.labels)) for path in self.masks(index)))
+        return tuple(path for paths in (*self.images, *self.labels) for path in _as_tuple(paths))
 
 
 @dataclass(frozen=True)
@@ -175,6 +186,10 @@ class ImageMaskSource(ImageSource):
     def cache_key(self) -> list[Any]:
         """See [`CaseSource`]; also which class each mask is."""
         return [*super().cache_key(), self.numbers]
+
+
+def _as_tuple(paths: Path | tuple[Path, ...]) -> tuple[Path, ...]:
+    return paths if isinstance(paths, tuple) else (paths,)
 
 
 def cut_pair(

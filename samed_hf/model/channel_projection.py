@@ -19,6 +19,8 @@ class ChannelProjection(nn.Conv2d):
     fewer than three channels the mean of all fills the rest. The bias starts at 0.
     """
 
+    _keep_in_fp32_modules_strict = (CHANNEL_PROJECTION,)  # transformers adds those of the children to the model's
+
     def __init__(self, num_channels: int) -> None:
         super().__init__(num_channels, 3, kernel_size=1)
 

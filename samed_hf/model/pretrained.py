@@ -52,10 +52,7 @@ class SamedPreTrainedModel(SavedPreTrainedModel):
     ]
     # Angles of the positional encoding reach hundreds of radians, too many for half precision. Prompt encoder and mask
     # decoder cost little and decide about every pixel: in bfloat16 they would change more labels than the encoder.
-    _keep_in_fp32_modules_strict = [  # noqa: RUF012
-        *("positional_embedding", "prompt_encoder", "mask_decoder"),
-        CHANNEL_PROJECTION,
-    ]
+    _keep_in_fp32_modules_strict = ["positional_embedding", "prompt_encoder", "mask_decoder"]  # noqa: RUF012
 
     if not hasattr(SavedPreTrainedModel, "activation_checkpointing_enable"):  # before 5.23, thus with Python 3.10
         activation_checkpointing_enable = SavedPreTrainedModel.gradient_checkpointing_enable  # type: ignore[assignment]

@@ -16,7 +16,7 @@ from ..model.image_processing_samed import SamedImageProcessor
 from ..reporting.formatting import format_names
 from ..transforms.slicing import cut_slices, slice_spacing
 from ..utils.text import one_line
-from ..volumes import Volume, read_volume, reorient, same_grid
+from ..volumes import Volume, reorient, same_grid
 from .problems import Problem
 
 __all__ = ["CaseReading", "read_for_faults"]
@@ -173,25 +173,26 @@ def _read_slices(source: ImageSource | SliceSource, values: FileValues, reading:
     slices: list[tuple[np.ndarray, np.ndarray]] = []
     numbers = range(len(values)) if isinstance(source, ImageSource) and source.as_colors else values
     for index, path in enumerate(source.images if isinstance(source, ImageSource) else source.files()):
+        path = path[0] if isinstance(path, tuple) else path
         label_path = source.masks(index)[0] if isinstance(source, ImageSource) else path
         if isinstance(source, ImageSource):
-            volume = reading.attempt(partial(read_volume, path, num_channels=source.num_channels))
-            image = None if volume is None else volume.array[:, :, 0].swapaxes(0, 1)
-            image = np.moveaxis(image, 2, 0) if image is not None and image.ndim == 3 else image
+            image = reading.attempt(partial(source.read_pixels, index))
             label = reading.attempt(partial(source.read_label, index))
             if label is not None and source.as_colors:
                 label = reading.attempt(partial(renumber, label_path, label, values), "label-values")
         else:
             image, label = reading.attempt(partial(read_slice, path)) or (None, None)
-        named = None if label is None else name_labels(label_path, label[None], numbers, reading)
+            image = None if image is None else image[None]
+        label = label[None] if label is not None and label.ndim == 2 else label
+        named = None if label is None else name_labels(label_path, label, numbers, reading)
         if image is None or named is None:
             continue
         (height, width), (rows, columns) = image.shape[-2:], named.shape[1:]
-        if (height, width) == (rows, columns):
-            slices.append((image[None], named))
+        if (len(image), height, width) == named.shape:
+            slices.append((image, named))
             continue
         text = f"{path} has {width}×{height} pixels, but {label_path} {columns}×{rows}: expected a mask of the image's "
-        reading.add("error", "geometry", f"{text}size.")
+        reading.add("error", "geometry", f"{text}size and pages.")
     if len(sizes := sorted({image.shape[-2:] for image, _ in slices})) > 1:
         several = format_names([f"{width}×{height}" for height, width in sizes], 4)
         text = f"the slices of {source.name} differ in size ({several}): expected one size for each case."

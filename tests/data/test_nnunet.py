@@ -173,6 +173,15 @@ def test_images_with_a_file_for_each_channel(tmp_path, suffix, channels):
     assert case.label.sum() == 5
 
 
+def test_stacks_with_a_file_for_each_channel(tmp_path):
+    root = write_images(tmp_path / "data", 2, ".tif")
+    for path in [*root.glob("imagesTr/*"), *root.glob("labelsTr/*")]:
+        page = Image.open(path).copy()
+        page.save(path, save_all=True, append_images=[page, page])
+    case = read_data(root).read_case("p1", PICTURE)
+    assert (case.image.shape, case.label.shape, case.label.sum()) == ((3, 2, 6, 5), (3, 6, 5), 15)
+
+
 def test_a_missing_or_coloured_channel_file(tmp_path):
     root = write_images(tmp_path / "data", 2)
     Image.new("RGB", (5, 6)).save(root / "imagesTr" / "p1_0001.png")

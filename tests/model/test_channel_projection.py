@@ -111,6 +111,15 @@ def test_get_peft_model_with_the_module_named(tiny_sam, tmp_path):
     torch.testing.assert_close(logits(loaded), logits(peft_model), rtol=0, atol=1e-5)
 
 
+def test_it_stays_in_float32(model, tmp_path):
+    with torch.no_grad():
+        model.channel_projection.modules_to_save["default"].weight.fill_(1 / 3)
+    model.merge_and_unload().save_pretrained(tmp_path)
+    loaded = SamedForSemanticSegmentation.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert torch.equal(loaded.channel_projection.weight, torch.full((3, 5, 1, 1), 1 / 3))
+    assert (loaded.dtype, logits(loaded).dtype) == (torch.bfloat16, torch.float32)
+
+
 def test_other_numbers_of_channels_are_refused(model, tiny_sam, tmp_path):
     with pytest.raises(ValueError, match=r"\(1, 3, 32, 32\): expected \(batch_size, 5, "):
         model(torch.rand(1, 3, 32, 32))

@@ -30,7 +30,7 @@ from samed_hf.volumes.dicom import read_series
 from samed_hf.volumes.dicom.headers import read_file
 from samed_hf.volumes.limits import InputLimitError, InputLimits
 
-from ..dicom_files import series_affine, write_image, write_series
+from ..dicom_files import write_image, write_series
 
 GREY = np.arange(24, dtype=np.uint16).reshape(1, 4, 6)
 COLOURS = np.arange(3 * 4 * 6 * 3, dtype=np.uint8).reshape(3, 4, 6, 3)
@@ -115,27 +115,8 @@ def test_the_number_of_channels_that_a_model_expects(tmp_path):
 
 def test_several_images_in_one_series_are_refused(tmp_path):
     files = [write_image(tmp_path / name, GREY) for name in "ab"]
-    with pytest.raises(ValueError, match=r"holds 2 images without positions.*a and b"):
+    with pytest.raises(ValueError, match=r"holds 2 images in colour or without positions.*a and b"):
         read_series(files, tmp_path)
-
-
-def test_slices_in_colour_are_a_volume(tmp_path):
-    def colour(dataset, index):
-        dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
-        dataset.PixelData = COLOURS[index].tobytes()
-
-    scan = np.zeros((6, 4, 3), np.uint8)
-    files = write_series(tmp_path, scan, change=colour, name=lambda index: f"{(2, 0, 1)[index]}.dcm")
-    volume = read_series(files, tmp_path)
-    assert not volume.is_image
-    assert volume.array.dtype == np.uint8
-    np.testing.assert_array_equal(volume.array, COLOURS.transpose(2, 1, 0, 3))
-    np.testing.assert_allclose(volume.affine, series_affine(), atol=1e-6)
-    grey = read_series(files, tmp_path, num_channels=1).array
-    np.testing.assert_allclose(grey, COLOURS.transpose(2, 1, 0, 3) @ [0.299, 0.587, 0.114], atol=0.51)
-    grey = write_series(tmp_path / "grey", scan, series="grey")
-    with pytest.raises(ValueError, match="holds an image in colour, unlike"):
-        read_series([*files[:2], grey[2]], tmp_path)
 
 
 def test_a_radiograph_with_a_position_is_an_image_and_a_frame_without_a_grid_too(tmp_path):
@@ -168,9 +149,8 @@ def test_a_radiograph_with_a_position_is_an_image_and_a_frame_without_a_grid_too
 
 def region(units="33", **values):
     x, y = (int(unit) for unit in units)
-    return item(
-        PhysicalUnitsXDirection=x, PhysicalUnitsYDirection=y, PhysicalDeltaX=0.05, PhysicalDeltaY=0.04, **values
-    )
+    usual = {"PhysicalUnitsXDirection": x, "PhysicalUnitsYDirection": y, "PhysicalDeltaX": 0.05, "PhysicalDeltaY": 0.04}
+    return item(**usual | values)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +167,10 @@ def region(units="33", **values):
         ({"NominalScannedPixelSpacing": [0.4, 0.5]}, None),
         ({"PixelSpacing": [0.0, 0.0]}, None),
         ({"SequenceOfUltrasoundRegions": [region()]}, (0.5, 0.4)),
-        ({"SequenceOfUltrasoundRegions": [region(), region()]}, None),
+        ({"SequenceOfUltrasoundRegions": [region(), region()]}, (0.5, 0.4)),
+        ({"SequenceOfUltrasoundRegions": [region(), region("40", RegionSpatialFormat=4)]}, (0.5, 0.4)),  # an ECG
+        ({"SequenceOfUltrasoundRegions": [region(), region("47", RegionSpatialFormat=3)]}, None),  # a spectrum
+        ({"SequenceOfUltrasoundRegions": [region(), region(RegionSpatialFormat=1, PhysicalDeltaX=0.1)]}, None),
         ({"SequenceOfUltrasoundRegions": [region("43")]}, None),  # seconds across: a spectrum
     ],
 )

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...model.image_processing_samed import SamedImageProcessor
-from ...transforms.slicing import cut_image
-from ...volumes import ScanFile, read_scan
-from ...volumes.images import is_grey
 from ...volumes.registry import IMAGE_SUFFIXES
-from ..dataset import CaseDataset, CaseSource, FileValues, RawCase, renumber
+from ..dataset import CaseDataset, CaseSource
 from ..labels import read_json
-from ..sources import ImageSource, ScanSource, describe_images, read_mask, require_files
+from ..sources import ImageSource, ScanSource, describe_images, require_files
 from .decathlon import channel_names, note_unused_files, read_description
 from .nnunet_labels import nnunet_labels
 
@@ -24,39 +19,6 @@ def is_nnunet(root: Path) -> bool:
     """Return whether a directory has this layout."""
     description = read_description(root)
     return "channel_names" in description or "file_ending" in description
-
-
-@dataclass(frozen=True)
-class ImageChannelsSource(CaseSource):
-    """A 2-D image whose channels are files of one grey channel each, and its mask."""
-
-    name: str
-    images: tuple[Path, ...]  # one for each channel
-    label: Path
-    num_channels: int
-    values: FileValues  # the mask's number of each label
-
-    def read(self, processor: SamedImageProcessor) -> RawCase:
-        """See [`CaseSource`]."""
-        if coloured := [path for path in self.images if path.is_file() and not is_grey(path)]:
-            raise ValueError(
-                f"{coloured[0]} has colours or can't be read: expected one grey channel in each of the "
-                f"{self.num_channels} files of {self.name}."
-            )
-        image = cut_image(
-            read_scan(ScanFile(self.name, self.images[0], "image", self.images), num_channels=self.num_channels)
-        )
-        label = renumber(self.label, read_mask(self.label), self.values)[None]
-        if image.shape[-2:] != label.shape[-2:]:
-            raise ValueError(
-                f"{self.images[0]} has {image.shape[-1]}×{image.shape[-2]} pixels, but {self.label} "
-                f"{label.shape[-1]}×{label.shape[-2]}: expected a mask of the image's size."
-            )
-        return RawCase(image, label, None)
-
-    def files(self) -> tuple[Path, ...]:
-        """See [`CaseSource`]."""
-        return (*self.images, self.label)
 
 
 def read_nnunet(root: Path, fold: int | None = None, tolerance: float = 0.1, strict: bool = True) -> CaseDataset:
@@ -93,10 +55,9 @@ def read_nnunet(root: Path, fold: int | None = None, tolerance: float = 0.1, str
     for split, part in (("train", "Tr"), ("test", "Ts")):
         sources: dict[str, CaseSource] = {}
         for name, (images, label) in cases[part].items():
-            if is_single:
-                sources[name] = ImageSource(name, images[:1], (label,), count, labels.values)
-            elif is_2d:
-                sources[name] = ImageChannelsSource(name, images, label, count, labels.values)
+            if is_2d:
+                one = images[0] if is_single else images
+                sources[name] = ImageSource(name, (one,), (label,), count, labels.values)
             else:
                 sources[name] = ScanSource(name, images, label, count, labels.values, tolerance)
         data.add_cases(split, sources)

@@ -22,7 +22,7 @@ from .headers import items, numbers, read_file, text, whole_number
 from .kinds import is_image_class
 from .pixels import num_samples, stored_bits, stored_values
 
-__all__ = ["SIGNED_NOTE", "DicomImages", "display_frame", "is_colour", "is_projection", "may_be_images", "read_images"]
+__all__ = ["SIGNED_NOTE", "DicomImages", "is_projection", "may_be_images", "read_images"]
 
 # Slices of a patient: without a position they are incomplete, not images of their own.
 _SLICES = {
@@ -49,18 +49,10 @@ class DicomImages(NamedTuple):
     notes: tuple[str, ...]
 
 
-def is_colour(dataset: Dataset, path: Path) -> bool:
-    """Whether the images of a file are in colour; one that is neither in colour nor in grey is an error."""
-    kind, samples = text(dataset, "PhotometricInterpretation"), num_samples(dataset, path)
-    if samples == 1 and not kind.startswith(("MONOCHROME", "PALETTE")) and kind:
-        raise ValueError(f"{printable(path)} holds an image of {kind} with 1 value per pixel; export it as PNG.")
-    return samples == 3 or kind == "PALETTE COLOR"
-
-
 def is_projection(dataset: Dataset, path: Path) -> bool:
     """Whether a file holds images without the geometry of a patient, which are read by [`read_images`]."""
     kind = text(dataset, "SOPClassUID")
-    if _PROJECTIONS.fullmatch(kind):
+    if _is_colour(dataset, path) or _PROJECTIONS.fullmatch(kind):
         return True
     if "PerFrameFunctionalGroupsSequence" in dataset:
         groups = [*items(dataset, _GROUPS[0], path)[:1], *items(dataset, _GROUPS[1], path)]
@@ -92,7 +84,7 @@ def read_images(
 
     def frame(index: int) -> np.ndarray:
         pixels = stored if index == 0 else stored_values(dataset, index, path, gdcm)
-        return display_frame(pixels, dataset, index, bounds, path, num_channels)
+        return _with_channels(display_values(pixels, display_header(dataset, index, path), bounds, path), num_channels)
 
     first = frame(0)  # before memory is allocated for all, as a damaged header could exceed it
     check_memory(path, first.nbytes * count)
@@ -104,6 +96,10 @@ def read_images(
     affine = np.diag([-size[0], -size[1], 1.0, 1.0]) if size else np.diag([-1.0, -1.0, 1.0, 1.0])
     notes = (note, *_display_notes(dataset, stored, bounds, path))
     return DicomImages(np.moveaxis(array, (0, 1, 2), (2, 1, 0)), affine, size is not None, notes)
+
+
+def _is_colour(dataset: Dataset, path: Path) -> bool:
+    return num_samples(dataset, path) == 3 or text(dataset, "PhotometricInterpretation") == "PALETTE COLOR"
 
 
 def _check_tiles(dataset: Dataset, path: Path) -> None:
@@ -126,7 +122,7 @@ def _bounds(dataset: Dataset, first: np.ndarray, path: Path, gdcm: GdcmDecoder) 
     bits, kind = stored_bits(dataset, path), first.dtype.kind
     ends = (0, (1 << bits) - 1) if kind == "u" else (-(1 << bits - 1), (1 << bits - 1) - 1)
     header = display_header(dataset, 0, path)
-    is_certain = is_colour(dataset, path) or has_window(header) or "ModalityLUTSequence" in header
+    is_certain = _is_colour(dataset, path) or has_window(header) or "ModalityLUTSequence" in header
     if is_certain or (kind == "u" and bits <= 8):
         return ends
     low, high = float(first.min()), float(first.max())
@@ -139,11 +135,7 @@ def _bounds(dataset: Dataset, first: np.ndarray, path: Path, gdcm: GdcmDecoder) 
     return (0, (1 << needed) - 1) if needed < bits - 1 else ends
 
 
-def display_frame(
-    stored: np.ndarray, dataset: Dataset, index: int, bounds: tuple[float, float], path: Path, num_channels: int | None
-) -> np.ndarray:
-    """[`display_values`] for image `index` of a file and a number of channels."""
-    image = display_values(stored, display_header(dataset, index, path), bounds, path)
+def _with_channels(image: np.ndarray, num_channels: int | None) -> np.ndarray:
     if num_channels == 1 and image.ndim == 3:
         return luminance(np.moveaxis(image, 2, 0))
     return np.repeat(image[:, :, None], 3, axis=2) if num_channels == 3 and image.ndim == 2 else image
@@ -153,7 +145,7 @@ def _display_notes(dataset: Dataset, stored: np.ndarray, bounds: tuple[float, fl
     header = display_header(dataset, 0, path)
     if stored.dtype.kind == "i" and not dataset.get("PixelRepresentation"):
         yield SIGNED_NOTE
-    if not is_colour(dataset, path):
+    if not _is_colour(dataset, path):
         yield describe_window(header) or f"it has no window: {bounds[0]:g} is black, {bounds[1]:g} is white"
     if header.PhotometricInterpretation == "MONOCHROME1":
         yield "MONOCHROME1: inverted, so that high values are bright"
@@ -165,14 +157,12 @@ def _display_notes(dataset: Dataset, stored: np.ndarray, bounds: tuple[float, fl
 def _pixel_size(dataset: Dataset, path: Path) -> tuple[tuple[float, ...] | None, str]:
     """Return the width and height of a pixel in the patient, in mm, or `None`; and a note where they come from."""
     regions = items(dataset, "SequenceOfUltrasoundRegions", path)
-    units = [text(region, f"PhysicalUnits{axis}Direction") for region in regions for axis in "XY"]
-    if units == [_CENTIMETRES] * 2:
-        delta = [_positive(regions[0], f"PhysicalDelta{axis}", 1, path) for axis in "XY"]
-        if all(delta):
-            size = 10 * delta[0][0], 10 * delta[1][0]
-            return size, f"pixels of {_times(size)} mm by its only ultrasound region"
+    # Not those of an ECG or of graphics; M-modes and spectra have no size.
+    sizes = {_region_size(one, path) for one in regions if text(one, "RegionSpatialFormat") in ("", "1", "2", "3")}
+    if regions and (size := sizes.pop() if len(sizes) == 1 else ()):
+        return size, f"pixels of {_times(size)} mm by its ultrasound region"
     if regions:
-        return None, f"sizes are in pixels: {len(regions)} ultrasound regions, expected one in cm"
+        return None, f"sizes are in pixels: {len(regions)} ultrasound regions, expected images of one scale in cm"
     header = display_header(dataset, 0, path)
     spacing = _positive(header, "PixelSpacing", 2, path)
     detector = {
@@ -184,6 +174,14 @@ def _pixel_size(dataset: Dataset, path: Path) -> tuple[tuple[float, ...] | None,
         return spacing, f"pixels of {_times(spacing)} mm by PixelSpacing"
     where = [f"{keyword} {_times(found)} mm is not the patient's" for keyword, found in detector.items()]
     return None, f"sizes are in pixels: {where[0] if where else 'it states no size of a pixel'}"
+
+
+def _region_size(region: Dataset, path: Path) -> tuple[float, ...]:
+    """Return the width and height of a pixel in an ultrasound region in mm; nothing if it is no image."""
+    units = [text(region, f"PhysicalUnits{axis}Direction") for axis in "XY"]
+    deltas = [_positive(region, f"PhysicalDelta{axis}", 1, path) for axis in "XY"]
+    is_image = text(region, "RegionSpatialFormat") in ("", "1") and units == [_CENTIMETRES] * 2 and all(deltas)
+    return (10 * deltas[0][0], 10 * deltas[1][0]) if is_image else ()
 
 
 def _positive(dataset: Dataset, keyword: str, count: int, path: Path) -> tuple[float, ...]:

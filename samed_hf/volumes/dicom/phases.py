@@ -9,7 +9,7 @@ from pydicom import Dataset
 
 from .frames import Frame, frames_of
 from .headers import items, quiet, text
-from .images import is_colour, is_projection
+from .images import is_projection
 from .kept_headers import read_header
 from .parts import KEYWORDS, ImageHeader, divide
 
@@ -34,7 +34,7 @@ def frame_names(files: Iterable[str | Path]) -> list[str]:
     with quiet():
         headers = [(read_header(Path(file)), Path(file)) for file in sorted(map(Path, files))]
         try:
-            if all(is_projection(*one) for one in headers) or (len(headers) == 1 and is_colour(*headers[0])):
+            if all(is_projection(*one) for one in headers):
                 return [""]
             return list(divide_frames([frame for header, file in headers for frame in frames_of(header, file)]))
         except ValueError:  # reading raises it, or reads images
