@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import re
 import sys
 import time
 from collections import Counter
@@ -49,6 +50,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add("--keep_largest", type=names, default=(), metavar="all|A,B,…", help=text)
     text = "remove components below this size, of all labels or of some [none]"
     add("--min_island_ml", metavar="ML|A=ML,…", help=text)
+    text = "frames to segment of scans over time and of stacks of images, counted from 0 [all]"
+    add("--frames", type=_indices, metavar="0,4-8", help=text)
     add_computing(parser)
     add("--overwrite", action="store_true", help="replace existing segmentations")
     text = "go on after an interruption: leave out the cases that are finished, made by the same adapter and settings"
@@ -102,7 +105,8 @@ def _predict(args: argparse.Namespace, settings: PredictionSettings, state: Part
     if not state.is_main_process:
         return 0
     run = _describe(args, settings, segmenter, state) | {"seconds": round(time.monotonic() - started, 2)}
-    run |= {"method": method, "cases": _all_records(args, output, plan, records, finished, method)}
+    run |= {"notes": plan.notes, "method": method}
+    run |= {"cases": _all_records(args, output, plan, records, finished, method)}
     return _finish(args, output, run, plan, created)
 
 
@@ -149,6 +153,17 @@ def _reported(segmenter: Segmenter, settings: PredictionSettings) -> dict[int, s
     """What the statistics are of: the requested labels, or the regions."""
     regions = {index: name for index, (name, _) in segmenter.regions.items()}
     return regions or settings.requested(segmenter.id2label)
+
+
+def _indices(text: str) -> tuple[int, ...]:
+    """Parse `0,4-8`."""
+    indices: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,6})(?:-(\d{1,6}))?\s*", part)
+        if not match or (match[2] and int(match[2]) < int(match[1])):
+            raise argparse.ArgumentTypeError(f"{text!r}: expected indices and ranges, e.g. 0,4-8")
+        indices += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return tuple(dict.fromkeys(indices))
 
 
 def _sizes(text: str | None) -> dict[str, float]:

@@ -74,11 +74,6 @@ class Job:
         except (OSError, ValueError):
             return 0
 
-    @property
-    def is_image(self) -> bool:
-        """Whether the scan is a 2-D image such as a PNG, without spacing and orientation."""
-        return self.scan.kind == "image"
-
 
 def plan_jobs(
     scans: Sequence[ScanFile], output: Path, settings: PredictionSettings, *, overwrite: bool = False
@@ -102,8 +97,6 @@ def plan_jobs(
             raise ValueError(f"{path} gives no name for its results: rename it.")
         if settings.format in ("dcm", "rtstruct") and scan.kind != "dicom":
             raise ValueError(f"{path} is no DICOM series, to which --format {settings.format} refers: choose another.")
-        if settings.min_island_ml and job.is_image:
-            raise ValueError(f"{path} is a 2-D image, whose labels have no volume in ml: leave out --min_island_ml.")
         target, directory = output / job.labels, output / scan.name
         if target.resolve() in sources or directory.resolve() in directories:
             raise ValueError(f"--output {printable(output)} contains the scan {path}: choose another directory.")

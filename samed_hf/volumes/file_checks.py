@@ -23,7 +23,6 @@ __all__ = [
     "damaged_file_error",
     "make_volume",
     "storable",
-    "volume_shape",
 ]
 
 NO_THICKNESS = "one slice without a thickness: ml assume {:.4g} mm"
@@ -88,25 +87,6 @@ def check_finite(path: Path, array: np.ndarray) -> None:
         )
 
 
-def volume_shape(path: Path, shape: tuple[int, ...], num_channels: int) -> tuple[int, ...]:
-    """Return `(x, y, z)` or `(x, y, z, num_channels)` for the shape in a header; its axes after z count channels.
-
-    Two axes are one slice. An empty image, one of fewer axes or with another number of channels is refused.
-    """
-    images = [length for length in shape[3:] if length != 1]
-    if len(shape) >= 2 and min(shape) > 0 and images == ([num_channels] if num_channels > 1 else []):
-        grid = (*shape, 1)[:3]
-        return grid if num_channels == 1 else (*grid, num_channels)
-    if num_channels == 1:
-        expected = "one 3-D volume; save one frame alone"
-    else:
-        expected = (
-            f"{num_channels} channels on its last axis; save them so, or each channel in one file: "
-            "case_0000, case_0001 and so on"
-        )
-    raise ValueError(f"{printable(path)} holds an image of shape {shape}, expected {expected}.")
-
-
 def make_volume(
     array: np.ndarray, affine: np.ndarray, header: object, path: Path, notes: tuple[str, ...] = ()
 ) -> Volume:
@@ -118,9 +98,9 @@ def make_volume(
 
 
 def check_labels(array: np.ndarray, like: Volume) -> np.ndarray:
-    """Convert a label map `(x, y, z)` on the grid of `like` to uint8 where its values fit, else to uint16."""
+    """Convert labels `(x, y, z[, frames])` on the grid of `like` to uint8 where their values fit, else to uint16."""
     array = np.asarray(array)
-    if array.shape != like.grid:
+    if array.shape[:3] != like.grid or array.ndim > 4:
         raise ValueError(
             f"array has shape {array.shape}, expected {like.grid} as the scan has; "
             "bring the label map back to the grid of the scan."

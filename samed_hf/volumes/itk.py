@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from ..utils.atomic import atomic_update
 from ..utils.console import c_stderr_silenced
 from ..utils.text import one_line, printable
 from . import file_checks
+from .frames import Frames, Layout, choose_frames, split_shape
 from .geometry import Volume
 from .itk_voxel_data import check_voxels, find_voxels, is_nrrd
 from .limits import InputLimits
 
-__all__ = ["ItkHeader", "check_name", "itk_reason", "read_itk", "write_itk"]
+__all__ = ["ItkHeader", "check_name", "itk_reason", "read_itk", "read_itk_frames", "write_itk"]
 
 _LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 
@@ -31,7 +32,8 @@ class ItkHeader:
     spacing: tuple[float, ...]  # size of a voxel in mm along each array axis
     origin: tuple[float, ...]  # centre of the first voxel in mm, LPS+
     direction: tuple[float, ...]  # the 3 × 3 matrix, row by row, whose columns are the directions of the axes, LPS+
-    dimension: int = 3  # of the file: 2 for one slice
+    dimension: int = 3  # of the file: 2 for one slice, 4 for frames
+    fourth: tuple[float, float] | None = None  # spacing and origin of the fourth axis, e.g. in seconds
 
     @classmethod
     def from_affine(cls, affine: np.ndarray) -> ItkHeader:
@@ -42,9 +44,9 @@ class ItkHeader:
         return cls.of(spacing, origin, columns / spacing)
 
     @classmethod
-    def of(cls, spacing: np.ndarray, origin: np.ndarray, direction: np.ndarray, dimension: int = 3) -> ItkHeader:
+    def of(cls, spacing: np.ndarray, origin: np.ndarray, direction: np.ndarray) -> ItkHeader:
         """Make the header of arrays."""
-        return cls(tuple(spacing.tolist()), tuple(origin.tolist()), tuple(direction.ravel().tolist()), dimension)
+        return cls(tuple(spacing.tolist()), tuple(origin.tolist()), tuple(direction.ravel().tolist()))
 
     @property
     def affine(self) -> np.ndarray:
@@ -56,10 +58,20 @@ class ItkHeader:
 
 
 def read_itk(path: Path, *, num_channels: int = 1, limits: InputLimits | None = None) -> Volume:
-    """Read an NRRD or MetaImage file of `num_channels` images: vectors, colours, or frames of a fourth axis.
+    """Read an NRRD or MetaImage file of one frame of `num_channels` images: vectors, colours, or a fourth axis.
 
     The voxels may be in other files: one, a list or a pattern. `array` keeps the file's integer type, floats are
     float32; `header` is an [`ItkHeader`].
+    """
+    return read_itk_frames(path, num_channels=num_channels, limits=limits).only(path)
+
+
+def read_itk_frames(
+    path: Path, *, num_channels: int = 1, limits: InputLimits | None = None, frames: Sequence[int] | None = None
+) -> Frames:
+    """[`read_itk`] for the frames of a fourth axis or of a list, or some of them.
+
+    One frame is in memory at a time if ITK can read it alone: of an uncompressed MetaImage.
     """
     file_checks.check_file(path, "itk")
     check_name(path)
@@ -75,26 +87,47 @@ def read_itk(path: Path, *, num_channels: int = 1, limits: InputLimits | None = 
     bits = re.fullmatch(r"(?:vector of )?(\d+)-bit .+", kind)
     if bits is None:
         raise ValueError(f"{printable(path)} has values of type {kind}, expected real numbers; export it in greyscale.")
-    shape = file_checks.volume_shape(path, (*size, components) if components > 1 else size, num_channels)
+    layout = split_shape(path, (*size, components) if components > 1 else size, num_channels)
     check_voxels(path, voxels, size, int(bits[1]) // 8 * components, limits)
-    array = sitk.GetArrayFromImage(_call(reader.Execute, path))
-    array = (np.moveaxis(array, -1, 0) if components > 1 else array).T.reshape(shape, order="F")
-    if array.dtype == np.float64:
-        with np.errstate(all="ignore"):  # overflow gives infinity, which file_checks.check_finite refuses
-            array = array.astype(np.float32)
-    file_checks.check_finite(path, array)
+    indices = choose_frames(path, layout.frames, frames)
+    is_alone = not is_nrrd(path) and voxels.encoding == "raw" and len(voxels.files) == 1 and len(size) == 4
+    if not is_alone or layout.frames == 1:
+        return Frames(layout.frames, indices, _split(path, reader, layout, indices))
+
+    def read_alone() -> Iterator[Volume]:
+        for index in indices:
+            reader.SetExtractIndex([0, 0, 0, index])
+            reader.SetExtractSize([*size[:3], 0])
+            yield from _split(path, reader, Layout(layout.grid, 1, layout.channels), [0])
+
+    return Frames(layout.frames, indices, read_alone())
+
+
+def _split(path: Path, reader: sitk.ImageFileReader, layout: Layout, indices: Sequence[int]) -> Iterator[Volume]:
+    """Read the image, and yield some of its frames."""
+    whole = sitk.GetArrayFromImage(_call(reader.Execute, path))
+    whole = (np.moveaxis(whole, -1, 0) if reader.GetNumberOfComponents() > 1 else whole).T
+    whole = whole.reshape((*layout.grid, layout.frames, layout.channels), order="F")
     header = _header(reader)
     notes = (file_checks.NO_THICKNESS.format(1),) if header.dimension == 2 else ()
-    return file_checks.make_volume(array, header.affine, header, path, notes)
+    for index in indices:
+        array = whole[:, :, :, index].reshape(layout.shape, order="F")
+        if array.dtype == np.float64:
+            with np.errstate(all="ignore"):  # overflow gives infinity, which file_checks.check_finite refuses
+                array = array.astype(np.float32)
+        file_checks.check_finite(path, array)
+        yield file_checks.make_volume(array, header.affine, header, path, notes)
 
 
 def _header(reader: sitk.ImageFileReader) -> ItkHeader:
-    dimension = min(reader.GetDimension(), 3)
+    """The geometry of the file, of which two axes are completed to three."""
+    dimension = reader.GetDimension()
+    along = min(dimension, 3)
     spacing, origin, direction = np.ones(3), np.zeros(3), np.eye(3)
-    spacing[:dimension], origin[:dimension] = reader.GetSpacing()[:3], reader.GetOrigin()[:3]
-    own = np.reshape(reader.GetDirection(), (reader.GetDimension(),) * 2)
-    direction[:dimension, :dimension] = own[:3, :3]
-    return ItkHeader.of(spacing, origin, direction, dimension)
+    spacing[:along], origin[:along] = reader.GetSpacing()[:3], reader.GetOrigin()[:3]
+    direction[:along, :along] = np.reshape(reader.GetDirection(), (dimension, dimension))[:along, :along]
+    fourth = (reader.GetSpacing()[3], reader.GetOrigin()[3]) if dimension > 3 else None
+    return replace(ItkHeader.of(spacing, origin, direction), dimension=dimension, fourth=fourth)
 
 
 def _call(function: Callable[[], Any], path: Path) -> Any:
@@ -120,13 +153,7 @@ def write_itk(path: Path, volume: Volume) -> None:
     header = volume.header
     if not isinstance(header, ItkHeader) or not np.allclose(header.affine, volume.affine, rtol=0, atol=1e-6):
         header = ItkHeader.from_affine(volume.affine)
-    axes = (2, 1, 0, *range(3, array.ndim))
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(axes)), isVector=array.ndim == 4)
-    image.SetSpacing(header.spacing)
-    image.SetOrigin(header.origin)
-    image.SetDirection(header.direction)
-    if header.dimension == 2 and array.shape[2] == 1:
-        image = image[:, :, 0]
+    image = _make_image(array, header)
     file_checks.check_parent(path)
     with atomic_update(path.parent, order=lambda file: file.name == path.name) as directory:
         temporary = directory / f"{stem if suffix == '.mhd' else 'volume'}{suffix}"
@@ -137,6 +164,24 @@ def write_itk(path: Path, volume: Volume) -> None:
         except (ValueError, FileNotFoundError) as error:
             raise OSError(f"{printable(path)} could not be written completely; is the disk full?") from error
         temporary.replace(directory / path.name)
+
+
+def _make_image(array: np.ndarray, header: ItkHeader) -> sitk.Image:
+    """Make the image of a volume; several images are a fourth axis if the header has one, else vectors."""
+    if array.ndim == 4 and header.fourth is not None:
+        image = sitk.GetImageFromArray(np.ascontiguousarray(array.T), isVector=False)
+        direction = np.eye(4)
+        direction[:3, :3] = np.reshape(header.direction, (3, 3))
+        image.SetSpacing((*header.spacing, header.fourth[0]))
+        image.SetOrigin((*header.origin, header.fourth[1]))
+        image.SetDirection(direction.ravel().tolist())
+        return image
+    axes = (2, 1, 0, *range(3, array.ndim))
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(axes)), isVector=array.ndim == 4)
+    image.SetSpacing(header.spacing)
+    image.SetOrigin(header.origin)
+    image.SetDirection(header.direction)
+    return image[:, :, 0] if header.dimension == 2 and array.shape[2] == 1 else image
 
 
 def check_name(path: Path) -> None:

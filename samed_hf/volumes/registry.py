@@ -36,15 +36,16 @@ class FileFormat:
     reader: str = ""  # `read(path, *, num_channels, limits) -> Volume`; "" where a scan consists of many files
     writer: str = ""  # `write(path, volume)`; "" where the format cannot hold every volume
     label_writer: str = ""  # `write(path, labels, like, *, names, colors)`; "" where `writer` writes label maps
+    frame_reader: str = ""  # `read(path, *, num_channels, limits, frames) -> Frames`; "" where a volume has all frames
 
     def function(self, role: str) -> Callable[..., Any]:
-        """Import the function of a role: "reader", "writer" or "label_writer"."""
+        """Import the function of a role: "reader", "writer", "label_writer" or "frame_reader"."""
         module, _, name = getattr(self, role).partition(":")
         return getattr(import_module(f".{module}", __package__), name)
 
 
-_NIFTI = ("nifti:read_nifti", "nifti:write_nifti", "nifti:write_nifti_labels")
-_ITK = ("itk:read_itk", "itk:write_itk")
+_NIFTI = ("nifti:read_nifti", "nifti:write_nifti", "nifti:write_nifti_labels", "nifti:read_nifti_frames")
+_ITK = ("itk:read_itk", "itk:write_itk", "", "itk:read_itk_frames")
 _IMAGE = ("images:read_image", "", "images:write_mask")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _RTSTRUCT = ".rtstruct.dcm"

@@ -8,7 +8,9 @@ from samed_hf import SamedImageProcessor
 from samed_hf.data import read_data
 from samed_hf.data.cache import CaseStore
 from samed_hf.validation.reading import read_for_faults
+from samed_hf.volumes.dicom import read_series
 
+from ..data_folders import save_nifti
 from ..dicom_files import uid, write_series
 from ..label_objects import write_segments, write_structures
 
@@ -86,9 +88,21 @@ def test_overlaps_reach_the_user(tmp_path, caplog):
     assert np.bincount(raw.label.ravel()).tolist() == [210 - 42, 0, 42]
     assert "6 voxels" in raw.notes[0]
     assert "6 voxels" in caplog.text
+    assert "6 voxels" in data.notes[-1]
     reading = read_for_faults(data, "A", PLAIN)
     assert [(one.severity, one.kind) for one in reading.problems] == [("warning", "overlap")]
     np.testing.assert_array_equal(reading.label, raw.label)
+
+
+def test_the_cases_of_a_patient_are_a_group(tmp_path):
+    for name, person in (("A", "1"), ("B", "1"), ("C", "2")):
+        write_series(tmp_path / name / "ct", study=name, series="ct")
+
+        def identify(dataset, person=person):
+            dataset.PatientID = person
+
+        write_structures(tmp_path / name / "rs.dcm", {"liver": [LIVER]}, study=name, series="ct", change=identify)
+    assert read_data(tmp_path).groups == {"A": "1", "B": "1"}
 
 
 def test_a_label_without_its_series_is_left_out_by_name(tmp_path):
@@ -136,6 +150,18 @@ def test_two_labels_of_a_series_are_refused(tmp_path):
         read_data(tmp_path)
 
 
+def test_series_and_labels_are_chosen_by_modality_kind_or_description(tmp_path):
+    files = patient(tmp_path, "A", {"liver": [LIVER]})
+    masks = np.zeros((5, 6, 7, 1), np.uint8)
+    masks[1, 2:4, 2:4] = 1
+    write_segments(tmp_path / "A" / "seg.dcm", files, masks, "BINARY", ["liver"], series_description="By hand")
+    for wanted, count in (("RTSTRUCT", 6), ("seg", 4), ("by hand", 4)):
+        data = read_data(tmp_path, label_column=wanted)
+        assert (data.read_case("A", PLAIN).label == 1).sum() == count
+    with pytest.raises(FileNotFoundError):
+        read_data(tmp_path, label_column="SEG", image_column="MR")
+
+
 def test_series_without_any_label_are_refused(tmp_path):
     write_series(tmp_path / "A")
     with pytest.raises(FileNotFoundError, match="RTSTRUCT"):
@@ -157,6 +183,23 @@ def test_images_and_labels_in_directories_of_their_own(tmp_path):
     data = read_data(tmp_path)
     assert data.train == ["A", "B"]
     assert (data.read_case("B", PLAIN).label == 1).sum() == 6
+
+
+@pytest.mark.parametrize("where", ["images/{}", "{}/ct", "train/{}/1/2"])
+def test_label_maps_of_dicom_series(tmp_path, where):
+    for name in ("A", "B"):
+        files = write_series(tmp_path / where.format(name), study=name, series="ct")
+        scan = read_series(files, tmp_path)
+        label = np.zeros(scan.grid, np.uint8)
+        label[1:4, 1:3, 2] = 1
+        beside = {"images/{}": "labels/{}.nii.gz", "{}/ct": "{}/seg.nii.gz", "train/{}/1/2": "train/{}/{}_label.nii.gz"}
+        save_nifti(tmp_path / beside[where].format(name, name), label, scan.affine)
+    data = read_data(tmp_path, label_names=["liver"])
+    assert (data.train, data.channel_names) == (["A", "B"], ("CT",))
+    assert (data.read_case("B", PLAIN).label[2, 1:3, 1:4] == 1).all()
+    write_series(tmp_path / where.format("B") / "more", study="B", series="second")
+    with pytest.raises(ValueError, match=r"B.*2 DICOM series"):
+        read_data(tmp_path, label_names=["liver"])
 
 
 def test_the_cache_notices_another_choice_of_labels(tmp_path):

@@ -30,7 +30,7 @@ from samed_hf.volumes.dicom import read_series
 from samed_hf.volumes.dicom.headers import read_file
 from samed_hf.volumes.limits import InputLimitError, InputLimits
 
-from ..dicom_files import series_affine, write_image, write_series
+from ..dicom_files import write_image, write_series
 
 GREY = np.arange(24, dtype=np.uint16).reshape(1, 4, 6)
 COLOURS = np.arange(3 * 4 * 6 * 3, dtype=np.uint8).reshape(3, 4, 6, 3)
@@ -115,27 +115,8 @@ def test_the_number_of_channels_that_a_model_expects(tmp_path):
 
 def test_several_images_in_one_series_are_refused(tmp_path):
     files = [write_image(tmp_path / name, GREY) for name in "ab"]
-    with pytest.raises(ValueError, match=r"holds 2 images without positions.*a and b"):
+    with pytest.raises(ValueError, match=r"holds 2 images in colour or without positions.*a and b"):
         read_series(files, tmp_path)
-
-
-def test_slices_in_colour_are_a_volume(tmp_path):
-    def colour(dataset, index):
-        dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
-        dataset.PixelData = COLOURS[index].tobytes()
-
-    scan = np.zeros((6, 4, 3), np.uint8)
-    files = write_series(tmp_path, scan, change=colour, name=lambda index: f"{(2, 0, 1)[index]}.dcm")
-    volume = read_series(files, tmp_path)
-    assert not volume.is_image
-    assert volume.array.dtype == np.uint8
-    np.testing.assert_array_equal(volume.array, COLOURS.transpose(2, 1, 0, 3))
-    np.testing.assert_allclose(volume.affine, series_affine(), atol=1e-6)
-    grey = read_series(files, tmp_path, num_channels=1).array
-    np.testing.assert_allclose(grey, COLOURS.transpose(2, 1, 0, 3) @ [0.299, 0.587, 0.114], atol=0.51)
-    grey = write_series(tmp_path / "grey", scan, series="grey")
-    with pytest.raises(ValueError, match="holds an image in colour, unlike"):
-        read_series([*files[:2], grey[2]], tmp_path)
 
 
 def test_a_radiograph_with_a_position_is_an_image_and_a_frame_without_a_grid_too(tmp_path):
@@ -168,9 +149,8 @@ def test_a_radiograph_with_a_position_is_an_image_and_a_frame_without_a_grid_too
 
 def region(units="33", **values):
     x, y = (int(unit) for unit in units)
-    return item(
-        PhysicalUnitsXDirection=x, PhysicalUnitsYDirection=y, PhysicalDeltaX=0.05, PhysicalDeltaY=0.04, **values
-    )
+    usual = {"PhysicalUnitsXDirection": x, "PhysicalUnitsYDirection": y, "PhysicalDeltaX": 0.05, "PhysicalDeltaY": 0.04}
+    return item(**usual | values)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +167,10 @@ def region(units="33", **values):
         ({"NominalScannedPixelSpacing": [0.4, 0.5]}, None),
         ({"PixelSpacing": [0.0, 0.0]}, None),
         ({"SequenceOfUltrasoundRegions": [region()]}, (0.5, 0.4)),
-        ({"SequenceOfUltrasoundRegions": [region(), region()]}, None),
+        ({"SequenceOfUltrasoundRegions": [region(), region()]}, (0.5, 0.4)),
+        ({"SequenceOfUltrasoundRegions": [region(), region("40", RegionSpatialFormat=4)]}, (0.5, 0.4)),  # an ECG
+        ({"SequenceOfUltrasoundRegions": [region(), region("47", RegionSpatialFormat=3)]}, None),  # a spectrum
+        ({"SequenceOfUltrasoundRegions": [region(), region(RegionSpatialFormat=1, PhysicalDeltaX=0.1)]}, None),
         ({"SequenceOfUltrasoundRegions": [region("43")]}, None),  # seconds across: a spectrum
     ],
 )
@@ -231,6 +214,20 @@ def test_signed_values_reach_from_their_lowest_to_their_highest(tmp_path):
     np.testing.assert_array_equal(shown(path), [[0, 64, 255]])
     path = write_image(tmp_path / "image", np.array([[[-500, 0, 1500]]], np.int16))
     np.testing.assert_array_equal(shown(path), [[0, 16384, 65535]])
+
+
+def test_floating_point_numbers(tmp_path):
+    values = np.array([[[-0.5, 0.0, 1.5]]], np.float32)
+    path = write_image(tmp_path / "image", np.zeros((1, 1, 3), np.uint32))
+    dataset = pydicom.dcmread(path)
+    del dataset.PixelData
+    dataset.FloatPixelData = values.tobytes()
+    dataset.save_as(path)
+    np.testing.assert_array_equal(shown(path), [[0, 16384, 65535]])
+    dataset.FloatPixelData = np.array([0, np.nan, 1], np.float32).tobytes()
+    dataset.save_as(path)
+    with pytest.raises(ValueError, match="NaN or infinity in 1 of 3"):
+        read(path)
 
 
 def test_one_bit(tmp_path):
@@ -512,6 +509,8 @@ def test_limits_before_the_pixels_are_read(tmp_path):
     path = write_image(tmp_path / "image", COLOURS)
     with pytest.raises(InputLimitError, match="72 voxels"):
         read(path, limits=replace(InputLimits.local(), voxels=71))
+    with pytest.raises(InputLimitError, match="216 bytes"):
+        read(path, limits=replace(InputLimits.local(), bytes=215))
 
 
 def test_a_deflated_file_is_limited_before_it_is_decompressed(tmp_path):

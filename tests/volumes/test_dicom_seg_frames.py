@@ -14,9 +14,9 @@ from pydicom.uid import (
 )
 
 from samed_hf.volumes import Volume, write_labels
-from samed_hf.volumes.dicom.series import DicomSeries
+from samed_hf.volumes.dicom.series import DicomSeries, read_series
 
-from ..dicom_files import uid
+from ..dicom_files import uid, write_enhanced
 from .test_dicom_seg import complaints, needs_dciodvfy
 
 NAMES = {1: "liver", 2: "spleen", 3: "left kidney"}
@@ -130,3 +130,23 @@ def test_an_image_without_uids_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no usable SOPInstanceUID"):
         write(tmp_path / "seg.dcm", volume, np.ones(volume.grid, np.uint8))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("phase", [0, 1])
+def test_a_phase_of_an_enhanced_file_refers_to_its_own_frames(tmp_path, phase):
+    def two_phases(dataset):
+        pixels = dataset.PixelData
+        dataset.PixelData = pixels[: len(pixels) // 2] + bytes(len(pixels) // 2)
+        for index, groups in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+            groups.FrameContentSequence[0].TemporalPositionIndex = index // 5 + 1
+
+    path = write_enhanced(tmp_path / "scan" / "file", order=[4, 3, 2, 1, 0, 0, 1, 2, 3, 4], change=two_phases)
+    volume = read_series([path], path, frame=phase)
+    labels = np.zeros(volume.grid, np.uint8)
+    labels[2, 3, 1], labels[3, 4, 4] = 1, 1
+    dataset = write(tmp_path / "seg.dcm", volume, labels)
+    found = {}
+    for groups in dataset.PerFrameFunctionalGroupsSequence:
+        (reference,) = groups.DerivationImageSequence[0].SourceImageSequence
+        found[float(groups.PlanePositionSequence[0].ImagePositionPatient[2])] = reference.ReferencedFrameNumber
+    assert found == {52.5: [4, 7][phase], 60.0: [1, 10][phase]}

@@ -422,17 +422,17 @@ def test_read_colours_as_channels(tmp_path):
     np.testing.assert_array_equal(volume.array, array)
 
 
-@pytest.mark.parametrize("shape", [SHAPE, (*SHAPE, 3), (*SHAPE, 1, 4), (*SHAPE, 2, 2), (4, 5)])
+@pytest.mark.parametrize("shape", [SHAPE, (*SHAPE, 3), (*SHAPE, 1, 4), (*SHAPE, 2, 3), (4, 5)])
 def test_read_refuses_another_number_of_channels(tmp_path, shape):
     path = save_scan(tmp_path / "scan.nii.gz", int_scan(shape))
     with pytest.raises(ValueError, match="expected 2 channels on its last axis"):
         read_volume(path, num_channels=2)
 
 
-@pytest.mark.parametrize("shape", [(*SHAPE, 2), (*SHAPE, 1, 3), (4,)])
+@pytest.mark.parametrize("shape", [(*SHAPE, 2), (*SHAPE, 1, 3), (*SHAPE, 2, 3), (4,)])
 def test_read_refuses_other_numbers_of_frames(tmp_path, shape):
     path = save_scan(tmp_path / "scan.nii.gz", int_scan(shape))
-    with pytest.raises(ValueError, match="expected one 3-D volume"):
+    with pytest.raises(ValueError, match=r"expected (one|a) 3-D volume"):
         read_volume(path)
 
 

@@ -58,11 +58,18 @@ class Frame:
 
 
 def frames_of(dataset: Dataset, path: Path) -> list[Frame]:
-    """Return the images of a file; one without a position or with a contradictory header is an error."""
+    """Return the images of a file; one in colour, without a position or with a contradictory header is an error."""
     size = whole_number(dataset, "Columns", path), whole_number(dataset, "Rows", path)
+    kind = text(dataset, "PhotometricInterpretation")
+    samples = whole_number(dataset, "SamplesPerPixel", path, default=1)
     count = whole_number(dataset, "NumberOfFrames", path, default=1)
     groups = items(dataset, "PerFrameFunctionalGroupsSequence", path)
-    if 0 in size:
+    if samples != 1 or not kind.startswith("MONOCHROME"):
+        problem = (
+            f"holds an image of {kind or 'an unknown colour space'} with {samples} values per pixel, expected "
+            "greyscale (MONOCHROME1 or MONOCHROME2); export a colour image as PNG."
+        )
+    elif 0 in size:
         problem = f"has an image of {size[0]}×{size[1]} pixels; copy or export the file again."
     elif value(dataset, "ModalityLUTSequence", path) is not None:
         problem = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 
 import highdicom as hd
@@ -13,7 +13,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 
 from .headers import text
 
-__all__ = ["refer_to_frames", "single_image"]
+__all__ = ["refer_to_frames", "renumber_frames", "single_image"]
 
 
 def single_image(source: Dataset) -> Dataset:
@@ -51,6 +51,19 @@ def refer_to_frames(segmentation: hd.seg.Segmentation, frames: np.ndarray, sourc
     segmentation.PixelData += b"\0" * (len(segmentation.PixelData) % 2)
     orientation = text(source, "PatientOrientation")  # required where no position states it, may be empty
     segmentation.PatientOrientation = orientation.split("\\") if orientation else ""
+
+
+def renumber_frames(segmentation: hd.seg.Segmentation, indices: Sequence[int]) -> None:
+    """Correct the references to a multi-frame file of which the frames `indices`, from 0, are the slices."""
+    # The frames of several segments share an item.
+    references = {
+        id(reference): reference
+        for groups in segmentation.PerFrameFunctionalGroupsSequence
+        for derivation in groups.DerivationImageSequence
+        for reference in derivation.SourceImageSequence
+    }
+    for reference in references.values():
+        reference.ReferencedFrameNumber = indices[reference.ReferencedFrameNumber - 1] + 1
 
 
 def _frames_with(frames: np.ndarray, number: int) -> list[int]:

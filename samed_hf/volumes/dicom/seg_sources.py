@@ -57,14 +57,16 @@ def source_images(series: DicomSeries, path: Path) -> tuple[list[Dataset], list[
         source.SOPInstanceUID = _uid(header, "SOPInstanceUID", path)
         sources.append(source)
     if is_multi_frame:
-        sources[0].NumberOfFrames = len(frames)
+        # The frames that were read: others may be at the same positions. `renumber_frames` corrects the references.
+        planes = [planes[index] for index in series.frames]
+        sources[0].NumberOfFrames = len(planes)
         shared = Dataset()
         shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = orientation, measures
         sources[0].SharedFunctionalGroupsSequence = [shared]
-        sources[0].PerFrameFunctionalGroupsSequence = [Dataset() for _ in frames]
+        sources[0].PerFrameFunctionalGroupsSequence = [Dataset() for _ in planes]
         for group, plane in zip(sources[0].PerFrameFunctionalGroupsSequence, planes, strict=True):
             group.PlanePositionSequence = plane
-        return sources, [planes[index] for index in series.frames]
+        return sources, planes
     for source, plane in zip(sources, planes, strict=True):
         for sequence in (orientation, measures, plane):
             source.update(sequence[0])

@@ -18,7 +18,7 @@ from ..file_checks import check_labels, check_parent
 from ..geometry import Volume
 from .headers import brief, quiet
 from .identity import encode_derived
-from .seg_frames import refer_to_frames, single_image
+from .seg_frames import refer_to_frames, renumber_frames, single_image
 from .seg_sources import image_source, source_images
 from .series import DicomSeries
 from .terminology import term_of
@@ -80,6 +80,8 @@ def write_segmentation(
             dataset = _segmentation(frames[:1] if source else frames, sources, segments, own, algorithm)
             if source:
                 refer_to_frames(dataset, frames, source)
+            elif "NumberOfFrames" in sources[0]:
+                renumber_frames(dataset, like.header.frames)
         except Exception as error:
             # highdicom doesn't support every kind of image that can be read, and raises many errors.
             raise ValueError(

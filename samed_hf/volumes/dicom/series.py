@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -18,10 +18,10 @@ from .frames import Frame, frames_of
 from .gdcm import GdcmDecoder
 from .grid import Grid, arrange, differing_images_error
 from .headers import quiet, read_file, text
-from .images import SIGNED_NOTE, display_frame, is_colour, is_projection, may_be_images, read_images
+from .images import SIGNED_NOTE, is_projection, may_be_images, read_images
 from .kept_headers import read_header
 from .phases import divide_frames
-from .pixels import stored_bits, stored_range, stored_values
+from .pixels import stored_range, stored_values
 
 __all__ = ["DicomSeries", "read_series"]
 
@@ -49,23 +49,22 @@ def read_series(
     num_channels: int | None = None,
     frame: int | None = None,
 ) -> Volume:
-    """Read the files of one DICOM series as a volume, or a file of images without positions in the patient.
+    """Read the files of one DICOM series as a volume, or a file without positions in the patient as images.
 
     Slices are ordered by their position along their normal; names and numbers are ignored. Identical duplicates are
     left out and noted. Values are rescaled, slice by slice, including `PixelPaddingValue`. The values of a MONOCHROME1
     image, whose low values are meant to be shown bright, are not inverted (noted).
 
-    Images are X-rays, ultrasound, photographs and others without positions, and single files in colour. They have no
-    unit, and are read as they are displayed, as are slices in colour: palettes and colour spaces become RGB, tables and
-    the first window are applied, and MONOCHROME1 is inverted. The affine has the size of a pixel where the file states
-    it in the patient, which ImagerPixelSpacing is not.
+    Images are X-rays, ultrasound, photographs and others without positions, and all in colour. They have no unit, and
+    are read as they are displayed: palettes and colour spaces become RGB, tables and the first window are applied, and
+    MONOCHROME1 is inverted. The affine has the size of a pixel where the file states it in the patient, which
+    ImagerPixelSpacing is not.
 
     Args:
         files: The series' files, in any order: single-frame, or enhanced multi-frame.
         path: The series' directory or file, for messages and `Volume.path`.
         limits: The largest series to read; `InputLimits.local()` by default.
-        num_channels: Of images and slices in colour: 1 converts colours to grey (ITU-R 601), 3 repeats grey; by default
-            as stored.
+        num_channels: Of images: 1 converts colours to grey (ITU-R 601), 3 repeats grey; by default as stored.
         frame: Of several images at each position, as of time points or echoes, those of one of [`frame_names`], from 0.
 
     Returns:
@@ -89,16 +88,11 @@ def read_series(
     limits = limits or InputLimits.local()
     with quiet(), GdcmDecoder() as gdcm:
         headers = [read_header(file, limits=limits) for file in paths]
-        colours = list(map(is_colour, headers, paths))
-        if any(colours) and not all(colours):
-            colour, grey = (printable(paths[colours.index(one)]) for one in (True, False))
-            raise ValueError(f"{colour} holds an image in colour, unlike {grey}; move it to a directory of its own.")
-        if all(map(is_projection, headers, paths)) or colours == [True]:
+        if all(map(is_projection, headers, paths)):
             return _read_images(headers, paths, path, limits, gdcm, num_channels)
         try:
             frames = [frame for header, file in zip(headers, paths, strict=True) for frame in frames_of(header, file)]
-            if frame is not None:
-                frames = _chosen(frames, frame, path)
+            frames, names = (frames, []) if frame is None else _chosen(frames, frame, path)
             grid = arrange(frames, path)
         except ValueError:
             if len(paths) > 1 or not may_be_images(headers[0]):
@@ -106,16 +100,19 @@ def read_series(
             note = "its positions form no volume: its frames are read as images"
             return _read_images(headers, paths, path, limits, gdcm, num_channels, note)
         limits.check_slices(path, (len(grid.slices), *frames[0].size))
-        array, notes = _read_pixels(grid, path, gdcm, num_channels)
-        header = _header(grid, len(frames), notes)
+        array, notes = _read_pixels(grid, path, gdcm)
+        header = _header(grid, len(frames), [*names, *notes])
     return make_volume(array, grid.affine, header, path)
 
 
-def _chosen(frames: list[Frame], frame: int, path: Path) -> list[Frame]:
-    parts = list(divide_frames(frames).values())
+def _chosen(frames: list[Frame], frame: int, path: Path) -> tuple[list[Frame], list[str]]:
+    """Return the images of a frame, and a note on the frames."""
+    parts = divide_frames(frames)
     if not 0 <= frame < len(parts):
         raise ValueError(f"{printable(path)} has {len(parts)} frames, expected one of 0 to {len(parts) - 1}: {frame}.")
-    return parts[frame]
+    named = [f"{index} {name}" for index, name in enumerate(parts)]
+    listed = ", ".join(named[:8]) + (", …" if len(named) > 8 else "")
+    return list(parts.values())[frame], [f"its frames: {listed}"] if len(parts) > 1 else []
 
 
 def _read_images(
@@ -129,7 +126,7 @@ def _read_images(
 ) -> Volume:
     if len(files) > 1:
         raise ValueError(
-            f"{printable(path)} holds {len(files)} images without positions in the patient, e.g. "
+            f"{printable(path)} holds {len(files)} images in colour or without positions in the patient, e.g. "
             f"{printable(files[0].name)} and {printable(files[1].name)}, expected one: each is a scan of its own; name "
             "one file."
         )
@@ -139,32 +136,23 @@ def _read_images(
     return replace(volume, is_image=True, is_calibrated=images.is_calibrated)
 
 
-def _read_pixels(grid: Grid, name: Path, gdcm: GdcmDecoder, num_channels: int | None) -> tuple[np.ndarray, set[str]]:
-    """Return the volume's array, `(columns, rows, slices[, 3])`, decoding one slice at a time, and notes."""
+def _read_pixels(grid: Grid, name: Path, gdcm: GdcmDecoder) -> tuple[np.ndarray, set[str]]:
+    """Return the volume's array, `(columns, rows, slices)`, decoding one slice at a time, and notes."""
     notes: set[str] = set()
-    is_grey = not is_colour(grid.slices[0][0].dataset, name)
-    widest = _widest_dtype([images[0] for images in grid.slices]) if is_grey else None
-
-    def convert(stored: np.ndarray, dataset: Dataset, frame: Frame) -> np.ndarray:
-        if widest is None:
-            ends = (0, (1 << stored_bits(dataset, frame.path)) - 1)
-            return display_frame(stored, dataset, frame.index, ends, frame.path, num_channels)
-        if stored.dtype.kind == "i" and not dataset.get("PixelRepresentation"):
-            notes.add(SIGNED_NOTE)
-        return _rescaled(stored, frame, widest)
-
-    # The first slice is decoded before memory is allocated for all, as a damaged size could exceed the memory.
-    decoded = _decoded(grid, convert, name, gdcm)
-    first = next(decoded)
+    columns, rows = grid.slices[0][0].size
+    widest = _widest_dtype([images[0] for images in grid.slices])
     # Most scans fit 16 bits whatever their headers say; the wider type is used once a slice requires it.
-    dtype = np.dtype(np.int16) if widest == np.int32 else first.dtype
-    check_memory(name, len(grid.slices) * first.size * dtype.itemsize)
-    array = np.empty((len(grid.slices), *first.shape), dtype=dtype)
+    dtype = np.dtype(np.int16) if widest == np.int32 else widest
+    # The first slice is decoded before memory is allocated for all, as a damaged size could exceed the memory.
+    decoded = _decoded(grid, widest, name, gdcm, notes)
+    first = next(decoded)
+    check_memory(name, len(grid.slices) * rows * columns * dtype.itemsize)
+    array = np.empty((len(grid.slices), rows, columns), dtype=dtype)
     for index, image in enumerate(chain([first], decoded)):
-        if array.dtype != image.dtype and (image.min() < _INT16.min or image.max() > _INT16.max):
-            array = array.astype(image.dtype)
+        if array.dtype != widest and (image.min() < _INT16.min or image.max() > _INT16.max):
+            array = array.astype(widest)
         array[index] = image
-    return np.moveaxis(array, (0, 1, 2), (2, 1, 0)), notes
+    return array.transpose(2, 1, 0), notes
 
 
 def _widest_dtype(frames: list[Frame]) -> np.dtype:
@@ -181,10 +169,8 @@ def _widest_dtype(frames: list[Frame]) -> np.dtype:
     return np.dtype(np.float32)
 
 
-def _decoded(
-    grid: Grid, convert: Callable[[np.ndarray, Dataset, Frame], np.ndarray], name: Path, gdcm: GdcmDecoder
-) -> Iterator[np.ndarray]:
-    """Yield the slices in order, each `(rows, columns[, 3])`, as `convert` makes them of the stored values."""
+def _decoded(grid: Grid, dtype: np.dtype, name: Path, gdcm: GdcmDecoder, notes: set[str]) -> Iterator[np.ndarray]:
+    """Yield the slices in order, each `(rows, columns)`, and add to the notes what is odd about them."""
     path: Path | None = None
     dataset = Dataset()
     for images in grid.slices:
@@ -192,7 +178,10 @@ def _decoded(
         for frame in images:
             if frame.path != path:  # the frames of a file are consecutive, so each file is read once
                 path, dataset = frame.path, read_file(frame.path, pixels=True)
-            image = convert(stored_values(dataset, frame.index, frame.path, gdcm), dataset, frame)
+            stored = stored_values(dataset, frame.index, frame.path, gdcm)
+            if stored.dtype.kind == "i" and not frame.dataset.get("PixelRepresentation"):
+                notes.add(SIGNED_NOTE)
+            image = _rescaled(stored, frame, dtype)
             if first is None:
                 first = image
                 yield image
@@ -213,9 +202,9 @@ def _rescaled(stored: np.ndarray, frame: Frame, dtype: np.dtype) -> np.ndarray:
     return image
 
 
-def _header(grid: Grid, num_images: int, notes_of_pixels: set[str]) -> DicomSeries:
+def _header(grid: Grid, num_images: int, more_notes: list[str]) -> DicomSeries:
     kept = [images[0] for images in grid.slices]
-    notes = [*grid.notes, *notes_of_pixels]
+    notes = [*grid.notes, *more_notes]
     if duplicates := num_images - len(kept):
         notes.append(f"{duplicates} duplicated slice{'s' if duplicates > 1 else ''} left out")
     if any(text(frame.dataset, "PhotometricInterpretation") == "MONOCHROME1" for frame in kept):
