@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 
-from ...volumes.registry import IMAGE_SUFFIXES, suffix_of
+from ...volumes.images import is_image_file
+from ...volumes.registry import suffix_of
 from ..dataset import CaseDataset, CaseSource
 from ..labels import Labels, find_labels_file, labels_of_names
 from ..sources import ImageMaskSource, ImageSource, MaskSource, ScanSource, describe_images, require_files
@@ -140,7 +141,7 @@ def natural(text: object) -> list[tuple[int, str]]:
 def _is_2d(found: Found) -> bool:
     if not found.records:
         raise FileNotFoundError(f"{found.root} ({found.layout}) has no case with an image and a label.")
-    by_kind = {suffix_of(record.images[0]) in IMAGE_SUFFIXES: record.images[0] for record in found.records}
+    by_kind = {is_image_file(record.images[0]): record.images[0] for record in found.records}
     if len(by_kind) > 1:
         raise ValueError(
             f"{found.root} has 2-D images ({by_kind[True]}) and scans ({by_kind[False]}): expected one kind; list the "
