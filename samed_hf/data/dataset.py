@@ -165,8 +165,10 @@ class CaseDataset:
             ValueError: a damaged file, image and label of different shapes, NaN, or a label without a name.
         """
         raw = self.sources[name].read(processor)
-        for note in raw.notes:
-            logger.warning("%s: %s", name, note)
+        for note in [f"{name}: {note}" for note in raw.notes]:
+            if note not in self.notes:
+                logger.warning(note)
+                self.notes.append(note)
         if raw.image.shape[-2:] != raw.label.shape[-2:] or len(raw.image) != len(raw.label):
             raise ValueError(f"{name} has an image of shape {raw.image.shape} and a label of {raw.label.shape}.")
         check_finite(Path(name), raw.image)

@@ -86,9 +86,21 @@ def test_overlaps_reach_the_user(tmp_path, caplog):
     assert np.bincount(raw.label.ravel()).tolist() == [210 - 42, 0, 42]
     assert "6 voxels" in raw.notes[0]
     assert "6 voxels" in caplog.text
+    assert "6 voxels" in data.notes[-1]
     reading = read_for_faults(data, "A", PLAIN)
     assert [(one.severity, one.kind) for one in reading.problems] == [("warning", "overlap")]
     np.testing.assert_array_equal(reading.label, raw.label)
+
+
+def test_the_cases_of_a_patient_are_a_group(tmp_path):
+    for name, person in (("A", "1"), ("B", "1"), ("C", "2")):
+        write_series(tmp_path / name / "ct", study=name, series="ct")
+
+        def identify(dataset, person=person):
+            dataset.PatientID = person
+
+        write_structures(tmp_path / name / "rs.dcm", {"liver": [LIVER]}, study=name, series="ct", change=identify)
+    assert read_data(tmp_path).groups == {"A": "1", "B": "1"}
 
 
 def test_a_label_without_its_series_is_left_out_by_name(tmp_path):
@@ -134,6 +146,18 @@ def test_two_labels_of_a_series_are_refused(tmp_path):
     write_structures(tmp_path / "A" / "second.dcm", {"liver": [SPLEEN]}, study="A", series="ct")
     with pytest.raises(ValueError, match=r"rs\.dcm.*second\.dcm|second\.dcm.*rs\.dcm"):
         read_data(tmp_path)
+
+
+def test_series_and_labels_are_chosen_by_modality_kind_or_description(tmp_path):
+    files = patient(tmp_path, "A", {"liver": [LIVER]})
+    masks = np.zeros((5, 6, 7, 1), np.uint8)
+    masks[1, 2:4, 2:4] = 1
+    write_segments(tmp_path / "A" / "seg.dcm", files, masks, "BINARY", ["liver"], series_description="By hand")
+    for wanted, count in (("RTSTRUCT", 6), ("seg", 4), ("by hand", 4)):
+        data = read_data(tmp_path, label_column=wanted)
+        assert (data.read_case("A", PLAIN).label == 1).sum() == count
+    with pytest.raises(FileNotFoundError):
+        read_data(tmp_path, label_column="SEG", image_column="MR")
 
 
 def test_series_without_any_label_are_refused(tmp_path):

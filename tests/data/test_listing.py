@@ -207,3 +207,11 @@ def test_two_listings_in_a_directory(root):
     write_table(root / "cases.tsv", rows(), "\t")
     with pytest.raises(ValueError, match=r"the listings cases\.csv and cases\.tsv"):
         read_data(root)
+
+
+def test_a_column_of_splits_is_known_by_its_cells(root):
+    data = read_data(write_table(root / "cases.csv", rows(phase=SPLITS)))
+    assert splits(data) == [["0", "1"], ["2", "3"], ["4"]]
+    with pytest.raises(ValueError, match="columns phase and usage, both of splits: give --split_column"):
+        read_data(write_table(root / "cases.csv", rows(phase=SPLITS, usage=SPLITS)))
+    assert splits(read_data(root / "cases.csv", split_column="usage")) == splits(data)

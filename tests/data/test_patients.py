@@ -292,3 +292,43 @@ def test_a_mixture_of_contrasts_is_said(tmp_path):
     data = read_data(tmp_path)
     assert data.channel_names == ("image",)
     assert any("t1 in 4, t2 in 2" in note for note in data.notes)
+
+
+def test_two_images_of_unknown_names_are_refused(tmp_path):
+    write(tmp_path, "NAME/first.nii.gz", "NAME/label.nii.gz")
+    write(tmp_path, "NAME/second.nii.gz", "NAME/label.nii.gz")
+    with pytest.raises(ValueError, match=r"has the images first, second: .*--image_column"):
+        read_data(tmp_path)
+    assert counts(read_data(tmp_path, image_column="second")) == VOXELS
+    assert read_data(tmp_path, image_column="second,first").channel_names == ("second", "first")
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".png"])
+def test_images_and_masks_in_the_directory_of_a_patient(tmp_path, suffix):
+    if suffix == ".png":
+        for index in range(5):
+            for name, (image, label) in SCANS.items():
+                for directory, array in (("images", image), ("masks", label)):
+                    (tmp_path / name / directory).mkdir(parents=True, exist_ok=True)
+                    pixels = Image.fromarray(array[..., index].astype(np.uint8).T)
+                    pixels.save(tmp_path / name / directory / f"{index}.png")
+    else:
+        write(tmp_path, "NAME/images/x.nii.gz", "NAME/labels/x_label.nii.gz")
+    data = read_data(tmp_path, label_names=["disc", "bar"])
+    found = counts(data)
+    assert {
+        name: np.sum([c for n, c in found.items() if n.startswith(name)], axis=0).tolist() for name in SCANS
+    } == VOXELS
+    assert len(set(data.groups.values())) == (3 if suffix == ".png" else 0)
+
+
+def test_masks_of_named_classes_in_one_directory(tmp_path):
+    for name, (image, label) in SCANS.items():
+        save_nifti(tmp_path / "images" / f"{name}.nii.gz", image)
+        for value, of in ((1, "disc"), (2, "bar")):
+            save_nifti(tmp_path / "masks" / f"{name}_{of}.nii.gz", (label == value).astype(np.uint8))
+    with pytest.raises(ValueError, match="case_00_bar"):
+        read_data(tmp_path)
+    assert counts(read_data(tmp_path, label_names=["disc", "bar"])) == VOXELS
+    (tmp_path / "labels.json").write_text('{"background": 0, "disc": 1, "bar": 2}')
+    assert counts(read_data(tmp_path)) == VOXELS

@@ -16,10 +16,14 @@ def test_a_pixel_is_inside_if_its_centre_is():
     assert fill_contours([square(2.1, 2.9)], (8, 7)).sum() == 0
 
 
-def test_centres_on_the_boundary_belong_to_one_of_two_neighbours():
-    left, right = np.array([(1, 1), (3, 1), (3, 4), (1, 4)]), np.array([(3, 1), (6, 1), (6, 4), (3, 4)])
-    one, other = fill_contours([left], (8, 8)), fill_contours([right], (8, 8))
-    assert (one.sum(), other.sum(), (one & other).sum()) == (2 * 3, 3 * 3, 0)
+def test_a_pixel_is_inside_if_its_centre_is_on_the_contour():
+    """As of contours through the centres of the outermost pixels, which OpenCV finds, written with few decimals."""
+    through_centres = np.array([(1, 1), (3, 1.0001), (2.9999, 4), (1, 4)])
+    assert np.argwhere(fill_contours([through_centres], (8, 8))).tolist() == [
+        [x, y] for x in (1, 2, 3) for y in (1, 2, 3, 4)
+    ]
+    line = np.array([(1, 2), (2, 3), (4, 3), (2, 3)])  # there and back
+    assert np.argwhere(fill_contours([line], (8, 8))).tolist() == [[1, 2], [2, 3], [3, 3], [4, 3]]
 
 
 @pytest.mark.parametrize("radius", [0.6, 7.3, 40.25])

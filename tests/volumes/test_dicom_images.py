@@ -149,9 +149,8 @@ def test_a_radiograph_with_a_position_is_an_image_and_a_frame_without_a_grid_too
 
 def region(units="33", **values):
     x, y = (int(unit) for unit in units)
-    return item(
-        PhysicalUnitsXDirection=x, PhysicalUnitsYDirection=y, PhysicalDeltaX=0.05, PhysicalDeltaY=0.04, **values
-    )
+    usual = {"PhysicalUnitsXDirection": x, "PhysicalUnitsYDirection": y, "PhysicalDeltaX": 0.05, "PhysicalDeltaY": 0.04}
+    return item(**usual | values)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +167,10 @@ def region(units="33", **values):
         ({"NominalScannedPixelSpacing": [0.4, 0.5]}, None),
         ({"PixelSpacing": [0.0, 0.0]}, None),
         ({"SequenceOfUltrasoundRegions": [region()]}, (0.5, 0.4)),
-        ({"SequenceOfUltrasoundRegions": [region(), region()]}, None),
+        ({"SequenceOfUltrasoundRegions": [region(), region()]}, (0.5, 0.4)),
+        ({"SequenceOfUltrasoundRegions": [region(), region("40", RegionSpatialFormat=4)]}, (0.5, 0.4)),  # an ECG
+        ({"SequenceOfUltrasoundRegions": [region(), region("47", RegionSpatialFormat=3)]}, None),  # a spectrum
+        ({"SequenceOfUltrasoundRegions": [region(), region(RegionSpatialFormat=1, PhysicalDeltaX=0.1)]}, None),
         ({"SequenceOfUltrasoundRegions": [region("43")]}, None),  # seconds across: a spectrum
     ],
 )

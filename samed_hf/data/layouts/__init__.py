@@ -12,7 +12,7 @@ from typing import Any
 
 from ..dataset import CaseDataset
 from .bids import is_bids, read_bids
-from .classes import has_class_directories, read_class_directories
+from .classes import has_class_masks, read_class_masks
 from .decathlon import is_decathlon, read_decathlon
 from .dicom import is_dicom_dataset, read_dicom
 from .folders import find_folders, read_folders
@@ -131,8 +131,8 @@ def _read_files(root: Path, options: Options) -> CaseDataset | None:
         return read_bids(root, options)
     if is_dicom_dataset(root):
         return read_dicom(root, options)
-    if has_class_directories(root):
-        return read_class_directories(root, options)
+    if has_class_masks(root, options):
+        return read_class_masks(root, options)
     if find_folders(root):
         names = None if options.label_names is None else list(options.label_names)
         return read_folders(root, names, options.tolerance, options.strict)

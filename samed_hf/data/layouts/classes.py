@@ -1,28 +1,43 @@
-"""A directory of images and one of masks, with a directory for each class or for each image: `masks/liver/x`."""
+"""A directory of images and one of masks, with a directory for each class or each image, or a file for each class.
+
+`masks/liver/x`, `masks/x/liver`, or `masks/x_liver` where the labels are named.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ...volumes import case_name
 from ..dataset import CaseDataset
 from .folders import find_folders, subdirectories
-from .patients import image_files, mask_files, refuse_raters
+from .patients import image_files, mask_files, named_classes, plain_stem, refuse_raters
 from .records import Found, Options, Record, build_dataset, name_some, pattern
 
-__all__ = ["has_class_directories", "read_class_directories"]
+__all__ = ["has_class_masks", "read_class_masks"]
 
 
-def has_class_directories(root: Path) -> bool:
-    """Return whether a directory has images, and masks in directories of their own."""
-    pairs = find_folders(root).values()
-    return any(
-        not image_files(masks) and any(image_files(one) for one in subdirectories(masks).values()) for _, masks in pairs
-    )
+def has_class_masks(root: Path, options: Options) -> bool:
+    """Return whether a directory has images, and masks in directories of their own or called after named classes."""
+    named = named_classes(root, options)
+    for images, masks in find_folders(root).values():
+        own = image_files(masks)
+        cases = {plain_stem(path, images=True) for path in image_files(images)} if own and named else set()
+        if not all(_split_stem(plain_stem(path), cases, named) for path in own):
+            return False
+        if not own and not any(image_files(one) for one in subdirectories(masks).values()):
+            return False
+    return bool(find_folders(root))
 
 
-def read_class_directories(root: Path, options: Options) -> CaseDataset:
-    """Describe images with `masks/CLASS/NAME` or `masks/NAME/CLASS`; see [`read_data`] for the arguments.
+def _split_stem(stem: str, cases: Iterable[str], named: Mapping[str, str]) -> tuple[str, str] | None:
+    """The case and the class in the name of a mask, `x_liver`."""
+    found = ((case, named.get(stem[len(case) + 1 :].lower())) for case in cases if stem.startswith(f"{case}_"))
+    return next(((case, of) for case, of in found if of), None)
+
+
+def read_class_masks(root: Path, options: Options) -> CaseDataset:
+    """Describe images with `masks/CLASS/NAME`, `masks/NAME/CLASS` or `masks/NAME_CLASS`; see [`read_data`].
 
     Raises:
         ValueError, FileNotFoundError: names of masks that are those of no image, or images without a mask.
@@ -38,6 +53,9 @@ def read_class_directories(root: Path, options: Options) -> CaseDataset:
                     labels[case][of] = path
                 else:
                     spare.append(path)
+        for name, path in mask_files(masks).items():  # all of them are of named classes
+            case, of = _split_stem(name, labels, named_classes(root, options)) or (name, "")
+            labels[case][of] = path
         missing += [path for path, name in files.items() if not labels[name]]
         records += [
             Record(case_name(path), (path,), labels[name], split) for path, name in files.items() if labels[name]

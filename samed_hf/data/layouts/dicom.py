@@ -41,23 +41,29 @@ def read_dicom(root: Path, options: Options) -> CaseDataset:
     They are matched by the UIDs of series and images, whatever the directories, and a case is a series with its label.
     The labels are the names of all regions and segments, in the order in which they occur first; `label_names` or a
     file such as labels.json in `root` chooses some and their order. Where regions overlap, the later label wins.
-    Directories called as splits at the top are splits.
+    Directories called as splits at the top are splits. `image_column` chooses series by their modality or description,
+    `label_column` "RTSTRUCT", "SEG" or labels of a series description.
     """
     series, others = search_series(root)
     notes: list[str] = []
-    pairs = _match(root, series, _read_labels(others, options.strict, notes), notes)
+    objects = _read_labels(others, options.strict, notes)
+    if wanted := options.image_column:
+        series = [one for one in series if wanted.lower() in (one.modality.lower(), one.description.lower())]
+    if wanted := options.label_column:
+        objects = [one for one in objects if wanted.lower() in (one.kind.lower(), one.description.lower())]
+    pairs = _match(root, series, objects, notes)
     splits = _divide(root, pairs, notes)
     used = {name: one for _, cases in splits for name, one in cases.items()}
     named = labels_of_names(options.label_names) if options.label_names else find_labels_file(root)
-    wanted = list(named.id2label.values()) if named else None
-    names = _label_names(root, [pairs[one] for one in used.values()], wanted, notes)
+    chosen = list(named.id2label.values()) if named else None
+    names = _label_names(root, [pairs[one] for one in used.values()], chosen, notes)
     about, layout = {"name": root.resolve().name}, "DICOM series with RTSTRUCT or SEG"
     data = CaseDataset(layout, root, dict(enumerate(names)), {}, about=about, notes=notes)
     data.explanation = "each DICOM series an image, the structure set or segmentation that refers to it its label"
     modalities = sorted({one.modality for one in used.values()})
     data.channel_names = (modalities[0] or "image",) if len(modalities) == 1 else ("image",)
     if len(modalities) > 1:
-        notes.append(f"the series are of several modalities: {', '.join(modalities)}")
+        notes.append(f"the series are of several modalities: {', '.join(modalities)}; --image_column CT chooses one")
     values, tolerance = tuple(range(len(names))), options.tolerance
     for split, cases in splits:
         sources = {
@@ -108,7 +114,8 @@ def _match(
             listed = ", ".join(printable(label.path) for label in several)
             raise ValueError(
                 f"{printable(one.files[0].parent)} has {len(several)} labels: {listed}; expected one structure set or "
-                "segmentation for each series: move the others out of the data set."
+                "segmentation for each series: choose by --label_column RTSTRUCT, SEG or a series description, or "
+                "remove the others."
             )
     if not labels:
         raise FileNotFoundError(

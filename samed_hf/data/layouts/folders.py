@@ -12,7 +12,8 @@ from ..dataset import CaseDataset, CaseSource, as_labels
 from ..labels import Labels, find_labels_file, labels_of_names, resolve_labels
 from ..sources import ImageSource, ScanSource, are_colored, describe_images, read_mask
 
-__all__ = ["SLICE_NAME", "find_folders", "find_mask_labels", "read_folders", "subdirectories"]
+__all__ = ["SLICE_NAME", "find_folders", "find_mask_labels", "image_and_mask", "match_files", "read_folders"]
+__all__ += ["subdirectories"]
 
 _IMAGES = ("images", "image", "imgs", "img", "imagestr", "scans", "x")
 _MASKS = ("masks", "mask", "labels", "label", "labelstr", "annotations", "segmentations", "segs", "seg", "gt", "y")
@@ -38,14 +39,14 @@ def find_folders(root: Path) -> dict[str, Pair]:
     or hold one (`images/train/`, `masks/train/`).
     """
     inside = subdirectories(root)
-    pair = _image_and_mask(inside)
+    pair = image_and_mask(inside)
     if pair is not None:
         images, masks = map(subdirectories, pair)
         found = {name: (images[name], masks[name]) for name in _SPLITS if name in images and name in masks}
         if not found:
             return {"train": pair}
     else:
-        pairs = {name: _image_and_mask(subdirectories(inside[name])) for name in _SPLITS if name in inside}
+        pairs = {name: image_and_mask(subdirectories(inside[name])) for name in _SPLITS if name in inside}
         found = {name: pair for name, pair in pairs.items() if pair is not None}
     splits: dict[str, Pair] = {}
     for name, pair in found.items():
@@ -179,7 +180,8 @@ def subdirectories(directory: Path) -> dict[str, Path]:
     return {path.name.lower(): path for path in sorted(directory.iterdir()) if path.is_dir() and path.name[0] != "."}
 
 
-def _image_and_mask(directories: Mapping[str, Path]) -> Pair | None:
+def image_and_mask(directories: Mapping[str, Path]) -> Pair | None:
+    """The directory of images and the one of masks, by their usual names."""
     images = next((directories[name] for name in _IMAGES if name in directories), None)
     masks = next((directories[name] for name in _MASKS if name in directories), None)
     return None if images is None or masks is None else (images, masks)

@@ -76,6 +76,7 @@ def read_listing(path: Path, options: Options) -> CaseDataset:
     given = {"image": options.image_column, "label": options.label_column}
     given |= {"split": options.split_column, "case": options.case_column}
     found = {what: _find(columns, what, given.get(what), path) for what in _USUAL}
+    found["split"] = found["split"] or _split_by_values(rows, columns, path)
     for what in ("image", "label"):
         if not found[what]:
             raise ValueError(
@@ -193,6 +194,15 @@ def _find(columns: Sequence[str], what: str, given: str | None, path: Path) -> l
     if len(names) > 1:
         flag = f"give --{what}_column" if what in ("image", "label", "split", "case") else "remove one"
         raise ValueError(f"{path} has the columns {' and '.join(names)}, which could both be the {what}: {flag}.")
+    return names
+
+
+def _split_by_values(rows: Sequence[Row], columns: Sequence[str], path: Path) -> list[str]:
+    """The column whose cells are all names of splits, not only "train"; so that no test case is trained on."""
+    names = [name for name in columns if all(split_of(_text(row, [name])) for row in rows)]
+    names = [name for name in names if {split_of(_text(row, [name])) for row in rows} != {"train"}]
+    if len(names) > 1:
+        raise ValueError(f"{path} has the columns {' and '.join(names)}, both of splits: give --split_column.")
     return names
 
 

@@ -14,11 +14,13 @@ from pathlib import Path
 
 from ...volumes.registry import IMAGE_SUFFIXES, VOLUME_SUFFIXES, case_name, suffix_of
 from ..dataset import CaseDataset
+from ..labels import find_labels_file, labels_of_names
 from ..splits import split_of
+from .folders import image_and_mask, match_files, subdirectories
 from .listing import apply_splits
 from .records import Found, Options, Record, build_dataset, name_some, pattern, split_names
 
-__all__ = ["find_pairs", "image_files", "mask_files", "read_patients", "refuse_raters"]
+__all__ = ["find_pairs", "image_files", "mask_files", "named_classes", "plain_stem", "read_patients", "refuse_raters"]
 
 _WORDS = (
     r"labels?|labelmap|masks?|msk|segs?|segmentations?|dseg|gt|ground_?truth|truth|annotations?|delineations?|annot|roi"
@@ -26,6 +28,11 @@ _WORDS = (
 _LABEL = re.compile(rf"(?:^|(?<=[_\-. ]))({_WORDS})(?=[_\-. ]|\d|$)", re.I)
 _IMAGE = re.compile(r"(?:^|(?<=[_\-. ]))(images?|imaging|img|scan|volume|vol|orig|0000)(?=[_\-. ]|\d|$)", re.I)
 _RATER = re.compile(r"(rater|reader|observer|annotator|expert|r|v)?[_\-. ]?\d*|.*(auto|manual|aggregated).*", re.I)
+_SEQUENCE = re.compile(
+    r"(?:^|_)(?:3d)?(?:t[12]|flair|pd|adc|dwi|dti|swi|asl|dce|ktrans|hbv|ct|cbct|ncct|pet|suv|mri?|cb[fv]|mtt|tmax|water|fat)"
+    r"[a-z0-9]{0,4}(?:_|$)",
+    re.I,
+)
 _DEPTH = 3
 
 Label = Path | tuple[Path, ...] | Mapping[str, Path]
@@ -44,6 +51,12 @@ class Pair:
 def find_pairs(root: Path) -> list[Pair]:
     """Find images and labels that lie beside each other in a directory or up to three levels below it."""
     return [pair for where in _directories(root, _DEPTH) for pair in _pairs(where, where == root)]
+
+
+def named_classes(root: Path, options: Options) -> dict[str, str]:
+    """The labels that `label_names` or a file of the directory names, by their names in lower case."""
+    named = labels_of_names(options.label_names) if options.label_names else find_labels_file(root)
+    return {name.lower(): name for name in list(named.id2label.values())[1:]} if named else {}
 
 
 def read_patients(root: Path, pairs: Sequence[Pair], options: Options) -> CaseDataset:
@@ -67,7 +80,7 @@ def read_patients(root: Path, pairs: Sequence[Pair], options: Options) -> CaseDa
             some = name_some(path.relative_to(root) for path in files if isinstance(path, Path))
             notes.append(f"{len(files)} {what} in their directory, not used: {some}")
     channels, more = _channels(used, options)
-    labels = _labels(used, options)
+    labels = _labels(used, options, named_classes(root, options))
     if merged := [label for label in labels if isinstance(label, tuple)]:
         notes.append(f"{len(merged)} images with several numbered masks, which are merged, e.g. {merged[0][0].name}")
     counts = Counter(pair.where for pair in used)
@@ -90,12 +103,16 @@ def read_patients(root: Path, pairs: Sequence[Pair], options: Options) -> CaseDa
 
 def mask_files(directory: Path, images: bool = False) -> dict[str, Path]:
     """The files of a directory by their stems without words such as "mask" or, of `images`, "image"."""
-    word, files = _IMAGE if images else _LABEL, image_files(directory)
-    named = {_join(word.sub("", case_name(path))) or case_name(path): path for path in files}
-    if len(named) < len(files):
-        twice = next(path for path in files if path not in named.values())
-        raise ValueError(f"{twice} and another file of {directory} are called alike: keep one.")
+    named: dict[str, Path] = {}
+    for path in image_files(directory):
+        if (other := named.setdefault(plain_stem(path, images), path)) != path:
+            raise ValueError(f"{other} and {path} are called alike: keep one.")
     return named
+
+
+def plain_stem(path: Path, images: bool = False) -> str:
+    """The stem of a file without words such as "mask" or, of `images`, "image"."""
+    return _join((_IMAGE if images else _LABEL).sub("", case_name(path))) or case_name(path)
 
 
 def _directories(directory: Path, depth: int) -> Iterator[Path]:
@@ -103,9 +120,10 @@ def _directories(directory: Path, depth: int) -> Iterator[Path]:
     yield directory
     if not depth:
         return
-    has_images = bool(image_files(directory))
+    has_images, folders = bool(image_files(directory)), image_and_mask(subdirectories(directory)) or ()
     for path in sorted(directory.iterdir()):
-        if path.is_dir() and path.name[0] != "." and not (has_images and _LABEL.fullmatch(path.name)):
+        is_of_masks = path in folders or (has_images and _LABEL.fullmatch(path.name))
+        if path.is_dir() and path.name[0] != "." and not is_of_masks:
             yield from _directories(path, depth - 1)
 
 
@@ -122,6 +140,12 @@ def _join(name: str) -> str:
 
 def _pairs(where: Path, is_root: bool) -> list[Pair]:
     """Match the files of a directory by their names; each file is in one pair, perhaps alone."""
+    if not is_root and (folders := image_and_mask(subdirectories(where))):  # a patient's images/ and masks/
+        matches = match_files(*folders, [])
+        return [
+            Pair(where, case_name(image), {"": image}, {"masks": masks[0] if len(masks) == 1 else masks})
+            for image, masks in matches
+        ]
     images: dict[Path, str] = {}
     labels: list[tuple[str, str, Path]] = []  # key, the word for labels, file
     for path in image_files(where):
@@ -220,16 +244,21 @@ def _channels(pairs: Sequence[Pair], options: Options) -> tuple[tuple[str, ...],
                 f"{missing[0] or 'one'} isn't in all; add it, choose by --image_column A,B, or list the cases in a "
                 "cases.csv."
             )
+    if odd := [name for name in usual if not wanted and not _SEQUENCE.search(name)]:
+        raise ValueError(
+            f"{pairs[0].where} has the images {', '.join(usual)}: which is the image, or are they channels? {odd[0]!r} "
+            "is no usual name of a sequence. Choose by --image_column NAME (A,B for channels), or list the cases in a "
+            "cases.csv."
+        )
     channels = tuple(wanted or usual[:3])
     left_out = [name for name in usual if name not in channels]
     note = f"{', '.join(left_out)} not used; the channels are {', '.join(channels)}: --image_column A,B,… names others"
     return channels, [note] if left_out else []
 
 
-def _labels(pairs: Sequence[Pair], options: Options) -> list[Label]:
-    """The label of each pair: the only one, the one asked for, or the masks of all `label_names`."""
+def _labels(pairs: Sequence[Pair], options: Options, given: Mapping[str, str]) -> list[Label]:
+    """The label of each pair: the only one, the one asked for, or the masks of the `given` classes."""
     names = {name for pair in pairs for name in pair.labels}
-    given = {name.lower(): name for name in options.label_names or ()}
     labels: list[Label] = []
     for pair in pairs:
         found = {name: label for name, label in pair.labels.items() if options.label_column in (None, name)}

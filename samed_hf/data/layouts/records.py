@@ -117,7 +117,9 @@ def pattern(root: Path, records: Sequence[Record]) -> str:
     labels = [record.label for record in records]
     parts = [f"image {_common(root, files)}" for files in images]
     if masks := [path for label in labels if isinstance(label, Mapping) for path in label.values()]:
-        return ", ".join([*parts, f"a mask for each class {_common(root, masks)}"])
+        names = {path.parent.name for path in masks}
+        where = f"*/{names.pop()}" if len(names) == 1 else f"{masks[0].parent.parent.name}/*"
+        return ", ".join([*parts, f"a mask for each class {where}/*{suffix_of(masks[0])}"])
     return ", ".join([*parts, f"label {_common(root, [label for label in labels if isinstance(label, Path)])}"])
 
 

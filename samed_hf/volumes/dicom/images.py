@@ -157,14 +157,12 @@ def _display_notes(dataset: Dataset, stored: np.ndarray, bounds: tuple[float, fl
 def _pixel_size(dataset: Dataset, path: Path) -> tuple[tuple[float, ...] | None, str]:
     """Return the width and height of a pixel in the patient, in mm, or `None`; and a note where they come from."""
     regions = items(dataset, "SequenceOfUltrasoundRegions", path)
-    units = [text(region, f"PhysicalUnits{axis}Direction") for region in regions for axis in "XY"]
-    if units == [_CENTIMETRES] * 2:
-        delta = [_positive(regions[0], f"PhysicalDelta{axis}", 1, path) for axis in "XY"]
-        if all(delta):
-            size = 10 * delta[0][0], 10 * delta[1][0]
-            return size, f"pixels of {_times(size)} mm by its only ultrasound region"
+    # Not those of an ECG or of graphics; M-modes and spectra have no size.
+    sizes = {_region_size(one, path) for one in regions if text(one, "RegionSpatialFormat") in ("", "1", "2", "3")}
+    if regions and (size := sizes.pop() if len(sizes) == 1 else ()):
+        return size, f"pixels of {_times(size)} mm by its ultrasound region"
     if regions:
-        return None, f"sizes are in pixels: {len(regions)} ultrasound regions, expected one in cm"
+        return None, f"sizes are in pixels: {len(regions)} ultrasound regions, expected images of one scale in cm"
     header = display_header(dataset, 0, path)
     spacing = _positive(header, "PixelSpacing", 2, path)
     detector = {
@@ -176,6 +174,14 @@ def _pixel_size(dataset: Dataset, path: Path) -> tuple[tuple[float, ...] | None,
         return spacing, f"pixels of {_times(spacing)} mm by PixelSpacing"
     where = [f"{keyword} {_times(found)} mm is not the patient's" for keyword, found in detector.items()]
     return None, f"sizes are in pixels: {where[0] if where else 'it states no size of a pixel'}"
+
+
+def _region_size(region: Dataset, path: Path) -> tuple[float, ...]:
+    """Return the width and height of a pixel in an ultrasound region in mm; nothing if it is no image."""
+    units = [text(region, f"PhysicalUnits{axis}Direction") for axis in "XY"]
+    deltas = [_positive(region, f"PhysicalDelta{axis}", 1, path) for axis in "XY"]
+    is_image = text(region, "RegionSpatialFormat") in ("", "1") and units == [_CENTIMETRES] * 2 and all(deltas)
+    return (10 * deltas[0][0], 10 * deltas[1][0]) if is_image else ()
 
 
 def _positive(dataset: Dataset, keyword: str, count: int, path: Path) -> tuple[float, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +13,16 @@ from pydicom import Dataset
 from ...utils.text import printable
 from ..geometry import Volume
 from ..limits import InputLimits
-from .headers import is_dicom, quiet, read_file, text, value
+from .headers import is_dicom, quiet, read_file, text
 
 __all__ = [
     "LabelObject",
     "Voxels",
     "check_frame_of_reference",
     "item_name",
-    "items",
     "label_kind",
     "read_label_map",
     "read_label_object",
-    "slice_indices",
     "to_indices",
 ]
 
@@ -45,6 +43,7 @@ class LabelObject:
     path: Path
     kind: str  # "RTSTRUCT" or "SEG"
     patient: str  # PatientID
+    description: str  # SeriesDescription
     series: tuple[str, ...]  # SeriesInstanceUID of each series that it refers to
     images: frozenset[str]  # SOPInstanceUID of the images
     names: dict[int, str]  # of its regions or segments that are not empty, by number
@@ -65,10 +64,9 @@ def read_label_object(path: Path) -> LabelObject | None:
     Raises:
         ValueError: If it is damaged.
     """
-    if (kind := label_kind(path)) is None:
-        return None
+    kind = label_kind(path)
     with quiet():
-        return _describe(_read(path), kind, path)
+        return _describe(_read(path), kind, path) if kind else None
 
 
 def read_label_map(path: Path, scan: Volume, names: Sequence[str]) -> tuple[Volume, list[str]]:
@@ -129,13 +127,7 @@ def _describe(dataset: Dataset, kind: str, path: Path) -> LabelObject:
     found = (describe_rtstruct if kind == "RTSTRUCT" else describe_segmentation)(dataset, path)
     several = [(name, count) for name, count in Counter(found.names.values()).items() if count > 1]
     notes = [f"{count} regions are called {name!r}: together they are one label" for name, count in several]
-    return LabelObject(path, kind, found.patient, found.series, found.images, found.names, (*found.notes, *notes))
-
-
-def items(holder: Dataset, sequence: str, path: Path) -> list[Dataset]:
-    """Return the items of a sequence; none if it is missing."""
-    found = value(holder, sequence, path) if sequence in holder else None
-    return [item for item in found if isinstance(item, Dataset)] if isinstance(found, Sequence) else []
+    return replace(found, notes=(*found.notes, *notes))
 
 
 def item_name(item: Dataset, keyword: str) -> str:
@@ -147,13 +139,6 @@ def to_indices(scan: Volume, points: np.ndarray, *, vectors: bool = False) -> np
     """Convert points, or `vectors`, in mm, LPS+, `(n, 3)`, to indices of voxels."""
     inverse = np.linalg.inv(scan.affine)
     return (points * _LPS) @ inverse[:3, :3].T + (0 if vectors else inverse[:3, 3])
-
-
-def slice_indices(scan: Volume) -> dict[str, int]:
-    """Return the slice of each image of a series by its SOPInstanceUID; none of a multi-frame file."""
-    datasets = getattr(scan.header, "datasets", ())
-    single = len(datasets) == scan.grid[2]
-    return {text(one, "SOPInstanceUID"): index for index, one in enumerate(datasets)} if single else {}
 
 
 def check_frame_of_reference(scan: Volume, uid: str, what: str) -> None:

@@ -16,8 +16,8 @@ from pydicom.dataelem import RawDataElement
 from ...utils.text import printable
 from ..geometry import Volume
 from .contours import fill_contours
-from .headers import brief, text, whole_number
-from .label_objects import LabelObject, Voxels, check_frame_of_reference, item_name, items, slice_indices, to_indices
+from .headers import brief, items, text, whole_number
+from .label_objects import LabelObject, Voxels, check_frame_of_reference, item_name, to_indices
 
 __all__ = ["describe_rtstruct", "rtstruct_voxels"]
 
@@ -41,25 +41,17 @@ def describe_rtstruct(dataset: Dataset, path: Path) -> LabelObject:
             names[number] = name
         elif not others:
             notes.append(f"{name!r} has no contour")
-    series, images = [], set()
-    for frame in items(dataset, "ReferencedFrameOfReferenceSequence", path):
-        for study in items(frame, "RTReferencedStudySequence", path):
-            for one in items(study, "RTReferencedSeriesSequence", path):
-                series.append(text(one, "SeriesInstanceUID"))
-                images |= {
-                    text(image, "ReferencedSOPInstanceUID") for image in items(one, "ContourImageSequence", path)
-                }
-    for contour in (contour for found in contours.values() for contour in found):
-        images |= _images(contour, path)
-    return LabelObject(
-        path,
-        "RTSTRUCT",
-        text(dataset, "PatientID"),
-        tuple(filter(None, series)),
-        frozenset(images - {""}),
-        names,
-        tuple(notes),
-    )
+    series = [
+        one
+        for frame in items(dataset, "ReferencedFrameOfReferenceSequence", path)
+        for study in items(frame, "RTReferencedStudySequence", path)
+        for one in items(study, "RTReferencedSeriesSequence", path)
+    ]
+    uids = tuple(filter(None, (text(one, "SeriesInstanceUID") for one in series)))
+    holders = [*series, *(contour for found in contours.values() for contour in found)]
+    images = frozenset(uid for holder in holders for uid in _images(holder, path))
+    who, what = text(dataset, "PatientID"), text(dataset, "SeriesDescription")
+    return LabelObject(path, "RTSTRUCT", who, what, uids, images, names, tuple(notes))
 
 
 def rtstruct_voxels(
@@ -75,7 +67,8 @@ def rtstruct_voxels(
         whole_number(roi, "ROINumber", path): text(roi, "ReferencedFrameOfReferenceUID")
         for roi in items(dataset, "StructureSetROISequence", path)
     }
-    slices = slice_indices(scan)
+    headers = scan.header.datasets if len(scan.header.datasets) == scan.grid[2] else ()  # not of a multi-frame file
+    slices = {text(header, "SOPInstanceUID"): index for index, header in enumerate(headers)}
     for number, name in names.items():
         check_frame_of_reference(scan, frames.get(number, ""), f"{printable(path)} has {name!r}")
         planes = defaultdict(list)
@@ -118,8 +111,9 @@ def _contours(dataset: Dataset, path: Path) -> dict[int, list[Dataset]]:
     return found
 
 
-def _images(contour: Dataset, path: Path) -> set[str]:
-    return {text(image, "ReferencedSOPInstanceUID") for image in items(contour, "ContourImageSequence", path)}
+def _images(holder: Dataset, path: Path) -> set[str]:
+    """Return the UIDs of the images that a contour or the whole refers to."""
+    return {text(image, "ReferencedSOPInstanceUID") for image in items(holder, "ContourImageSequence", path)} - {""}
 
 
 def _points(contour: Dataset, name: str, path: Path) -> np.ndarray:
@@ -152,4 +146,4 @@ def _nearest_slice(points: np.ndarray, referenced: list[int], scan: Volume, what
         problem = f"refers to the image of slice {referenced[0]}, but lies at slice {middle:.1f}"
     else:
         return index, middle - index
-    raise ValueError(f"{what} that {problem}; draw it on this series, or remove the region or the contour.")
+    raise ValueError(f"{what} that {problem}; draw it on this series, or leave the region out by --label_names.")

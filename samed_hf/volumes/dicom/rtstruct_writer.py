@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydicom import Dataset
+from pydicom import DataElement, Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 
 from ...utils.atomic import write_bytes
+from ...utils.text import printable
 from ..file_checks import check_labels
 from ..geometry import Volume
 from .contours import trace_contours
@@ -39,11 +40,15 @@ def write_rtstruct(
     """Write a label map as a DICOM structure set, atomically; see [`write_segmentation`] for arguments and errors.
 
     A region is written for each label that occurs; if none does, every label of `names` gets one without contours.
-    Contours pass halfway between the centres of pixels inside and outside; holes are joined to their outer contour by
-    a channel without width (keyhole), which every reader knows.
+    Contours pass in the middle between the centres of pixels inside and outside; holes are joined to their outer
+    contour by a channel without width (keyhole), which every reader knows.
     """
     path, array = Path(path), check_labels(array, like)
     labels = check_arguments(path, array, like, names) or sorted(label for label in names if label)
+    if like.is_image:
+        raise ValueError(
+            f"{printable(like.path or 'the image')} has no positions, which contours need; write .dcm or .png."
+        )
     with quiet():
         sources, _ = source_images(like.header, like.path or Path())
         references = _references(sources, like)
@@ -55,11 +60,11 @@ def write_rtstruct(
                 ROIName=short_text(str(names[label])) or f"label {number}",
                 ROIGenerationAlgorithm="AUTOMATIC",
             )
-            contour = _item(ReferencedROINumber=number, ContourSequence=_contours(array == label, like, references))
+            contour = _item(ReferencedROINumber=number)
             if colors is not None and label < len(colors):
                 contour.ROIDisplayColor = [round(255 * float(part)) for part in colors[label]]
-            if not contour.ContourSequence:
-                del contour.ContourSequence
+            if contours := _contours(array, label, like, references):
+                contour.ContourSequence = contours
             kind = _item(
                 ObservationNumber=number, ReferencedROINumber=number, RTROIInterpretedType="", ROIInterpreter=""
             )
@@ -73,14 +78,12 @@ def write_rtstruct(
 def _references(sources: list[Dataset], like: Volume) -> list[Dataset]:
     """Return a reference to the image of each slice."""
     is_multi_frame = len(sources) < like.grid[2]
-    references = []
-    for index, frame in enumerate(like.header.frames):
-        source = sources[0 if is_multi_frame else index]
-        references.append(
-            _item(ReferencedSOPClassUID=source.SOPClassUID, ReferencedSOPInstanceUID=source.SOPInstanceUID)
-        )
-        if is_multi_frame:
-            references[-1].ReferencedFrameNumber = frame + 1
+    images = sources * like.grid[2] if is_multi_frame else sources
+    references = [
+        _item(ReferencedSOPClassUID=one.SOPClassUID, ReferencedSOPInstanceUID=one.SOPInstanceUID) for one in images
+    ]
+    for reference, frame in zip(references, like.header.frames if is_multi_frame else (), strict=False):
+        reference.ReferencedFrameNumber = frame + 1
     return references
 
 
@@ -113,21 +116,19 @@ def _header(source: Dataset, references: list[Dataset], algorithm: str) -> Datas
     return dataset
 
 
-def _contours(mask: np.ndarray, like: Volume, references: list[Dataset]) -> list[Dataset]:
-    """Return the contours of a mask `(columns, rows, slices)`, in mm with four decimals."""
+def _contours(array: np.ndarray, label: int, like: Volume, references: list[Dataset]) -> list[Dataset]:
+    """Return the contours of a label, in mm with four decimals."""
     found = []
-    for index in np.flatnonzero(mask.any(axis=(0, 1))).tolist():
-        for points in trace_contours(mask[:, :, index]):
+    for index in range(array.shape[2]):
+        for points in trace_contours(array[:, :, index] == label):
             voxels = np.column_stack([points, np.full(len(points), index)])
             positions = (voxels @ like.affine[:3, :3].T + like.affine[:3, 3]) * _LPS
-            found.append(
-                _item(
-                    ContourImageSequence=[references[index]],
-                    ContourGeometricType="CLOSED_PLANAR",
-                    NumberOfContourPoints=len(points),
-                    ContourData=[f"{number:.4f}" for number in (positions + 0.0).ravel()],
-                )
-            )
+            contour = _item(ContourImageSequence=[references[index]], ContourGeometricType="CLOSED_PLANAR")
+            contour.NumberOfContourPoints = len(points)
+            data = "\\".join(f"{number:.4f}" for number in (positions + 0.0).ravel())
+            # pydicom's conversion of each number would take most of the time.
+            contour.add(DataElement("ContourData", "DS", data, already_converted=True))
+            found.append(contour)
     return found
 
 

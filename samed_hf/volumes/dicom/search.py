@@ -218,7 +218,8 @@ def _series(files: list[Path], images: dict[Path, ImageHeader]) -> Iterator[Seri
             notes = [f"one of {len(stacks)} stacks of different sizes or directions in a series"] if names else []
             if name:
                 names.append(name)
-                notes.append(f"one of {len(parts)} scans at the same positions in a series, told apart by {why}")
+                value = f": {found}" if (found := part[0].text(why)) else ""
+                notes.append(f"one of {len(parts)} scans at the same positions in a series, told apart by {why}{value}")
             yield _scan(part, [one.file for one in part], files, "_".join(names), tuple(notes))
 
 

@@ -12,8 +12,8 @@ from pydicom import Dataset
 from ...utils.text import printable
 from ..geometry import Volume
 from ..limits import InputLimits
-from .headers import brief, numbers, text, whole_number
-from .label_objects import LabelObject, Voxels, check_frame_of_reference, item_name, items, to_indices
+from .headers import brief, items, numbers, text, whole_number
+from .label_objects import LabelObject, Voxels, check_frame_of_reference, item_name, to_indices
 
 __all__ = ["describe_segmentation", "seg_voxels"]
 
@@ -46,7 +46,8 @@ def describe_segmentation(dataset: Dataset, path: Path) -> LabelObject:
     }
     images |= {text(image, "ReferencedSOPInstanceUID") for groups in frames for image in _sources(groups, path)}
     uids = tuple(filter(None, (text(one, "SeriesInstanceUID") for one in series)))
-    return LabelObject(path, "SEG", text(dataset, "PatientID"), uids, frozenset(images - {""}), names, tuple(notes))
+    who, what = text(dataset, "PatientID"), text(dataset, "SeriesDescription")
+    return LabelObject(path, "SEG", who, what, uids, frozenset(images - {""}), names, tuple(notes))
 
 
 def seg_voxels(
