@@ -106,7 +106,7 @@ def _score(args: argparse.Namespace, data: CaseDataset, names: list[str], segmen
     """Score cases and draw them; return a record of each."""
     from ..inference.batching import describe_failure
     from ..reporting.overlays import draw_overlay
-    from ..scoring import score_each
+    from ..scoring import score_cases
     from ..transforms.slicing import rows_point_up
 
     output, processor, records = Path(args.output), segmenter.processor, []
@@ -132,7 +132,7 @@ def _score(args: argparse.Namespace, data: CaseDataset, names: list[str], segmen
     options = {"protocol": args.protocol, "input_size": args.input_size, "batch_size": args.batch_size}
     options["ignore_index"] = data.ignore_index
     read = partial(data.read_case, processor=processor)
-    score_each(segmenter.models[0], names, read, processor, draw=draw, done=done, **options)
+    score_cases(segmenter.models[0], names, read, processor, predicted=draw, done=done, **options)
     return records
 
 

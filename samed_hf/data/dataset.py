@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -15,6 +16,7 @@ from ..model.image_processing_samed import SamedImageProcessor
 from ..transforms.intensity import intensity_range
 from ..transforms.slicing import SliceStack, image_bounds
 from ..volumes.file_checks import check_finite
+from ..volumes.itk_voxel_data import find_voxels
 from .softened import describe_softened
 
 __all__ = ["IGNORED_LABEL", "Case", "CaseDataset", "CaseSource", "FileValues", "RawCase", "as_labels"]
@@ -73,7 +75,7 @@ class CaseSource(Protocol):
 
     def cache_key(self) -> list[Any]:
         """Return what changes when the case's content does, as JSON: here the stamps of its files."""
-        return [file_stamp(path) for path in self.files()]
+        return [file_stamp(path) for file in self.files() for path in (file, *_data_files(file))]
 
 
 @dataclass
@@ -226,6 +228,14 @@ def file_stamp(path: Path) -> list[Any]:
         file.seek(max(0, stat.st_size - _STAMPED))
         digest.update(file.read(_STAMPED))
     return [str(path), stat.st_size, stat.st_mtime_ns, digest.hexdigest()[:32]]
+
+
+def _data_files(path: Path) -> tuple[Path, ...]:
+    """The files of the voxels of a detached header; none if they can't be found, which reading reports."""
+    if path.suffix.lower() in (".mhd", ".nhdr"):
+        with suppress(ValueError, OSError):
+            return find_voxels(path).files
+    return ()
 
 
 def check_label_values(name: str | Path, label: np.ndarray, num_labels: int, *, has_ignored: bool = False) -> None:

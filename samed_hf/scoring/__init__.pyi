@@ -1,4 +1,4 @@
-from .evaluation import CaseResult, evaluate_cases, score_cases, score_each, summarize_results, write_metrics
+from .evaluation import CaseResult, evaluate_cases, score_cases, summarize_results, write_metrics
 from .metrics import binary_dice, binary_hd95, score_case, summarize
 from .published import compare_with_published
 
@@ -10,7 +10,6 @@ __all__ = [
     "evaluate_cases",
     "score_case",
     "score_cases",
-    "score_each",
     "summarize",
     "summarize_results",
     "write_metrics",

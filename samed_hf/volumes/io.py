@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from ..utils.text import join_or, printable
 from .discovery import ScanFile, search_scans
 from .file_checks import check_labels, check_memory
-from .frames import Frames, select_images
+from .frames import Frames, choose_frames, select_images
 from .geometry import Volume, same_grid
 from .limits import InputLimits
 from .registry import FORMATS, case_name, file_kind, format_of, label_suffix, suffix_of
@@ -35,13 +36,19 @@ def read_scan(scan: ScanFile | str | Path, *, num_channels: int = 1, limits: Inp
         ValueError: If it is damaged, of no registered format, beyond the limits, contains NaN, or another number of
             images.
     """
+    return _read_scan(scan, num_channels, limits)
+
+
+def _read_scan(
+    scan: ScanFile | str | Path, num_channels: int, limits: InputLimits | None, frame: int | None = None
+) -> Volume:
     if not isinstance(scan, ScanFile):
         scan = _single_scan(Path(scan))
     limits = limits or InputLimits.local()
     if scan.kind == "dicom":
-        from .dicom.series import read_series
+        from .dicom import read_series
 
-        volume = read_series(scan.files, scan.path, limits, num_channels=num_channels)
+        volume = read_series(scan.files, scan.path, limits, num_channels=num_channels, frame=frame)
     elif len(scan.files) > 1:
         volume = _read_channels(scan, num_channels, limits)
     else:
@@ -65,7 +72,8 @@ def read_frames(
     """Read the frames of a scan, one after the other where the format allows.
 
     Frames are the images of a fourth axis, if the model has one channel; if it has several, the axis before that of the
-    channels. Pages of a TIFF file and the frames of other images are slices of one volume.
+    channels; and the time points, echoes and so on of a DICOM file. Pages of a TIFF file and the frames of other images
+    are slices of one volume.
 
     Args:
         scan: See [`read_scan`].
@@ -81,6 +89,12 @@ def read_frames(
     """
     if not isinstance(scan, ScanFile):
         scan = _single_scan(Path(scan))
+    if scan.kind == "dicom":
+        from .dicom import frame_names
+
+        if (count := len(frame_names(scan.files))) > 1:
+            indices = choose_frames(scan.path, count, frames)
+            return Frames(count, indices, (_read_scan(scan, num_channels, limits, index) for index in indices))
     form = format_of(scan.path)
     if scan.kind == "dicom" or len(scan.files) > 1 or form is None or not form.frame_reader:
         return select_images(read_scan(scan, num_channels=num_channels, limits=limits), scan.path, frames)
@@ -191,4 +205,4 @@ def _read_channels(scan: ScanFile, num_channels: int, limits: InputLimits) -> Vo
                 f"{difference}; resample them."
             )
         channels.append(channel.array)
-    return Volume(np.stack(channels, axis=-1), first.affine, first.header, scan.path)
+    return replace(first, array=np.stack(channels, axis=-1), path=scan.path)

@@ -60,3 +60,19 @@ def test_a_replaced_label_map_is_decoded_again(tmp_path):
         store.prepare(["case_00"])
         sums.append(int(store.label("case_00").sum()))
     assert sums == [32, 64]
+
+
+def test_the_voxels_of_a_detached_header_count(tmp_path):
+    import SimpleITK as sitk
+
+    from samed_hf.data.sources import ScanSource
+
+    keys = []
+    for value in (0, 1):
+        sitk.WriteImage(sitk.GetImageFromArray(np.full((2, 3, 4), value, np.uint8)), str(tmp_path / "a.mhd"))
+        for path in tmp_path.iterdir():
+            os.utime(path, ns=(10**18, 10**18))
+        keys.append(ScanSource("a", (tmp_path / "a.mhd",), tmp_path / "a.mhd", 1, (0, 1)).cache_key())
+    assert [keys[0][0][0], keys[0][1][0]] == [str(tmp_path / "a.mhd"), str(tmp_path / "a.raw")]
+    assert keys[0][0] == keys[1][0]
+    assert keys[0][1] != keys[1][1]

@@ -8,7 +8,9 @@ from samed_hf import SamedImageProcessor
 from samed_hf.data import read_data
 from samed_hf.data.cache import CaseStore
 from samed_hf.validation.reading import read_for_faults
+from samed_hf.volumes.dicom import read_series
 
+from ..data_folders import save_nifti
 from ..dicom_files import uid, write_series
 from ..label_objects import write_segments, write_structures
 
@@ -181,6 +183,33 @@ def test_images_and_labels_in_directories_of_their_own(tmp_path):
     data = read_data(tmp_path)
     assert data.train == ["A", "B"]
     assert (data.read_case("B", PLAIN).label == 1).sum() == 6
+
+
+@pytest.mark.parametrize("where", ["images/{}", "{}/ct", "train/{}/1/2"])
+def test_label_maps_of_dicom_series(tmp_path, where):
+    for name in ("A", "B"):
+        files = write_series(tmp_path / where.format(name), study=name, series="ct")
+        scan = read_series(files, tmp_path)
+        label = np.zeros(scan.grid, np.uint8)
+        label[1:4, 1:3, 2] = 1
+        beside = {"images/{}": "labels/{}.nii.gz", "{}/ct": "{}/seg.nii.gz", "train/{}/1/2": "train/{}/{}_label.nii.gz"}
+        save_nifti(tmp_path / beside[where].format(name, name), label, scan.affine)
+    data = read_data(tmp_path, label_names=["liver"])
+    assert (data.train, data.channel_names) == (["A", "B"], ("CT",))
+    assert (data.read_case("B", PLAIN).label[2, 1:3, 1:4] == 1).all()
+    write_series(tmp_path / where.format("B") / "more", study="B", series="second")
+    with pytest.raises(ValueError, match=r"B.*2 DICOM series"):
+        read_data(tmp_path, label_names=["liver"])
+
+
+def test_a_listing_of_series_and_structure_sets(tmp_path):
+    patient(tmp_path, "A", {"liver": [LIVER], "spleen": [SPLEEN]})
+    patient(tmp_path, "B", {"liver": [LIVER]})
+    (tmp_path / "cases.csv").write_text("image,label,split\nA/scan/ct,A/rt/rs.dcm,train\nB/scan/ct,B/rt/rs.dcm,test\n")
+    data = read_data(tmp_path / "cases.csv")
+    assert list(data.id2label.values()) == ["background", "liver", "spleen"]
+    assert (len(data.train), len(data.test)) == (1, 1)
+    assert np.bincount(data.read_case(data.train[0], PLAIN).label.ravel()).tolist() == [198, 6, 6]
 
 
 def test_the_cache_notices_another_choice_of_labels(tmp_path):

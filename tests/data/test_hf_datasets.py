@@ -97,6 +97,8 @@ def test_slices_are_ordered_by_their_number(tmp_path):
     )
     data = saved(tmp_path / "rows", table(4, features, image=images, case="p", slice=tuple(map(str, order))))
     assert (data.read_raw("p", PROCESSOR).image[:, 0, 0] // 20).tolist() == [0, 2, 10, 11]
+    with pytest.raises(ValueError, match="p, column slice, has 3 numbers in 4 rows"):
+        saved(tmp_path / "twice", table(4, features, image=images, case="p", slice=("1", "2", "3", "2")))
 
 
 def test_colored_label_maps_and_deep_images(tmp_path):

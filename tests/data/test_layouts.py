@@ -245,7 +245,7 @@ def test_masks_of_0_127_and_255_are_numbered_in_ascending_order(tmp_path, names)
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ({"background": 0, "whole": [0, 1]}, "expected 0 to be the background and to be"),
+        ({"background": 0, "whole": [0, 1]}, "expected 0 to be the background, and in no region"),
         ({"background": 0, "whole": [1, "2"]}, "expected a whole number, or a list of them"),
         ({"background": 0, "ignore": 1}, "has 1 labels besides the ignore label 1"),
         ({"0": "0", "1": "2", "2": "1"}, "names and values can't be told apart"),

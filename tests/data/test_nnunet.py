@@ -122,6 +122,12 @@ def test_the_ignore_label_becomes_255(tmp_path, regions):
     assert counts_of(data) == {0: 30, 1: 20, 2: 8, 255: 6}
 
 
+@pytest.mark.parametrize("labels", [{"ignore": 0, "a": 1, "b": 2}, {"background": 0, "a": [1, 2], "ignore": 2}])
+def test_an_ignore_label_of_another_label_is_refused(tmp_path, labels):
+    with pytest.raises(ValueError, match="besides the ignore label"):
+        read_data(write_values(tmp_path / "a", (30, 20, 14), labels=labels))
+
+
 def test_255_without_an_ignore_label_is_refused(tmp_path):
     data = read_data(write_values(tmp_path / "a", (30, 34), labels={"background": 0, "a": 1}))
     save_nifti(tmp_path / "a" / "labelsTr" / "a.nii.gz", np.full((4, 4, 4), 255, np.uint8))

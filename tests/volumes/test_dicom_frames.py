@@ -1,11 +1,13 @@
 """DICOM files of many frames: time points, echoes and b-values of a volume, and reconstructions of NM."""
 
+import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
 from pydicom import Dataset
 from pydicom.uid import NuclearMedicineImageStorage
 
+from samed_hf.volumes import find_scans, read_frames, write_labels
 from samed_hf.volumes.dicom import frame_names, read_series
 
 from ..dicom_files import AXIAL, series_affine, stored_scan, write_enhanced, write_image, write_series
@@ -96,6 +98,25 @@ def test_a_volume_and_a_cine_are_one_frame(tmp_path):
     assert frame_names([cine]) == [""]
     colours = write_image(tmp_path / "colours", np.zeros((4, 3, 2, 3), np.uint8))
     assert frame_names([colours]) == [""]
+
+
+def test_the_frames_of_a_scan_and_their_label_map(tmp_path):
+    file = write_frames(tmp_path / "in" / "heart.dcm", 3, time)
+    (scan,) = find_scans(file)
+    assert scan.suffix == ".nii.gz"
+    assert any("3 images at each position" in note for note in scan.notes)
+    frames = read_frames(scan, frames=(0, 2))
+    assert (frames.count, frames.indices) == (3, (0, 2))
+    first, last = frames.volumes
+    np.testing.assert_array_equal(last.array - first.array, np.full(stored_scan().shape, 2000))
+    assert "its frames: 0 phase-1, 1 phase-2, 2 phase-3" in first.header.notes
+    labels = np.stack([first.array > 1200, last.array > 3300], axis=3).astype(np.uint8)
+    write_labels(tmp_path / "labels.nii.gz", labels, last)
+    written = nib.load(tmp_path / "labels.nii.gz")
+    assert written.shape == (*stored_scan().shape, 2)
+    np.testing.assert_allclose(written.affine, series_affine(AXIAL), atol=1e-4)
+    with pytest.raises(ValueError, match="1 image, expected 3"):
+        next(read_frames(scan, num_channels=3).volumes)
 
 
 # ------------------------------------------------------------------------------------------------------------------ NM

@@ -216,6 +216,20 @@ def test_signed_values_reach_from_their_lowest_to_their_highest(tmp_path):
     np.testing.assert_array_equal(shown(path), [[0, 16384, 65535]])
 
 
+def test_floating_point_numbers(tmp_path):
+    values = np.array([[[-0.5, 0.0, 1.5]]], np.float32)
+    path = write_image(tmp_path / "image", np.zeros((1, 1, 3), np.uint32))
+    dataset = pydicom.dcmread(path)
+    del dataset.PixelData
+    dataset.FloatPixelData = values.tobytes()
+    dataset.save_as(path)
+    np.testing.assert_array_equal(shown(path), [[0, 16384, 65535]])
+    dataset.FloatPixelData = np.array([0, np.nan, 1], np.float32).tobytes()
+    dataset.save_as(path)
+    with pytest.raises(ValueError, match="NaN or infinity in 1 of 3"):
+        read(path)
+
+
 def test_one_bit(tmp_path):
     path = write_image(tmp_path / "image", np.zeros((1, 2, 8), np.uint8))
     dataset = pydicom.dcmread(path)
@@ -495,6 +509,8 @@ def test_limits_before_the_pixels_are_read(tmp_path):
     path = write_image(tmp_path / "image", COLOURS)
     with pytest.raises(InputLimitError, match="72 voxels"):
         read(path, limits=replace(InputLimits.local(), voxels=71))
+    with pytest.raises(InputLimitError, match="216 bytes"):
+        read(path, limits=replace(InputLimits.local(), bytes=215))
 
 
 def test_a_deflated_file_is_limited_before_it_is_decompressed(tmp_path):

@@ -16,11 +16,12 @@ from .classes import has_class_masks, read_class_masks
 from .decathlon import is_decathlon, read_decathlon
 from .dicom import is_dicom_dataset, read_dicom
 from .folders import find_folders, read_folders
+from .labelled_series import find_labelled_series
 from .listing import find_listing, read_listing
 from .nnunet import is_nnunet, read_nnunet
 from .pairs import find_pairs
 from .patients import read_patients
-from .records import Options
+from .records import Options, build_dataset
 from .several import concatenate
 from .synapse import is_synapse, read_synapse
 from .tables import is_listing
@@ -135,6 +136,8 @@ def _read_files(root: Path, options: Options) -> CaseDataset | None:
         return read_dicom(root, options)
     if has_class_masks(root, options):
         return read_class_masks(root, options)
+    if labelled_series := find_labelled_series(root):
+        return build_dataset(labelled_series, options)
     if find_folders(root):
         names = None if options.label_names is None else list(options.label_names)
         return read_folders(root, names, options.tolerance, options.strict)

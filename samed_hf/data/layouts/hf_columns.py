@@ -14,8 +14,9 @@ from PIL import Image
 
 from ...utils.text import one_line
 from ...volumes import InputLimits, Volume, read_volume
+from ...volumes.images import image_array
 
-__all__ = ["find_column", "find_objects", "read_cell", "value_type"]
+__all__ = ["find_column", "find_objects", "image_slices", "read_cell"]
 
 _USUAL = {
     "image_column": ("image", "images", "img", "scan", "volume", "pixel_values", "input"),
@@ -57,7 +58,7 @@ def find_objects(feature: Any) -> dict[str, Any] | None:
     return dict(feature) if is_outlined else None
 
 
-def value_type(feature: Any) -> str:
+def _value_type(feature: Any) -> str:
     """The type of the numbers in a column of arrays or nested lists, e.g. "uint8"; empty of other columns."""
     depth = 2 if hasattr(feature, "shape") else 0
     while (inner := _inner(feature)) is not None:
@@ -78,11 +79,19 @@ def read_cell(table: Any, row: int, column: str, name: str) -> Any:
         value = table.select_columns([column])[row][column]
         if isinstance(value, Image.Image) or value is None or find_objects(feature) is not None:
             return value
-        return _numbers(name, value, value_type(feature))
+        return _numbers(name, value, _value_type(feature))
     stored = table.with_format("arrow")[row].column(column)[0].as_py()
     if stored is None:
         return None
     return _image(feature, stored, name) if isinstance(feature, datasets.Image) else _scan(stored, name)
+
+
+def image_slices(name: str, image: Any, num_channels: int) -> np.ndarray:
+    """`(slices, height, width)`, or `(slices, 3, height, width)` of coloured ones."""
+    array = image_array(image, num_channels, name) if isinstance(image, Image.Image) else image
+    if array.ndim == 3 and num_channels == 3:
+        return np.moveaxis(array, -1, 0)[None]
+    return array if array.ndim == 3 else array[None]
 
 
 def _image(feature: Any, stored: dict[str, Any], name: str) -> Image.Image:
@@ -127,7 +136,7 @@ def _numbers(name: str, value: Any, dtype: str) -> np.ndarray:
 
 
 def _fits(feature: Any, argument: str) -> bool:
-    is_image = isinstance(feature, datasets.Image | datasets.Nifti) or value_type(feature) != ""
+    is_image = isinstance(feature, datasets.Image | datasets.Nifti) or _value_type(feature) != ""
     return is_image or (argument == "label_column" and find_objects(feature) is not None)
 
 

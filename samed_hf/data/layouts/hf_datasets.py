@@ -14,13 +14,12 @@ from PIL import Image
 
 from ...model.image_processing_samed import SamedImageProcessor
 from ...volumes import Volume
-from ...volumes.images import image_array
 from ...volumes.masks import mask_pixels
 from ..dataset import CaseDataset, RawCase, as_labels, renumber
 from ..labels import Labels, find_labels_file, labels_of_names, resolve_labels
 from ..objects import category_numbers, draw_objects, list_objects
 from ..sources import cut_pair, stack_images
-from .hf_columns import find_column, find_objects, read_cell
+from .hf_columns import find_column, find_objects, image_slices, read_cell
 
 __all__ = ["is_saved_dataset", "read_rows"]
 
@@ -106,7 +105,7 @@ class _RowSource:
         name, image = f"{self.case}, row {row}", self.rows.read_image(row)
         if isinstance(image, Volume):
             return image, self.rows.read_label(row)
-        slices = _image_slices(name, image, num_channels)
+        slices = image_slices(name, image, num_channels)
         labels = self.rows.read_label(row, slices.shape[-2:])
         if isinstance(labels, Volume) or (len(slices), *slices.shape[-2:]) != labels.shape:
             shape = labels.grid if isinstance(labels, Volume) else labels.shape
@@ -159,8 +158,8 @@ def read_rows(
         for index, found in enumerate(rows.table[case] if case else range(len(rows.table))):
             cases.setdefault(str(found) if case else f"{rows.split}-{index:05d}", []).append(index)
         if order:
-            numbers = rows.table[order]
-            cases = {key: sorted(found, key=lambda row: _number(numbers[row], order)) for key, found in cases.items()}
+            numbers = list(rows.table[order])
+            cases = {key: _in_order(found, numbers, f"{key}, column {order},") for key, found in cases.items()}
         data.add_cases(
             _SPLITS[rows.split.lower()],
             {
@@ -259,11 +258,17 @@ def _label_maps(splits: Sequence[_Rows]) -> Iterator[tuple[str, np.ndarray]]:
             yield name, as_labels(name, label.array) if isinstance(label, Volume) else label
 
 
-def _number(value: Any, column: str) -> float:
+def _in_order(rows: list[int], numbers: Sequence[Any], name: str) -> list[int]:
+    """The rows of a case in the order of their slices' numbers, each of which is there once."""
     try:
-        return float(value)
+        by_number = {float(numbers[row]): row for row in rows}
     except (TypeError, ValueError) as error:
-        raise ValueError(f"column {column} holds {value!r}: expected the number of each slice.") from error
+        raise ValueError(f"{name} has a row without a number ({error}): expected the number of each slice.") from error
+    if len(by_number) < len(rows):
+        raise ValueError(
+            f"{name} has {len(by_number)} numbers in {len(rows)} rows: expected each once; --case_column chooses cases."
+        )
+    return [by_number[number] for number in sorted(by_number)]
 
 
 def _load(name: str, config: str | None, cache_dir: str | None) -> dict[str, Any]:
@@ -285,11 +290,3 @@ def _load(name: str, config: str | None, cache_dir: str | None) -> dict[str, Any
     if not tables:
         raise ValueError(f"The data set {name!r} has no rows: expected images with label maps.")
     return tables
-
-
-def _image_slices(name: str, image: Any, num_channels: int) -> np.ndarray:
-    """`(slices, height, width)`, or `(slices, 3, height, width)` of coloured ones."""
-    array = image_array(image, num_channels, name) if isinstance(image, Image.Image) else image
-    if array.ndim == 3 and num_channels == 3:
-        return np.moveaxis(array, -1, 0)[None]
-    return array if array.ndim == 3 else array[None]

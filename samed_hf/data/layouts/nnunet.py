@@ -51,7 +51,7 @@ def read_nnunet(root: Path, fold: int | None = None, tolerance: float = 0.1, str
     if not is_single:
         data.channel_names = channels
     count = len(data.channel_names)
-    data.regions, data.has_ignored, data.notes = labels.regions, labels.ignored is not None, labels.notes
+    data.regions, data.has_ignored, data.notes = labels.regions, labels.has_ignored, labels.notes
     for split, part in (("train", "Tr"), ("test", "Ts")):
         sources: dict[str, CaseSource] = {}
         for name, (images, label) in cases[part].items():

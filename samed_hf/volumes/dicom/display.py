@@ -82,21 +82,25 @@ def display_values(stored: np.ndarray, header: Dataset, bounds: tuple[float, flo
 
 def _palette_colours(stored: np.ndarray, header: Dataset, bounds: tuple[float, float]) -> np.ndarray:
     """Return the RGB colours of palette indices; uint16 if there are more than 256 of them."""
-    table = apply_color_lut(np.arange(int(bounds[1]) + 1, dtype=stored.dtype), header)
+    low, high = int(bounds[0]), int(bounds[1])
+    if high - low > _TOP:
+        raise ValueError(f"a palette of {high - low + 1} colours, expected at most {_TOP + 1}")
+    table = apply_color_lut(np.arange(low, high + 1), header)
     if table.dtype == np.uint16 and (table.max() < 256 or len(table) <= 256):
         # Tables of 16 bits mostly hold 8, and in the upper or the lower byte.
         table = (table >> (0 if table.max() < 256 else 8)).astype(np.uint8)
-    return np.asarray(table[stored])
+    return np.asarray(table[stored.astype(np.int64) - low])
 
 
 def _windowed(stored: np.ndarray, header: Dataset, bounds: tuple[float, float]) -> np.ndarray:
     """Apply the modality's table or scale and the first window of a grey image."""
     values = apply_modality_lut(stored, header)
     if "ModalityLUTSequence" in header:
-        limits = np.array([0, 2 ** header.ModalityLUTSequence[0].LUTDescriptor[2] - 1])
+        bounds = 0, 2 ** header.ModalityLUTSequence[0].LUTDescriptor[2] - 1
+        limits = np.array(bounds)
     else:
         limits = apply_modality_lut(np.array(bounds), header)
-    is_narrow = stored.dtype.kind != "f" and abs(float(limits[1]) - float(limits[0])) < 256
+    is_narrow = stored.dtype.kind != "f" and bounds[1] - bounds[0] < 256
     if "VOILUTSequence" in header:
         header.pop("WindowCenter", None)
         values = apply_voi_lut(np.rint(values).astype(np.int64), header)
@@ -116,7 +120,7 @@ def _window(header: Dataset) -> tuple[float, float] | None:
         pair = [float(np.atleast_1d(header[keyword].value)[0]) for keyword in ("WindowCenter", "WindowWidth")]
     except (KeyError, TypeError, ValueError):
         return None
-    is_linear = text(header, "VOILUTFunction") in ("", "LINEAR")
+    is_linear = text(header, "VOILUTFunction").upper() in ("", "LINEAR")
     return (pair[0], pair[1]) if np.isfinite(pair).all() and pair[1] >= (1 if is_linear else 1e-9) else None
 
 

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 from pydicom import Dataset
-from pydicom import uid as uids
+from pydicom.uid import UID
 
 from ...utils.text import printable
-from ..file_checks import check_memory
+from ..file_checks import check_finite, check_memory
 from ..images import luminance
 from ..limits import InputLimits
 from .display import describe_window, display_header, display_values, has_window
@@ -24,16 +24,11 @@ from .pixels import num_samples, stored_bits, stored_values
 
 __all__ = ["SIGNED_NOTE", "DicomImages", "is_projection", "may_be_images", "read_images"]
 
-# Slices of a patient: without a position they are incomplete, not images of their own.
-_SLICES = {
-    *(uids.CTImageStorage, uids.MRImageStorage, uids.PositronEmissionTomographyImageStorage),
-    *(uids.EnhancedCTImageStorage, uids.EnhancedMRImageStorage, uids.EnhancedPETImageStorage),
-    *(uids.LegacyConvertedEnhancedCTImageStorage, uids.LegacyConvertedEnhancedMRImageStorage),
-    uids.LegacyConvertedEnhancedPETImageStorage,
-}
-# Radiographs, angiograms, fluoroscopy and photographs, whatever position their headers state.
+# By the names of SOP classes: slices of a patient, which are incomplete without a position, and radiographs,
+# angiograms, fluoroscopy and photographs, which are images whatever position their headers state.
+_SLICES = re.compile(r"\b(CT|MR|PET|Positron)\b")
 _PROJECTIONS = re.compile(
-    r"1\.2\.840\.10008\.5\.1\.4\.1\.1\.(1|1\.[123](\.1)?|12\.[12]|481\.1|77\.1\.([1-4](\.1)?|5\.[12]))"
+    "Computed Radiography|Digital|X-Ray (Angiographic|Radiofluoroscopic)|RT Image|VL |Ophthalmic Photography"
 )
 _GROUPS = ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
 _CENTIMETRES = "3"  # PhysicalUnitsXDirection of ultrasound
@@ -51,8 +46,7 @@ class DicomImages(NamedTuple):
 
 def is_projection(dataset: Dataset, path: Path) -> bool:
     """Whether a file holds images without the geometry of a patient, which are read by [`read_images`]."""
-    kind = text(dataset, "SOPClassUID")
-    if _is_colour(dataset, path) or _PROJECTIONS.fullmatch(kind):
+    if _is_colour(dataset, path) or _PROJECTIONS.match(UID(text(dataset, "SOPClassUID")).name):
         return True
     if "PerFrameFunctionalGroupsSequence" in dataset:
         groups = [*items(dataset, _GROUPS[0], path)[:1], *items(dataset, _GROUPS[1], path)]
@@ -66,7 +60,7 @@ def is_projection(dataset: Dataset, path: Path) -> bool:
 def may_be_images(dataset: Dataset) -> bool:
     """Whether a file that forms no volume is read as images: not if it holds slices, or no images at all."""
     kind = text(dataset, "SOPClassUID")
-    return is_image_class(kind) is not False and kind not in _SLICES
+    return is_image_class(kind) is not False and not _SLICES.search(UID(kind).name)
 
 
 def read_images(
@@ -77,13 +71,15 @@ def read_images(
     count = whole_number(dataset, "NumberOfFrames", path, default=1) or 1
     rows, columns = whole_number(dataset, "Rows", path), whole_number(dataset, "Columns", path)
     limits.check_slices(path, (count, rows, columns))
-    limits.check(path, voxels=count * rows * columns)
+    samples, allocated = num_samples(dataset, path), whole_number(dataset, "BitsAllocated", path)
+    limits.check(path, voxels=count * rows * columns, bytes=count * rows * columns * samples * allocated // 8)
     dataset = read_file(path, pixels=True)
     stored = stored_values(dataset, 0, path, gdcm)
     bounds = _bounds(dataset, stored, path, gdcm)
 
     def frame(index: int) -> np.ndarray:
         pixels = stored if index == 0 else stored_values(dataset, index, path, gdcm)
+        check_finite(path, pixels)
         return _with_channels(display_values(pixels, display_header(dataset, index, path), bounds, path), num_channels)
 
     first = frame(0)  # before memory is allocated for all, as a damaged header could exceed it

@@ -8,8 +8,9 @@ from pathlib import Path
 from pydicom import Dataset
 
 from .frames import Frame, frames_of
+from .grid import arrange
 from .headers import items, quiet, text
-from .images import is_projection
+from .images import is_projection, may_be_images
 from .kept_headers import read_header
 from .parts import KEYWORDS, ImageHeader, divide
 
@@ -36,9 +37,13 @@ def frame_names(files: Iterable[str | Path]) -> list[str]:
         try:
             if all(is_projection(*one) for one in headers):
                 return [""]
-            return list(divide_frames([frame for header, file in headers for frame in frames_of(header, file)]))
+            parts = divide_frames([frame for header, file in headers for frame in frames_of(header, file)])
+            if may_be_images(headers[0][0]):
+                for part in parts.values():
+                    arrange(part, headers[0][1])
         except ValueError:  # reading raises it, or reads images
             return [""]
+        return list(parts)
 
 
 def divide_frames(frames: list[Frame]) -> dict[str, list[Frame]]:

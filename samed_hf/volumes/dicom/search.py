@@ -18,6 +18,7 @@ from .images import is_projection
 from .kept_headers import read_header
 from .kinds import CAPTURES, FOREIGN, LOCALIZER, NO_POSITION, count_of, is_image_class, kind_of
 from .parts import KEYWORDS, ImageHeader, divide, split_stacks
+from .phases import frame_names
 
 __all__ = ["SeriesFiles", "find_series", "search_series"]
 
@@ -218,7 +219,8 @@ def _series(files: list[Path], images: dict[Path, ImageHeader]) -> Iterator[Seri
             notes = [f"one of {len(stacks)} stacks of different sizes or directions in a series"] if names else []
             if name:
                 names.append(name)
-                notes.append(f"one of {len(parts)} scans at the same positions in a series, told apart by {why}")
+                value = f": {found}" if (found := part[0].text(why)) else ""
+                notes.append(f"one of {len(parts)} scans at the same positions in a series, told apart by {why}{value}")
             yield _scan(part, [one.file for one in part], files, "_".join(names), tuple(notes))
 
 
@@ -230,6 +232,8 @@ def _scan(
     if headers and _is_anonymous(headers) and len(headers) > 1:
         notes += ("grouped by directory, number, description, size and direction, as no UID tells its series",)
     lacks = _lacks(headers)
+    if not lacks and first.is_slice and first.frames > 1 and (count := len(frame_names(files))) > 1:
+        lacks = f"it holds {count} images at each position, as of time points or echoes"
     if lacks:
         notes += (f"no DICOM segmentation can refer to it, as {lacks}",)
     return SeriesFiles(

@@ -92,8 +92,7 @@ def read_series(
             return _read_images(headers, paths, path, limits, gdcm, num_channels)
         try:
             frames = [frame for header, file in zip(headers, paths, strict=True) for frame in frames_of(header, file)]
-            if frame is not None:
-                frames = _chosen(frames, frame, path)
+            frames, names = (frames, []) if frame is None else _chosen(frames, frame, path)
             grid = arrange(frames, path)
         except ValueError:
             if len(paths) > 1 or not may_be_images(headers[0]):
@@ -102,15 +101,18 @@ def read_series(
             return _read_images(headers, paths, path, limits, gdcm, num_channels, note)
         limits.check_slices(path, (len(grid.slices), *frames[0].size))
         array, notes = _read_pixels(grid, path, gdcm)
-        header = _header(grid, len(frames), notes)
+        header = _header(grid, len(frames), [*names, *notes])
     return make_volume(array, grid.affine, header, path)
 
 
-def _chosen(frames: list[Frame], frame: int, path: Path) -> list[Frame]:
-    parts = list(divide_frames(frames).values())
+def _chosen(frames: list[Frame], frame: int, path: Path) -> tuple[list[Frame], list[str]]:
+    """Return the images of a frame, and a note on the frames."""
+    parts = divide_frames(frames)
     if not 0 <= frame < len(parts):
         raise ValueError(f"{printable(path)} has {len(parts)} frames, expected one of 0 to {len(parts) - 1}: {frame}.")
-    return parts[frame]
+    named = [f"{index} {name}" for index, name in enumerate(parts)]
+    listed = ", ".join(named[:8]) + (", …" if len(named) > 8 else "")
+    return list(parts.values())[frame], [f"its frames: {listed}"] if len(parts) > 1 else []
 
 
 def _read_images(
@@ -200,9 +202,9 @@ def _rescaled(stored: np.ndarray, frame: Frame, dtype: np.dtype) -> np.ndarray:
     return image
 
 
-def _header(grid: Grid, num_images: int, notes_of_pixels: set[str]) -> DicomSeries:
+def _header(grid: Grid, num_images: int, more_notes: list[str]) -> DicomSeries:
     kept = [images[0] for images in grid.slices]
-    notes = [*grid.notes, *notes_of_pixels]
+    notes = [*grid.notes, *more_notes]
     if duplicates := num_images - len(kept):
         notes.append(f"{duplicates} duplicated slice{'s' if duplicates > 1 else ''} left out")
     if any(text(frame.dataset, "PhotometricInterpretation") == "MONOCHROME1" for frame in kept):
