@@ -16,6 +16,7 @@ from ..volumes import ScanFile, Volume, read_scan, read_volume, reorient, same_g
 from ..volumes import images as image_files
 from ..volumes.masks import is_deep, mask_palette, read_mask_pixels
 from .dataset import CaseDataset, CaseSource, FileValues, RawCase, as_labels, renumber
+from .softened import describe_softened
 
 __all__ = [
     "ImageMaskSource",
@@ -142,6 +143,7 @@ class ImageSource(CaseSource):
 
     def read_label(self, index: int) -> np.ndarray:
         """The label map of an image `(height, width)` in its masks' numbers; these must agree where they overlap."""
+        background = next(iter(self.values)) if self.as_colors else 0
         first, *others = self.masks(index)
         label = read_mask(first, as_colors=self.as_colors)
         for path in others:
@@ -151,12 +153,12 @@ class ImageSource(CaseSource):
                     f"{path} has {more.shape[1]}×{more.shape[0]} pixels, but {first} {label.shape[1]}×{label.shape[0]}"
                 )
                 raise ValueError(f"{sizes}: expected masks of one image in one size.")
-            if (both := (label > 0) & (more > 0) & (label != more)).any():
+            if (both := (label != background) & (more != background) & (label != more)).any():
                 raise ValueError(
                     f"{path} and {first} overlap with different labels in {np.count_nonzero(both)} pixels: expected "
                     "masks of one image that agree; remove one, or write one label map."
                 )
-            label = np.maximum(label, more)
+            label = np.where(label == background, more, label)
         return label
 
     def files(self) -> tuple[Path, ...]:
@@ -217,11 +219,15 @@ def merge_masks(masks: Iterable[tuple[int, Path | None, np.ndarray]]) -> tuple[n
     """
     label, notes = np.zeros(0, np.uint16), []
     for value, path, array in masks:
-        mask = as_labels(str(path), array) > 0
+        numbers = as_labels(str(path), array)
+        mask = numbers > 0
         label = label if label.size else np.zeros(mask.shape, np.uint16)
-        if (values := np.unique(array[mask])).size > 1:
+        if (values := np.unique(numbers[mask])).size > 1:
             found = ", ".join(map(str, values[:5].tolist()))
-            raise ValueError(f"{path} holds the values {found} besides 0: expected one, as it is the mask of a class.")
+            raise ValueError(
+                f"{path} holds the values {found} besides 0: expected one, as it is the mask of a "
+                f"class{describe_softened(numbers)}."
+            )
         if mask.shape != label.shape:
             raise ValueError(
                 f"{path} is of shape {mask.shape}: expected {label.shape}, as the other masks of the image."

@@ -91,5 +91,8 @@ def select_images(volume: Volume, path: Path, frames: Sequence[int] | None) -> F
     count = volume.grid[2] if volume.is_image else 1
     indices = choose_frames(path, count, frames)
     if len(indices) < count:
-        volume = replace(volume, array=volume.array[:, :, list(indices)])
+        header = volume.header
+        if of_file := getattr(header, "frames", None):  # DICOM-SEG refers to the frames of the file
+            header = replace(header, frames=tuple(of_file[index] for index in indices))
+        volume = replace(volume, array=volume.array[:, :, list(indices)], header=header)
     return Frames(count, indices, iter([volume]))

@@ -188,6 +188,14 @@ def test_several_masks_of_an_image_are_one_label_map(tmp_path):
     assert any("malignant (3).png" in note and "merged" in note for note in data.notes)
 
 
+def test_several_colored_masks_are_merged_on_their_background(tmp_path):
+    white, one, two = (255, 255, 255), label_map() == 1, label_map() == 2
+    masks = [np.array([white, color], np.uint8)[part.astype(int)] for part, color in ((one, RED), (two, BLUE))]
+    write(tmp_path, {"x_mask_1.png": masks[0], "x_mask_2.png": masks[1]})
+    (tmp_path / "class_dict.csv").write_text("name,r,g,b\nbackground,255,255,255\nliver,255,0,0\nspleen,0,0,255\n")
+    assert counts(tmp_path) == {"liver": 80, "spleen": 30}
+
+
 def test_masks_that_contradict_each_other_are_refused(tmp_path):
     one = (label_map() == 1).astype(np.uint8)
     write(tmp_path, {"x_mask_1.png": one, "x_mask_2.png": 2 * one})

@@ -56,6 +56,23 @@ def test_softened_masks_are_refused_by_name(tmp_path, kind, named):
         read_all(tmp_path)
 
 
+def test_a_softened_scan_of_a_class_is_refused(tmp_path):
+    soft = np.repeat(np.asarray(soften("blurred"), np.float32)[..., None], 4, axis=2)
+    (tmp_path / "s1" / "segmentations").mkdir(parents=True)
+    for name, array in {"ct": soft, "segmentations/liver": soft, "segmentations/spleen": (soft > 128) * 1.0}.items():
+        nib.save(nib.Nifti1Image(array.astype(np.float32), np.eye(4)), tmp_path / "s1" / f"{name}.nii.gz")
+    with pytest.raises(ValueError, match=r"liver\.nii\.gz.*anti-aliased/softened at its border"):
+        read_all(tmp_path)
+
+
+def test_a_softened_mask_of_a_class_is_refused(tmp_path):
+    for name in ("liver", "spleen"):
+        save(tmp_path, f"masks/{name}", "a.png", soften("blurred") if name == "spleen" else disc())
+    save(tmp_path, "images", "a.png", disc())
+    with pytest.raises(ValueError, match=r"spleen.*a\.png.*anti-aliased/softened at its border"):
+        read_all(tmp_path)
+
+
 def test_a_jpeg_mask_is_refused_with_the_way_out(tmp_path):
     write(tmp_path, {"a.png": label_map()})
     save(tmp_path, "masks", "b.jpg", disc())

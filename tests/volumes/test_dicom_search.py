@@ -214,6 +214,14 @@ def write_parts(directory, parts, **settings):
         ([{"EchoTime": 4.6}, {"EchoTime": 12.3}], ["echo-1", "echo-2"]),
         ([{"NominalPercentageOfCardiacPhase": 30}, {"NominalPercentageOfCardiacPhase": 75}], ["phase-30", "phase-75"]),
         ([{"DiffusionBValue": 0.0}, {"DiffusionBValue": 1000.0}], ["b-0", "b-1000"]),
+        (
+            [{"DiffusionBValue": 0.0}]
+            + [
+                {"DiffusionBValue": 1e3, "DiffusionGradientOrientation": x}
+                for x in ([0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0])
+            ],
+            ["b-0_direction-1", "b-1000_direction-2", "b-1000_direction-3", "b-1000_direction-4"],
+        ),
         ([{"AcquisitionNumber": 2}, {"AcquisitionNumber": 3}], ["acquisition-2", "acquisition-3"]),
         (
             [{"ImageType": ["ORIGINAL", "PRIMARY", "M"]}, {"ImageType": ["ORIGINAL", "PRIMARY", "P"]}],
@@ -253,6 +261,20 @@ def test_phases_of_a_single_slice(tmp_path):
     parts = [{"TemporalPositionIdentifier": number} for number in (1, 2, 10)]
     write_parts(tmp_path / "scan", parts, leave_out=(1, 2, 3, 4))
     assert [scan.name for scan in find_scans(tmp_path)] == ["scan_phase-1", "scan_phase-2", "scan_phase-10"]
+
+
+def test_patients_of_one_series_uid_are_told_apart(tmp_path):
+    uids = dict.fromkeys(("StudyInstanceUID", "SeriesInstanceUID", "PatientID"), "1.2.3")
+    for patient in ("a", "b"):
+        change = changed(**uids, SOPInstanceUID=lambda index, patient=patient: uid(patient, index))
+        write_series(tmp_path / patient, change=change)
+    scans = find_scans(tmp_path)
+    assert [scan.name for scan in scans] == [f"{tmp_path.name}_a", f"{tmp_path.name}_b"]
+    assert [{file.parent.name for file in scan.files} for scan in scans] == [{"a"}, {"b"}]
+    for patient in ("a", "b"):
+        change = changed(**(uids | {"PatientID": patient}))
+        write_series(tmp_path / "c", name=(patient + "{}").format, change=change)
+    assert [len(scan.files) for scan in find_scans(tmp_path / "c")] == [5, 5]
 
 
 def test_copies_do_not_divide_a_series(tmp_path):
