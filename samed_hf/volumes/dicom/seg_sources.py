@@ -119,7 +119,7 @@ def _uid(dataset: Dataset, keyword: str, path: Path) -> str:
     found = text(dataset, keyword)
     if not is_usable_uid(found):
         raise ValueError(
-            f"{printable(path)} has no usable {keyword} ({found!r}), to which a DICOM segmentation has to refer; "
+            f"{printable(path)} has no usable {keyword} ({found!r}), to which DICOM results have to refer; "
             "write .nii.gz, .nrrd or .mha, or anonymise the series so that its UIDs are replaced, not removed."
         )
     return found
