@@ -68,12 +68,7 @@ def run(args: argparse.Namespace) -> int:
     given |= dataset_arguments(args.data)
     settings = DataArguments(**given, geometry_tolerance=args.tolerance)
     data = read_data(**settings.read_options(), strict=False)
-    if len(data.channel_names) > 3:
-        settings.channel_projection = True
-        data.notes.append(
-            f"of {len(data.channel_names)} channels, training needs a choice of three (--channels A,B,C) or "
-            "--channel_projection"
-        )
+    settings.channel_projection = len(data.channel_names) > 3  # all of them are checked
     processor = make_processor(settings, data)
     logger.info(
         f"data        {printable(data.root)}: {data.layout}, {len(data.train)} cases to train on, "

@@ -138,7 +138,10 @@ class CasePipeline:
         with files:
             if not results:
                 parts = list(split_images(scan, segmentation))
-                results = [self._finish(*part, "" if len(parts) == 1 else None) for part in parts]
+                kept = are_shown(len(parts))
+                names = [f"frame {index}" if number in kept else None for number, index in enumerate(frames.indices)]
+                names = names if len(parts) > 1 else [""]
+                results = [self._finish(*part, name) for part, name in zip(parts, names, strict=True)]
                 self._write_probabilities(directory, job, scan, segmentation)
             labels = results[0].labels
             if len(results) > 1:
@@ -148,7 +151,6 @@ class CasePipeline:
             found = self._describe(job, scan, frames, results)
             if self.settings.preview:
                 shown = [result.shown for result in results if result.shown]
-                shown = shown or [select_slices(scan, labels, "axial")]  # of several images
                 self._draw(directory / name / PREVIEW, job, scan, PreviewSlices.join(shown), found)
             written = [path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()]
             listed = sorted([*written, f"{name}/{STATISTICS}"], key=lambda file: ("/" in file, file))

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..inference import Segmentation
-from ..reporting.formatting import format_ml
+from ..reporting.formatting import format_ml, format_number
 from ..reporting.preview import PreviewSlices
 from ..volumes import Volume
 
-__all__ = ["FrameResult", "are_shown", "describe_size", "describe_sizes", "largest_rows", "split_images"]
+__all__ = ["FrameResult", "are_shown", "describe_sizes", "largest_rows", "split_images"]
 
 _SHOWN = 3
 
@@ -56,15 +56,15 @@ def largest_rows(frames: Mapping[int, FrameResult]) -> dict[str, dict[str, Any]]
 def describe_sizes(statistics: Mapping[str, Any], label: str) -> str:
     """The size of a label in the statistics of a case; of several frames the smallest and the largest one."""
     rows = [frame["labels"][label] for frame in statistics.get("frames", ())] or [statistics["labels"][label]]
-    sizes = [describe_size(one(rows, key=_count)) for one in (min, max)]
-    return " to ".join(dict.fromkeys(sizes))
+    (low, _), (high, unit) = (_size(one(rows, key=_count)) for one in (min, max))
+    return f"{high} {unit}" if low == high else f"{low} to {high} {unit}"
 
 
-def describe_size(row: Mapping[str, Any]) -> str:
-    """The size of a label in a row of the statistics: in ml, mm² or pixels."""
+def _size(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The size of a label in a row of the statistics and its unit: ml, mm² or pixels."""
     if "ml" in row:
-        return f"{format_ml(row['ml'])} ml"
-    return f"{row['mm2']:.4g} mm²" if "mm2" in row else f"{row['pixels']} pixels"
+        return format_ml(row["ml"]), "ml"
+    return (format_number(row["mm2"]), "mm²") if "mm2" in row else (str(row["pixels"]), "pixels")
 
 
 def _count(row: Mapping[str, Any]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -99,7 +99,7 @@ def draw_slices(
 
     rows, columns = (1, 2) if is_single else (2, len(images))
     height = np.clip(aspect * masks[0].shape[0] / masks[0].shape[1], 0.2, 1.4) * _WIDTH / max(2, columns)
-    legend_rows = -(-min(len(present), MAX_LABELS + 1) // 4)
+    legend_rows = -(-min(len(present), MAX_LABELS + 1) // _legend_columns(id2label.values()))
     layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0.01, hspace=0.01)
     figure = Figure((_WIDTH, rows * height + 0.6 + 0.24 * legend_rows), facecolor=_BLACK, layout=layout)
     axes = figure.subplots(rows, columns, squeeze=False)
@@ -224,6 +224,11 @@ def _mark_sides(axis: Axes, left: str, top: str) -> None:
     axis.text(0.5, 0.985, top, ha="center", va="top", **style)
 
 
+def _legend_columns(names: Iterable[str]) -> int:
+    """Columns of a legend, four unless its names are long."""
+    return max(1, min(4, 130 // (8 + max(map(len, names)))))
+
+
 def _add_legend(figure: Figure, present: Sequence[int], id2label: Mapping[int, str], colors: np.ndarray) -> None:
     shown = present[:MAX_LABELS]
     names = [id2label.get(index, str(index)) for index in shown]
@@ -231,5 +236,5 @@ def _add_legend(figure: Figure, present: Sequence[int], id2label: Mapping[int, s
     if len(present) > len(shown) or not present:
         names.append(f"and {len(present) - len(shown)} more" if present else "nothing found")
         patches.append(Patch(alpha=0))
-    columns = min(4, len(names))
+    columns = min(_legend_columns(names), len(names))
     add_legend(figure, patches, names, loc="outside lower center", ncols=columns, fontsize=9, labelcolor=_WHITE)

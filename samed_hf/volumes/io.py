@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -204,4 +205,4 @@ def _read_channels(scan: ScanFile, num_channels: int, limits: InputLimits) -> Vo
                 f"{difference}; resample them."
             )
         channels.append(channel.array)
-    return Volume(np.stack(channels, axis=-1), first.affine, first.header, scan.path)
+    return replace(first, array=np.stack(channels, axis=-1), path=scan.path)

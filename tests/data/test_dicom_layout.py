@@ -202,6 +202,16 @@ def test_label_maps_of_dicom_series(tmp_path, where):
         read_data(tmp_path, label_names=["liver"])
 
 
+def test_a_listing_of_series_and_structure_sets(tmp_path):
+    patient(tmp_path, "A", {"liver": [LIVER], "spleen": [SPLEEN]})
+    patient(tmp_path, "B", {"liver": [LIVER]})
+    (tmp_path / "cases.csv").write_text("image,label,split\nA/scan/ct,A/rt/rs.dcm,train\nB/scan/ct,B/rt/rs.dcm,test\n")
+    data = read_data(tmp_path / "cases.csv")
+    assert list(data.id2label.values()) == ["background", "liver", "spleen"]
+    assert (len(data.train), len(data.test)) == (1, 1)
+    assert np.bincount(data.read_case(data.train[0], PLAIN).label.ravel()).tolist() == [198, 6, 6]
+
+
 def test_the_cache_notices_another_choice_of_labels(tmp_path):
     patient(tmp_path / "data", "A", {"liver": [LIVER], "spleen": [SPLEEN]})
     counts = []

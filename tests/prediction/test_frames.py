@@ -4,6 +4,7 @@ import json
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK
 from PIL import Image
@@ -12,6 +13,8 @@ from scipy import ndimage
 from samed_hf.cli import main
 from samed_hf.inference import Segmenter, segment_volume
 from samed_hf.volumes import read_frames, read_volume
+
+from ..dicom_files import write_image
 
 COUNT = 4
 
@@ -66,7 +69,7 @@ def test_every_frame_is_a_scan_of_its_own(tiny_adapter, segmenter, path, tmp_pat
         assert (content["labels"][name]["voxels"], content["labels"][name]["frame"]) == (max(voxels), np.argmax(voxels))
     assert "4 frames" in " ".join(content["notes"])
     sizes = [frame["labels"]["disc"]["ml"] for frame in content["frames"]]
-    assert f"disc {min(sizes):.3g} ml to {max(sizes):.3g} ml" in capsys.readouterr().out
+    assert f"disc {min(sizes):.3g} to {max(sizes):.3g} ml" in capsys.readouterr().out
     page = (out / "report.html").read_text()
     assert "image/svg+xml" in page
     assert "4 of 4 frames" in page
@@ -152,3 +155,12 @@ def test_pages_of_an_image(tiny_adapter, moving, tmp_path, capsys):
     inputs = (tmp_path / "a.tif", tmp_path / "one.png")
     assert run(tiny_adapter, *inputs, "--output", tmp_path / "ml", "--min_island_ml", "1") == 2
     assert capsys.readouterr().err.count("is a 2-D image") == 2
+
+
+def test_chosen_frames_of_a_cine_refer_to_those_of_the_file(tiny_adapter, moving, tmp_path):
+    write_image(tmp_path / "cine.dcm", (moving[:, :, 0] + 2000).clip(0).astype(np.uint16).T, modality="US")
+    assert run(tiny_adapter, tmp_path / "cine.dcm", "--output", tmp_path / "out", "--frames", "1-2", "--no_report") == 0
+    segmentation = pydicom.dcmread(tmp_path / "out" / "cine.dcm")
+    groups = segmentation.PerFrameFunctionalGroupsSequence
+    references = [group.DerivationImageSequence[0].SourceImageSequence[0] for group in groups]
+    assert {reference.ReferencedFrameNumber for reference in references} == {2, 3}

@@ -7,19 +7,17 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from ...utils.text import printable
-from ...volumes.dicom import LabelObject, SeriesFiles, label_kind, read_label_object, search_series
+from ...utils.text import name_some, printable
+from ...volumes.dicom import LabelObject, SeriesFiles, label_kind, search_series
 from ...volumes.dicom.headers import quiet, read_file, text
 from ...volumes.registry import file_kind
 from ..dataset import CaseDataset
-from ..dicom_source import DicomSource
+from ..dicom_source import DicomSource, read_regions, region_labels
 from ..labels import find_labels_file, labels_of_names
 from ..splits import split_of
-from .records import Options, name_some
+from .records import Options
 
 __all__ = ["is_dicom_dataset", "read_dicom"]
-
-_MOST = 254  # labels beside the background; 255 is the ignored one
 
 
 def is_dicom_dataset(root: Path) -> bool:
@@ -46,7 +44,7 @@ def read_dicom(root: Path, options: Options) -> CaseDataset:
     """
     series, others = search_series(root)
     notes: list[str] = []
-    objects = _read_labels(others, options.strict, notes)
+    objects = read_regions(others, options.strict, notes)
     if wanted := options.image_column:
         series = [one for one in series if wanted.lower() in (one.modality.lower(), one.description.lower())]
     if wanted := options.label_column:
@@ -55,19 +53,18 @@ def read_dicom(root: Path, options: Options) -> CaseDataset:
     splits = _divide(root, pairs, notes)
     used = {name: one for _, cases in splits for name, one in cases.items()}
     named = labels_of_names(options.label_names) if options.label_names else find_labels_file(root)
-    chosen = list(named.id2label.values()) if named else None
-    names = _label_names(root, [pairs[one] for one in used.values()], chosen, notes)
+    labels = region_labels(root, [pairs[one] for one in used.values()], named, notes)
     about, layout = {"name": root.resolve().name}, "DICOM series with RTSTRUCT or SEG"
-    data = CaseDataset(layout, root, dict(enumerate(names)), {}, about=about, notes=notes)
+    data = CaseDataset(layout, root, labels.id2label, {}, about=about, notes=notes)
     data.explanation = "each DICOM series an image, the structure set or segmentation that refers to it its label"
     modalities = sorted({one.modality for one in used.values()})
     data.channel_names = (modalities[0] or "image",) if len(modalities) == 1 else ("image",)
     if len(modalities) > 1:
         notes.append(f"the series are of several modalities: {', '.join(modalities)}; --image_column CT chooses one")
-    values, tolerance = tuple(range(len(names))), options.tolerance
+    names = tuple(labels.id2label.values())[1:]
     for split, cases in splits:
         sources = {
-            name: DicomSource(name, one.files, pairs[one].path, 1, values, tolerance, tuple(names[1:]))
+            name: DicomSource(name, one.files, pairs[one].path, 1, labels.values, options.tolerance, names)
             for name, one in cases.items()
         }
         data.add_cases(split, sources)
@@ -76,20 +73,6 @@ def read_dicom(root: Path, options: Options) -> CaseDataset:
         data.groups = {name: pairs[one].patient for name, one in used.items() if patients[pairs[one].patient] > 1}
         data.groups = {name: patient for name, patient in data.groups.items() if patient}
     return data
-
-
-def _read_labels(files: Iterable[Path], strict: bool, notes: list[str]) -> list[LabelObject]:
-    """Return the structure sets and segmentations among files; with `strict`, a damaged one is an error."""
-    objects = []
-    for file in files:
-        try:
-            if found := read_label_object(file):
-                objects.append(found)
-        except (ValueError, OSError) as error:
-            if strict:
-                raise
-            notes.append(f"left out: {error}")
-    return objects
 
 
 def _match(
@@ -108,7 +91,6 @@ def _match(
         if not found:
             wanted = ", ".join(label.series) or "no series"
             notes.append(f"{printable(label.path)} is left out: it refers to {wanted}, which {root} does not hold")
-        notes += [f"{printable(label.path.relative_to(root))}: {note}" for note in label.notes]
     for one, several in labels.items():
         if len(several) > 1:
             listed = ", ".join(printable(label.path) for label in several)
@@ -146,30 +128,6 @@ def _case_names(root: Path, series: Collection[SeriesFiles]) -> dict[str, Series
             name += f"_series-{one.number if one.number is not None else one.uid}"
         names[name if name not in names else f"{name}_{one.uid}"] = one
     return names
-
-
-def _label_names(root: Path, labels: list[LabelObject], wanted: list[str] | None, notes: list[str]) -> list[str]:
-    """Return the names of the labels, the background first, and note what is left out or lacking."""
-    counts = Counter(name for label in labels for name in dict.fromkeys(label.names.values()))
-    found = [name for name in counts if name.lower() != "background"]
-    names = found if wanted is None else wanted[1:]
-    if len(names) > _MOST:
-        raise ValueError(f"{root} has {len(names)} regions, expected at most {_MOST}: choose some by --label_names.")
-    if not set(names) & set(found):
-        raise ValueError(
-            f"{root} has the regions {name_some(counts, 8)}, none called {name_some(names, 8)}: name some of them."
-        )
-    if left_out := [name for name in counts if name not in names]:
-        notes.append(f"regions that are no label, and count as background: {name_some(left_out, 8)}")
-    alike = defaultdict(list)
-    for name in counts:
-        alike["".join(name.split()).casefold()].append(name)
-    for several in alike.values():
-        if len(several) > 1:
-            notes.append(f"{', '.join(map(repr, several))} differ only in case or spacing and are not the same label")
-    if rare := [f"{name} in {counts[name]}" for name in names if counts[name] < len(labels)]:
-        notes.append(f"of {len(labels)} cases some lack a region, which is background there: {name_some(rare, 12)}")
-    return ["background", *names]
 
 
 def _divide(root: Path, series: Iterable[SeriesFiles], notes: list[str]) -> list[tuple[str, dict[str, SeriesFiles]]]:

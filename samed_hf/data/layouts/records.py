@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 
+from ...utils.text import name_some
 from ...volumes.images import is_image_file
-from ...volumes.registry import suffix_of
+from ...volumes.registry import IMAGE_SUFFIXES, VOLUME_SUFFIXES, suffix_of
 from ..dataset import CaseDataset, CaseSource
+from ..dicom_source import DicomSource, read_regions, region_labels
 from ..labels import Labels, find_labels_file, labels_of_names
 from ..sources import ImageMaskSource, ImageSource, MaskSource, ScanSource, describe_images, require_files
 from .folders import SLICE_NAME, find_mask_labels
@@ -80,6 +82,8 @@ def build_dataset(found: Found, options: Options) -> CaseDataset:
     as_colors = False
     if any(isinstance(record.label, Mapping) for record in records):
         labels = _class_labels(records, named, data.notes)
+    elif any(map(_may_be_dicom, maps)):
+        labels = region_labels(root, read_regions(maps, options.strict, data.notes), named, data.notes)
     else:
         labels, as_colors = find_mask_labels(named, maps, is_2d, root, data.notes)
     data.id2label = labels.id2label
@@ -104,12 +108,6 @@ def build_dataset(found: Found, options: Options) -> CaseDataset:
 def split_names(text: str | None) -> list[str]:
     """The names in an argument such as "t1,flair"."""
     return [name.strip() for name in (text or "").split(",") if name.strip()]
-
-
-def name_some(names: Iterable[object], limit: int = 3) -> str:
-    """Join names by commas; those after the first `limit` are counted."""
-    listed = [str(name) for name in names]
-    return ", ".join(listed[:limit]) + (f" and {len(listed) - limit} more" if len(listed) > limit else "")
 
 
 def pattern(root: Path, records: Sequence[Record]) -> str:
@@ -184,6 +182,10 @@ def _class_labels(records: Sequence[Record], named: Labels | None, notes: list[s
     return Labels(labels.id2label, tuple(range(len(labels.id2label))))
 
 
+def _may_be_dicom(path: Path) -> bool:
+    return suffix_of(path) not in (*VOLUME_SUFFIXES, *IMAGE_SUFFIXES)
+
+
 def _source(
     records: Sequence[Record], labels: Labels, as_colors: bool, data: CaseDataset, options: Options
 ) -> CaseSource:
@@ -202,6 +204,9 @@ def _source(
         paths = tuple(tuple(one[name] for name in classes if name in one) for one in named)
         return ImageMaskSource(first.name, images, paths, count, labels.values, numbers=numbers)
     if not isinstance(first.label, Mapping):
+        if _may_be_dicom(label := _map_files(first)[0]):
+            names = tuple(classes)
+            return DicomSource(first.name, first.images, label, 1, labels.values, options.tolerance, names)
         return ScanSource(first.name, first.images, _map_files(first)[0], count, labels.values, options.tolerance)
     masks = tuple(first.label.get(name) for name in classes)
     directory = next(iter(first.label.values())).parent

@@ -80,7 +80,7 @@ def write_segmentation(
             dataset = _segmentation(frames[:1] if source else frames, sources, segments, own, algorithm)
             if source:
                 refer_to_frames(dataset, frames, source)
-            elif "NumberOfFrames" in sources[0]:
+            if "NumberOfFrames" in (source or sources[0]):
                 renumber_frames(dataset, like.header.frames)
         except Exception as error:
             # highdicom doesn't support every kind of image that can be read, and raises many errors.
