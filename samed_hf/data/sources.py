@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ __all__ = [
     "stack_images",
 ]
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class ScanSource(CaseSource):
@@ -53,7 +56,7 @@ class ScanSource(CaseSource):
     def read_image(self) -> Volume:
         """The scan with all its channels."""
         scan = ScanFile(self.name, self.images[0], "", self.images)
-        return read_scan(self.images[0] if self.images[0].is_dir() else scan, num_channels=self.num_channels)
+        return _noted(read_scan(self.images[0] if self.images[0].is_dir() else scan, num_channels=self.num_channels))
 
     def read_label(self) -> tuple[Volume, tuple[str, ...]]:
         """The label map with the file's numbers, and notes on it."""
@@ -129,7 +132,7 @@ class ImageSource(CaseSource):
         """An image as stored, `(pages, height, width)` or `(pages, channels, height, width)`."""
         first, *others = files = _as_tuple(self.images[index])
         if not others:
-            return cut_image(read_volume(first, num_channels=num_channels or self.num_channels))
+            return cut_image(_noted(read_volume(first, num_channels=num_channels or self.num_channels)))
         if coloured := [path for path in files if path.is_file() and not image_files.is_grey(path)]:
             raise ValueError(
                 f"{coloured[0]} has colours or can't be read: expected one grey channel in each of the {len(files)} "
@@ -236,6 +239,13 @@ def merge_masks(masks: Iterable[tuple[int, Path | None, np.ndarray]]) -> tuple[n
             notes.append(f"{path} covers {count} voxels of the masks before it: they get its label")
         label[mask] = value
     return label, tuple(notes)
+
+
+def _noted(volume: Volume) -> Volume:
+    """Log how a file was read, e.g. that it was turned; too many of a data set have the same notes for its own."""
+    for note in volume.notes:
+        logger.info("note        %s: %s", volume.path, note)
+    return volume
 
 
 def stack_images(name: str, images: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> RawCase:

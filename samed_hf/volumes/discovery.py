@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)  # nnU-Net's: case_0000, case_0001
 _INDEX = "DICOMDIR"
+_MOVING = (".gif", ".webp", ".avi", ".mp4", ".mov")
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,9 @@ def _listed_series(
     errors: dict[Path, str] = {}
     for file, kind in list(skipped.items()):
         if kind == FOREIGN and format_of(file) is None:
-            errors[file] = f"{printable(file)} is of no known format, expected {KNOWN_FORMATS}; convert it."
+            is_moving = file.suffix.lower() in _MOVING
+            way = "save its images as PNG files, or as the pages of a TIFF file" if is_moving else "convert it"
+            errors[file] = f"{printable(file)} is of no known format, expected {KNOWN_FORMATS}; {way}."
         elif kind not in (FOREIGN, LOCALIZER, NO_POSITION):
             reason = "expected an image; name the images that it belongs to, or their directory."
             errors[file] = f"{printable(file)} is {count_of(kind)}, {reason}"

@@ -6,10 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from ..utils.text import printable
 from .geometry import Volume
+from .images import luminance
 
-__all__ = ["Frames", "Layout", "choose_frames", "select_images", "split_shape"]
+__all__ = ["Frames", "Layout", "choose_frames", "color_layout", "convert_colors", "select_images", "split_shape"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,8 @@ class Frames:
         """Return the volume of a scan of one frame; a `ValueError` if it has several."""
         if len(self.indices) > 1:
             raise ValueError(
-                f"{printable(path)} holds {self.count} frames, expected one 3-D volume; choose one (--frames, or the "
-                "argument frame), or save each frame in a file of its own."
+                f"{printable(path)} holds {self.count} frames, expected one 3-D volume; read one of them, "
+                "or save each in a file of its own."
             )
         return next(self.volumes)
 
@@ -44,11 +47,25 @@ class Layout:
     grid: tuple[int, int, int]
     frames: int
     channels: int
+    are_grey: bool = False  # whether the channels are colours for a model of one
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one frame: `(x, y, z)` or `(x, y, z, channels)`."""
         return self.grid if self.channels == 1 else (*self.grid, self.channels)
+
+
+def color_layout(path: Path, shape: Sequence[int], colors: int, num_channels: int) -> Layout:
+    """[`split_shape`] for voxels of red, green, blue and perhaps alpha, for a model of one channel or three."""
+    layout = split_shape(path, (*shape, *[1] * (3 - len(shape)), colors), colors)
+    return replace(layout, are_grey=num_channels == 1)
+
+
+def convert_colors(array: np.ndarray, layout: Layout) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Convert a frame `(x, y, z, 3 or 4)` in a layout of [`color_layout`] to RGB or grey, with a note on it."""
+    if layout.are_grey:
+        return luminance(np.moveaxis(array[..., :3], -1, 0)), ("its colours were converted to grey",)
+    return array[..., :3], ()
 
 
 def split_shape(path: Path, shape: Sequence[int], num_channels: int) -> Layout:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,9 @@ from ..utils.atomic import atomic_update
 from ..utils.console import c_stderr_silenced
 from ..utils.text import one_line, printable
 from . import file_checks
-from .frames import Frames, Layout, choose_frames, split_shape
+from .frames import Frames, Layout, choose_frames, color_layout, convert_colors, split_shape
 from .geometry import Volume
-from .itk_voxel_data import check_voxels, find_voxels, is_nrrd
+from .itk_voxel_data import VoxelData, check_voxels, find_voxels, is_nrrd
 from .limits import InputLimits
 
 __all__ = ["ItkHeader", "check_name", "itk_reason", "read_itk", "read_itk_frames", "write_itk"]
@@ -81,37 +83,85 @@ def read_itk_frames(
     # ITK would try other readers on a damaged file, among them that for DICOM.
     reader.SetImageIO("NrrdImageIO" if is_nrrd(path) else "MetaImageIO")
     reader.SetFileName(str(path))
-    _call(reader.ReadImageInformation, path)
+    kept = _read_information(path, reader, voxels)
     size, components = reader.GetSize(), reader.GetNumberOfComponents()
     kind = sitk.GetPixelIDValueAsString(reader.GetPixelIDValue())  # e.g. "vector of 16-bit signed integer"
     bits = re.fullmatch(r"(?:vector of )?(\d+)-bit .+", kind)
     if bits is None:
         raise ValueError(f"{printable(path)} has values of type {kind}, expected real numbers; export it in greyscale.")
-    layout = split_shape(path, (*size, components) if components > 1 else size, num_channels)
+    is_colored = components in (3, 4) and "8-bit unsigned" in kind and num_channels in (1, 3)
+    if is_colored:
+        layout = color_layout(path, size, components, num_channels)
+    else:
+        whole = (*size, *[1] * (3 - len(size)), components) if components > 1 else size
+        layout = split_shape(path, whole, num_channels)
     check_voxels(path, voxels, size, int(bits[1]) // 8 * components, limits)
     indices = choose_frames(path, layout.frames, frames)
     is_alone = not is_nrrd(path) and voxels.encoding == "raw" and len(voxels.files) == 1 and len(size) == 4
     if not is_alone or layout.frames == 1:
-        return Frames(layout.frames, indices, _split(path, reader, layout, indices))
+        return Frames(layout.frames, indices, _split(path, reader, layout, indices, is_colored, kept))
 
     def read_alone() -> Iterator[Volume]:
         for index in indices:
             reader.SetExtractIndex([0, 0, 0, index])
             reader.SetExtractSize([*size[:3], 0])
-            yield from _split(path, reader, Layout(layout.grid, 1, layout.channels), [0])
+            yield from _split(path, reader, replace(layout, frames=1), [0], is_colored)
 
     return Frames(layout.frames, indices, read_alone())
 
 
-def _split(path: Path, reader: sitk.ImageFileReader, layout: Layout, indices: Sequence[int]) -> Iterator[Volume]:
-    """Read the image, and yield some of its frames."""
+def _read_information(path: Path, reader: sitk.ImageFileReader, voxels: VoxelData) -> object:
+    """Read the header; return what must exist until the image has been read.
+
+    ITK takes the axis of an NRRD file whose kind is "time" for one of space, which has no direction then. A copy of the
+    header calls it a list.
+    """
+    try:
+        _call(reader.ReadImageInformation, path)
+        return None
+    except ValueError as error:
+        if "number of domain axes" not in str(error) or len(voxels.files) > 1:
+            raise
+        with path.open("rb") as file:
+            header = re.split(rb"\r?\n\r?\n", file.read(1 << 22))[0]
+        if not re.search(rb"\nkinds:.*\btime\b", header):
+            raise ValueError(
+                f"{printable(path)} has fewer axes than its space; save it as a volume of one slice, or without space."
+            ) from error
+    fields = [line.strip() for line in header.splitlines()]
+    skipped = [int(line.split(b":")[1]) for line in fields if line.startswith(b"line skip:")]
+    if voxels.files == (path,):
+        skipped.append(len(fields) + 1)  # the header with the empty line after it
+    fields = [re.sub(rb"\btime\b", b"list", one) if one.startswith(b"kinds:") else one for one in fields]
+    fields = [one for one in fields if not re.match(rb"line skip:|data ?file:", one)]
+    fields += [b"line skip: %d" % sum(skipped), b"data file: " + os.fsencode(voxels.files[0].resolve())]
+    directory = TemporaryDirectory()
+    copy = Path(directory.name) / "header.nhdr"
+    copy.write_bytes(b"\n".join(fields) + b"\n")
+    reader.SetFileName(str(copy))
+    _call(reader.ReadImageInformation, path)
+    return directory
+
+
+def _split(
+    path: Path,
+    reader: sitk.ImageFileReader,
+    layout: Layout,
+    indices: Sequence[int],
+    is_colored: bool,
+    kept: object = None,
+) -> Iterator[Volume]:
+    """Read the image, and yield some of its frames; `kept` is what the reader needs."""
     whole = sitk.GetArrayFromImage(_call(reader.Execute, path))
     whole = (np.moveaxis(whole, -1, 0) if reader.GetNumberOfComponents() > 1 else whole).T
     whole = whole.reshape((*layout.grid, layout.frames, layout.channels), order="F")
     header = _header(reader)
-    notes = (file_checks.NO_THICKNESS.format(1),) if header.dimension == 2 else ()
+    flat: tuple[str, ...] = (file_checks.NO_THICKNESS.format(1),) if header.dimension == 2 else ()
     for index in indices:
-        array = whole[:, :, :, index].reshape(layout.shape, order="F")
+        array, notes = whole[:, :, :, index].reshape(layout.shape, order="F"), flat
+        if is_colored:
+            array, of_colors = convert_colors(array, layout)
+            notes += of_colors
         if array.dtype == np.float64:
             with np.errstate(all="ignore"):  # overflow gives infinity, which file_checks.check_finite refuses
                 array = array.astype(np.float32)

@@ -21,7 +21,7 @@ import numpy as np
 from ..utils.atomic import temporary_directory
 from ..utils.text import one_line, printable
 from . import file_checks
-from .frames import Frames, Layout, choose_frames, split_shape
+from .frames import Frames, Layout, choose_frames, color_layout, convert_colors, split_shape
 from .geometry import Volume
 from .limits import InputLimits
 from .registry import suffix_of
@@ -56,9 +56,11 @@ def read_nifti_frames(
         ratio = file_checks.DEFLATE_RATIO if isinstance(file, gzip.GzipFile) else 1
         header = _read_header(path, file, path.stat().st_size * ratio, limits)
         stored, shape = header.get_data_dtype(), header.get_data_shape()
-        if stored.names == _RGB and num_channels == len(_RGB):
-            stored, shape = stored["R"], (*shape, len(_RGB))
-        layout, start = split_shape(path, shape, num_channels), file.tell()
+        if stored.names and stored.names[:3] == _RGB and num_channels in (1, 3):
+            layout, stored = color_layout(path, shape, len(stored.names), num_channels), stored["R"]
+        else:
+            layout = split_shape(path, shape, num_channels)
+        start = file.tell()
     if stored.kind not in "iuf":
         raise ValueError(
             f"{printable(path)} has values of type {stored}, expected real numbers; export the scan in greyscale."
@@ -76,8 +78,9 @@ def _read_frames(
     limits: InputLimits,
 ) -> Iterator[Volume]:
     size = math.prod(layout.shape)
-    # The channels of a frame are not beside each other in the file.
-    at_once = size if layout.channels == 1 or layout.frames == 1 else size * layout.frames
+    # Except for colours, the channels of a frame are not beside each other in the file.
+    is_together = bool(header.get_data_dtype().names) or 1 in (layout.channels, layout.frames)
+    at_once = size if is_together else size * layout.frames
     whole: np.ndarray | None = None
     with _opened(path) as file:
         for index in indices:
@@ -87,29 +90,30 @@ def _read_frames(
             # The checksum, which detects flipped bits, is at the end of a compressed file.
             while index == indices[-1] and isinstance(file, gzip.GzipFile) and file.read(1 << 20):
                 limits.check(path, bytes=file.tell())
-            array = _arrange(whole, header, layout, index)
+            array, notes = _arrange(whole, header, layout, index)
             file_checks.check_finite(path, array)
-            yield _make_volume(path, array, header)
+            yield _make_volume(path, array, header, notes)
 
 
-def _arrange(values: np.ndarray, header: nib.Nifti1Header, layout: Layout, index: int) -> np.ndarray:
-    """The array of a frame among the values that were read, in the order of the file."""
+def _arrange(
+    values: np.ndarray, header: nib.Nifti1Header, layout: Layout, index: int
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The array of a frame among the values that were read, in the order of the file, and notes."""
     if header.get_data_dtype().names:  # the colours are the first axis of the file
-        return np.moveaxis(values.reshape(layout.channels, *layout.grid, order="F"), 0, -1)
+        return convert_colors(np.moveaxis(values.reshape(layout.channels, *layout.grid, order="F"), 0, -1), layout)
     if values.size == math.prod(layout.shape):
-        return values.reshape(layout.shape, order="F")
-    return values.reshape((*layout.grid, layout.frames, layout.channels), order="F")[:, :, :, index]
+        return values.reshape(layout.shape, order="F"), ()
+    return values.reshape((*layout.grid, layout.frames, layout.channels), order="F")[:, :, :, index], ()
 
 
-def _make_volume(path: Path, array: np.ndarray, header: nib.Nifti1Header) -> Volume:
+def _make_volume(path: Path, array: np.ndarray, header: nib.Nifti1Header, notes: tuple[str, ...]) -> Volume:
     affine = np.array(header.get_best_affine(), dtype=np.float64)
     affine[:3] *= _MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
-    notes: tuple[str, ...] = ()
     if array.shape[2] == 1 and not affine[:3, 2].any():  # one slice, without a thickness
         affine[:3, 2] = np.cross(*(affine[:3, :2] / np.linalg.norm(affine[:3, :2], axis=0)).T)
-        notes = (file_checks.NO_THICKNESS.format(1),)
+        notes += (file_checks.NO_THICKNESS.format(1),)
     elif len(header.get_data_shape()) == 2:
-        notes = (file_checks.NO_THICKNESS.format(np.linalg.norm(affine[:3, 2])),)
+        notes += (file_checks.NO_THICKNESS.format(np.linalg.norm(affine[:3, 2])),)
     return file_checks.make_volume(array, affine, header, path, notes)
 
 

@@ -149,6 +149,15 @@ def test_polygons_and_runs_are_drawn(tmp_path, monkeypatch):
     assert label[:, 2].all()
 
 
+def test_directories_of_other_names_beside_those_of_splits(tmp_path):
+    (tmp_path / "a").mkdir()
+    for split in ("train", "validation", "unlabelled"):
+        write_objects(tmp_path / "a" / split, [{"objects": {"segmentation": [[SQUARE]], "category": ["liver"]}}] * 2)
+    data = read_data(tmp_path / "a", cache_dir=str(tmp_path / "cache"))
+    assert (len(data.train), len(data.validation), len(data.test)) == (2, 2, 0)
+    assert any("unlabelled" in note and "left out" in note for note in data.notes)
+
+
 def objects(*segmentations, names=("liver", "cyst"), categories=None) -> Dataset:
     kind = Value("float64") if isinstance(segmentations[0], list) else None
     outline = (

@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 
 from samed_hf.data import DataArguments, read_data
+from samed_hf.hub.repository import _public_settings
+from samed_hf.training.arguments import SamedTrainingArguments
+from samed_hf.training.data import read_training_data
 from samed_hf.training.settings_file import parse_arguments
 
 from ..data_folders import make_scans, write_decathlon, write_folders, write_nnunet
@@ -48,3 +51,18 @@ def test_settings_have_one_or_several(tmp_path):
     for text, value in (("a", "a"), ("[a, b]", ["a", "b"])):
         (tmp_path / "run.yaml").write_text(f"data_dir: {text}\n")
         assert parse_arguments(["--config", str(tmp_path / "run.yaml")]).data_dir == value
+
+
+def test_training_divides_several_data_sets(tmp_path):
+    roots = [str(write_folders(tmp_path / name, SCANS)) for name in ("clinic_a", "clinic_b")]
+    data = read_training_data(SamedTrainingArguments(data_dir=roots, num_validation_cases=2))
+    assert (len(data.train), len(data.validation)) == (4, 2)
+    assert data.explanation.startswith("clinic_a: ")
+
+
+@pytest.mark.parametrize(
+    ("data_dir", "name"), [(["x/oncology7", "x/b"], "oncology7 and b"), ("x/ward3/cases.csv", "ward3")]
+)
+def test_names_of_directories_are_not_published(data_dir, name):
+    settings = {"data_dir": data_dir, "run": {"data": name, "layout": "listing"}}
+    assert _public_settings(settings, {}, None)["run"] == {"layout": "listing"}

@@ -106,3 +106,15 @@ def test_a_file_that_vanishes_while_others_are_predicted(tiny_adapter, scans, tm
     found = rows(tmp_path / "out")
     assert (found["a"], found["b"]) == ("done", "done")
     assert "c.nii.gz does not exist" in found["c"]
+
+
+def test_an_input_that_cannot_be_read_any_more_keeps_its_results(tiny_adapter, scans, tmp_path, lock):
+    out = tmp_path / "out"
+    assert run(tiny_adapter, scans, "--output", out) == 0
+    before = (out / "b.nii.gz").read_bytes()
+    lock(scans / "b.nii.gz")
+    assert run(tiny_adapter, scans, "--output", out, "--skip_existing") == 1
+    found = rows(out)
+    assert found["a"] == "done"
+    assert "Permission denied" in found["b"]
+    assert (out / "b.nii.gz").read_bytes() == before

@@ -177,3 +177,52 @@ def test_a_header_of_more_frames_than_the_file_holds(tmp_path):
     (tmp_path / "a.nii.gz").write_bytes(gzip.compress(path.read_bytes()))
     with pytest.raises(ValueError, match="1 bytes too early"):
         list(read_frames(tmp_path / "a.nii.gz").volumes)
+
+
+@pytest.mark.parametrize("is_attached", [True, False])
+@pytest.mark.parametrize("encoding", ["raw", "gzip"])
+def test_a_time_axis_of_nrrd_without_a_direction(tmp_path, is_attached, encoding):
+    """ITK refuses it: its space has three dimensions."""
+    fields = ["type: short", "dimension: 4", "space: left-posterior-superior", f"sizes: 4 3 2 {COUNT}"]
+    fields += ["kinds: domain domain domain time", "space directions: (1,0,0) (0,2,0) (0,0,3) none"]
+    content = moving().tobytes(order="F")
+    content = gzip.compress(content) if encoding == "gzip" else content
+    header = "\n".join(["NRRD0005", *fields, f"encoding: {encoding}", "endian: little"])
+    path = tmp_path / ("a.nrrd" if is_attached else "a.nhdr")
+    if is_attached:
+        path.write_bytes(f"{header}\n\n".encode() + content)
+    else:
+        path.write_text(f"{header}\ndata file: voxels\n")
+        (tmp_path / "voxels").write_bytes(content)
+    frames = read_frames(path)
+    assert frames.count == COUNT
+    for index, volume in enumerate(frames.volumes):
+        np.testing.assert_array_equal(volume.array, moving()[..., index])
+        np.testing.assert_array_equal(volume.affine, AFFINE)
+
+
+def test_a_slice_of_nrrd_in_space_is_refused(tmp_path):
+    fields = "type: uchar\ndimension: 2\nspace: left-posterior-superior\nsizes: 4 3\nspace directions: (1,0,0) (0,1,0)"
+    (tmp_path / "a.nrrd").write_bytes(f"NRRD0005\n{fields}\nencoding: raw\n\n".encode() + bytes(12))
+    with pytest.raises(ValueError, match=r"a\.nrrd has fewer axes than its space"):
+        read_volume(tmp_path / "a.nrrd")
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.mha", "a.nrrd"])
+@pytest.mark.parametrize("shape", [(4, 3), (4, 3, 2)])
+def test_colours_are_channels_or_grey_but_no_frames(tmp_path, name, shape):
+    array = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    if name == "a.nii.gz":
+        colors = np.dtype([(name, np.uint8) for name in "RGB"])
+        nib.save(nib.Nifti1Image(array.view(colors)[..., 0], np.eye(4)), tmp_path / name)
+    else:
+        axes = (*reversed(range(len(shape))), len(shape))
+        image = SimpleITK.GetImageFromArray(np.ascontiguousarray(array.transpose(axes)), isVector=True)
+        SimpleITK.WriteImage(image, str(tmp_path / name))
+    volume = read_volume(tmp_path / name, num_channels=3)
+    np.testing.assert_array_equal(volume.array.reshape(*shape, 3), array)
+    frames = read_frames(tmp_path / name)
+    grey = next(frames.volumes)
+    assert frames.count == 1
+    np.testing.assert_allclose(grey.array.reshape(shape), array @ (0.299, 0.587, 0.114), atol=0.51)
+    assert "its colours were converted to grey" in grey.notes

@@ -283,3 +283,11 @@ def test_odd_names(tmp_path, like, name):
     with pytest.raises(ValueError, match="cannot be read as an image") as caught:
         read_volume(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp"])
+def test_animations_of_other_formats_are_refused_with_the_way_out(tmp_path, suffix):
+    page = Image.fromarray(pixels())
+    path = save(tmp_path / f"a.{suffix}", page, save_all=True, append_images=[Image.fromarray(255 - pixels())])
+    with pytest.raises(ValueError, match=rf"a\.{suffix} is of no known format.*PNG files.*TIFF"):
+        read_volume(path)

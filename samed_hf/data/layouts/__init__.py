@@ -17,12 +17,14 @@ from .decathlon import is_decathlon, read_decathlon
 from .dicom import is_dicom_dataset, read_dicom
 from .folders import find_folders, read_folders
 from .labelled_series import find_labelled_series
-from .listing import find_listing, is_listing, read_listing
+from .listing import find_listing, read_listing
 from .nnunet import is_nnunet, read_nnunet
-from .patients import find_pairs, read_patients
+from .pairs import find_pairs
+from .patients import read_patients
 from .records import Options, build_dataset
 from .several import concatenate
 from .synapse import is_synapse, read_synapse
+from .tables import is_listing
 
 __all__ = ["dataset_arguments", "read_data"]
 

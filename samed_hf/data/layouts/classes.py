@@ -11,7 +11,8 @@ from pathlib import Path
 from ...volumes import case_name
 from ..dataset import CaseDataset
 from .folders import find_folders, subdirectories
-from .patients import image_files, mask_files, named_classes, plain_stem, refuse_raters
+from .pairs import image_files, mask_files, plain_stem
+from .patients import named_classes, refuse_raters
 from .records import Found, Options, Record, build_dataset, name_some, pattern
 
 __all__ = ["has_class_masks", "read_class_masks"]

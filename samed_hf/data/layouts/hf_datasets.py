@@ -181,6 +181,11 @@ def _known_splits(tables: dict[str, Any], name: str, notes: list[str]) -> dict[s
             notes.append(f"the split {split} ({len(table)} rows) is left out: {expected}; rename it to use it")
         elif _SPLITS[split.lower()] != split:
             notes.append(f"the split {split} is used for {_SPLITS[split.lower()]}")
+    # `datasets` itself skips directories of other names beside those of splits, and makes one split of them otherwise.
+    directories = sorted({path.parent.name for path in Path(name).glob("*/metadata.*")} - {"data"})
+    if unknown := [one for one in directories if one.lower() not in _SPLITS]:
+        what = "left out" if len(unknown) < len(directories) else "taken for training"
+        notes.append(f"directories of no known split, {what}: {', '.join(unknown)}; {expected}")
     return known
 
 

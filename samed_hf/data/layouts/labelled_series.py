@@ -10,7 +10,7 @@ from ...volumes.dicom import search_series
 from ...volumes.registry import VOLUME_SUFFIXES, suffix_of
 from ..splits import split_of
 from .folders import find_folders
-from .patients import find_pairs, image_files, mask_files
+from .pairs import find_pairs, image_files, mask_files
 from .records import Found, Record, name_some
 
 __all__ = ["find_labelled_series"]

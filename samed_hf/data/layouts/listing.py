@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,34 +14,25 @@ from typing import Any
 from ...volumes import case_name
 from ...volumes.registry import IMAGE_SUFFIXES, suffix_of
 from ..dataset import CaseDataset
-from ..labels import Labels, labels_from_mapping, read_json, read_text
 from ..splits import split_of
-from .records import Found, Options, Record, build_dataset, name_some, natural, split_names
+from .records import Found, Options, Record, build_dataset, name_some, natural
+from .tables import (
+    SPLIT_KEY,
+    USUAL,
+    Row,
+    cell_text,
+    column_names,
+    columns_of_splits,
+    find_columns,
+    is_listing,
+    read_rows,
+    read_table,
+)
 
-__all__ = ["apply_splits", "find_listing", "is_listing", "read_listing"]
+__all__ = ["apply_splits", "find_listing", "read_listing"]
 
-_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
 _STEMS = ("cases", "dataset", "datalist", "data_list", "listing")
-_USUAL = {
-    "image": ("image", "images", "img", "scan", "volume"),
-    "label": ("label", "labels", "mask", "masks", "seg", "segmentation", "annotation", "ground_truth", "gt"),
-    "split": ("split", "set", "subset", "partition"),
-    "case": ("case", "case_id", "scan_id", "volume_id"),
-    "patient": ("patient", "patient_id", "subject", "subject_id", "participant_id"),
-    "fold": ("fold",),
-    "slice": ("slice", "slice_index", "slice_number"),
-}
-_ENDINGS = ("", "_path", "_file", "_filename", "_filepath")
 _TABLES = ("participants.tsv", "meta.csv", "splits.csv", "split.csv", "splits.tsv")
-_KEY = " split"  # of the list in a datalist that holds a row
-_MAX_BYTES = 2**28
-
-Row = dict[str, Any]
-
-
-def is_listing(path: Path) -> bool:
-    """Return whether a file is one by its suffix."""
-    return path.is_file() and path.suffix.lower() in _SUFFIXES
 
 
 def find_listing(root: Path, *, named: bool) -> Path | None:
@@ -51,8 +41,8 @@ def find_listing(root: Path, *, named: bool) -> Path | None:
     for path in sorted(root.glob("[!.]*")):
         if is_listing(path) and (path.stem.lower() in _STEMS) == named:
             try:
-                columns = _columns(_read(path)[0])
-                if all(_find(columns, what, None, path) for what in ("image", "label")):
+                columns = column_names(read_rows(path)[0])
+                if all(find_columns(columns, what, None, path) for what in ("image", "label")):
                     found.append(path)
             except ValueError:
                 if path.stem.lower() == _STEMS[0]:
@@ -71,16 +61,16 @@ def read_listing(path: Path, options: Options) -> CaseDataset:
     Raises:
         ValueError, FileNotFoundError: no row, no column of images or labels, or two that could be it, or missing files.
     """
-    rows, labels, notes = _read(path)
-    columns = _columns(rows)
+    rows, labels, notes = read_rows(path)
+    columns = column_names(rows)
     given = {"image": options.image_column, "label": options.label_column}
     given |= {"split": options.split_column, "case": options.case_column}
-    found = {what: _find(columns, what, given.get(what), path) for what in _USUAL}
-    found["split"] = found["split"] or _split_by_values(rows, columns, path)
+    found = {what: find_columns(columns, what, given.get(what), path) for what in USUAL}
+    found["split"] = found["split"] or columns_of_splits(rows, columns, path)
     for what in ("image", "label"):
         if not found[what]:
             raise ValueError(
-                f"{path} has the columns {name_some(columns, 12) or 'none'}: expected {' or '.join(_USUAL[what][:3])}; "
+                f"{path} has the columns {name_some(columns, 12) or 'none'}: expected {' or '.join(USUAL[what][:3])}; "
                 f"give --{what}_column."
             )
     records, folds, left_out = [], [], Counter[str]()
@@ -91,10 +81,10 @@ def read_listing(path: Path, options: Options) -> CaseDataset:
             continue
         images = _images(path, row, found["image"])
         record = Record("", images, _label(path, row, found["label"], options), split_of(split) or "train")
-        records.append(replace(record, group=_text(row, found["patient"]), order=_number(row, found["slice"])))
-        folds.append(_text(row, found["fold"]))
+        records.append(replace(record, group=cell_text(row, found["patient"]), order=_number(row, found["slice"])))
+        folds.append(cell_text(row, found["fold"]))
     notes += [f"{count} entries of {path.name} left out: {reason}" for reason, count in left_out.items()]
-    names = [_text(row, found["case"]) for row in rows if not _unusable(row, found, _split(row, found["split"]))]
+    names = [cell_text(row, found["case"]) for row in rows if not _unusable(row, found, _split(row, found["split"]))]
     records = _name(path.parent, records, names)
     records, more, has_folds = _hold_out(records, folds, options.fold, path)
     used = [f"{what} from {' and '.join(map(repr, names))}" for what, names in found.items() if names]
@@ -111,11 +101,11 @@ def apply_splits(root: Path, records: Sequence[Record], options: Options, notes:
     Cases that it doesn't list, or in an unknown split, are left out; what was done is added to `notes`.
     """
     for path in filter(Path.is_file, (root / name for name in _TABLES)):
-        rows = _read_table(path)
-        columns = _columns(rows)
-        if not (column := _find(columns, "split", options.split_column, path)):
+        rows = read_table(path)
+        columns = column_names(rows)
+        if not (column := find_columns(columns, "split", options.split_column, path)):
             continue
-        splits = {_text(row, columns[:1]): _text(row, column) for row in rows}
+        splits = {cell_text(row, columns[:1]): cell_text(row, column) for row in rows}
         given = [splits.get(record.group) or splits.get(record.name, "") for record in records]
         left_out = [record.name for record, split in zip(records, given, strict=True) if not split_of(split)]
         notes.append(f"splits of the column {column[0]!r} of {path.name}")
@@ -126,101 +116,16 @@ def apply_splits(root: Path, records: Sequence[Record], options: Options, notes:
     return list(records)
 
 
-def _read(path: Path) -> tuple[list[Row], Labels | None, list[str]]:
-    """The rows, the labels that the file names, and notes on keys that are no split."""
-    if path.stat().st_size > _MAX_BYTES:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes: expected a listing of at most {_MAX_BYTES}.")
-    if path.suffix.lower() in (".csv", ".tsv"):
-        return _read_table(path), None, []
-    if path.suffix.lower() == ".jsonl":
-        try:
-            rows = [json.loads(line) for line in read_text(path).splitlines() if line.strip()]
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} holds a line that is no JSON ({error}): expected one entry a line.") from error
-        return _checked(rows, path), None, []
-    content = read_json(path)
-    if isinstance(content, list):
-        return _checked(content, path), None, []
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds {str(content)[:60]}: expected a list of entries, or lists of them by split.")
-    rows, notes = [], []
-    for key, entries in content.items():
-        if isinstance(entries, list) and any(isinstance(one, dict) for one in entries):
-            rows += [{**row, _KEY: key} for row in _checked(entries, path)]
-        elif isinstance(entries, list) and split_of(key) and entries:
-            notes.append(f"{len(entries)} entries under {key} of {path.name} left out: they have no label")
-    labels = content.get("labels")
-    return rows, labels_from_mapping(labels, path) if isinstance(labels, dict) else None, notes
-
-
-def _read_table(path: Path) -> list[Row]:
-    text = read_text(path)
-    header = text.partition("\n")[0]
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=header.count)
-    try:
-        reader = csv.DictReader(text.splitlines(), delimiter=delimiter, skipinitialspace=True, strict=True)
-        columns = [name.strip() for name in reader.fieldnames or []]
-        reader.fieldnames = columns
-        rows: list[Row] = list(reader)
-    except csv.Error as error:
-        raise ValueError(f"{path} is no table ({error}): expected a header and a line for each case.") from error
-    if len(set(columns)) < len(columns):
-        raise ValueError(f"{path} has two columns of one name ({', '.join(columns)}): rename one.")
-    if long := next((index for index, row in enumerate(rows, 2) if None in row), None):
-        raise ValueError(f"{path}, line {long}, has more cells than the header: quote cells that hold {delimiter!r}.")
-    return rows
-
-
-def _checked(rows: Sequence[Any], path: Path) -> list[Row]:
-    if odd := [row for row in rows if not isinstance(row, dict)]:
-        raise ValueError(f'{path} lists {str(odd[0])[:80]}: expected entries as {{"image": …, "label": …}}.')
-    return list(rows)
-
-
-def _columns(rows: Iterable[Row]) -> list[str]:
-    return list(dict.fromkeys(name for row in rows for name in row if name != _KEY))
-
-
-def _find(columns: Sequence[str], what: str, given: str | None, path: Path) -> list[str]:
-    """The columns given, separated by commas, or the one of a usual name; none if there is no such column."""
-    if given:
-        names = [given] if given in columns else split_names(given)
-        if missing := [name for name in names if name not in columns]:
-            raise ValueError(f"{path} has no column {missing[0]!r}: expected one of {name_some(columns, 12)}.")
-        return names
-    usual = {f"{name}{end}" for name in _USUAL[what] for end in (_ENDINGS if what in ("image", "label") else ("",))}
-    plain = {name: re.sub(r"(?<=[a-z])(?=[A-Z])|[\s\-]+", "_", name).lower() for name in columns}
-    names = [name for name in columns if plain[name] in usual]
-    if len(names) > 1:
-        flag = f"give --{what}_column" if what in ("image", "label", "split", "case") else "remove one"
-        raise ValueError(f"{path} has the columns {' and '.join(names)}, which could both be the {what}: {flag}.")
-    return names
-
-
-def _split_by_values(rows: Sequence[Row], columns: Sequence[str], path: Path) -> list[str]:
-    """The column whose cells are all names of splits, not only "train"; so that no test case is trained on."""
-    names = [name for name in columns if all(split_of(_text(row, [name])) for row in rows)]
-    names = [name for name in names if {split_of(_text(row, [name])) for row in rows} != {"train"}]
-    if len(names) > 1:
-        raise ValueError(f"{path} has the columns {' and '.join(names)}, both of splits: give --split_column.")
-    return names
-
-
-def _text(row: Row, columns: Sequence[str]) -> str:
-    value = row.get(columns[0]) if columns else None
-    return "" if value is None else str(value).strip()
-
-
 def _number(row: Row, columns: Sequence[str]) -> float:
     try:
-        return float(_text(row, columns) or 0)
+        return float(cell_text(row, columns) or 0)
     except ValueError:
         return 0.0
 
 
 def _split(row: Row, columns: Sequence[str]) -> str:
     """The name of a row's split: its cell or, without such a column, the key of its list."""
-    return _text(row, columns) if columns else str(row.get(_KEY, "train"))
+    return cell_text(row, columns) if columns else str(row.get(SPLIT_KEY, "train"))
 
 
 def _unusable(row: Row, found: Mapping[str, list[str]], split: str) -> str:
