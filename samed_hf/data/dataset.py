@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -16,17 +14,16 @@ from ..model.image_processing_samed import SamedImageProcessor
 from ..transforms.intensity import intensity_range
 from ..transforms.slicing import SliceStack, image_bounds
 from ..volumes.file_checks import check_finite
-from ..volumes.itk_voxel_data import find_voxels
+from .file_stamps import file_stamps
 from .softened import describe_softened
 
 __all__ = ["IGNORED_LABEL", "Case", "CaseDataset", "CaseSource", "FileValues", "RawCase", "as_labels"]
-__all__ += ["check_label_values", "file_stamp", "label_numbers", "renumber"]
+__all__ += ["check_label_values", "label_numbers", "renumber"]
 
 IGNORED_LABEL = 255
 """Label of voxels that are neither trained nor scored, in data sets that declare such a label."""
 FileValues = Sequence[int] | Mapping[int, int]
 """The files' number of each label in order, e.g. 0, 255; or the label of each number, if several are one label."""
-_STAMPED = 1 << 16  # bytes at each end of a file
 _NOISE = 1e-3  # of labels stored with a slope
 _UNKNOWN = 65535  # no label
 
@@ -75,7 +72,7 @@ class CaseSource(Protocol):
 
     def cache_key(self) -> list[Any]:
         """Return what changes when the case's content does, as JSON: here the stamps of its files."""
-        return [file_stamp(path) for file in self.files() for path in (file, *_data_files(file))]
+        return [stamp for path in self.files() for stamp in file_stamps(path)]
 
 
 @dataclass
@@ -218,24 +215,6 @@ class CaseDataset:
                 "same; score the model on data of its own labels."
             )
         self.id2label, self.regions = dict(id2label), expected
-
-
-def file_stamp(path: Path) -> list[Any]:
-    """What changes when a file's content does, as JSON: name, size, time and a hash of its first and last 64 KiB."""
-    stat = path.stat()
-    with path.open("rb") as file:
-        digest = hashlib.sha256(file.read(_STAMPED))
-        file.seek(max(0, stat.st_size - _STAMPED))
-        digest.update(file.read(_STAMPED))
-    return [str(path), stat.st_size, stat.st_mtime_ns, digest.hexdigest()[:32]]
-
-
-def _data_files(path: Path) -> tuple[Path, ...]:
-    """The files of the voxels of a detached header; none if they can't be found, which reading reports."""
-    if path.suffix.lower() in (".mhd", ".nhdr"):
-        with suppress(ValueError, OSError):
-            return find_voxels(path).files
-    return ()
 
 
 def check_label_values(name: str | Path, label: np.ndarray, num_labels: int, *, has_ignored: bool = False) -> None:

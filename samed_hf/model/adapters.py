@@ -17,12 +17,11 @@ from transformers.utils import logging
 
 from .adapter_checks import check_device_map, check_fits, check_not_offloaded
 from .adapter_files import AdapterFiles, LoadedAdapter, load_weights, report_damage
-from .channel_projection import CHANNEL_PROJECTION
 from .configuration_samed import SamedConfig, report_wrong_types
 from .download import DOWNLOAD_OPTIONS, pin_revision
 from .fingerprint import base_fingerprint
 from .image_processing_samed import SamedImageProcessor
-from .lora import freeze_unused, merge_adapter, remove_adapter, remove_wrappers, wrapped_modules
+from .lora import freeze_unused, merge_adapter, remove_adapter, remove_wrappers, with_projection, wrapped_modules
 from .mask_decoder import replace_label_heads
 from .precision import align_weights
 from .vision_encoder import SamedVisionAttention
@@ -199,21 +198,14 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
             self.requires_grad_(False)
 
     def add_adapter(self, adapter_config: Any, adapter_name: str | None = None) -> None:
-        """Add a fresh adapter and make it the only trainable part; see [`samed_lora_config`].
-
-        The model's channel projection, if it has one, becomes a part of the adapter.
-        """
+        """Add a fresh adapter, of which a channel projection is a part, and make it the only trainable part."""
         name = adapter_name or "default"
-        if self.config.channel_projection is not None and isinstance(adapter_config, PeftConfig):
-            adapter_config = copy.copy(adapter_config)
-            others = [one for one in adapter_config.modules_to_save or () if one != CHANNEL_PROJECTION]
-            adapter_config.modules_to_save = [*others, CHANNEL_PROJECTION]
         if hasattr(self, "hf_device_map"):
             check_not_offloaded(self)
         base = base_fingerprint(self)
         self._adapters.setdefault(None, (copy.deepcopy(self.config), self.image_processor))
         self._fuse_projections(False)
-        super().add_adapter(adapter_config, adapter_name)
+        super().add_adapter(with_projection(adapter_config, self.config), adapter_name)
         config = copy.deepcopy(self.config)
         config.base_fingerprint = base
         self._adapters[name] = (config, self.image_processor)

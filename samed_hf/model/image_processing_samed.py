@@ -20,14 +20,15 @@ from ..transforms.intensity import check_percentiles, check_windows, intensity_r
 from ..transforms.slicing import SliceStack, image_bounds, is_8_bit
 from ..transforms.zoom import Array, nearest_zoom, spline_zoom
 from ..volumes.geometry import check_orientation
-from .configuration_samed import MAX_CHANNELS
 from .image_inputs import image_channels, label_maps, list_images, open_image, stack_images, to_numpy
 from .image_processing_kwargs import (
     KEYWORDS,
     SETTINGS,
     SamedImageProcessorKwargs,
     check_call,
+    check_channels,
     check_fixed,
+    check_names,
     replaced,
     square_side,
 )
@@ -95,28 +96,15 @@ class SamedImageProcessor(BaseImageProcessor):
                 raise ValueError(f"{name} is {side!r}: expected a size in pixels, at least {least}.")
         if not isinstance(axis_order, list | tuple) or sorted(map(str, axis_order)) != ["0", "1", "2"]:
             raise ValueError(f"axis_order is {axis_order}: expected 0, 1 and 2 in some order, e.g. (2, 1, 0).")
-        if not isinstance(channel_names, list | tuple | None):
-            raise ValueError(f"channel_names is {channel_names!r}: expected a list of names.")
         self.image_size = image_size
         self.intensity_window = check_windows(intensity_window)
         self.input_size = input_size
         self.axis_order = list(axis_order)
         self.orientation = None if orientation is None else check_orientation(orientation)
         self.percentiles = check_percentiles(percentiles)
-        self.channel_names = None if channel_names is None else [str(name) for name in channel_names]
+        self.channel_names = check_names(channel_names)
         self.context_slices = bool(context_slices)
-        self.channels = None if channels is None else list(channels)
-        seen = [*range(self.num_channels)] if channels is None else list(channels)
-        if not 1 <= self.num_channels <= MAX_CHANNELS or (self.context_slices and len(seen) > 1):
-            raise ValueError(
-                f"channel_names is {channel_names}, channels {channels}, context_slices {context_slices}: expected 1 "
-                f"to {MAX_CHANNELS} channels, and one where the neighbouring slices fill the others."
-            )
-        known = range(self.num_channels)
-        if channels is not None and not (1 <= len(set(seen)) == len(seen) <= 3 and all(one in known for one in seen)):
-            raise ValueError(
-                f"channels is {channels}: expected one to three different indices of the {self.num_channels} channels."
-            )
+        self.channels = check_channels(channels, self.channel_names, self.context_slices)
         if len(self.channel_windows) != self.num_channels:
             raise ValueError(
                 f"intensity_window has {len(self.channel_windows)} windows for {self.num_channels} channels."

@@ -34,8 +34,8 @@ class Frames:
         """Return the volume of a scan of one frame; a `ValueError` if it has several."""
         if len(self.indices) > 1:
             raise ValueError(
-                f"{printable(path)} holds {self.count} frames, expected one 3-D volume; choose one (--frames, or the "
-                "argument frame), or save each frame in a file of its own."
+                f"{printable(path)} holds {self.count} frames, expected one 3-D volume; read one of them, "
+                "or save each in a file of its own."
             )
         return next(self.volumes)
 

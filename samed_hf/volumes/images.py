@@ -17,7 +17,7 @@ from .geometry import Volume
 from .image_pages import DEEP_GREY, FORMATS, GREY, ImageRefusedError, full_pages, is_deep, pillow_silenced, read_pages
 from .image_tags import decode, orientation, turn
 from .limits import InputLimits
-from .registry import suffix_of
+from .registry import IMAGE_SUFFIXES, format_of, suffix_of
 
 __all__ = [
     "LUMINANCE",
@@ -25,6 +25,7 @@ __all__ = [
     "count_pages",
     "image_array",
     "is_grey",
+    "is_image_file",
     "luminance",
     "read_image",
     "with_channels",
@@ -62,8 +63,24 @@ def count_pages(path: str | Path) -> int:
         return 1
 
 
+def is_image_file(path: str | Path) -> bool:
+    """Whether a file holds images: by its suffix, or a DICOM file by its header."""
+    return suffix_of(path) in IMAGE_SUFFIXES or bool(_dicom_colour(path))
+
+
+def _dicom_colour(path: str | Path) -> str:
+    form = format_of(path)
+    if form is None or form.kind != "dicom":
+        return ""
+    from .dicom.images import image_colour
+
+    return image_colour(Path(path))
+
+
 def is_grey(path: str | Path) -> bool:
     """Whether an image has one channel, by its header alone; false for a file that cannot be read."""
+    if colour := _dicom_colour(path):
+        return colour == "grey"
     try:
         with pillow_silenced(), Image.open(path, formats=FORMATS) as image:
             return image.mode in (*GREY, *DEEP_GREY)

@@ -7,7 +7,8 @@ import pytest
 
 from samed_hf import SamedImageProcessor
 from samed_hf.data.cache import CaseStore
-from samed_hf.data.dataset import as_labels, file_stamp, renumber
+from samed_hf.data.dataset import as_labels, renumber
+from samed_hf.data.file_stamps import file_stamps
 from samed_hf.data.layouts import read_data
 
 from ..data_folders import make_scans, save_nifti, write_nnunet
@@ -40,7 +41,7 @@ def test_a_file_of_the_same_size_and_time_has_another_stamp(tmp_path, place):
         content[place] = value
         path.write_bytes(content)
         os.utime(path, ns=(10**18, 10**18))
-        stamps.append(file_stamp(path))
+        stamps += file_stamps(path)
     assert stamps[0][:3] == stamps[1][:3]
     assert stamps[0] != stamps[1]
 

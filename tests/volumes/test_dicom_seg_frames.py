@@ -116,8 +116,7 @@ def test_frames_without_labels_are_left_out_and_an_empty_map_is_valid(tmp_path):
     ],
 )
 def test_dciodvfy_has_nothing_to_say(tmp_path, sop_class, frames):
-    multi = {} if frames == 1 and "MultiFrame" not in sop_class.keyword else {"NumberOfFrames": frames}
-    volume = image_volume(sop_class, frames, **multi)
+    volume = image_volume(sop_class, frames, NumberOfFrames=frames, DeidentificationMethod=["a", "b"])
     labels = np.zeros(volume.grid, np.uint8)
     for name in ("empty.dcm", "some.dcm"):
         write(tmp_path / name, volume, labels)

@@ -314,6 +314,31 @@ def test_a_segmentation_of_this_package_is_read_as_the_same_labels(tmp_path, nam
     np.testing.assert_array_equal(np.array([0, 1, 2, 9], np.uint8)[volume.array], labels)
 
 
+@pytest.mark.parametrize("kind", ["RTSTRUCT", "SEG"])
+def test_damaged_files_are_read_or_refused_by_name(tmp_path, kind):
+    files = write_series(tmp_path / "scan")
+    scan, path = read_series(files, tmp_path / "scan"), tmp_path / "label.dcm"
+    if kind == "SEG":
+        write_segments(path, files, masks_of(BOXES[0]).astype(np.uint8), "BINARY", ["a"])
+    else:
+        write_structures(path, {"a": [(box((1, 2), (1, 2), 1), "CLOSED_PLANAR", 1)]})
+    content, rng, messages = path.read_bytes(), np.random.default_rng(3), []
+    for index in range(60):
+        damaged = bytearray(content)
+        if index % 3 == 0:
+            del damaged[rng.integers(140, len(damaged)) :]
+        else:
+            damaged[rng.integers(132, len(damaged))] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            if read_label_object(path):
+                read_label_map(path, scan, ["a"])
+        except ValueError as error:
+            messages.append(str(error))
+    assert len(messages) > 20
+    assert all("label.dcm" in message for message in messages)
+
+
 def test_other_files_are_no_label_objects(tmp_path):
     (tmp_path / "notes.txt").write_text("no DICOM")
     (image,) = write_series(tmp_path / "scan", np.zeros((4, 4, 1), np.uint16))

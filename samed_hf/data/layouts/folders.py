@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...volumes import case_name, read_volume
+from ...volumes.images import is_image_file
 from ...volumes.registry import IMAGE_SUFFIXES, VOLUME_SUFFIXES, suffix_of
 from ..dataset import CaseDataset, CaseSource, as_labels
 from ..labels import Labels, find_labels_file, labels_of_names, resolve_labels
@@ -69,7 +70,7 @@ def read_folders(
     splits = {split: match_files(*pair, notes, strict=strict) for split, pair in find_folders(root).items()}
     _note_outside(root, notes)
     matches = [match for found in splits.values() for match in found]
-    kinds = {suffix_of(image) in IMAGE_SUFFIXES for image, _ in matches}
+    kinds = {is_image_file(image) for image, _ in matches}
     if len(kinds) > 1:
         raise ValueError(f"{root} holds 2-D images and scans: expected one of them; separate them.")
     is_2d = kinds.pop()
@@ -190,7 +191,7 @@ def image_and_mask(directories: Mapping[str, Path]) -> Pair | None:
 def _files(directory: Path, notes: list[str]) -> list[Path]:
     """Return the scans and 2-D images of a directory, without hidden files, no two of one name."""
     files = sorted(path for path in directory.glob("[!.]*") if path.is_file())
-    known = [path for path in files if suffix_of(path) in VOLUME_SUFFIXES + IMAGE_SUFFIXES]
+    known = [path for path in files if suffix_of(path) in VOLUME_SUFFIXES or is_image_file(path)]
     others = [path for path in files if path not in known and path.suffix.lower() not in _IGNORED]
     _note_files(notes, f"files in {directory} that are neither images nor scans, left out", others)
     by_name: dict[str, Path] = {}

@@ -11,6 +11,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from ...utils.text import name_some
+from ...volumes.images import is_image_file
 from ...volumes.registry import IMAGE_SUFFIXES, VOLUME_SUFFIXES, suffix_of
 from ..dataset import CaseDataset, CaseSource
 from ..dicom_source import DicomSource, read_regions, region_labels
@@ -138,7 +139,7 @@ def natural(text: object) -> list[tuple[int, str]]:
 def _is_2d(found: Found) -> bool:
     if not found.records:
         raise FileNotFoundError(f"{found.root} ({found.layout}) has no case with an image and a label.")
-    by_kind = {suffix_of(record.images[0]) in IMAGE_SUFFIXES: record.images[0] for record in found.records}
+    by_kind = {is_image_file(record.images[0]): record.images[0] for record in found.records}
     if len(by_kind) > 1:
         raise ValueError(
             f"{found.root} has 2-D images ({by_kind[True]}) and scans ({by_kind[False]}): expected one kind; list the "

@@ -18,11 +18,12 @@ from ..limits import InputLimits
 from .display import describe_window, display_header, display_values, has_window
 from .frames import nuclear_planes
 from .gdcm import GdcmDecoder
-from .headers import items, numbers, read_file, text, whole_number
+from .headers import items, numbers, quiet, read_file, text, whole_number
+from .kept_headers import read_header
 from .kinds import is_image_class
 from .pixels import num_samples, stored_bits, stored_values
 
-__all__ = ["SIGNED_NOTE", "DicomImages", "is_projection", "may_be_images", "read_images"]
+__all__ = ["SIGNED_NOTE", "DicomImages", "image_colour", "is_projection", "may_be_images", "read_images"]
 
 # By the names of SOP classes: slices of a patient, which are incomplete without a position, and radiographs,
 # angiograms, fluoroscopy and photographs, which are images whatever position their headers state.
@@ -55,6 +56,16 @@ def is_projection(dataset: Dataset, path: Path) -> bool:
         is_single = whole_number(dataset, "NumberOfFrames", path, default=1) == 1
         has_position = (is_single and "ImagePositionPatient" in dataset) or bool(nuclear_planes(dataset, path))
     return may_be_images(dataset) and not has_position
+
+
+def image_colour(path: Path) -> str:
+    """Return "grey" or "colour" for a file of images without positions; empty for others and damaged ones."""
+    try:
+        with quiet():
+            header = read_header(path)
+            return ("colour" if _is_colour(header, path) else "grey") if is_projection(header, path) else ""
+    except (ValueError, OSError):
+        return ""
 
 
 def may_be_images(dataset: Dataset) -> bool:

@@ -13,7 +13,7 @@ from pydicom import Dataset
 from ...utils.text import printable
 from ..geometry import Volume
 from ..limits import InputLimits
-from .headers import is_dicom, quiet, read_file, text
+from .headers import is_dicom, quiet, read_file, text, value
 
 __all__ = [
     "LabelObject",
@@ -130,9 +130,9 @@ def _describe(dataset: Dataset, kind: str, path: Path) -> LabelObject:
     return replace(found, notes=(*found.notes, *notes))
 
 
-def item_name(item: Dataset, keyword: str) -> str:
+def item_name(item: Dataset, keyword: str, path: Path) -> str:
     """Return a name as it is stored, without the spaces around it, which DICOM does not count."""
-    return printable(str(item.get(keyword) or "").strip())
+    return printable(str(value(item, keyword, path) or "").strip())
 
 
 def to_indices(scan: Volume, points: np.ndarray, *, vectors: bool = False) -> np.ndarray:

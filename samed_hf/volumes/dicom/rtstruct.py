@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydicom import Dataset
@@ -16,7 +17,7 @@ from pydicom.dataelem import RawDataElement
 from ...utils.text import printable
 from ..geometry import Volume
 from .contours import fill_contours
-from .headers import brief, items, text, whole_number
+from .headers import brief, items, text, value, whole_number
 from .label_objects import LabelObject, Voxels, check_frame_of_reference, item_name, to_indices
 
 __all__ = ["describe_rtstruct", "rtstruct_voxels"]
@@ -31,7 +32,7 @@ def describe_rtstruct(dataset: Dataset, path: Path) -> LabelObject:
     names, notes = {}, []
     for roi in items(dataset, "StructureSetROISequence", path):
         number = whole_number(roi, "ROINumber", path)
-        name = item_name(roi, "ROIName") or f"ROI {number}"
+        name = item_name(roi, "ROIName", path) or f"ROI {number}"
         kinds = Counter(text(contour, "ContourGeometricType") or "no type" for contour in contours[number])
         others = {kind: count for kind, count in kinds.items() if kind not in _CLOSED}
         if others:
@@ -96,7 +97,7 @@ def rtstruct_voxels(
 def _check_whole(dataset: Dataset, path: Path) -> None:
     """Refuse a structure set that was cut short, which pydicom reads as far as it goes."""
     for keyword in ("StructureSetROISequence", "ROIContourSequence"):
-        found = dataset.get_item(keyword) if keyword in dataset else None
+        found = _raw(dataset, keyword, path)
         if found is None or (isinstance(found, RawDataElement) and len(found.value or b"") < found.length < 0xFFFFFFFF):
             raise ValueError(
                 f"{printable(path)} has no complete {keyword}, expected a whole structure set; copy or export it again."
@@ -116,12 +117,20 @@ def _images(holder: Dataset, path: Path) -> set[str]:
     return {text(image, "ReferencedSOPInstanceUID") for image in items(holder, "ContourImageSequence", path)} - {""}
 
 
+def _raw(holder: Dataset, keyword: str, path: Path) -> Any:
+    """Return an element before its value is converted, `None` if it is missing."""
+    try:
+        return holder.get_item(keyword) if keyword in holder else None
+    except Exception:  # of an empty value pydicom converts, and fails as in `value`, which names the file
+        return value(holder, keyword, path)
+
+
 def _points(contour: Dataset, name: str, path: Path) -> np.ndarray:
     """Return the vertices of a contour in mm, LPS+, `(points, 3)`."""
-    found = contour.get_item("ContourData")
+    found = _raw(contour, "ContourData", path)
     try:
         # pydicom's conversion of each number would take most of the time.
-        parts = found.value.split(b"\\") if isinstance(found, RawDataElement) else found.value
+        parts = (found.value or b"").split(b"\\") if isinstance(found, RawDataElement) else found.value
         points = np.array([float(part) for part in parts]).reshape(-1, 3)
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{printable(path)} has damaged ContourData of {name!r} ({brief(error)}).") from error

@@ -10,6 +10,7 @@ import numpy as np
 from pydicom import Dataset
 
 from ...utils.text import printable
+from ..file_checks import check_memory
 from ..geometry import Volume
 from ..limits import InputLimits
 from .headers import brief, items, numbers, text, whole_number
@@ -28,7 +29,7 @@ def describe_segmentation(dataset: Dataset, path: Path) -> LabelObject:
     names, notes = {}, []
     for segment in items(dataset, "SegmentSequence", path):
         number = whole_number(segment, "SegmentNumber", path)
-        name = item_name(segment, "SegmentLabel") or f"segment {number}"
+        name = item_name(segment, "SegmentLabel", path) or f"segment {number}"
         if number == 0:  # the background of a label map
             continue
         if is_label_map or number in drawn:
@@ -73,8 +74,9 @@ def seg_voxels(
 
 def _decoded(path: Path, frames: list[int]) -> Iterator[np.ndarray]:
     """Yield the stored values of frames, `(columns, rows)`."""
+    check_memory(path, path.stat().st_size)
     try:
-        segmentation = hd.seg.segread(path, lazy_frame_retrieval=True)
+        segmentation = hd.seg.segread(path)  # not lazily: highdicom prints tracebacks of damaged files then
         for index in frames:
             yield segmentation.get_stored_frame(index + 1).T
     except Exception as error:  # highdicom raises many errors

@@ -8,6 +8,7 @@ from pathlib import Path
 import highdicom as hd
 import numpy as np
 from pydicom import Dataset
+from pydicom.multival import MultiValue
 from pydicom.valuerep import DA, TM
 
 from ...utils.text import printable
@@ -79,8 +80,9 @@ def image_source(series: DicomSeries, path: Path) -> Dataset:
     source = _common(header, path)
     source.Columns, source.Rows = (whole_number(header, keyword, path) for keyword in ("Columns", "Rows"))
     source.SOPClassUID, source.SOPInstanceUID = (_uid(header, f"SOP{what}UID", path) for what in ("Class", "Instance"))
-    if text(header, "NumberOfFrames"):
-        source.NumberOfFrames = whole_number(header, "NumberOfFrames", path)
+    # A reference to the only frame of a file has no number, which single-frame SOP classes must not have.
+    if (count := whole_number(header, "NumberOfFrames", path, default=1)) > 1:
+        source.NumberOfFrames = count
     if source.get("LossyImageCompression") == "01":
         for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
             if (found := value(header, keyword, path)) is not None:
@@ -127,7 +129,7 @@ def _clean(dataset: Dataset, keyword: str) -> str:
     """Return a value that the standard allows, else nothing."""
     try:
         found = dataset.get(keyword)
-        found = "" if found is None else str(found).strip()
+        found = "\\".join(map(str, found)) if isinstance(found, MultiValue) else str(found or "").strip()
         # Damaged headers hold bytes that end a file's text early, or not at all.
         found = found if found.isprintable() else ""
         return str(_DATES[keyword](found) or "") if keyword in _DATES else found
