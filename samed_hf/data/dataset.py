@@ -194,10 +194,8 @@ class CaseDataset:
     def expect_channels(self, count: int) -> None:
         """Refuse scans that have another number of channels than the `count` a model was trained on."""
         if not self.is_2d and len(self.channel_names) != count:
-            raise ValueError(
-                f"{self.root} has the channels {', '.join(self.channel_names)}, but the model was trained on {count}: "
-                "expected the same; choose them by --image_column A,B if the layout has several images for each case."
-            )
+            names = ", ".join(self.channel_names)
+            raise ValueError(f"{self.root} has the channels {names}, the model {count}: choose by --image_column A,B.")
 
     def expect_labels(self, id2label: Mapping[int, str], regions: Mapping[str, Sequence[int]] | None = None) -> None:
         """Read the label values as a model names them, and its regions.

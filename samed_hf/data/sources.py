@@ -177,8 +177,11 @@ class ImageMaskSource(ImageSource):
 
     def read(self, processor: SamedImageProcessor) -> RawCase:
         """See [`CaseSource`]; overlaps are noted."""
-        notes = (note for index in range(len(self.images)) for note in self._merge(index)[1])
-        return super().read(processor)._replace(notes=tuple(notes))
+        return super().read(processor)._replace(notes=self.overlaps())
+
+    def overlaps(self) -> tuple[str, ...]:
+        """A note on each mask that covers pixels of others."""
+        return tuple(note for index in range(len(self.images)) for note in self._merge(index)[1])
 
     def read_label(self, index: int) -> np.ndarray:
         """The classes as one label map `(height, width)`, in which a later class covers an earlier one."""

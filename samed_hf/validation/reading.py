@@ -11,7 +11,7 @@ import numpy as np
 
 from ..data.dataset import IGNORED_LABEL, CaseDataset, FileValues, as_labels, label_numbers, renumber
 from ..data.layouts.synapse import SliceSource, read_slice
-from ..data.sources import ImageSource, ScanSource
+from ..data.sources import ImageMaskSource, ImageSource, ScanSource
 from ..model.image_processing_samed import SamedImageProcessor
 from ..reporting.formatting import format_names
 from ..transforms.slicing import cut_slices, slice_spacing
@@ -60,6 +60,9 @@ def read_for_faults(data: CaseDataset, name: str, processor: SamedImageProcessor
     if isinstance(source, ScanSource):
         _read_scan(source, processor, reading)
     elif isinstance(source, ImageSource):
+        if isinstance(source, ImageMaskSource):
+            for note in reading.attempt(source.overlaps) or ():
+                reading.add("warning", "overlap", f"{note}.")
         _read_slices(source, source.values, reading)
     elif isinstance(source, SliceSource):
         reading.rescaled = True

@@ -66,3 +66,10 @@ def test_training_divides_several_data_sets(tmp_path):
 def test_names_of_directories_are_not_published(data_dir, name):
     settings = {"data_dir": data_dir, "run": {"data": name, "layout": "listing"}}
     assert _public_settings(settings, {}, None)["run"] == {"layout": "listing"}
+
+
+def test_another_number_of_channels_than_the_model_has(tmp_path):
+    data = read_data(write_folders(tmp_path / "a", SCANS))
+    data.expect_channels(1)
+    with pytest.raises(ValueError, match="has the channels image, the model 3"):
+        data.expect_channels(3)
