@@ -26,8 +26,10 @@ class _Headers:
     def add(self, key: tuple[Path, int, int], header: Dataset, replace: bool) -> None:
         frames = text(header, "NumberOfFrames")
         images = int(frames) if frames.isdecimal() else 1
+        if images > _MAX_IMAGES:
+            return
         with self.lock:
-            while replace and self.kept and self.images + images > _MAX_IMAGES:
+            while replace and self.images + images > _MAX_IMAGES:
                 self.images -= self.kept.pop(next(iter(self.kept)))[1]
             if key not in self.kept and self.images + images <= _MAX_IMAGES:
                 self.kept[key] = header, images
