@@ -9,7 +9,7 @@ import numpy as np
 from scipy.ndimage import correlate, distance_transform_edt
 from scipy.spatial import KDTree
 
-from .hausdorff import mask_surface
+from .hausdorff import mask_surface, step_lengths
 
 __all__ = ["SurfaceDistances", "surface_dice", "surface_distances"]
 
@@ -87,5 +87,6 @@ def _distances(queries: np.ndarray, sites: np.ndarray, scale: np.ndarray) -> np.
     """Return the distance of each voxel of one surface to the nearest of another."""
     if sites.size <= _SPARSE * (np.count_nonzero(queries) + np.count_nonzero(sites)):
         return distance_transform_edt(~sites, sampling=scale)[queries]
-    tree = KDTree(np.argwhere(sites) * scale, leafsize=32, compact_nodes=False, balanced_tree=False)
-    return tree.query(np.argwhere(queries) * scale)[0]
+    where, at = np.argwhere(sites), np.argwhere(queries)
+    nearest = KDTree(where * scale, leafsize=32, compact_nodes=False, balanced_tree=False).query(at * scale)[1]
+    return step_lengths(where[nearest] - at, scale)
