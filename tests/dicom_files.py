@@ -24,6 +24,7 @@ from pydicom.uid import (
     MRImageStorage,
     PositronEmissionTomographyImageStorage,
     RLELossless,
+    SecondaryCaptureImageStorage,
 )
 
 SHAPE = (7, 6, 5)
@@ -248,3 +249,37 @@ def _header(modality: str, series: str, study: str, number: int, index: int) -> 
     dataset.Manufacturer, dataset.PatientPosition, dataset.Laterality = "Phantom", "HFS", ""
     dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
     return dataset
+
+
+def write_image(
+    path: Path,
+    pixels: np.ndarray,
+    *,
+    modality: str = "OT",
+    kind: str = SecondaryCaptureImageStorage,
+    syntax: str = ExplicitVRLittleEndian,
+    **values: object,
+) -> Path:
+    """Write an image without positions.
+
+    Args:
+        path: In an existing directory.
+        pixels: Stored integers `(frames, rows, columns)`, or with three values per pixel on a fourth axis.
+        modality, kind: Modality and SOPClassUID.
+        syntax: How the file is encoded; a compression is that of [`save`].
+        values: Elements that are set in the end, by their keywords; `None` removes one.
+    """
+    dataset = _header("CT", path.name, "images", 1, 0)
+    dataset.Modality, dataset.SOPClassUID = modality, kind
+    set_pixels(dataset, pixels[..., 0] if pixels.ndim == 4 else pixels)
+    if pixels.ndim == 4:
+        dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
+        dataset.PixelData = np.ascontiguousarray(pixels).tobytes()
+    if len(pixels) > 1:
+        dataset.NumberOfFrames = len(pixels)
+    for keyword, value in values.items():
+        if value is None:
+            dataset.pop(keyword, None)
+        else:
+            setattr(dataset, keyword, value)
+    return save(dataset, path, syntax)

@@ -5,10 +5,26 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
+from typing import Any
 
-__all__ = ["add_computing", "hide_loading_bars", "names", "start_processes"]
+__all__ = ["COLUMNS", "add_columns", "add_computing", "given_columns", "hide_loading_bars", "names", "start_processes"]
 
 logger = logging.getLogger(__name__)
+
+COLUMNS = ("image_column", "label_column", "split_column", "case_column")
+"""Arguments of `read_data` that name columns of a listing or a Hugging Face data set."""
+
+
+def add_columns(parser: argparse.ArgumentParser) -> None:
+    """Add `--image_column`, `--label_column`, `--split_column` and `--case_column`."""
+    whats = ("images; or which of several images, e.g. T1w", "label maps; or which of several", "splits", "cases")
+    for name, what in zip(COLUMNS, whats, strict=True):
+        parser.add_argument(f"--{name}", metavar="NAME", help=f"column of the {what} [by the usual names]")
+
+
+def given_columns(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the columns as arguments of [`read_data`]."""
+    return {name: getattr(args, name) for name in COLUMNS}
 
 
 def add_computing(parser: argparse.ArgumentParser) -> None:

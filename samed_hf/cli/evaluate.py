@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import add_computing, hide_loading_bars
+from ..utils.sharing import balanced_shares, complete_parts, merge_parts, read_parts
+from ..utils.text import printable
+from .common import add_columns, add_computing, given_columns
+from .processes import add_shard, on_all_ranks, run_in_processes, select_share
 
 if TYPE_CHECKING:
-    from ..data.dataset import CaseDataset
-    from ..scoring import CaseResult
+    import numpy as np
+    from accelerate import PartialState
+
+    from ..data.dataset import Case, CaseDataset, CaseSource
+    from ..inference import Segmenter
+    from ..utils.pipelining import Outcome
 
 __all__ = ["add_parser", "run"]
 
 logger = logging.getLogger(__name__)
 
 _SPLITS = ("train", "validation", "test")
+_METRICS = "metrics.json"
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -25,8 +36,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("evaluate", help="score an adapter on volumes with labels")
     add = parser.add_argument
     add("adapter", metavar="ADAPTER", help="directory or Hub id")
-    text = "data set in any layout that training reads, or a Hub id"
-    add("--data", required=True, metavar="DIR", help=text)
+    text = "data set in any layout that training reads, several of the same labels, or a Hub id"
+    add("--data", required=True, nargs="+", metavar="DIR", help=text)
+    add_columns(parser)
     add("--split", choices=_SPLITS, help="which cases [test, or else validation]")
     add("--label_names", nargs="+", metavar="NAME", help="names of the labels, if no file names them")
     add("--num_folds", type=int, metavar="N", help="score the fold that training held out")
@@ -36,44 +48,133 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     text = "side in pixels to which slices are zoomed first [the adapter's; the paper's is 224]"
     add("--input_size", type=int, help=text)
     add_computing(parser)
+    add_shard(parser)
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> None:
-    """Score the cases, and write the scores and an image of each case."""
-    hide_loading_bars()
-    from ..inference import Segmenter
-    from ..reporting.formatting import format_scores
-    from ..reporting.overlays import draw_overlay
-    from ..scoring import score_cases, summarize_results, write_metrics
-    from ..transforms.slicing import rows_point_up
+def run(args: argparse.Namespace) -> int:
+    """Score the cases, and write the scores and an image of each case.
 
+    Returns:
+        0, or 1 where some cases failed, 2 where all did; of several processes the main one's status counts.
+    """
     if any(value is not None and value < least for value, least in ((args.batch_size, 1), (args.input_size, 2))):
         raise ValueError(
             f"--batch_size is {args.batch_size}, --input_size {args.input_size}: expected at least 1 slice, 2 pixels."
         )
-    data, split, names = _choose_cases(args)
-    base = args.base_model_name_or_path
-    segmenter = Segmenter.load([args.adapter], dtype=args.dtype, base_model_name_or_path=base)
-    id2label, processor = segmenter.id2label, segmenter.processor
-    data.expect_labels(id2label)
-    for name in names:
-        data.read_raw(name, processor)
-    output, rows_run_up = Path(args.output), rows_point_up(processor)
-    results: dict[str, CaseResult] = {}
-    cases = (data.read_case(name, processor) for name in names)
-    options = {"protocol": args.protocol, "input_size": args.input_size, "batch_size": args.batch_size}
-    for case, prediction, result in score_cases(segmenter.models[0], cases, processor, **options):
-        results[case.name] = result
+    return run_in_processes(args, lambda state: _evaluate(args, state))
+
+
+def _evaluate(args: argparse.Namespace, state: PartialState) -> int:
+    """Score this process's share of the cases; the main process gathers the results."""
+    from accelerate.utils import gather_object
+
+    from ..inference import Segmenter
+
+    def load() -> tuple[CaseDataset, str, list[str], Segmenter]:
+        data, split, names = _choose_cases(args)
+        base = args.base_model_name_or_path
+        segmenter = Segmenter.load([args.adapter], dtype=args.dtype, base_model_name_or_path=base)
+        data.expect_channels(segmenter.processor.num_channels)
+        data.expect_labels(segmenter.id2label, segmenter.models[0].config.regions)
+        return data, split, names, segmenter
+
+    data, split, names, segmenter = on_all_ranks(state, load)
+    items = [(name, _bytes(data.sources[name])) for name in names]
+    sizes = [size for _, size in items]
+    numbers = select_share(args.shard, sizes)
+    shares = balanced_shares([sizes[number] for number in numbers], state.num_processes)
+    mine = [names[numbers[index]] for index in shares[state.process_index]]
+    cases = {case["name"]: case for case in gather_object(_score(args, data, mine, segmenter))}
+    if not state.is_main_process:
+        return 0
+    method = {"models": segmenter.fingerprints(), "dtype": str(segmenter.models[0].dtype), "split": split}
+    method |= {"protocol": args.protocol, "input_size": args.input_size}
+    run = {"method": method, "cases": [cases[names[number]] for number in numbers]}
+    return _finish(args, run | ({"shard": args.shard.describe(items, numbers)} if args.shard else {}))
+
+
+def _bytes(source: CaseSource) -> int:
+    """Size of a case's files, 0 if it has none or they can't be read."""
+    try:
+        return sum(path.stat().st_size for path in source.files())
+    except OSError:
+        return 0
+
+
+def _score(args: argparse.Namespace, data: CaseDataset, names: list[str], segmenter: Segmenter) -> list[dict[str, Any]]:
+    """Score cases and draw them; return a record of each."""
+    from ..inference.batching import describe_failure
+    from ..reporting.overlays import draw_overlay
+    from ..scoring import score_cases
+    from ..transforms.slicing import rows_point_up
+
+    output, processor, records = Path(args.output), segmenter.processor, []
+    rows_run_up = rows_point_up(processor)
+
+    def draw(case: Case, prediction: np.ndarray) -> None:
         output.mkdir(parents=True, exist_ok=True)
         path, arrays = output / f"{case.name}.png", (case.image, case.label, prediction)
-        draw_overlay(path, *arrays, id2label, title=case.name, spacing=case.spacing, rows_run_up=rows_run_up)
-        dice = [score.dice for score in result.scores.values() if score.dice is not None]
+        options: dict[str, Any] = {"title": case.name, "spacing": case.spacing, "rows_run_up": rows_run_up}
+        draw_overlay(path, *arrays, segmenter.id2label, **options)
+
+    def done(name: str, outcome: Outcome) -> None:
+        if outcome.error is not None:
+            logger.info("failed      %s", printable(name))
+            records.append({"name": name, "status": "failed", "error": describe_failure(outcome.error)})
+            return
+        scores, unit = outcome.result
+        dice = [score.dice for score in scores.values() if score.dice is not None]
         scored = f"mean DSC {sum(dice) / len(dice):.4f}" if dice else "nothing to score"
-        logger.info("%s: %s", case.name, scored)
-    metrics = summarize_results(results, args.protocol)
-    write_metrics(output, metrics | {"split": split})
-    print(f"\n{format_scores(metrics)}\n\nwrote {output / 'metrics.json'}, metrics.csv and one image for each case")
+        logger.info("%s: %s", printable(name), scored)
+        records.append({"name": name, "status": "done", "unit": unit, "scores": scores})
+
+    options = {"protocol": args.protocol, "input_size": args.input_size, "batch_size": args.batch_size}
+    options["ignore_index"] = data.ignore_index
+    read = partial(data.read_case, processor=processor)
+    score_cases(segmenter.models[0], names, read, processor, predicted=draw, done=done, **options)
+    return records
+
+
+def _finish(args: argparse.Namespace, run: dict[str, Any]) -> int:
+    """Write the scores, or a shard's part and the scores of all shards after the last one; return the exit status."""
+    from ..utils.atomic import write_text
+
+    output = Path(args.output)
+    failed = [case for case in run["cases"] if case["status"] == "failed"]
+    if args.shard is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        path = output / args.shard.file_name(_METRICS)
+        write_text(path, json.dumps(run, indent=2) + "\n")
+        print(f"wrote       {printable(path)}", flush=True)
+        parts = read_parts(output, _METRICS, args.shard.count)
+        if complete_parts(run, parts.values()):
+            _write(output, merge_parts(parts))
+    elif len(failed) < len(run["cases"]):
+        _write(output, run)
+    if failed:
+        print(f"{len(failed)} of {len(run['cases'])} cases failed:", file=sys.stderr)
+    for case in failed:
+        print(f"error: {printable(case['name'])}: {case['error']}", file=sys.stderr, flush=True)
+    return 0 if not failed else 1 if len(failed) < len(run["cases"]) else 2
+
+
+def _write(output: Path, run: dict[str, Any]) -> None:
+    """Write and print the scores of the cases that didn't fail, and name the others."""
+    from ..reporting.formatting import format_scores
+    from ..scoring import CaseResult, summarize_results, write_metrics
+    from ..scoring.metrics import MaskScore
+
+    done = {case["name"]: case for case in run["cases"] if case["status"] == "done"}
+    if not done:
+        return
+    scores = {name: {label: MaskScore(*one) for label, one in case["scores"].items()} for name, case in done.items()}
+    results = {name: CaseResult(scores[name], case["unit"]) for name, case in done.items()}
+    metrics = summarize_results(results, run["method"]["protocol"]) | {"split": run["method"]["split"]}
+    if failed := {case["name"]: case["error"] for case in run["cases"] if case["status"] == "failed"}:
+        metrics["failed"] = failed
+    write_metrics(output, metrics)
+    print(f"\n{format_scores(metrics)}\n\nwrote {output / _METRICS}, metrics.csv and one image for each case")
 
 
 def _choose_cases(args: argparse.Namespace) -> tuple[CaseDataset, str, list[str]]:
@@ -82,11 +183,14 @@ def _choose_cases(args: argparse.Namespace) -> tuple[CaseDataset, str, list[str]
     from ..data.labels import read_json
     from ..data.layouts import dataset_arguments
     from ..data.splits import k_fold
+    from ..training.distributed.logging import get_logger
 
     location: dict[str, Any] = dataset_arguments(args.data)
-    data = read_data(**location, label_names=args.label_names, fold=args.fold)
+    data = read_data(**location, label_names=args.label_names, fold=args.fold, **given_columns(args))
     if args.num_folds is not None:
-        _, data.validation = k_fold(sorted({*data.train, *data.validation}), args.num_folds, args.fold or 0)
+        _, data.validation = k_fold(
+            sorted({*data.train, *data.validation}), args.num_folds, args.fold or 0, data.groups
+        )
     split, names = (args.split, getattr(data, args.split)) if args.split else data.evaluation_split
     settings = Path(args.adapter) / "training_settings.json"
     content = read_json(settings) if settings.is_file() else None
@@ -95,8 +199,9 @@ def _choose_cases(args: argparse.Namespace) -> tuple[CaseDataset, str, list[str]
         split, names = "validation", [name for name in known.get("validation", ()) if name in data.sources]
     if not names:
         declared = ", ".join(f"{len(getattr(data, one))} for {one}" for one in _SPLITS)
-        raise ValueError(f"{args.data} has no case to score ({declared}): give --split or --num_folds and --fold.")
-    logger.info("data        %s: %s, %d %s cases", args.data, data.layout, len(names), split)
+        raise ValueError(f"{data.root} has no case to score ({declared}): give --split or --num_folds and --fold.")
+    log = get_logger(__name__)  # of several processes, the main one alone
+    log.info("data        %s: %s, %d %s cases", data.root, data.layout, len(names), split)
     if seen := set(names) & set(known.get("train", ())):
-        logger.warning("%d of these cases were trained on: their scores do not apply to new cases", len(seen))
+        log.warning("%d of these cases were trained on: their scores do not apply to new cases", len(seen))
     return data, split, names

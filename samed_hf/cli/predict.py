@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import re
 import sys
 import time
+from collections import Counter
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +50,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add("--keep_largest", type=names, default=(), metavar="all|A,B,…", help=text)
     text = "remove components below this size, of all labels or of some [none]"
     add("--min_island_ml", metavar="ML|A=ML,…", help=text)
+    text = "frames to segment of scans over time and of stacks of images, counted from 0 [all]"
+    add("--frames", type=_indices, metavar="0,4-8", help=text)
     add_computing(parser)
     add("--overwrite", action="store_true", help="replace existing segmentations")
     text = "go on after an interruption: leave out the cases that are finished, made by the same adapter and settings"
@@ -82,7 +86,7 @@ def _predict(args: argparse.Namespace, settings: PredictionSettings, state: Part
     def load() -> Segmenter:
         base, adapters = args.base_model_name_or_path, [args.adapter, *args.ensemble]
         segmenter = Segmenter.load(adapters, dtype=args.dtype, base_model_name_or_path=base)
-        settings.check_labels(segmenter.id2label)
+        settings.check_labels(segmenter.id2label, segmenter.regions)
         return segmenter
 
     started, output = time.monotonic(), Path(args.output)
@@ -101,7 +105,8 @@ def _predict(args: argparse.Namespace, settings: PredictionSettings, state: Part
     if not state.is_main_process:
         return 0
     run = _describe(args, settings, segmenter, state) | {"seconds": round(time.monotonic() - started, 2)}
-    run |= {"method": method, "cases": _all_records(args, output, plan, records, finished, method)}
+    run |= {"notes": plan.notes, "method": method}
+    run |= {"cases": _all_records(args, output, plan, records, finished, method)}
     return _finish(args, output, run, plan, created)
 
 
@@ -138,10 +143,27 @@ def _describe(
     return {
         "created": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
         "seconds": 0.0,
-        "labels": {str(index): name for index, name in settings.requested(segmenter.id2label).items()},
+        "labels": {str(index): name for index, name in _reported(segmenter, settings).items()},
         "settings": models | dataclasses.asdict(settings) | machine | {"num_processes": state.num_processes},
         "versions": package_versions(),
     }
+
+
+def _reported(segmenter: Segmenter, settings: PredictionSettings) -> dict[int, str]:
+    """What the statistics are of: the requested labels, or the regions."""
+    regions = {index: name for index, (name, _) in segmenter.regions.items()}
+    return regions or settings.requested(segmenter.id2label)
+
+
+def _indices(text: str) -> tuple[int, ...]:
+    """Parse `0,4-8`."""
+    indices: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,6})(?:-(\d{1,6}))?\s*", part)
+        if not match or (match[2] and int(match[2]) < int(match[1])):
+            raise argparse.ArgumentTypeError(f"{text!r}: expected indices and ranges, e.g. 0,4-8")
+        indices += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return tuple(dict.fromkeys(indices))
 
 
 def _sizes(text: str | None) -> dict[str, float]:
@@ -169,6 +191,7 @@ class _Plan:
 
     jobs: list[Job]
     unreadable: list[dict[str, Any]]  # records of the inputs without a scan, which don't stop the run
+    notes: list[str]  # on skipped files
     shard: dict[str, Any] | None = None  # the entry of `predictions-I-of-N.json`
 
 
@@ -176,7 +199,6 @@ def _plan(args: argparse.Namespace, output: Path, settings: PredictionSettings) 
     """Find the scans, and choose those of the shard."""
     from ..model.image_processing_samed import SamedImageProcessor
     from ..prediction.files import check_target, plan_jobs
-    from ..volumes import find_scans
     from ..volumes.discovery import search_scans
 
     try:
@@ -184,23 +206,23 @@ def _plan(args: argparse.Namespace, output: Path, settings: PredictionSettings) 
     except (OSError, ValueError):  # loading the adapter raises the error
         content = {}
     num_channels = len(content.get("channel_names") or [""])  # images that make a scan
-    inputs: list[str] = []
-    unreadable: list[dict[str, Any]] = []
-    for path in args.inputs:
-        try:
-            search_scans([path], num_channels=num_channels)
-            inputs.append(path)
-        except (ValueError, OSError) as error:
-            if len(args.inputs) == 1:
-                raise
-            name = Path(path).name or str(path)
-            unreadable.append({"name": name, "file": path, "status": "failed", "error": str(error)})
-    scans = find_scans(inputs, num_channels=num_channels)
+    failed: dict[Path, str] = {}
+    scans, notes = search_scans(args.inputs, num_channels=num_channels, failed=failed)
+    for note in notes:
+        logger.info(note)
+    if failed and not scans and len(args.inputs) == 1:
+        raise ValueError(next(iter(failed.values())))
+    taken = Counter([*(scan.name for scan in scans), *(path.name for path in failed)])
+    taken[""] = 2
+    names = {path: path.name if taken[path.name] == 1 else str(path) for path in failed}
+    unreadable = [
+        {"name": names[path], "file": str(path), "status": "failed", "error": reason} for path, reason in failed.items()
+    ]
     # With --skip_existing, what exists is looked at once the model is known.
     replace = args.overwrite or args.skip_existing
     jobs = plan_jobs(scans, output, settings, overwrite=replace or args.shard is not None)
     if args.shard is None:
-        return _Plan(jobs, unreadable)
+        return _Plan(jobs, unreadable, notes)
     sizes = [(job.scan.name, job.bytes) for job in jobs]
     share = select_share(args.shard, [size for _, size in sizes])
     mine = [jobs[index] for index in share]
@@ -209,7 +231,7 @@ def _plan(args: argparse.Namespace, output: Path, settings: PredictionSettings) 
     unreadable = unreadable if args.shard.index == 1 else []
     numbers = [*(job.number for job in mine), *range(len(jobs) + 1, len(jobs) + len(unreadable) + 1)]
     logger.info("shard       %d of %d: %d of %d cases", args.shard.index, args.shard.count, len(mine), len(jobs))
-    return _Plan(mine, unreadable, args.shard.describe(sizes, numbers))
+    return _Plan(mine, unreadable, notes, args.shard.describe(sizes, numbers))
 
 
 def _finish(args: argparse.Namespace, output: Path, run: dict[str, Any], plan: _Plan, created: bool) -> int:

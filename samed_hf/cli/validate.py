@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..utils.console import ProgressBar
 from ..utils.text import printable
+from .common import COLUMNS, add_columns
 
 if TYPE_CHECKING:
     from ..validation import Problem, Validation
@@ -23,14 +24,14 @@ logger = logging.getLogger(__name__)
 _BASE = "facebook/sam-vit-base"
 _LINES = 20  # printed of one kind of problem
 _TOLERANCE = 0.1
-_COLUMNS = ("dataset_config_name", "image_column", "label_column", "case_column", "label_names", "fold")
+_SETTINGS = ("dataset_config_name", *COLUMNS, "label_names", "fold")
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Add the command's arguments."""
     parser = commands.add_parser("validate", help="check a data set before training on it")
     add = parser.add_argument
-    add("data", metavar="DIR", help="data set in any layout that training reads, or a Hub id")
+    add("data", nargs="+", metavar="DIR", help="data set in any layout that training reads, or a Hub id")
     text = "directory for fingerprint.json, validation.html [outputs/validation-NAME]"
     add("--output", metavar="DIR", help=text)
     text = "largest distance of image and label grid, as a share of a voxel [0.1]"
@@ -40,8 +41,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add("--plane", choices=("axial", "coronal", "sagittal"), help="slices to cut [axial]")
     add("--fold", type=int, metavar="K", help="index of a fold that the data set declares [0]")
     add("--dataset_config_name", metavar="NAME", help="configuration of a Hugging Face data set")
-    for column, what in (("image", "images"), ("label", "label maps"), ("case", "case of each slice")):
-        add(f"--{column}_column", metavar="NAME", help=f"its column: {what} [by the usual names]")
+    add_columns(parser)
     text = "plain SAM to train, whose memory is estimated [facebook/sam-vit-base]"
     add("--model_name_or_path", metavar="DIR_OR_ID", help=text)
     parser.set_defaults(run=run)
@@ -64,14 +64,16 @@ def run(args: argparse.Namespace) -> int:
     if output is not None and output.exists() and not output.is_dir():
         raise ValueError(f"--output {args.output!r} is a file: expected a directory.")
     base = read_base_config(args.model_name_or_path)
-    given: dict[str, Any] = {name: getattr(args, name) for name in (*_COLUMNS, "orientation", "plane")}
+    given: dict[str, Any] = {name: getattr(args, name) for name in (*_SETTINGS, "orientation", "plane")}
     given |= dataset_arguments(args.data)
     settings = DataArguments(**given, geometry_tolerance=args.tolerance)
     data = read_data(**settings.read_options(), strict=False)
+    settings.channel_projection = len(data.channel_names) > 3  # all of them are checked
     processor = make_processor(settings, data)
     logger.info(
         f"data        {printable(data.root)}: {data.layout}, {len(data.train)} cases to train on, "
         f"{len(data.validation)} for validation, {len(data.test)} to test on\n"
+        f"files       {printable(data.explanation)}\n"
         f"labels      {printable(format_names(list(data.id2label.values())[1:], 20))}\n"
         f"channels    {printable(', '.join(data.channel_names))}"
     )
@@ -79,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         validation = validate_data(data, processor, progress=progress)
     _print_problems(validation.problems)
     if not any(facts.sample is not None for facts in validation.cases):
-        print(f"error: no scan of {printable(args.data)} could be read.", file=sys.stderr)
+        print(f"error: no scan of {printable(data.root)} could be read.", file=sys.stderr)
         return 2
     _report(args, validation, output or Path("outputs") / f"validation-{directory_name(data)}", base)
     return 1 if validation.count("error") else 0
@@ -110,8 +112,8 @@ def _report(args: argparse.Namespace, validation: Validation, output: Path, base
     from ..validation.report import FINGERPRINT, PAGE_FILE, write_fingerprint, write_report
 
     # Flags of the training for the arguments given to this command.
-    flags = ["--data_dir" if Path(args.data).exists() else "--dataset_name", args.data]
-    for name in (*_COLUMNS, "orientation"):
+    flags = ["--data_dir" if Path(args.data[0]).exists() else "--dataset_name", *args.data]
+    for name in (*_SETTINGS, "orientation"):
         if (value := getattr(args, name)) is not None:
             flags += [f"--{name}", *(value if isinstance(value, list) else [str(value)])]
     if args.tolerance != _TOLERANCE:

@@ -15,18 +15,19 @@ __all__ = ["DataArguments"]
 class DataArguments:
     """Where the data are, and how scans become slices; a ValueError names all values out of range."""
 
-    data_dir: str | None = setting(
+    data_dir: list[str] | str | None = setting(
         None,
-        "Directory of the data: Synapse's layout, nnU-Net raw, Medical Segmentation Decathlon, images and masks, or a "
-        "saved Hugging Face data set. Without data: a synthetic phantom.",
+        "Directory of the data in any known layout, or a listing (cases.csv, .tsv, .jsonl, .json); several of the same "
+        "labels are concatenated. Without data: a synthetic phantom.",
         private=True,
     )
     dataset_name: str | None = setting(
         None, "Hugging Face data set instead of data_dir: Hub id or directory.", private=True
     )
     dataset_config_name: str | None = setting(None, "Configuration of the Hugging Face data set.")
-    image_column: str | None = setting(None, "Its column of images [image, …].")
-    label_column: str | None = setting(None, "Its column of label maps [label, mask, …].")
+    image_column: str | None = setting(None, "Its or a listing's column of images, or the kind, e.g. T1w [image, …].")
+    label_column: str | None = setting(None, "Its or a listing's column of label maps [label, mask, …].")
+    split_column: str | None = setting(None, "A listing's column of splits [split, set, …].")
     case_column: str | None = setting(None, "Its column of case names, one for each slice [case, patient_id, …].")
     label_names: list[str] | None = setting(None, "Names of the labels, numbered from 0, where no file has them.")
     preprocessing: str | None = setting(
@@ -46,6 +47,12 @@ class DataArguments:
         resume=True,
     )
     context_slices: bool = setting(False, "Add the two neighbouring slices as channels, for grey scans.", resume=True)
+    channels: str | None = setting(
+        None, "A,B,C: one to three channels to use, by name or by number from 0, in this order [all].", resume=True
+    )
+    channel_projection: bool = setting(
+        False, "Learn a 1×1 projection of all channels to three, as a part of the adapter.", resume=True
+    )
     num_folds: int | None = setting(
         None, "Divide the cases into so many folds; --fold is held out.", minimum=2, resume=True
     )
@@ -58,6 +65,8 @@ class DataArguments:
     cache_dir: str | None = setting(None, "Directory of decoded cases [OUTPUT_DIR/cache].", private=True)
 
     def __post_init__(self) -> None:
+        if isinstance(self.data_dir, list) and len(self.data_dir) == 1:
+            self.data_dir = self.data_dir[0]
         if problems := self.find_problems():
             raise ValueError("; ".join(problems) + ".")
 
@@ -68,8 +77,8 @@ class DataArguments:
 
     def read_options(self) -> dict[str, Any]:
         """The settings that are arguments of [`read_data`]; a declared fold is not read if `num_folds` divides anew."""
-        names = ("data_dir", "dataset_name", "dataset_config_name", "image_column", "label_column", "case_column")
-        options = {name: getattr(self, name) for name in (*names, "label_names", "geometry_tolerance")}
+        names = ("data_dir", "dataset_name", "dataset_config_name", "image_column", "label_column", "split_column")
+        options = {name: getattr(self, name) for name in (*names, "case_column", "label_names", "geometry_tolerance")}
         return options | {"fold": None if self.num_folds else self.fold}
 
     def find_problems(self) -> list[str]:
@@ -82,6 +91,8 @@ class DataArguments:
             problems.append(f"intensity_window is {window}: expected LOW HIGH, e.g. -125 275")
         if self.preprocessing is not None and window is not None:
             problems.append("preprocessing and intensity_window are both given: expected one of them")
+        if self.channels is not None and self.channel_projection:
+            problems.append("channels and channel_projection are both given: expected one of them")
         if self.orientation is not None:
             from ..volumes.geometry import check_orientation  # imports nibabel, which takes half a second
 

@@ -20,7 +20,7 @@ from .dataset import Case, CaseDataset
 
 __all__ = ["CaseStore"]
 
-_VERSION = 1
+_VERSION = 2
 _OPEN = 64  # each open case holds two file handles
 
 

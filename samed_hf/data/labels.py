@@ -35,8 +35,12 @@ class Labels(NamedTuple):
     colors: tuple[int, ...] | None = None  # the colour 0xRRGGBB of each in masks; after `resolve_labels` also `values`
 
 
-def labels_from_mapping(mapping: Any, source: object) -> Labels:
-    """Labels of `{"0": "background", …}` or `{"background": 0, …}`; `source` is named in errors."""
+def labels_from_mapping(mapping: Any, source: object, names_first: bool | None = None) -> Labels:
+    """Labels of `{"0": "background", …}` or `{"background": 0, …}`; `source` is named in errors.
+
+    One order holds for the whole mapping. If all names are numbers too, JSON's strings are the names; a layout that
+    fixes the order (`names_first`, whether the keys are the names) must agree.
+    """
     if not isinstance(mapping, Mapping) or not mapping:
         raise ValueError(f'{source} holds {_short(mapping)}: expected labels as {{"0": "background", "1": "liver"}}.')
     if any(isinstance(value, list) for value in mapping.values()):
@@ -44,13 +48,24 @@ def labels_from_mapping(mapping: Any, source: object) -> Labels:
             f"{source} names regions of several label values ({_short(mapping)}): expected one value for each label; "
             "write label maps in which each region has a number of its own."
         )
-    pairs = []
-    for key, value in mapping.items():
-        number, name = (key, value) if _is_number(key) else (value, key)
-        if not _is_number(number) or not str(name).strip():
-            raise ValueError(f"{source} names {_short({key: value})}: expected a whole number and a name.")
-        pairs.append((int(number), str(name).strip()))
-    return _checked(pairs, source)
+    orders = {True: [(value, key) for key, value in mapping.items()], False: list(mapping.items())}
+    bad = {order: [pair for pair in pairs if not _is_pair(*pair)] for order, pairs in orders.items()}
+    possible = [order for order, pairs in bad.items() if not pairs]
+    if not possible:
+        order, pairs = min(bad.items(), key=lambda item: len(item[1]))
+        shown = dict([pairs[0][::-1] if order else pairs[0]])
+        raise ValueError(
+            f"{source} names {_short(shown)}: expected a whole number and a name, and one order for all labels."
+        )
+    is_same = all(str(key).strip() == str(value).strip() for key, value in mapping.items())
+    if len(possible) == 2 and not is_same:
+        possible = [not any(isinstance(value, str) for value in mapping.values())]
+        if names_first not in (None, possible[0]):
+            raise ValueError(
+                f"{source} names the labels {_short(mapping)}: names and values can't be told apart; give "
+                'the labels names with a letter. nnU-Net v2 writes {"NAME": 1}, the Decathlon {"1": "NAME"}.'
+            )
+    return _checked([(int(number), str(name).strip()) for number, name in orders[possible[0]]], source)
 
 
 def labels_of_names(names: Sequence[str], source: object = "label_names") -> Labels:
@@ -86,7 +101,7 @@ def resolve_labels(
         found.add(name, label)
     if as_colors:
         return _labels_of_colors(named, found, source)
-    values = sorted(found.values)
+    values = sorted({0, *found.values})
     if named is not None:
         if len(values) != len(named.values) or values[-1] < len(values):
             return named._replace(colors=None), []
@@ -148,6 +163,11 @@ def _labels_of_colors(named: Labels | None, found: LabelValues, source: object) 
     _check_unnamed(found, source)
     colors = tuple(sorted(found.values))
     shown = ", ".join(f"#{color:06x}" for color in colors)
+    if 0 not in colors:
+        raise ValueError(
+            f"{source} has masks in the colours {shown} and no file that names them: expected the background to be "
+            "black; give name,r,g,b in class_dict.csv, one of them called background."
+        )
     if named is not None:
         if not len(named.values) == len(colors) == 2:
             raise ValueError(
@@ -213,6 +233,10 @@ def _checked(pairs: list[tuple[int, str]], source: object) -> Labels:
     if problem:
         raise ValueError(f"{source} names the labels {_short(dict(pairs))}: {problem}.")
     return Labels(dict(enumerate(names)), tuple(numbers))
+
+
+def _is_pair(number: Any, name: Any) -> bool:
+    return _is_number(number) and bool(str(name).strip())
 
 
 def _is_number(value: Any) -> bool:

@@ -45,7 +45,7 @@ class SliceDataset(Dataset):
         return self.cases[case], index - (int(self.ends[case - 1]) if case else 0)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
-        """`pixel_values` (3, S, S) float32, `labels` (S / 4, S / 4) int64 and `index` () int64 of a slice in an epoch.
+        """`pixel_values` (C ≥ 3, S, S) float32, `labels` (S / 4, S / 4) int64 and `index` () int64 of a slice.
 
         The labels are zoomed to S and on to S / 4, each by order 0, as SAMed does.
         """
@@ -63,7 +63,7 @@ class SliceDataset(Dataset):
         pixels = self.store.processor.resize_slices(torch.from_numpy(image))
         labels = nearest_zoom(label, (size, size), (size // 4, size // 4))
         return {
-            "pixel_values": pixels.expand(3, -1, -1).contiguous(),
+            "pixel_values": pixels.expand(max(3, len(pixels)), -1, -1).contiguous(),
             "labels": torch.from_numpy(labels.astype(np.int64)),
             "index": torch.tensor(index),
         }

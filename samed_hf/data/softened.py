@@ -23,7 +23,7 @@ class LabelValues:
     """
 
     def __init__(self) -> None:
-        self.values: set[int] = {0}
+        self.values: set[int] = set()
         self._labels: set[int] = set()  # values that fill a square somewhere
         self._suspects: dict[str, tuple[set[int], int]] = {}  # by map: values on borders only, number of its values
 

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from .dataset import CaseDataset
 
-__all__ = ["divide_cases", "hold_out", "k_fold"]
+__all__ = ["divide_cases", "hold_out", "k_fold", "split_of"]
+
+_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+
+
+def split_of(name: object) -> str | None:
+    """The split that a usual name stands for: "train", "validation" or "test"; `None` for another name."""
+    return next((split for split, names in _NAMES.items() if str(name).strip().lower() in names), None)
 
 
 def divide_cases(
@@ -37,33 +49,55 @@ def divide_cases(
             "training case mean nothing; remove it from one."
         )
     if num_folds is not None:
-        data.train, data.validation = k_fold(sorted({*data.train, *data.validation}), num_folds, fold or 0)
+        data.train, data.validation = k_fold(sorted({*data.train, *data.validation}), num_folds, fold or 0, data.groups)
         data.notes.append(f"fold {fold or 0} of {num_folds} is held out, {len(data.validation)} cases")
     elif not data.train:
         raise ValueError(f"{data.root} has no case to train on: expected at least one image with its label.")
     elif not data.validation:
-        data.train, data.validation = hold_out(data.train, num_validation)
+        data.train, data.validation = hold_out(data.train, num_validation, data.groups)
 
 
-def hold_out(cases: list[str], count: int | None) -> tuple[list[str], list[str]]:
-    """Cases to train on, and `count` cases held out, spread evenly over the list; see [`divide_cases`]."""
+def hold_out(
+    cases: list[str], count: int | None, groups: Mapping[str, str] | None = None
+) -> tuple[list[str], list[str]]:
+    """Cases to train on, and `count` cases held out, spread evenly over the list; see [`divide_cases`].
+
+    With `groups`, the patient of each case that is not its patient's only one, `count` patients are held out.
+    """
+    units = _units(cases, groups)
     if count is None:
-        count = max(1, len(cases) // 10) if len(cases) >= 5 else 0
-    if count >= len(cases):
+        count = max(1, len(units) // 10) if len(units) >= 5 else 0
+    if count >= len(units):
         raise ValueError(
-            f"num_validation_cases is {count}, but there are {len(cases)} training cases: leave some to train."
+            f"num_validation_cases is {count}, but there are {len(units)} training cases: leave some to train."
         )
-    held_out = {cases[(2 * index + 1) * len(cases) // (2 * count)] for index in range(count)}
-    return [case for case in cases if case not in held_out], sorted(held_out)
+    train, held_out = _divide(cases, groups, {units[(2 * i + 1) * len(units) // (2 * count)] for i in range(count)})
+    return train, sorted(held_out)
 
 
-def k_fold(cases: list[str], num_folds: int, fold: int) -> tuple[list[str], list[str]]:
-    """Cases to train on and those of one fold, by a fixed permutation; the folds' sizes differ by one at most."""
-    if not 2 <= num_folds <= len(cases) or not 0 <= fold < num_folds:
+def k_fold(
+    cases: list[str], num_folds: int, fold: int, groups: Mapping[str, str] | None = None
+) -> tuple[list[str], list[str]]:
+    """Cases to train on and those of one fold, by a fixed permutation; the folds' sizes differ by one at most.
+
+    With `groups`, as in [`hold_out`], patients are divided.
+    """
+    units = _units(cases, groups)
+    if not 2 <= num_folds <= len(units) or not 0 <= fold < num_folds:
         raise ValueError(
-            f"num_folds is {num_folds}, fold {fold} of {len(cases)} cases: expected 2 to {len(cases)} folds, and one "
+            f"num_folds is {num_folds}, fold {fold} of {len(units)} cases: expected 2 to {len(units)} folds, and one "
             "of them counted from 0."
         )
-    order = np.random.default_rng(0).permutation(len(cases))
-    held_out = {cases[index] for index in order[fold::num_folds]}
-    return [case for case in cases if case not in held_out], [case for case in cases if case in held_out]
+    order = np.random.default_rng(0).permutation(len(units))
+    return _divide(cases, groups, {units[index] for index in order[fold::num_folds]})
+
+
+def _units(cases: Sequence[str], groups: Mapping[str, str] | None) -> list[str]:
+    """What is divided, in the order of the cases: the groups, and the cases without one."""
+    return list(dict.fromkeys((groups or {}).get(case, case) for case in cases))
+
+
+def _divide(cases: Sequence[str], groups: Mapping[str, str] | None, held_out: set[str]) -> tuple[list[str], list[str]]:
+    chosen = [(groups or {}).get(case, case) in held_out for case in cases]
+    parts = [[case for case, out in zip(cases, chosen, strict=True) if out == part] for part in (False, True)]
+    return parts[0], parts[1]

@@ -64,6 +64,7 @@ class StepSettings:
     ema: bool = False
     fused: bool = True  # attention by one fused kernel, as on accelerators; otherwise in tiles, as on a processor
     num_processes: int = 1
+    projected: int | None = None  # channels of a model with a channel projection
 
 
 # The flags that save most of what a device can do.
@@ -187,7 +188,8 @@ def estimate_training(base: Mapping[str, Any], settings: StepSettings) -> Traini
 
 def make_meta_model(base: Mapping[str, Any], settings: StepSettings) -> SamedForSemanticSegmentation:
     """Build the model and its adapter for these settings on the meta device."""
-    config = SamedConfig.from_dict(dict(base), image_size=settings.image_size, num_labels=settings.num_labels)
+    values = {"image_size": settings.image_size, "num_labels": settings.num_labels}
+    config = SamedConfig.from_dict(dict(base), channel_projection=settings.projected, **values)
     with torch.device("meta"):
         model = SamedForSemanticSegmentation(config)
         model.add_adapter(samed_lora_config(settings.rank, variant=settings.variant))
@@ -229,7 +231,7 @@ def _step_bytes(model: SamedForSemanticSegmentation, settings: StepSettings) -> 
         if settings.fused:
             use_fused_attention(model)
         with LiveBytes() as live:
-            pixels = torch.empty(batch_size, 3, side, side)
+            pixels = torch.empty(batch_size, settings.projected or 3, side, side)
             labels = torch.empty(batch_size, side // 4, side // 4, dtype=torch.long)
             # The CPU's autocast replaces an accelerator's: the casts differ little, and fp16 is as large as bf16.
             with torch.autocast("cpu", torch.bfloat16, enabled=settings.mixed_precision):

@@ -161,9 +161,12 @@ def _public_settings(settings: dict[str, Any], numbers: dict[str, str], dataset:
     if dataset:
         public["dataset_name"] = dataset
     run = dict(settings.get("run", {}))
-    paths = [Path(value) for key in ("data_dir", "dataset_name") if (value := settings.get(key)) and value != dataset]
+    given = [settings.get(key) for key in ("data_dir", "dataset_name")]
+    texts = [text for value in given for text in (value if isinstance(value, list) else [value])]
+    paths = [Path(text) for text in texts if text and text != dataset]
+    paths += [path.resolve().parent for path in paths if path.suffix]  # a listing's directory
     names = {name for path in paths for name in (path.name, path.resolve().name)}
-    if run.get("data") in names or names & {"", ".."}:
+    if names & {"", "..", *str(run.get("data", "")).split(" and ")}:  # of several data sets
         run.pop("data", None)  # the directory's name: the data set states none
     return _without_paths(public | ({"run": run} if run else {}))
 

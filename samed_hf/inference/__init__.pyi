@@ -1,7 +1,7 @@
 from .postprocessing import keep_largest, remove_islands
 from .segmenter import Segmenter, load_model
 from .slices import predict_slices
-from .statistics import measure_labels
+from .statistics import measure_labels, measure_regions
 from .volumes import Segmentation, predict_image, predict_volume, segment_volume
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "keep_largest",
     "load_model",
     "measure_labels",
+    "measure_regions",
     "predict_image",
     "predict_slices",
     "predict_volume",

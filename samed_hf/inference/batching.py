@@ -14,8 +14,9 @@ from transformers.utils import logging
 
 from ..model.configuration_samed import SamedConfig
 from ..model.modeling_samed import SamedForSemanticSegmentation
+from ..utils.text import one_line
 
-__all__ = ["choose_batch_size", "free_memory", "is_out_of_memory", "run_in_batches", "slice_bytes"]
+__all__ = ["choose_batch_size", "describe_failure", "free_memory", "is_out_of_memory", "run_in_batches", "slice_bytes"]
 
 logger = logging.get_logger(__name__)
 
@@ -114,6 +115,18 @@ class _Results:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error reports that the memory of a GPU or of the machine was short."""
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in _NO_MEMORY)
+
+
+def describe_failure(error: BaseException) -> str:
+    """The reason why a case failed, in one line; after a lack of memory the device's is freed."""
+    reason = one_line(error)
+    if is_out_of_memory(error):
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return f"not enough memory ({reason}): give a smaller --batch_size, or use a machine with more."
+    if not isinstance(error, ValueError | OSError):
+        return f"it failed unexpectedly ({type(error).__name__}: {reason})"
+    return reason
 
 
 def choose_batch_size(models: Sequence[SamedForSemanticSegmentation], size: tuple[int, int]) -> int:

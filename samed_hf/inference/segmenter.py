@@ -55,8 +55,10 @@ class Segmenter:
         members = [cls.of(load_model(adapter, **options)) for adapter in adapters]
         first = members[0]
         for name, member in zip(adapters, members, strict=True):
-            for what in ("id2label", "orientation", "axis_order"):
-                own, expected = (getattr(one if what == "id2label" else one.processor, what) for one in (member, first))
+            for what in ("id2label", "regions", "orientation", "axis_order"):
+                own, expected = (
+                    getattr(one if what in ("id2label", "regions") else one.processor, what) for one in (member, first)
+                )
                 if own != expected:
                     raise ValueError(
                         f"{name!r} has the {what} {own}, {adapters[0]!r} {expected}: expected the same in all members "
@@ -68,6 +70,13 @@ class Segmenter:
     def id2label(self) -> dict[int, str]:
         """Name of each label."""
         return self.models[0].config.id2label
+
+    @property
+    def regions(self) -> dict[int, tuple[str, list[int]]]:
+        """Name and labels of each region by the index of the label of its name, if it has one; empty without any."""
+        config, regions = self.models[0].config, self.models[0].config.regions or {}
+        indices = (config.label2id.get(name, config.num_labels + count) for count, name in enumerate(regions))
+        return dict(zip(indices, regions.items(), strict=True))
 
     @property
     def num_labels(self) -> int:

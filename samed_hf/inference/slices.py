@@ -68,8 +68,8 @@ def predict_slices(
 
 
 def predict_logits(model: SamedForSemanticSegmentation, pixels: torch.Tensor, image_size: int) -> torch.Tensor:
-    """Logits `(batch_size, num_labels, S, S)` at the input's size for `pixels` `(batch_size, 1 or 3, S, S)`."""
-    pixel_values = pixels.to(model.device).expand(-1, 3, -1, -1)
+    """Logits `(batch_size, num_labels, S, S)` at the input's size for `pixels` `(batch_size, channels, S, S)`."""
+    pixel_values = pixels.to(model.device).expand(-1, max(3, pixels.shape[1]), -1, -1)
     return upsample_logits(model(pixel_values).logits, image_size)
 
 

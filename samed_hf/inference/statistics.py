@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import nibabel as nib
@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from ..volumes.geometry import Volume
 
-__all__ = ["measure_labels"]
+__all__ = ["measure_labels", "measure_regions"]
 
 # Voxels searched at a time: some 50 MB of indices and values.
 _VOXELS_AT_ONCE = 1 << 20
@@ -65,6 +65,22 @@ def measure_labels(
         moments.add(labels[part][where], [*channels, *positions, *softmax])
     boxes = ndimage.find_objects(labels, max_label=highest)
     return {id2label[index]: _row(index, moments, boxes[index - 1], scan) for index in named}
+
+
+def measure_regions(
+    labels: np.ndarray,
+    scan: Volume,
+    regions: Mapping[int, tuple[str, Sequence[int]]],
+    *,
+    confidence: np.ndarray | None = None,
+) -> dict[str, dict[str, Any]]:
+    """[`measure_labels`] for regions, by an index name and labels of each; `labels` in a row are its values."""
+    rows = {}
+    for index, (name, members) in regions.items():
+        mask = np.isin(labels, members).astype(np.uint8)
+        (row,) = measure_labels(mask, scan, {1: name}, confidence=confidence).values()
+        rows[name] = row | {"index": index, "labels": list(members)}
+    return rows
 
 
 class _Moments:

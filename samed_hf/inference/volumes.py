@@ -99,14 +99,16 @@ def _segment_slices(
     softmaxes = None
     if probabilities is not None:
         softmaxes = np.memmap(probabilities, np.float32, "w+", shape=(shape[0], num_labels, *shape[1:]))
-    sources = {stack.processor.context_slices: stack for stack in stacks}  # input shared by several models is read once
+    # Input shared by several models is read once.
+    keys = [(stack.processor.context_slices, tuple(stack.seen)) for stack in stacks]
+    sources = dict(zip(keys, stacks, strict=True))
 
     def read(indices: range) -> list[np.ndarray]:
         return [stack.read_raw(indices) for stack in sources.values()]
 
     def compute(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         raw = dict(zip(sources, inputs, strict=True))
-        inputs = [raw[stack.processor.context_slices] for stack in stacks]
+        inputs = [raw[key] for key in keys]
         softmax = mean_softmax(segmenter.models, stacks, inputs, tta=tta)
         best = softmax.max(dim=1)
         maps = [narrow_labels(best.indices, num_labels), best.values.to(confidence_dtype)]
@@ -142,7 +144,7 @@ def predict_image(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Segment an open image at its own size; for a file, [`read_volume`] and [`segment_volume`] give the same labels.
 
-    transformers' image-segmentation pipeline gives them too, except that it turns images by their EXIF orientation.
+    transformers' image-segmentation pipeline gives them too. All turn images by their EXIF orientation.
 
     Args:
         model: in evaluation mode.

@@ -33,6 +33,12 @@ def check_fits(
             f"The adapter {source!r} was trained at {own.image_size} pixels, the model is built for "
             f"{config.image_size}: load it by from_pretrained into a model of its own."
         )
+    if own.channel_projection != config.channel_projection:
+        raise ValueError(
+            f"The adapter {source!r} has the channel_projection {own.channel_projection}, the model "
+            f"{config.channel_projection}: load it by from_pretrained into a model of its own, or load the base model "
+            f"by from_pretrained with channel_projection={own.channel_projection}."
+        )
     if name in present:
         raise ValueError(f"adapter_name {name!r} is in use; the model has {', '.join(present)}: give another name.")
     for other, peft_config in present.items():

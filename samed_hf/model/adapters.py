@@ -21,7 +21,7 @@ from .configuration_samed import SamedConfig, report_wrong_types
 from .download import DOWNLOAD_OPTIONS, pin_revision
 from .fingerprint import base_fingerprint
 from .image_processing_samed import SamedImageProcessor
-from .lora import freeze_unused, merge_adapter, remove_adapter, remove_wrappers, wrapped_modules
+from .lora import freeze_unused, merge_adapter, remove_adapter, remove_wrappers, with_projection, wrapped_modules
 from .mask_decoder import replace_label_heads
 from .precision import align_weights
 from .vision_encoder import SamedVisionAttention
@@ -198,14 +198,14 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
             self.requires_grad_(False)
 
     def add_adapter(self, adapter_config: Any, adapter_name: str | None = None) -> None:
-        """Add a fresh adapter and make it the only trainable part; see [`samed_lora_config`]."""
+        """Add a fresh adapter, of which a channel projection is a part, and make it the only trainable part."""
         name = adapter_name or "default"
         if hasattr(self, "hf_device_map"):
             check_not_offloaded(self)
         base = base_fingerprint(self)
         self._adapters.setdefault(None, (copy.deepcopy(self.config), self.image_processor))
         self._fuse_projections(False)
-        super().add_adapter(adapter_config, adapter_name)
+        super().add_adapter(with_projection(adapter_config, self.config), adapter_name)
         config = copy.deepcopy(self.config)
         config.base_fingerprint = base
         self._adapters[name] = (config, self.image_processor)
@@ -233,6 +233,7 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
         if len(names) == 1 and names[0] in self._adapters:
             config, self.image_processor = self._adapters[names[0]]
             self.config.id2label, self.config.dice_weight = dict(config.id2label), config.dice_weight
+            self.config.regions = copy.copy(config.regions)
             self.config.sync_subconfigs()
 
     def delete_adapter(self, adapter_names: list[str] | str) -> None:

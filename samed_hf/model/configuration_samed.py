@@ -22,8 +22,9 @@ __all__ = ["OVERRIDES", "SamedConfig", "report_wrong_types"]
 _WRONG_TYPES = (TypeError, AttributeError, LookupError, ArithmeticError, NotImplementedError, StrictDataclassError)
 # Keys of a published adapter's config.json that name its base model; they are no settings of the model.
 BASE_KEYS = ("base_model_name_or_path", "base_model_revision")
+MAX_CHANNELS = 64
 # Arguments of `from_pretrained` that replace values of a checkpoint's config.json.
-OVERRIDES = ("image_size", "id2label", "label2id", "num_labels", "dice_weight")
+OVERRIDES = ("image_size", "id2label", "label2id", "num_labels", "dice_weight", "regions", "channel_projection")
 
 
 @strict
@@ -43,6 +44,10 @@ class SamedConfig(SamConfig):
         num_labels (`int`, *optional*, defaults to 2): number of classes, background included, if they have no names.
         base_fingerprint (`str`, *optional*): of an adapter, hash of the weights of the base model that it was trained
             on.
+        regions (`dict[str, list[int]]`, *optional*): by name, the classes whose union a region is. Scores and
+            statistics are then of the regions, which may overlap; the classes are exclusive.
+        channel_projection (`int`, *optional*): number of channels of `pixel_values`, at most 64, that a trained 1×1
+            convolution projects to SAM's three; by default there are three and no projection.
     """
 
     model_type = "samed"
@@ -51,6 +56,8 @@ class SamedConfig(SamConfig):
 
     dice_weight: float = 0.8
     base_fingerprint: str | None = None
+    regions: dict[str, list[int]] | None = None
+    channel_projection: int | None = None
     if TYPE_CHECKING:  # the types that SamConfig's fields have after initialisation
         image_size: int
         vision_config: SamVisionConfig
@@ -82,6 +89,11 @@ class SamedConfig(SamConfig):
         """Rows and columns of tokens in the image encoder."""
         return self.image_size // cast(int, self.vision_config.patch_size)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `config.json`, without regions and channel projection if there are none."""
+        optional = ("regions", "channel_projection")
+        return {key: value for key, value in super().to_dict().items() if value is not None or key not in optional}
+
     def sync_subconfigs(self) -> None:
         """Check the values and copy `image_size` and the number of labels into the sub-configs."""
         patch_size = cast(int, self.vision_config.patch_size)  # SAM's patches are square
@@ -99,7 +111,20 @@ class SamedConfig(SamConfig):
             )
         if not 0.0 <= self.dice_weight <= 1.0:
             raise ValueError(f"dice_weight is {self.dice_weight}: expected a number in [0, 1].")
+        labels = [index for members in (self.regions or {}).values() for index in members]
+        if self.regions is not None and (
+            not labels or not all(self.regions.values()) or {*labels} - {*self.id2label} or 0 in labels
+        ):
+            raise ValueError(
+                f"regions is {self.regions}: expected lists of some of {sorted(self.id2label)[1:]} by name."
+            )
+        channels = self.channel_projection
+        if channels is not None and not (type(channels) is int and 1 <= channels <= MAX_CHANNELS):
+            raise ValueError(f"channel_projection is {channels!r}: expected 1 to {MAX_CHANNELS} channels.")
         self.label2id = {name: index for index, name in self.id2label.items()}
+        if self.regions:  # JSON sorts them by name
+            order = sorted(self.regions, key=lambda name: self.label2id.get(name, self.num_labels))
+            self.regions = {name: list(self.regions[name]) for name in order}
         if len(self.label2id) != len(self.id2label):
             raise ValueError(f"id2label names a label twice: {list(self.id2label.values())}. Give each its own name.")
         self.vision_config.image_size = self.image_size

@@ -15,8 +15,10 @@ from PIL import Image, ImageOps
 from transformers.image_utils import ChannelDimension, httpx
 from transformers.utils import TensorType
 
-from ..volumes.images import LUMINANCE, check_depth, image_array, luminance, mask_array, read_mask
+from ..volumes.image_tags import decode
+from ..volumes.images import LUMINANCE, check_depth, image_array, luminance
 from ..volumes.limits import InputLimitError, InputLimits
+from ..volumes.masks import mask_pixels, read_mask_pixels
 
 __all__ = ["image_channels", "label_maps", "list_images", "open_image", "stack_images", "to_numpy"]
 
@@ -39,6 +41,7 @@ def open_image(source: Any, timeout: float | None = None) -> Image.Image:
         raise InputLimitError(f"images holds one that is too large: {error}") from error
     InputLimits.local().check_slices("images", (1, image.height, image.width))
     check_depth(image, "images")
+    decode(image)
     return ImageOps.exif_transpose(image)
 
 
@@ -88,9 +91,11 @@ def label_maps(maps: Any, sizes: Sequence[tuple[int, int]]) -> list[Any]:
     """
     labels = []
     for one in list_images(maps, ndim=2, name="segmentation_maps"):
-        if isinstance(one, str | os.PathLike):
-            one = read_mask(Path(one))
-        one = mask_array(one, "segmentation_maps") if isinstance(one, Image.Image) else one
+        if isinstance(one, str | os.PathLike | Image.Image):
+            name = "segmentation_maps"
+            one = mask_pixels(one, name) if isinstance(one, Image.Image) else read_mask_pixels(Path(one))
+            if one.dtype == np.uint32:
+                raise ValueError("segmentation_maps holds a coloured image: expected grey values or palette indices.")
         labels.append(one.detach() if isinstance(one, torch.Tensor) else np.asarray(one))
     found = [tuple(one.shape) for one in labels]
     if found != list(sizes):
@@ -132,7 +137,7 @@ def image_channels(image: Any, num_channels: int, data_format: str | ChannelDime
         channels = [array[..., index] for index in range(array.shape[-1])]
     else:
         channels = [array] if array.ndim == 2 else list(array) if array.ndim == 3 else []
-    channels = channels[:3] if len(channels) == 4 else channels
+    channels = channels[:3] if len(channels) == 4 != num_channels else channels
     if len(channels) not in (1, 3, num_channels) or min(channels[0].shape) < 2:
         raise ValueError(
             f"images holds an array of shape {tuple(array.shape)}: expected (height, width), or with 3 or 4 channels, "

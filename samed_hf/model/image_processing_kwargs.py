@@ -9,6 +9,8 @@ import torch
 from transformers.image_processing_utils import get_size_dict
 from transformers.processing_utils import ImagesKwargs
 
+from .configuration_samed import MAX_CHANNELS
+
 __all__ = ["KEYWORDS", "SETTINGS", "SamedImageProcessorKwargs", "check_call", "check_fixed", "replaced", "square_side"]
 
 
@@ -27,6 +29,7 @@ class SamedImageProcessorKwargs(ImagesKwargs, total=False):
     percentiles: Sequence[float] | None
     channel_names: Sequence[str] | None
     context_slices: bool | None
+    channels: Sequence[int] | None
     rescaled: bool | None
 
 
@@ -78,6 +81,30 @@ def check_fixed(kwargs: dict[str, Any], fixed: dict[str, tuple[Any, ...]] | None
                 f"{name} is {kwargs[name]!r}: expected {values[-1]}, as the model was trained{also}. Intensities are "
                 "scaled by intensity_window or percentiles, and images are zoomed by cubic splines."
             )
+
+
+def check_names(channel_names: Any) -> list[str] | None:
+    """The names of the channels as strings."""
+    if not isinstance(channel_names, list | tuple | None):
+        raise ValueError(f"channel_names is {channel_names!r}: expected a list of names.")
+    return None if channel_names is None else [str(name) for name in channel_names]
+
+
+def check_channels(channels: Any, names: Sequence[str] | None, context_slices: bool) -> list[int] | None:
+    """The indices of the chosen channels as a list; with context slices the model must see one channel."""
+    known = range(1 if names is None else len(names))
+    seen = list(channels if isinstance(channels, list | tuple) else known)
+    if not 1 <= len(known) <= MAX_CHANNELS or (context_slices and len(seen) > 1):
+        raise ValueError(
+            f"channel_names is {names}, channels {channels}, context_slices {context_slices}: expected 1 to "
+            f"{MAX_CHANNELS} channels, and one where the neighbouring slices fill the others."
+        )
+    are_indices = all(type(one) is int and one in known for one in seen) and 1 <= len({*seen}) == len(seen) <= 3
+    if channels is not None and not (isinstance(channels, list | tuple) and are_indices):
+        raise ValueError(
+            f"channels is {channels}: expected one to three different indices of the {len(known)} channels."
+        )
+    return None if channels is None else seen
 
 
 def check_call(options: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from transformers.image_transforms import group_images_by_shape, reorder_images
 from transformers.image_utils import ChannelDimension, SizeDict
 from transformers.processing_utils import Unpack
 
-from ..transforms.intensity import check_percentiles, check_windows, is_nested
+from ..transforms.intensity import check_percentiles, check_windows, intensity_range, is_nested
 from ..transforms.slicing import SliceStack, image_bounds, is_8_bit
 from ..transforms.zoom import Array, nearest_zoom, spline_zoom
 from ..volumes.geometry import check_orientation
@@ -26,7 +26,9 @@ from .image_processing_kwargs import (
     SETTINGS,
     SamedImageProcessorKwargs,
     check_call,
+    check_channels,
     check_fixed,
+    check_names,
     replaced,
     square_side,
 )
@@ -51,11 +53,15 @@ class SamedImageProcessor(BaseImageProcessor):
             slices with rows along y, as SAMed does.
         orientation: of the axes, e.g. "LPS", to which a scan is brought before it is cut. `None` keeps the file's.
         percentiles: of a channel of the whole scan, in [0, 100], that become 0 and 1 if there is no window. `None`:
-            8-bit intensities are divided by 255, 16-bit ones by 65535, others are in [0, 1] already.
-        channel_names: names of the scan's channels, one to three, for the model's red, green and blue; one channel
-            fills all three, of two channels the third is the mean.
+            8-bit intensities are divided by 255, other integers by the highest number of the 8, 10, 12, 14 or 16 bits
+            that the image reaches, floating point intensities are in [0, 1] already.
+        channel_names: names of the scan's channels, for the model's red, green and blue; one channel fills all three,
+            of two channels the third is the mean. More than three are for a model with a channel projection, or for
+            `channels`.
         context_slices: fill the three channels with the slice before, the slice itself and the slice after; for scans
-            of one channel.
+            of one channel, or one of `channels`.
+        channels: indices from 0 of the one to three channels of the scan that the model sees, in this order; by default
+            all.
         **kwargs: transformers' own (`ImagesKwargs`), as defaults of a call.
 
     Raises:
@@ -79,6 +85,7 @@ class SamedImageProcessor(BaseImageProcessor):
         percentiles: Sequence[float] | None = (0.5, 99.5),
         channel_names: Sequence[str] | None = None,
         context_slices: bool = False,
+        channels: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
         image_size = square_side(image_size, kwargs.pop("size", None))
@@ -89,21 +96,15 @@ class SamedImageProcessor(BaseImageProcessor):
                 raise ValueError(f"{name} is {side!r}: expected a size in pixels, at least {least}.")
         if not isinstance(axis_order, list | tuple) or sorted(map(str, axis_order)) != ["0", "1", "2"]:
             raise ValueError(f"axis_order is {axis_order}: expected 0, 1 and 2 in some order, e.g. (2, 1, 0).")
-        if not isinstance(channel_names, list | tuple | None):
-            raise ValueError(f"channel_names is {channel_names!r}: expected a list of names.")
         self.image_size = image_size
         self.intensity_window = check_windows(intensity_window)
         self.input_size = input_size
         self.axis_order = list(axis_order)
         self.orientation = None if orientation is None else check_orientation(orientation)
         self.percentiles = check_percentiles(percentiles)
-        self.channel_names = None if channel_names is None else [str(name) for name in channel_names]
+        self.channel_names = check_names(channel_names)
         self.context_slices = bool(context_slices)
-        if not 1 <= self.num_channels <= 3 or (self.context_slices and self.num_channels > 1):
-            raise ValueError(
-                f"channel_names is {channel_names}, context_slices {context_slices}: expected one to three channels, "
-                "and one where the neighbouring slices fill the others."
-            )
+        self.channels = check_channels(channels, self.channel_names, self.context_slices)
         if len(self.channel_windows) != self.num_channels:
             raise ValueError(
                 f"intensity_window has {len(self.channel_windows)} windows for {self.num_channels} channels."
@@ -138,8 +139,13 @@ class SamedImageProcessor(BaseImageProcessor):
 
     @property
     def num_channels(self) -> int:
-        """The number of channels of a scan, 1 to 3."""
+        """The number of channels of a scan."""
         return len(self.channel_names or [""])
+
+    @property
+    def num_projected(self) -> int | None:
+        """The number of channels that the model's channel projection reduces to three; `None` if it needs none."""
+        return self.num_channels if self.channels is None and self.num_channels > 3 else None
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
         """Open paths and addresses, with all their bits; anything else is returned as it is."""
@@ -175,7 +181,8 @@ class SamedImageProcessor(BaseImageProcessor):
                 `do_convert_rgb` has no effect: there are three channels.
 
         Returns:
-            `pixel_values` of shape `(batch_size, 3, image_size, image_size)`, float32. A cubic spline overshoots at
+            `pixel_values` of shape `(batch_size, 3, image_size, image_size)`, float32, with more channels if the model
+            projects them. A cubic spline overshoots at
             edges, so values can be slightly outside [0, 1]. With maps also `labels` of shape `(batch_size, image_size,
             image_size)`, int64, zoomed by order 0.
 
@@ -195,7 +202,7 @@ class SamedImageProcessor(BaseImageProcessor):
         if is_resized:
             groups, index = group_images_by_shape(pixels, disable_grouping=options["disable_grouping"])
             pixels = reorder_images({key: self.resize_slices(group) for key, group in groups.items()}, index)
-        pixels = [one.expand(3, -1, -1) for one in pixels]
+        pixels = [one.expand(max(3, len(one)), -1, -1) for one in pixels]
         if ChannelDimension(options["data_format"] or "channels_first") == ChannelDimension.LAST:
             pixels = [one.permute(1, 2, 0) for one in pixels]
         data = {"pixel_values": stack_images(pixels, options["return_tensors"])}
@@ -207,11 +214,12 @@ class SamedImageProcessor(BaseImageProcessor):
         return BatchFeature(data, tensor_type=options["return_tensors"])
 
     def _scaled(self, image: Any, options: dict[str, Any]) -> torch.Tensor:
-        """An image as float32 `(channels, height, width)` in [0, 1], of one channel or three."""
+        """An image as float32 `(channels, height, width)` in [0, 1], of one channel, three, or those to project."""
         slices: Any = self.image_slices(image, options["input_data_format"])
         rescaled = options["do_rescale"] is False or (bool(options["rescaled"]) and not is_8_bit(slices))
         stack = SliceStack(slices, self, bounds=None if rescaled else image_bounds(slices, self), rescaled=rescaled)
         raw: Any = slices[:, None] if slices.ndim == 3 else slices
+        raw = raw if self.channels is None else raw[:, self.channels]
         raw = raw.float() if isinstance(raw, torch.Tensor) else np.ascontiguousarray(raw, np.float32)
         if options["device"] is not None:
             raw = torch.as_tensor(raw).to(options["device"])
@@ -230,19 +238,24 @@ class SamedImageProcessor(BaseImageProcessor):
     def intensity_bounds(self, scan: Any) -> list[list[float]]:
         """The intensities of a scan `(slices, [channels,] height, width)` that become 0 and 1, for each channel.
 
-        Values of scans are in the window's unit whatever their type, 8-bit ones too.
+        Values of scans are in the window's unit whatever their type, 8-bit ones too. A processor of one channel scales
+        each channel alike.
         """
         channels = [scan] if scan.ndim == 3 else [scan[:, index] for index in range(scan.shape[1])]
-        return [
-            self._bounds_of(channel, window) for channel, window in zip(channels, self.channel_windows, strict=True)
-        ]
+        windows = self.channel_windows
+        windows = windows * len(channels) if len(windows) == 1 else windows
+        if len(windows) != len(channels):
+            raise ValueError(f"The scan has {len(channels)} channels: expected {len(windows)}, as the processor has.")
+        return [self._bounds_of(channel, window) for channel, window in zip(channels, windows, strict=True)]
 
     def _bounds_of(self, image: Any, window: list[float] | None) -> list[float]:
         if window is not None:
             return window
         image = to_numpy(image)
         if self.percentiles is None:
-            return [0.0, {1: 255.0, 2: 65535.0}[image.dtype.itemsize] if image.dtype in (np.uint8, np.uint16) else 1.0]
+            if image.dtype.kind not in "iu" or image.dtype == np.uint8:
+                return [0.0, 255.0 if image.dtype == np.uint8 else 1.0]
+            return list(intensity_range(float(image.min()), float(image.max())) or (0.0, 255.0))
         low, high = (float(bound) for bound in np.percentile(image, self.percentiles))
         return [low, high if high > low else low + 1.0]
 

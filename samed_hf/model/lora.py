@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -13,6 +14,9 @@ from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
 from tqdm import tqdm
 
+from .channel_projection import CHANNEL_PROJECTION
+from .configuration_samed import SamedConfig
+
 __all__ = [
     "VARIANTS",
     "cast_frozen",
@@ -22,7 +26,7 @@ __all__ = [
     "remove_adapter",
     "remove_wrappers",
 ]
-__all__ += ["samed_lora_config", "wrapped_modules"]
+__all__ += ["samed_lora_config", "with_projection", "wrapped_modules"]
 
 # Regular expressions on full module names: a bare "q_proj" would match the mask decoder too.
 _ENCODER = r"(.*\.)?vision_encoder\.layers\.\d+\.attn\.(q_proj|v_proj)"
@@ -52,6 +56,9 @@ def samed_lora_config(rank: int = 4, variant: str = "samed", **lora_options: Any
     the mask decoder and the no-mask prompt embedding train whole. The IoU head, which the loss doesn't use, and the
     rest of the prompt encoder are saved but never trained.
 
+    [`add_adapter`] adds a model's channel projection; for PEFT's own `get_peft_model`, append "channel_projection" to
+    `modules_to_save`.
+
     Args:
         rank: of the LoRA matrices, at least 1; the paper's is 4.
         variant: "samed", or "samed_s", where the mask decoder's transformer is frozen too, with LoRA on the q and v of
@@ -66,6 +73,16 @@ def samed_lora_config(rank: int = 4, variant: str = "samed", **lora_options: Any
     targets, whole = VARIANTS[variant]
     options: dict[str, Any] = {"lora_alpha": rank, "target_modules": targets, "modules_to_save": list(whole)}
     return LoraConfig(r=rank, task_type=None, **({"bias": "none"} | options | lora_options))
+
+
+def with_projection(adapter_config: Any, config: SamedConfig) -> Any:
+    """PEFT's config with the model's channel projection, if it has one, among the modules trained whole."""
+    if config.channel_projection is None or not hasattr(adapter_config, "modules_to_save"):
+        return adapter_config
+    adapter_config = copy.copy(adapter_config)
+    others = [name for name in adapter_config.modules_to_save or () if name != CHANNEL_PROJECTION]
+    adapter_config.modules_to_save = [*others, CHANNEL_PROJECTION]
+    return adapter_config
 
 
 def is_unused(name: str) -> bool:

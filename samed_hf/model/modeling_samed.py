@@ -13,6 +13,7 @@ from transformers.models.sam.modeling_sam import SamModel, SamVisionEncoderOutpu
 from transformers.utils import ModelOutput
 
 from ..transforms.zoom import nearest_zoom
+from .channel_projection import ChannelProjection
 from .checkpoint_conversion import register_sam_conversion
 from .configuration_samed import SamedConfig
 from .image_processing_samed import SamedImageProcessor
@@ -99,6 +100,8 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
         config.sync_subconfigs()
         super().__init__(config)
         self.sam = SamedModel(config)
+        if config.channel_projection is not None:
+            self.channel_projection = ChannelProjection(config.channel_projection)
         freeze_unused(self)
         self.post_init()
 
@@ -136,7 +139,8 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
         """Segment a batch of images.
 
         Args:
-            pixel_values: of shape `(batch_size, 3, image_size, image_size)`, from [`SamedImageProcessor`].
+            pixel_values: of shape `(batch_size, 3, image_size, image_size)`, from [`SamedImageProcessor`]; with the
+                config's `channel_projection`, of as many channels.
             labels: of shape `(batch_size, image_size / 4, image_size / 4)` or `(batch_size, image_size, image_size)`,
                 integers in [0, num_labels), or ignored: -100, and 255 if it is no class. The latter are reduced by an
                 order-0 zoom (SAMed's low-resolution labels).
@@ -154,7 +158,7 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
             requested = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
             settings = {key: getattr(self.config, key) if value is None else value for key, value in requested.items()}
             options = {key: value for key, value in settings.items() if value}
-            encoded = self.sam.vision_encoder(pixel_values.to(self.dtype), return_dict=True, **options)
+            encoded = self.sam.vision_encoder(self._three_channels(pixel_values), return_dict=True, **options)
         else:
             encoded = SamVisionEncoderOutput(last_hidden_state=image_embeddings)
         image_embeddings = encoded.last_hidden_state
@@ -180,7 +184,23 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
 
     def get_image_embeddings(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """The encoder's output for `pixel_values`, of shape `(batch_size, output_channels, S / 16, S / 16)`."""
-        return self.sam.vision_encoder(pixel_values.to(self.dtype), return_dict=True).last_hidden_state
+        return self.sam.vision_encoder(self._three_channels(pixel_values), return_dict=True).last_hidden_state
+
+    def _three_channels(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """The encoder's input, in its data type."""
+        if (channels := self.config.channel_projection) is not None:
+            if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
+                raise ValueError(
+                    f"pixel_values have the shape {tuple(pixel_values.shape)}: expected (batch_size, {channels}, "
+                    f"{self.config.image_size}, {self.config.image_size}), with the channels that the model projects."
+                )
+            pixel_values = self.channel_projection(pixel_values.float())
+        return pixel_values.to(self.dtype)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, ChannelProjection):
+            module.start_from_means()
 
     @staticmethod
     def to_low_resolution(labels: torch.Tensor, size: int) -> torch.Tensor:

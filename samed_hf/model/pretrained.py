@@ -18,6 +18,7 @@ from .adapter_files import (
     label_count,
     report_damage,
 )
+from .channel_projection import CHANNEL_PROJECTION
 from .checkpoint_conversion import PLAIN_SAM_HEADS, PLAIN_SAM_PREFIX
 from .configuration_samed import OVERRIDES, SamedConfig
 from .download import DOWNLOAD_OPTIONS, describe_access, fetch_weights, pin_revision
@@ -45,7 +46,10 @@ class SamedPreTrainedModel(SavedPreTrainedModel):
     _no_split_modules = ["SamedVisionLayer"]  # noqa: RUF012 - transformers reads plain class attributes
     # The decoder's label-dependent parts start fresh: ignoring those of a plain SAM is no news to the user.
     _keys_to_ignore_on_load_unexpected = [rf"^{re.escape(PLAIN_SAM_PREFIX)}"]  # noqa: RUF012
-    _keys_to_ignore_on_load_missing = [rf"mask_decoder\.({'|'.join(LABEL_HEADS)})\."]  # noqa: RUF012
+    _keys_to_ignore_on_load_missing = [  # noqa: RUF012
+        rf"mask_decoder\.({'|'.join(LABEL_HEADS)})\.",
+        rf"^{CHANNEL_PROJECTION}\.",
+    ]
     # Angles of the positional encoding reach hundreds of radians, too many for half precision. Prompt encoder and mask
     # decoder cost little and decide about every pixel: in bfloat16 they would change more labels than the encoder.
     _keep_in_fp32_modules_strict = ["positional_embedding", "prompt_encoder", "mask_decoder"]  # noqa: RUF012

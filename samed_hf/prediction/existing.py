@@ -77,8 +77,8 @@ def _find_earlier(job: Job, output: Path, method: Mapping[str, Any]) -> tuple[di
     try:
         if statistics["inputs_hash"] != hash_files(job.inputs):
             return statistics, f"{printable(job.scan.path)} has changed since"
-    except (OSError, ValueError) as error:
-        return statistics, f"its input can't be read any more: {error}"
+    except (OSError, ValueError):
+        return None, None  # reading the scan names the problem, and leaves the results
     if statistics["files_hash"] != hash_files(output / file for file in results(statistics["files"])):
         return statistics, "its files were changed, or a replacement of them was interrupted"
     return statistics, None

@@ -15,6 +15,7 @@ from typing import Any
 from ..utils.atomic import atomic_update, remove_leftovers, write_text
 from ..utils.text import printable
 from ..volumes.discovery import ScanFile
+from ..volumes.registry import LABEL_FORMATS, VOLUME_SUFFIXES
 from .settings import PredictionSettings
 
 __all__ = [
@@ -52,8 +53,8 @@ class Job:
 
     @property
     def probabilities(self) -> str:
-        """Name of the file of probabilities; DICOM-SEG and PNG can't store them."""
-        return PROBABILITIES + (".nii.gz" if self.suffix in (".dcm", ".png") else self.suffix)
+        """Name of the file of probabilities; DICOM and images can't store them."""
+        return PROBABILITIES + (self.suffix if self.suffix in VOLUME_SUFFIXES else ".nii.gz")
 
     @property
     def inputs(self) -> tuple[Path, ...]:
@@ -73,11 +74,6 @@ class Job:
         except (OSError, ValueError):
             return 0
 
-    @property
-    def is_image(self) -> bool:
-        """Whether the scan is a 2-D image such as a PNG, without spacing and orientation."""
-        return self.scan.kind == "image"
-
 
 def plan_jobs(
     scans: Sequence[ScanFile], output: Path, settings: PredictionSettings, *, overwrite: bool = False
@@ -96,13 +92,11 @@ def plan_jobs(
     jobs = []
     for number, scan in enumerate(scans, start=1):
         path = printable(scan.path)
-        job = Job(scan, f".{settings.format}" if settings.format else scan.suffix, number, len(scans))
+        job = Job(scan, LABEL_FORMATS[settings.format] if settings.format else scan.suffix, number, len(scans))
         if scan.name in (".", ".."):
             raise ValueError(f"{path} gives no name for its results: rename it.")
-        if settings.format == "dcm" and scan.kind != "dicom":
-            raise ValueError(f"{path} is no DICOM series, to which DICOM-SEG refers: choose another --format for it.")
-        if settings.min_island_ml and job.is_image:
-            raise ValueError(f"{path} is a 2-D image, whose labels have no volume in ml: leave out --min_island_ml.")
+        if settings.format in ("dcm", "rtstruct") and scan.kind != "dicom":
+            raise ValueError(f"{path} is no DICOM series, to which --format {settings.format} refers: choose another.")
         target, directory = output / job.labels, output / scan.name
         if target.resolve() in sources or directory.resolve() in directories:
             raise ValueError(f"--output {printable(output)} contains the scan {path}: choose another directory.")

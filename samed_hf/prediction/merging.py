@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 def write_run(output: Path, run: Mapping[str, Any], *, replace: bool, report: bool) -> Path:
     """Write `predictions.json` and the report of a run, and return the page's or else the file's path.
 
-    Those of an earlier run are renamed, unless `replace` or if they are of the same method.
+    Those of an earlier run are renamed, unless `replace`.
     """
     if not replace:
         keep_earlier(output)

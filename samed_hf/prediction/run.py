@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import torch
-
 from ..inference import Segmenter
-from ..inference.batching import is_out_of_memory
-from ..reporting.charts import hex_colors
+from ..inference.batching import describe_failure
+from ..reporting.charts import draw_sizes, hex_colors
 from ..reporting.formatting import format_duration
-from ..reporting.html import jpeg_uri, write_page
+from ..reporting.html import data_uri, jpeg_uri, write_page
 from ..utils.console import ProgressBar
 from ..utils.pipelining import Outcome, read_process_write
-from ..utils.text import one_line, printable
-from ..volumes import Volume
-from .case import CasePipeline, SegmentedCase, describe_size
+from ..utils.text import printable
+from ..volumes import Frames
+from .case import CasePipeline, SegmentedCase
 from .files import PREVIEW, STATISTICS, Job
+from .frames import describe_sizes
 from .settings import PredictionSettings
 
 __all__ = ["done_record", "predict_cases", "write_report"]
@@ -58,7 +57,7 @@ def predict_cases(
     records: list[dict[str, Any]] = []
     pipeline = CasePipeline(segmenter, output, settings)
 
-    def segment(job: Job, scan: Volume, previous_reported: Callable[[], bool]) -> SegmentedCase:
+    def segment(job: Job, frames: Frames, previous_reported: Callable[[], bool]) -> SegmentedCase:
         with ExitStack() as display:
             show: ProgressBar | None = None
 
@@ -71,7 +70,7 @@ def predict_cases(
                     show = display.enter_context(ProgressBar(title, "slice", bar=bar))
                 show(done, total)
 
-            return pipeline.segment(job, scan, progress)
+            return pipeline.segment(job, frames, progress)
 
     def report(job: Job, outcome: Outcome) -> None:
         records.append(_record(job, output, outcome))
@@ -86,19 +85,12 @@ def _record(job: Job, output: Path, outcome: Outcome) -> dict[str, Any]:
     name = printable(job.scan.name)
     if outcome.error is not None:
         logger.info("failed      %s", name)
-        reason = one_line(outcome.error)
-        if is_out_of_memory(outcome.error):
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            reason = f"not enough memory ({reason}): give a smaller --batch_size, or use a machine with more."
-        elif not isinstance(outcome.error, ValueError | OSError):
-            reason = f"it failed unexpectedly ({type(outcome.error).__name__}: {reason})"
-        return record | {"status": "failed", "error": reason}
+        return record | {"status": "failed", "error": describe_failure(outcome.error)}
     statistics = outcome.result
     for note in statistics["notes"]:
         logger.info("note        %s: %s", name, note)
-    rows = statistics["labels"].items()
-    labels = [f"{printable(label)} {describe_size(row)}" for label, row in rows if row["bounding_box"]]
+    found = [label for label, row in statistics["labels"].items() if row["bounding_box"]]
+    labels = [f"{printable(label)} {describe_sizes(statistics, label)}" for label in found]
     logger.info("%s: %s", printable(output / job.labels), ", ".join(labels) or "nothing found")
     return done_record(statistics, round(outcome.seconds, 2))
 
@@ -124,6 +116,9 @@ def write_report(path: Path, run: Mapping[str, Any]) -> None:
     failed = [case for case in run["cases"] if case["status"] == "failed"]
     for case in [case for case in done if case["preview"]][:_MAX_IMAGES]:
         case["image"] = path.parent / case["preview"]
+    colors = {name: table[index] for index, name in names.items()}
+    for case in done:
+        case["curves"] = _draw_frames(case, colors)
     labels_found = {name for case in done for name in case["found"]}
     write_page(
         path,
@@ -137,7 +132,8 @@ def write_report(path: Path, run: Mapping[str, Any]) -> None:
             (len(names), "label" if len(names) == 1 else "labels", ""),
             (format_duration(run["seconds"]), "in all", ""),
         ],
-        colors={name: table[index] for index, name in names.items()},
+        colors=colors,
+        notes=run.get("notes", []),
         columns=[name for name in names.values() if name in labels_found],
         missing=[name for name in names.values() if name not in labels_found],
         done=done,
@@ -146,6 +142,7 @@ def write_report(path: Path, run: Mapping[str, Any]) -> None:
         address=lambda file: quote(file.encode("utf-8", "surrogateescape")),
         format_intensity=_format_intensity,
         jpeg_uri=jpeg_uri,
+        svg_uri=lambda content: data_uri(content, "image/svg+xml"),
         tables={
             heading: {key.replace("_", " "): value for key, value in run[heading.lower()].items()}
             for heading in ("Settings", "Versions")
@@ -156,8 +153,21 @@ def write_report(path: Path, run: Mapping[str, Any]) -> None:
 def _with_statistics(case: Mapping[str, Any], directory: Path) -> dict[str, Any]:
     statistics = json.loads((directory / case["statistics"]).read_text(encoding="utf-8"))
     unit = "voxels" if "spacing_mm" in statistics["grid"] else "pixels"
-    labels_found = {name: row for name, row in statistics["labels"].items() if row[unit]}
-    return statistics | dict(case) | {"unit": unit, "found": labels_found, "image": None}
+    rows = {name: row for name, row in statistics["labels"].items() if row[unit]}
+    measure = next((key for row in rows.values() for key in ("ml", "mm2") if key in row), None)
+    found = {name: row | {"size": describe_sizes(statistics, name)} for name, row in rows.items()}
+    page = {"unit": unit, "measure": measure, "found": found, "image": None, "frames": ()}
+    return page | statistics | dict(case)
+
+
+def _draw_frames(case: Mapping[str, Any], colors: Mapping[str, str]) -> bytes | None:
+    """The curves of a case's labels over its frames."""
+    if not case["frames"] or not case["found"]:
+        return None
+    key = case["measure"] or case["unit"]
+    sizes = {name: [frame["labels"][name][key] for frame in case["frames"]] for name in case["found"]}
+    frames = [frame["frame"] for frame in case["frames"]]
+    return draw_sizes(frames, sizes, colors, "mm²" if key == "mm2" else key)
 
 
 def _format_intensity(row: Mapping[str, Any]) -> str:

@@ -27,6 +27,7 @@ class PredictionSettings:
         min_island_ml: size in ml below which a connected component is removed, by the label's name or "all".
         batch_size: slices in a batch; `None` chooses it by the free memory.
         preview: draw an image of each case.
+        frames: indices, from 0, of the frames of a scan to segment; `None` segments all.
     """
 
     format: str | None = None
@@ -38,6 +39,7 @@ class PredictionSettings:
     min_island_ml: Mapping[str, float] = dataclasses.field(default_factory=dict)
     batch_size: int | None = None
     preview: bool = True
+    frames: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check what can be checked without the model's labels."""
@@ -52,19 +54,23 @@ class PredictionSettings:
         for what, names in (("labels", self.labels), ("keep_largest", self.keep_largest)):
             repeated = [name for name in dict.fromkeys(names or ()) if (names or ()).count(name) > 1]
             errors += [f"{what} names {name!r} twice: expected each label once." for name in repeated]
+        if self.frames is not None and (not self.frames or min(self.frames) < 0):
+            errors.append(f"frames is {self.frames}: expected indices of frames, from 0, or None for all.")
         if self.labels == ():
             errors.append("labels is empty: expected at least one label's name, or None for all.")
         if errors:
             raise ValueError(" ".join(errors))
 
-    def check_labels(self, id2label: Mapping[int, str]) -> None:
-        """Check that the model has all labels that the settings name."""
+    def check_labels(self, id2label: Mapping[int, str], regions: Mapping[int, object] | None = None) -> None:
+        """Check that the model has all labels that the settings name, and no regions, whose parts they would cut."""
         known = [name for index, name in sorted(id2label.items()) if index]
         errors = []
         for what in ("labels", "keep_largest", "min_island_ml"):
             allowed = known if what == "labels" else [*known, ALL]
             if unknown := [name for name in getattr(self, what) or () if name not in allowed]:
                 errors.append(f"{what} names {', '.join(map(repr, unknown))}, which the model doesn't have")
+        if regions and (given := [what for what in ("labels", "keep_largest", "min_island_ml") if getattr(self, what)]):
+            raise ValueError(f"{given[0]} is given, but the model's labels are parts of regions: leave it out.")
         if errors:
             raise ValueError(f"{'; '.join(errors)}: expected some of {', '.join(known)}.")
 

@@ -1,4 +1,4 @@
-"""Colours of labels, Matplotlib figures as files, what all charts share, and the curve of a training."""
+"""Colours of labels, Matplotlib figures as files, what all charts share, and curves."""
 
 import io
 import os
@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ..utils.atomic import write_bytes
 from ..utils.text import printable
@@ -19,6 +20,7 @@ __all__ = [
     "MAX_LABELS",
     "add_legend",
     "draw_curve",
+    "draw_sizes",
     "figure_jpeg",
     "finish_svg",
     "finite_column",
@@ -106,6 +108,19 @@ def _content(figure: Figure, **options: Any) -> bytes:
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         figure.savefig(content, **options)
     return content.getvalue()
+
+
+def draw_sizes(
+    frames: Sequence[int], sizes: Mapping[str, Sequence[float]], colors: Mapping[str, str], unit: str
+) -> bytes:
+    """Draw the size of each label over the frames of a scan, as SVG."""
+    figure = Figure(figsize=(6.4, 2.6), layout="constrained")
+    axis = figure.subplots()
+    for name, values in [*sizes.items()][:MAX_LABELS]:
+        axis.plot(frames, values, ".-", color=colors[name], linewidth=1.2, markersize=4, label=shorten(name))
+    axis.set(xlabel=f"frame ({unit} of each label)", ylim=(0, None))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return finish_svg(figure, axis)
 
 
 def draw_curve(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], *, title: str = "") -> None:

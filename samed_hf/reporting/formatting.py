@@ -9,6 +9,7 @@ __all__ = [
     "format_count",
     "format_counts",
     "format_duration",
+    "format_indices",
     "format_ml",
     "format_names",
     "format_number",
@@ -29,6 +30,17 @@ def format_count(number: int) -> str:
 def format_number(value: float) -> str:
     """Round a number to three digits, from 100 to a whole number."""
     return format_count(round(value)) if abs(value) >= 99.5 or float(value).is_integer() else f"{value:.3g}"
+
+
+def format_indices(indices: Sequence[int]) -> str:
+    """Format ascending indices with their ranges: 0, 4-8."""
+    parts: list[list[int]] = []
+    for index in indices:
+        if parts and index == parts[-1][-1] + 1:
+            parts[-1][1:] = [index]
+        else:
+            parts.append([index])
+    return ", ".join("-".join(map(str, part)) for part in parts)
 
 
 def format_ml(ml: float) -> str:

@@ -73,14 +73,14 @@ def draw_rows(
     for line, row in zip(axes, rows, strict=True):
         image = np.clip(row.image, 0, 1)
         image = np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
-        masks = row.label, row.prediction
+        masks = (np.where(mask < len(colors), mask, 0) for mask in (row.label, row.prediction))  # 255 is ignored
         blends = (np.where(mask[..., None] > 0, 0.5 * image + 0.5 * colors[mask], image) for mask in masks)
         for axis, name, panel in zip(line, (row.name, "truth", row.result), (image, *blends), strict=True):
             axis.imshow(panel, aspect=row.aspect, interpolation="nearest")
             axis.set_title(name, fontsize=10, parse_math=False)
             axis.set_axis_off()
     values = np.unique(np.concatenate([np.union1d(row.label, row.prediction) for row in rows]))
-    if present := [int(value) for value in values if value]:
+    if present := [int(value) for value in values if 0 < value < len(colors)]:
         patches = [Patch(color=colors[value]) for value in present]
         names = [id2label[value] for value in present]
         add_legend(figure, patches, names, loc="outside lower center", ncols=min(4, len(names)), fontsize=9)

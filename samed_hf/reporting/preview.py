@@ -1,7 +1,9 @@
 """Preview of a segmentation: a few slices in radiological orientation, without and with the labels."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,7 +16,7 @@ from ..volumes.geometry import Volume, reorient
 from .charts import MAX_LABELS, add_legend, label_colors
 from .overlays import content_box
 
-__all__ = ["draw_preview", "representative_slices", "slice_plane"]
+__all__ = ["PreviewSlices", "draw_preview", "draw_slices", "representative_slices", "select_slices", "slice_plane"]
 
 _PLANES = {"axial": "SI", "coronal": "AP", "sagittal": "RL"}
 # The patient's sides at the left and at the top of a slice of each plane.
@@ -29,6 +31,25 @@ def slice_plane(orientation: str, axis: int) -> str:
     return next(plane for plane, ends in _PLANES.items() if orientation[axis] in ends)
 
 
+class PreviewSlices(NamedTuple):
+    """Upright slices of a scan with their labels."""
+
+    images: list[np.ndarray]  # `(height, width)` or `(height, width, 3)`
+    masks: list[np.ndarray]  # `(height, width)`
+    names: list[str]
+    aspect: float  # height of a pixel by its width
+    sides: tuple[str, str] | None  # of the patient, at the left and at the top
+    positions: list[int]
+
+    @classmethod
+    def join(cls, several: Sequence[PreviewSlices]) -> PreviewSlices:
+        """The slices of several frames as those of one scan."""
+        images = [image for one in several for image in one.images]
+        masks = [mask for one in several for mask in one.masks]
+        names = [name for one in several for name in one.names]
+        return several[0]._replace(images=images, masks=masks, names=names)
+
+
 def draw_preview(
     scan: Volume,
     labels: np.ndarray,
@@ -41,37 +62,56 @@ def draw_preview(
     """Draw representative slices of a scan, with and without labels, the patient's right on the left.
 
     The first channel of `scan` is shown, or all three of an RGB image; `labels` has the shape `scan.grid`. `window` is
-    the intensities shown black and white, by default the percentiles 0.5 and 99.5 of the shown slices. An image is
-    shown as stored.
+    the intensities shown black and white, by default the percentiles 0.5 and 99.5 of the shown slices. Images are
+    shown as stored, of several up to three.
     """
-    is_image = scan.is_image
-    if is_image:
-        image = scan.array[:, :, 0]
-        image = image if image.ndim == 2 or image.shape[-1] == 3 else image[..., 0]
-        slices, masks, names, aspect = [np.swapaxes(image, 0, 1)], [labels[:, :, 0].T], [""], 1.0
-    else:
-        slices, masks, names, aspect = _scan_slices(scan, labels, plane)
+    return draw_slices(select_slices(scan, labels, plane), id2label, window=window, title=title)
+
+
+def select_slices(
+    scan: Volume,
+    labels: np.ndarray,
+    plane: str,
+    *,
+    count: int = 3,
+    positions: Sequence[int] | None = None,
+    name: str = "",
+) -> PreviewSlices:
+    """Copy up to `count` slices, or those at the `positions` of an earlier choice; `name` is put before their names."""
+    select = _image_slices if scan.is_image else _scan_slices
+    chosen = select(scan, labels, plane, count, positions)
+    names = [", ".join(filter(None, (name, one))) for one in chosen.names]
+    copies = [[array.copy() for array in arrays] for arrays in (chosen.images, chosen.masks)]
+    return chosen._replace(images=copies[0], masks=copies[1], names=names)
+
+
+def draw_slices(
+    chosen: PreviewSlices, id2label: Mapping[int, str], *, window: Sequence[float] | None = None, title: str = ""
+) -> Figure:
+    """[`draw_preview`] for chosen slices."""
+    slices, masks, names, aspect, sides, _ = chosen
+    is_single = sides is None and len(slices) == 1
     box = _crop(slices, masks)
     masks = [mask[box] for mask in masks]
     images = _windowed([image[box] for image in slices], window)
     present = [int(index) for index in np.unique(np.stack(masks)) if index]
     colors = label_colors(max(id2label) + 1)
 
-    rows, columns = (1, 2) if is_image else (2, len(images))
+    rows, columns = (1, 2) if is_single else (2, len(images))
     height = np.clip(aspect * masks[0].shape[0] / masks[0].shape[1], 0.2, 1.4) * _WIDTH / max(2, columns)
-    legend_rows = -(-min(len(present), MAX_LABELS + 1) // 4)
+    legend_rows = -(-min(len(present), MAX_LABELS + 1) // _legend_columns(id2label.values()))
     layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0.01, hspace=0.01)
     figure = Figure((_WIDTH, rows * height + 0.6 + 0.24 * legend_rows), facecolor=_BLACK, layout=layout)
     axes = figure.subplots(rows, columns, squeeze=False)
-    without_labels = axes[0, 1:] if is_image else axes[1]
+    without_labels = axes[0, 1:] if is_single else axes[1]
     for axis, image, mask, name in zip(axes[0], images, masks, names, strict=False):
         _show(axis, image, aspect, name)
         _paint(axis, mask, present, colors)
     for axis, image in zip(without_labels, images, strict=False):
         _show(axis, image, aspect, "")
-    if not is_image:
+    if sides is not None:
         for axis in axes[:, 0]:
-            _mark_sides(axis, *_SIDES[plane])
+            _mark_sides(axis, *sides)
     figure.suptitle(title, fontsize=12, color=_WHITE, parse_math=False)
     _add_legend(figure, present, id2label, colors)
     return figure
@@ -100,10 +140,23 @@ def representative_slices(masks: np.ndarray, count: int = 3) -> list[int]:
     return chosen
 
 
+def _image_slices(
+    scan: Volume, labels: np.ndarray, _: str, most: int, positions: Sequence[int] | None
+) -> PreviewSlices:
+    """Slices of an image or of several, as stored."""
+    array = scan.array if scan.array.ndim == 3 or scan.array.shape[-1] == 3 else scan.array[..., 0]
+    count = scan.grid[2]
+    width, height, _depth = scan.spacing
+    chosen = [*positions] if positions is not None else representative_slices(labels.T, most) if count > 1 else [0]
+    names = [f"image {index + 1} of {count}" if count > 1 else "" for index in chosen]
+    images = [np.swapaxes(array[:, :, index], 0, 1) for index in chosen]
+    return PreviewSlices(images, [labels[:, :, index].T for index in chosen], names, height / width, None, chosen)
+
+
 def _scan_slices(
-    scan: Volume, labels: np.ndarray, plane: str
-) -> tuple[list[np.ndarray], list[np.ndarray], list[str], float]:
-    """Return upright slices and masks `(height, width)`, their titles, and the height of a pixel by its width."""
+    scan: Volume, labels: np.ndarray, plane: str, most: int, positions: Sequence[int] | None
+) -> PreviewSlices:
+    """Slices of a scan."""
     # x runs to the left and y to the back, as displayed; z runs down like the rows, where it is one of them.
     orientation = "LPS" if plane == "axial" else "LPI"
     volume = reorient(scan, orientation)
@@ -112,12 +165,13 @@ def _scan_slices(
     array = np.moveaxis(array, axis, 0)
     masks = np.moveaxis(reorient(Volume(labels, scan.affine), orientation).array, axis, 0)
     is_reversed = "LPS"[axis] not in scan.orientation  # titles have the slice's number in the file
-    chosen = representative_slices(masks)
+    chosen = representative_slices(masks, most) if positions is None else [*positions]
     numbers = [len(masks) - index if is_reversed else index + 1 for index in chosen]
-    titles = [f"{plane} slice {number} of {len(masks)}" for number in numbers]
+    names = [f"{plane} slice {number} of {len(masks)}" for number in numbers]
     x, y, z = volume.spacing
     aspect = {"axial": y / x, "coronal": z / x, "sagittal": z / y}[plane]
-    return [array[index].T for index in chosen], [masks[index].T for index in chosen], titles, aspect
+    images = [array[index].T for index in chosen]
+    return PreviewSlices(images, [masks[index].T for index in chosen], names, aspect, _SIDES[plane], chosen)
 
 
 def _crop(images: list[np.ndarray], masks: list[np.ndarray]) -> tuple[slice, slice]:
@@ -170,6 +224,11 @@ def _mark_sides(axis: Axes, left: str, top: str) -> None:
     axis.text(0.5, 0.985, top, ha="center", va="top", **style)
 
 
+def _legend_columns(names: Iterable[str]) -> int:
+    """Columns of a legend, four unless its names are long."""
+    return max(1, min(4, 130 // (8 + max(map(len, names)))))
+
+
 def _add_legend(figure: Figure, present: Sequence[int], id2label: Mapping[int, str], colors: np.ndarray) -> None:
     shown = present[:MAX_LABELS]
     names = [id2label.get(index, str(index)) for index in shown]
@@ -177,5 +236,5 @@ def _add_legend(figure: Figure, present: Sequence[int], id2label: Mapping[int, s
     if len(present) > len(shown) or not present:
         names.append(f"and {len(present) - len(shown)} more" if present else "nothing found")
         patches.append(Patch(alpha=0))
-    columns = min(4, len(names))
+    columns = min(_legend_columns(names), len(names))
     add_legend(figure, patches, names, loc="outside lower center", ncols=columns, fontsize=9, labelcolor=_WHITE)

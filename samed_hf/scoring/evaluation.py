@@ -4,10 +4,9 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -16,9 +15,13 @@ from ..inference.slices import predict_slices
 from ..model.image_processing_samed import SamedImageProcessor
 from ..model.modeling_samed import SamedForSemanticSegmentation
 from ..utils.atomic import write_text
+from ..utils.pipelining import Outcome, read_process_write
 from .metrics import MaskScore, score_case, summarize
 
 __all__ = ["CaseResult", "evaluate_cases", "score_cases", "summarize_results", "write_metrics"]
+
+
+Item = TypeVar("Item")
 
 
 class CaseResult(NamedTuple):
@@ -30,66 +33,50 @@ class CaseResult(NamedTuple):
 
 def score_cases(
     model: SamedForSemanticSegmentation,
-    cases: Iterable[Case],
+    items: Sequence[Item],
+    read: Callable[[Item], Case],
     processor: SamedImageProcessor,
     *,
     protocol: str = "strict",
     input_size: int | None = None,
     batch_size: int | None = None,
-) -> Iterator[tuple[Case, np.ndarray, CaseResult]]:
-    """Predict cases one at a time; each is scored in a thread while the model predicts the next.
+    ignore_index: int | None = None,
+    predicted: Callable[[Case, np.ndarray], object] = lambda case, prediction: None,
+    done: Callable[[Item, Outcome], None],
+) -> None:
+    """Predict and score cases; while the model predicts one, a thread reads the next and scores the previous one.
 
     Under `samed` the predicted slices are zoomed back by order 0, as in the reference implementation, and distances
     are in voxels. Under `strict` the logits are interpolated to the pixels of the slice and distances are in mm, or in
-    voxels for a case without spacing.
+    voxels for a case without spacing. If the model's config has regions, these are scored instead of the labels. A case
+    that can't be read, predicted or scored doesn't stop the others.
 
     Args:
         model: in evaluation mode.
-        cases: volumes with their labels.
+        items: what `read` reads, e.g. names.
+        read: returns a volume with its labels; called once for each item.
         processor: resizes and normalises the slices.
         protocol: "strict" or "samed"; see [`samed_hf.scoring.metrics`].
         input_size: side in pixels to which slices are resized first (224 in SAMed); defaults to the processor's.
         batch_size: slices per forward pass; `None` chooses it from the free memory.
-
-    Yields:
-        Each case, its prediction of shape `(slices, height, width)` and its result, in the order of `cases`, at the
-        latest after the prediction of the next case.
-
-    Raises:
-        ValueError: a case cannot be scored, e.g. a label value has no name; after the cases before it.
+        ignore_index: label of voxels that aren't scored.
+        predicted: called in the thread with a case and its prediction of shape `(slices, height, width)`.
+        done: called with each item and its outcome in order; the outcome's result is a [`CaseResult`], or it has an
+            error. If it raises an error, the run ends.
     """
-    waiting: list[tuple[Case, np.ndarray, Future[dict[str, MaskScore]]]] = []  # at most one, for two cases in memory
 
-    def finish() -> Iterator[tuple[Case, np.ndarray, CaseResult]]:
-        while waiting:
-            case, prediction, scoring = waiting.pop()
-            unit = "voxel" if protocol == "samed" or case.spacing is None else "mm"
-            try:
-                scores = scoring.result()
-            except ValueError as error:  # the next case is predicted by now
-                raise ValueError(f"Case {case.name} cannot be scored: {error}") from error
-            yield case, prediction, CaseResult(scores, unit)
+    def predict(item: Item, case: Case, _: object) -> tuple[Case, np.ndarray]:
+        options: dict[str, Any] = {"input_size": input_size, "reference_zoom": protocol == "samed"}
+        return case, predict_slices(model, case.image, processor, **options, batch_size=batch_size)
 
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="case") as pool:
-        try:
-            for case in cases:
-                if waiting and waiting[0][2].done():
-                    yield from finish()  # reading this case took longer than scoring the previous one
-                prediction = predict_slices(
-                    model,
-                    case.image,
-                    processor,
-                    input_size=input_size,
-                    reference_zoom=protocol == "samed",
-                    batch_size=batch_size,
-                )
-                yield from finish()
-                scoring = pool.submit(score_case, prediction, case.label, model.config.id2label, protocol, case.spacing)
-                waiting.append((case, prediction, scoring))
-        except Exception:
-            yield from finish()
-            raise
-        yield from finish()
+    def score(item: Item, found: tuple[Case, np.ndarray]) -> CaseResult:
+        case, prediction = found
+        arguments = (prediction, case.label, model.config.id2label, protocol, case.spacing)
+        scores = score_case(*arguments, regions=model.config.regions, ignore_index=ignore_index)
+        predicted(case, prediction)
+        return CaseResult(scores, "voxel" if protocol == "samed" or case.spacing is None else "mm")
+
+    read_process_write(items, read=read, process=predict, write=score, done=done)
 
 
 def summarize_results(results: Mapping[str, CaseResult], protocol: str) -> dict[str, Any]:
@@ -99,17 +86,21 @@ def summarize_results(results: Mapping[str, CaseResult], protocol: str) -> dict[
 
 
 def evaluate_cases(
-    model: SamedForSemanticSegmentation,
-    cases: Iterable[Case],
-    processor: SamedImageProcessor,
-    *,
-    protocol: str = "strict",
-    input_size: int | None = None,
-    batch_size: int | None = None,
+    model: SamedForSemanticSegmentation, cases: Sequence[Case], processor: SamedImageProcessor, **options: Any
 ) -> dict[str, Any]:
-    """Predict, score and summarize cases as [`score_cases`], and return the content of `metrics.json`."""
-    scored = score_cases(model, cases, processor, protocol=protocol, input_size=input_size, batch_size=batch_size)
-    return summarize_results({case.name: result for case, _, result in scored}, protocol)
+    """Predict, score and summarize cases, and return the content of `metrics.json`.
+
+    `options` are those of [`score_cases`]; a case that can't be scored is a `ValueError`.
+    """
+    results: dict[str, CaseResult] = {}
+
+    def done(case: Case, outcome: Outcome) -> None:
+        if outcome.error is not None:
+            raise ValueError(f"Case {case.name} cannot be scored: {outcome.error}") from outcome.error
+        results[case.name] = outcome.result
+
+    score_cases(model, cases, lambda case: case, processor, done=done, **options)
+    return summarize_results(results, options.get("protocol", "strict"))
 
 
 def write_metrics(folder: str | os.PathLike, metrics: dict[str, Any]) -> None:

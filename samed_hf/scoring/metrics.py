@@ -22,7 +22,16 @@ import numpy as np
 
 from .hausdorff import class_boxes, hd95, smallest_box
 
-__all__ = ["PROTOCOLS", "MaskScore", "binary_dice", "binary_hd95", "score_case", "summarize"]
+__all__ = [
+    "PROTOCOLS",
+    "MaskScore",
+    "binary_dice",
+    "binary_hd95",
+    "class_mask",
+    "drop_ignored",
+    "score_case",
+    "summarize",
+]
 
 PROTOCOLS = ("strict", "samed")  # the default first
 _MEMORY = 2**31  # bytes for all classes that are scored at the same time
@@ -83,8 +92,11 @@ def score_case(
     id2label: Mapping[int, str] | int,
     protocol: str = "strict",
     spacing: Sequence[float] | None = None,
+    *,
+    regions: Mapping[str, Sequence[int]] | None = None,
+    ignore_index: int | None = None,
 ) -> dict[str, MaskScore]:
-    """Score every class but the background of one case.
+    """Score every class but the background of one case, or every region.
 
     Threads score several classes at the same time, as many as the process has cores.
 
@@ -94,9 +106,11 @@ def score_case(
             classes are then called "1", "2", ….
         protocol: `"strict"` or `"samed"`; see the table at the top of this module.
         spacing: size of a voxel in mm along each array axis; `None` measures in voxels, as `"samed"` always does.
+        regions: by name, the classes whose union a region is; these are scored instead of the classes.
+        ignore_index: value in `label` of voxels that count as background in both maps.
 
     Returns:
-        The score of each class by its name, in the order of the classes; `(None, None)` leaves a class out.
+        The score of each class or region by its name, in order; `(None, None)` leaves a class out.
 
     Raises:
         ValueError: the shapes differ, a map is not of integers or holds a value out of range, `id2label` has gaps or a
@@ -106,6 +120,8 @@ def score_case(
     names = _class_names(id2label)
     prediction, label = np.asarray(prediction), np.asarray(label)
     _check_shapes(prediction, label)
+    if ignore_index is not None:
+        prediction, label = drop_ignored(prediction, label, ignore_index)
     for name, array in (("prediction", prediction), ("label", label)):
         if not (np.issubdtype(array.dtype, np.integer) or array.dtype == bool):
             raise ValueError(f"{name} is of dtype {array.dtype}, expected integers; convert it, e.g. to numpy.uint8.")
@@ -118,16 +134,43 @@ def score_case(
     small = np.min_scalar_type(len(names))
     prediction, label = prediction.astype(small, copy=False), label.astype(small, copy=False)
     boxes = class_boxes(prediction, label, len(names))
+    if regions:
+        names = list(regions)
+        boxes = [_joint_box([boxes[index - 1] for index in members]) for members in regions.values()]
+    members = list((regions or {name: (index,) for index, name in enumerate(names, 1)}).values())
     sizes = [label[box].size for box in boxes]
 
     def score(index: int) -> MaskScore:
         box = boxes[index]
-        return _score_box(prediction[box] == index + 1, label[box] == index + 1, protocol, spacing)
+        in_prediction, in_label = (class_mask(array[box], members[index]) for array in (prediction, label))
+        return _score_box(in_prediction, in_label, protocol, spacing)
 
     largest_first = sorted(range(len(names)), key=lambda index: sizes[index], reverse=True)
     with ThreadPoolExecutor(_threads(sizes), "score") as pool:
         scores = dict(zip(largest_first, pool.map(score, largest_first), strict=True))
     return {name: scores[index] for index, name in enumerate(names)}
+
+
+def class_mask(array: np.ndarray, classes: Sequence[int]) -> np.ndarray:
+    """Where an integer label map has one of some classes."""
+    return array == classes[0] if len(classes) == 1 else np.isin(array, classes)
+
+
+def drop_ignored(prediction: np.ndarray, label: np.ndarray, ignore_index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Prediction and label with background where the label is `ignore_index`; the given arrays if it is nowhere."""
+    ignored = label == ignore_index
+    if not ignored.any():
+        return prediction, label
+    return np.where(ignored, 0, prediction).astype(prediction.dtype), np.where(ignored, 0, label).astype(label.dtype)
+
+
+def _joint_box(boxes: Sequence[tuple[slice, ...]]) -> tuple[slice, ...]:
+    """The smallest box around boxes of which some may be empty."""
+    found = [box for box in boxes if all(side.stop > side.start for side in box)]
+    return tuple(
+        slice(min(side.start for side in sides), max(side.stop for side in sides))
+        for sides in zip(*found or boxes, strict=True)
+    )
 
 
 def summarize(cases: Mapping[str, Mapping[str, MaskScore]], protocol: str = "strict") -> dict[str, Any]:

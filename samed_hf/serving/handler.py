@@ -95,6 +95,7 @@ class EndpointHandler:
     def _parameters(self, parameters: Any) -> tuple[set[str], int | None]:
         """The names of the labels to return, and the batch size."""
         names = [name for index, name in sorted(self.segmenter.id2label.items()) if index]
+        names = [name for name, _ in self.segmenter.regions.values()] or names
         parameters = {} if parameters is None else parameters
         if not isinstance(parameters, dict) or not parameters.keys() <= {"labels", "batch_size"}:
             raise ValueError(
@@ -136,10 +137,11 @@ class EndpointHandler:
         return image
 
     def _found(self, labels: np.ndarray, confidence: np.ndarray, names: set[str]) -> Iterator[dict[str, Any]]:
-        for index in np.unique(labels[labels > 0]):
-            name = self.segmenter.id2label[int(index)]
-            if name in names:
-                mask = labels == index
+        present = np.unique(labels[labels > 0]).tolist()
+        found = {index: (self.segmenter.id2label[index], [index]) for index in present}
+        for name, members in (self.segmenter.regions or found).values():
+            if name in names and not set(members).isdisjoint(present):
+                mask = np.isin(labels, members)
                 Image.fromarray(mask.astype(np.uint8) * 255).save(png := io.BytesIO(), format="PNG")
                 encoded = base64.b64encode(png.getvalue()).decode()
                 yield {"label": name, "score": float(confidence[mask].mean()), "mask": encoded}

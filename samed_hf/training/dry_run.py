@@ -46,7 +46,7 @@ def log_plan(settings: SamedTrainingArguments) -> None:
         processor = make_processor(args, data, args.image_size)
         num_slices, counted = _count_slices(data, processor)
         plan = TrainingPlan.of(args, num_slices, accelerator.num_processes)
-        step = _step_settings(args, data, accelerator)
+        step = replace(_step_settings(args, data, accelerator), projected=processor.num_projected)
         model = make_meta_model(base, step)
         model.config.id2label = dict(data.id2label)
         logger.info(describe_run(args, plan, data, processor, model, num_slices, accelerator))

@@ -58,6 +58,7 @@ def describe_run(
     lines = [
         f"data        {source}: {len(data.train)} cases to train on, {len(data.validation)} held out for "
         f"validation, {len(scored)} to score ({split})",
+        *([f"files       {data.explanation}"] if data.explanation else []),
         f"slices      {num_slices} of {_describe_slices(processor)}",
         f"labels      {', '.join(list(model.config.id2label.values())[1:])}",
         f"base model  {random if args.uses_random_sam else args.model_name_or_path}",
@@ -92,7 +93,10 @@ def _describe_slices(processor: SamedImageProcessor) -> str:
         scaled = f"in the window {processor.intensity_window}"
     elif processor.percentiles is not None:
         scaled = "between the percentiles {:g} and {:g}".format(*processor.percentiles)
-    channels = ", ".join(processor.channel_names or ["image"])
+    names = processor.channel_names or ["image"]
+    channels = ", ".join(names if processor.channels is None else [names[index] for index in processor.channels])
+    if processor.num_projected:
+        channels += " projected to three channels"
     if processor.context_slices:
         channels += " with the neighbouring slices"
     return f"{slices}; {channels}, intensities {scaled}"
@@ -103,6 +107,7 @@ def _describe_parameters(model: SamedForSemanticSegmentation) -> str:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             part = "LoRA" if "lora_" in name else "mask decoder" if "mask_decoder" in name else "prompt embedding"
-            trained[part] += parameter.numel()
+            part = "channel projection" if "channel_projection" in name else part
+            trained[part] = trained.get(part, 0) + parameter.numel()
     parts = ", ".join(f"{part} {count:,}" for part, count in trained.items())
     return f"{sum(trained.values()):,} of {model.num_parameters():,} parameters: {parts}"

@@ -16,6 +16,7 @@ from ..reporting.formatting import format_scores
 from ..reporting.overlays import draw_overlay, write_examples
 from ..scoring import CaseResult, score_cases, summarize_results, write_metrics
 from ..transforms import rows_point_up
+from ..utils.pipelining import Outcome
 from ..utils.text import one_line
 from .arguments import SamedTrainingArguments
 from .distributed.interruption import end_distributed
@@ -86,12 +87,20 @@ def _evaluate(run: TrainingRun, first: list[tuple[Case, np.ndarray]]) -> dict[st
     if not names:
         logger.info("scores      none: the data has no case for test or validation")
         return None
-    cases = map(run.store.case, names[run.accelerator.process_index :: run.accelerator.num_processes])
     results: dict[str, CaseResult] = {}
-    for case, prediction, result in score_cases(run.model, cases, run.processor, protocol=run.args.protocol):
-        results[case.name] = result
+
+    def keep_first(case: Case, prediction: np.ndarray) -> None:
         if not first:
             first.append((case, prediction))
+
+    def done(name: str, outcome: Outcome) -> None:
+        if outcome.error is not None:
+            raise outcome.error
+        results[name] = outcome.result
+
+    mine = names[run.accelerator.process_index :: run.accelerator.num_processes]
+    options: dict[str, Any] = {"protocol": run.args.protocol, "ignore_index": run.data.ignore_index}
+    score_cases(run.model, mine, run.store.case, run.processor, predicted=keep_first, done=done, **options)
     gathered = dict(gather_object(list(results.items())))
     return summarize_results({name: gathered[name] for name in names}, run.args.protocol) | {"split": split}
 

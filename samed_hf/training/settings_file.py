@@ -143,7 +143,8 @@ def _read(path: Path) -> Mapping[str, Any]:
 def _parse_value(parser: argparse.ArgumentParser, name: str, value: Any, kind: Any) -> Any:
     """Parse a value as the command line does."""
     kinds = get_args(kind) or (kind,)
-    is_list = any(get_origin(one) is list for one in kinds)
+    # A value that may be one or several is parsed as it is given.
+    is_list = any(get_origin(one) is list for one in kinds) and not (str in kinds and isinstance(value, str))
     if value is None:
         if type(None) not in kinds:
             raise ValueError("null is not allowed; remove the key to use the default")

@@ -226,6 +226,8 @@ def _make_model(args: ResolvedTrainingArguments, base: str, store: CaseStore) ->
         base,
         image_size=args.image_size,
         id2label=store.data.id2label,
+        channel_projection=store.processor.num_projected,
+        regions={name: list(labels) for name, labels in store.data.regions.items()} or None,
         revision=args.model_revision,
         token=args.hub_token,
     )

@@ -11,16 +11,17 @@ from typing import NamedTuple
 import numpy as np
 from accelerate.utils import gather_object
 
+from ..data.dataset import IGNORED_LABEL
 from ..inference import predict_slices
 from ..model import SamedForSemanticSegmentation
-from ..scoring import binary_dice
+from ..scoring.metrics import binary_dice, class_mask, drop_ignored
 from .checkpointing.run_directory import on_all_ranks
 from .distributed.fsdp import is_sharded
 from .distributed.interruption import Interruption
 from .monitoring.checks import CaseLabels, labels_in
 from .setup import TrainingRun
 
-__all__ = ["Validation", "validate", "validation_cases"]
+__all__ = ["Validation", "scored_labels", "validate", "validation_cases"]
 
 _MAX_CASES = 12
 
@@ -35,7 +36,7 @@ class Validation(NamedTuple):
 
 
 class _Scored(NamedTuple):
-    dice: dict[int, float]  # of the labels in truth or prediction
+    dice: dict[str, float]  # of the labels, or regions, in truth or prediction
     labels: CaseLabels
     prediction: np.ndarray | None
 
@@ -88,22 +89,29 @@ def _score(run: TrainingRun, model: SamedForSemanticSegmentation, name: str, kee
     # bfloat16 weights need autocast, as the model is used without Accelerate's wrapper.
     with run.accelerator.autocast() if run.args.frozen_dtype == "bfloat16" else nullcontext():
         prediction = predict_slices(model, case.image, run.processor)
-    dice = {}
-    for label in range(1, run.model.config.num_labels):
-        masks = prediction == label, case.label == label
+    truth, found, dice = case.label, prediction, {}
+    if run.data.has_ignored:
+        found, truth = drop_ignored(prediction, case.label, IGNORED_LABEL)
+    for label, members in scored_labels(run).items():
+        masks = class_mask(found, members), class_mask(truth, members)
         if masks[0].any() or masks[1].any():
             dice[label] = float(binary_dice(*masks))
-    labels = CaseLabels(name, labels_in(case.label), labels_in(prediction))
+    labels = CaseLabels(name, labels_in(truth), labels_in(found))
     return _Scored(dice, labels, prediction if keep else None)
+
+
+def scored_labels(run: TrainingRun) -> dict[str, tuple[int, ...]]:
+    """The classes of each label, or each region, by its name."""
+    return run.data.regions or {name: (index,) for index, name in run.model.config.id2label.items() if index}
 
 
 def _summarize(run: TrainingRun, cases: list[_Scored]) -> Validation:
     everything = [dice for case in cases for dice in case.dice.values()]
     per_class = {}
-    for label, name in run.model.config.id2label.items():
+    for label in scored_labels(run):
         found = [case.dice[label] for case in cases if label in case.dice]
         if found:
-            per_class[name] = sum(found) / len(found)
+            per_class[label] = sum(found) / len(found)
     predictions = {case.labels.name: case.prediction for case in cases if case.prediction is not None}
     dice = sum(everything) / len(everything) if everything else 0.0
     return Validation(dice, per_class, [case.labels for case in cases], predictions)

@@ -87,14 +87,11 @@ def check_windows(windows: Any) -> list[Any] | None:
 def intensity_range(low: float, high: float) -> tuple[float, float] | None:
     """The range that becomes [0, 1] for images of more than 8 bits whose values reach from `low` to `high`.
 
-    That of the least of 8, 10, 12, 14 bits that hold them, e.g. (0, 4095). `None` for 16 bits and for values in
-    [0, 1], which need none.
+    That of the least of 8, 10, 12, 14 and 16 bits that hold them, e.g. (0, 4095); `None` for values in [0, 1].
     """
     if low < 0 or high > 65535:
         return min(low, 0.0), max(high, low + 1)
-    if high <= 1 or high > 16383:
-        return None
-    return 0.0, next(float(2**bits - 1) for bits in (8, 10, 12, 14) if high < 2**bits)
+    return None if high <= 1 else (0.0, next(2.0**bits - 1 for bits in (8, 10, 12, 14, 16) if high < 2**bits))
 
 
 def check_percentiles(percentiles: Any) -> list[float] | None:

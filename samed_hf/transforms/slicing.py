@@ -25,6 +25,7 @@ __all__ = [
     "join_image",
     "join_slices",
     "rows_point_up",
+    "slice_axes",
     "slice_spacing",
 ]
 
@@ -36,11 +37,22 @@ def cut_slices(volume: Volume, processor: SamedImageProcessor) -> np.ndarray:
     """
     if volume.is_image:
         return cut_image(volume)
-    array = reorient(volume, processor.orientation).array
+    array, order = reorient(volume, processor.orientation).array, slice_axes(volume, processor)
     if array.ndim == 3:
-        return np.transpose(array, processor.axis_order)
-    first, *others = processor.axis_order
+        return np.transpose(array, order)
+    first, *others = order
     return np.transpose(array, (first, 3, *others))
+
+
+def slice_axes(volume: Volume, processor: SamedImageProcessor) -> Sequence[int]:
+    """The axes of a reoriented scan that become slices, rows and columns: the processor's `axis_order`.
+
+    A scan of one slice in another plane is cut in its own plane, as its slices in the processor's would be lines.
+    """
+    grid = reorient(volume, processor.orientation).grid
+    if grid.count(1) != 1 or grid[processor.axis_order[0]] == 1:
+        return processor.axis_order
+    return ((0, 2, 1), (1, 2, 0), (2, 1, 0))[grid.index(1)]
 
 
 def join_slices(slices: np.ndarray, volume: Volume, processor: SamedImageProcessor) -> np.ndarray:
@@ -49,7 +61,7 @@ def join_slices(slices: np.ndarray, volume: Volume, processor: SamedImageProcess
         return join_image(slices)
     if slices.ndim == 4:
         slices = np.moveaxis(slices, 1, 3)
-    back = [*np.argsort(processor.axis_order), *range(3, slices.ndim)]
+    back = [*np.argsort(slice_axes(volume, processor)), *range(3, slices.ndim)]
     return restore_orientation(np.transpose(slices, back), volume, processor.orientation)
 
 
@@ -83,7 +95,7 @@ def is_8_bit(array: Any) -> bool:
 def slice_spacing(volume: Volume, processor: SamedImageProcessor) -> tuple[float, float, float]:
     """Spacing of the cut scan in mm between slices, rows and columns."""
     spacing = reorient(volume, processor.orientation).spacing
-    first, second, third = processor.axis_order
+    first, second, third = slice_axes(volume, processor)
     return spacing[first], spacing[second], spacing[third]
 
 
@@ -118,6 +130,7 @@ class SliceStack:
                 "scans of the same channels."
             )
         self.array, self.processor, self.rescaled = array, processor, rescaled
+        self.seen = [*range(channels)] if processor.channels is None else processor.channels
         self.bounds: Sequence[Sequence[float]] = []
         if not rescaled:
             self.bounds = processor.intensity_bounds(array) if bounds is None else bounds
@@ -134,22 +147,28 @@ class SliceStack:
     def read_raw(self, indices: Sequence[int]) -> np.ndarray:
         """Slices in the scan's own intensities: float32, `(len(indices), channels, height, width)`.
 
-        The channels are one to three of the scan, or three neighbouring slices; the first and the last are repeated.
+        The channels are those that the model sees, or three neighbouring slices; the first and the last are repeated.
         """
-        index = np.asarray(indices)
+        index, array = np.asarray(indices), self.array
         if self.processor.context_slices:
             index = np.clip(index[:, None] + np.arange(-1, 2), 0, len(self) - 1)
-        raw = np.ascontiguousarray(self.array[index], dtype=np.float32)
+            array = array[:, self.seen[0]] if array.ndim == 4 else array
+        raw = array[index]
+        if array.ndim == 4 and self.processor.channels is not None:
+            raw = raw[:, self.seen]
+        raw = np.ascontiguousarray(raw, dtype=np.float32)
         return raw[:, None] if raw.ndim == 3 else raw
 
     def scale(self, raw: Array) -> Array:
         """Scale slices of [`read_raw`] to [0, 1], on the same device.
 
-        The result has 1 channel if it fills all three of the model, else 3; of two channels the third is the mean.
+        The result has 1 channel if it fills all three of the model, else 3, or all those that the model projects; of
+        two channels the third is the mean.
         """
         channels = [raw[:, index] for index in range(raw.shape[1])]
         if not self.rescaled:
-            bounds = [*self.bounds] * len(channels) if self.processor.context_slices else self.bounds
+            bounds = [self.bounds[index] for index in self.seen]
+            bounds = bounds * len(channels) if self.processor.context_slices else bounds
             channels = [window_intensity(one, bound) for one, bound in zip(channels, bounds, strict=True)]
         if len(channels) == 1:
             return channels[0][:, None]

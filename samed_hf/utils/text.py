@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-__all__ = ["join_or", "one_line", "printable"]
+__all__ = ["join_or", "name_some", "one_line", "printable"]
 
 
 def printable(text: str | Path) -> str:
@@ -21,3 +21,9 @@ def one_line(error: BaseException) -> str:
 def join_or(words: Sequence[str]) -> str:
     """Join words for a message: "a, b or c"."""
     return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def name_some(names: Iterable[object], limit: int = 3) -> str:
+    """Join names by commas; those after the first `limit` are counted."""
+    listed = [str(name) for name in names]
+    return ", ".join(listed[:limit]) + (f" and {len(listed) - limit} more" if len(listed) > limit else "")

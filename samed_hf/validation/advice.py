@@ -219,6 +219,10 @@ def _plane(fingerprint: Mapping[str, Any], current: str) -> tuple[str, Suggestio
 def _context(fingerprint: Mapping[str, Any], plane: str, current: str) -> Suggestion:
     name = "context_slices"
     spacing, channels = fingerprint["spacing_mm"], len(fingerprint["data"]["channels"])
+    if channels > 3:
+        return Suggestion(
+            "channel_projection", True, f"SAM takes three of {channels} channels; --channels chooses them"
+        )
     if channels > 1:
         return Suggestion(name, None, f"no: the {channels} channels fill the model's three")
     if spacing is None or fingerprint["shape"]["slices"]["median"] < 3:

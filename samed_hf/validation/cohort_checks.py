@@ -171,13 +171,15 @@ def _files(cases: Sequence[CaseFacts]) -> Iterator[Problem]:
 
 
 def _unused(data: CaseDataset) -> Iterator[Problem]:
-    """Find files beside those of the cases, and of their suffixes, that no case uses: an image without a label, say."""
+    """Find files in the directory of the data, of the cases' suffixes, that no case uses: an image without a label."""
     used: dict[Path, set[str]] = {}
     for source in data.sources.values():
         for file in source.files():
             used.setdefault(file.parent, set()).add(file.name.lower())  # lists may differ in case
-    for directory, names in sorted(used.items()):
-        suffixes = {_suffix(name) for name in names}
+    suffixes = {_suffix(name) for names in used.values() for name in names}
+    below = (path for path in Path(data.root).rglob("[!.]*") if path.is_dir()) if Path(data.root).is_dir() else ()
+    for directory in sorted({*used, *below}):
+        names = used.get(directory, set())
         files = [path.name for path in sorted(directory.glob("[!.]*"))]
         files = [file for file in files if file.lower() not in names and _suffix(file.lower()) in suffixes]
         if files:

@@ -45,6 +45,8 @@ class CaseFacts:
 def measure_case(name: str, split: str, reading: CaseReading, num_labels: int, budget: int) -> CaseFacts | None:
     """Measure what could be read of a case, if anything; of scan and labels, `budget` intensities each are sampled."""
     image, label = reading.image, reading.label
+    if label is not None and label.max() >= num_labels:  # ignored
+        label = np.where(label < num_labels, label, 0).astype(label.dtype)
     copied = ("spacing", "voxel_ml", "orientation", "oblique")
     facts: dict[str, Any] = {name: getattr(reading, name) for name in copied}
     if label is not None:

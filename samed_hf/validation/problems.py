@@ -14,6 +14,7 @@ KINDS = {
     "geometry": "Image and label have different geometry",
     "header": "Doubtful geometry in the header",
     "label-values": "Label values without a name",
+    "overlap": "Labels that overlap or are inexact",
     "no-labels-between": "Label values that are no whole numbers",
     "not-finite": "NaN or infinite intensities",
     "constant": "Scans of one intensity",

@@ -1,6 +1,6 @@
 """Reading of a case that reports all problems of its image and label, not only the first."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -9,14 +9,14 @@ from typing import TypeVar
 import nibabel as nib
 import numpy as np
 
-from ..data.dataset import CaseDataset, as_labels, renumber
+from ..data.dataset import IGNORED_LABEL, CaseDataset, FileValues, as_labels, label_numbers, renumber
 from ..data.layouts.synapse import SliceSource, read_slice
-from ..data.sources import ImageSource, ScanSource
+from ..data.sources import ImageMaskSource, ImageSource, ScanSource
 from ..model.image_processing_samed import SamedImageProcessor
 from ..reporting.formatting import format_names
 from ..transforms.slicing import cut_slices, slice_spacing
 from ..utils.text import one_line
-from ..volumes import Volume, read_volume, reorient, same_grid
+from ..volumes import Volume, reorient, same_grid
 from .problems import Problem
 
 __all__ = ["CaseReading", "read_for_faults"]
@@ -60,13 +60,17 @@ def read_for_faults(data: CaseDataset, name: str, processor: SamedImageProcessor
     if isinstance(source, ScanSource):
         _read_scan(source, processor, reading)
     elif isinstance(source, ImageSource):
+        if isinstance(source, ImageMaskSource):
+            for note in reading.attempt(source.overlaps) or ():
+                reading.add("warning", "overlap", f"{note}.")
         _read_slices(source, source.values, reading)
     elif isinstance(source, SliceSource):
         reading.rescaled = True
         _read_slices(source, range(len(data.id2label)), reading)
     elif (raw := reading.attempt(lambda: source.read(processor))) is not None:
         reading.image, reading.spacing, reading.rescaled = raw.image, raw.spacing, raw.rescaled
-        reading.label = name_labels(name, raw.label, range(len(data.id2label)), reading)
+        named = [*range(len(data.id2label)), *([IGNORED_LABEL] if data.has_ignored else [])]
+        reading.label = name_labels(name, raw.label, {value: value for value in named}, reading)
     if reading.image is not None and reading.label is not None:
         shape = (len(reading.image), *reading.image.shape[-2:])
         if shape != reading.label.shape:
@@ -78,33 +82,36 @@ def read_for_faults(data: CaseDataset, name: str, processor: SamedImageProcessor
     return reading
 
 
-def name_labels(name: object, array: np.ndarray, values: Sequence[int], reading: CaseReading) -> np.ndarray | None:
+def name_labels(name: object, array: np.ndarray, values: FileValues, reading: CaseReading) -> np.ndarray | None:
     """Number a label map whose file uses other `values`; those without a name are reported and become background.
 
     Returns uint8 or uint16, or `None` if the values are no whole numbers or out of range.
     """
+    numbers = label_numbers(values)
     label = reading.attempt(lambda: as_labels(str(name), array), "no-labels-between")
     if label is None:
         return None
     # By slice: bincount on the whole scan would use eight bytes for every voxel.
     counts = sum((np.bincount(part.ravel(), minlength=_MAX_LABEL + 1) for part in label), np.zeros(1, np.int64))
-    unnamed = sorted(set(np.flatnonzero(counts).tolist()) - set(values))
+    unnamed = sorted(set(np.flatnonzero(counts).tolist()) - set(numbers))
     if unnamed:
         several = format_names([f"{value} ({counts[value]} voxels)" for value in unnamed], 6)
-        known = ", ".join(map(str, values[:12])) + (", …" if len(values) > 12 else "")
-        hint = " It looks like a mask saved in black and white." if unnamed == [255] and len(values) == 2 else ""
+        known = ", ".join(map(str, list(numbers)[:12])) + (", …" if len(numbers) > 12 else "")
+        hint = " It looks like a mask saved in black and white." if unnamed == [255] and len(numbers) == 2 else ""
         text = f"{name} has label values without a name: {several}. Expected {known}; name them or correct the file."
         reading.add("error", "label-values", f"{text}{hint}")
-    elif list(values) == list(range(len(values))):
+    elif all(value == number for value, number in numbers.items()):
         return label
-    table = np.zeros(_MAX_LABEL + 1, np.uint8 if len(values) <= 256 else np.uint16)
-    table[list(values)] = np.arange(len(values))
+    table = np.zeros(_MAX_LABEL + 1, np.uint8 if max(numbers.values()) < 256 else np.uint16)
+    table[list(numbers)] = list(numbers.values())
     return table[label]
 
 
 def _read_scan(source: ScanSource, processor: SamedImageProcessor, reading: CaseReading) -> None:
     image = reading.attempt(source.read_image)
-    label = reading.attempt(lambda: read_volume(source.label))
+    label, notes = reading.attempt(source.read_label) or (None, ())
+    for note in notes:
+        reading.add("warning", "overlap", f"{note}.")
     if image is not None:
         reading.image, reading.spacing = cut_slices(image, processor), slice_spacing(image, processor)
         reading.voxel_ml, reading.orientation = image.voxel_ml, image.orientation
@@ -164,30 +171,31 @@ def _check_header(volume: Volume, path: Path, tolerance: float, reading: CaseRea
         reading.add("warning", "header", f"{path} {text}")
 
 
-def _read_slices(source: ImageSource | SliceSource, values: Sequence[int], reading: CaseReading) -> None:
+def _read_slices(source: ImageSource | SliceSource, values: FileValues, reading: CaseReading) -> None:
     """Read 2-D images with their masks, or slices of the Synapse layout, and stack them if they are of one size."""
     slices: list[tuple[np.ndarray, np.ndarray]] = []
     numbers = range(len(values)) if isinstance(source, ImageSource) and source.as_colors else values
     for index, path in enumerate(source.images if isinstance(source, ImageSource) else source.files()):
+        path = path[0] if isinstance(path, tuple) else path
         label_path = source.masks(index)[0] if isinstance(source, ImageSource) else path
         if isinstance(source, ImageSource):
-            volume = reading.attempt(partial(read_volume, path, num_channels=source.num_channels))
-            image = None if volume is None else volume.array[:, :, 0].swapaxes(0, 1)
-            image = np.moveaxis(image, 2, 0) if image is not None and image.ndim == 3 else image
+            image = reading.attempt(partial(source.read_pixels, index))
             label = reading.attempt(partial(source.read_label, index))
             if label is not None and source.as_colors:
                 label = reading.attempt(partial(renumber, label_path, label, values), "label-values")
         else:
             image, label = reading.attempt(partial(read_slice, path)) or (None, None)
-        named = None if label is None else name_labels(label_path, label[None], numbers, reading)
+            image = None if image is None else image[None]
+        label = label[None] if label is not None and label.ndim == 2 else label
+        named = None if label is None else name_labels(label_path, label, numbers, reading)
         if image is None or named is None:
             continue
         (height, width), (rows, columns) = image.shape[-2:], named.shape[1:]
-        if (height, width) == (rows, columns):
-            slices.append((image[None], named))
+        if (len(image), height, width) == named.shape:
+            slices.append((image, named))
             continue
         text = f"{path} has {width}×{height} pixels, but {label_path} {columns}×{rows}: expected a mask of the image's "
-        reading.add("error", "geometry", f"{text}size.")
+        reading.add("error", "geometry", f"{text}size and pages.")
     if len(sizes := sorted({image.shape[-2:] for image, _ in slices})) > 1:
         several = format_names([f"{width}×{height}" for height, width in sizes], 4)
         text = f"the slices of {source.name} differ in size ({several}): expected one size for each case."

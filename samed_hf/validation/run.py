@@ -100,6 +100,7 @@ def _draw_case(
     if image is None or label is None or (len(image), *image.shape[-2:]) != label.shape or facts.not_finite:
         return None
     image = np.moveaxis(image, 1, 3) if image.ndim == 4 else image
+    label = np.where(label < len(data.id2label), label, 0).astype(label.dtype)  # those to ignore aren't drawn
     plane = "axial"
     if facts.spacing is None or processor.orientation is None:
         # The orientation of the patient is unknown: show the most representative slice as a 2-D image.

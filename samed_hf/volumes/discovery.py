@@ -16,9 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..utils.text import join_or, printable
+from ..utils.text import printable
 from .dicom.kinds import FOREIGN, LOCALIZER, NO_POSITION, count_of
-from .registry import FORMATS, case_name, file_kind, format_of, label_suffix
+from .directories import KNOWN_FORMATS, find_series, left_out, search_directory
+from .registry import case_name, file_kind, format_of, label_suffix
 
 if TYPE_CHECKING:
     from .dicom.search import SeriesFiles
@@ -29,10 +30,7 @@ logger = logging.getLogger(__name__)
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)  # nnU-Net's: case_0000, case_0001
 _INDEX = "DICOMDIR"
-_SCREENSHOT = "an image{s} beside scans, taken for screenshots"
-_KNOWN_FORMATS = join_or([form.name for form in FORMATS])
-_HEADER_SUFFIXES = (".mhd", ".nhdr")
-_VOXEL_SUFFIXES = (".raw", ".zraw", ".raw.gz")  # of the files that these headers refer to
+_MOVING = (".gif", ".webp", ".avi", ".mp4", ".mov")
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,9 @@ class ScanFile:
     notes: tuple[str, ...] = ()
 
 
-def find_scans(paths: str | Path | Iterable[str | Path], *, num_channels: int = 1) -> list[ScanFile]:
+def find_scans(
+    paths: str | Path | Iterable[str | Path], *, num_channels: int = 1, failed: dict[Path, str] | None = None
+) -> list[ScanFile]:
     """List the scans among files and directories; skipped files are logged.
 
     Args:
@@ -65,44 +65,56 @@ def find_scans(paths: str | Path | Iterable[str | Path], *, num_channels: int = 
             be listed one by one.
         num_channels: Number of images of a scan. With several, `case_0000.nii.gz`, `case_0001.nii.gz` and so on are
             one scan; with one, `_0000` is removed from the names if all files of a directory end so.
+        failed: Gets the error of each path, and of each directory below one, that can't be searched. Without it, the
+            first path's is raised, and directories below one are logged.
 
     Returns:
         Scans in the order of their paths, each once, with unique names; none in a directory is a `FileNotFoundError`.
     """
-    scans, notes = search_scans([paths] if isinstance(paths, str | Path) else paths, num_channels=num_channels)
+    paths = [paths] if isinstance(paths, str | Path) else paths
+    scans, notes = search_scans(paths, num_channels=num_channels, failed=failed)
     for note in notes:
         logger.info(note)
     return scans
 
 
-def search_scans(paths: Iterable[str | Path], *, num_channels: int = 1) -> tuple[list[ScanFile], list[str]]:
+def search_scans(
+    paths: Iterable[str | Path], *, num_channels: int = 1, failed: dict[Path, str] | None = None
+) -> tuple[list[ScanFile], list[str]]:
     """[`find_scans`] that returns its notes on skipped files and directories, a line each, instead of logging them."""
     files: dict[Path, Path] = {}
     dicom: dict[Path, Path] = {}
     series: list[SeriesFiles] = []
     skipped: dict[Path, str] = {}
     notes: list[str] = []
+    unreadable: dict[Path, str] = {}
     for path in map(Path, paths):
-        if path.is_file() and path.name.upper() == _INDEX:
-            notes.append(f"searched the directory of {printable(path)}, an index of its files")
-            path = path.parent
-        if path.is_dir():
-            own, found, others = _search_directory(path)
-            files |= {_absolute(file): file for file in own}
-            series += found
-            skipped |= others
-            # Subdirectories are not searched for files if the directory has files of its own.
-            has_own = any(file.parent == path for file in own)
-            left_out = [one for one in _subdirectories(path) if has_own and not one.is_symlink() and _own_files(one)[0]]
-            if left_out:
-                example = f"e.g. {printable(left_out[0].name)}: name them"
-                notes.append(f"left out {len(left_out)} directories with scans in {printable(path)}, {example}")
-        elif not path.exists():
-            raise FileNotFoundError(f"{printable(path)} does not exist, expected a scan or a directory of scans.")
-        else:
-            (files if file_kind(path) else dicom)[_absolute(path)] = path
-    found, damaged, others = _listed_series(list(dicom.values()))
+        try:
+            if path.is_file() and path.name.upper() == _INDEX:
+                notes.append(f"searched the directory of {printable(path)}, an index of its files")
+                path = path.parent
+            if path.is_dir():
+                own, found, others = search_directory(path, unreadable)
+                files |= {_absolute(file): file for file in own}
+                series += found
+                skipped |= others
+                # Subdirectories are not searched for files if the directory has files of its own.
+                if any(file.parent == path for file in own):
+                    notes += left_out(path, unreadable)
+            elif not path.exists():
+                raise FileNotFoundError(f"{printable(path)} does not exist, expected a scan or a directory of scans.")
+            else:
+                (files if file_kind(path) else dicom)[_absolute(path)] = path
+        except (ValueError, OSError) as error:
+            if failed is None:
+                raise
+            failed[path] = str(error)
+    found, damaged, others = _listed_series(list(dicom.values()), failed)
     skipped |= others
+    if failed is None:
+        notes += [f"left out {printable(path)}: {unreadable[path]}" for path in unreadable]
+    else:
+        failed |= {path: reason for path, reason in unreadable.items() if path not in failed}
     scans = [
         *_file_scans(sorted(files.values()), num_channels),
         *_series_scans(series + found, set(dicom.values()), {file.parent for file in files.values()}),
@@ -123,77 +135,31 @@ def _absolute(path: Path) -> Path:
     return path.parent.resolve() / path.name
 
 
-def _search_directory(directory: Path) -> tuple[list[Path], list[SeriesFiles], dict[Path, str]]:
-    """Return files of registered formats, DICOM series, and the kinds of skipped files."""
-    own, screenshots = _own_files(directory)
-    series, skipped = _find_series(_dicom_candidates(directory))
-    if own and file_kind(own[0]) == "image" and any(one.is_volume for one in series):
-        own, screenshots = [], own
-    if not own and not series:
-        for subdirectory in _subdirectories(directory):
-            files, images = _own_files(subdirectory)
-            own += files
-            screenshots += images
-    skipped |= dict.fromkeys(screenshots, _SCREENSHOT)
-    if not own and not series:
-        kinds = Counter(skipped.values())
-        others = f"; it holds {', '.join(count_of(kind, kinds[kind]) for kind in sorted(kinds))}" if skipped else ""
-        raise FileNotFoundError(
-            f"{printable(directory)} holds no scan, expected {_KNOWN_FORMATS}{others}; check the directory."
-        )
-    return own, series, skipped
-
-
-def _subdirectories(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.iterdir() if path.is_dir() and path.name[0] != ".")
-
-
-def _own_files(directory: Path) -> tuple[list[Path], list[Path]]:
-    """Return a directory's own files of registered formats, and the images beside volumes."""
-    files = sorted(path for path in directory.iterdir() if path.name[0] != "." and file_kind(path) and path.is_file())
-    volumes = [path for path in files if file_kind(path) != "image"]
-    images = [path for path in files if file_kind(path) == "image"]
-    return (volumes, images) if volumes else (images, [])
-
-
-def _dicom_candidates(directory: Path) -> list[Path]:
-    """Return the files in a directory and below it that may be DICOM."""
-    found = []
-    for root, directories, names in os.walk(directory):
-        directories[:] = sorted(name for name in directories if name[0] != "." and name != "__MACOSX")
-        has_headers = any(name.lower().endswith(_HEADER_SUFFIXES) for name in names)
-        for name in sorted(names):
-            is_voxels = has_headers and name.lower().endswith(_VOXEL_SUFFIXES)
-            if name[0] != "." and not is_voxels and not file_kind(name) and (path := Path(root, name)).is_file():
-                found.append(path)
-    return found
-
-
-def _find_series(files: list[Path]) -> tuple[list[SeriesFiles], dict[Path, str]]:
-    if not files:
-        return [], {}
-    from .dicom.search import search_series
-
-    return search_series(files)
-
-
-def _listed_series(files: list[Path]) -> tuple[list[SeriesFiles], list[ScanFile], dict[Path, str]]:
+def _listed_series(
+    files: list[Path], failed: dict[Path, str] | None
+) -> tuple[list[SeriesFiles], list[ScanFile], dict[Path, str]]:
     """Return the series of files listed one by one, files that are DICOM by their suffix alone, and skipped files.
 
     Those that are DICOM by their suffix fail when they are read, so that the other scans of the list still can be.
     """
-    series, skipped = _find_series(files)
+    series, skipped = find_series(files)
     damaged = [file for file in skipped if skipped[file] == FOREIGN]
-    for file in damaged:
-        if format_of(file) is None:
-            raise ValueError(f"{printable(file)} is of no known format, expected {_KNOWN_FORMATS}; convert it.")
-        del skipped[file]
-    for file, kind in skipped.items():
-        if kind not in (LOCALIZER, NO_POSITION):
-            raise ValueError(
-                f"{printable(file)} is {count_of(kind)}, expected an image; name the images that it belongs to, or "
-                "their directory."
-            )
+    errors: dict[Path, str] = {}
+    for file, kind in list(skipped.items()):
+        if kind == FOREIGN and format_of(file) is None:
+            is_moving = file.suffix.lower() in _MOVING
+            way = "save its images as PNG files, or as the pages of a TIFF file" if is_moving else "convert it"
+            errors[file] = f"{printable(file)} is of no known format, expected {KNOWN_FORMATS}; {way}."
+        elif kind not in (FOREIGN, LOCALIZER, NO_POSITION):
+            reason = "expected an image; name the images that it belongs to, or their directory."
+            errors[file] = f"{printable(file)} is {count_of(kind)}, {reason}"
+        if kind == FOREIGN or file in errors:
+            del skipped[file]
+    if errors and failed is None:
+        raise ValueError(next(iter(errors.values())))
+    if failed is not None:
+        failed |= errors
+    damaged = [file for file in damaged if file not in errors]
     return series, [ScanFile(case_name(file), file, "dicom", (file,), ".dcm") for file in damaged], skipped
 
 
@@ -268,7 +234,9 @@ def _suffix(series: SeriesFiles) -> str:
     """Return the suffix of a series' label map: DICOM-SEG if UIDs allow it."""
     if not series.lacks:
         return ".dcm"
-    return ".nii.gz" if series.is_volume or series.frames > 1 else ".png"
+    if series.is_volume:
+        return ".nii.gz"
+    return ".tif" if series.frames > 1 else ".png"
 
 
 def _make_names_unique(scans: list[ScanFile]) -> list[ScanFile]:

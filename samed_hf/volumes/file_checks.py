@@ -13,6 +13,7 @@ from .registry import FORMATS, format_of
 
 __all__ = [
     "DEFLATE_RATIO",
+    "NO_THICKNESS",
     "NotFiniteError",
     "check_file",
     "check_finite",
@@ -22,9 +23,9 @@ __all__ = [
     "damaged_file_error",
     "make_volume",
     "storable",
-    "volume_shape",
 ]
 
+NO_THICKNESS = "one slice without a thickness: ml assume {:.4g} mm"
 DEFLATE_RATIO = 1032  # highest compression ratio of gzip and zlib, which zeros reach
 
 
@@ -86,36 +87,20 @@ def check_finite(path: Path, array: np.ndarray) -> None:
         )
 
 
-def volume_shape(path: Path, shape: tuple[int, ...], num_channels: int) -> tuple[int, ...]:
-    """Return `(x, y, z)` or `(x, y, z, num_channels)` for the shape in a header; its axes after z count channels.
-
-    An empty image, one with fewer than three axes or with another number of channels is refused.
-    """
-    frames = [length for length in shape[3:] if length != 1]
-    if len(shape) >= 3 and min(shape) > 0 and frames == ([num_channels] if num_channels > 1 else []):
-        return shape[:3] if num_channels == 1 else (*shape[:3], num_channels)
-    if num_channels == 1:
-        expected = "one 3-D volume; save one frame alone"
-    else:
-        expected = (
-            f"{num_channels} channels on its last axis; save them so, or each channel in one file: "
-            "case_0000, case_0001 and so on"
-        )
-    raise ValueError(f"{printable(path)} holds an image of shape {shape}, expected {expected}.")
-
-
-def make_volume(array: np.ndarray, affine: np.ndarray, header: object, path: Path) -> Volume:
+def make_volume(
+    array: np.ndarray, affine: np.ndarray, header: object, path: Path, notes: tuple[str, ...] = ()
+) -> Volume:
     """Make a [`Volume`] read from `path`; the error for an invalid geometry names the path."""
     try:
-        return Volume(array, affine, header, path)
+        return Volume(array, affine, header, path, notes=notes)
     except ValueError as error:
         raise ValueError(f"{printable(path)}: {error}") from None
 
 
 def check_labels(array: np.ndarray, like: Volume) -> np.ndarray:
-    """Convert a label map `(x, y, z)` on the grid of `like` to uint8 where its values fit, else to uint16."""
+    """Convert labels `(x, y, z[, frames])` on the grid of `like` to uint8 where their values fit, else to uint16."""
     array = np.asarray(array)
-    if array.shape != like.grid:
+    if array.shape[:3] != like.grid or array.ndim > 4:
         raise ValueError(
             f"array has shape {array.shape}, expected {like.grid} as the scan has; "
             "bring the label map back to the grid of the scan."

@@ -25,6 +25,7 @@ class Volume:
         is_image: Whether the array is one or several 2-D images, `(width, height, frames[, channels])`, without the
             geometry of a patient: each frame is a slice, as stored.
         is_calibrated: Whether the affine is in mm; `False` for images whose files do not state the size of a pixel.
+        notes: What a user should know about how the file was read.
     """
 
     array: np.ndarray
@@ -33,6 +34,7 @@ class Volume:
     path: Path | None = None
     is_image: bool = False
     is_calibrated: bool = True
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the geometry."""

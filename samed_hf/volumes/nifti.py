@@ -9,8 +9,10 @@ from __future__ import annotations
 import gzip
 import io
 import logging
+import math
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
@@ -19,11 +21,12 @@ import numpy as np
 from ..utils.atomic import temporary_directory
 from ..utils.text import one_line, printable
 from . import file_checks
+from .frames import Frames, Layout, choose_frames, color_layout, convert_colors, split_shape
 from .geometry import Volume
 from .limits import InputLimits
 from .registry import suffix_of
 
-__all__ = ["find_volumes", "read_nifti", "write_nifti", "write_nifti_labels"]
+__all__ = ["find_volumes", "read_nifti", "read_nifti_frames", "write_nifti", "write_nifti_labels"]
 
 _SUFFIXES = (".nii.gz", ".nii")
 # Codes 1 and 3 are metre and micrometre; unknown units are mm by convention. nibabel's own method fails on other codes.
@@ -35,28 +38,83 @@ _SILENT = logging.Logger("nibabel", logging.CRITICAL)  # nibabel logs what it re
 
 
 def read_nifti(path: Path, *, num_channels: int = 1, limits: InputLimits | None = None) -> Volume:
-    """Read a NIfTI file of `num_channels` images: frames of a fourth axis, vectors on the fifth, or RGB.
+    """Read a NIfTI file of one frame of `num_channels` images: on the fourth axis, vectors on the fifth, or RGB.
 
     `array` is float32, scaled by the header's slope and intercept, or has the file's integer type if the file has no
     scaling; trailing axes of length 1 are dropped.
     """
+    return read_nifti_frames(path, num_channels=num_channels, limits=limits).only(path)
+
+
+def read_nifti_frames(
+    path: Path, *, num_channels: int = 1, limits: InputLimits | None = None, frames: Sequence[int] | None = None
+) -> Frames:
+    """[`read_nifti`] for the frames of a fourth axis, or some of them; one frame is in memory at a time."""
     file_checks.check_file(path, "nifti")
     limits = limits or InputLimits.local()
-    compressed = suffix_of(path) == ".nii.gz"
-    with gzip.open(path) if compressed else path.open("rb") as file:
-        try:
-            max_bytes = path.stat().st_size * (file_checks.DEFLATE_RATIO if compressed else 1)
-            header = _read_header(path, file, max_bytes, limits)
-            array = _read_voxels(path, file, header, num_channels)
+    with _opened(path) as file:
+        ratio = file_checks.DEFLATE_RATIO if isinstance(file, gzip.GzipFile) else 1
+        header = _read_header(path, file, path.stat().st_size * ratio, limits)
+        stored, shape = header.get_data_dtype(), header.get_data_shape()
+        if stored.names and stored.names[:3] == _RGB and num_channels in (1, 3):
+            layout, stored = color_layout(path, shape, len(stored.names), num_channels), stored["R"]
+        else:
+            layout = split_shape(path, shape, num_channels)
+        start = file.tell()
+    if stored.kind not in "iuf":
+        raise ValueError(
+            f"{printable(path)} has values of type {stored}, expected real numbers; export the scan in greyscale."
+        )
+    indices = choose_frames(path, layout.frames, frames)
+    return Frames(layout.frames, indices, _read_frames(path, header, layout, start, indices, limits))
+
+
+def _read_frames(
+    path: Path,
+    header: nib.Nifti1Header,
+    layout: Layout,
+    start: int,
+    indices: Sequence[int],
+    limits: InputLimits,
+) -> Iterator[Volume]:
+    size = math.prod(layout.shape)
+    # Except for colours, the channels of a frame are not beside each other in the file.
+    is_together = bool(header.get_data_dtype().names) or 1 in (layout.channels, layout.frames)
+    at_once = size if is_together else size * layout.frames
+    whole: np.ndarray | None = None
+    with _opened(path) as file:
+        for index in indices:
+            if whole is None or at_once == size:
+                file.seek(start + (index * size if at_once == size else 0) * _stored_type(header).itemsize)
+                whole = _read_voxels(path, file, header, at_once)
             # The checksum, which detects flipped bits, is at the end of a compressed file.
-            while compressed and file.read(1 << 20):
+            while index == indices[-1] and isinstance(file, gzip.GzipFile) and file.read(1 << 20):
                 limits.check(path, bytes=file.tell())
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise file_checks.damaged_file_error(path, one_line(error)) from error
-    file_checks.check_finite(path, array)
+            array, notes = _arrange(whole, header, layout, index)
+            file_checks.check_finite(path, array)
+            yield _make_volume(path, array, header, notes)
+
+
+def _arrange(
+    values: np.ndarray, header: nib.Nifti1Header, layout: Layout, index: int
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The array of a frame among the values that were read, in the order of the file, and notes."""
+    if header.get_data_dtype().names:  # the colours are the first axis of the file
+        return convert_colors(np.moveaxis(values.reshape(layout.channels, *layout.grid, order="F"), 0, -1), layout)
+    if values.size == math.prod(layout.shape):
+        return values.reshape(layout.shape, order="F"), ()
+    return values.reshape((*layout.grid, layout.frames, layout.channels), order="F")[:, :, :, index], ()
+
+
+def _make_volume(path: Path, array: np.ndarray, header: nib.Nifti1Header, notes: tuple[str, ...]) -> Volume:
     affine = np.array(header.get_best_affine(), dtype=np.float64)
     affine[:3] *= _MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
-    return file_checks.make_volume(array, affine, header, path)
+    if array.shape[2] == 1 and not affine[:3, 2].any():  # one slice, without a thickness
+        affine[:3, 2] = np.cross(*(affine[:3, :2] / np.linalg.norm(affine[:3, :2], axis=0)).T)
+        notes += (file_checks.NO_THICKNESS.format(1),)
+    elif len(header.get_data_shape()) == 2:
+        notes += (file_checks.NO_THICKNESS.format(np.linalg.norm(affine[:3, 2])),)
+    return file_checks.make_volume(array, affine, header, path, notes)
 
 
 def write_nifti(path: Path, volume: Volume) -> None:
@@ -127,20 +185,27 @@ def _read_header(path: Path, file: io.BufferedIOBase, max_bytes: int, limits: In
     return header
 
 
-def _read_voxels(path: Path, file: io.BufferedIOBase, header: nib.Nifti1Header, num_channels: int) -> np.ndarray:
-    stored, shape = header.get_data_dtype(), header.get_data_shape()
-    is_rgb = stored.names == _RGB and num_channels == len(_RGB)
-    if is_rgb:
-        stored, shape = stored["R"], (*shape, len(_RGB))
-    shape = file_checks.volume_shape(path, shape, num_channels)
-    if stored.kind not in "iuf":
-        raise ValueError(
-            f"{printable(path)} has values of type {stored}, expected real numbers; export the scan in greyscale."
-        )
+@contextmanager
+def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
+    """Open a file, decompressed; an error of the compression is one line that names the file."""
+    with gzip.open(path) if suffix_of(path) == ".nii.gz" else path.open("rb") as file:
+        try:
+            yield file
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise file_checks.damaged_file_error(path, one_line(error)) from error
+
+
+def _stored_type(header: nib.Nifti1Header) -> np.dtype:
+    stored = header.get_data_dtype()
+    return stored["R"] if stored.names else stored
+
+
+def _read_voxels(path: Path, file: io.BufferedIOBase, header: nib.Nifti1Header, count: int) -> np.ndarray:
+    """Read values at the place of the file, scaled as the header states."""
+    stored = _stored_type(header)
     slope, inter = header.get_slope_inter()  # None, None without scaling
     scaled = slope is not None and (slope, inter) != (1.0, 0.0)
     dtype = np.dtype(np.float32) if scaled or stored.kind == "f" else stored.newbyteorder("=")
-    count = int(np.prod(shape))
     file_checks.check_memory(path, count * dtype.itemsize)
     array = np.empty(count, dtype)
     for first in range(0, count, _BLOCK):
@@ -152,9 +217,7 @@ def _read_voxels(path: Path, file: io.BufferedIOBase, header: nib.Nifti1Header, 
         values = np.frombuffer(data, stored)
         with np.errstate(all="ignore"):  # overflow gives infinity, which file_checks.check_finite refuses
             block[:] = values * slope + inter if scaled else values
-    if is_rgb:  # the colours are the first axis of the file
-        return np.moveaxis(array.reshape(3, *shape[:3], order="F"), 0, -1)
-    return array.reshape(shape, order="F")
+    return array
 
 
 def _copy_header(header: object) -> nib.Nifti1Header:
@@ -171,6 +234,8 @@ def _write(path: Path, array: np.ndarray, affine: np.ndarray, header: nib.Nifti1
     suffix = suffix_of(path)
     if suffix not in _SUFFIXES:
         raise ValueError(f"{printable(path)} has another suffix than .nii or .nii.gz; rename it.")
+    if len(header.get_data_shape()) == 2 and array.shape[2:] == (1,):  # as the file of the scan
+        array = array[:, :, 0]
     affine = affine.copy()
     affine[:3] /= _MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
     header.set_data_shape(array.shape)

@@ -36,27 +36,35 @@ class FileFormat:
     reader: str = ""  # `read(path, *, num_channels, limits) -> Volume`; "" where a scan consists of many files
     writer: str = ""  # `write(path, volume)`; "" where the format cannot hold every volume
     label_writer: str = ""  # `write(path, labels, like, *, names, colors)`; "" where `writer` writes label maps
+    frame_reader: str = ""  # `read(path, *, num_channels, limits, frames) -> Frames`; "" where a volume has all frames
 
     def function(self, role: str) -> Callable[..., Any]:
-        """Import the function of a role: "reader", "writer" or "label_writer"."""
+        """Import the function of a role: "reader", "writer", "label_writer" or "frame_reader"."""
         module, _, name = getattr(self, role).partition(":")
         return getattr(import_module(f".{module}", __package__), name)
 
 
-_NIFTI = ("nifti:read_nifti", "nifti:write_nifti", "nifti:write_nifti_labels")
-_ITK = ("itk:read_itk", "itk:write_itk")
+_NIFTI = ("nifti:read_nifti", "nifti:write_nifti", "nifti:write_nifti_labels", "nifti:read_nifti_frames")
+_ITK = ("itk:read_itk", "itk:write_itk", "", "itk:read_itk_frames")
 _IMAGE = ("images:read_image", "", "images:write_mask")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+_RTSTRUCT = ".rtstruct.dcm"
 FORMATS = (
     FileFormat("NIfTI", "nifti", (".nii.gz", ".nii"), (".nii.gz", ".nii"), *_NIFTI),
     FileFormat("NRRD", "itk", (".nrrd", ".nhdr"), (".nrrd",), *_ITK),
     FileFormat("MetaImage", "itk", (".mha", ".mhd"), (".mha", ".mhd"), *_ITK),
+    FileFormat("DICOM", "dicom", (_RTSTRUCT,), (_RTSTRUCT,), "", "", "dicom.rtstruct_writer:write_rtstruct"),
     FileFormat("DICOM", "dicom", (".dcm", ".dicom", ".ima"), (".dcm",), "", "", "dicom.seg_writer:write_segmentation"),
-    FileFormat("image (PNG, JPEG, TIFF, BMP)", "image", IMAGE_SUFFIXES, (".png",), *_IMAGE),
+    FileFormat("image (PNG, JPEG, TIFF, BMP)", "image", IMAGE_SUFFIXES, (".png", ".tif"), *_IMAGE),
 )
 VOLUME_SUFFIXES = tuple(suffix for form in FORMATS if form.writer for suffix in form.suffixes)
-# Formats of label maps for scans of any kind, e.g. "nii.gz".
-LABEL_FORMATS = tuple(suffix[1:] for form in FORMATS if form.kind != "image" for suffix in form.writable)
+# Formats of label maps for scans of any kind, e.g. "nii.gz", and their suffixes.
+LABEL_FORMATS = {
+    "rtstruct" if suffix == _RTSTRUCT else suffix[1:]: suffix
+    for form in FORMATS
+    if form.kind != "image"
+    for suffix in form.writable
+}
 
 
 def suffix_of(path: str | Path) -> str:
@@ -84,8 +92,14 @@ def case_name(path: str | Path) -> str:
 
 
 def label_suffix(path: Path) -> str:
-    """Return the suffix of a label map in the format of a file; of an image ".png", which is lossless."""
+    """Return the suffix of a label map in the format of a file: ".png" for an image, ".tif" for several pages."""
     form, suffix = format_of(path), suffix_of(path)
     if form is None:
+        return ".png"
+    if suffix in (".tif", ".tiff"):
+        from .images import count_pages
+
+        return ".tif" if count_pages(path) > 1 else ".png"
+    if form.kind == "image":
         return ".png"
     return suffix if suffix in form.writable else form.writable[0]

@@ -135,6 +135,7 @@ def test_a_label_value_without_a_name(tiny_adapter, tiny_sam, data, tmp_path, ca
     assert "case0002, slice 1, holds the label value 3: expected values from 0 to 2" in message
     with h5py.File(data / "test_vol_h5" / "case0007.npy.h5", "r+") as file:
         file["label"][0, 0, 0] = 77
+    (data / "lists_Synapse" / "test_vol.txt").write_text("case0007\n")
     message = evaluate(capsys, tmp_path, tiny_adapter, data)
     assert "case0007, slice 0, holds the label value 77: expected values from 0 to 2" in message
 
@@ -163,6 +164,7 @@ def test_nan_in_an_image(tiny_adapter, data, scans, tmp_path, capsys):
     """For cases of the training split, see tests/training/test_unfit_cases.py."""
     with h5py.File(data / "test_vol_h5" / "case0006.npy.h5", "r+") as file:
         file["image"][0, 0, 0] = np.nan
+    (data / "lists_Synapse" / "test_vol.txt").write_text("case0006\n")
     assert "case0006.npy.h5 holds NaN or infinity in 1 of" in evaluate(capsys, tmp_path, tiny_adapter, data)
     nib.save(nib.Nifti1Image(np.full((8, 8, 2), np.nan), np.eye(4)), scans / "nan.nii.gz")
     assert run("predict", tiny_adapter, scans / "nan.nii.gz", "--output", tmp_path / "out") == 2

@@ -149,12 +149,6 @@ def test_neighbouring_slices_fill_the_channels(tmp_path):
         assert torch.equal(item[2], items[min(4, index + 1)][1])
 
 
-def test_too_many_channels(tmp_path):
-    names = {str(index): f"T{index}" for index in range(4)}
-    with pytest.raises(ValueError, match=r"dataset\.json names the channels .*: expected one to three"):
-        read_data(write_nnunet(tmp_path / "data", SCANS, channel_names=names))
-
-
 # -------------------------------------------------------------------------------------------------------------- splits
 
 
@@ -251,8 +245,11 @@ def test_masks_of_0_127_and_255_are_numbered_in_ascending_order(tmp_path, names)
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ({"background": 0, "whole": [1, 2]}, "names regions of several label values"),
-        ({"background": 0, "ignore": 1}, "has an ignore label"),
+        ({"background": 0, "whole": [0, 1]}, "expected 0 to be the background, and in no region"),
+        ({"background": 0, "whole": [1, "2"]}, "expected a whole number, or a list of them"),
+        ({"background": 0, "ignore": 1}, "has 1 labels besides the ignore label 1"),
+        ({"0": "0", "1": "2", "2": "1"}, "names and values can't be told apart"),
+        ({"background": 0, "1": "disc"}, "one order for all labels"),
         ({"background": 0}, "expected the background and at least one label"),
         ({"background": 0, "a": 1, "b": 1}, "expected each number and each name once"),
         ({"a": 1, "b": 2}, "expected 0 to be the background"),

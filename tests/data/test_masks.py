@@ -6,7 +6,7 @@ import re
 import nibabel as nib
 import numpy as np
 import pytest
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from samed_hf import SamedImageProcessor
 from samed_hf.data import DataArguments, make_processor, read_data
@@ -123,6 +123,15 @@ def test_colors_without_a_table_name_the_labels(tmp_path):
         read_data(tmp_path)
 
 
+def test_colors_without_a_background_need_a_table(tmp_path):
+    write(tmp_path, {"a.png": colored((255, 255, 255), RED, BLUE)})
+    with pytest.raises(ValueError, match=r"#0000ff, #ff0000, #ffffff .*background"):
+        read_data(tmp_path)
+    table = "name,r,g,b\nliver,255,0,0\nbackground,255,255,255\nspleen,0,0,255\n"
+    (tmp_path / "class_dict.csv").write_text(table)
+    assert counts(tmp_path) == {"liver": 80, "spleen": 30}
+
+
 def test_one_color_is_the_one_label(tmp_path):
     write(tmp_path, {"a.png": colored(BLACK, RED, RED)})
     (tmp_path / "labels.json").write_text('{"0": "background", "1": "polyp"}')
@@ -179,6 +188,14 @@ def test_several_masks_of_an_image_are_one_label_map(tmp_path):
     assert any("malignant (3).png" in note and "merged" in note for note in data.notes)
 
 
+def test_several_colored_masks_are_merged_on_their_background(tmp_path):
+    white, one, two = (255, 255, 255), label_map() == 1, label_map() == 2
+    masks = [np.array([white, color], np.uint8)[part.astype(int)] for part, color in ((one, RED), (two, BLUE))]
+    write(tmp_path, {"x_mask_1.png": masks[0], "x_mask_2.png": masks[1]})
+    (tmp_path / "class_dict.csv").write_text("name,r,g,b\nbackground,255,255,255\nliver,255,0,0\nspleen,0,0,255\n")
+    assert counts(tmp_path) == {"liver": 80, "spleen": 30}
+
+
 def test_masks_that_contradict_each_other_are_refused(tmp_path):
     one = (label_map() == 1).astype(np.uint8)
     write(tmp_path, {"x_mask_1.png": one, "x_mask_2.png": 2 * one})
@@ -233,6 +250,20 @@ def test_slices_are_in_the_order_of_their_numbers(tmp_path, pattern):
     assert any("5 images" in note for note in data.notes)
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_splits_of_other_names_are_never_trained_on(tmp_path, nested):
+    for split in ("training", "dev", "eval", "unlabelled"):
+        for part in ("images", "masks"):
+            save(tmp_path, f"{part}/{split}" if nested else f"{split}/{part}", f"{split}.png", label_map())
+    data = read_data(tmp_path)
+    assert (data.train, data.validation, data.test) == (["training"], ["dev"], ["eval"])
+    assert any("unlabelled" in note and "left out" in note for note in data.notes)
+    save(tmp_path, "images/val" if nested else "val/images", "x.png", label_map())
+    save(tmp_path, "masks/val" if nested else "val/masks", "x.png", label_map())
+    with pytest.raises(ValueError, match="two directories for validation"):
+        read_data(tmp_path)
+
+
 @pytest.mark.parametrize("names", [("p_slice1", "p_slice01"), ("p", "p_slice1"), ("p_slice1", "p-slice-1")])
 def test_two_images_for_one_slice_are_refused(tmp_path, names):
     for name in names:
@@ -268,128 +299,6 @@ def test_one_scan_in_two_formats_is_refused(tmp_path):
         read_data(tmp_path)
 
 
-# ------------------------------------------------------------------------------------------------------ softened masks
-
-
-def disc(radius=14, side=48) -> np.ndarray:
-    y, x = np.mgrid[:side, :side]
-    return ((x - 24) ** 2 + (y - 22) ** 2 < radius**2).astype(np.uint8) * 255
-
-
-def soften(kind: str) -> Image.Image:
-    plain = Image.fromarray(disc())
-    if kind == "blurred":
-        return plain.filter(ImageFilter.GaussianBlur(3))
-    if kind == "heavily blurred":
-        return Image.fromarray(disc(60, 200)).filter(ImageFilter.GaussianBlur(12))
-    if kind == "resized":
-        return plain.resize((70, 60), Image.Resampling.BILINEAR)
-    if kind == "halved":
-        return plain.resize((24, 24), Image.Resampling.BOX)
-    if kind == "color":
-        return Image.merge("RGB", [plain, Image.fromarray(disc() * 0), Image.fromarray(disc() * 0)]).filter(
-            ImageFilter.GaussianBlur(1)
-        )
-    if kind == "two labels":
-        label = disc()
-        label[30:40, 30:44] = 120
-        return Image.fromarray(label).resize((60, 60), Image.Resampling.BICUBIC)
-    raise ValueError(kind)
-
-
-@pytest.mark.parametrize("named", [False, True])
-@pytest.mark.parametrize("kind", ["blurred", "heavily blurred", "resized", "halved", "color", "two labels", "jpeg"])
-def test_softened_masks_are_refused_by_name(tmp_path, kind, named):
-    for number in range(3):
-        mask = Image.fromarray(disc())
-        if number == 1 and kind == "jpeg":
-            mask.save(tmp_path / "x.jpg", quality=85)
-            mask = Image.open(tmp_path / "x.jpg")
-        elif number == 1:
-            mask = soften(kind)
-        save(tmp_path, "masks", f"i{number}.png", mask)
-        save(tmp_path, "images", f"i{number}.png", mask.convert("L"))
-    if named:
-        table = ("class_dict.csv", "name,r,g,b\nliver,255,0,0\nwhite,255,255,255\n")
-        name, text = table if kind == "color" else ("labels.json", '{"0": "background", "255": "lesion"}')
-        (tmp_path / name).write_text(text)
-    with pytest.raises(ValueError, match=r"i1\.png .*anti-aliased/softened at its border.*128"):
-        read_all(tmp_path)
-
-
-def test_a_jpeg_mask_is_refused_with_the_way_out(tmp_path):
-    write(tmp_path, {"a.png": label_map()})
-    save(tmp_path, "masks", "b.jpg", disc())
-    save(tmp_path, "images", "b.png", disc())
-    with pytest.raises(ValueError, match=r"b\.jpg .*softened at its border.*128.*PNG"):
-        read_data(tmp_path)
-
-
-def organs(count=60, side=96) -> np.ndarray:
-    """Regions of the nearest of random centres, as in a slice through many organs."""
-    centres = np.random.default_rng(1).uniform(0, side, (count + 1, 2))
-    y, x = np.mgrid[:side, :side]
-    return ((y[..., None] - centres[:, 0]) ** 2 + (x[..., None] - centres[:, 1]) ** 2).argmin(-1).astype(np.uint8)
-
-
-def rings() -> np.ndarray:
-    """Layers of two pixels, one inside the other."""
-    y, x = np.mgrid[:48, :48]
-    return np.clip((20 - np.maximum(abs(x - 24), abs(y - 24))) // 3, 0, 4).astype(np.uint8)
-
-
-@pytest.mark.parametrize(
-    ("labels", "number"),
-    [(organs(), 60), (organs(12, 40) * 20, 12), (np.array([0, 127, 255], np.uint8)[label_map()], 2), (rings(), 4)],
-)
-def test_label_maps_of_many_values_are_no_softened_masks(tmp_path, labels, number):
-    for name in "ab":
-        save(tmp_path, "masks", f"{name}.png", labels)
-        save(tmp_path, "images", f"{name}.png", labels)
-    assert len(read_data(tmp_path).id2label) == number + 1
-
-
-def test_a_thin_label_in_one_slice_is_a_label_if_it_fills_pixels_in_another(tmp_path):
-    thin = np.zeros((20, 20), np.uint8)
-    thin[5:10, 5], thin[5:10, 6:12] = 2, 3
-    thick = np.zeros((20, 20), np.uint8)
-    thick[5:10, 5:10], thick[5:10, 10:16] = 2, 3
-    for name, label in {"thin": thin, "thick": thick}.items():
-        save(tmp_path, "masks", f"{name}.png", label)
-        save(tmp_path, "images", f"{name}.png", label)
-    assert list(read_data(tmp_path).id2label.values()) == ["background", "label_2", "label_3"]
-
-
-@pytest.mark.parametrize("named", [False, True])
-def test_a_probability_map_is_refused(tmp_path, named):
-    soft = np.asarray(soften("blurred"), np.float32) / 255
-    for directory in ("images", "masks"):
-        (tmp_path / directory).mkdir()
-        nib.save(nib.Nifti1Image(np.repeat(soft[..., None], 4, axis=2), np.eye(4)), tmp_path / directory / "p1.nii.gz")
-    if named:
-        (tmp_path / "labels.json").write_text('{"0": "background", "1": "lesion"}')
-    with pytest.raises(ValueError, match=r"p1.*anti-aliased/softened at its border.*threshold"):
-        read_all(tmp_path)
-
-
-@pytest.mark.parametrize("named", [False, True])
-def test_a_softened_scan_of_labels_is_refused(tmp_path, named):
-    soft = np.repeat(np.asarray(soften("blurred"))[..., None], 4, axis=2)
-    for directory in ("images", "masks"):
-        (tmp_path / directory).mkdir()
-        nib.save(nib.Nifti1Image(soft, np.eye(4)), tmp_path / directory / "p1.nii.gz")
-    if named:
-        (tmp_path / "labels.json").write_text('{"0": "background", "255": "lesion"}')
-    with pytest.raises(ValueError, match=r"p1.*anti-aliased/softened at its border"):
-        read_all(tmp_path)
-
-
-def test_masks_of_0_and_1_and_of_0_and_255_are_not_two_labels(tmp_path):
-    write(tmp_path, {"a.png": (label_map() > 0) * np.uint8(255), "b.png": Image.fromarray(label_map() > 0)})
-    with pytest.raises(ValueError, match="the values 0, 1 and 255"):
-        read_data(tmp_path)
-
-
 # --------------------------------------------------------------------------------------------------------- intensities
 
 
@@ -410,8 +319,18 @@ def test_the_range_of_deep_images_is_that_of_their_bits(tmp_path, bits, suffix):
 
 def test_images_of_16_and_of_8_bits_are_scaled_as_before(tmp_path):
     write(tmp_path / "deep", {"a.png": label_map()}, image=np.full(SHAPE, 40_000, np.uint16))
-    write(tmp_path / "plain", {"a.png": label_map()})
+    write(tmp_path / "plain", {"a.png": label_map()}, image=np.full(SHAPE, 51, np.uint8))
+    found = []
     for root in (tmp_path / "deep", tmp_path / "plain"):
         data = read_data(root)
-        assert make_processor(DataArguments(data_dir=str(root)), data).intensity_window is None
+        processor = make_processor(DataArguments(data_dir=str(root)), data)
+        found.append((processor.intensity_window, float(data.read_case("a", processor).image.max())))
         assert not any("bits" in note for note in data.notes)
+    assert found == [([0, 65535], pytest.approx(40_000 / 65535)), (None, pytest.approx(0.2))]
+
+
+@pytest.mark.parametrize(("highest", "full"), [(1000, 1023), (2000, 4095), (16_000, 16_383), (40_000, 65_535)])
+def test_a_deep_image_for_a_model_of_8_bit_images_is_scaled_by_its_bits(highest, full):
+    image = Image.fromarray(np.full(SHAPE, highest, np.uint16))
+    pixels = SamedImageProcessor(32, intensity_window=None, percentiles=None)(image).pixel_values
+    assert float(pixels.mean()) == pytest.approx(highest / full, abs=1e-5)

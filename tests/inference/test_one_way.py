@@ -76,8 +76,16 @@ def of_evaluate(model, path):
     data = read_data(path.parents[1], label_names=list(TINY_LABELS.values()))
     (name,) = data.sources
     case = data.read_case(name, model.image_processor)
-    ((_, prediction, _),) = score_cases(model, [case], model.image_processor)
-    return prediction
+    predictions = []
+    score_cases(
+        model,
+        [case],
+        lambda case: case,
+        model.image_processor,
+        predicted=lambda _, prediction: predictions.append(prediction),
+        done=lambda *_: None,
+    )
+    return predictions[0]
 
 
 def of_endpoint(adapter, path):

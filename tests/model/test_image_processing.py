@@ -176,7 +176,8 @@ def test_segmentation_maps_become_labels(tmp_path):
         assert torch.equal(features["pixel_values"], processor(images)["pixel_values"])
     assert torch.equal(processor(images[1], maps[1], image_size=16)["labels"], expected[1:])
     assert np.array_equal(processor(images, maps, do_resize=False, return_tensors="np")["labels"], maps)
-    for bad in (maps[:1], maps[:, :10], maps.astype(np.float32), [], Image.fromarray(np.dstack([maps[0]] * 3))):
+    colored = [Image.fromarray(np.dstack([maps[0], maps[0], maps[1]]))] * 2
+    for bad in (maps[:1], maps[:, :10], maps.astype(np.float32), [], colored):
         with pytest.raises(ValueError, match="segmentation_maps"):
             processor(images, bad)
 

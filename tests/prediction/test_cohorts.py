@@ -167,6 +167,7 @@ def test_without_a_list_of_cases_those_of_a_killed_run_are_found(tiny_adapter, s
         (["--format", "nrrd"], "format None, not nrrd"),
         (["--per_class"], "per_class False, not True"),
         (["--no_preview"], "preview True, not False"),
+        (["--frames", "0"], "frames None, not [0]"),
         (["--dtype", "bfloat16"], "dtype float32, not bfloat16"),
         (["--ensemble", "ADAPTER"], "another adapter or base model"),
     ],

@@ -470,12 +470,6 @@ def test_arguments_are_checked_before_the_model_is_loaded(scans, tmp_path, capsy
     assert "nowhere does not exist" in capsys.readouterr().err
 
 
-def test_min_island_ml_is_refused_for_images(tmp_path, capsys):
-    Image.new("L", (20, 20)).save(tmp_path / "slice.png")
-    assert run("/none", tmp_path / "slice.png", "--output", tmp_path / "out", "--min_island_ml", "1") == 2
-    assert "slice.png is a 2-D image" in capsys.readouterr().err
-
-
 # ---------------------------------------------------------------------------------------------------------- files
 
 

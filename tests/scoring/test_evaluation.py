@@ -18,7 +18,7 @@ class Oracle:
     """A model whose predictions are given."""
 
     class config:  # noqa: N801 - as on a model
-        id2label = NAMES
+        id2label, regions = NAMES, None
 
 
 @pytest.fixture
@@ -77,56 +77,66 @@ def one_voxel_cases(monkeypatch, *names, labels=None) -> list[Case]:
     return [Case(name, np.zeros((1, 1, 1), np.float32), labels[name]) for name in names]
 
 
+def outcomes_of(cases, read=lambda case: case):
+    """What `score_cases` reports, and the cases that were drawn."""
+    found, drawn = [], []
+    score_cases(
+        Oracle,
+        cases,
+        read,
+        None,
+        predicted=lambda case, prediction: drawn.append((case.name, prediction.shape)),
+        done=lambda case, outcome: found.append((case.name, outcome)),
+    )
+    return found, drawn
+
+
 def test_a_case_is_scored_while_the_next_is_predicted(monkeypatch):
     cases = one_voxel_cases(monkeypatch, "a", "b", "c")
     predicting = [threading.Event() for _ in cases]
-    overlapped, scored, log = [], [], []
+    overlapped, scored, begun = [], [], []
     score, predict = module.score_case, module.predict_slices
 
-    def score_beside(*args):
+    def score_beside(*args, **options):
         scored.append(threading.current_thread())
         if len(scored) < len(cases):
             overlapped.append(predicting[len(scored)].wait(timeout=20))
-        return score(*args)
+        return score(*args, **options)
 
     def tell(*args, **kwargs):
-        log.append("predict")
-        predicting[log.count("predict") - 1].set()
+        begun.append(threading.get_ident())
+        predicting[len(begun) - 1].set()
         return predict(*args, **kwargs)
 
     monkeypatch.setattr(module, "score_case", score_beside)
     monkeypatch.setattr(module, "predict_slices", tell)
-    for case, *_ in score_cases(Oracle, cases, None):
-        log.append((case.name, threading.get_ident()))
+    found, drawn = outcomes_of(cases)
+    assert [name for name, _ in found] == ["a", "b", "c"]
+    assert [outcome.result.scores["disc"].dice for _, outcome in found] == [1.0] * 3
+    assert drawn == [(name, (1, 1, 1)) for name in "abc"]
     assert overlapped == [True, True]
-    here = threading.get_ident()
-    assert here not in {thread.ident for thread in scored}
-    # Never more than one case waits for its scores, and each is yielded before the next is scored.
-    assert log == ["predict", "predict", ("a", here), "predict", ("b", here), ("c", here)]
+    assert threading.get_ident() not in {thread.ident for thread in scored}
 
 
-def test_a_case_that_cannot_be_scored_is_named_and_those_before_it_are_yielded(monkeypatch):
+def test_a_case_that_cannot_be_scored_or_read_does_not_stop_the_others(monkeypatch):
+    def read(case):
+        if case.name == "c":
+            raise ValueError("c is damaged")
+        return case
+
+    found, drawn = outcomes_of(one_voxel_cases(monkeypatch, "a", "b", "c", "d", labels={"b": 7}), read)
+    errors = {name: str(outcome.error or "") for name, outcome in found}
+    assert list(errors) == ["a", "b", "c", "d"]
+    assert errors["a"] == errors["d"] == ""
+    assert "label holds values from 7 to 7, expected 0 to 2" in errors["b"]
+    assert errors["c"] == "c is damaged"
+    assert [name for name, _ in drawn] == ["a", "d"]
+
+
+def test_evaluate_cases_names_the_case_that_cannot_be_scored(monkeypatch):
     cases = one_voxel_cases(monkeypatch, "a", "b", "c", labels={"b": 7})
-    yielded = []
     with pytest.raises(ValueError, match="Case b cannot be scored: label holds values from 7 to 7, expected 0 to 2"):
-        yielded.extend(case.name for case, *_ in score_cases(Oracle, cases, None))
-    assert yielded == ["a"]
-
-
-@pytest.mark.parametrize(
-    ("labels", "error", "yielded"), [({}, "c is damaged", ["a", "b"]), ({"b": 7}, "Case b ", ["a"])]
-)
-def test_a_case_that_cannot_be_read_comes_after_those_before_it(monkeypatch, labels, error, yielded):
-    cases = one_voxel_cases(monkeypatch, "a", "b", labels=labels)
-
-    def read():
-        yield from cases
-        raise ValueError("c is damaged")
-
-    names = []
-    with pytest.raises(ValueError, match=error):
-        names.extend(case.name for case, *_ in score_cases(Oracle, read(), None))
-    assert names == yielded
+        evaluate_cases(Oracle, cases, None)
 
 
 def test_each_protocol_goes_its_own_way_back(tiny_adapter, tiny_data, monkeypatch):
@@ -141,6 +151,6 @@ def test_each_protocol_goes_its_own_way_back(tiny_adapter, tiny_data, monkeypatc
 
     monkeypatch.setattr(module, "predict_slices", watch)
     for protocol in ("strict", "samed"):
-        volumes = (data.read_case(name, model.image_processor) for name in data.test)
+        volumes = [data.read_case(name, model.image_processor) for name in data.test]
         evaluate_cases(model, volumes, model.image_processor, protocol=protocol, input_size=32)
     assert ways == [(False, 32)] * 2 + [(True, 32)] * 2

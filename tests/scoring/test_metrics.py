@@ -385,3 +385,22 @@ def test_metric_refuses_and_works_on(metric):
         with pytest.raises(ValueError, match=words):
             metric.compute(predictions=[PREDICTION], references=[LABEL], **arguments)
     assert metric.compute(predictions=[LABEL], references=[LABEL], id2label=3)["mean"] == {"dice": 1.0, "hd95": 0.0}
+
+
+def test_regions_are_scored_as_unions_of_labels():
+    """The outer label is predicted as the inner one: the region of both is right, the inner one is half right."""
+    label, prediction = np.zeros((2, 6, 6), np.uint8), np.zeros((2, 6, 6), np.uint8)
+    label[:, 1:3, 1:5], label[:, 3:5, 1:5] = 1, 2
+    prediction[:, 1:5, 1:5] = 2
+    names = {0: "background", 1: "whole", 2: "core"}
+    scores = score_case(prediction, label, names, regions={"whole": [1, 2], "core": [2], "rest": [1]})
+    assert scores == {"whole": (1.0, 0.0), "core": (pytest.approx(2 * 16 / 48), 2.0), "rest": (0.0, None)}
+
+
+def test_ignored_voxels_count_in_neither_map():
+    label, prediction = np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint8)
+    label[0], label[3] = 1, 255
+    prediction[0], prediction[3] = 1, 1
+    assert score_case(prediction, label, 2, ignore_index=255)["1"] == (1.0, 0.0)
+    with pytest.raises(ValueError, match="label holds values from 0 to 255"):
+        score_case(prediction, label, 2)

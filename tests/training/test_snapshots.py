@@ -41,10 +41,10 @@ def make_case(name, labels_of_slices, shape=(8, 10), spacing=None):
 
 @pytest.fixture
 def make_run(tmp_path):
-    def make(cases, trackers=(), *, up=True, is_2d=False, main=True):
+    def make(cases, trackers=(), *, up=True, is_2d=False, main=True, **data):
         cases = {case.name: case for case in cases}
         return SimpleNamespace(
-            data=SimpleNamespace(validation=list(cases), is_2d=is_2d),
+            data=SimpleNamespace(validation=list(cases), is_2d=is_2d, **{"has_ignored": False, "regions": {}} | data),
             store=SimpleNamespace(label=lambda name: cases[name].label, case=cases.__getitem__),
             processor=SimpleNamespace(orientation=None if up else "LPS", axis_order=(2, 1, 0)),
             model=SimpleNamespace(config=SimpleNamespace(id2label={0: "background", 1: "one", 2: "two", 3: "three"})),
@@ -245,3 +245,16 @@ def test_a_training_draws_the_same_slices_at_every_validation(tiny_sam, tiny_dat
     assert written.count(b"\x89PNG") == 2
     assert b"validation slices" in written
     assert b"dice/disc" in written
+
+
+def test_ignored_pixels_are_neither_drawn_nor_scored_and_dice_is_of_regions(make_run, drawn):
+    """Rows 1, 2 and 255: the prediction swaps the first two, parts of one region, and fills the ignored row."""
+    case = make_case("a", [[1, 2, 255]])
+    prediction = np.zeros_like(case.label)
+    prediction[0, 0], prediction[0, 1:3] = 2, 1
+    regions = {"both": (1, 2), "two": (2,)}
+    ValidationSnapshots(make_run([case], up=False, has_ignored=True, regions=regions), 1).draw(3, {"a": prediction})
+    (row,) = drawn[0]
+    assert sorted(np.unique(row.label)) == [0, 1, 2]
+    assert not row.prediction[2].any()
+    assert row.result == "prediction, Dice 0.50"

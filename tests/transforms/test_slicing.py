@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from samed_hf import SamedImageProcessor
-from samed_hf.transforms import SliceStack, image_bounds
+from samed_hf.transforms import SliceStack, cut_slices, image_bounds, join_slices
+from samed_hf.volumes import Volume
 
 CHANNELS = ["PET", "CT", "MR"]
 
@@ -26,3 +27,15 @@ def test_each_channel_is_scaled_by_its_own_bounds(number, windows, percentiles):
     np.testing.assert_allclose(stack.read([0, 1]), expected, rtol=0, atol=1e-6)
     np.testing.assert_allclose(stack.scale(torch.from_numpy(stack.read_raw([0, 1]))), expected, rtol=0, atol=1e-6)
     np.testing.assert_allclose(stack.scaled(), expected[:, :number], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("shape", "orientation"), [((1, 4, 5), "LPS"), ((4, 1, 5), "LPS"), ((4, 5, 1), "RAS")])
+def test_a_scan_of_one_slice_is_cut_in_its_own_plane(shape, orientation):
+    processor = SamedImageProcessor(32, orientation=orientation)
+    array = np.arange(20.0).reshape(shape)
+    volume = Volume(array, np.diag([-1, -1, 3, 1]))
+    slices = cut_slices(volume, processor)
+    assert slices.shape == (1, 5, 4)
+    np.testing.assert_array_equal(join_slices(slices, volume, processor), array)
+    thin = Volume(np.zeros((1, 1, 5)), np.eye(4))
+    assert cut_slices(thin, processor).shape == (5, 1, 1)

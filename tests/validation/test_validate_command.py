@@ -421,6 +421,18 @@ def test_several_channels(scans, tmp_path):
     assert text(validation, "units").startswith("case_03: channel 1 has intensities from 0")
 
 
+def test_more_channels_than_three_are_checked_and_projected(scans, tmp_path, capsys):
+    root = write_nnunet(tmp_path / "data", scans, channel_names={str(index): f"T{index}" for index in range(4)})
+    for name, (image, _) in scans.items():
+        for index in range(1, 4):
+            save_nifti(root / "imagesTr" / f"{name}_{index:04d}.nii.gz", image)
+    main(["validate", str(root), "--output", str(tmp_path / "checked")])
+    shown = capsys.readouterr()
+    assert "--channel_projection" in shown.out + shown.err
+    fingerprint = json.loads((tmp_path / "checked" / "fingerprint.json").read_text())
+    assert fingerprint["data"]["channels"] == ["T0", "T1", "T2", "T3"]
+
+
 def test_problems_are_sorted_and_have_one_line():
     problems = [
         Problem("note", "spacing", "c"),

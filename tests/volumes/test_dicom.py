@@ -204,6 +204,30 @@ def test_jpeg_extended_of_12_bits(tmp_path):
     np.testing.assert_array_equal(array, np.kron(blocks, np.ones((8, 8), int)))
 
 
+def test_jpeg_extended_whose_scan_states_no_spectrum(tmp_path):
+    blocks = np.array([[1000, 2000], [500, 4000]])
+    frame = bytearray(constant_blocks_jpeg(blocks))
+    end = frame.index(b"\xff\xda") + 2 + int.from_bytes(frame[frame.index(b"\xff\xda") + 2 :][:2], "big")
+    assert frame[end - 3 : end] == b"\0\x3f\0"
+    frame[end - 3 : end] = b"\0\0\0"
+    (file,) = write_series(tmp_path, np.zeros((16, 16, 1), np.uint16), rescale=(1, 0))
+    dataset = pydicom.dcmread(file)
+    dataset.BitsStored, dataset.HighBit = 12, 11
+    dataset.PixelData = encapsulate([bytes(frame)])
+    dataset["PixelData"].VR = "OB"
+    dataset.file_meta.TransferSyntaxUID = JPEGExtended12Bit
+    dataset.save_as(file)
+    array = read_series([file], tmp_path).array[:, :, 0].T
+    np.testing.assert_array_equal(array, np.kron(blocks, np.ones((8, 8), int)))
+
+
+def test_empty_bytes_after_the_pixels_are_padding(tmp_path):
+    def padded(dataset, _):
+        dataset.PixelData += bytes(200)
+
+    np.testing.assert_array_equal(read_series(write_series(tmp_path, change=padded), tmp_path).array, HU)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("syntax", "share"), [(JPEGLosslessSV1, 0.8), (JPEGLSLossless, 0.95)])
 def test_damaged_jpeg_does_not_become_another_image(tmp_path, syntax, share):
@@ -474,7 +498,7 @@ def test_a_missing_element_is_named_with_its_file(tmp_path, keyword):
         ({"RescaleSlope": 0}, "RescaleSlope 0"),
         ({"BitsStored": 17}, "it stores 17 of 16 bits"),
         ({"PixelData": b"\0" * 80}, "it holds 80 bytes of pixels, expected 84"),
-        ({"PixelData": b"\0" * 98}, "it holds 98 bytes of pixels, expected 84"),
+        ({"PixelData": b"\1" * 98}, "it holds 98 bytes of pixels, expected 84"),
         ({"PixelData": None}, "it has no pixels (PixelData)"),
         ({"NumberOfFrames": 3}, "holds 3 frames without their positions"),
         ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "holds an image of RGB with 3 values per pixel"),
@@ -603,8 +627,8 @@ def test_what_is_no_image_is_left_out_and_counted(tmp_path, caplog):
     (series,) = find_series(tmp_path)
     assert series.files == tuple(files)
     assert caplog.messages == [
-        "skipped     1 structured report (SR), 1 image without a position, 2 files of another format, 5 localizers, "
-        "2 segmentations (SEG)"
+        "skipped     1 structured report (SR), 1 image without a position or in colour, 2 files of another format, "
+        "5 localizers, 2 segmentations (SEG)"
     ]
 
 

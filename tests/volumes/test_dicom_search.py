@@ -155,7 +155,21 @@ def test_a_capture_is_a_screenshot_beside_a_volume_alone(tmp_path):
     scans, notes = search_scans([tmp_path])
     assert [scan.path.name for scan in scans] == [tmp_path.name, "ct"]
     assert scans[0].files == (tmp_path / "radiograph",)
-    assert notes == ["skipped 1 image without a position (photo)"]
+    assert notes == ["skipped 1 image without a position or in colour (photo)"]
+
+
+def test_slices_in_colour_are_images(tmp_path):
+    colour = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
+    change = changed(**colour, PixelData=bytes(range(126)))
+    write_series(tmp_path / "fa", np.zeros((7, 6, 3), np.uint8), modality="MR", change=change)
+    assert [scan.name for scan in find_scans(tmp_path)] == ["IM0000", "IM0001", "IM0002"]
+    volume = read_scan(find_scans(tmp_path)[1], num_channels=3)
+    assert volume.is_image
+    np.testing.assert_array_equal(volume.array[:, :, 0].swapaxes(0, 1).ravel(), np.arange(126))
+    write_series(tmp_path / "mr", modality="MR", series="grey")
+    scans, notes = search_scans([tmp_path])
+    assert [scan.name for scan in scans] == ["mr"]
+    assert notes == ["skipped 3 images without a position or in colour (IM0000.dcm, IM0001.dcm, IM0002.dcm)"]
 
 
 def test_a_dicom_image_among_pictures_and_pictures_beside_a_volume(tmp_path):
@@ -200,6 +214,14 @@ def write_parts(directory, parts, **settings):
         ([{"EchoTime": 4.6}, {"EchoTime": 12.3}], ["echo-1", "echo-2"]),
         ([{"NominalPercentageOfCardiacPhase": 30}, {"NominalPercentageOfCardiacPhase": 75}], ["phase-30", "phase-75"]),
         ([{"DiffusionBValue": 0.0}, {"DiffusionBValue": 1000.0}], ["b-0", "b-1000"]),
+        (
+            [{"DiffusionBValue": 0.0}]
+            + [
+                {"DiffusionBValue": 1e3, "DiffusionGradientOrientation": x}
+                for x in ([0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0])
+            ],
+            ["b-0_direction-1", "b-1000_direction-2", "b-1000_direction-3", "b-1000_direction-4"],
+        ),
         ([{"AcquisitionNumber": 2}, {"AcquisitionNumber": 3}], ["acquisition-2", "acquisition-3"]),
         (
             [{"ImageType": ["ORIGINAL", "PRIMARY", "M"]}, {"ImageType": ["ORIGINAL", "PRIMARY", "P"]}],
@@ -239,6 +261,20 @@ def test_phases_of_a_single_slice(tmp_path):
     parts = [{"TemporalPositionIdentifier": number} for number in (1, 2, 10)]
     write_parts(tmp_path / "scan", parts, leave_out=(1, 2, 3, 4))
     assert [scan.name for scan in find_scans(tmp_path)] == ["scan_phase-1", "scan_phase-2", "scan_phase-10"]
+
+
+def test_patients_of_one_series_uid_are_told_apart(tmp_path):
+    uids = dict.fromkeys(("StudyInstanceUID", "SeriesInstanceUID", "PatientID"), "1.2.3")
+    for patient in ("a", "b"):
+        change = changed(**uids, SOPInstanceUID=lambda index, patient=patient: uid(patient, index))
+        write_series(tmp_path / patient, change=change)
+    scans = find_scans(tmp_path)
+    assert [scan.name for scan in scans] == [f"{tmp_path.name}_a", f"{tmp_path.name}_b"]
+    assert [{file.parent.name for file in scan.files} for scan in scans] == [{"a"}, {"b"}]
+    for patient in ("a", "b"):
+        change = changed(**(uids | {"PatientID": patient}))
+        write_series(tmp_path / "c", name=(patient + "{}").format, change=change)
+    assert [len(scan.files) for scan in find_scans(tmp_path / "c")] == [5, 5]
 
 
 def test_copies_do_not_divide_a_series(tmp_path):
@@ -302,7 +338,7 @@ def test_anonymised_series_of_one_directory_by_number_and_description(tmp_path):
 def test_results_of_images_without_uids(tmp_path):
     write_image(tmp_path / "radiograph", ComputedRadiographyImageStorage, StudyInstanceUID="")
     write_image(tmp_path / "cine", UltrasoundMultiFrameImageStorage, frames=2, StudyInstanceUID="")
-    assert [(scan.name, scan.suffix) for scan in find_scans(tmp_path)] == [("cine", ".nii.gz"), ("radiograph", ".png")]
+    assert [(scan.name, scan.suffix) for scan in find_scans(tmp_path)] == [("cine", ".tif"), ("radiograph", ".png")]
 
 
 def test_several_multi_frame_files_of_a_volume_are_written_as_nifti(tmp_path):
@@ -314,3 +350,15 @@ def test_several_multi_frame_files_of_a_volume_are_written_as_nifti(tmp_path):
     (scan,) = find_scans(tmp_path)
     assert (len(scan.files), scan.suffix) == (2, ".nii.gz")
     assert read_scan(scan).grid == (7, 6, 4)
+
+
+def test_one_search_collects_the_errors_of_its_paths(tmp_path):
+    write_series(tmp_path / "ct")
+    report = write_object(tmp_path / "report.dcm", "88.11")
+    (tmp_path / "empty").mkdir()
+    failed = {}
+    paths = [tmp_path / "ct", report, tmp_path / "empty", tmp_path / "gone"]
+    scans, _ = search_scans(paths, failed=failed)
+    assert [scan.name for scan in scans] == ["ct"]
+    assert set(failed) == set(paths[1:])
+    assert "is a structured report (SR)" in failed[report]

@@ -1,3 +1,4 @@
+import re
 import shutil
 import subprocess
 
@@ -8,8 +9,8 @@ import pytest
 from pydicom.uid import SegmentationStorage
 
 import samed_hf
-from samed_hf.volumes import Volume
-from samed_hf.volumes.dicom import find_series, read_series, write_segmentation
+from samed_hf.volumes import Volume, read_volume
+from samed_hf.volumes.dicom import find_series, read_series, write_rtstruct, write_segmentation
 
 from ..dicom_files import AXIAL, OBLIQUE, ORIENTATIONS, stored_scan, uid, write_enhanced, write_series
 from .test_dicom import changed, damaged
@@ -213,7 +214,7 @@ def test_what_the_file_says_of_itself(tmp_path):
     first = dataset.SOPInstanceUID, dataset.SeriesInstanceUID
     write_segmentation(path, labels, volume, NAMES)
     again = pydicom.dcmread(path)
-    assert not {again.SOPInstanceUID, again.SeriesInstanceUID} & set(first)
+    assert not {again.SOPInstanceUID, again.SeriesInstanceUID} & set(first)  # it has no colours
 
 
 # ------------------------------------------------------------------------------------------------- incomplete sources
@@ -288,7 +289,7 @@ def test_a_wrong_colour_is_refused(tmp_path, color):
 
 def test_a_scan_of_another_format_and_a_missing_directory_are_refused(tmp_path):
     volume = Volume(np.zeros((2, 3, 4)), np.eye(4))
-    with pytest.raises(ValueError, match=r"seg.dcm would be a DICOM segmentation.*write .nii.gz"):
+    with pytest.raises(ValueError, match=r"seg.dcm would refer to a DICOM series.*write .nii.gz"):
         write_segmentation(tmp_path / "seg.dcm", np.zeros((2, 3, 4), np.uint8), volume, NAMES)
     with pytest.raises(FileNotFoundError, match="gone does not exist"):
         write_segmentation(tmp_path / "gone" / "seg.dcm", np.zeros((2, 3, 4), np.uint8), volume, NAMES)
@@ -393,3 +394,45 @@ def test_dciodvfy_would_say_so(tmp_path):
     del dataset.SegmentSequence[0].SegmentAlgorithmType
     dataset.save_as(path)
     assert any(line.startswith("Error") for line in complaints("dciodvfy", path))
+
+
+def test_the_same_labels_are_the_same_instance(tmp_path):
+    """Other labels and names give other UIDs; the dates are the source's."""
+    write_series(tmp_path / "a", np.zeros((6, 5, 4), np.uint16))
+    for path in (tmp_path / "a").iterdir():
+        header = pydicom.dcmread(path)
+        header.ContentDate, header.ContentTime = "20010203", "040506"
+        header.save_as(path)
+    scan = read_volume(tmp_path / "a")
+    labels = np.zeros(scan.grid, np.uint8)
+    labels[2:4, 1:3, 1:3] = 1
+    other = labels.copy()
+    other[2, 1, 1] = 0
+    variants = {"one": (labels, {1: "liver"}), "other": (other, {1: "liver"}), "spleen": (labels, {1: "spleen"})}
+    for name, (array, names) in variants.items():
+        write_segmentation(tmp_path / f"{name}.dcm", array, scan, names)
+    write_segmentation(tmp_path / "again.dcm", labels, scan, {1: "liver"})
+    assert (tmp_path / "again.dcm").read_bytes() == (tmp_path / "one.dcm").read_bytes()
+    written = {name: pydicom.dcmread(tmp_path / f"{name}.dcm") for name in variants}
+    for keyword in ("SOPInstanceUID", "SeriesInstanceUID"):
+        uids = {getattr(dataset, keyword) for dataset in written.values()}
+        assert len(uids) == 3
+        assert all(re.fullmatch(r"2\.25\.[1-9]\d{1,38}", uid) for uid in uids)
+    one = written["one"]
+    assert (one.ContentDate, one.ContentTime, one.InstanceCreationDate) == ("20010203", "040506", "20010203")
+    assert one.file_meta.MediaStorageSOPInstanceUID == one.SOPInstanceUID
+    (organization,) = one.DimensionOrganizationSequence
+    assert {item.DimensionOrganizationUID for item in one.DimensionIndexSequence} == {
+        organization.DimensionOrganizationUID
+    }
+
+
+def test_the_same_labels_are_the_same_structure_set(tmp_path):
+    scan = read_series(write_series(tmp_path / "scan"), tmp_path / "scan")
+    labels = labels_on(scan)
+    for name, array in (("one", labels), ("again", labels), ("other", np.where(labels == 1, 1, 0))):
+        write_rtstruct(tmp_path / f"{name}.dcm", array, scan, NAMES)
+    assert (tmp_path / "again.dcm").read_bytes() == (tmp_path / "one.dcm").read_bytes()
+    one, other = (pydicom.dcmread(tmp_path / f"{name}.dcm") for name in ("one", "other"))
+    assert one.SOPInstanceUID != other.SOPInstanceUID
+    assert one.StructureSetDate == "20240131"  # the study's

@@ -132,9 +132,9 @@ def test_palettes_bits_and_transparency(tmp_path):
 def test_jpeg(tmp_path):
     flat = np.full((16, 24, 3), (200, 100, 50), np.uint8)
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn it by 90°: what is stored stays as it is
+    exif[0x0112] = 6  # turn it by 90°
     volume = read_volume(save(tmp_path / "a.jpg", Image.fromarray(flat), quality=95, exif=exif), num_channels=3)
-    assert volume.array.shape == (24, 16, 1, 3)
+    assert volume.array.shape == (16, 24, 1, 3)
     assert np.abs(volume.array.astype(int) - (200, 100, 50)).max() <= 3
     read_volume(save(tmp_path / "b.jpeg", Image.fromarray(flat).convert("CMYK")), num_channels=3)
 
@@ -173,13 +173,12 @@ def test_is_grey(tmp_path):
 # ------------------------------------------------------------------------------------------------------------- errors
 
 
-def test_refuses_several_pages_and_other_channels(tmp_path):
+def test_refuses_animations_and_other_channels(tmp_path):
     page = Image.fromarray(pixels())
-    for name in ("pages.tif", "animated.png"):
-        other = Image.fromarray(255 - pixels())
-        path = save(tmp_path / name, page, save_all=True, append_images=[other, page])
-        with pytest.raises(ValueError, match=rf"{name} has 3 pages, expected one"):
-            read_volume(path)
+    other = Image.fromarray(255 - pixels())
+    path = save(tmp_path / "a.png", page, save_all=True, append_images=[other, page])
+    with pytest.raises(ValueError, match=r"a\.png is an animation of 3 images, expected one"):
+        read_volume(path)
     path = save(tmp_path / "a.png", page)
     with pytest.raises(ValueError, match=r"a\.png is an image, which has 1 channel or 3, expected 2"):
         read_volume(path, num_channels=2)
@@ -284,3 +283,11 @@ def test_odd_names(tmp_path, like, name):
     with pytest.raises(ValueError, match="cannot be read as an image") as caught:
         read_volume(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp"])
+def test_animations_of_other_formats_are_refused_with_the_way_out(tmp_path, suffix):
+    page = Image.fromarray(pixels())
+    path = save(tmp_path / f"a.{suffix}", page, save_all=True, append_images=[Image.fromarray(255 - pixels())])
+    with pytest.raises(ValueError, match=rf"a\.{suffix} is of no known format.*PNG files.*TIFF"):
+        read_volume(path)

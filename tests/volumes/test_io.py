@@ -210,6 +210,16 @@ def test_channels_of_nnunet(tmp_path):
     np.testing.assert_array_equal(read_volume(tmp_path / "labels.nii.gz").affine, volume.affine)
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_images_of_one_channel_each_stay_images(tmp_path, suffix):
+    for index in range(4):
+        Image.fromarray(np.full((5, 6), 40 * index, np.uint8)).save(tmp_path / f"a_{index:04d}{suffix}")
+    (scan,) = find_scans(tmp_path, num_channels=4)
+    volume = read_scan(scan, num_channels=4)
+    assert (scan.name, volume.array.shape, volume.is_image, volume.is_calibrated) == ("a", (6, 5, 1, 4), True, False)
+    assert volume.array[0, 0, 0].tolist() == [0, 40, 80, 120]
+
+
 def test_incomplete_channels_are_told_when_they_are_read(tmp_path):
     for name in ("a_0000.nii", "a_0001.nii", "a_0002.nii", "b_0000.nii", "b_0002.nii"):
         save(tmp_path / name)

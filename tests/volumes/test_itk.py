@@ -179,9 +179,10 @@ def test_channels(tmp_path, suffix):
     write_volume(tmp_path / f"again{suffix}", volume)
     np.testing.assert_array_equal(read_volume(tmp_path / f"again{suffix}", num_channels=3).array, array)
     assert_same_grid(tmp_path / f"again{suffix}", path)
-    for wanted, words in ((1, "expected one 3-D volume"), (2, "expected 2 channels")):
-        with pytest.raises(ValueError, match=rf"holds an image of shape \(4, 5, 3, 3\), {words}"):
-            read_volume(path, num_channels=wanted)
+    with pytest.raises(ValueError, match="holds 3 frames, expected one 3-D volume"):
+        read_volume(path)
+    with pytest.raises(ValueError, match=r"holds an image of shape \(4, 5, 3, 3\), expected 2 channels"):
+        read_volume(path, num_channels=2)
 
 
 @pytest.mark.parametrize(
@@ -240,11 +241,25 @@ def test_frames_of_a_fourth_axis(tmp_path, suffix):
     assert volume.spacing == (0.5, 0.75, 3.0)
     write_labels(tmp_path / f"labels{suffix}", np.ones(SHAPE, np.uint8), volume)
     assert read_volume(tmp_path / f"labels{suffix}").spacing == (0.5, 0.75, 3.0)
-    with pytest.raises(ValueError, match=r"\(4, 5, 3, 2\), expected one 3-D volume"):
+    with pytest.raises(ValueError, match="holds 2 frames, expected one 3-D volume"):
         read_volume(tmp_path / f"scan{suffix}")
-    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(frames[:, :, 0, 0]), str(tmp_path / f"flat{suffix}"))
-    with pytest.raises(ValueError, match="expected one 3-D volume"):
-        read_volume(tmp_path / f"flat{suffix}")
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".mhd", ".nhdr"])
+def test_one_slice(tmp_path, suffix):
+    image = SimpleITK.GetImageFromArray(int_scan((4, 5)))
+    image.SetSpacing((0.5, 0.75))
+    image.SetOrigin((3, -4))
+    SimpleITK.WriteImage(image, str(tmp_path / f"scan{suffix}"))
+    volume = read_volume(tmp_path / f"scan{suffix}")
+    np.testing.assert_array_equal(volume.array[:, :, 0].T, int_scan((4, 5)))
+    np.testing.assert_array_equal(volume.affine, [[-0.5, 0, 0, -3], [0, -0.75, 0, 4], [0, 0, 1, 0], [0, 0, 0, 1]])
+    suffix = ".nrrd" if suffix == ".nhdr" else suffix
+    write_labels(tmp_path / f"labels{suffix}", np.ones((5, 4, 1), np.uint8), volume)
+    written = SimpleITK.ReadImage(str(tmp_path / f"labels{suffix}"))
+    assert written.GetSize() == (5, 4)
+    assert written.GetSpacing() == (0.5, 0.75)
+    assert written.GetOrigin() == (3, -4)
 
 
 @pytest.mark.parametrize("suffix", ITK)

@@ -17,7 +17,7 @@ from samed_hf.cli import main
 from samed_hf.inference import Segmenter, segment_volume
 from samed_hf.volumes import InputLimits, Volume, read_volume, write_volume
 from samed_hf.volumes.dicom.pixels import _frame_size
-from samed_hf.volumes.images import _claimed_bytes
+from samed_hf.volumes.image_pages import _claimed_bytes
 
 from ..conftest import TINY_SIZE
 from ..damage import png

@@ -422,27 +422,50 @@ def test_read_colours_as_channels(tmp_path):
     np.testing.assert_array_equal(volume.array, array)
 
 
-@pytest.mark.parametrize("shape", [SHAPE, (*SHAPE, 3), (*SHAPE, 1, 4), (*SHAPE, 2, 2), (4, 5)])
+@pytest.mark.parametrize("shape", [SHAPE, (*SHAPE, 3), (*SHAPE, 1, 4), (*SHAPE, 2, 3), (4, 5)])
 def test_read_refuses_another_number_of_channels(tmp_path, shape):
     path = save_scan(tmp_path / "scan.nii.gz", int_scan(shape))
     with pytest.raises(ValueError, match="expected 2 channels on its last axis"):
         read_volume(path, num_channels=2)
 
 
-@pytest.mark.parametrize("shape", [(*SHAPE, 2), (*SHAPE, 1, 3), (4, 5)])
+@pytest.mark.parametrize("shape", [(*SHAPE, 2), (*SHAPE, 1, 3), (*SHAPE, 2, 3), (4,)])
 def test_read_refuses_other_numbers_of_frames(tmp_path, shape):
     path = save_scan(tmp_path / "scan.nii.gz", int_scan(shape))
-    with pytest.raises(ValueError, match="expected one 3-D volume"):
+    with pytest.raises(ValueError, match=r"expected (one|a) 3-D volume"):
         read_volume(path)
 
 
-def test_read_refuses_colours_and_complex_numbers(tmp_path):
+@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 1), (1, 4, 5)])
+def test_one_slice(tmp_path, shape):
+    path = save_scan(tmp_path / "scan.nii.gz", int_scan(shape))
+    volume = read_volume(path)
+    assert volume.grid == (*shape, 1)[:3]
+    assert (len(volume.notes) == 1) == (len(shape) == 2)
+    write_labels(tmp_path / "labels.nii.gz", np.full(volume.grid, 3, np.uint8), volume)
+    written = nib.load(tmp_path / "labels.nii.gz")
+    np.testing.assert_array_equal(written.get_fdata(), np.full(shape, 3))
+    np.testing.assert_allclose(written.affine, nib.load(path).affine)
+    np.testing.assert_array_equal(written.header.get_zooms(), nib.load(path).header.get_zooms())
+
+
+def test_a_slice_without_a_thickness(tmp_path):
+    header = nib.Nifti1Header()
+    header.set_data_shape((4, 5))
+    header["pixdim"] = [1, 0.5, 0.25, 0, 0, 0, 0, 0]
+    header["qform_code"] = 1
+    header["vox_offset"] = 352
+    content = header.binaryblock + bytes(4) + np.arange(20, dtype=np.float32).tobytes()
+    (tmp_path / "scan.nii").write_bytes(content)
+    volume = read_volume(tmp_path / "scan.nii")
+    assert volume.spacing == (0.5, 0.25, 1)
+    assert volume.voxel_ml == pytest.approx(0.125 / 1000)
+
+
+def test_read_refuses_complex_numbers(tmp_path):
     nib.save(nib.Nifti1Image(np.zeros(SHAPE, np.complex64), np.eye(4)), tmp_path / "complex.nii")
-    colours = np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")])
-    nib.save(nib.Nifti1Image(colours, np.eye(4)), tmp_path / "rgb.nii")
-    for name in ("complex.nii", "rgb.nii"):
-        with pytest.raises(ValueError, match="expected real numbers"):
-            read_volume(tmp_path / name)
+    with pytest.raises(ValueError, match="expected real numbers"):
+        read_volume(tmp_path / "complex.nii")
 
 
 def test_read_counts_voxels_that_are_not_finite(tmp_path):

@@ -6,30 +6,54 @@ A layout is a module with a function that recognises it and one that reads it; [
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..dataset import CaseDataset
+from .bids import is_bids, read_bids
+from .classes import has_class_masks, read_class_masks
 from .decathlon import is_decathlon, read_decathlon
+from .dicom import is_dicom_dataset, read_dicom
 from .folders import find_folders, read_folders
+from .labelled_series import find_labelled_series
+from .listing import find_listing, read_listing
 from .nnunet import is_nnunet, read_nnunet
+from .pairs import find_pairs
+from .patients import read_patients
+from .records import Options, build_dataset
+from .several import concatenate
 from .synapse import is_synapse, read_synapse
+from .tables import is_listing
 
 __all__ = ["dataset_arguments", "read_data"]
 
 _EXPECTED = (
     "expected the Synapse layout (lists_Synapse, train_npz, test_vol_h5), nnU-Net's raw one or the Decathlon's "
-    "(dataset.json), directories of images and masks (images, masks), or a saved Hugging Face data set; raw BTCV scans "
-    "become the first by `samed-hf prepare synapse`"
+    "(dataset.json), BIDS, directories of images and masks (images, masks), images and labels beside each other "
+    "(x.nii.gz, x_seg.nii.gz), a directory for each patient, DICOM series with an RTSTRUCT or SEG of each, "
+    "a listing (cases.csv with the columns image and label), or a saved Hugging Face data set; "
+    "raw BTCV scans become the first by `samed-hf prepare synapse`"
 )
+_EXPLANATIONS = {
+    "Synapse": "slices of train_npz and volumes of test_vol_h5, as lists_Synapse lists them",
+    "nnU-Net raw": "images of imagesTr and imagesTs, label maps of labelsTr and labelsTs, names of dataset.json",
+    "Medical Segmentation Decathlon": "image and label of each entry under training in dataset.json, and its names",
+    "directories of images and masks": "2-D images, and masks with their names in the directory beside them",
+    "directories of scans and label maps": "scans, and label maps with their names in the directory beside them",
+    "Hugging Face data set": "a column of images and one of label maps",
+}
+"""What the files of the layouts that can only mean one thing are taken for."""
 
 
 def read_data(
-    data_dir: str | Path | None = None,
+    data_dir: str | Path | Sequence[str | Path] | None = None,
     *,
     dataset_name: str | None = None,
     dataset_config_name: str | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
+    split_column: str | None = None,
     case_column: str | None = None,
     label_names: list[str] | None = None,
     fold: int | None = None,
@@ -40,11 +64,16 @@ def read_data(
     """Recognise the layout of a data set and describe it; its scans are read later, case by case.
 
     Args:
-        data_dir: a directory in the layout of Synapse, nnU-Net (raw) or the Medical Segmentation Decathlon, with
-            directories of images and masks, or with a saved Hugging Face data set.
+        data_dir: a directory in the layout of Synapse, nnU-Net (raw), the Medical Segmentation Decathlon or BIDS, with
+            directories of images and masks, images and labels beside each other, a directory for each patient, or with
+            a saved Hugging Face data set; or a listing, `cases.csv`, `.tsv`, `.jsonl` or `.json`. Several data sets of
+            the same labels become one, in which the names of the cases begin with their data set's.
         dataset_name: a data set of Hugging Face's `datasets` instead: a Hub id or a directory.
         dataset_config_name: its configuration.
-        image_column, label_column: its columns of images and label maps; by default found by the usual names.
+        image_column, label_column: its columns of images and label maps, or a listing's; by default found by the usual
+            names. Of a listing, "t1,t2" are two channels, "liver,spleen" the masks of two classes. In a layout with
+            several images or labels for each case they name those to use, e.g. "T1w".
+        split_column: a listing's column of train, validation or test.
         case_column: its column that says which rows are the slices, in order, of one case; by default found by the
             usual names. Without one each row is a case.
         label_names: names of the labels from 0, if no file names them.
@@ -57,34 +86,68 @@ def read_data(
     Raises:
         ValueError, FileNotFoundError: no such directory, an unknown layout, or invalid or missing files.
     """
+    if isinstance(data_dir, list | tuple):
+        given = {name: value for name, value in locals().items() if name != "data_dir"}
+        parts = [read_data(one, **given) for one in data_dir]
+        return parts[0] if len(parts) == 1 else concatenate(parts)
     if (data_dir is None) == (dataset_name is None):
         raise ValueError("Give either data_dir or dataset_name, not both and not neither.")
-    if data_dir is not None:
-        root = Path(data_dir)
-        if not root.is_dir():
-            what = "is a file" if root.exists() else "doesn't exist"
-            raise FileNotFoundError(f"data_dir {str(data_dir)!r} {what}: {_EXPECTED}.")
-        if is_synapse(root):
-            return read_synapse(root)
-        if is_nnunet(root):
-            return read_nnunet(root, fold, geometry_tolerance, strict)
-        if is_decathlon(root):
-            return read_decathlon(root, geometry_tolerance, strict)
-        if find_folders(root):
-            return read_folders(root, label_names, geometry_tolerance, strict)
-    from .hf_datasets import is_saved_dataset, read_rows  # datasets takes a second to import
-
-    if data_dir is not None and not is_saved_dataset(root):
-        inside = sorted(path.name for path in root.iterdir())[:5]
-        raise FileNotFoundError(
-            f"data_dir {str(data_dir)!r} isn't recognised: {_EXPECTED}; it holds {', '.join(inside) or 'nothing'}."
-        )
     columns = {"image_column": image_column, "label_column": label_column, "case_column": case_column}
-    name = str(root) if dataset_name is None else dataset_name
-    return read_rows(name, dataset_config_name, columns, label_names, geometry_tolerance, cache_dir)
+    options = Options(
+        label_names, **columns, split_column=split_column, fold=fold, tolerance=geometry_tolerance, strict=strict
+    )
+    data = None if data_dir is None else _read_files(Path(str(data_dir)), options)
+    if data is None:
+        from .hf_datasets import is_saved_dataset, read_rows  # datasets takes a second to import
+
+        if dataset_name is None and not is_saved_dataset(root := Path(str(data_dir))):
+            if listing := find_listing(root, named=False):
+                return read_listing(listing, options)
+            inside = sorted(path.name for path in root.iterdir())[:5]
+            raise FileNotFoundError(
+                f"data_dir {str(data_dir)!r} isn't recognised: {_EXPECTED}; it holds {', '.join(inside) or 'nothing'}."
+            )
+        name = str(data_dir) if dataset_name is None else dataset_name
+        data = read_rows(name, dataset_config_name, columns, label_names, geometry_tolerance, cache_dir)
+    data.explanation = data.explanation or _EXPLANATIONS.get(data.layout, "")
+    return data
 
 
-def dataset_arguments(text: str) -> dict[str, str]:
-    """Return the argument of [`read_data`]: a directory, or USER/NAME on the Hub if there is no such directory."""
-    on_hub = not Path(text).exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text)
-    return {"dataset_name": text} if on_hub else {"data_dir": text}
+def _read_files(root: Path, options: Options) -> CaseDataset | None:
+    """Read a listing, or a directory in one of the layouts of files; `None` if it is in none of them."""
+    if root.name == "dataset.json" and (is_nnunet(root.parent) or is_decathlon(root.parent)):
+        root = root.parent
+    if is_listing(root):
+        return read_listing(root, options)
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "doesn't exist"
+        raise FileNotFoundError(f"data_dir {str(root)!r} {what}: {_EXPECTED}.")
+    if is_synapse(root):
+        return read_synapse(root)
+    if is_nnunet(root):
+        return read_nnunet(root, options.fold, options.tolerance, options.strict)
+    if is_decathlon(root):
+        return read_decathlon(root, options.tolerance, options.strict)
+    if listing := find_listing(root, named=True):
+        return read_listing(listing, options)
+    if is_bids(root):
+        return read_bids(root, options)
+    if is_dicom_dataset(root):
+        return read_dicom(root, options)
+    if has_class_masks(root, options):
+        return read_class_masks(root, options)
+    if labelled_series := find_labelled_series(root):
+        return build_dataset(labelled_series, options)
+    if find_folders(root):
+        names = None if options.label_names is None else list(options.label_names)
+        return read_folders(root, names, options.tolerance, options.strict)
+    pairs = find_pairs(root)
+    return read_patients(root, pairs, options) if any(pair.images and pair.labels for pair in pairs) else None
+
+
+def dataset_arguments(texts: Sequence[str]) -> dict[str, Any]:
+    """Return the argument of [`read_data`]: directories or listings, or USER/NAME on the Hub if there is no such."""
+    on_hub = len(texts) == 1 and not Path(texts[0]).exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", texts[0])
+    if on_hub:
+        return {"dataset_name": texts[0]}
+    return {"data_dir": texts[0] if len(texts) == 1 else list(texts)}

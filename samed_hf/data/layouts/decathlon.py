@@ -5,17 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ...model.configuration_samed import MAX_CHANNELS
 from ...volumes import case_name
 from ..dataset import CaseDataset, CaseSource
 from ..labels import labels_from_mapping, read_json
 from ..sources import ScanSource, require_files
 
-__all__ = ["channel_names", "is_decathlon", "read_decathlon", "read_description"]
+__all__ = ["channel_names", "is_decathlon", "note_unused_files", "read_decathlon", "read_description"]
 
 
 def is_decathlon(root: Path) -> bool:
-    """Return whether a directory has this layout."""
-    return isinstance(read_description(root).get("training"), list)
+    """Return whether a directory has this layout; a datalist with other splits or folds is a listing."""
+    content = read_description(root)
+    entries = content.get("training")
+    if not isinstance(entries, list) or any(isinstance(content.get(key), list) for key in ("validation", "val")):
+        return False
+    return not any(isinstance(entry, dict) and "fold" in entry for entry in entries)
 
 
 def read_decathlon(root: Path, tolerance: float = 0.1, strict: bool = True) -> CaseDataset:
@@ -26,7 +31,7 @@ def read_decathlon(root: Path, tolerance: float = 0.1, strict: bool = True) -> C
     """
     path = root / "dataset.json"
     content = read_json(path)
-    labels = labels_from_mapping(content["labels"], path)
+    labels = labels_from_mapping(content["labels"], path, names_first=False)
     channels = channel_names(content.get("modality", {"0": "image"}), path)
     held_out = content.get("validation_cases", [])
     if not isinstance(held_out, list) or not all(isinstance(name, str) for name in held_out):
@@ -50,6 +55,9 @@ def read_decathlon(root: Path, tolerance: float = 0.1, strict: bool = True) -> C
     data = CaseDataset("Medical Segmentation Decathlon", root, labels.id2label, sources, about=about)
     data.channel_names = channels
     data.train, data.validation = sorted(set(sources) - validation), sorted(validation)
+    if unused := content.get("test"):
+        data.notes.append(f"{len(unused)} images listed under test have no labels: left out")
+    note_unused_files(data, [root / name for name in ("imagesTr", "labelsTr")])
     return data
 
 
@@ -61,15 +69,25 @@ def read_description(root: Path) -> dict[str, Any]:
 
 
 def channel_names(names: Any, path: Path) -> tuple[str, ...]:
-    """Return the names of one to three channels in order, given {"0": "CT"} or a list."""
-    if isinstance(names, dict) and all(str(key).isdigit() for key in names):
+    """Return the names of the channels in order, given {"0": "CT"} or a list."""
+    shown = str(names)[:80]
+    if isinstance(names, dict) and all(str(key).isdecimal() for key in names):
         names = [names[key] for key in sorted(names, key=lambda key: int(str(key)))]
-    if not isinstance(names, list) or not 1 <= len(names) <= 3:
+    if not isinstance(names, list) or not 1 <= len(names) <= MAX_CHANNELS:
         raise ValueError(
-            f"{path} names the channels {str(names)[:80]}: expected one to three, which become red, green and blue; "
-            "leave the others out."
+            f'{path} names the channels {shown}: expected 1 to {MAX_CHANNELS}, as {{"0": "T1", "1": "T2"}}.'
         )
     return tuple(str(name) for name in names)
+
+
+def note_unused_files(data: CaseDataset, directories: list[Path]) -> None:
+    """Add a note on the files of directories that belong to no case."""
+    used = {path.absolute() for source in data.sources.values() for path in source.files()}
+    for directory in filter(Path.is_dir, directories):
+        if unused := sorted(path for path in directory.glob("[!.]*") if path.is_file() and path.absolute() not in used):
+            data.notes.append(
+                f"left out {len(unused)} files of {directory.name} that no case has, e.g. {unused[0].name}"
+            )
 
 
 def _channel_files(image: Path, num_channels: int) -> tuple[Path, ...]:

@@ -7,21 +7,23 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...volumes import case_name, read_volume
+from ...volumes.images import is_image_file
 from ...volumes.registry import IMAGE_SUFFIXES, VOLUME_SUFFIXES, suffix_of
 from ..dataset import CaseDataset, CaseSource, as_labels
 from ..labels import Labels, find_labels_file, labels_of_names, resolve_labels
 from ..sources import ImageSource, ScanSource, are_colored, describe_images, read_mask
 
-__all__ = ["find_folders", "read_folders"]
+__all__ = ["SLICE_NAME", "find_folders", "find_mask_labels", "image_and_mask", "match_files", "read_folders"]
+__all__ += ["subdirectories"]
 
 _IMAGES = ("images", "image", "imgs", "img", "imagestr", "scans", "x")
 _MASKS = ("masks", "mask", "labels", "label", "labelstr", "annotations", "segmentations", "segs", "seg", "gt", "y")
 _SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
-_SLICE = re.compile(r"^(?P<case>.+?)[_\-. ](slice|slc|z)[_\-. ]?(?P<number>\d+)$", re.I)
+SLICE_NAME = re.compile(r"^(?P<case>.+?)[_\-. ](slice|slc|z)[_\-. ]?(?P<number>\d+)$", re.I)
 _MASK_WORD = r"(?:labels?|masks?|seg|segmentation|gt|ground_?truth|annotations?)"
 _WORD = re.compile(rf"(^|[_\-. ])(images?|img|scan|{_MASK_WORD}|0000)(?=[_\-. ]|\d|$)", re.I)
 _NUMBERED = re.compile(rf"^(?P<stem>.+)[_\-. ]{_MASK_WORD}[_\-. ]*\(?\d+\)?$", re.I)  # a further mask of STEM
@@ -37,14 +39,21 @@ def find_folders(root: Path) -> dict[str, Pair]:
     They may be in the directory itself (`images/`, `masks/`), in one for each split (`train/images/`, `train/masks/`),
     or hold one (`images/train/`, `masks/train/`).
     """
-    inside = _subdirectories(root)
-    pair = _image_and_mask(inside)
+    inside = subdirectories(root)
+    pair = image_and_mask(inside)
     if pair is not None:
-        images, masks = map(_subdirectories, pair)
-        nested = {_SPLITS[name]: (images[name], masks[name]) for name in images if name in _SPLITS and name in masks}
-        return nested or {"train": pair}
-    found = {split: _image_and_mask(_subdirectories(inside[name])) for name, split in _SPLITS.items() if name in inside}
-    return {split: pair for split, pair in found.items() if pair is not None}
+        images, masks = map(subdirectories, pair)
+        found = {name: (images[name], masks[name]) for name in _SPLITS if name in images and name in masks}
+        if not found:
+            return {"train": pair}
+    else:
+        pairs = {name: image_and_mask(subdirectories(inside[name])) for name in _SPLITS if name in inside}
+        found = {name: pair for name, pair in pairs.items() if pair is not None}
+    splits: dict[str, Pair] = {}
+    for name, pair in found.items():
+        if (other := splits.setdefault(_SPLITS[name], pair)) != pair:
+            raise ValueError(f"{root} has two directories for {_SPLITS[name]}, {other[0]} and {pair[0]}: keep one.")
+    return splits
 
 
 def read_folders(
@@ -59,13 +68,14 @@ def read_folders(
     """
     notes: list[str] = []
     splits = {split: match_files(*pair, notes, strict=strict) for split, pair in find_folders(root).items()}
+    _note_outside(root, notes)
     matches = [match for found in splits.values() for match in found]
-    kinds = {suffix_of(image) in IMAGE_SUFFIXES for image, _ in matches}
+    kinds = {is_image_file(image) for image, _ in matches}
     if len(kinds) > 1:
         raise ValueError(f"{root} holds 2-D images and scans: expected one of them; separate them.")
     is_2d = kinds.pop()
     named = labels_of_names(label_names) if label_names else find_labels_file(root)
-    labels, as_colors = _find_labels(named, [mask for _, masks in matches for mask in masks], is_2d, root, notes)
+    labels, as_colors = find_mask_labels(named, [mask for _, masks in matches for mask in masks], is_2d, root, notes)
     layout = "directories of images and masks" if is_2d else "directories of scans and label maps"
     about = {"name": root.resolve().name}
     data = CaseDataset(layout, root, labels.id2label, {}, is_2d=is_2d, about=about, notes=notes)
@@ -83,7 +93,7 @@ def read_folders(
     return data
 
 
-def _find_labels(
+def find_mask_labels(
     named: Labels | None, masks: list[Path], is_2d: bool, root: Path, notes: list[str]
 ) -> tuple[Labels, bool]:
     """The labels, and whether the masks give them as colours."""
@@ -150,7 +160,7 @@ def _cases(matches: list[Match], is_2d: bool, notes: list[str]) -> dict[str, lis
     cases: dict[str, dict[int | None, Match]] = {}
     for match in matches:
         stem = case_name(match[0])
-        found = _SLICE.match(stem) if is_2d else None
+        found = SLICE_NAME.match(stem) if is_2d else None
         case = cases.setdefault(found["case"] if found else stem, {})
         number = int(found["number"]) if found else None
         if number in case or None in case or (number is None and case):
@@ -166,12 +176,13 @@ def _cases(matches: list[Match], is_2d: bool, notes: list[str]) -> dict[str, lis
     return grouped
 
 
-def _subdirectories(directory: Path) -> dict[str, Path]:
+def subdirectories(directory: Path) -> dict[str, Path]:
     """Return the subdirectories by their name in lower case."""
     return {path.name.lower(): path for path in sorted(directory.iterdir()) if path.is_dir() and path.name[0] != "."}
 
 
-def _image_and_mask(directories: Mapping[str, Path]) -> Pair | None:
+def image_and_mask(directories: Mapping[str, Path]) -> Pair | None:
+    """The directory of images and the one of masks, by their usual names."""
     images = next((directories[name] for name in _IMAGES if name in directories), None)
     masks = next((directories[name] for name in _MASKS if name in directories), None)
     return None if images is None or masks is None else (images, masks)
@@ -180,7 +191,7 @@ def _image_and_mask(directories: Mapping[str, Path]) -> Pair | None:
 def _files(directory: Path, notes: list[str]) -> list[Path]:
     """Return the scans and 2-D images of a directory, without hidden files, no two of one name."""
     files = sorted(path for path in directory.glob("[!.]*") if path.is_file())
-    known = [path for path in files if suffix_of(path) in VOLUME_SUFFIXES + IMAGE_SUFFIXES]
+    known = [path for path in files if suffix_of(path) in VOLUME_SUFFIXES or is_image_file(path)]
     others = [path for path in files if path not in known and path.suffix.lower() not in _IGNORED]
     _note_files(notes, f"files in {directory} that are neither images nor scans, left out", others)
     by_name: dict[str, Path] = {}
@@ -188,6 +199,17 @@ def _files(directory: Path, notes: list[str]) -> list[Path]:
         if (other := by_name.setdefault(case_name(path).lower(), path)) != path:
             raise ValueError(f"{other} and {path} have the same name {case_name(path)}: expected one file; keep one.")
     return known
+
+
+def _note_outside(root: Path, notes: list[str]) -> None:
+    """Name the directories beside and in those of images and masks, e.g. of a split of unknown name."""
+    used = {directory for pair in find_folders(root).values() for directory in pair}
+    above = {parent for one in used for parent in one.parents if parent == root or root in parent.parents}
+    outside = [
+        child for one in sorted(used | above) for child in subdirectories(one).values() if child not in used | above
+    ]
+    outside += [path for one in sorted(above) for path in sorted(one.glob("[!.]*")) if suffix_of(path)]
+    _note_files(notes, f"directories and images of no split ({', '.join(_SPLITS)}), left out", outside)
 
 
 def _note_files(notes: list[str], what: str, paths: list[Path]) -> None:

@@ -110,7 +110,7 @@ class LabelChecks:
 
     def training(self, cases: Iterable[tuple[str, np.ndarray]]) -> None:
         """Check names and label maps, `(slices, height, width)`, of all training cases before the training."""
-        found = {name: labels_in(label) for name, label in cases}
+        found = {name: labels_in(label) & self.id2label.keys() for name, label in cases}  # without those to ignore
         empty = self._new([name for name, labels in found.items() if not labels - {0}])
         if empty:
             logger.warning(f"the labels of {_list_cases(empty)} are background alone: check that this is intended")

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ...data.dataset import IGNORED_LABEL
 from ...reporting.overlays import OverlayRow, draw_rows
 from ...reporting.preview import representative_slices
-from ...scoring.metrics import binary_dice
+from ...scoring.metrics import binary_dice, class_mask, drop_ignored
 from ...transforms.slicing import rows_point_up
 from ...utils.text import printable
 from ..distributed.logging import get_logger
 from ..setup import TrainingRun
-from ..validation import validation_cases
+from ..validation import scored_labels, validation_cases
 
 __all__ = ["ValidationSnapshots"]
 
@@ -72,7 +73,10 @@ class ValidationSnapshots:
             if image.ndim == 3:
                 image = np.moveaxis(image, 0, 2) if run.data.is_2d and len(image) == 3 else image[0]
             image, label, found = (_upright(run, array) for array in (image, case.label[index], prediction[index]))
-            dice = [binary_dice(found == value, label == value) for value in np.union1d(label, found) if value]
+            if run.data.has_ignored:
+                found, label = drop_ignored(found, label, IGNORED_LABEL)
+            masks = [[class_mask(array, one) for array in (found, label)] for one in scored_labels(run).values()]
+            dice = [binary_dice(*pair) for pair in masks if pair[0].any() or pair[1].any()]
             result = f"prediction, Dice {f'{np.mean(dice):.2f}' if dice else '-'}"
             rows.append(OverlayRow(image, label, found, f"{printable(name)}, slice {index}", result, aspect))
         return rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ import numpy as np
 from pydicom import Dataset
 
 from ...utils.text import printable
-from .headers import numbers, text, value, whole_number
+from .headers import items, numbers, text, value, whole_number
 
-__all__ = ["Frame", "frames_of", "what_differs"]
+__all__ = ["Frame", "frames_of", "nuclear_planes", "what_differs"]
 
 # What distinguishes images at the same position: keyword, and the functional group of an enhanced file.
 _KINDS = {
@@ -64,7 +63,7 @@ def frames_of(dataset: Dataset, path: Path) -> list[Frame]:
     kind = text(dataset, "PhotometricInterpretation")
     samples = whole_number(dataset, "SamplesPerPixel", path, default=1)
     count = whole_number(dataset, "NumberOfFrames", path, default=1)
-    groups = _items(dataset, "PerFrameFunctionalGroupsSequence", path)
+    groups = items(dataset, "PerFrameFunctionalGroupsSequence", path)
     if samples != 1 or not kind.startswith("MONOCHROME"):
         problem = (
             f"holds an image of {kind or 'an unknown colour space'} with {samples} values per pixel, expected "
@@ -82,6 +81,8 @@ def frames_of(dataset: Dataset, path: Path) -> list[Frame]:
             "is a mosaic: all slices side by side in one image, expected an image for each; "
             "convert the series, e.g. with dcm2niix."
         )
+    elif planes := nuclear_planes(dataset, path):
+        return [_frame(dataset, path, index, size, holders) for index, holders in enumerate(planes)]
     elif not groups and count != 1:
         problem = (
             f"holds {count} frames without their positions (no PerFrameFunctionalGroupsSequence), expected an "
@@ -90,9 +91,34 @@ def frames_of(dataset: Dataset, path: Path) -> list[Frame]:
     elif groups and len(groups) != count:
         problem = f"announces {count} frames and describes {len(groups)}; it is damaged: copy or export it again."
     else:
-        shared = _items(dataset, "SharedFunctionalGroupsSequence", path)[:1]
+        shared = items(dataset, "SharedFunctionalGroupsSequence", path)[:1]
         return [_frame(dataset, path, index, size, [own, *shared]) for index, own in enumerate(groups or [dataset])]
     raise ValueError(f"{printable(path)} {problem}")
+
+
+def nuclear_planes(dataset: Dataset, path: Path) -> list[list[Dataset]]:
+    """Return the datasets that describe each frame of a reconstructed NM file: its position, its direction, the rest.
+
+    Empty for other files.
+    """
+    kinds = text(dataset, "ImageType").split("\\")
+    detectors = items(dataset, "DetectorInformationSequence", path)[:1]
+    count = whole_number(dataset, "NumberOfFrames", path, default=1)
+    if ("RECON TOMO" not in kinds and "RECON GATED TOMO" not in kinds) or not detectors or count == 1:
+        return []
+    if any(keyword not in detectors[0] for keyword in ("ImagePositionPatient", "ImageOrientationPatient")):
+        return []
+    position = np.array(numbers(detectors[0], "ImagePositionPatient", 3, path))
+    row, column = _unit_vectors(numbers(detectors[0], "ImageOrientationPatient", 6, path), path)
+    # Its sign is the direction of the stack.
+    step = np.cross(row, column) * numbers(dataset, "SpacingBetweenSlices", 1, path)[0]
+    slices = numbers(dataset, "SliceVector", count, path, default=range(1, count + 1))
+    planes = []
+    for index in slices:
+        own = Dataset()
+        own.ImagePositionPatient = (position + (index - 1) * step).tolist()
+        planes.append([own, detectors[0], dataset])
+    return planes
 
 
 def what_differs(frames: list[Frame]) -> str:
@@ -100,8 +126,8 @@ def what_differs(frames: list[Frame]) -> str:
     for keyword, group in _KINDS.items():
         found = set()
         for frame in frames:
-            items = _items(frame.groups, group, frame.path) if group else [frame.dataset]
-            found |= {text(item, keyword) for item in items}
+            holders = items(frame.groups, group, frame.path) if group else [frame.dataset]
+            found |= {text(holder, keyword) for holder in holders}
         if len(listed := sorted(found - {""})) > 1:
             return f"{keyword}: {', '.join(listed[:4])}{', …' if len(listed) > 4 else ''}"
     return ""
@@ -111,8 +137,8 @@ def _frame(dataset: Dataset, path: Path, index: int, size: tuple[int, int], hold
     """Read one image's geometry; `holders` are its own and the shared functional groups, or the header."""
 
     def read(group: str, keyword: str, count: int, **options: Any) -> tuple[float, ...]:
-        items = [item for holder in holders for item in _items(holder, group, path)] or holders
-        item = next((item for item in items if keyword in item), items[0])
+        found = [item for holder in holders for item in items(holder, group, path)] or holders
+        item = next((item for item in found if keyword in item), found[0])
         return numbers(item, keyword, count, path, **options)
 
     between_rows, between_columns = read("PixelMeasuresSequence", "PixelSpacing", 2, positive=True)
@@ -154,8 +180,3 @@ def _unit_vectors(directions: tuple[float, ...], path: Path) -> np.ndarray:
     row = row / lengths[0]
     column = column - (row @ column) * row
     return np.array([row, column / np.linalg.norm(column)])
-
-
-def _items(holder: Dataset, sequence: str, path: Path) -> list[Dataset]:
-    found = value(holder, sequence, path) if sequence in holder else None
-    return [item for item in found if isinstance(item, Dataset)] if isinstance(found, Sequence) else []

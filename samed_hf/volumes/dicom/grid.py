@@ -51,11 +51,15 @@ def arrange(frames: Sequence[Frame], name: Path) -> Grid:
 def differing_images_error(frames: list[Frame], name: Path) -> ValueError:
     """Make the error for several images at one position that are not the same."""
     differs = what_differs(frames)
+    names = [printable(frame.path.name) for frame in frames[:2]]
+    advice = _ADVICE
+    if frames[0].path == frames[1].path:
+        names = [f"frame {frame.index + 1}" for frame in frames[:2]]
+        advice = "read one of them at a time (frame, --frames)."
     return ValueError(
         f"{printable(name)} holds {len(frames)} different images at the same position "
-        f"({_mm(frames[0].position @ frames[0].normal)} mm), e.g. {printable(frames[0].path.name)} and "
-        f"{printable(frames[1].path.name)}, as of several echoes, phases or time points"
-        f"{f' ({differs})' if differs else ''}; {_ADVICE}"
+        f"({_mm(frames[0].position @ frames[0].normal)} mm), e.g. {names[0]} and {names[1]}, as of several echoes, "
+        f"phases or time points{f' ({differs})' if differs else ''}; {advice}"
     )
 
 

@@ -6,6 +6,7 @@ import logging
 import math
 import re
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,11 +14,27 @@ from typing import Any
 
 import pydicom
 from pydicom import Dataset
+from pydicom.filereader import read_dataset, read_preamble
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from ...utils.text import printable
+from ..file_checks import check_memory
+from ..limits import InputLimits
 
-__all__ = ["brief", "is_dicom", "is_usable_uid", "numbers", "quiet", "read_file", "text", "value", "whole_number"]
+__all__ = [
+    "brief",
+    "is_dicom",
+    "is_usable_uid",
+    "items",
+    "numbers",
+    "quiet",
+    "read_file",
+    "text",
+    "value",
+    "whole_number",
+]
 
+_CHUNK = 1 << 20  # bytes
 _LARGEST = 1e6  # mm; larger than any scanner: the header is damaged, and the number would overflow further on
 
 
@@ -50,8 +67,13 @@ def is_dicom(path: str | Path) -> bool:
     return group in (2, 8) and element <= 0x18 and (explicit or length <= 256)
 
 
-def read_file(path: Path, *, pixels: bool = False, tags: Sequence[str] | None = None) -> Dataset:
-    """Read a DICOM file, with or without preamble: the header, or of it only `tags`, and optionally the pixels."""
+def read_file(
+    path: Path, *, pixels: bool = False, tags: Sequence[str] | None = None, limits: InputLimits | None = None
+) -> Dataset:
+    """Read a DICOM file, with or without preamble: the header, or of it only `tags`, and optionally the pixels.
+
+    A deflated file is limited to the bytes of `limits`, by default `InputLimits.local()`, decompressed.
+    """
     if not path.is_file():
         raise FileNotFoundError(
             f"{printable(path)} does not exist or is not a file, expected a DICOM file; check the path."
@@ -60,6 +82,7 @@ def read_file(path: Path, *, pixels: bool = False, tags: Sequence[str] | None = 
         raise ValueError(
             f"{printable(path)} is not DICOM, expected a file of a DICOM series; remove it from the directory."
         )
+    _check_inflated(path, limits or InputLimits.local())
     try:
         return pydicom.dcmread(
             path, force=True, stop_before_pixels=not pixels, specific_tags=None if tags is None else list(tags)
@@ -71,6 +94,23 @@ def read_file(path: Path, *, pixels: bool = False, tags: Sequence[str] | None = 
         raise _damaged(path, error) from error
 
 
+def _check_inflated(path: Path, limits: InputLimits) -> None:
+    """Refuse a deflated file that expands beyond the limits or the memory: pydicom decompresses all of it at once."""
+    with path.open("rb") as file:
+        try:
+            read_preamble(file, force=True)
+            meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+            if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+                return
+            inflater, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
+            while (data := inflater.unconsumed_tail or file.read(_CHUNK)) and total <= limits.bytes:
+                total += len(inflater.decompress(data, _CHUNK))
+        except Exception:  # damaged: reading it raises the error
+            return
+    limits.check(path, bytes=total)
+    check_memory(path, total)
+
+
 def value(dataset: Dataset, keyword: str, path: Path) -> Any:
     """Return the value of an element, `None` if it is missing or empty."""
     try:
@@ -79,6 +119,12 @@ def value(dataset: Dataset, keyword: str, path: Path) -> Any:
         # pydicom decodes a value when it is accessed, and fails in as many ways as in reading the file.
         raise _damaged(path, error, keyword) from error
     return None if found is None or found == "" or (hasattr(found, "__len__") and len(found) == 0) else found
+
+
+def items(holder: Dataset, sequence: str, path: Path) -> list[Dataset]:
+    """Return the items of a sequence, none if it is missing."""
+    found = value(holder, sequence, path) if sequence in holder else None
+    return [item for item in found if isinstance(item, Dataset)] if isinstance(found, Sequence) else []
 
 
 def numbers(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CAPTURES", "FOREIGN", "LOCALIZER", "NO_POSITION", "TOMOGRAPHY", "count_of", "is_image_class", "kind_of"]
+__all__ = ["CAPTURES", "FOREIGN", "LOCALIZER", "NO_POSITION", "count_of", "is_image_class", "kind_of"]
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 # Kinds as they are named in messages, `{s}` for the plural, by the rest of the SOP class UID or, with a dot, its start.
@@ -32,10 +32,9 @@ _KINDS = {
 _DICOMDIR = "1.2.840.10008.1.3.10"
 FOREIGN = "a file{s} of another format"
 LOCALIZER = "a localizer{s}"
-NO_POSITION = "an image{s} without a position"
-# CT, MR and PET, whose images are slices of a volume.
-TOMOGRAPHY = tuple(_STORAGE + code for code in ("2", "4", "128"))
-CAPTURES = tuple(_STORAGE + code for code in ("7", "7.1", "7.2", "7.3", "7.4"))  # screenshots, scanned documents
+NO_POSITION = "an image{s} without a position or in colour"
+# CT, MR, PET and secondary capture: beside volumes, images without a position are screenshots and documents.
+CAPTURES = tuple(_STORAGE + code for code in ("2", "4", "128", "7", "7.1", "7.2", "7.3", "7.4"))
 
 
 def is_image_class(uid: str) -> bool | None:

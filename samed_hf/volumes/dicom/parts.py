@@ -35,6 +35,7 @@ _NAMES = {
 # These may differ between the slices of one part as well: their order at each position counts.
 _ORDERED = ("TriggerTime", "AcquisitionTime", "ContentTime", "InstanceNumber")
 _BY_RANK = ("EchoTime", "InversionTime", "DiffusionGradientOrientation", *_ORDERED)  # whose values make no names
+_DIRECTION = "DiffusionGradientOrientation"
 _DIRECTORY = "directory"
 KEYWORDS = tuple(_NAMES)
 
@@ -47,7 +48,8 @@ class ImageHeader:
     values: dict[str, str]  # text of the elements that are not empty
     position: tuple[float, ...] | None  # (3,), mm, of a single image
     directions: tuple[float, ...] | None  # (6,)
-    has_positions: bool  # whether the file's images have positions in the patient
+    is_slice: bool = True  # unlike a projection or a photograph, which are read as images
+    has_position: bool = False  # whether the file states positions in the patient
     frames: int = 1
 
     def text(self, keyword: str) -> str:
@@ -83,8 +85,10 @@ def divide(images: list[ImageHeader]) -> tuple[str, dict[str, list[ImageHeader]]
     same = [tuple(image.text(keyword) for keyword in ("SOPInstanceUID", *names)) for image in images]
     if planes is None or len(set(planes)) == len(set(zip(planes, same, strict=True))):
         return "", {"": images}
-    singles = [(keyword,) for keyword in names if keyword not in _ORDERED[1:]]
-    for keywords in [*singles, *combinations([one for (one,) in singles], 2), (_DIRECTORY,)]:
+    valued = [keyword for keyword in names if keyword not in _ORDERED[1:]]
+    # The directions of diffusion come with a b-value, of which 0 has none.
+    singles = [(keyword,) for keyword in valued if keyword != _DIRECTION]
+    for keywords in [*singles, *combinations(valued, 2), (_DIRECTION,), (_DIRECTORY,)]:
         labels = [tuple(_value(image, keyword) for keyword in keywords) for image in images]
         if _separates(labels, planes, same):
             columns = zip(*labels, strict=True)
@@ -138,7 +142,10 @@ def _part_names(values: Sequence[str], keyword: str) -> list[str]:
     """Name the part of each value: by a whole number or words, else by the value's rank."""
     distinct = sorted(set(values), key=_sort_key)
     words = {value: str(rank) for rank, value in enumerate(distinct, 1)}
-    if keyword not in _BY_RANK and all(re.fullmatch(r"[0-9]{1,6}(\.0*)?", value) for value in distinct):
+    if keyword == _DIRECTORY:
+        directories = {value: Path(value).name for value in distinct}
+        words = directories if len(set(directories.values())) == len(distinct) else words
+    elif keyword not in _BY_RANK and all(re.fullmatch(r"[0-9]{1,6}(\.0*)?", value) for value in distinct):
         words = {value: str(int(float(value))) for value in distinct}
     elif keyword in ("ImageType", "ConvolutionKernel"):
         parts = {value: value.split("\\") for value in distinct}
@@ -148,7 +155,8 @@ def _part_names(values: Sequence[str], keyword: str) -> list[str]:
         }
         if all(named.values()):
             words = {value: "-".join(part) for value, part in named.items()}
-    return [f"{_NAMES.get(keyword, keyword)}-{words[value]}" for value in values]
+    prefix = f"{_NAMES[keyword]}-" if keyword in _NAMES else ""
+    return [prefix + words[value] for value in values]
 
 
 def _sort_key(value: str) -> tuple[float, str]:

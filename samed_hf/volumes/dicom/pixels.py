@@ -1,29 +1,23 @@
-"""The stored values of one image of a DICOM file, uncompressed or compressed."""
+"""The stored values of one image of a DICOM file, uncompressed or compressed, in grey or in colour."""
 
 from __future__ import annotations
 
 import struct
-import subprocess
-import sys
-import tempfile
-import threading
-from contextlib import ExitStack
-from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import numpy as np
 from pydicom import Dataset, uid
-from pydicom.dataset import FileMetaDataset
-from pydicom.encaps import encapsulate, get_frame
-from pydicom.pixels import get_decoder
+from pydicom.encaps import encapsulate
+from pydicom.pixels import convert_color_space, get_decoder
+from pydicom.pixels.utils import as_pixel_options, get_expected_length, get_j2k_parameters
 
 from ...utils.text import printable
+from .gdcm import GDCM_SYNTAXES, GdcmDecoder, compressed_frame
 from .headers import brief, text, value, whole_number
 
-__all__ = ["GdcmDecoder", "stored_range", "stored_values"]
+__all__ = ["num_samples", "stored_bits", "stored_range", "stored_values"]
 
-_GDCM_SYNTAXES = (uid.JPEGLossless, uid.JPEGLosslessSV1)
 # One plugin for each compression: pydicom would try the next one after an error, and some accept damaged data.
 _PLUGINS = {
     uid.JPEGBaseline8Bit: "pillow",
@@ -35,83 +29,9 @@ _PLUGINS = {
     uid.RLELossless: "pydicom",
 }
 
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_JP2 = b"\0\0\0\x0cjP  "  # a file format around the codestream, against the standard
 _SIZE_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # of JPEG and JPEG-LS
-_TIMEOUT = 120.0  # seconds for an image
-_END = "end of image"
-_COPIED = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
-_PROGRAM = f"""
-import sys
-sys.path[:] = sys.argv[1:]
-import numpy, SimpleITK
-for line in sys.stdin:
-    file = line.rstrip("\\n")
-    try:
-        image = SimpleITK.ReadImage(file, imageIO="GDCMImageIO")
-        numpy.save(file + ".npy", SimpleITK.GetArrayFromImage(image))
-    except Exception as error:
-        print(" ".join(str(error).split()).rpartition(": ")[2])
-    print("{_END}", flush=True)
-"""
-
-
-class GdcmDecoder(ExitStack):
-    """Decoder of JPEG Lossless by SimpleITK's GDCM, in a child process from the first image to the end of the context.
-
-    Damaged data can crash GDCM, hence the child process. libjpeg inside GDCM continues after corrupt data and only
-    prints a line, which is an error here: lossless JPEG has no checksum, so nothing else shows that pixels are wrong.
-    """
-
-    def decode(self, dataset: Dataset, index: int) -> np.ndarray:
-        """Return the stored values `(rows, columns)` of image `index`; damaged data are a `ValueError`."""
-        file = self._directory / "image.dcm"
-        _write_single(dataset, index, file)
-        stdin, stdout = cast(IO[str], self._process.stdin), cast(IO[str], self._process.stdout)
-        output = []  # what GDCM prints: nothing for undamaged data
-        timer = threading.Timer(_TIMEOUT, self._process.kill)
-        timer.start()
-        try:
-            stdin.write(f"{file}\n")
-            stdin.flush()
-            while (line := stdout.readline()) != f"{_END}\n":
-                output.append(line.strip() or "GDCM ended")
-                if not line:
-                    break
-        finally:
-            timer.cancel()
-        if output:
-            raise ValueError(output[0])
-        array: np.ndarray = np.load(f"{file}.npy")
-        return array.reshape(array.shape[-2:])
-
-    @cached_property
-    def _directory(self) -> Path:
-        return Path(self.enter_context(tempfile.TemporaryDirectory()))
-
-    @cached_property
-    def _process(self) -> subprocess.Popen[str]:
-        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        process = subprocess.Popen([sys.executable, "-c", _PROGRAM, *sys.path], text=True, errors="replace", **pipes)
-        self.enter_context(process)  # closes the pipes and waits
-        self.callback(process.kill)
-        return process
-
-
-def _write_single(dataset: Dataset, index: int, file: Path) -> None:
-    """Write an image alone, still compressed, as secondary capture, whose values GDCM does not rescale."""
-    single = Dataset()
-    for keyword in _COPIED:
-        setattr(single, keyword, int(dataset[keyword].value))
-    single.SamplesPerPixel, single.PhotometricInterpretation = 1, "MONOCHROME2"
-    single.SOPClassUID, single.SOPInstanceUID = uid.SecondaryCaptureImageStorage, uid.generate_uid()
-    single.PixelData = encapsulate([_compressed(dataset, index)])
-    single["PixelData"].VR = "OB"
-    single.file_meta = FileMetaDataset()
-    single.file_meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID
-    single.save_as(file, enforce_file_format=True)
-
-
-def _compressed(dataset: Dataset, index: int) -> bytes:
-    return get_frame(dataset.PixelData, index, number_of_frames=int(dataset.get("NumberOfFrames") or 1))
 
 
 def _frame_size(frame: bytes) -> tuple[int, int] | None:
@@ -130,44 +50,121 @@ def _frame_size(frame: bytes) -> tuple[int, int] | None:
 
 
 def stored_values(dataset: Dataset, index: int, path: Path, gdcm: GdcmDecoder) -> np.ndarray:
-    """Decode image `index` of a file to integers of shape `(rows, columns)`."""
-    if value(dataset, "PixelData", path) is None:
+    """Decode image `index` of a file to `(rows, columns)`, or to RGB `(rows, columns, 3)`.
+
+    The stored integers are signed if PixelRepresentation, or a JPEG 2000 codestream, says so. Parametric maps are
+    floating point numbers.
+    """
+    if not any(value(dataset, keyword, path) is not None for keyword in _PIXELS):
         # pydicom returns what it has read if a file ends within an element: mostly nothing.
         raise _damaged(path, "it has no pixels (PixelData), or ends before them")
     syntax = _transfer_syntax(dataset)
     if not syntax.is_transfer_syntax:
         raise _damaged(path, f"its transfer syntax is {brief(syntax)!r}, which is unknown")
-    allocated, stored, _ = _bits(dataset, path)
-    shape = (whole_number(dataset, "Rows", path), whole_number(dataset, "Columns", path))
-    if not syntax.is_encapsulated:
-        row = shape[1] * allocated // 8
-        expected = whole_number(dataset, "NumberOfFrames", path, default=1) * shape[0] * row
-        length = len(value(dataset, "PixelData", path))
-        if not expected <= length < expected + max(row, 2):  # padding of less than a row is accepted
-            raise _damaged(path, f"it holds {length} bytes of pixels, expected {expected}")
-    plugin = _plugin(syntax, stored, path)
+    samples = num_samples(dataset, path)
+    _check_decoder(syntax, path)
+    plane = (whole_number(dataset, "Rows", path), whole_number(dataset, "Columns", path))
+    shape = plane if samples == 1 else (*plane, samples)
     try:
         # The decoders require it, and a file may lack it.
         dataset.file_meta.TransferSyntaxUID = syntax
-        if syntax.is_encapsulated and (claimed := _frame_size(_compressed(dataset, index))) not in (shape, None):
-            raise ValueError(f"its pixels are {claimed}, its header claims {shape}")  # before they are allocated
-        if syntax in _GDCM_SYNTAXES:
-            array = gdcm.decode(dataset, index)
+        if not syntax.is_encapsulated:
+            options = _native_options(dataset, path)
+            array = get_decoder(syntax).as_array(dataset, index=index, **options)[0]
         else:
-            options: Any = {"allow_excess_frames": False}  # pydicom annotates each option with the type of all of them
-            decoder = get_decoder(syntax)
-            array = decoder.as_array(dataset, index=index, raw=True, decoding_plugin=plugin, **options)[0]
-        # Old scanners kept overlays in the unused bits. pydicom clears these, except in JPEG 2000 and JPEG-LS.
-        positions = (dataset.get((group, 0x0102)) for group in range(0x6000, 0x6020, 2))  # OverlayBitPosition
-        if any(element is not None and element.value for element in positions):
-            array = np.right_shift(np.left_shift(array, allocated - stored), allocated - stored)
+            frame = compressed_frame(dataset, index)
+            if (claimed := _frame_size(frame)) not in (plane, None):  # before it is allocated
+                raise ValueError(f"its pixels are {claimed}, its header claims {plane}")
+            if syntax in GDCM_SYNTAXES:
+                array = gdcm.decode(dataset, index)
+                if text(dataset, "PhotometricInterpretation").startswith("YBR") and samples == 3:
+                    array = convert_color_space(array, "YBR_FULL", "RGB")
+            else:
+                array = _decoded(frame, syntax, dataset, path)
+        array = _used_bits(array, dataset, path)
     except Exception as error:
         # The decoders are many, and each raises errors of all kinds for damaged pixels.
         reason = brief(str(error).rpartition("by all available plugins:")[2]) or type(error).__name__
         raise _damaged(path, reason) from error
-    if array.shape != shape or array.dtype.kind not in "iu":
-        raise _damaged(path, f"its pixels are decoded to {array.shape} {array.dtype}, expected {shape} integers")
+    if array.shape != shape or array.dtype.kind not in "iuf":
+        raise _damaged(path, f"its pixels are decoded to {array.shape} {array.dtype}, expected {shape} numbers")
     return array
+
+
+def _native_options(dataset: Dataset, path: Path) -> dict[str, Any]:
+    """Check the number of bytes of uncompressed pixels, and return the options to decode them."""
+    found = next(element for keyword in _PIXELS if (element := value(dataset, keyword, path)) is not None)
+    options: dict[str, Any] = {"allow_excess_frames": False}
+    expected = get_expected_length(dataset)
+    if text(dataset, "PhotometricInterpretation") == "YBR_FULL_422" and len(found) >= expected // 2 * 3:
+        options["photometric_interpretation"] = "YBR_FULL"  # the colours are not subsampled, whatever it says
+        expected = expected // 2 * 3
+    row = dataset.Columns * dataset.SamplesPerPixel * dataset.BitsAllocated // 8
+    # Padding of less than a row is accepted, and more if it is empty.
+    if len(found) < expected or (len(found) >= expected + max(row, 2) and any(found[expected:])):
+        raise ValueError(f"it holds {len(found)} bytes of pixels, expected {expected}")
+    if _shift(dataset, path):
+        options["correct_unused_bits"] = False
+    return options
+
+
+def _decoded(frame: bytes, syntax: uid.UID, dataset: Dataset, path: Path) -> np.ndarray:
+    """Decode a compressed image with pydicom."""
+    options = as_pixel_options(dataset) | {"number_of_frames": 1, "allow_excess_frames": False}
+    stored, plugin = stored_bits(dataset, path), _PLUGINS.get(syntax, "")
+    if syntax == uid.JPEGExtended12Bit and stored > 8:  # Pillow and GDCM decode 8 bits only
+        plugin, frame = "pylibjpeg", _with_whole_spectrum(frame)
+    if syntax in (uid.JPEG2000, uid.JPEG2000Lossless):
+        if stored > 16 or (stored > 8 and options["samples_per_pixel"] == 3) or frame.startswith(_JP2):
+            plugin = "pylibjpeg"  # Pillow decodes fewer bits, and fails on old files
+        if get_j2k_parameters(frame).get("is_signed") and not options.get("pixel_representation"):
+            options["pixel_representation"] = 1  # the codestream knows better
+    options.pop("extended_offsets", None)
+    array = get_decoder(syntax).as_array(encapsulate([frame]), index=0, decoding_plugin=plugin, **options)[0]
+    return np.asarray(array)
+
+
+def _with_whole_spectrum(frame: bytes) -> bytes:
+    """Correct the spectrum in a sequential JPEG's scan header, which some encoders leave 0: 63 is its last part."""
+    start = frame.find(b"\xff\xda")
+    end = start + 2 + int.from_bytes(frame[start + 2 : start + 4], "big")
+    return frame[: end - 3] + b"\0\x3f\0" + frame[end:] if 0 < start < end <= len(frame) else frame
+
+
+def _used_bits(array: np.ndarray, dataset: Dataset, path: Path) -> np.ndarray:
+    """Remove what is not the value from the allocated bits."""
+    # Old scanners kept overlays in the unused bits. pydicom clears these, except in JPEG 2000 and JPEG-LS.
+    positions = (dataset.get((group, 0x0102)) for group in range(0x6000, 0x6020, 2))  # OverlayBitPosition
+    shift = _shift(dataset, path)
+    if shift or any(element is not None and element.value for element in positions):
+        unused = 8 * array.dtype.itemsize - stored_bits(dataset, path)
+        array = np.right_shift(np.left_shift(array, max(0, unused - shift)), max(0, unused))
+    return array
+
+
+def _shift(dataset: Dataset, path: Path) -> int:
+    """Return how many bits of an uncompressed pixel are below its value: HighBit may be above BitsStored - 1."""
+    if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset or _transfer_syntax(dataset).is_encapsulated:
+        return 0
+    allocated, stored, _ = _bits(dataset, path)
+    high = whole_number(dataset, "HighBit", path, default=stored - 1)
+    return high - stored + 1 if stored <= high < allocated else 0
+
+
+def num_samples(dataset: Dataset, path: Path) -> int:
+    """Return the number of values of a pixel: 1 for grey and palettes, 3 for colours."""
+    samples = whole_number(dataset, "SamplesPerPixel", path, default=1)
+    if samples not in (1, 3):
+        raise ValueError(
+            f"{printable(path)} holds an image of {samples} values per pixel, expected 1 (grey or a palette) or 3 "
+            "(colours); export it as PNG."
+        )
+    return samples
+
+
+def stored_bits(dataset: Dataset, path: Path) -> int:
+    """Return how many bits of a pixel hold its value."""
+    return _bits(dataset, path)[1]
 
 
 def stored_range(dataset: Dataset, path: Path) -> tuple[int, int]:
@@ -180,8 +177,8 @@ def _bits(dataset: Dataset, path: Path) -> tuple[int, int, bool]:
     """Return the allocated and the stored bits of a pixel, and whether it is signed."""
     allocated = whole_number(dataset, "BitsAllocated", path)
     stored = whole_number(dataset, "BitsStored", path, default=allocated)
-    if allocated not in (8, 16, 32) or not 1 <= stored <= allocated:
-        raise _damaged(path, f"it stores {stored} of {allocated} bits per pixel, expected integers of 8, 16 or 32 bits")
+    if allocated not in (1, 8, 16, 32, 64) or not 1 <= stored <= allocated:
+        raise _damaged(path, f"it stores {stored} of {allocated} bits per pixel, expected 1, 8, 16, 32 or 64 bits")
     return allocated, stored, whole_number(dataset, "PixelRepresentation", path, default=0) == 1
 
 
@@ -195,22 +192,23 @@ def _transfer_syntax(dataset: Dataset) -> uid.UID:
     return uid.ExplicitVRLittleEndian if is_little_endian else uid.ExplicitVRBigEndian
 
 
-def _plugin(syntax: uid.UID, stored: int, path: Path) -> str:
-    """Return the plugin of pydicom's decoder; empty if it has none of its own."""
-    plugin = _PLUGINS.get(syntax, "")
-    if syntax == uid.JPEGExtended12Bit and stored > 8:  # Pillow and GDCM decode 8 bits only
-        plugin = "pylibjpeg"
+def _check_decoder(syntax: uid.UID, path: Path) -> None:
+    """Refuse videos, and a compression that pydicom has no decoder for."""
+    if syntax in uid.MPEGTransferSyntaxes:
+        raise ValueError(
+            f"{printable(path)} is a video ({brief(syntax.name)}, {brief(syntax)}), expected single images or a "
+            "multi-frame file; save its frames as PNG, e.g. with ffmpeg, or export it without video compression."
+        )
     try:
-        decoder = get_decoder(syntax)
+        plugin, decoder = _PLUGINS.get(syntax, ""), get_decoder(syntax)
         is_available = plugin in decoder.available_plugins if plugin else decoder.is_available
     except NotImplementedError:
         is_available = False
-    if not is_available and syntax not in _GDCM_SYNTAXES:
+    if not is_available and syntax not in GDCM_SYNTAXES:
         raise ValueError(
             f"{printable(path)} is compressed as {brief(syntax.name)} ({brief(syntax)}), for which pydicom has no "
             "decoder; export the series uncompressed."
         )
-    return plugin
 
 
 def _damaged(path: Path, reason: str) -> ValueError:

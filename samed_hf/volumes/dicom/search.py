@@ -13,20 +13,21 @@ from pathlib import Path
 from pydicom import Dataset
 
 from ...utils.text import printable
-from .headers import is_dicom, is_usable_uid, numbers, quiet, read_file, text, value
-from .kinds import CAPTURES, FOREIGN, LOCALIZER, NO_POSITION, TOMOGRAPHY, count_of, is_image_class, kind_of
+from .headers import is_dicom, is_usable_uid, items, numbers, quiet, text
+from .images import is_projection
+from .kept_headers import read_header
+from .kinds import CAPTURES, FOREIGN, LOCALIZER, NO_POSITION, count_of, is_image_class, kind_of
 from .parts import KEYWORDS, ImageHeader, divide, split_stacks
+from .phases import frame_names
 
 __all__ = ["SeriesFiles", "find_series", "search_series"]
 
 logger = logging.getLogger(__name__)
 
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
-_BESIDE_VOLUMES = CAPTURES + TOMOGRAPHY  # without a position, they are screenshots and documents
 _SERIES = ("StudyInstanceUID", "SeriesInstanceUID", "PatientID", "Modality", "SeriesNumber")
 _TEXTS = (*dict.fromkeys((*_UIDS, *_SERIES)), "SeriesDescription", "Rows", "Columns", *KEYWORDS)
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
-_TAGS = (*_TEXTS, "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", *_GROUPS)
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def _image_header(file: Path) -> ImageHeader | str:
         if file.suffix.lower() in (".dcm", ".ima"):
             raise ValueError(f"{printable(file)} is not DICOM.")
         return FOREIGN
-    header = read_file(file, tags=_TAGS)
+    header = read_header(file, searching=True)
     meta = getattr(header, "file_meta", Dataset())
     uid = text(header, "SOPClassUID") or text(meta, "MediaStorageSOPClassUID")
     is_image = is_image_class(uid)
@@ -134,14 +135,14 @@ def _image_header(file: Path) -> ImageHeader | str:
 def _kept(header: Dataset, file: Path) -> ImageHeader:
     values = {keyword: found for keyword in _TEXTS if (found := text(header, keyword))}
     frames = text(header, "NumberOfFrames")
-    groups = [item for keyword in _GROUPS for item in (value(header, keyword, file) or ())[:1]]
-    position = _numbers(header, "ImagePositionPatient", 3, file)
+    groups = [item for keyword in _GROUPS for item in items(header, keyword, file)[:1]]
     return ImageHeader(
         file=file,
         values=values,
-        position=position,
+        position=_numbers(header, "ImagePositionPatient", 3, file),
         directions=_numbers(header, "ImageOrientationPatient", 6, file),
-        has_positions="ImagePositionPatient" in header or any("PlanePositionSequence" in item for item in groups),
+        is_slice=not is_projection(header, file),
+        has_position="ImagePositionPatient" in header or any("PlanePositionSequence" in item for item in groups),
         frames=int(frames) if re.fullmatch(r"[0-9]{1,9}", frames) else 1,
     )
 
@@ -161,10 +162,10 @@ def _without_others(images: dict[Path, ImageHeader], skipped: dict[Path, str]) -
     slices = {file for file, one in images.items() if "LOCALIZER" not in one.text("ImageType").upper().split("\\")}
     kept = {file: one for file, one in images.items() if file in slices or not slices}
     skipped |= dict.fromkeys(images.keys() - kept, LOCALIZER)
-    if any(one.has_positions for one in kept.values()):
-        screenshots = {
-            file for file, one in kept.items() if not one.has_positions and one.text("SOPClassUID") in _BESIDE_VOLUMES
-        }
+    in_volumes = {file for file, one in kept.items() if one.is_slice and one.has_position}
+    if in_volumes:
+        others = {file: one for file, one in kept.items() if file not in in_volumes}
+        screenshots = {file for file, one in others.items() if one.text("SOPClassUID") in CAPTURES}
         skipped |= dict.fromkeys(screenshots, NO_POSITION)
         kept = {file: one for file, one in kept.items() if file not in screenshots}
     return kept
@@ -181,7 +182,7 @@ def _group(images: dict[Path, ImageHeader], damaged: list[Path]) -> Iterable[lis
         is_anonymous = _is_anonymous(group)
         for one in group:
             own = (*key, one.text("SeriesDescription"), str(one.file.parent)) if is_anonymous else key
-            if not _is_slice(one):
+            if not one.is_slice:
                 own += (str(one.file),)  # a scan of its own
             series[own].append(one.file)
             keys[one.file.parent].add(own)
@@ -191,15 +192,15 @@ def _group(images: dict[Path, ImageHeader], damaged: list[Path]) -> Iterable[lis
     return series.values()
 
 
-def _is_slice(one: ImageHeader) -> bool:
-    """Whether an image belongs to a volume; read_series refuses a CT without a position."""
-    return one.has_positions or (one.frames == 1 and one.text("SOPClassUID") in TOMOGRAPHY)
-
-
 def _is_anonymous(group: list[ImageHeader]) -> bool:
-    """Whether UIDs don't tell series apart: they are missing, or the same for all images."""
+    """Whether UIDs don't tell series apart: they are missing, or the same for all images, which are no copies."""
     uids = {one.text("SOPInstanceUID") for one in group}
-    return not group[0].text("SeriesInstanceUID") or (len(group) > 1 and len(uids) == 1 and uids != {""})
+    is_constant = len(group) > 1 and len(uids) == 1 and uids != {""} and not _are_copies(group)
+    return is_constant or not group[0].text("SeriesInstanceUID")
+
+
+def _are_copies(group: list[ImageHeader]) -> bool:
+    return len({(one.position, one.text("InstanceNumber")) for one in group}) == 1
 
 
 def _series(files: list[Path], images: dict[Path, ImageHeader]) -> Iterator[SeriesFiles]:
@@ -218,18 +219,21 @@ def _series(files: list[Path], images: dict[Path, ImageHeader]) -> Iterator[Seri
             notes = [f"one of {len(stacks)} stacks of different sizes or directions in a series"] if names else []
             if name:
                 names.append(name)
-                notes.append(f"one of {len(parts)} scans at the same positions in a series, told apart by {why}")
+                value = f": {found}" if (found := part[0].text(why)) else ""
+                notes.append(f"one of {len(parts)} scans at the same positions in a series, told apart by {why}{value}")
             yield _scan(part, [one.file for one in part], files, "_".join(names), tuple(notes))
 
 
 def _scan(
     headers: list[ImageHeader], files: list[Path], whole: list[Path], part: str = "", notes: tuple[str, ...] = ()
 ) -> SeriesFiles:
-    first = headers[0] if headers else ImageHeader(files[0], {}, None, None, True)
+    first = headers[0] if headers else ImageHeader(files[0], {}, None, None)
     number = first.text("SeriesNumber")
     if headers and _is_anonymous(headers) and len(headers) > 1:
         notes += ("grouped by directory, number, description, size and direction, as no UID tells its series",)
     lacks = _lacks(headers)
+    if not lacks and first.is_slice and first.frames > 1 and (count := len(frame_names(files))) > 1:
+        lacks = f"it holds {count} images at each position, as of time points or echoes"
     if lacks:
         notes += (f"no DICOM segmentation can refer to it, as {lacks}",)
     return SeriesFiles(
@@ -241,7 +245,7 @@ def _scan(
         study=first.text("StudyInstanceUID"),
         whole=tuple(sorted(whole)),
         part=part,
-        is_volume=_is_slice(first),
+        is_volume=first.is_slice,
         frames=first.frames,
         lacks=lacks,
         notes=notes,

@@ -8,15 +8,16 @@ from pathlib import Path
 import highdicom as hd
 import numpy as np
 from pydicom import Dataset
-from pydicom.uid import generate_uid
+from pydicom.multival import MultiValue
 from pydicom.valuerep import DA, TM
 
 from ...utils.text import printable
 from .frames import frames_of
-from .headers import is_usable_uid, text, value
+from .headers import is_usable_uid, text, value, whole_number
+from .identity import derive_uid
 from .series import DicomSeries
 
-__all__ = ["source_images"]
+__all__ = ["image_source", "source_images"]
 
 # Attributes of the patient and the study that the standard requires, empty if need be (type 2).
 _MAY_BE_EMPTY = (
@@ -57,18 +58,37 @@ def source_images(series: DicomSeries, path: Path) -> tuple[list[Dataset], list[
         source.SOPInstanceUID = _uid(header, "SOPInstanceUID", path)
         sources.append(source)
     if is_multi_frame:
-        sources[0].NumberOfFrames = len(frames)
+        # The frames that were read: others may be at the same positions. `renumber_frames` corrects the references.
+        planes = [planes[index] for index in series.frames]
+        sources[0].NumberOfFrames = len(planes)
         shared = Dataset()
         shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = orientation, measures
         sources[0].SharedFunctionalGroupsSequence = [shared]
-        sources[0].PerFrameFunctionalGroupsSequence = [Dataset() for _ in frames]
+        sources[0].PerFrameFunctionalGroupsSequence = [Dataset() for _ in planes]
         for group, plane in zip(sources[0].PerFrameFunctionalGroupsSequence, planes, strict=True):
             group.PlanePositionSequence = plane
-        return sources, [planes[index] for index in series.frames]
+        return sources, planes
     for source, plane in zip(sources, planes, strict=True):
         for sequence in (orientation, measures, plane):
             source.update(sequence[0])
     return sources, planes
+
+
+def image_source(series: DicomSeries, path: Path) -> Dataset:
+    """Return the header of a file of images without the geometry of a patient; a missing UID is an error."""
+    header = series.datasets[0]
+    source = _common(header, path)
+    source.Columns, source.Rows = (whole_number(header, keyword, path) for keyword in ("Columns", "Rows"))
+    source.SOPClassUID, source.SOPInstanceUID = (_uid(header, f"SOP{what}UID", path) for what in ("Class", "Instance"))
+    # A reference to the only frame of a file has no number, which single-frame SOP classes must not have.
+    if (count := whole_number(header, "NumberOfFrames", path, default=1)) > 1:
+        source.NumberOfFrames = count
+    if source.get("LossyImageCompression") == "01":
+        for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+            if (found := value(header, keyword, path)) is not None:
+                setattr(source, keyword, found)
+    source.PatientOrientation = value(header, "PatientOrientation", path) or ""
+    return source
 
 
 def _common(first: Dataset, path: Path) -> Dataset:
@@ -85,7 +105,9 @@ def _common(first: Dataset, path: Path) -> Dataset:
     common.StudyInstanceUID = _uid(first, "StudyInstanceUID", path)
     common.SeriesInstanceUID = _uid(first, "SeriesInstanceUID", path)
     reference = text(first, "FrameOfReferenceUID")
-    common.FrameOfReferenceUID = reference if re.fullmatch(r"[0-9.]{3,64}", reference) else generate_uid(prefix=None)
+    common.FrameOfReferenceUID = (
+        reference if re.fullmatch(r"[0-9.]{3,64}", reference) else derive_uid(common.SeriesInstanceUID, "frame")
+    )
     common.PositionReferenceIndicator = text(first, "PositionReferenceIndicator")
     common.Modality = text(first, "Modality") or "OT"
     number = text(first, "SeriesNumber")
@@ -97,7 +119,7 @@ def _uid(dataset: Dataset, keyword: str, path: Path) -> str:
     found = text(dataset, keyword)
     if not is_usable_uid(found):
         raise ValueError(
-            f"{printable(path)} has no usable {keyword} ({found!r}), to which a DICOM segmentation has to refer; "
+            f"{printable(path)} has no usable {keyword} ({found!r}), to which DICOM results have to refer; "
             "write .nii.gz, .nrrd or .mha, or anonymise the series so that its UIDs are replaced, not removed."
         )
     return found
@@ -107,7 +129,7 @@ def _clean(dataset: Dataset, keyword: str) -> str:
     """Return a value that the standard allows, else nothing."""
     try:
         found = dataset.get(keyword)
-        found = "" if found is None else str(found).strip()
+        found = "\\".join(map(str, found)) if isinstance(found, MultiValue) else str(found or "").strip()
         # Damaged headers hold bytes that end a file's text early, or not at all.
         found = found if found.isprintable() else ""
         return str(_DATES[keyword](found) or "") if keyword in _DATES else found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from io import BytesIO
 from pathlib import Path
 
 import highdicom as hd
@@ -18,15 +17,17 @@ from ...utils.text import printable
 from ..file_checks import check_labels, check_parent
 from ..geometry import Volume
 from .headers import brief, quiet
-from .seg_sources import source_images
+from .identity import encode_derived
+from .seg_frames import refer_to_frames, renumber_frames, single_image
+from .seg_sources import image_source, source_images
 from .series import DicomSeries
 from .terminology import term_of
 
-__all__ = ["write_segmentation"]
+__all__ = ["VERSION", "check_arguments", "short_text", "write_segmentation"]
 
 _HIGHEST = 65535
 # Importing it by name would make `volumes` depend on all that `samed_hf/__init__.py` imports.
-_VERSION = importlib.import_module(__package__.partition(".")[0]).__version__
+VERSION = importlib.import_module(__package__.partition(".")[0]).__version__
 
 
 def write_segmentation(
@@ -44,7 +45,9 @@ def write_segmentation(
     its SNOMED CT codes if the name is known, and its colour. Slices without a label are left out, as usual. If no label
     occurs, every label of `names` gets one empty frame at the first slice: a valid file that lists what was segmented.
     Attributes of the patient and the study that an anonymiser removed stay empty; a missing frame of reference is
-    replaced by a new one.
+    replaced by a new one. Of images without positions, such as radiographs and cines, each frame of the segmentation
+    refers to a frame of the file. The same labels of the same series give the same file: its UIDs follow from its
+    content, and its dates are the source's.
 
     Args:
         path: File in an existing directory, which is replaced.
@@ -60,36 +63,41 @@ def write_segmentation(
             of `array` is wrong, or it holds labels without a name.
     """
     path, array = Path(path), check_labels(array, like)
-    present = _check(path, array, like, names)
+    present = check_arguments(path, array, like, names)
     declared = present or sorted(label for label in names if label != 0)
     frames = _frames(array if present else array[:, :, :1], declared)
     with quiet():
-        sources, planes = source_images(like.header, like.path or Path())
+        source = image_source(like.header, like.path or Path()) if like.is_image else None
+        sources, planes = ([single_image(source)], []) if source else source_images(like.header, like.path or Path())
         segments = [
             _segment(number, str(names[label]), _color(colors, label), algorithm)
             for number, label in enumerate(declared, 1)
         ]
         # By default highdicom uses the positions of the sources; its search for the source of each position is slow.
-        is_default = bool(present) and "NumberOfFrames" not in sources[0]
+        is_default = source or (bool(present) and "NumberOfFrames" not in sources[0])
+        own = None if is_default else planes[: len(frames)]
         try:
-            dataset = _segmentation(frames, sources, segments, None if is_default else planes[: len(frames)], algorithm)
+            dataset = _segmentation(frames[:1] if source else frames, sources, segments, own, algorithm)
+            if source:
+                refer_to_frames(dataset, frames, source)
+            if "NumberOfFrames" in (source or sources[0]):
+                renumber_frames(dataset, like.header.frames)
         except Exception as error:
             # highdicom doesn't support every kind of image that can be read, and raises many errors.
             raise ValueError(
                 f"{printable(like.path or 'the scan')} cannot be the source of a DICOM segmentation ({brief(error)}); "
                 "write .nii.gz, .nrrd or .mha."
             ) from error
-        buffer = BytesIO()
-        dataset.save_as(buffer)
-    write_bytes(path, buffer.getvalue())
+        content = encode_derived(dataset, like.header.datasets[0])
+    write_bytes(path, content)
 
 
-def _check(path: Path, array: np.ndarray, like: Volume, names: Mapping[int, str]) -> list[int]:
+def check_arguments(path: Path, array: np.ndarray, like: Volume, names: Mapping[int, str]) -> list[int]:
     """Check the arguments, and return the labels that occur."""
     check_parent(path)
     if not isinstance(like.header, DicomSeries):
         raise ValueError(
-            f"{printable(path.name)} would be a DICOM segmentation, which refers to a DICOM series, but the scan "
+            f"{printable(path.name)} would refer to a DICOM series, but the scan "
             f"{printable(like.path or '')} is of another format; write .nii.gz, .nrrd or .mha."
         )
     if names is None:
@@ -120,14 +128,14 @@ def _segment(number: int, name: str, color: hd.color.CIELabColor | None, algorit
     term = term_of(name)
     segment = hd.seg.SegmentDescription(
         segment_number=number,
-        segment_label=_short(name) or f"label {number}",
+        segment_label=short_text(name) or f"label {number}",
         segmented_property_category=term.category,
         segmented_property_type=term.type,
         algorithm_type="AUTOMATIC",
         algorithm_identification=hd.AlgorithmIdentificationSequence(
-            name=_short(algorithm) or "samed_hf",
+            name=short_text(algorithm) or "samed_hf",
             family=codes.DCM.ArtificialIntelligence,
-            version=_VERSION,
+            version=VERSION,
             source="samed_hf",
         ),
         anatomic_regions=None if term.region is None else [term.region],
@@ -171,10 +179,10 @@ def _segmentation(
         instance_number=1,
         manufacturer="samed_hf",
         manufacturer_model_name="samed_hf",
-        software_versions=_VERSION,
+        software_versions=VERSION,
         device_serial_number="samed_hf",
         content_label="SEGMENTATION",
-        content_description=_short(f"Segmentation by {algorithm}"),
+        content_description=short_text(f"Segmentation by {algorithm}"),
         series_description="samed_hf segmentation",
         # Names may be in any script.
         specific_character_set="ISO_IR 192",
@@ -182,6 +190,6 @@ def _segmentation(
     )
 
 
-def _short(text: str) -> str:
+def short_text(text: str) -> str:
     """Return text as a DICOM long string: one line of up to 64 characters without backslashes."""
     return brief(text.replace("\\", "/"), 64)

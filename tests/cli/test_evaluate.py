@@ -1,0 +1,135 @@
+"""`samed-hf evaluate` over many cases: each is read once, one that fails, processes and shards."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from samed_hf.cli import main
+from samed_hf.data.dataset import CaseDataset
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A data set of nnU-Net's layout, whose cases differ in size; none but those of test are read."""
+    root = tmp_path_factory.mktemp("set") / "Dataset001_shapes"
+    generator = np.random.default_rng(0)
+    for kind in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
+        (root / kind).mkdir(parents=True)
+    for index, (name, kind) in enumerate([("train", "Tr"), *((name, "Ts") for name in "abcde")]):
+        label = np.zeros((24, 20, 2 + index), np.uint8)
+        label[4:12, 4:12], label[16:20] = 1, 2
+        image = (label * 100 + generator.normal(0, 20, label.shape)).astype(np.int16)
+        nib.save(nib.Nifti1Image(image, np.diag([1, 1, 3, 1])), root / f"images{kind}" / f"{name}_0000.nii.gz")
+        nib.save(nib.Nifti1Image(label, np.diag([1, 1, 3, 1])), root / f"labels{kind}" / f"{name}.nii.gz")
+    labels = {"background": 0, "disc": 1, "bar": 2}
+    content = {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 1, "file_ending": ".nii.gz"}
+    (root / "dataset.json").write_text(json.dumps(content))
+    return root
+
+
+def run(adapter, data, out, *flags):
+    return main(["evaluate", str(adapter), "--data", str(data), "--output", str(out), *flags])
+
+
+def contents(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_each_case_is_read_once(tiny_adapter, data, tmp_path, monkeypatch):
+    read, seen = CaseDataset.read_raw, Counter()
+
+    def count(self, name, processor):
+        seen[name] += 1
+        return read(self, name, processor)
+
+    monkeypatch.setattr(CaseDataset, "read_raw", count)
+    assert run(tiny_adapter, data, tmp_path) == 0
+    assert seen == dict.fromkeys("abcde", 1)
+
+
+def test_a_case_that_fails_is_listed_and_the_others_are_scored(tiny_adapter, data, tmp_path, capsys):
+    assert run(tiny_adapter, data, tmp_path / "all") == 0
+    broken = shutil.copytree(data, tmp_path / "broken")
+    (broken / "labelsTs" / "b.nii.gz").write_bytes(b"damaged")
+    assert run(tiny_adapter, broken, tmp_path / "scores") == 1
+    assert "1 of 5 cases failed:\nerror: b: " in capsys.readouterr().err
+    whole, metrics = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("all", "scores"))
+    assert list(metrics["failed"]) == ["b"]
+    assert "b.nii.gz" in metrics["failed"]["b"]
+    del whole["per_case"]["b"]
+    assert metrics["per_case"] == whole["per_case"]
+    assert metrics["per_class"]["disc"]["cases"] == 4
+    dice = [case["disc"]["dice"] for case in whole["per_case"].values()]
+    assert metrics["per_class"]["disc"]["dice"] == pytest.approx(sum(dice) / 4)
+    assert not (tmp_path / "scores" / "b.png").exists()
+    assert "failed" not in whole
+
+
+def test_nothing_is_written_if_all_cases_fail(tiny_adapter, data, tmp_path, capsys):
+    broken = shutil.copytree(data, tmp_path / "broken")
+    for path in (broken / "labelsTs").iterdir():
+        path.write_bytes(b"damaged")
+    assert run(tiny_adapter, broken, tmp_path / "scores") == 2
+    assert "5 of 5 cases failed" in capsys.readouterr().err
+    assert not (tmp_path / "scores").exists()
+
+
+@pytest.mark.parametrize("protocol", ["strict", "samed"])
+def test_shards_give_the_scores_of_one_run(tiny_adapter, data, tmp_path, protocol):
+    flags = ["--protocol", protocol]
+    assert run(tiny_adapter, data, tmp_path / "one", *flags) == 0
+    out = tmp_path / "out"
+    for shard in ("3/3", "1/3"):
+        assert run(tiny_adapter, data, out, *flags, "--shard", shard) == 0
+    assert not (out / "metrics.json").exists()
+    assert run(tiny_adapter, data, out, *flags, "--shard", "2/3") == 0
+    names = [
+        {case["name"] for case in json.loads((out / f"metrics-{i}-of-3.json").read_text())["cases"]} for i in (1, 2, 3)
+    ]
+    assert names == [{"e"}, {"a", "d"}, {"b", "c"}]  # of 3 to 7 slices
+    found = contents(out)
+    assert {name: found[name] for name in found if "-of-" not in name} == contents(tmp_path / "one")
+
+
+def test_a_shard_under_another_protocol_is_not_merged(tiny_adapter, data, tmp_path):
+    assert run(tiny_adapter, data, tmp_path, "--shard", "1/2", "--protocol", "samed") == 0
+    assert run(tiny_adapter, data, tmp_path, "--shard", "2/2") == 0
+    assert not (tmp_path / "metrics.json").exists()
+    assert run(tiny_adapter, data, tmp_path, "--shard", "1/2") == 0
+    assert json.loads((tmp_path / "metrics.json").read_text())["protocol"] == "strict"
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_scores_of_one(tiny_adapter, data, tmp_path):
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    broken = shutil.copytree(data, tmp_path / "broken")
+    (broken / "labelsTs" / "b.nii.gz").write_bytes(b"damaged")
+    assert run(tiny_adapter, broken, tmp_path / "one") == 1
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", f"--main_process_port={port}"]
+    command = ["evaluate", str(tiny_adapter), "--data", str(broken), "--output", str(tmp_path / "two")]
+    environment = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    done = subprocess.run(
+        [sys.executable, *launch, "-m", "samed_hf", *command],
+        capture_output=True,
+        text=True,
+        env=environment | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count("error: b: ") == 1
+    assert done.stdout.count("test cases") == 1
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
