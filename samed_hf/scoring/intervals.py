@@ -1,79 +1,74 @@
-"""Statistics over cases: bootstrap intervals of means, and paired comparisons of two models."""
+"""Confidence intervals of scores, by bootstrap over cases."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
-__all__ = ["Interval", "PairedComparison", "compare_pairs", "holm", "mean_interval"]
+__all__ = ["mean_interval", "score_intervals"]
 
-_DRAWS = 10_000
-
-
-class Interval(NamedTuple):
-    """A confidence interval; both ends are `None` where it is undefined: for fewer than two cases."""
-
-    low: float | None
-    high: float | None
+_BATCH = 1000  # bootstrap samples in memory at a time
 
 
-class PairedComparison(NamedTuple):
-    """The differences of one score between two models on the same cases, the second minus the first."""
+def score_intervals(
+    metrics: Mapping[str, Any], *, level: float = 0.95, draws: int = 10_000, seed: int = 0
+) -> dict[str, Any]:
+    """Return the intervals of all means in `metrics.json`, ready for JSON.
 
-    cases: int
-    mean_difference: float
-    interval: Interval  # of the mean difference
-    p_value: float | None  # of the two-sided Wilcoxon signed-rank test; `None` for fewer than two cases
-    effect_size: float | None  # matched-pairs rank-biserial correlation in [-1, 1]; `None` if no case differs
-
-
-def mean_interval(values: Sequence[float], *, level: float = 0.95, seed: int = 0, draws: int = _DRAWS) -> Interval:
-    """Bootstrap the mean over cases: bias-corrected and accelerated (BCa; Efron 1987), from scipy.
+    Cases are drawn with replacement, and the means of the classes and over the classes are computed anew: the
+    bias-corrected and accelerated bootstrap (BCa; Efron 1987) of scipy.
 
     Args:
-        values: one score for each case.
+        metrics: the content of `metrics.json`.
         level: confidence level in (0, 1).
-        seed: of the random draws; equal values and seed give the same interval.
         draws: number of bootstrap samples.
+        seed: of the draws; the same scores and seed give the same intervals.
+
+    Returns:
+        `{"level", "method", "draws", "seed", "mean": {score: [low, high]}, "per_class": {label: {score: …}}}`; `None`
+        for fewer than two cases with the score.
     """
-    array = np.asarray(values, dtype=np.float64)
-    if len(array) < 2:
-        return Interval(None, None)
-    if np.ptp(array) == 0:  # BCa is undefined, and every bootstrap sample has the same mean
-        return Interval(float(array[0]), float(array[0]))
-    found = stats.bootstrap(
-        (array,), np.mean, n_resamples=draws, confidence_level=level, method="BCa", rng=np.random.default_rng(seed)
-    ).confidence_interval
-    return Interval(float(found.low), float(found.high))
+    labels, cases = list(metrics["per_class"]), list(metrics["per_case"].values())
+    mean: dict[str, Any] = {}
+    per_class: dict[str, dict[str, Any]] = {label: {} for label in labels}
+    for key in metrics["mean"]:
+        values = np.array([[case[label][key] for label in labels] for case in cases], dtype=np.float64)
+        options: dict[str, Any] = {"level": level, "draws": draws, "seed": seed}
+        mean[key] = mean_interval(values, **options)
+        for index, label in enumerate(labels):
+            per_class[label][key] = mean_interval(values[:, [index]], **options)
+    about = {"level": level, "method": "BCa bootstrap over cases", "draws": draws, "seed": seed}
+    return about | {"mean": mean, "per_class": per_class}
 
 
-def compare_pairs(first: Mapping[str, float], second: Mapping[str, float], *, seed: int = 0) -> PairedComparison:
-    """Compare the scores of two models by the name of the case.
+def mean_interval(values: np.ndarray, *, level: float, draws: int, seed: int) -> list[float] | None:
+    """The interval of the mean over classes of their means over cases, of scores `(cases, classes)`, NaN if undefined.
 
-    Raises:
-        ValueError: the cases differ, or there is none.
+    `None` for fewer than two cases with a score.
     """
-    if first.keys() != second.keys() or not first:
-        only = sorted(first.keys() ^ second.keys())[:3]
-        raise ValueError(f"The scores are of different cases, e.g. {', '.join(only) or 'none'}: expected the same.")
-    differences = np.array([second[case] - first[case] for case in first], dtype=np.float64)
-    changed = differences[differences != 0]
-    p_value = None if len(differences) < 2 else float(stats.wilcoxon(changed).pvalue) if len(changed) else 1.0
-    effect = None
-    if len(changed):
-        ranks = stats.rankdata(np.abs(changed))
-        effect = float(np.sum(ranks * np.sign(changed)) / ranks.sum())
-    interval = mean_interval(differences, seed=seed)
-    return PairedComparison(len(differences), float(differences.mean()), interval, p_value, effect)
+    values = values[~np.isnan(values).all(axis=1)]
+    if len(values) < 2:
+        return None
 
+    def statistic(indices: np.ndarray, axis: int = -1) -> np.ndarray:
+        drawn = values[np.moveaxis(indices, axis, -1)]
+        return np.nanmean(np.nanmean(drawn, axis=-2), axis=-1)
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values for multiple tests by Holm's step-down method (Holm 1979); in the order given."""
-    order = np.argsort(p_values)
-    steps = np.asarray(p_values, dtype=np.float64)[order] * np.arange(len(order), 0, -1)
-    adjusted = np.empty(len(order))
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(steps))
-    return adjusted.tolist()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # classes that no drawn case has; BCa of values that are all the same
+        found = stats.bootstrap(
+            (np.arange(len(values)),),
+            statistic,
+            n_resamples=draws,
+            confidence_level=level,
+            method="BCa",
+            batch=_BATCH,
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
+        if np.isnan(found.low):  # every draw has the same mean
+            return [float(statistic(np.arange(len(values))))] * 2
+    return [float(found.low), float(found.high)]

@@ -22,7 +22,7 @@ class Counts(NamedTuple):
     @classmethod
     def of(cls, prediction: np.ndarray, label: np.ndarray, size: int | None = None) -> Counts:
         """Count the voxels of two boolean masks, cropped from arrays of `size` voxels; by default not cropped."""
-        both, predicted, labelled = map(np.count_nonzero, (prediction & label, prediction, label))
+        both, predicted, labelled = (int(np.count_nonzero(mask)) for mask in (prediction & label, prediction, label))
         size = label.size if size is None else size
         return cls(both, predicted - both, labelled - both, size - predicted - labelled + both)
 
@@ -80,8 +80,8 @@ def match_lesions(prediction: np.ndarray, label: np.ndarray, min_iou: float | No
     )
     both = prediction & label
     if min_iou is None:
-        found = np.count_nonzero(np.bincount(lesions[both], minlength=1)[1:])
-        overlapping = np.count_nonzero(np.bincount(predicted[both], minlength=1)[1:])
+        found = int(np.count_nonzero(np.bincount(lesions[both], minlength=1)[1:]))
+        overlapping = int(np.count_nonzero(np.bincount(predicted[both], minlength=1)[1:]))
         return Lesions(found, num_predicted - overlapping, num_lesions - found)
     shared = np.zeros((num_lesions + 1, num_predicted + 1), dtype=np.int64)
     np.add.at(shared, (lesions[both], predicted[both]), 1)

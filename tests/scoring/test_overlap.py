@@ -86,7 +86,7 @@ def test_lesions_touch_at_corners_and_may_be_absent():
 
 
 def test_found_lesions_are_medpys():
-    """medpy's object-wise rates count an object as found if a voxel of it is, and divides by those of its first argument."""
+    """medpy divides the objects that share a voxel by those of its first argument."""
     rng = np.random.default_rng(0)
     for _ in range(40):
         blocks = [np.zeros((24, 24), bool) for _ in range(2)]
