@@ -61,7 +61,7 @@ def measure(quick: bool = False) -> dict[str, Any]:
     runs = [_timed(lambda: score_case(prediction, label, _ORGANS + 1, spacing=spacing)) for _ in range(_REPEATS)]
     ours_s = median(seconds for seconds, _ in runs)
     medpy_s, theirs = _timed(lambda: _medpy_scores(prediction, label, spacing))
-    equal = all([tuple(score) for score in scores.values()] == theirs for _, scores in runs)
+    equal = all([tuple(score.values()) for score in scores.values()] == theirs for _, scores in runs)
     return {"ours_s": ours_s, "medpy_s": medpy_s, "ratio": medpy_s / ours_s, "equal": equal}
 
 

@@ -1,4 +1,4 @@
-"""Dice and HD95 as an `evaluate.Metric`, in a separate module because importing evaluate takes seconds."""
+"""The scores as an `evaluate.Metric`, in a separate module because importing evaluate takes seconds."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -8,12 +8,13 @@ import datasets
 import evaluate
 import numpy as np
 
+from .scoring.measures import Measures
 from .scoring.metrics import score_case, summarize
 
 __all__ = ["SamedMetric"]
 
-_DESCRIPTION = """Dice and the 95th percentile of the Hausdorff distance (HD95) of segmented cases, per class and on
-average, under a protocol that defines the scores of empty masks."""
+_DESCRIPTION = """Dice, the 95th percentile of the Hausdorff distance (HD95) and other scores of segmented cases, per
+class and on average, under a protocol that defines the scores of empty masks."""
 
 _INPUTS = """
 Args:
@@ -24,6 +25,10 @@ Args:
     spacing (`list`, *optional*): size of a voxel in mm along each array axis, for all cases or a list for each case.
         Without it distances are in voxels.
     cases (`list[str]`, *optional*): names of the cases, in the order they were added. Default: "0", "1", ….
+    metrics (`list[str]`, *optional*): some of "dice", "hd95", "iou", "sensitivity", "precision", "specificity", "hd",
+        "assd", "nsd", "volume", "lesions". Default: Dice and HD95.
+    nsd_tolerance_mm (`float` or `dict[str, float]`): distance of surfaces that agree, for all classes or each.
+    lesion_min_iou (`float`, *optional*): from which intersection over union lesions match. Default: one voxel in both.
 Returns:
     `dict` with "protocol", "mean", "per_class" and "per_case"; `None` where a score is undefined.
 """
@@ -102,6 +107,9 @@ class SamedMetric(evaluate.Metric):
         protocol: str = "strict",
         spacing: Sequence[float] | Sequence[Sequence[float]] | None = None,
         cases: Sequence[str] | None = None,
+        metrics: Sequence[str] = ("dice", "hd95"),
+        nsd_tolerance_mm: float | Mapping[str, float] = 2.0,
+        lesion_min_iou: float | None = None,
     ) -> dict[str, Any]:
         names = list(map(str, range(len(predictions)))) if cases is None else list(cases)
         if len(names) != len(predictions) or len(set(names)) < len(names):
@@ -112,7 +120,8 @@ class SamedMetric(evaluate.Metric):
         if len(spacings) != len(names):
             raise ValueError(f"spacing holds {len(spacings)} entries, expected one spacing, or one for each case.")
         scores = {}
+        measures = Measures(tuple(metrics), nsd_tolerance_mm, lesion_min_iou)
         for name, *files, case_spacing in zip(names, predictions, references, spacings, strict=True):
             prediction, reference = (np.load(io.BytesIO(file), allow_pickle=False) for file in files)
-            scores[name] = score_case(prediction, reference, id2label, protocol, case_spacing)
+            scores[name] = score_case(prediction, reference, id2label, protocol, case_spacing, measures=measures)
         return summarize(scores, protocol)

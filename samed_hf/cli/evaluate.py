@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 import sys
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..utils.sharing import balanced_shares, complete_parts, merge_parts, read_parts
 from ..utils.text import printable
-from .common import add_columns, add_computing, given_columns
+from .common import add_columns, add_computing, given_columns, sizes
+from .common import names as comma_separated
 from .processes import add_shard, on_all_ranks, run_in_processes, select_share
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from ..data.dataset import Case, CaseDataset, CaseSource
     from ..inference import Segmenter
+    from ..scoring.measures import Measures
     from ..utils.pipelining import Outcome
 
 __all__ = ["add_parser", "run"]
@@ -45,6 +48,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add("--fold", type=int, metavar="K", help="index of the fold, from 0 [0]")
     add("--output", required=True, metavar="DIR", help="directory for metrics.json, metrics.csv and images")
     add("--protocol", choices=("strict", "samed"), default="strict", help="how to score [strict]")
+    text = "scores: dice, hd95, iou, sensitivity, precision, specificity, hd, assd, nsd, volume, lesions [dice,hd95]"
+    add("--metrics", type=comma_separated, default=("dice", "hd95"), metavar="A,B,…", help=text)
+    text = "distance of surfaces that agree, for nsd: for all labels, or for each [2]"
+    add("--nsd_tolerance_mm", default="2", metavar="MM|A=MM,…", help=text)
+    text = "lesions match from this intersection over union; without it, if they share a voxel"
+    add("--lesion_min_iou", type=float, metavar="IOU", help=text)
     text = "side in pixels to which slices are zoomed first [the adapter's; the paper's is 224]"
     add("--input_size", type=int, help=text)
     add_computing(parser)
@@ -76,7 +85,9 @@ def _evaluate(args: argparse.Namespace, state: PartialState) -> int:
         base = args.base_model_name_or_path
         segmenter = Segmenter.load([args.adapter], dtype=args.dtype, base_model_name_or_path=base)
         data.expect_channels(segmenter.processor.num_channels)
-        data.expect_labels(segmenter.id2label, segmenter.models[0].config.regions)
+        regions = segmenter.models[0].config.regions
+        data.expect_labels(segmenter.id2label, regions)
+        _measures(args).check(args.protocol, list(regions or list(segmenter.id2label.values())[1:]))
         return data, split, names, segmenter
 
     data, split, names, segmenter = on_all_ranks(state, load)
@@ -90,8 +101,17 @@ def _evaluate(args: argparse.Namespace, state: PartialState) -> int:
         return 0
     method = {"models": segmenter.fingerprints(), "dtype": str(segmenter.models[0].dtype), "split": split}
     method |= {"protocol": args.protocol, "input_size": args.input_size}
+    method |= dataclasses.asdict(_measures(args)) | {"metrics": list(args.metrics)}
     run = {"method": method, "cases": [cases[names[number]] for number in numbers]}
     return _finish(args, run | ({"shard": args.shard.describe(items, numbers)} if args.shard else {}))
+
+
+def _measures(args: argparse.Namespace) -> Measures:
+    from ..scoring.measures import Measures
+
+    tolerances = sizes(args.nsd_tolerance_mm, "--nsd_tolerance_mm", "mm")
+    tolerance = tolerances["all"] if set(tolerances) == {"all"} else tolerances
+    return Measures(args.metrics, tolerance, args.lesion_min_iou)
 
 
 def _bytes(source: CaseSource) -> int:
@@ -109,7 +129,7 @@ def _score(args: argparse.Namespace, data: CaseDataset, names: list[str], segmen
     from ..scoring import score_cases
     from ..transforms.slicing import rows_point_up
 
-    output, processor, records = Path(args.output), segmenter.processor, []
+    output, processor, records, measures = Path(args.output), segmenter.processor, [], _measures(args)
     rows_run_up = rows_point_up(processor)
 
     def draw(case: Case, prediction: np.ndarray) -> None:
@@ -124,13 +144,14 @@ def _score(args: argparse.Namespace, data: CaseDataset, names: list[str], segmen
             records.append({"name": name, "status": "failed", "error": describe_failure(outcome.error)})
             return
         scores, unit = outcome.result
-        dice = [score.dice for score in scores.values() if score.dice is not None]
-        scored = f"mean DSC {sum(dice) / len(dice):.4f}" if dice else "nothing to score"
+        key, named = next(iter(measures.keys)), {"dice": "DSC"}
+        found = [score[key] for score in scores.values() if score[key] is not None]
+        scored = f"mean {named.get(key, key)} {sum(found) / len(found):.4f}" if found else "nothing to score"
         logger.info("%s: %s", printable(name), scored)
         records.append({"name": name, "status": "done", "unit": unit, "scores": scores})
 
     options = {"protocol": args.protocol, "input_size": args.input_size, "batch_size": args.batch_size}
-    options["ignore_index"] = data.ignore_index
+    options |= {"ignore_index": data.ignore_index, "measures": measures}
     read = partial(data.read_case, processor=processor)
     score_cases(segmenter.models[0], names, read, processor, predicted=draw, done=done, **options)
     return records
@@ -163,14 +184,17 @@ def _write(output: Path, run: dict[str, Any]) -> None:
     """Write and print the scores of the cases that didn't fail, and name the others."""
     from ..reporting.formatting import format_scores
     from ..scoring import CaseResult, summarize_results, write_metrics
-    from ..scoring.metrics import MaskScore
+    from ..scoring.intervals import score_intervals
 
     done = {case["name"]: case for case in run["cases"] if case["status"] == "done"}
     if not done:
         return
-    scores = {name: {label: MaskScore(*one) for label, one in case["scores"].items()} for name, case in done.items()}
-    results = {name: CaseResult(scores[name], case["unit"]) for name, case in done.items()}
-    metrics = summarize_results(results, run["method"]["protocol"]) | {"split": run["method"]["split"]}
+    results = {name: CaseResult(case["scores"], case["unit"]) for name, case in done.items()}
+    method = run["method"]
+    metrics = summarize_results(results, method["protocol"]) | {"split": method["split"]}
+    if "nsd" in metrics["mean"]:
+        metrics["nsd_tolerance_mm"] = method["nsd_tolerance_mm"]
+    metrics["intervals"] = score_intervals(metrics)
     if failed := {case["name"]: case["error"] for case in run["cases"] if case["status"] == "failed"}:
         metrics["failed"] = failed
     write_metrics(output, metrics)

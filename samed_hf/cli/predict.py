@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..utils.sharing import balanced_shares
 from ..utils.text import printable
 from ..volumes.registry import LABEL_FORMATS
-from .common import add_computing, names
+from .common import add_computing, names, sizes
 from .processes import add_shard, from_main, on_all_ranks, run_in_processes, select_share
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     from ..prediction import PredictionSettings
 
     given = {field.name: getattr(args, field.name) for field in dataclasses.fields(PredictionSettings)}
-    settings = PredictionSettings(**given | {"min_island_ml": _sizes(args.min_island_ml)})
+    settings = PredictionSettings(**given | {"min_island_ml": sizes(args.min_island_ml, "--min_island_ml", "ml")})
     return run_in_processes(args, lambda state: _predict(args, settings, state))
 
 
@@ -164,25 +164,6 @@ def _indices(text: str) -> tuple[int, ...]:
             raise argparse.ArgumentTypeError(f"{text!r}: expected indices and ranges, e.g. 0,4-8")
         indices += range(int(match[1]), int(match[2] or match[1]) + 1)
     return tuple(dict.fromkeys(indices))
-
-
-def _sizes(text: str | None) -> dict[str, float]:
-    """Parse `0.5`, for all labels, or `liver=1,spleen=0.5`."""
-    sizes: dict[str, float] = {}
-    for part in [] if text is None else text.split(","):
-        name, equals, number = part.rpartition("=")
-        name = name.strip() if equals else "all"
-        try:
-            size = float(number)
-        except ValueError:
-            name = ""
-        if not name or name in sizes:
-            raise ValueError(
-                f"--min_island_ml is {text!r}: expected a size in ml for all labels, e.g. 0.5, or one for each label, "
-                "e.g. liver=1,spleen=0.5."
-            )
-        sizes[name] = size
-    return sizes
 
 
 @dataclasses.dataclass(frozen=True)

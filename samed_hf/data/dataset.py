@@ -129,7 +129,7 @@ class CaseDataset:
         if shared := sorted(set(sources) & set(self.sources)):
             raise ValueError(
                 f"{self.root} has the case {shared[0]} in two splits: expected each case in one of them, since scores "
-                "of a training case mean nothing; remove it from one."
+                "of a training case mean nothing; remove it from one, or rename one if they differ."
             )
         self.sources.update(sources)
         getattr(self, split).extend(sources)

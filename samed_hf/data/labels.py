@@ -209,11 +209,14 @@ def read_json(path: Path) -> Any:
 
 
 def read_text(path: Path) -> str:
-    """The content of a text file in UTF-8; a ValueError names the file."""
+    """The content of a text file in UTF-8, or in UTF-16 if it says so; a ValueError names the file."""
+    content = path.read_bytes()
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} can't be read: expected text in UTF-8 ({error}).") from error
+        raise ValueError(
+            f"{path} can't be read: expected text in UTF-8 ({error}); save it so, in Excel as CSV UTF-8."
+        ) from error
 
 
 def _checked(pairs: list[tuple[int, str]], source: object) -> Labels:

@@ -9,13 +9,14 @@ import numpy as np
 
 from .dataset import CaseDataset
 
-__all__ = ["divide_cases", "hold_out", "k_fold", "split_of"]
+__all__ = ["SPLIT_NAMES", "divide_cases", "hold_out", "k_fold", "split_of"]
 
 _NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
+SPLIT_NAMES = tuple(name for names in _NAMES.values() for name in names)
 
 
 def split_of(name: object) -> str | None:

@@ -31,6 +31,7 @@ from ..transforms.slicing import slice_axes
 from ..utils.console import ProgressCallback
 from ..utils.text import printable
 from ..volumes import Frames, Volume, read_frames, reorient, restore_orientation, write_labels, write_volume
+from ..volumes.registry import VOLUME_SUFFIXES
 from .existing import describe_method
 from .files import PREVIEW, STATISTICS, Job, case_files, hash_files, label_file_names, write_json
 from .files import results as results_of
@@ -105,6 +106,11 @@ class CasePipeline:
             raise ValueError(
                 f"{printable(job.scan.path)} is a 2-D image, whose labels have no volume in ml: leave out "
                 "--min_island_ml."
+            )
+        if len(frames.indices) > 1 and not first.is_image and job.suffix not in VOLUME_SUFFIXES:
+            raise ValueError(
+                f"{printable(job.scan.path)} has several volumes as frames, which {job.suffix} cannot hold; write "
+                ".nii.gz, .nrrd or .mha, or choose one of them with --frames."
             )
         return replace(frames, volumes=chain([first], frames.volumes))
 

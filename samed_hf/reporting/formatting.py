@@ -95,18 +95,32 @@ def plural(count: int, noun: str) -> str:
 def format_scores(metrics: Mapping[str, Any]) -> str:
     """Format the content of `metrics.json` as a table: each label and the mean; "-" stands for an undefined score."""
     unit = metrics.get("distance_unit", "voxel")
+    names = {"dice": "DSC", **{key: f"{key.upper()} ({unit})" for key in ("hd95", "hd", "assd")}}
+    columns = {key: names.get(key, key) for key in metrics["mean"]}
+    widths = {key: max(12 if key in ("hd95", "hd", "assd") else 6, len(name)) for key, name in columns.items()}
     width = max(len("label"), *(len(name) for name in metrics["per_class"]))
-    head = f"{'label':<{width}}  {'DSC':>6}  {f'HD95 ({unit})':>12}  {'cases':>5}"
+
+    def format_row(name: str, row: Mapping[str, Any]) -> str:
+        cells = {key: "-" if row[key] is None else f"{row[key]:{_format(key)}}" for key in columns}
+        return "  ".join([f"{name:<{width}}", *(f"{cell:>{widths[key]}}" for key, cell in cells.items())])
+
+    head = "  ".join([f"{'label':<{width}}", *(f"{name:>{widths[key]}}" for key, name in columns.items()), "cases"])
     lines = [head, "-" * len(head)]
     for name, row in metrics["per_class"].items():
-        note = f"  (no HD95 in {row['hd95_undefined']})" if row.get("hd95_undefined") else ""
-        lines.append(f"{name:<{width}}  {_format_row(row)}  {row.get('cases', ''):>5}{note}")
-    lines += ["-" * len(head), f"{'mean':<{width}}  {_format_row(metrics['mean'])}"]
+        undefined = [f"no {key.upper()} in {row[f'{key}_undefined']}" for key in columns if row.get(f"{key}_undefined")]
+        note = f"  ({', '.join(undefined)})" if undefined else ""
+        lines.append(f"{format_row(name, row)}  {row.get('cases', ''):>5}{note}")
+    lines += ["-" * len(head), format_row("mean", metrics["mean"])]
+    if intervals := metrics.get("intervals"):
+        found = {
+            columns[key]: pair and [f"{end:{_format(key)}}" for end in pair] for key, pair in intervals["mean"].items()
+        }
+        shown = ", ".join(f"{name} {' to '.join(pair)}" for name, pair in found.items() if pair)
+        lines.append(f"{intervals['level']:.0%} intervals of the mean over cases: {shown or 'undefined'}")
     lines.append(f"protocol {metrics['protocol']}, {len(metrics['per_case'])} cases; DSC from 0 to 1")
     return "\n".join(lines)
 
 
-def _format_row(row: Mapping[str, float | None]) -> str:
-    dice = "-" if row["dice"] is None else f"{row['dice']:.4f}"
-    hd95 = "-" if row["hd95"] is None else f"{row['hd95']:.2f}"
-    return f"{dice:>6}  {hd95:>12}"
+def _format(key: str) -> str:
+    """The digits of a score: two for distances, volumes and counts, four for shares."""
+    return ".2f" if key in ("hd95", "hd", "assd") or key.endswith(("_ml", "_tp", "_fp", "_fn")) else ".4f"

@@ -16,7 +16,8 @@ from ..model.image_processing_samed import SamedImageProcessor
 from ..model.modeling_samed import SamedForSemanticSegmentation
 from ..utils.atomic import write_text
 from ..utils.pipelining import Outcome, read_process_write
-from .metrics import MaskScore, score_case, summarize
+from .measures import Measures, Score
+from .metrics import score_case, summarize
 
 __all__ = ["CaseResult", "evaluate_cases", "score_cases", "summarize_results", "write_metrics"]
 
@@ -27,7 +28,7 @@ Item = TypeVar("Item")
 class CaseResult(NamedTuple):
     """The scores of one case by label, and the unit of their distances."""
 
-    scores: dict[str, MaskScore]
+    scores: dict[str, Score]
     unit: str
 
 
@@ -41,6 +42,7 @@ def score_cases(
     input_size: int | None = None,
     batch_size: int | None = None,
     ignore_index: int | None = None,
+    measures: Measures | None = None,
     predicted: Callable[[Case, np.ndarray], object] = lambda case, prediction: None,
     done: Callable[[Item, Outcome], None],
 ) -> None:
@@ -60,6 +62,7 @@ def score_cases(
         input_size: side in pixels to which slices are resized first (224 in SAMed); defaults to the processor's.
         batch_size: slices per forward pass; `None` chooses it from the free memory.
         ignore_index: label of voxels that aren't scored.
+        measures: the scores to compute; by default Dice and HD95.
         predicted: called in the thread with a case and its prediction of shape `(slices, height, width)`.
         done: called with each item and its outcome in order; the outcome's result is a [`CaseResult`], or it has an
             error. If it raises an error, the run ends.
@@ -72,7 +75,8 @@ def score_cases(
     def score(item: Item, found: tuple[Case, np.ndarray]) -> CaseResult:
         case, prediction = found
         arguments = (prediction, case.label, model.config.id2label, protocol, case.spacing)
-        scores = score_case(*arguments, regions=model.config.regions, ignore_index=ignore_index)
+        options: dict[str, Any] = {"regions": model.config.regions, "ignore_index": ignore_index}
+        scores = score_case(*arguments, **options, measures=measures or Measures())
         predicted(case, prediction)
         return CaseResult(scores, "voxel" if protocol == "samed" or case.spacing is None else "mm")
 
@@ -110,7 +114,7 @@ def write_metrics(folder: str | os.PathLike, metrics: dict[str, Any]) -> None:
     write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     rows = io.StringIO()
     writer = csv.writer(rows, lineterminator="\n")
-    writer.writerow(["case", "label", "dice", "hd95"])
+    writer.writerow(["case", "label", *metrics["mean"]])
     for case, labels in metrics["per_case"].items():
         # A score of `None` becomes an empty field.
         writer.writerows([case, label, *score.values()] for label, score in labels.items())

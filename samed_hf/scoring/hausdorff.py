@@ -14,7 +14,7 @@ from medpy.metric import binary
 from scipy.ndimage import find_objects
 from scipy.spatial import KDTree
 
-__all__ = ["class_boxes", "hd95", "mask_surface", "smallest_box"]
+__all__ = ["class_boxes", "hd95", "mask_surface", "smallest_box", "step_lengths"]
 
 _PERCENTILE = 95
 _SPARSE = 4  # voxels of the box per surface voxel from which on trees are faster than a distance transform
@@ -76,7 +76,7 @@ def mask_surface(mask: np.ndarray) -> np.ndarray:
     return mask ^ inside
 
 
-def _lengths(steps: np.ndarray, scale: np.ndarray) -> np.ndarray:
+def step_lengths(steps: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Return the length in mm of steps in voxels `(..., ndim)`, rounded as in scipy's transform: axis after axis."""
     return np.sqrt(reduce(np.add, np.moveaxis(np.square(steps * scale), -1, 0)))
 
@@ -126,7 +126,7 @@ def _bounds(
         distances, nearest = tree.query(queries[todo] * scale, k=count)
         tied = distances <= distances[:, :1] + slack
         steps = sites[np.minimum(nearest, len(sites) - 1)] - queries[todo, None]
-        lengths = _lengths(steps, scale)
+        lengths = step_lengths(steps, scale)
         known = ~tied[:, -1]
         lower[todo[known]] = np.where(tied, lengths, np.inf).min(axis=1)[known]
         upper[todo[known]] = np.where(tied, lengths, -np.inf).max(axis=1)[known]

@@ -16,15 +16,15 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from .hausdorff import class_boxes, hd95, smallest_box
+from .measures import Measures, Score
 
 __all__ = [
     "PROTOCOLS",
-    "MaskScore",
     "binary_dice",
     "binary_hd95",
     "class_mask",
@@ -36,13 +36,7 @@ __all__ = [
 PROTOCOLS = ("strict", "samed")  # the default first
 _MEMORY = 2**31  # bytes for all classes that are scored at the same time
 _BYTES = 32  # per voxel of a class's box; less if surfaces are sparse
-
-
-class MaskScore(NamedTuple):
-    """Scores of one class in one case; `None` where the protocol leaves a score undefined."""
-
-    dice: float | None  # Dice coefficient in [0, 1]
-    hd95: float | None  # 95th percentile of the symmetric surface distance in mm or, by the protocol, in voxels
+_DEFAULT = Measures()
 
 
 def binary_dice(prediction: np.ndarray, label: np.ndarray) -> float:
@@ -95,7 +89,8 @@ def score_case(
     *,
     regions: Mapping[str, Sequence[int]] | None = None,
     ignore_index: int | None = None,
-) -> dict[str, MaskScore]:
+    measures: Measures = _DEFAULT,
+) -> dict[str, Score]:
     """Score every class but the background of one case, or every region.
 
     Threads score several classes at the same time, as many as the process has cores.
@@ -108,9 +103,10 @@ def score_case(
         spacing: size of a voxel in mm along each array axis; `None` measures in voxels, as `"samed"` always does.
         regions: by name, the classes whose union a region is; these are scored instead of the classes.
         ignore_index: value in `label` of voxels that count as background in both maps.
+        measures: the scores to compute; by default Dice and HD95.
 
     Returns:
-        The score of each class or region by its name, in order; `(None, None)` leaves a class out.
+        The scores by the name of the class or region, in order; `None` leaves one out.
 
     Raises:
         ValueError: the shapes differ, a map is not of integers or holds a value out of range, `id2label` has gaps or a
@@ -137,13 +133,13 @@ def score_case(
     if regions:
         names = list(regions)
         boxes = [_joint_box([boxes[index - 1] for index in members]) for members in regions.values()]
+    measures.check(protocol, names)
     members = list((regions or {name: (index,) for index, name in enumerate(names, 1)}).values())
     sizes = [label[box].size for box in boxes]
 
-    def score(index: int) -> MaskScore:
-        box = boxes[index]
-        in_prediction, in_label = (class_mask(array[box], members[index]) for array in (prediction, label))
-        return _score_box(in_prediction, in_label, protocol, spacing)
+    def score(index: int) -> Score:
+        in_prediction, in_label = (class_mask(array[boxes[index]], members[index]) for array in (prediction, label))
+        return measures.score(names[index], in_prediction, in_label, protocol, spacing, label.size)
 
     largest_first = sorted(range(len(names)), key=lambda index: sizes[index], reverse=True)
     with ThreadPoolExecutor(_threads(sizes), "score") as pool:
@@ -173,7 +169,7 @@ def _joint_box(boxes: Sequence[tuple[slice, ...]]) -> tuple[slice, ...]:
     )
 
 
-def summarize(cases: Mapping[str, Mapping[str, MaskScore]], protocol: str = "strict") -> dict[str, Any]:
+def summarize(cases: Mapping[str, Mapping[str, Score]], protocol: str = "strict") -> dict[str, Any]:
     """Average the scores of cases, over the cases of each class and then over the classes.
 
     Args:
@@ -184,7 +180,8 @@ def summarize(cases: Mapping[str, Mapping[str, MaskScore]], protocol: str = "str
         A dictionary ready for JSON, with `None` and never NaN where nothing is defined:
         `{"protocol", "mean": {"dice", "hd95"}, "per_class": {label: {"dice", "hd95", "cases", "hd95_undefined"}},
         "per_case": {case: {label: {"dice", "hd95"}}}}`. Each mean is over the defined scores. `cases` counts the cases
-        with a Dice, `hd95_undefined` those among them in which exactly one mask was empty.
+        with the class in prediction or label, `hd95_undefined` those among them without an HD95, since one mask was
+        empty; likewise for each other score that is undefined in a case.
 
     Raises:
         ValueError: there is no case, the protocol is unknown, or scores are undefined that `"samed"` defines.
@@ -192,30 +189,30 @@ def summarize(cases: Mapping[str, Mapping[str, MaskScore]], protocol: str = "str
     _check_protocol(protocol)
     if not cases:
         raise ValueError("cases is empty, expected the scores of at least one case; check the list of cases to score.")
-    by_class: dict[str, list[MaskScore]] = {}
+    by_class: dict[str, list[Score]] = {}
     for case, scores in cases.items():
         for name, score in scores.items():
-            if protocol == "samed" and None in score:
+            if protocol == "samed" and None in score.values():
                 raise ValueError(
-                    f"cases[{case!r}][{name!r}] is {tuple(score)}, expected defined scores under protocol 'samed'; "
+                    f"cases[{case!r}][{name!r}] is {score}, expected defined scores under protocol 'samed'; "
                     "score the cases with protocol='samed' as well."
                 )
             by_class.setdefault(name, []).append(score)
-    per_class = {
-        name: {
-            "dice": _mean([score.dice for score in scores]),
-            "hd95": _mean([score.hd95 for score in scores]),
-            "cases": sum(score.dice is not None for score in scores),
-            "hd95_undefined": sum(score.dice is not None and score.hd95 is None for score in scores),
-        }
-        for name, scores in by_class.items()
-    }
+    keys = list(next(iter(by_class.values()))[0])
+    per_class = {name: _summarize_class(scores, keys) for name, scores in by_class.items()}
     return {
         "protocol": protocol,
-        "mean": {key: _mean([row[key] for row in per_class.values()]) for key in MaskScore._fields},
+        "mean": {key: _mean([row[key] for row in per_class.values()]) for key in keys},
         "per_class": per_class,
-        "per_case": {case: {name: score._asdict() for name, score in scores.items()} for case, scores in cases.items()},
+        "per_case": {case: dict(scores) for case, scores in cases.items()},
     }
+
+
+def _summarize_class(scores: Sequence[Score], keys: Sequence[str]) -> dict[str, float | int | None]:
+    present = [score for score in scores if any(value is not None for value in score.values())]
+    undefined = {f"{key}_undefined": sum(score[key] is None for score in present) for key in keys}
+    listed = {name: count for name, count in undefined.items() if count or name == "hd95_undefined"}
+    return {key: _mean([score[key] for score in scores]) for key in keys} | {"cases": len(present)} | listed
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -228,18 +225,6 @@ def _mask_pair(prediction: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, n
     prediction, label = np.asarray(prediction), np.asarray(label)
     _check_shapes(prediction, label)
     return prediction.astype(bool, copy=False), label.astype(bool, copy=False)
-
-
-def _score_box(
-    prediction: np.ndarray, label: np.ndarray, protocol: str, spacing: tuple[float, ...] | None
-) -> MaskScore:
-    in_prediction, in_label = bool(prediction.any()), bool(label.any())
-    if in_prediction and in_label:
-        distance = hd95(prediction, label, spacing if protocol == "strict" else None)
-        return MaskScore(binary_dice(prediction, label), distance)
-    if protocol == "samed":
-        return MaskScore(1.0, 0.0) if in_prediction else MaskScore(0.0, 0.0)
-    return MaskScore(0.0, None) if in_prediction or in_label else MaskScore(None, None)
 
 
 def _threads(sizes: Sequence[int]) -> int:

@@ -169,12 +169,13 @@ def _file_scans(files: list[Path], num_channels: int) -> list[ScanFile]:
         groups[path.parent].append(path)
     scans = []
     for group in groups.values():
-        cases: dict[tuple[str, str], list[Path]] = defaultdict(list)
+        cases: dict[tuple[str, str, Path | None], list[Path]] = defaultdict(list)
         has_channels = _has_channels(group, num_channels)
         for path in group:
-            match = _CHANNEL.fullmatch(case_name(path))
-            cases[match[1] if match and has_channels else case_name(path), label_suffix(path)].append(path)
-        for (name, suffix), channels in cases.items():
+            match = _CHANNEL.fullmatch(case_name(path)) if has_channels else None
+            one = None if match and num_channels > 1 else path  # x.png and x.jpg are two scans
+            cases[match[1] if match else case_name(path), label_suffix(path), one].append(path)
+        for (name, suffix, _), channels in cases.items():
             several = tuple(channels) if len(channels) > 1 else ()
             scans.append(ScanFile(name, channels[0], file_kind(channels[0]) or "", several, suffix))
     return scans
@@ -253,7 +254,8 @@ def _make_names_unique(scans: list[ScanFile]) -> list[ScanFile]:
         return [index for index, key in enumerate(folded) if counts[key] > 1]
 
     for index in equal_names(directories):
-        names[index] += f"_{scans[index].suffix.strip('.').replace('.', '_')}"
+        suffix = scans[index].path.suffix if scans[index].kind == "image" else scans[index].suffix
+        names[index] += f"_{suffix.strip('.').replace('.', '_')}"
     for level in range(3):
         for index in equal_names():
             if level < len(directories[index].parents):

@@ -15,7 +15,7 @@ from ..utils.text import printable
 from .file_checks import check_parent
 from .geometry import Volume
 from .image_pages import DEEP_GREY, FORMATS, GREY, ImageRefusedError, full_pages, is_deep, pillow_silenced, read_pages
-from .image_tags import decode, orientation, turn
+from .image_tags import decode, is_white_zero, orientation, turn
 from .limits import InputLimits
 from .registry import IMAGE_SUFFIXES, format_of, suffix_of
 
@@ -110,6 +110,8 @@ def image_array(image: Image.Image, num_channels: int, name: str | Path) -> np.n
         if image.mode == "I" and array.min() >= 0 and array.max() <= np.iinfo(np.uint16).max:
             array = array.astype(np.uint16)  # older versions of Pillow open 16-bit files in mode I
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
+        if image.mode.startswith("I;16") and is_white_zero(image):
+            array = np.iinfo(np.uint16).max - array
     else:
         array = np.asarray(image.convert("L" if image.mode in GREY else "RGB"))
     return with_channels(turn(array, orientation(image)), num_channels, name)

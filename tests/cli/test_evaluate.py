@@ -133,3 +133,36 @@ def test_two_processes_give_the_scores_of_one(tiny_adapter, data, tmp_path):
     assert done.stderr.count("error: b: ") == 1
     assert done.stdout.count("test cases") == 1
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+def test_metrics_are_chosen(tiny_adapter, data, tmp_path, capsys):
+    flags = ("--metrics", "dice,assd,volume,lesions", "--lesion_min_iou", "0.1")
+    assert run(tiny_adapter, data, tmp_path, *flags) == 0
+    keys = ["dice", "assd", *(f"{name}_ml" for name in ("volume", "label_volume", "volume_error"))]
+    keys += ["relative_volume_error", "lesion_tp", "lesion_fp", "lesion_fn", "lesion_f1"]
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert list(metrics["mean"]) == keys
+    assert metrics["per_case"]["a"]["disc"]["label_volume_ml"] == pytest.approx(64 * 3 * 3 / 1000)
+    low, high = metrics["intervals"]["mean"]["dice"]
+    assert low <= metrics["mean"]["dice"] <= high
+    rows = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert rows[0] == ",".join(["case", "label", *keys])
+    assert len(rows) == 1 + 5 * 2
+    printed = capsys.readouterr().out
+    assert "ASSD (mm)" in printed
+    assert f"95% intervals of the mean over cases: DSC {low:.4f} to {high:.4f}" in printed
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--metrics", "dice,kappa"], "kappa"),
+        (["--metrics", "nsd", "--protocol", "samed"], "nsd"),
+        (["--metrics", "nsd", "--nsd_tolerance_mm", "disc=1"], "bar"),
+        (["--nsd_tolerance_mm", "wide"], "--nsd_tolerance_mm"),
+    ],
+)
+def test_metrics_that_dont_exist(tiny_adapter, data, tmp_path, capsys, flags, named):
+    assert run(tiny_adapter, data, tmp_path / "out", *flags) == 2
+    assert named in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -119,3 +119,17 @@ def test_splits_of_participants(tmp_path):
     data = read_data(tmp_path)
     assert (data.train, data.test) == (["sub-01"], ["sub-02"])
     assert any("sub-03" in note for note in data.notes)
+
+
+def test_manual_labels_of_the_spinal_cord_toolbox(tmp_path):
+    for subject, (image, label) in zip("12", make_scans(2).values(), strict=True):
+        stem = f"sub-{subject}/anat/sub-{subject}_T2w"
+        save_nifti(tmp_path / f"{stem}.nii.gz", image)
+        save_nifti(tmp_path / "derivatives" / "labels" / f"{stem}_lesion-manual.nii.gz", label)
+    data = read_data(tmp_path)
+    assert (data.train, data.channel_names) == (["sub-1", "sub-2"], ("T2w",))
+    assert data.sources["sub-1"].files()[1].name == "sub-1_T2w_lesion-manual.nii.gz"
+    save_nifti(tmp_path / "derivatives" / "labels" / f"{stem}_seg-manual.nii.gz", label)
+    with pytest.raises(ValueError, match=r"lesion-manual, seg-manual.*--label_column"):
+        read_data(tmp_path)
+    assert read_data(tmp_path, label_column="seg-manual").train == ["sub-2"]

@@ -215,3 +215,12 @@ def test_a_column_of_splits_is_known_by_its_cells(root):
     with pytest.raises(ValueError, match="columns phase and usage, both of splits: give --split_column"):
         read_data(write_table(root / "cases.csv", rows(phase=SPLITS, usage=SPLITS)))
     assert splits(read_data(root / "cases.csv", split_column="usage")) == splits(data)
+
+
+def test_unicode_text_of_excel(root):
+    text = "image\tlabel\tsplit\r\na/0/scan.nii.gz\tb/0/organs.nii.gz\ttrain\r\n"
+    (root / "cases.csv").write_bytes(text.encode("utf-16"))
+    assert read_data(root).train == ["scan"]
+    (root / "cases.csv").write_bytes(text.replace("train", "Müller").encode("cp1252"))
+    with pytest.raises(ValueError, match=r"cases\.csv.*UTF-8"):
+        read_data(root)

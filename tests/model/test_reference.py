@@ -109,8 +109,8 @@ def test_volume_evaluation(reference, adapter):
         assert np.array_equal(prediction, volume["prediction"].numpy())
     scores = score_case(prediction, label.astype(np.int64), model.config.num_labels, "samed").values()
     for score, (dice, hd95) in zip(scores, expected["dice_hd95_per_class"], strict=True):
-        assert score.dice == pytest.approx(dice, abs=1e-6)
-        assert score.hd95 == pytest.approx(hd95, abs=1e-6)
+        assert score["dice"] == pytest.approx(dice, abs=1e-6)
+        assert score["hd95"] == pytest.approx(hd95, abs=1e-6)
 
 
 @pytest.mark.parametrize(

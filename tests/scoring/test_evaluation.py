@@ -112,7 +112,7 @@ def test_a_case_is_scored_while_the_next_is_predicted(monkeypatch):
     monkeypatch.setattr(module, "predict_slices", tell)
     found, drawn = outcomes_of(cases)
     assert [name for name, _ in found] == ["a", "b", "c"]
-    assert [outcome.result.scores["disc"].dice for _, outcome in found] == [1.0] * 3
+    assert [outcome.result.scores["disc"]["dice"] for _, outcome in found] == [1.0] * 3
     assert drawn == [(name, (1, 1, 1)) for name in "abc"]
     assert overlapped == [True, True]
     assert threading.get_ident() not in {thread.ident for thread in scored}

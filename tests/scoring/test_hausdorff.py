@@ -66,7 +66,7 @@ def test_scipys_transform_decides_where_the_last_bit_hangs_on_the_nearest_voxel(
     """Two voxels equally near, whose distances are rounded differently; the percentile lies at the doubtful one."""
     scale = np.full(3, 0.7)
     steps = np.array([(1, 2, 3), (3, 2, 1), (2, 1, 3), (2, 3, 1), (1, 3, 2), (3, 1, 2)])
-    lengths = module._lengths(steps, scale)
+    lengths = module.step_lengths(steps, scale)
     nearer, farther = steps[lengths.argmin()], steps[lengths.argmax()]
     assert 0 < lengths.max() - lengths.min() < 1e-15
     prediction, label = np.zeros((7, 7, 7), bool), np.zeros((7, 7, 7), bool)

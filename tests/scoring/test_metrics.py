@@ -7,8 +7,8 @@ from medpy.metric import binary
 from safetensors.numpy import load_file
 from scipy.ndimage import gaussian_filter
 
-from samed_hf.scoring import metrics as module
-from samed_hf.scoring.metrics import MaskScore, binary_dice, binary_hd95, score_case, summarize
+from samed_hf.scoring import metrics
+from samed_hf.scoring.metrics import binary_dice, binary_hd95, summarize
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "samed"
 
@@ -16,6 +16,21 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "samed"
 def grid(*rows):
     """A mask drawn by hand: `#` is the object."""
     return np.array([[character == "#" for character in row] for row in rows])
+
+
+def pair(score):
+    """Dice and HD95, which are computed by default."""
+    assert list(score) == ["dice", "hd95"]
+    return tuple(score.values())
+
+
+def score_case(*args, **options):
+    """Dice and HD95 of each class, as pairs."""
+    return {name: pair(score) for name, score in metrics.score_case(*args, **options).items()}
+
+
+def make_score(dice, hd95):
+    return {"dice": dice, "hd95": hd95}
 
 
 def score_pair(prediction, label, protocol="strict", spacing=None):
@@ -147,7 +162,7 @@ def test_protocols_by_hand(prediction, label, strict, samed):
 
 
 def test_strict_without_spacing_is_in_voxels():
-    assert score_pair(LEFT, RIGHT) == MaskScore(dice=0.0, hd95=3.0)
+    assert score_pair(LEFT, RIGHT) == (0.0, 3.0)
 
 
 def test_samed_equals_the_reference_implementation():
@@ -156,7 +171,7 @@ def test_samed_equals_the_reference_implementation():
     assert len(pairs) == 2 * len(expected)
     for index, scores in enumerate(expected):
         score = score_pair(pairs[f"prediction_{index}"], pairs[f"label_{index}"], protocol="samed")
-        assert score._asdict() == scores
+        assert make_score(*score) == scores
 
 
 def test_unknown_protocol():
@@ -218,22 +233,22 @@ def test_the_number_of_threads_changes_nothing(monkeypatch):
     rng = np.random.default_rng(0)
     maps = [np.kron(rng.integers(0, 9, (4, 9, 9)), np.ones((5, 5, 5), int)) for _ in range(2)]
     counts = iter((1, 2, 8))
-    monkeypatch.setattr(module, "_threads", lambda sizes: next(counts))
+    monkeypatch.setattr(metrics, "_threads", lambda sizes: next(counts))
     one, two, eight = (score_case(*maps, 9, spacing=(2.0, 0.7, 0.7)) for _ in range(3))
     assert one == two == eight
     assert list(one) == list(eight)
 
 
 def test_threads_fit_cores_classes_and_memory(monkeypatch):
-    monkeypatch.setattr(module.os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
-    assert module._threads([1000] * 8) == 6
-    assert module._threads([1000] * 3) == 3
-    assert module._threads([0]) == 1
-    assert module._threads([120 * 512 * 512, *[10] * 7]) == 2
-    assert module._threads([10**12] * 8) == 1
-    monkeypatch.delattr(module.os, "sched_getaffinity")
-    monkeypatch.setattr(module.os, "cpu_count", lambda: None)
-    assert module._threads([1000] * 8) == 1
+    monkeypatch.setattr(metrics.os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
+    assert metrics._threads([1000] * 8) == 6
+    assert metrics._threads([1000] * 3) == 3
+    assert metrics._threads([0]) == 1
+    assert metrics._threads([120 * 512 * 512, *[10] * 7]) == 2
+    assert metrics._threads([10**12] * 8) == 1
+    monkeypatch.delattr(metrics.os, "sched_getaffinity")
+    monkeypatch.setattr(metrics.os, "cpu_count", lambda: None)
+    assert metrics._threads([1000] * 8) == 1
 
 
 @pytest.mark.parametrize("dtype", [bool, np.uint16, np.int64, np.uint64])
@@ -265,8 +280,8 @@ def test_score_case_refuses(prediction, label, id2label, words):
 
 
 CASES = {
-    "case1": {"liver": MaskScore(0.5, 4.0), "spleen": MaskScore(0.0, None), "aorta": MaskScore(None, None)},
-    "case2": {"liver": MaskScore(1.0, 0.0), "spleen": MaskScore(0.75, 3.0), "aorta": MaskScore(None, None)},
+    "case1": {"liver": make_score(0.5, 4.0), "spleen": make_score(0.0, None), "aorta": make_score(None, None)},
+    "case2": {"liver": make_score(1.0, 0.0), "spleen": make_score(0.75, 3.0), "aorta": make_score(None, None)},
 }
 
 
@@ -299,7 +314,7 @@ def test_summary_by_hand():
 def test_summary_under_samed_averages_like_the_reference():
     rng = np.random.default_rng(0)
     scores = rng.random((12, 8, 2))
-    cases = {f"case{i}": {str(j): MaskScore(*map(float, scores[i, j])) for j in range(8)} for i in range(12)}
+    cases = {f"case{i}": {str(j): make_score(*map(float, scores[i, j])) for j in range(8)} for i in range(12)}
     summary = summarize(cases, protocol="samed")
     assert (summary["mean"]["dice"], summary["mean"]["hd95"]) == pytest.approx(scores.mean(0).mean(0), rel=1e-14)
     assert [row["dice"] for row in summary["per_class"].values()] == pytest.approx(scores.mean(0)[:, 0], rel=1e-14)
@@ -307,7 +322,7 @@ def test_summary_under_samed_averages_like_the_reference():
 
 
 def test_summary_of_nothing_defined_is_null():
-    assert summarize({"a": {"liver": MaskScore(None, None)}})["mean"] == {"dice": None, "hd95": None}
+    assert summarize({"a": {"liver": make_score(None, None)}})["mean"] == {"dice": None, "hd95": None}
 
 
 def test_summary_refuses():
@@ -340,7 +355,7 @@ def test_metric_equals_the_functions(metric, shapes, protocol):
     spacing = [[1.5, 0.5, 2.0][: len(shape)] for shape in shapes]
     expected = summarize(
         {
-            str(index): score_case(predictions[index], references[index], NAMES, protocol, spacing[index])
+            str(index): metrics.score_case(predictions[index], references[index], NAMES, protocol, spacing[index])
             for index in range(len(shapes))
         },
         protocol,

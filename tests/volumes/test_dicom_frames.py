@@ -150,6 +150,18 @@ def test_a_reconstruction_of_nm_is_a_volume(tmp_path, step):
     np.testing.assert_allclose(volume.affine[:3, 3], [10, 20, bottom])
 
 
+def test_labels_of_nm_refer_to_its_frames(tmp_path):
+    file = write_nuclear(tmp_path / "nm", -5.0)
+    volume = read_series([file], file)
+    labels = np.zeros(volume.grid, np.uint8)
+    labels[2:4, 1, 0] = 1  # the lowest slice, the last frame
+    write_labels(tmp_path / "labels.dcm", labels, volume, names={1: "liver"})
+    written = pydicom.dcmread(tmp_path / "labels.dcm")
+    (frame,) = written.PerFrameFunctionalGroupsSequence
+    assert frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber == SLICES
+    assert written.pixel_array.sum() == 2
+
+
 def test_gated_nm_has_frames(tmp_path):
     file = write_nuclear(tmp_path / "nm", 5.0)
     dataset = pydicom.dcmread(file)

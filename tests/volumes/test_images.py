@@ -102,6 +102,12 @@ def test_sixteen_bits_of_either_byte_order(tmp_path):
         np.testing.assert_array_equal(volume.array[:, :, 0].T, array)
 
 
+def test_white_is_zero_in_films_of_16_bits(tmp_path):
+    array = pixels(np.uint16)
+    path = save(tmp_path / "a.tif", Image.fromarray(array), tiffinfo={262: 0})
+    np.testing.assert_array_equal(read_volume(path).array[:, :, 0].T, 65535 - array)
+
+
 def test_colours_that_are_all_grey_keep_their_values(tmp_path):
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
     path = save(tmp_path / "a.png", Image.fromarray(np.repeat(grey[..., None], 3, axis=2)))

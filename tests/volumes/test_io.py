@@ -176,6 +176,15 @@ def test_formats_go_behind_equal_names_in_a_folder(tmp_path):
     assert find(tmp_path)[0] == ["b", "scan_mha", "scan_nii", "scan_nii_gz"]
 
 
+def test_images_of_equal_names_are_scans_of_their_own(tmp_path):
+    for value, name in enumerate(("a.png", "a.jpg", "a.tif")):
+        Image.fromarray(np.full((5, 6), 40 * value, np.uint8)).save(tmp_path / name)
+    for num_channels in (1, 3):
+        scans = find_scans(tmp_path, num_channels=num_channels)
+        assert [scan.name for scan in scans] == ["a_jpg", "a_png", "a_tif"]
+        assert [read_scan(scan).array.max() for scan in scans] == [40, 0, 80]
+
+
 def test_equal_names_in_folders_of_equal_names(tmp_path):
     for name in ("1/img/scan.nii", "2/img/scan.nii", "2/other/scan.nii"):
         save(tmp_path / name)

@@ -15,11 +15,11 @@ from .bids import is_bids, read_bids
 from .classes import has_class_masks, read_class_masks
 from .decathlon import is_decathlon, read_decathlon
 from .dicom import is_dicom_dataset, read_dicom
-from .folders import find_folders, read_folders
+from .folders import find_folders, read_folders, subdirectories
 from .labelled_series import find_labelled_series
-from .listing import find_listing, read_listing
+from .listing import divide_as_declared, find_listing, read_listing
 from .nnunet import is_nnunet, read_nnunet
-from .pairs import find_pairs
+from .pairs import find_pairs, image_files
 from .patients import read_patients
 from .records import Options, build_dataset
 from .several import concatenate
@@ -39,8 +39,6 @@ _EXPLANATIONS = {
     "Synapse": "slices of train_npz and volumes of test_vol_h5, as lists_Synapse lists them",
     "nnU-Net raw": "images of imagesTr and imagesTs, label maps of labelsTr and labelsTs, names of dataset.json",
     "Medical Segmentation Decathlon": "image and label of each entry under training in dataset.json, and its names",
-    "directories of images and masks": "2-D images, and masks with their names in the directory beside them",
-    "directories of scans and label maps": "scans, and label maps with their names in the directory beside them",
     "Hugging Face data set": "a column of images and one of label maps",
 }
 """What the files of the layouts that can only mean one thing are taken for."""
@@ -101,8 +99,6 @@ def read_data(
         from .hf_datasets import is_saved_dataset, read_rows  # datasets takes a second to import
 
         if dataset_name is None and not is_saved_dataset(root := Path(str(data_dir))):
-            if listing := find_listing(root, named=False):
-                return read_listing(listing, options)
             inside = sorted(path.name for path in root.iterdir())[:5]
             raise FileNotFoundError(
                 f"data_dir {str(data_dir)!r} isn't recognised: {_EXPECTED}; it holds {', '.join(inside) or 'nothing'}."
@@ -129,20 +125,42 @@ def _read_files(root: Path, options: Options) -> CaseDataset | None:
     if is_decathlon(root):
         return read_decathlon(root, options.tolerance, options.strict)
     if listing := find_listing(root, named=True):
-        return read_listing(listing, options)
+        return read_listing(listing[0], options, listing[1:])
     if is_bids(root):
         return read_bids(root, options)
     if is_dicom_dataset(root):
         return read_dicom(root, options)
+    if listing := find_listing(root, named=False):
+        return read_listing(listing[0], options, listing[1:])
     if has_class_masks(root, options):
         return read_class_masks(root, options)
     if labelled_series := find_labelled_series(root):
         return build_dataset(labelled_series, options)
     if find_folders(root):
         names = None if options.label_names is None else list(options.label_names)
-        return read_folders(root, names, options.tolerance, options.strict)
+        data = read_folders(root, names, options.tolerance, options.strict)
+        if not data.validation and not data.test:
+            divide_as_declared(data, root, options)
+        return data
+    if inner := _inside(root):
+        if found := _read_files(inner, options):
+            found.notes.append(f"the data set is taken to be {inner}")
+        return found
     pairs = find_pairs(root)
     return read_patients(root, pairs, options) if any(pair.images and pair.labels for pair in pairs) else None
+
+
+def _inside(root: Path) -> Path | None:
+    """The only directory of a directory without images, e.g. of an unpacked archive, if it is a data set itself."""
+    inside = [path for path in subdirectories(root).values() if path.name != "__MACOSX"]
+    found = [path for path in inside if is_nnunet(path) or is_decathlon(path) or find_listing(path, named=True)]
+    found += [path for path in inside if path not in found and len(inside) == 1 and find_folders(path)]
+    if len(found) > 1 or (found and len(inside) > 1):
+        raise ValueError(
+            f"{root} holds the data set {found[0].name} beside {next(one.name for one in inside if one != found[0])}: "
+            "expected one; name it, or several, as data_dir."
+        )
+    return found[0] if found and not image_files(root) else None
 
 
 def dataset_arguments(texts: Sequence[str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from .records import Found, Options, Record, build_dataset, name_some, split_nam
 
 __all__ = ["is_bids", "read_bids"]
 
+_MANUAL = re.compile(r"[A-Za-z]+-(manual|auto)")  # x_T2w_lesion-manual, as the Spinal Cord Toolbox and ivadomed write
 _LABELS = ("dseg", "seg", "mask", "msk", "label", "roi")
 _DERIVED = ("desc", "label", "space", "seg", "atlas", "res", "den", "hemi")  # entities that don't name an image
 
@@ -54,21 +56,25 @@ def read_bids(root: Path, options: Options) -> CaseDataset:
         ValueError, FileNotFoundError: several images or labels that could be meant, or none.
     """
     files = [_parse(path) for path in sorted(root.rglob("sub-*")) if suffix_of(path) in VOLUME_SUFFIXES]
-    labels = [file for file in files if file.suffix in _LABELS]
+    labels = [file for file in files if file.suffix in _LABELS or _MANUAL.fullmatch(file.suffix)]
     images = [file for file in files if file not in labels and "derivatives" not in file._directories(root)]
     images = images or [file for file in files if file not in labels]
-    kind = next((kind for kind in _LABELS if any(file.suffix == kind for file in labels)), "")
+    kinds = dict.fromkeys([*_LABELS, *(file.suffix for file in labels)])
+    kind = next((kind for kind in kinds if any(file.suffix == kind for file in labels)), "")
     if options.label_column:
         labels = [file for file in labels if file.matches(options.label_column, root)]
         others = []
     else:  # dseg rather than masks, e.g. of the brain
+        if kind not in _LABELS and len(kinds) > len(_LABELS) + 1:
+            several = ", ".join(name for name in kinds if name not in _LABELS)
+            raise ValueError(f"{root} (BIDS) has the labels {several}: expected one; choose by --label_column NAME.")
         others = [file.path.relative_to(root) for file in labels if file.suffix != kind]
         labels = [file for file in labels if file.suffix == kind]
     if not labels:
         wanted = options.label_column or "derivatives/NAME/…_dseg.nii.gz"
         raise FileNotFoundError(f"{root} (BIDS) has no label map: expected {wanted}, or list the cases in cases.csv.")
-    kinds = {label.path.parent.name for label in labels}  # e.g. anat, whose images they are rather than those of func
-    images = [image for image in images if image.path.parent.name in kinds] or images
+    drawn = {label.path.parent.name for label in labels}  # e.g. anat, whose images they are rather than those of func
+    images = [image for image in images if image.path.parent.name in drawn] or images
     channels = tuple(_suffixes(images, labels, options, root))
     notes = [f"{len(others)} files beside the label maps *_{kind} not used: {name_some(others)}"] if others else []
     matched = _match(images, labels, channels, root)

@@ -12,21 +12,18 @@ from ...volumes.registry import IMAGE_SUFFIXES, VOLUME_SUFFIXES, suffix_of
 from ..dataset import CaseDataset, CaseSource, as_labels
 from ..labels import Labels, find_labels_file, labels_of_names, resolve_labels
 from ..sources import ImageSource, ScanSource, are_colored, describe_images, read_mask
+from ..splits import SPLIT_NAMES, split_of
 
 __all__ = ["SLICE_NAME", "find_folders", "find_mask_labels", "image_and_mask", "match_files", "read_folders"]
 __all__ += ["subdirectories"]
 
 _IMAGES = ("images", "image", "imgs", "img", "imagestr", "scans", "x")
 _MASKS = ("masks", "mask", "labels", "label", "labelstr", "annotations", "segmentations", "segs", "seg", "gt", "y")
-_SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
-}
 SLICE_NAME = re.compile(r"^(?P<case>.+?)[_\-. ](slice|slc|z)[_\-. ]?(?P<number>\d+)$", re.I)
 _MASK_WORD = r"(?:labels?|masks?|seg|segmentation|gt|ground_?truth|annotations?)"
 _WORD = re.compile(rf"(^|[_\-. ])(images?|img|scan|{_MASK_WORD}|0000)(?=[_\-. ]|\d|$)", re.I)
 _NUMBERED = re.compile(rf"^(?P<stem>.+)[_\-. ]{_MASK_WORD}[_\-. ]*\(?\d+\)?$", re.I)  # a further mask of STEM
+_SPLIT_END, _MASK_END = re.compile("_(training|test)$"), re.compile(r"_(manual\d?|l|anno)$")  # of DRIVE, CamVid, GlaS
 _IGNORED = {".txt", ".md", ".json", ".csv", ".tsv", ".jsonl", ".db", ".ini", ".zraw", ".raw"}
 
 Pair = tuple[Path, Path]  # the directories of images and of masks
@@ -43,17 +40,32 @@ def find_folders(root: Path) -> dict[str, Pair]:
     pair = image_and_mask(inside)
     if pair is not None:
         images, masks = map(subdirectories, pair)
-        found = {name: (images[name], masks[name]) for name in _SPLITS if name in images and name in masks}
+        found = {name: (images[name], masks[name]) for name in images if split_of(name) and name in masks}
         if not found:
             return {"train": pair}
     else:
-        pairs = {name: image_and_mask(subdirectories(inside[name])) for name in _SPLITS if name in inside}
-        found = {name: pair for name, pair in pairs.items() if pair is not None}
+        pairs = {name: image_and_mask(subdirectories(inside[name])) for name in inside if split_of(name)}
+        found = {name: pair for name, pair in pairs.items() if pair is not None} or _find_by_words(inside)
     splits: dict[str, Pair] = {}
     for name, pair in found.items():
-        if (other := splits.setdefault(_SPLITS[name], pair)) != pair:
-            raise ValueError(f"{root} has two directories for {_SPLITS[name]}, {other[0]} and {pair[0]}: keep one.")
+        split = split_of(name) or "train"
+        if (other := splits.setdefault(split, pair)) != pair:
+            raise ValueError(f"{root} has two directories for {split}, {other[0]} and {pair[0]}: keep one.")
     return splits
+
+
+def _find_by_words(inside: Mapping[str, Path]) -> dict[str, Pair]:
+    """Directories of which one of two, in each split, has a word for masks in its name: `x_Input`, `x_GroundTruth`."""
+    found: dict[str, tuple[list[Path], list[Path]]] = {}
+    for path in inside.values():
+        words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", path.name)
+        split = next(filter(split_of, words), "train")
+        is_mask = any(re.fullmatch(_MASK_WORD, word, re.I) for word in [*words, "_".join(words[-2:])])
+        if any(path.glob("[!.]*.*")):
+            found.setdefault(split, ([], []))[is_mask].append(path)
+    if not all(len(images) == 1 and len(masks) < 2 for images, masks in found.values()):
+        return {}
+    return {split: (images[0], masks[0]) for split, (images, masks) in found.items() if masks}
 
 
 def read_folders(
@@ -67,7 +79,8 @@ def read_folders(
     names the labels; without one the labels are named after the values or colours of the masks.
     """
     notes: list[str] = []
-    splits = {split: match_files(*pair, notes, strict=strict) for split, pair in find_folders(root).items()}
+    folders = find_folders(root)
+    splits = {split: match_files(*pair, notes, strict=strict) for split, pair in folders.items()}
     _note_outside(root, notes)
     matches = [match for found in splits.values() for match in found]
     kinds = {is_image_file(image) for image, _ in matches}
@@ -79,6 +92,8 @@ def read_folders(
     layout = "directories of images and masks" if is_2d else "directories of scans and label maps"
     about = {"name": root.resolve().name}
     data = CaseDataset(layout, root, labels.id2label, {}, is_2d=is_2d, about=about, notes=notes)
+    shown = [", ".join(str(one.relative_to(root)) for one in kind) for kind in zip(*folders.values(), strict=True)]
+    data.explanation = f"{'2-D images' if is_2d else 'scans'} of {shown[0]}, masks of their names in {shown[1]}"
     if is_2d:
         describe_images(data, (image for image, _ in matches))
     for split, found in splits.items():
@@ -113,7 +128,8 @@ def match_files(images: Path, masks: Path, notes: list[str], strict: bool = True
     files = _files(images, notes)
     if not files:
         raise FileNotFoundError(
-            f"{images} holds no image: expected one of {', '.join(VOLUME_SUFFIXES + IMAGE_SUFFIXES)}."
+            f"{images} holds no image: expected one of {', '.join(VOLUME_SUFFIXES + IMAGE_SUFFIXES)} in it, or a "
+            "cases.csv with the columns image and label."
         )
     found = _masks_of(files, _files(masks, notes), masks, notes)
     merged = [image for image in files if len(found[image]) > 1]
@@ -122,9 +138,14 @@ def match_files(images: Path, masks: Path, notes: list[str], strict: bool = True
         raise ValueError(f"{merged[0]} has the label maps {first} and {second}: expected one; keep or merge them.")
     _note_files(notes, "images with several masks, which are merged", merged)
     missing = [image for image in files if not found[image]]
-    if missing and strict:
+    if missing and (strict or len(missing) == len(files)):
         others = f" (nor have {len(missing) - 1} others)" if len(missing) > 1 else ""
-        raise FileNotFoundError(f"{missing[0]} has no mask in {masks}{others}: expected one of the same name.")
+        odd = {path.suffix for path in masks.iterdir()} - {*VOLUME_SUFFIXES, *IMAGE_SUFFIXES, ".gz"}
+        unread = f" Files {', '.join(sorted(odd))} in it are not read: save masks as PNG." if odd - {""} else ""
+        raise FileNotFoundError(
+            f"{missing[0]} has no mask in {masks}{others}: expected one of the same name, or the pairs in a cases.csv "
+            f"with the columns image and label.{unread}"
+        )
     return [(image, tuple(found[image]) or (masks / image.name,)) for image in files]
 
 
@@ -134,11 +155,14 @@ def _masks_of(images: list[Path], masks: list[Path], directory: Path, notes: lis
     for image in images:
         if (other := by_key.setdefault(_key(case_name(image)), image)) != image:
             raise ValueError(f"{other} and {image} would have the same mask: expected one image of a name; keep one.")
+    for name in [name for name in by_key if _SPLIT_END.search(name)]:
+        by_key.setdefault(_SPLIT_END.sub("", name), by_key[name])
     own: dict[Path, Path] = {}
     numbered: dict[Path, list[Path]] = {image: [] for image in images}
     left_out = []
     for mask in masks:
         key, further = _key(case_name(mask)), _NUMBERED.match(case_name(mask))
+        key = key if key in by_key else _MASK_END.sub("", key)
         if key in by_key:
             if (other := own.setdefault(by_key[key], mask)) != mask:
                 raise ValueError(f"{by_key[key]} could have the mask {other} or {mask}: keep one.")
@@ -184,7 +208,7 @@ def subdirectories(directory: Path) -> dict[str, Path]:
 def image_and_mask(directories: Mapping[str, Path]) -> Pair | None:
     """The directory of images and the one of masks, by their usual names."""
     images = next((directories[name] for name in _IMAGES if name in directories), None)
-    masks = next((directories[name] for name in _MASKS if name in directories), None)
+    masks = next((directories[name] for name in ("1st_manual", *_MASKS) if name in directories), None)  # DRIVE
     return None if images is None or masks is None else (images, masks)
 
 
@@ -209,7 +233,7 @@ def _note_outside(root: Path, notes: list[str]) -> None:
         child for one in sorted(used | above) for child in subdirectories(one).values() if child not in used | above
     ]
     outside += [path for one in sorted(above) for path in sorted(one.glob("[!.]*")) if suffix_of(path)]
-    _note_files(notes, f"directories and images of no split ({', '.join(_SPLITS)}), left out", outside)
+    _note_files(notes, f"directories and images of no split ({', '.join(SPLIT_NAMES)}), left out", outside)
 
 
 def _note_files(notes: list[str], what: str, paths: list[Path]) -> None:

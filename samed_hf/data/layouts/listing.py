@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 from ...volumes import case_name
 from ...volumes.registry import IMAGE_SUFFIXES, suffix_of
 from ..dataset import CaseDataset
+from ..labels import read_text
 from ..splits import split_of
 from .records import Found, Options, Record, build_dataset, name_some, natural
 from .tables import (
@@ -29,31 +30,47 @@ from .tables import (
     read_table,
 )
 
-__all__ = ["apply_splits", "find_listing", "read_listing"]
+__all__ = ["apply_splits", "divide_as_declared", "find_listing", "read_listing"]
 
 _STEMS = ("cases", "dataset", "datalist", "data_list", "listing")
-_TABLES = ("participants.tsv", "meta.csv", "splits.csv", "split.csv", "splits.tsv")
+_TABLES = ("participants.tsv", "meta.csv", "splits.csv", "split.csv", "splits.tsv", "metadata.csv")
+_LISTS = ("", "ImageSets/Segmentation", "splits", "lists")
 
 
-def find_listing(root: Path, *, named: bool) -> Path | None:
-    """Find the file of a directory with columns of images and labels: one called `cases` or alike, or any other."""
+def find_listing(root: Path, *, named: bool) -> list[Path]:
+    """Find the file of a directory with columns of images and labels: one called `cases` or alike, or any other.
+
+    Any other has to name files that exist. Several are one listing if they are called as the splits, `train.csv`, ….
+    """
     found = []
     for path in sorted(root.glob("[!.]*")):
         if is_listing(path) and (path.stem.lower() in _STEMS) == named:
             try:
-                columns = column_names(read_rows(path)[0])
-                if all(find_columns(columns, what, None, path) for what in ("image", "label")):
+                rows = read_rows(path)[0]
+                columns = [find_columns(column_names(rows), what, None, path) for what in ("image", "label")]
+                if all(columns) and (named or _names_files(path, rows, columns)):
                     found.append(path)
             except ValueError:
                 if path.stem.lower() == _STEMS[0]:
                     raise
-    if len(found) > 1:
+    splits = {split_of(path.stem) for path in found}
+    if len(found) > 1 and (None in splits or len(splits) < len(found)):
         raise ValueError(f"{root} holds the listings {found[0].name} and {found[1].name}: name one as data_dir.")
-    return found[0] if found else None
+    return found
 
 
-def read_listing(path: Path, options: Options) -> CaseDataset:
+def _names_files(path: Path, rows: Sequence[Row], columns: Sequence[Sequence[str]]) -> bool:
+    """Whether the first row with an image and a label names files that exist."""
+    cells = ([row.get(names[0]) for names in columns] for row in rows)
+    with suppress(ValueError):
+        return all(file.exists() for cell in next(filter(all, cells), [""]) for file in _paths(path, cell, ""))
+    return False
+
+
+def read_listing(path: Path, options: Options, more: Sequence[Path] = ()) -> CaseDataset:
     """Describe the cases that a listing names; see [`read_data`] for the arguments.
+
+    The rows of `train.csv`, `val.csv` and so on are of that split; `more` are such listings beside `path`.
 
     Paths are relative to the listing. An entry without an image or a label, or of an unknown split, is left out with a
     note. `fold` is held out of those that a column declares.
@@ -62,6 +79,9 @@ def read_listing(path: Path, options: Options) -> CaseDataset:
         ValueError, FileNotFoundError: no row, no column of images or labels, or two that could be it, or missing files.
     """
     rows, labels, notes = read_rows(path)
+    rows = [{SPLIT_KEY: split_of(path.stem) or "train", **row} for row in rows]
+    for other in more:
+        rows += [{SPLIT_KEY: other.stem, **row} for row in read_rows(other)[0]]
     columns = column_names(rows)
     given = {"image": options.image_column, "label": options.label_column}
     given |= {"split": options.split_column, "case": options.case_column}
@@ -86,34 +106,80 @@ def read_listing(path: Path, options: Options) -> CaseDataset:
     notes += [f"{count} entries of {path.name} left out: {reason}" for reason, count in left_out.items()]
     names = [cell_text(row, found["case"]) for row in rows if not _unusable(row, found, _split(row, found["split"]))]
     records = _name(path.parent, records, names)
-    records, more, has_folds = _hold_out(records, folds, options.fold, path)
+    records, held_out, has_folds = _hold_out(records, folds, options.fold, path)
     used = [f"{what} from {' and '.join(map(repr, names))}" for what, names in found.items() if names]
-    explanation = f"{len(records)} entries of {path.name}: {', '.join(used)}"
+    listings = ", ".join(one.name for one in (path, *more))
+    explanation = f"{len(records)} entries of {listings}: {', '.join(used)}"
     channels = tuple(found["image"]) if len(found["image"]) > 1 else _channels(records, notes)
-    data = build_dataset(Found("listing", path, records, explanation, channels, labels, [*notes, *more]), options)
+    data = build_dataset(Found("listing", path, records, explanation, channels, labels, [*notes, *held_out]), options)
     data.declares_folds = has_folds
     return data
 
 
 def apply_splits(root: Path, records: Sequence[Record], options: Options, notes: list[str]) -> list[Record]:
-    """Divide cases as a table of the directory says, e.g. participants.tsv, if one has a column of splits.
+    """Divide cases as a table of the directory, e.g. participants.tsv, or lists `train.txt`, … say, if there are any.
 
-    Cases that it doesn't list, or in an unknown split, are left out; what was done is added to `notes`.
+    Cases that they don't list, or in an unknown split, are left out; what was done is added to `notes`.
     """
+    splits = _declared_splits(root, {record.name: record.group for record in records}, options, notes)
+    if splits is None:
+        return list(records)
+    return [replace(record, split=splits[record.name]) for record in records if record.name in splits]
+
+
+def divide_as_declared(data: CaseDataset, root: Path, options: Options) -> None:
+    """Do the same with the training cases of a data set."""
+    names, splits = data.train, _declared_splits(root, dict.fromkeys(data.train, ""), options, data.notes)
+    if splits is not None:
+        data.train = []
+        for name in names:
+            getattr(data, splits[name]).append(name) if name in splits else data.sources.pop(name)
+
+
+def _declared_splits(
+    root: Path, groups: Mapping[str, str], options: Options, notes: list[str]
+) -> dict[str, str] | None:
+    """The split of each case, which is listed by its name or by its patient's, if the directory declares them."""
+    known = {*groups, *groups.values()} - {""}
+    listed, where = _listed_in_table(root, known, options) or _listed_in_texts(root)
+    if not known & set(listed):
+        return None
+    given = {name: split_of(listed.get(group) or listed.get(name)) for name, group in groups.items()}
+    notes.append(f"splits of {where}")
+    if left_out := [name for name, split in given.items() if not split]:
+        notes.append(f"{len(left_out)} cases without a known split in it left out: {name_some(left_out)}")
+    return {name: split for name, split in given.items() if split}
+
+
+def _listed_in_table(root: Path, known: Set[str], options: Options) -> tuple[dict[str, str], str] | None:
     for path in filter(Path.is_file, (root / name for name in _TABLES)):
         rows = read_table(path)
         columns = column_names(rows)
         if not (column := find_columns(columns, "split", options.split_column, path)):
             continue
-        splits = {cell_text(row, columns[:1]): cell_text(row, column) for row in rows}
-        given = [splits.get(record.group) or splits.get(record.name, "") for record in records]
-        left_out = [record.name for record, split in zip(records, given, strict=True) if not split_of(split)]
-        notes.append(f"splits of the column {column[0]!r} of {path.name}")
-        if left_out:
-            notes.append(f"{len(left_out)} cases without a known split in {path.name} left out: {name_some(left_out)}")
-        pairs = zip(records, map(split_of, given), strict=True)
-        return [replace(record, split=split) for record, split in pairs if split]
-    return list(records)
+        tables = [{_stem(cell_text(row, [name])): cell_text(row, column) for row in rows} for name in columns]
+        table = max(tables, key=lambda table: len(known & set(table)))
+        if not known & set(table):
+            raise ValueError(
+                f"{path} has the column {column[0]!r} and none of the cases, e.g. {min(known)}: expected the name of "
+                "each in a column; correct or rename the file."
+            )
+        return table, f"the column {column[0]!r} of {path.name}"
+    return None
+
+
+def _listed_in_texts(root: Path) -> tuple[dict[str, str], str]:
+    listed: dict[str, str] = {}
+    paths = [path for one in _LISTS for path in sorted((root / one).glob("*.txt")) if split_of(path.stem)]
+    for path in paths:
+        for name in {_stem(text) for line in read_text(path).splitlines() for text in {line, *line.split()[:1]}} - {""}:
+            if listed.setdefault(name, path.stem) != path.stem:
+                raise ValueError(f"{path} lists {name}, as {listed[name]}.txt does: expected each in one of them.")
+    return listed, ", ".join(path.name for path in paths)
+
+
+def _stem(path: str) -> str:
+    return case_name(Path(path.strip().replace("\\", "/")))
 
 
 def _number(row: Row, columns: Sequence[str]) -> float:

@@ -17,7 +17,7 @@ from .folders import image_and_mask, match_files, subdirectories
 __all__ = ["LABEL_WORD", "Label", "Pair", "find_pairs", "image_files", "mask_files", "plain_stem"]
 
 _WORDS = (
-    r"labels?|labelmap|masks?|msk|segs?|segmentations?|dseg|gt|ground_?truth|truth|annotations?|delineations?|annot|roi"
+    r"label(?:s|map)?|masks?|msk|d?segs?|segmentations?|gt|(?:ground_?)?truth|anno(?:t|tations?)?|delineations?|roi"
 )
 LABEL_WORD = re.compile(rf"(?:^|(?<=[_\-. ]))({_WORDS})(?=[_\-. ]|\d|$)", re.I)
 

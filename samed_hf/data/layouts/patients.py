@@ -63,7 +63,8 @@ def read_patients(root: Path, pairs: Sequence[Pair], options: Options) -> CaseDa
     ]
     if several := [where.name for where, count in counts.items() if count > 1 and where != root]:
         notes.append(
-            f"{len(several)} directories hold several cases each, taken for one patient's: {name_some(several)}"
+            f"{len(several)} directories hold several cases each, taken for one patient's: {name_some(several)}; the "
+            "column patient of a cases.csv says otherwise"
         )
     records.sort(key=lambda record: record.name)
     is_flat = {pair.where for pair in used} == {root}

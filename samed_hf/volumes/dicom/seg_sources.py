@@ -36,7 +36,9 @@ def source_images(series: DicomSeries, path: Path) -> tuple[list[Dataset], list[
 
     A missing UID and several multi-frame files are errors.
     """
-    is_multi_frame = any("PerFrameFunctionalGroupsSequence" in dataset for dataset in series.datasets)
+    is_multi_frame = any(
+        whole_number(dataset, "NumberOfFrames", path, default=1) > 1 for dataset in series.datasets
+    ) or any("PerFrameFunctionalGroupsSequence" in dataset for dataset in series.datasets)
     if is_multi_frame and len(series.datasets) > 1:
         raise ValueError(
             f"{printable(path)} consists of {len(series.datasets)} files including multi-frame ones, expected a single "

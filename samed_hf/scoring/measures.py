@@ -1,0 +1,126 @@
+"""The scores that can be chosen, and those of one class's masks under a protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .hausdorff import hd95
+from .overlap import Counts, match_lesions
+from .surfaces import surface_dice, surface_distances
+
+__all__ = ["METRICS", "Measures", "Score", "undefined_score"]
+
+Score = dict[str, float | None]
+"""Scores of one class in one case by their names; `None` where the protocol leaves one undefined."""
+
+METRICS: dict[str, tuple[str, ...]] = {
+    **{
+        name: (name,)
+        for name in ("dice", "hd95", "iou", "sensitivity", "precision", "specificity", "hd", "assd", "nsd")
+    },
+    "volume": ("volume_ml", "label_volume_ml", "volume_error_ml", "relative_volume_error"),
+    "lesions": ("lesion_tp", "lesion_fp", "lesion_fn", "lesion_f1"),
+}
+"""The names of the scores of each metric."""
+
+_COUNTED = ("dice", "iou", "sensitivity", "precision", "specificity")
+_SAMED = ("dice", "hd95")
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Metrics to compute and their parameters.
+
+    Attributes:
+        metrics: names of [`METRICS`].
+        nsd_tolerance_mm: largest distance of surfaces that agree in mm (in voxels without spacing), for all classes or
+            by the name of the class.
+        lesion_min_iou: see [`match_lesions`].
+    """
+
+    metrics: tuple[str, ...] = ("dice", "hd95")
+    nsd_tolerance_mm: float | Mapping[str, float] = 2.0
+    lesion_min_iou: float | None = None
+
+    def check(self, protocol: str, names: Sequence[str]) -> None:
+        """Raise a `ValueError` for what is unknown, doesn't suit the protocol or is out of range."""
+        allowed = _SAMED if protocol == "samed" else tuple(METRICS)
+        if not self.metrics or (unknown := [name for name in self.metrics if name not in allowed]):
+            found = ", ".join(map(repr, unknown)) if self.metrics else "empty"
+            raise ValueError(f"metrics has {found}: expected some of {', '.join(allowed)} under protocol {protocol!r}.")
+        tolerances = self.nsd_tolerance_mm
+        if isinstance(tolerances, Mapping) and "nsd" in self.metrics and set(tolerances) != set(names):
+            odd = ", ".join(sorted(set(tolerances) ^ set(names)))
+            raise ValueError(f"nsd_tolerance_mm differs from the labels in {odd}: expected one tolerance for each.")
+        values = tolerances.values() if isinstance(tolerances, Mapping) else [tolerances]
+        if not all(0 <= value < np.inf for value in values):
+            raise ValueError(f"nsd_tolerance_mm is {tolerances}: expected at least 0 mm.")
+        if self.lesion_min_iou is not None and not 0 < self.lesion_min_iou <= 1:
+            raise ValueError(f"lesion_min_iou is {self.lesion_min_iou}: expected above 0 and at most 1.")
+
+    @property
+    def keys(self) -> list[str]:
+        """Names of the scores."""
+        return [key for name in self.metrics for key in METRICS[name]]
+
+    def score(
+        self,
+        name: str,
+        prediction: np.ndarray,
+        label: np.ndarray,
+        protocol: str,
+        spacing: tuple[float, ...] | None,
+        size: int,
+    ) -> Score:
+        """Score the boolean masks of the class `name`, cropped from an array of `size` voxels.
+
+        `spacing` is in mm along each array axis; `None` measures in voxels, and leaves volumes undefined.
+        """
+        in_prediction, in_label = bool(prediction.any()), bool(label.any())
+        if protocol == "samed" and not (in_prediction and in_label):
+            scores = {"dice": 1.0, "hd95": 0.0} if in_prediction else {"dice": 0.0, "hd95": 0.0}
+            return {key: scores[key] for key in self.keys}
+        if not (in_prediction or in_label):
+            return undefined_score(self.keys)
+        counts = Counts.of(prediction, label, size)
+        found: Score = {key: getattr(counts, key) for key in _COUNTED}
+        found |= self._surface_scores(name, prediction, label, spacing if protocol == "strict" else None)
+        found |= _volumes(counts, spacing)
+        if "lesions" in self.metrics:
+            lesions = match_lesions(prediction, label, self.lesion_min_iou)
+            found |= dict(zip(METRICS["lesions"], (*lesions, lesions.f1), strict=True))
+        return {key: found[key] for key in self.keys}
+
+    def _surface_scores(
+        self, name: str, prediction: np.ndarray, label: np.ndarray, spacing: tuple[float, ...] | None
+    ) -> Score:
+        found: Score = {"hd95": None, "hd": None, "assd": None}
+        both = prediction.any() and label.any()
+        if both and "hd95" in self.metrics:
+            found["hd95"] = hd95(prediction, label, spacing)
+        if both and not {"hd", "assd"}.isdisjoint(self.metrics):
+            distances = surface_distances(prediction, label, spacing)
+            found |= {"hd": distances.hd, "assd": distances.assd}
+        if "nsd" in self.metrics:
+            tolerance = self.nsd_tolerance_mm
+            tolerance = tolerance[name] if isinstance(tolerance, Mapping) else tolerance
+            found["nsd"] = surface_dice(prediction, label, tolerance, spacing or (1.0,) * label.ndim)
+        return found
+
+
+def undefined_score(keys: Sequence[str]) -> Score:
+    """The score of a class that is in neither mask."""
+    return dict.fromkeys(keys)
+
+
+def _volumes(counts: Counts, spacing: tuple[float, ...] | None) -> Score:
+    if spacing is None or len(spacing) != 3:
+        return undefined_score(METRICS["volume"])
+    voxel_ml = float(np.prod(spacing)) / 1000
+    volume = (counts.true_positive + counts.false_positive) * voxel_ml
+    label = (counts.true_positive + counts.false_negative) * voxel_ml
+    relative = (volume - label) / label if label else None
+    return dict(zip(METRICS["volume"], (volume, label, abs(volume - label), relative), strict=True))
