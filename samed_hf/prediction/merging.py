@@ -46,6 +46,7 @@ def earlier_run(output: Path, method: Mapping[str, Any], name: str = RUN) -> dic
 def add_earlier(output: Path, run: dict[str, Any]) -> dict[str, Any]:
     """Add the cases of earlier runs of the same method, also of those that were killed, to a run's record."""
     names = {case["name"] for case in run["cases"]}
+    files = {case["file"] for case in run["cases"]}  # beside further inputs, a scan may be called otherwise than before
     known = earlier_run(output, run["method"]) or {}
     failed = {name: case for name, case in known.items() if name not in names and case["status"] == "failed"}
     # An input that couldn't be searched has no kind; its scans have names of their own once it can.
@@ -54,7 +55,10 @@ def add_earlier(output: Path, run: dict[str, Any]) -> dict[str, Any]:
         name = path.parent.name
         statistics = read_statistics(output, name)
         if name not in names and statistics.get("method") == run["method"] and is_complete(statistics, output, name):
-            added[name] = done_record(statistics, known.get(name, {}).get("seconds"))
+            if statistics["file"] in files:
+                logger.info("left out    %s: an earlier result of %s", printable(name), printable(statistics["file"]))
+            else:
+                added[name] = done_record(statistics, known.get(name, {}).get("seconds"))
     return run | {"cases": [*run["cases"], *(added[name] for name in sorted(added))]}
 
 

@@ -132,6 +132,16 @@ def test_an_input_that_can_be_searched_again_is_listed_by_its_scans_alone(tiny_a
     assert rows(out) == {"a": "done", "b": "done", "c": "done"}
 
 
+def test_a_scan_whose_name_grows_is_listed_once(tiny_adapter, scans, tmp_path):
+    command = ("--output", tmp_path / "out", "--skip_existing")
+    assert run(tiny_adapter, scans, *command) == 0
+    more = tmp_path / "more"
+    more.mkdir()
+    (more / "a.nii.gz").write_bytes((scans / "a.nii.gz").read_bytes())
+    assert run(tiny_adapter, scans, more, *command) == 0
+    assert rows(tmp_path / "out") == dict.fromkeys(("scans_a", "b", "more_a"), "done")
+
+
 def test_a_full_disk_hides_no_failure(tiny_adapter, scans, tmp_path, capsys, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
