@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import sys
 import traceback
@@ -85,6 +86,8 @@ def run_command(command: Callable[[], int | None]) -> int:
         message = " ".join(str(error).split()) or type(error).__name__
         if package is not None:
             message = f"{package} can't be imported ({message}). samed-hf doctor lists what is missing or broken."
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            message += ": free space on the disk and run the command again."
         print(f"error: {message}", file=sys.stderr, flush=True)
         return 2
 

@@ -222,21 +222,23 @@ def _finish(args: argparse.Namespace, output: Path, run: dict[str, Any], plan: _
     failed = [case for case in run["cases"] if case["status"] == "failed"]
     done = len(run["cases"]) - len(failed)
     report = not args.no_report
-    if args.shard is not None:
-        run["shard"] = plan.shard
-        print(f"wrote       {printable(write_shard(output, run, args.shard))}", flush=True)
-        if merged := merge_shards(output, run, report=report):
-            print(f"wrote       {printable(merged)}", flush=True)
-    elif done:
-        replace = args.overwrite
-        if args.skip_existing:
-            replace = replace or earlier_run(output, run["method"]) is not None
-            run = add_earlier(output, run)
-        print(f"wrote       {printable(write_run(output, run, replace=replace, report=report))}", flush=True)
-    elif created and output.is_dir() and not any(output.iterdir()):
-        output.rmdir()
-    if failed:
-        print(f"{len(failed)} of {done + len(failed)} scans failed:", file=sys.stderr)
-    for case in failed:
-        print(f"error: {printable(case['name'])}: {case['error']}", file=sys.stderr, flush=True)
+    try:
+        if args.shard is not None:
+            run["shard"] = plan.shard
+            print(f"wrote       {printable(write_shard(output, run, args.shard))}", flush=True)
+            if merged := merge_shards(output, run, report=report):
+                print(f"wrote       {printable(merged)}", flush=True)
+        elif done:
+            replace = args.overwrite
+            if args.skip_existing:
+                replace = replace or earlier_run(output, run["method"]) is not None
+                run = add_earlier(output, run)
+            print(f"wrote       {printable(write_run(output, run, replace=replace, report=report))}", flush=True)
+        elif created and output.is_dir() and not any(output.iterdir()):
+            output.rmdir()
+    finally:  # also if the disk is full
+        if failed:
+            print(f"{len(failed)} of {done + len(failed)} scans failed:", file=sys.stderr)
+        for case in failed:
+            print(f"error: {printable(case['name'])}: {case['error']}", file=sys.stderr, flush=True)
     return 0 if not failed else 1 if done else 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -46,7 +47,9 @@ def add_earlier(output: Path, run: dict[str, Any]) -> dict[str, Any]:
     """Add the cases of earlier runs of the same method, also of those that were killed, to a run's record."""
     names = {case["name"] for case in run["cases"]}
     known = earlier_run(output, run["method"]) or {}
-    added = {name: case for name, case in known.items() if name not in names and case["status"] == "failed"}
+    failed = {name: case for name, case in known.items() if name not in names and case["status"] == "failed"}
+    # An input that couldn't be searched has no kind; its scans have names of their own once it can.
+    added = {name: case for name, case in failed.items() if "kind" in case or not os.access(case["file"], os.R_OK)}
     for path in output.glob(f"*/{STATISTICS}"):
         name = path.parent.name
         statistics = read_statistics(output, name)

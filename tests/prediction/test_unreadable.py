@@ -12,6 +12,7 @@ import pytest
 
 from samed_hf.cli import main
 from samed_hf.prediction import case as prediction
+from samed_hf.prediction import merging
 from samed_hf.volumes import find_scans
 
 from ..dicom_files import write_series
@@ -118,3 +119,27 @@ def test_an_input_that_cannot_be_read_any_more_keeps_its_results(tiny_adapter, s
     assert found["a"] == "done"
     assert "Permission denied" in found["b"]
     assert (out / "b.nii.gz").read_bytes() == before
+
+
+def test_an_input_that_can_be_searched_again_is_listed_by_its_scans_alone(tiny_adapter, scans, tmp_path):
+    later, out = tmp_path / "later", tmp_path / "out"
+    command = (tiny_adapter, scans, later, "--output", out, "--skip_existing")
+    assert run(*command) == 1
+    assert list(rows(out)) == ["a", "b", "later"]
+    later.mkdir()
+    nib.save(nib.Nifti1Image(np.zeros((20, 18, 2), np.int16), np.eye(4)), later / "c.nii.gz")
+    assert run(*command) == 0
+    assert rows(out) == {"a": "done", "b": "done", "c": "done"}
+
+
+def test_a_full_disk_hides_no_failure(tiny_adapter, scans, tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (scans / "b.nii.gz").write_bytes(b"damaged")
+    monkeypatch.setattr(merging, "write_json", full)
+    assert run(tiny_adapter, scans, "--output", tmp_path / "out") == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 2
+    assert lines[0].startswith("error: b: ")
+    assert "No space left on device: free space" in lines[1]

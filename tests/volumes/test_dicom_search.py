@@ -172,6 +172,17 @@ def test_slices_in_colour_are_images(tmp_path):
     assert notes == ["skipped 3 images without a position or in colour (IM0000.dcm, IM0001.dcm, IM0002.dcm)"]
 
 
+@pytest.mark.parametrize("size", [200, 0.25, 0.5])
+def test_a_slice_cut_within_its_header_fails_its_series(tmp_path, size):
+    files = sorted(write_series(tmp_path, stored_scan()[:, :, :3]))
+    header = files[1].read_bytes().index(b"\x28\x00\x10\x00")  # Rows
+    files[1].write_bytes(files[1].read_bytes()[: size if size > 1 else int(size * header)])
+    [scan] = find_scans(tmp_path)
+    assert len(scan.files) == 3
+    with pytest.raises(ValueError, match=files[1].name):
+        read_scan(scan)
+
+
 def test_a_dicom_image_among_pictures_and_pictures_beside_a_volume(tmp_path):
     for name in ("a.png", "b.png"):
         Image.new("L", (7, 6)).save(tmp_path / name)

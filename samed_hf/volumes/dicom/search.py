@@ -125,7 +125,10 @@ def _image_header(file: Path) -> ImageHeader | str:
     meta = getattr(header, "file_meta", Dataset())
     uid = text(header, "SOPClassUID") or text(meta, "MediaStorageSOPClassUID")
     is_image = is_image_class(uid)
-    if is_image or (is_image is None and "Rows" in header and "Columns" in header):
+    has_size = "Rows" in header and "Columns" in header
+    if is_image and not has_size:
+        raise ValueError(f"{printable(file)} has no size of an image.")  # cut short within its header
+    if is_image or (is_image is None and has_size):
         return _kept(header, file)
     if not uid:
         raise ValueError(f"{printable(file)} has no SOPClassUID.")
