@@ -17,15 +17,8 @@ from .softened import LabelValues
 __all__ = ["find_labels_file", "labels_from_mapping", "labels_of_names", "read_json", "read_text", "resolve_labels"]
 
 _FILES = ("labels.json", "id2label.json", "labels.txt", "classes.txt", "labels.csv", "classes.csv")
-_COLOR_FILES: tuple[str, ...] = (
-    "class_dict.csv",
-    "class_dict_seg.csv",
-    "class_dict.json",
-    "classes.json",
-    "colors.json",
-    "palette.json",
-)
-_COLOR_FILES += ("labelmap.txt", "colormap.csv", "label_colors.csv", "label_colors.txt")
+_COLOR_FILES: tuple[str, ...] = ("class_dict.csv", "class_dict_seg.csv", "class_dict.json", "classes.json")
+_COLOR_FILES += ("colors.json", "palette.json", "labelmap.txt", "colormap.csv", "label_colors.csv", "label_colors.txt")
 
 _NUMBERED = re.compile(
     r'(\d+)(?:[\s,;:=]+[\d.]+)*[\s,;:=]+"?(.*[^\W\d].*?)"?'
