@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,15 +17,12 @@ from .softened import LabelValues
 __all__ = ["find_labels_file", "labels_from_mapping", "labels_of_names", "read_json", "read_text", "resolve_labels"]
 
 _FILES = ("labels.json", "id2label.json", "labels.txt", "classes.txt", "labels.csv", "classes.csv")
-_COLOR_FILES: tuple[str, ...] = (
-    "class_dict.csv",
-    "class_dict_seg.csv",
-    "class_dict.json",
-    "classes.json",
-    "colors.json",
-    "palette.json",
-)
-_COLOR_FILES += ("labelmap.txt", "colormap.csv", "label_colors.csv", "label_colors.txt")
+_COLOR_FILES: tuple[str, ...] = ("class_dict.csv", "class_dict_seg.csv", "class_dict.json", "classes.json")
+_COLOR_FILES += ("colors.json", "palette.json", "labelmap.txt", "colormap.csv", "label_colors.csv", "label_colors.txt")
+
+_NUMBERED = re.compile(
+    r'(\d+)(?:[\s,;:=]+[\d.]+)*[\s,;:=]+"?(.*[^\W\d].*?)"?'
+)  # 1 liver, or ITK-SNAP's 1 255 0 0 1 1 1 "liver"
 
 
 class Labels(NamedTuple):
@@ -133,7 +131,11 @@ def find_labels_file(directory: Path) -> Labels | None:
     if path.name in _COLOR_FILES:
         raise ValueError(f"{path} names no colours: expected the columns name, r, g, b.")
     if path.suffix == ".txt":
-        return labels_of_names(lines, path)
+        lines = [line for line in lines if line[0] != "#"]
+        pairs = [(int(found[1]), found[2]) for found in map(_NUMBERED.fullmatch, lines) if found]
+        if not pairs or len(pairs) < len(lines):
+            return labels_of_names(lines, path)
+        return _checked(pairs if 0 in dict(pairs) else [(0, "background"), *pairs], path)
     rows = [row for row in csv.reader(lines) if len(row) >= 2 and any(_is_number(cell) for cell in row[:2])]
     return labels_from_mapping({row[0]: row[1].strip() for row in rows}, path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -20,8 +21,9 @@ SPLIT_NAMES = tuple(name for names in _NAMES.values() for name in names)
 
 
 def split_of(name: object) -> str | None:
-    """The split that a usual name stands for: "train", "validation" or "test"; `None` for another name."""
-    return next((split for split, names in _NAMES.items() if str(name).strip().lower() in names), None)
+    """The split that a usual name, perhaps with "set", stands for: "train", "validation", "test"; `None` for others."""
+    word = re.sub(r"[_\- ]?set$", "", str(name).strip().lower())
+    return next((split for split, names in _NAMES.items() if word in names), None)
 
 
 def divide_cases(

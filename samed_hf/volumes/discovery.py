@@ -126,7 +126,8 @@ def search_scans(
 
 
 def _count(skipped: list[Path], kind: str) -> str:
-    names = ", ".join(printable(path.name) for path in skipped[:3])
+    kinds = {path.suffix: path for path in reversed(skipped)}  # the first file of each suffix before the others
+    names = ", ".join(printable(path.name) for path in [*dict.fromkeys([*reversed(kinds.values()), *skipped])][:3])
     return f"{count_of(kind, len(skipped))} ({names}{', …' if len(skipped) > 3 else ''})"
 
 

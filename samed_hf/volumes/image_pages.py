@@ -130,7 +130,8 @@ def _page(image: Image.Image, number: int) -> Image.Image:
 def is_deep(image: Image.Image) -> bool:
     """Whether an open image, not yet decoded, has 16 bits per channel."""
     tile = getattr(image, "tile", None) or []
-    return len(tile) > 0 and ";16" in str(tile[0][3])
+    planes = getattr(image, "tag_v2", {}).get(TiffImagePlugin.BITSPERSAMPLE, ())  # not in the tile's mode
+    return len(tile) > 0 and (";16" in str(tile[0][3]) or (len(planes) > 1 and max(planes) == 16))
 
 
 def full_pages(image: ImageFile.ImageFile) -> list[int]:
@@ -171,16 +172,16 @@ def _deep_pages(path: Path, image: Image.Image, count: int) -> np.ndarray:
 
     from .itk import check_name, itk_reason
 
-    if image.format == "TIFF" and orientation(image) > 1:  # ITK would keep 8 bits, too
-        raise ImageRefusedError(
-            f"{printable(path)} has colours of 16 bits and the TIFF orientation {orientation(image)}, expected 1; save "
-            "it turned, or as PNG."
-        )
     check_name(path)
     try:
         array = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO=f"{image.format}ImageIO"))
     except RuntimeError as error:
         raise ValueError(itk_reason(error)) from error
+    if array.dtype.itemsize == 1:  # ITK, too, keeps 8 bits of some TIFF files
+        raise ImageRefusedError(
+            f"{printable(path)} has colours of 16 bits in tiles, in planes or turned (TIFF orientation "
+            f"{orientation(image)}), expected strips of pixels and orientation 1; save it so, or as PNG."
+        )
     array = array if array.ndim == 4 else array[None]
     if len(array) != count:
         raise ImageRefusedError(f"{printable(path)} has {count} pages beside thumbnails; save them without.")

@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-__all__ = ["decode", "is_thumbnail", "is_white_zero", "orientation", "pixel_size", "stated_pages", "turn"]
+__all__ = [
+    "decode",
+    "is_thumbnail",
+    "is_white_zero",
+    "orientation",
+    "pixel_size",
+    "sample_format",
+    "stated_pages",
+    "turn",
+]
 
 _ORIENTATION, _PHOTOMETRIC, _SUBFILE, _DESCRIPTION, _RESOLUTION = 0x0112, 262, 254, 270, (282, 283)
 _MM = {"nm": 1e-6, "µm": 1e-3, "um": 1e-3, "micron": 1e-3, "microns": 1e-3, "mm": 1.0, "cm": 10.0, "m": 1000.0}
@@ -52,6 +61,11 @@ def is_thumbnail(image: Image.Image) -> bool:
 def is_white_zero(image: Image.Image) -> bool:
     """Whether 0 is white in a TIFF file, as in films; Pillow inverts only those of 8 bits or fewer."""
     return bool(_tag(image, _PHOTOMETRIC, 1) == 0)
+
+
+def sample_format(image: Image.Image) -> int:
+    """Return the type of the values in a TIFF file: 1 unsigned, 2 signed, 3 floating point; 1 for other files."""
+    return int(_tag(image, TiffImagePlugin.SAMPLEFORMAT, (1,))[0])
 
 
 def stated_pages(image: Image.Image) -> int:

@@ -15,7 +15,7 @@ from ..utils.text import printable
 from .file_checks import check_parent
 from .geometry import Volume
 from .image_pages import DEEP_GREY, FORMATS, GREY, ImageRefusedError, full_pages, is_deep, pillow_silenced, read_pages
-from .image_tags import decode, is_white_zero, orientation, turn
+from .image_tags import decode, is_white_zero, orientation, sample_format, turn
 from .limits import InputLimits
 from .registry import IMAGE_SUFFIXES, format_of, suffix_of
 
@@ -104,9 +104,14 @@ def image_array(image: Image.Image, num_channels: int, name: str | Path) -> np.n
     what is refused.
     """
     check_depth(image, name)
+    kind = sample_format(image)  # Pillow reads signed 8 bits as unsigned and unsigned 32 bits as signed
+    if kind == 2 and image.mode not in DEEP_GREY:
+        raise ImageRefusedError(f"{name} has signed values of 8 bits, expected unsigned ones; save it with 16 bits.")
     decode(image)
     if image.mode in DEEP_GREY:
         array = np.asarray(image)
+        if image.mode == "I" and kind == 1 and array.min() < 0:
+            array = array.view(np.uint32)
         if image.mode == "I" and array.min() >= 0 and array.max() <= np.iinfo(np.uint16).max:
             array = array.astype(np.uint16)  # older versions of Pillow open 16-bit files in mode I
         array = array.astype(array.dtype.newbyteorder("="), copy=False)

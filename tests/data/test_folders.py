@@ -132,6 +132,53 @@ def test_splits_of_text_files(tmp_path):
         read_data(root)
 
 
+def test_lists_of_names_with_spaces_and_of_no_case(tmp_path):
+    write_pairs(tmp_path, "images/benign ({}).png", "masks/benign ({}).png")
+    (tmp_path / "train.txt").write_text("benign (1).png\nbenign (2).png\n")
+    (tmp_path / "val.txt").write_text("benign (3).png\n")
+    data = read_data(tmp_path)
+    assert (data.train, data.validation) == (["benign (1)", "benign (2)"], ["benign (3)"])
+    (tmp_path / "train.txt").write_text("other\n")
+    (tmp_path / "val.txt").write_text("benign\n")
+    data = read_data(tmp_path)
+    assert len(data.train) == 3
+    assert any("train.txt, val.txt" in note and "not used" in note for note in data.notes)
+
+
+def test_directories_called_sets(tmp_path):
+    write_pairs(tmp_path, "training_set/{}_HC.png", "training_set/{}_HC_Annotation.png", 3)
+    write_pairs(tmp_path, "test_set/4{}_HC.png", "test_set/4{}_HC_Annotation.png", 1)
+    data = read_data(tmp_path)
+    assert [len(data.train), len(data.validation), len(data.test)] == [3, 0, 1]
+    assert not any("patient" in note for note in data.notes)
+    assert data.groups == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '# ITK-SnAP\n0 0 0 0 0 0 0 "Clear Label"\n1 255 0 0 1 1 1 "Left kidney"\n2 0 255 0 1 1 1 "3rd ventricle"\n',
+        "1: Left kidney\n2: 3rd ventricle\n",
+        "0 Clear Label\n2 3rd ventricle\n1 Left kidney\n",
+        "Left kidney\n3rd ventricle\n",
+    ],
+)
+def test_names_of_labels_with_their_numbers(tmp_path, text):
+    root = write_folders(tmp_path / "data", SCANS)
+    (root / "labels.json").unlink()
+    (root / "labels.txt").write_text(text)
+    names = read_data(root).id2label
+    assert (names[1], names[2], len(names)) == ("Left kidney", "3rd ventricle", 3)
+
+
+def test_a_number_of_two_labels_is_refused(tmp_path):
+    root = write_folders(tmp_path / "data", SCANS)
+    (root / "labels.json").unlink()
+    (root / "labels.txt").write_text("1 liver\n1 spleen\n")
+    with pytest.raises(ValueError, match=r"labels\.txt.*each number.*once"):
+        read_data(root)
+
+
 def rows_of(root, *names) -> str:
     files = [",".join(str(path.relative_to(root)) for path in sorted(root.glob(f"*/*{name[-2:]}*"))) for name in names]
     return "\n".join(["image,label", *files])

@@ -14,7 +14,7 @@ from samed_hf.data import read_data
 from samed_hf.volumes import read_volume
 from samed_hf.volumes.dicom import read_label_map
 
-from ..dicom_files import OBLIQUE, write_series
+from ..dicom_files import OBLIQUE, stored_scan, write_enhanced, write_series
 
 
 def run(*argv) -> int:
@@ -58,6 +58,23 @@ def test_a_prediction_can_be_trained_on(tiny_adapter, scan, tmp_path, form):
     voxels = json.loads((tmp_path / "data" / "labels" / "ct" / "statistics.json").read_text())["labels"]
     assert np.bincount(case.label.ravel())[1:].tolist() == [voxels["disc"]["voxels"], voxels["bar"]["voxels"]]
     assert pydicom.dcmread(tmp_path / "data" / "labels" / name).PatientID == "4711"
+
+
+def test_time_points_are_refused_or_chosen(tiny_adapter, tmp_path, capsys):
+    slices = stored_scan().shape[2]
+
+    def time(dataset):
+        for index, group in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+            group.PlanePositionSequence[0].ImagePositionPatient[2] = 50 + 2.5 * (index % slices)
+            group.FrameContentSequence[0].TemporalPositionIndex = index // slices + 1
+
+    stored = np.concatenate([stored_scan()] * 2, axis=2)
+    path = write_enhanced(tmp_path / "heart.dcm", stored, change=time)
+    output = tmp_path / "rt"
+    assert run(tiny_adapter, path, "--output", output, "--format", "rtstruct") == 2
+    assert "heart.dcm has several volumes as frames, which .rtstruct.dcm cannot hold" in capsys.readouterr().err
+    assert run(tiny_adapter, path, "--output", output, "--format", "rtstruct", "--frames", "1", "--no_preview") == 0
+    assert (output / "heart.rtstruct.dcm").exists()
 
 
 def test_a_scan_that_is_no_dicom_is_refused(tiny_adapter, tmp_path, capsys):

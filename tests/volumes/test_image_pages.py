@@ -1,5 +1,7 @@
 """Pages, orientations and pixel sizes of image files."""
 
+import struct
+
 import numpy as np
 import pytest
 import SimpleITK
@@ -73,8 +75,30 @@ def test_sixteen_bits_are_turned(tmp_path):
     start = content.index((274).to_bytes(2, "little") + (3).to_bytes(2, "little"))
     content[start + 8] = 6
     (tmp_path / "colours.tif").write_bytes(content)
-    with pytest.raises(ValueError, match=r"colours of 16 bits and the TIFF orientation 6"):
+    with pytest.raises(ValueError, match=r"colours of 16 bits .*TIFF orientation 6"):
         read_volume(tmp_path / "colours.tif")
+
+
+@pytest.mark.parametrize(("offsets", "layout"), [(273, ()), (324, ((322, 16), (323, 16)))], ids=["planes", "tiles"])
+def test_colours_of_16_bits_in_planes_or_tiles_are_refused(tmp_path, offsets, layout):
+    """Pillow decodes 16-bit planes as 8-bit ones, and ITK keeps 8 bits of tiles."""
+    pixels = np.arange(16 * 16 * 3, dtype="<u2").tobytes()
+    is_planar = not layout
+    size, start = len(pixels) // (3 if is_planar else 1), 8 + 6
+    starts = [start + size * index for index in range(3 if is_planar else 1)]
+    head = b"II*\0" + struct.pack("<I", start + len(pixels) + 24) + struct.pack("<3H", 16, 16, 16)
+    lists = struct.pack("<3I", *(starts * 3)[:3]) + struct.pack("<3I", *[size] * 3)
+    tags = [(256, 16), (257, 16), (259, 1), (262, 2), (277, 3), (278, 16), (284, 2 if is_planar else 1), *layout]
+    entries = [struct.pack("<HHII", tag, 4, 1, number) for tag, number in tags]
+    entries.append(struct.pack("<HHII", 258, 3, 3, 8))
+    for tag, place in ((offsets, 0), (offsets + (6 if is_planar else 1), 12)):
+        number = start + len(pixels) + place if is_planar else (starts[0], size)[place // 12]
+        entries.append(struct.pack("<HHII", tag, 4, len(starts), number))
+    directory = struct.pack("<H", len(entries)) + b"".join(sorted(entries, key=lambda entry: entry[1::-1])) + bytes(4)
+    path = tmp_path / "a.tif"
+    path.write_bytes(head + pixels + lists + directory)
+    with pytest.raises(ValueError, match=r"a\.tif has colours of 16 bits in tiles, in planes"):
+        read_volume(path, num_channels=3)
 
 
 def test_damaged_tags_turn_nothing(tmp_path):

@@ -108,6 +108,15 @@ def test_white_is_zero_in_films_of_16_bits(tmp_path):
     np.testing.assert_array_equal(read_volume(path).array[:, :, 0].T, 65535 - array)
 
 
+def test_signed_8_and_unsigned_32_bits_are_not_wrapped(tmp_path):
+    array = np.array([[0, 7], [2**31, 2**32 - 1]], np.uint32)
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array), str(tmp_path / "a.tif"))
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.tif").array[:, :, 0].T, array)
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.array([[-1, 7]], np.int8)), str(tmp_path / "b.tif"))
+    with pytest.raises(ValueError, match=r"b\.tif has signed values of 8 bits"):
+        read_volume(tmp_path / "b.tif")
+
+
 def test_colours_that_are_all_grey_keep_their_values(tmp_path):
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
     path = save(tmp_path / "a.png", Image.fromarray(np.repeat(grey[..., None], 3, axis=2)))

@@ -176,6 +176,16 @@ def test_formats_go_behind_equal_names_in_a_folder(tmp_path):
     assert find(tmp_path)[0] == ["b", "scan_mha", "scan_nii", "scan_nii_gz"]
 
 
+def test_skipped_files_of_each_suffix_are_named(tmp_path):
+    save(tmp_path / "scan.nii")
+    for name in ("a.mgz", "b.mgz", "c.mgz", "d.gif"):
+        (tmp_path / name).write_bytes(b"x")
+    _, (note,) = search_scans([tmp_path])
+    assert "4 files" in note
+    assert "a.mgz" in note
+    assert "d.gif" in note
+
+
 def test_images_of_equal_names_are_scans_of_their_own(tmp_path):
     for value, name in enumerate(("a.png", "a.jpg", "a.tif")):
         Image.fromarray(np.full((5, 6), 40 * value, np.uint8)).save(tmp_path / name)

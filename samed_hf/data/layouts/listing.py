@@ -108,8 +108,7 @@ def read_listing(path: Path, options: Options, more: Sequence[Path] = ()) -> Cas
     records = _name(path.parent, records, names)
     records, held_out, has_folds = _hold_out(records, folds, options.fold, path)
     used = [f"{what} from {' and '.join(map(repr, names))}" for what, names in found.items() if names]
-    listings = ", ".join(one.name for one in (path, *more))
-    explanation = f"{len(records)} entries of {listings}: {', '.join(used)}"
+    explanation = f"{len(records)} entries of {', '.join(one.name for one in (path, *more))}: {', '.join(used)}"
     channels = tuple(found["image"]) if len(found["image"]) > 1 else _channels(records, notes)
     data = build_dataset(Found("listing", path, records, explanation, channels, labels, [*notes, *held_out]), options)
     data.declares_folds = has_folds
@@ -141,8 +140,9 @@ def _declared_splits(
 ) -> dict[str, str] | None:
     """The split of each case, which is listed by its name or by its patient's, if the directory declares them."""
     known = {*groups, *groups.values()} - {""}
-    listed, where = _listed_in_table(root, known, options) or _listed_in_texts(root)
-    if not known & set(listed):
+    listed, where = _listed_in_table(root, known, options) or _listed_in_texts(root, known)
+    if not listed:
+        notes += [f"{where} name none of the cases: not used"] if where else []
         return None
     given = {name: split_of(listed.get(group) or listed.get(name)) for name, group in groups.items()}
     notes.append(f"splits of {where}")
@@ -168,12 +168,12 @@ def _listed_in_table(root: Path, known: Set[str], options: Options) -> tuple[dic
     return None
 
 
-def _listed_in_texts(root: Path) -> tuple[dict[str, str], str]:
+def _listed_in_texts(root: Path, known: Set[str]) -> tuple[dict[str, str], str]:
     listed: dict[str, str] = {}
     paths = [path for one in _LISTS for path in sorted((root / one).glob("*.txt")) if split_of(path.stem)]
     for path in paths:
-        for name in {_stem(text) for line in read_text(path).splitlines() for text in {line, *line.split()[:1]}} - {""}:
-            if listed.setdefault(name, path.stem) != path.stem:
+        for name in {_stem(text) for line in read_text(path).splitlines() for text in (line, *line.split()[:1])}:
+            if name in known and listed.setdefault(name, path.stem) != path.stem:
                 raise ValueError(f"{path} lists {name}, as {listed[name]}.txt does: expected each in one of them.")
     return listed, ", ".join(path.name for path in paths)
 

@@ -61,7 +61,8 @@ def read_patients(root: Path, pairs: Sequence[Pair], options: Options) -> CaseDa
         _record(root, pair, channels, label, counts[pair.where] == 1, leaves[pair.where.name] > 1, has_splits)
         for pair, label in zip(used, labels, strict=True)
     ]
-    if several := [where.name for where, count in counts.items() if count > 1 and where != root]:
+    plain = {root, *(root / top for (top,) in filter(None, tops.values()) if has_splits)}
+    if several := [where.name for where, count in counts.items() if count > 1 and where not in plain]:
         notes.append(
             f"{len(several)} directories hold several cases each, taken for one patient's: {name_some(several)}; the "
             "column patient of a cases.csv says otherwise"

@@ -157,13 +157,8 @@ def _is_2d(found: Found) -> bool:
 
 def _map_files(record: Record) -> tuple[Path, ...]:
     """The files of a label map."""
-    return (
-        (record.label,)
-        if isinstance(record.label, Path)
-        else tuple(record.label)
-        if isinstance(record.label, tuple)
-        else ()
-    )
+    label = record.label
+    return () if isinstance(label, Mapping) else (label,) if isinstance(label, Path) else label
 
 
 def _class_labels(records: Sequence[Record], named: Labels | None, notes: list[str]) -> Labels:
