@@ -58,6 +58,7 @@ def test_each_case_is_read_once(tiny_adapter, data, tmp_path, monkeypatch):
     assert seen == dict.fromkeys("abcde", 1)
 
 
+@pytest.mark.slow
 def test_a_case_that_fails_is_listed_and_the_others_are_scored(tiny_adapter, data, tmp_path, capsys):
     assert run(tiny_adapter, data, tmp_path / "all") == 0
     broken = shutil.copytree(data, tmp_path / "broken")
@@ -85,6 +86,7 @@ def test_nothing_is_written_if_all_cases_fail(tiny_adapter, data, tmp_path, caps
     assert not (tmp_path / "scores").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["strict", "samed"])
 def test_shards_give_the_scores_of_one_run(tiny_adapter, data, tmp_path, protocol):
     flags = ["--protocol", protocol]
@@ -102,6 +104,7 @@ def test_shards_give_the_scores_of_one_run(tiny_adapter, data, tmp_path, protoco
     assert {name: found[name] for name in found if "-of-" not in name} == contents(tmp_path / "one")
 
 
+@pytest.mark.slow
 def test_a_shard_under_another_protocol_is_not_merged(tiny_adapter, data, tmp_path):
     assert run(tiny_adapter, data, tmp_path, "--shard", "1/2", "--protocol", "samed") == 0
     assert run(tiny_adapter, data, tmp_path, "--shard", "2/2") == 0
@@ -135,6 +138,7 @@ def test_two_processes_give_the_scores_of_one(tiny_adapter, data, tmp_path):
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
 
+@pytest.mark.slow
 def test_metrics_are_chosen(tiny_adapter, data, tmp_path, capsys):
     flags = ("--metrics", "dice,assd,volume,lesions", "--lesion_min_iou", "0.1")
     assert run(tiny_adapter, data, tmp_path, *flags) == 0

@@ -128,6 +128,7 @@ def test_a_kill_while_results_are_replaced_is_continued(tiny_adapter, scans, tmp
         assert {name: content for name, content in found.items() if name[0] != "." or "/" in name} == expected, copy
 
 
+@pytest.mark.slow
 def test_finished_cases_are_not_predicted_again(tiny_adapter, scans, tmp_path, monkeypatch):
     whole, out = tmp_path / "whole", tmp_path / "out"
     (scans / "damaged.nii.gz").write_bytes(b"damaged")
@@ -157,6 +158,7 @@ def test_without_a_list_of_cases_those_of_a_killed_run_are_found(tiny_adapter, s
     assert [f"<h3>{name}</h3>" in page for name in "abc"] == [True, True, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -263,6 +265,7 @@ def test_files_of_unknown_origin_are_refused(tiny_adapter, scans, tmp_path, caps
 # --------------------------------------------------------------------------------------------------------------- shards
 
 
+@pytest.mark.slow
 def test_shards_in_one_directory_merge_by_themselves(tiny_adapter, scans, tmp_path):
     one, out = tmp_path / "one", tmp_path / "out"
     (scans / "damaged.nii.gz").write_bytes(b"damaged")
@@ -311,6 +314,7 @@ def test_shards_of_another_adapter_are_not_merged(tiny_adapter, scans, tmp_path,
     assert json.loads((out / "predictions-1.json").read_text())["method"]["tta"] is False
 
 
+@pytest.mark.slow
 def test_directories_of_shards_and_runs_are_merged(tiny_adapter, scans, tmp_path, capsys):
     one = tmp_path / "one"
     assert run(tiny_adapter, scans, "--output", one, "--per_class") == 0

@@ -44,6 +44,7 @@ def test_overlaps_of_masks_are_counted(tmp_path, suffix):
     assert f"covers {120 if suffix == '.png' else 240} voxels" in line
 
 
+@pytest.mark.slow
 def test_the_command_says_what_the_files_are(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for part in ("a", "b"):

@@ -421,6 +421,7 @@ def test_several_channels(scans, tmp_path):
     assert text(validation, "units").startswith("case_03: channel 1 has intensities from 0")
 
 
+@pytest.mark.slow
 def test_more_channels_than_three_are_checked_and_projected(scans, tmp_path, capsys):
     root = write_nnunet(tmp_path / "data", scans, channel_names={str(index): f"T{index}" for index in range(4)})
     for name, (image, _) in scans.items():
@@ -512,6 +513,7 @@ def test_a_plane_of_slices_is_refused(scans, tmp_path, capfd):
     assert "plane is coronal" in err
 
 
+@pytest.mark.slow
 def test_the_data_set_is_not_changed(scans, tmp_path, capfd):
     root = write_nnunet(tmp_path / "data", scans)
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
