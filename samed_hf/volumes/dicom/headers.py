@@ -111,13 +111,13 @@ def _check_inflated(path: Path, limits: InputLimits) -> None:
     check_memory(path, total)
 
 
-def value(dataset: Dataset, keyword: str, path: Path) -> Any:
-    """Return the value of an element, `None` if it is missing or empty."""
+def value(dataset: Dataset, keyword: str | tuple[int, int], path: Path) -> Any:
+    """Return the value of an element, `None` if it is missing or empty; of a tag the element."""
     try:
         found = dataset.get(keyword)
     except Exception as error:
         # pydicom decodes a value when it is accessed, and fails in as many ways as in reading the file.
-        raise _damaged(path, error, keyword) from error
+        raise _damaged(path, error, str(keyword)) from error
     return None if found is None or found == "" or (hasattr(found, "__len__") and len(found) == 0) else found
 
 

@@ -18,7 +18,7 @@ from ..limits import InputLimits
 from .display import describe_window, display_header, display_values, has_window
 from .frames import nuclear_planes
 from .gdcm import GdcmDecoder
-from .headers import items, numbers, quiet, read_file, text, whole_number
+from .headers import items, numbers, quiet, read_file, text, value, whole_number
 from .kept_headers import read_header
 from .kinds import is_image_class
 from .pixels import num_samples, stored_bits, stored_values
@@ -150,7 +150,7 @@ def _with_channels(image: np.ndarray, num_channels: int | None) -> np.ndarray:
 
 def _display_notes(dataset: Dataset, stored: np.ndarray, bounds: tuple[float, float], path: Path) -> Iterator[str]:
     header = display_header(dataset, 0, path)
-    if stored.dtype.kind == "i" and not dataset.get("PixelRepresentation"):
+    if stored.dtype.kind == "i" and not value(dataset, "PixelRepresentation", path):
         yield SIGNED_NOTE
     if not _is_colour(dataset, path):
         yield describe_window(header) or f"it has no window: {bounds[0]:g} is black, {bounds[1]:g} is white"

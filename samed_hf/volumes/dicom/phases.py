@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pydicom import Dataset
+from pydicom.datadict import keyword_for_tag
 
 from .frames import Frame, frames_of
 from .grid import arrange
@@ -73,8 +74,8 @@ def _header(frame: Frame) -> ImageHeader:
 
 def _nested(groups: Dataset, path: Path) -> Iterator[Dataset]:
     """Yield the items of a frame's functional groups, and those in them."""
-    for element in groups:
-        if element.VR == "SQ":
-            for item in items(groups, element.keyword, path):
+    for keyword in map(keyword_for_tag, groups.keys()):  # iterating over the elements would decode all of them
+        if keyword.endswith("Sequence"):
+            for item in items(groups, keyword, path):
                 yield item
                 yield from _nested(item, path)

@@ -134,7 +134,7 @@ def _with_whole_spectrum(frame: bytes) -> bytes:
 def _used_bits(array: np.ndarray, dataset: Dataset, path: Path) -> np.ndarray:
     """Remove what is not the value from the allocated bits."""
     # Old scanners kept overlays in the unused bits. pydicom clears these, except in JPEG 2000 and JPEG-LS.
-    positions = (dataset.get((group, 0x0102)) for group in range(0x6000, 0x6020, 2))  # OverlayBitPosition
+    positions = (value(dataset, (group, 0x0102), path) for group in range(0x6000, 0x6020, 2))  # OverlayBitPosition
     shift = _shift(dataset, path)
     if shift or any(element is not None and element.value for element in positions):
         unused = 8 * array.dtype.itemsize - stored_bits(dataset, path)

@@ -17,7 +17,7 @@ from ..limits import InputLimits
 from .frames import Frame, frames_of
 from .gdcm import GdcmDecoder
 from .grid import Grid, arrange, differing_images_error
-from .headers import quiet, read_file, text
+from .headers import quiet, read_file, text, value
 from .images import SIGNED_NOTE, is_projection, may_be_images, read_images
 from .kept_headers import read_header
 from .phases import divide_frames
@@ -179,7 +179,7 @@ def _decoded(grid: Grid, dtype: np.dtype, name: Path, gdcm: GdcmDecoder, notes: 
             if frame.path != path:  # the frames of a file are consecutive, so each file is read once
                 path, dataset = frame.path, read_file(frame.path, pixels=True)
             stored = stored_values(dataset, frame.index, frame.path, gdcm)
-            if stored.dtype.kind == "i" and not frame.dataset.get("PixelRepresentation"):
+            if stored.dtype.kind == "i" and not value(frame.dataset, "PixelRepresentation", frame.path):
                 notes.add(SIGNED_NOTE)
             image = _rescaled(stored, frame, dtype)
             if first is None:
