@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from ..model.fingerprint import model_fingerprint
 from ..model.image_processing_samed import SamedImageProcessor
 from ..model.modeling_samed import SamedForSemanticSegmentation
 from ..model.precision import default_device, resolve_dtype
+from .onnx_model import OnnxModel
 
 __all__ = ["Segmenter", "load_model"]
 
@@ -91,7 +92,9 @@ class Segmenter:
     def fingerprints(self) -> list[str]:
         """Hash the weights, the labels and the image processor of each model."""
         return [
-            model_fingerprint(model, {"id2label": self.id2label, "processor": processor.to_dict()})
+            model.fingerprint()
+            if isinstance(model, OnnxModel)
+            else model_fingerprint(model, {"id2label": self.id2label, "processor": processor.to_dict()})
             for model, processor in zip(self.models, self.processors, strict=True)
         ]
 
@@ -112,6 +115,8 @@ def load_model(
         ConnectionError: the Hub can't be reached or fails.
         ValueError: it is no SAMed model.
     """
+    if _is_onnx(adapter):
+        return _load_onnx(adapter, dtype)
     try:
         if not Path(adapter).exists() and "/" not in str(adapter):  # names on the Hub have a slash
             raise OSError("there is no such directory")
@@ -136,3 +141,15 @@ def load_model(
             model.merge_and_unload()
         nn.Module.to(model.sam.vision_encoder, resolved)
     return model.to(default_device()).eval()
+
+
+def _is_onnx(adapter: str) -> bool:
+    path = Path(adapter)
+    return path.suffix == ".onnx" or (path / "model.onnx").is_file()
+
+
+def _load_onnx(file: str, dtype: str | torch.dtype) -> SamedForSemanticSegmentation:
+    """Load an exported model, which has its own precision; all that predicts calls it like a PyTorch model."""
+    if str(dtype) not in ("float32", "torch.float32"):
+        raise ValueError(f"dtype is {dtype}, but {file!r} has its own precision: leave --dtype out.")
+    return cast(SamedForSemanticSegmentation, OnnxModel(file))

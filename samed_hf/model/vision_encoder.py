@@ -83,7 +83,7 @@ class SamedVisionAttention(SamVisionAttention):
         if self.window_size and any(side % self.window_size for side in hidden_states.shape[1:3]):
             # Not the biases alone: adapters may change them (IA3, `lora_bias`), and offloaded weights are on no device
             # until their module is called.
-            padding = self._project(hidden_states.new_zeros(len(hidden_states), 1, 1, hidden_states.shape[-1]))[1:]
+            padding = self._project(hidden_states.new_zeros(hidden_states.shape[0], 1, 1, hidden_states.shape[-1]))[1:]
         terms = None
         if self.use_rel_pos:
             terms = relative_terms(projected[0], self.rel_pos_h, self.rel_pos_w, self.num_attention_heads)

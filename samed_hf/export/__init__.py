@@ -1,0 +1,5 @@
+"""Adapters and their base as one file for other runtimes."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
