@@ -107,7 +107,7 @@ def test_a_directory_of_scans_is_no_adapter(study, tmp_path):
     scans.mkdir()
     shutil.copy(study / "s.nii", scans)
     assert predict(scans, study / "s.nii", "--ensemble", study / "ensemble", "--output", tmp_path / "out") == 0
-    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["cases"]) == 1  # the same scan
+    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["cases"]) == 2
 
 
 def test_a_missing_input_is_named(study, tmp_path, capsys):
