@@ -73,7 +73,7 @@ def read_cases(args: SamedTrainingArguments, phantom: Path) -> tuple[SamedTraini
             prepare_phantom(phantom)
         args = replace(args, data_dir=str(phantom))
     data = read_data(**args.read_options() | {"fold": None})
-    data.train, data.validation = sorted({*data.train, *data.validation}), []
+    data.train, data.validation = sorted({*data.sources} - {*data.test}), []
     return args, data
 
 
