@@ -16,10 +16,11 @@ from ..model.image_processing_samed import SamedImageProcessor
 from ..model.modeling_samed import SamedForSemanticSegmentation
 from ..utils.atomic import write_text
 from ..utils.pipelining import Outcome, read_process_write
+from .intervals import score_intervals
 from .measures import Measures, Score
 from .metrics import score_case, summarize
 
-__all__ = ["CaseResult", "evaluate_cases", "score_cases", "summarize_results", "write_metrics"]
+__all__ = ["CaseResult", "describe_results", "evaluate_cases", "score_cases", "summarize_results", "write_metrics"]
 
 
 Item = TypeVar("Item")
@@ -87,6 +88,18 @@ def summarize_results(results: Mapping[str, CaseResult], protocol: str) -> dict[
     """Return [`summarize`] with an added "distance_unit": "mm", or "voxel" if any case is in voxels."""
     unit = "mm" if all(result.unit == "mm" for result in results.values()) else "voxel"
     return summarize({name: result.scores for name, result in results.items()}, protocol) | {"distance_unit": unit}
+
+
+def describe_results(
+    results: Mapping[str, CaseResult], protocol: str, *, split: str, measures: Measures
+) -> dict[str, Any]:
+    """Return the content of `metrics.json`: [`summarize_results`], the parameters of the scores and the intervals."""
+    metrics = summarize_results(results, protocol) | {"split": split}
+    if "nsd" in measures.metrics:
+        metrics["nsd_tolerance_mm"] = measures.nsd_tolerance_mm
+    if measures.lesion_min_iou is not None:
+        metrics["lesion_min_iou"] = measures.lesion_min_iou
+    return metrics | {"intervals": score_intervals(metrics)}
 
 
 def evaluate_cases(

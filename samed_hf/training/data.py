@@ -30,6 +30,7 @@ def read_training_data(args: SamedTrainingArguments) -> CaseDataset:
     num_validation = args.num_validation_cases
     if num_validation is None and args.preset is not None:  # the presets hold out no case
         num_validation = PRESETS[args.preset]["num_validation_cases"]
+    args.measures.check(args.scored_protocol, list(data.regions or list(data.id2label.values())[1:]))
     divide_cases(data, num_validation=num_validation, num_folds=args.num_folds, fold=args.fold)
     if data.is_2d and (args.preprocessing or args.intensity_window):
         data.notes.append("8-bit images are not rescaled; preprocessing and intensity_window apply to deeper ones")
