@@ -45,6 +45,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add("--split", choices=_SPLITS, help="which cases [test, or else validation]")
     add("--label_names", nargs="+", metavar="NAME", help="names of the labels, if no file names them")
     add("--num_folds", type=int, metavar="N", help="score the fold that training held out")
+    add("--splits", metavar="FILE", help="file of the folds instead, as nnU-Net's splits_final.json")
     add("--fold", type=int, metavar="K", help="index of the fold, from 0 [0]")
     add("--output", required=True, metavar="DIR", help="directory for metrics.json, metrics.csv and images")
     add("--protocol", choices=("strict", "samed"), default="strict", help="how to score [strict]")
@@ -185,7 +186,7 @@ def _write(output: Path, run: dict[str, Any]) -> None:
         return
     results = {name: CaseResult(case["scores"], case["unit"]) for name, case in done.items()}
     method = run["method"]
-    measures = Measures(tuple(method["metrics"]), method["nsd_tolerance_mm"], method["lesion_min_iou"])
+    measures = Measures(*(method[field.name] for field in dataclasses.fields(Measures)))
     metrics = describe_results(results, method["protocol"], split=method["split"], measures=measures)
     if failed := {case["name"]: case["error"] for case in run["cases"] if case["status"] == "failed"}:
         metrics["failed"] = failed
@@ -198,15 +199,13 @@ def _choose_cases(args: argparse.Namespace) -> tuple[CaseDataset, str, list[str]
     from ..data import read_data
     from ..data.labels import read_json
     from ..data.layouts import dataset_arguments
-    from ..data.splits import k_fold
+    from ..data.splits import choose_fold
     from ..training.distributed.logging import get_logger
 
     location: dict[str, Any] = dataset_arguments(args.data)
-    data = read_data(**location, label_names=args.label_names, fold=args.fold, **given_columns(args))
-    if args.num_folds is not None:
-        _, data.validation = k_fold(
-            sorted({*data.train, *data.validation}), args.num_folds, args.fold or 0, data.groups
-        )
+    declared = None if args.num_folds or args.splits else args.fold
+    data = read_data(**location, label_names=args.label_names, fold=declared, **given_columns(args))
+    choose_fold(data, num_folds=args.num_folds, fold=args.fold, splits=args.splits)
     split, names = (args.split, getattr(data, args.split)) if args.split else data.evaluation_split
     settings = Path(args.adapter) / "training_settings.json"
     content = read_json(settings) if settings.is_file() else None
@@ -215,7 +214,9 @@ def _choose_cases(args: argparse.Namespace) -> tuple[CaseDataset, str, list[str]
         split, names = "validation", [name for name in known.get("validation", ()) if name in data.sources]
     if not names:
         declared = ", ".join(f"{len(getattr(data, one))} for {one}" for one in _SPLITS)
-        raise ValueError(f"{data.root} has no case to score ({declared}): give --split or --num_folds and --fold.")
+        raise ValueError(
+            f"{data.root} has no case to score ({declared}): give --split, or --num_folds or --splits and --fold."
+        )
     log = get_logger(__name__)  # of several processes, the main one alone
     log.info("data        %s: %s, %d %s cases", data.root, data.layout, len(names), split)
     if seen := set(names) & set(known.get("train", ())):
