@@ -85,6 +85,8 @@ def _evaluate(args: argparse.Namespace, state: PartialState) -> int:
         data, split, names = _choose_cases(args)
         base = args.base_model_name_or_path
         segmenter = Segmenter.load([args.adapter], dtype=args.dtype, base_model_name_or_path=base)
+        if len(segmenter.models) > 1:
+            raise ValueError(f"ADAPTER {args.adapter!r} is an ensemble: expected one adapter, e.g. a member of it.")
         data.expect_channels(segmenter.processor.num_channels)
         regions = segmenter.models[0].config.regions
         data.expect_labels(segmenter.id2label, regions)
