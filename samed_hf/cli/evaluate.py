@@ -205,8 +205,8 @@ def _choose_cases(args: argparse.Namespace) -> tuple[CaseDataset, str, list[str]
     from ..training.distributed.logging import get_logger
 
     location: dict[str, Any] = dataset_arguments(args.data)
-    declared = None if args.num_folds or args.splits else args.fold
-    data = read_data(**location, label_names=args.label_names, fold=declared, **given_columns(args))
+    own_fold = None if args.num_folds or args.splits else args.fold
+    data = read_data(**location, label_names=args.label_names, fold=own_fold, **given_columns(args))
     choose_fold(data, num_folds=args.num_folds, fold=args.fold, splits=args.splits)
     split, names = (args.split, getattr(data, args.split)) if args.split else data.evaluation_split
     settings = Path(args.adapter) / "training_settings.json"
@@ -216,9 +216,7 @@ def _choose_cases(args: argparse.Namespace) -> tuple[CaseDataset, str, list[str]
         split, names = "validation", [name for name in known.get("validation", ()) if name in data.sources]
     if not names:
         declared = ", ".join(f"{len(getattr(data, one))} for {one}" for one in _SPLITS)
-        raise ValueError(
-            f"{data.root} has no case to score ({declared}): give --split, or --num_folds or --splits and --fold."
-        )
+        raise ValueError(f"{data.root} has no case to score ({declared}): give --split, --num_folds or --splits.")
     log = get_logger(__name__)  # of several processes, the main one alone
     log.info("data        %s: %s, %d %s cases", data.root, data.layout, len(names), split)
     if seen := set(names) & set(known.get("train", ())):

@@ -21,7 +21,7 @@ def test_the_variants_are_those_of_lora():
 def test_paths_names_of_data_and_the_token_are_private():
     assert set(field_names(SamedTrainingArguments, "private")) == {
         *("data_dir", "dataset_name", "cache_dir", "output_dir", "model_name_or_path", "resume_from_checkpoint"),
-        "hub_token",
+        *("hub_token", "splits"),
     }
     assert not set(field_names(SamedTrainingArguments, "private")) & set(field_names(SamedTrainingArguments, "on_card"))
 

@@ -66,6 +66,7 @@ def write_training_report(path: Path, run: TrainingRun, metrics: Mapping[str, An
         columns=[name for name in labels if name in validated],
         validations=[row for row in rows if row.get("validation_dice") is not None],
         best=best_validation(rows),
+        seen=f"{len(run.data.selection)} of {len(run.data.validation)}",
         images=_images(directory, rows),
         skipped=skipped,
         tables=_setting_tables(directory, run),
@@ -86,7 +87,10 @@ def _facts(run: TrainingRun, metrics: Mapping[str, Any] | None, skipped: int) ->
     facts += [(format_duration(run.seconds), "of training", "")] if run.seconds else []
     best = best_validation(rows)
     if best is not None:
-        facts.append((f"{best['validation_dice']:.4f}", f"best validation Dice, step {best['step']}", "good"))
+        count = sum(row.get("validation_dice") is not None for row in rows)
+        seen = f"{len(run.data.selection)} of {len(run.data.validation)} cases"
+        text = f"Dice, best of {count} validations, {seen}, step {best['step']}"
+        facts.append((f"{best['validation_dice']:.4f}", text, "good"))
     if metrics is not None and metrics["mean"].get("dice") is not None:
         facts.append((f"{metrics['mean']['dice']:.4f}", f"Dice on the {metrics.get('split', 'scored')} cases", "good"))
     if skipped:
