@@ -64,7 +64,8 @@ def cross_validate(
             f"fold is {chosen} of {len(folds)}, counted from 0, num_train_cases {max(num_train_cases, default=None)} "
             f"of the {smallest} training cases that each fold has: expected at most so many."
         )
-    points = {output / f"cases-{size}": size for size in num_train_cases} or {output: args.num_train_cases}
+    points: dict[Path, int | None] = {output / f"cases-{size}": size for size in num_train_cases}
+    points = points or {output: args.num_train_cases}
     outputs = {directory: [directory / f"fold-{fold}" for fold in range(len(folds))] for directory in points}
     numbers, failed = range(len(folds)) if chosen is None else [chosen], dict[str, str]()
     for directory, size in points.items():

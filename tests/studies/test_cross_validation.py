@@ -180,6 +180,7 @@ def test_contradictions_are_refused(settings, trained, name, changes, parallel):
     assert trained == []
 
 
+@pytest.mark.slow
 def test_the_dry_run_writes_nothing(tiny_data, tiny_sam, tmp_path, capsys):
     flags = ["--data_dir", tiny_data, "--model_name_or_path", tiny_sam, "--output_dir", tmp_path / "run"]
     flags += ["--image_size", 64, "--num-folds", 3, "--num_train_cases", "2,1", "--report_to", "none", "--dry_run"]
