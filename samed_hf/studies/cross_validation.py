@@ -13,7 +13,9 @@ import torch
 from accelerate import PartialState
 
 from ..data.folds import k_folds
+from ..data.labels import read_json
 from ..inference.batching import is_out_of_memory
+from ..reporting.formatting import format_scores
 from ..training.arguments import SamedTrainingArguments
 from ..training.checkpointing.run_directory import on_main_rank
 from ..training.distributed.logging import get_logger
@@ -137,6 +139,9 @@ def _collect(output: Path, outputs: dict[Path, list[Path]], curve: dict[int, Pat
         return
     for directory, folds in outputs.items():
         write_cross_validation(directory, folds)
+        logger.info(
+            f"\n{format_scores(read_json(directory / 'metrics.json'))}\n\nwrote       {directory / 'cv_report.html'}"
+        )
     if curve:
         write_learning_curve(output, curve)
 

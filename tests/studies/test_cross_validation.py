@@ -37,6 +37,8 @@ def trained(monkeypatch):
     monkeypatch.setattr(cross_validation, "run_training", run_training)
     collect = lambda output, runs: done.append(("collected", output.name, [run.name for run in runs]))  # noqa: E731
     monkeypatch.setattr(cross_validation, "write_cross_validation", collect)
+    monkeypatch.setattr(cross_validation, "read_json", lambda path: {})
+    monkeypatch.setattr(cross_validation, "format_scores", lambda metrics: "scores")
     monkeypatch.setattr(
         cross_validation, "write_learning_curve", lambda output, sizes: done.append(("curve", output.name, [*sizes]))
     )
