@@ -166,24 +166,23 @@ def _needed(scores: Sequence[str]) -> list[str]:
 def _check_same(runs: Mapping[str, Mapping[str, Any]], scores: Sequence[str], allow: Sequence[str]) -> list[str]:
     """Raise a `ValueError` that names all differences between the runs; return notes on what is allowed or unknown."""
     (first, start), *rest = runs.items()
-    if not all(isinstance(run.get("per_case"), dict) for run in runs.values()) or not set.intersection(
-        *(set(run["per_case"]) for run in runs.values())
-    ):
-        raise ValueError("the runs can't be compared: expected some cases in per_case that all of them have.")
+    if odd := [name for name, run in runs.items() if not isinstance(run.get("per_case"), dict)]:
+        raise ValueError(f"metrics.json of {name_some(odd)} has no per_case: score the run with `samed-hf evaluate`.")
     differences: list[tuple[str, str]] = []
     notes = []
     for name, run in rest:
         for key, what in (("per_case", "cases"), ("per_class", "labels")):
             for side, one, other in ((first, start[key], run[key]), (name, run[key], start[key])):
-                if odd := sorted(one.keys() - other.keys()):
-                    differences.append((what, f"{len(odd)} {what} only in {side}: {name_some(odd)}"))
+                if only := sorted(one.keys() - other.keys()):
+                    differences.append((what, f"{len(only)} {what} only in {side}: {name_some(only)}"))
     for fact in _needed(scores):
         known = {name: run[fact] for name, run in runs.items() if fact in run}
         if missing := [name for name in runs if name not in known]:
             notes.append(f"{fact} is not recorded in {name_some(missing)}: it was not compared.")
         if any(value != next(iter(known.values())) for value in known.values()):
             differences.append((fact, f"{fact} " + ", ".join(f"{value} in {name}" for name, value in known.items())))
-    if refused := [text for what, text in differences if what not in allow]:
+    common = set(start["per_case"]).intersection(*(run["per_case"] for _, run in rest))
+    if refused := [text for what, text in differences if what not in allow or not common]:
         raise ValueError(
             f"the runs can't be compared: {'; '.join(refused)}. Expected the same cases, labels and rules: score them "
             "alike with `samed-hf evaluate`, or leave scores out by --metrics; --allow cases compares the cases that "

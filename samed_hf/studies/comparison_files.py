@@ -72,16 +72,17 @@ def _conclude(found: Comparison, test: PairedTest) -> str:
 
 def _method(found: Comparison) -> str:
     """How the numbers were computed."""
-    lower = ", ".join(_title(found, score) for score in found.values if score in LOWER)
+    lower = " and ".join(_title(found, score) for score in found.values if score in LOWER)
+    lower = f" (the lower one for {lower})" if lower else ""
     corrected = plural(sum(test.p_holm is not None for test in found.tests), "test")
     return (
         f"{plural(len(found.cases), 'case')}; {_about(found)}. Differences are a run's score minus that of "
         f"{found.reference} in the same case, with the 95 % BCa bootstrap interval of their mean over cases. p: "
         "two-sided Wilcoxon signed-rank test; differences of zero are left out of the ranks; exact or by the normal "
         f"approximation, as scipy's method auto chooses. p (Holm): corrected over all {corrected} of this table. "
-        "Effect: matched-pairs rank-biserial correlation. It is positive, and a case a win, where the run has the higher "
-        f"score{f', or the lower one for {lower}' if lower else ''}. Cases without a score in every run are left out; the "
-        f"{MEAN} is over those that have one in every run."
+        "Effect: matched-pairs rank-biserial correlation. It is positive, and a case a win, where the run has the "
+        f"higher score{lower}. Cases without a score in every run are left out; the {MEAN} is over those that have "
+        "one in every run."
     )
 
 
