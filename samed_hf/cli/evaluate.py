@@ -45,6 +45,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add("--split", choices=_SPLITS, help="which cases [test, or else validation]")
     add("--label_names", nargs="+", metavar="NAME", help="names of the labels, if no file names them")
     add("--num_folds", type=int, metavar="N", help="score the fold that training held out")
+    add("--splits", metavar="FILE", help="file of the folds instead, as nnU-Net's splits_final.json")
     add("--fold", type=int, metavar="K", help="index of the fold, from 0 [0]")
     add("--output", required=True, metavar="DIR", help="directory for metrics.json, metrics.csv and images")
     add("--protocol", choices=("strict", "samed"), default="strict", help="how to score [strict]")
@@ -84,6 +85,8 @@ def _evaluate(args: argparse.Namespace, state: PartialState) -> int:
         data, split, names = _choose_cases(args)
         base = args.base_model_name_or_path
         segmenter = Segmenter.load([args.adapter], dtype=args.dtype, base_model_name_or_path=base)
+        if len(segmenter.models) > 1:
+            raise ValueError(f"ADAPTER {args.adapter!r} is an ensemble: expected one adapter, e.g. a member of it.")
         data.expect_channels(segmenter.processor.num_channels)
         regions = segmenter.models[0].config.regions
         data.expect_labels(segmenter.id2label, regions)
@@ -206,15 +209,13 @@ def _choose_cases(args: argparse.Namespace) -> tuple[CaseDataset, str, list[str]
     from ..data import read_data
     from ..data.labels import read_json
     from ..data.layouts import dataset_arguments
-    from ..data.splits import k_fold
+    from ..data.splits import choose_fold
     from ..training.distributed.logging import get_logger
 
     location: dict[str, Any] = dataset_arguments(args.data)
-    data = read_data(**location, label_names=args.label_names, fold=args.fold, **given_columns(args))
-    if args.num_folds is not None:
-        _, data.validation = k_fold(
-            sorted({*data.train, *data.validation}), args.num_folds, args.fold or 0, data.groups
-        )
+    declared = None if args.num_folds or args.splits else args.fold
+    data = read_data(**location, label_names=args.label_names, fold=declared, **given_columns(args))
+    choose_fold(data, num_folds=args.num_folds, fold=args.fold, splits=args.splits)
     split, names = (args.split, getattr(data, args.split)) if args.split else data.evaluation_split
     settings = Path(args.adapter) / "training_settings.json"
     content = read_json(settings) if settings.is_file() else None
@@ -223,7 +224,9 @@ def _choose_cases(args: argparse.Namespace) -> tuple[CaseDataset, str, list[str]
         split, names = "validation", [name for name in known.get("validation", ()) if name in data.sources]
     if not names:
         declared = ", ".join(f"{len(getattr(data, one))} for {one}" for one in _SPLITS)
-        raise ValueError(f"{data.root} has no case to score ({declared}): give --split or --num_folds and --fold.")
+        raise ValueError(
+            f"{data.root} has no case to score ({declared}): give --split, or --num_folds or --splits and --fold."
+        )
     log = get_logger(__name__)  # of several processes, the main one alone
     log.info("data        %s: %s, %d %s cases", data.root, data.layout, len(names), split)
     if seen := set(names) & set(known.get("train", ())):

@@ -22,7 +22,7 @@ __all__ += ["split_card", "write_card"]
 
 PRIVATE_SETTINGS = frozenset(
     {"data_dir", "dataset_name", "cache_dir", "output_dir", "model_name_or_path", "resume_from_checkpoint", "hub_token"}
-    | {"cases"}  # the names of files are often those of patients
+    | {"splits", "cases"}  # the names of files are often those of patients
 )
 """Settings with paths of the user's machine, names of patients or secrets, which are never published as they are."""
 

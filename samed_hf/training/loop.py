@@ -26,7 +26,7 @@ from .monitoring.progress import Progress
 from .monitoring.snapshots import ValidationSnapshots
 from .setup import TrainingRun, set_up_run
 from .step import read_batches, take_step
-from .validation import validate
+from .validation import validate, validation_cases
 
 __all__ = ["train"]
 
@@ -142,7 +142,7 @@ def _validate(
     """Return the scores to add to the step's log row, none if no validation is due; `None` if interrupted."""
     run, step, args = state.run, state.step, state.run.args
     every = args.eval_steps or max(1, run.plan.steps // 4)
-    if not run.data.validation or (step % every and step != run.plan.steps):
+    if not validation_cases(run) or (step % every and step != run.plan.steps):
         return {}
     if interruption.requested:
         return None

@@ -23,8 +23,6 @@ from .setup import TrainingRun
 
 __all__ = ["Validation", "scored_labels", "validate", "validation_cases"]
 
-_MAX_CASES = 12
-
 
 class Validation(NamedTuple):
     """Scores of a validation, the same on every process; a label absent from truth and prediction has none."""
@@ -42,10 +40,8 @@ class _Scored(NamedTuple):
 
 
 def validation_cases(run: TrainingRun) -> list[str]:
-    """Return the cases scored during a training: at most twelve, evenly spaced among the validation cases."""
-    cases = run.data.validation
-    count = min(len(cases), _MAX_CASES)
-    return [cases[index * len(cases) // count] for index in range(count)]
+    """Return the cases scored during a training, all validation cases or those that `num_validation_cases` chose."""
+    return run.data.validation if run.data.selection is None else run.data.selection
 
 
 def validate(run: TrainingRun, interruption: Interruption, drawn: Collection[str] = ()) -> Validation | None:
