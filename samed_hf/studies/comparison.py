@@ -86,7 +86,7 @@ def compare_runs(
 
     Args:
         paths: files `metrics.json` or their directories.
-        names: of the runs; by default those of the directories, with as many parents as make them unique.
+        names: of the runs; by default those of the directories, or of the parents that differ.
         reference: the run that the others are compared with; by default the first.
         metrics: metrics or scores to compare; by default all scores that every run has.
         allow: what may differ, of [`ALLOWED`].
@@ -123,10 +123,10 @@ def compare_runs(
 
 
 def _unique_names(folders: Sequence[Path], given: Sequence[str] | None) -> list[str]:
-    """The given names, or the shortest ends of the directories' paths that differ."""
+    """The given names, or the last part of the directories' paths that differs, or the shortest ends that do."""
     tries = [list(given)] if given is not None else []
-    for end in range(1, max(len(folder.parts) for folder in folders) + 1) if given is None else ():
-        tries.append(["/".join(folder.parts[-end:]) for folder in folders])
+    for end in range(1, min(len(folder.parts) for folder in folders)) if given is None else ():
+        tries += [[folder.parts[-end] for folder in folders], ["/".join(folder.parts[-end:]) for folder in folders]]
     for names in tries:
         if len(names) == len(set(names)) == len(folders) and not {"", "case", "label", "score"} & set(names):
             return names

@@ -23,7 +23,7 @@ __all__ = ["all_notes", "conclusions", "rank_table", "table", "write_comparison"
 _ALPHA = 0.05
 _MOST = 5  # cases whose images are shown
 _FOREST = "mean difference from {} with its 95 % interval"
-_PAIRS = "one line for each case with a score in every run"
+_PAIRS = "{}, one line for each case with a score in every run"
 _TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}"}
 _TEX |= {">": r"\textgreater{}", "|": r"\textbar{}", "↓": r"$\downarrow$", "−": "$-$", "–": "--", "…": r"\dots{}"}
 _TEX |= {char: f"\\{char}" for char in "&%$#_{}"}
@@ -72,7 +72,7 @@ def _conclude(found: Comparison, test: PairedTest) -> str:
 
 def _method(found: Comparison) -> str:
     """How the numbers were computed."""
-    lower = " and ".join(_title(found, score) for score in found.values if score in LOWER)
+    lower = ", ".join(_title(found, score) for score in found.values if score in LOWER)
     lower = f" (the lower one for {lower})" if lower else ""
     corrected = plural(sum(test.p_holm is not None for test in found.tests), "test")
     return (
@@ -163,7 +163,11 @@ def _facts(found: Comparison, test: PairedTest) -> dict[str, Any]:
     pair = test.found._asdict()
     means, interval = test.means or (None, None), pair.pop("interval") or (None, None)
     facts: dict[str, Any] = {"score": test.score, "label": test.label, "reference": found.reference, "run": test.run}
-    facts |= {"lower_is_better": test.score in LOWER, "reference_mean": means[0], "run_mean": means[1]}
+    facts |= {
+        "direction": "lower" if test.score in LOWER else "higher",
+        "reference_mean": means[0],
+        "run_mean": means[1],
+    }
     facts |= pair | {"low": interval[0], "high": interval[1], "p_holm": test.p_holm}
     return facts | {f"undefined in {name}": count for name, count in test.undefined.items()}
 
@@ -205,7 +209,10 @@ def _write_html(path: Path, found: Comparison) -> None:
     charts = [
         {"caption": f"{_title(found, score)}: {caption}", "source": data_uri(draw(found, score), "image/svg+xml")}
         for score in found.values
-        for draw, caption in ((_draw_differences, _FOREST.format(found.reference)), (_draw_pairs, _PAIRS))
+        for draw, caption in (
+            (_draw_differences, _FOREST.format(found.reference)),
+            (_draw_pairs, _PAIRS.format(found.labels[-1])),
+        )
     ]
     write_page(
         path,
