@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.arguments import DataArguments
+from ..scoring.arguments import ScoringArguments
 from ..utils.settings import setting
 from ..utils.source import package_source
 from .presets import PRESETS
@@ -17,10 +18,11 @@ __all__ = ["ResolvedTrainingArguments", "SamedTrainingArguments"]
 
 
 @dataclass
-class SamedTrainingArguments(DataArguments):
+class SamedTrainingArguments(ScoringArguments, DataArguments):
     """Settings of a SAMed training run; with a pretrained SAM, the defaults are the paper's.
 
-    [`DataArguments`] has the settings of the data, and [`setting`] explains the metadata of the fields.
+    [`DataArguments`] has the settings of the data, [`ScoringArguments`] those of the final scores, and [`setting`]
+    explains the metadata of the fields.
 
     Raises:
         ValueError: values out of range; all of them are named.
@@ -133,6 +135,10 @@ class SamedTrainingArguments(DataArguments):
             problems.append(f"ema_decay is {self.ema_decay}: expected a number between 0 and 1, e.g. 0.999")
         if self.image_size is not None and (self.image_size <= 0 or self.image_size % 16):
             problems.append(f"image_size is {self.image_size}: expected a positive multiple of 16, e.g. 256 or 512")
+        try:
+            self.measures.check(self.scored_protocol)
+        except ValueError as error:
+            problems.append(str(error).rstrip("."))
         if output.is_file():
             problems.append(f"output_dir {self.output_dir!r} is a file: expected a directory")
         if self.push_every is not None and not self.push_to_hub:
@@ -142,6 +148,11 @@ class SamedTrainingArguments(DataArguments):
         if self.model_name_or_path and Path(self.model_name_or_path).resolve() == output.resolve():
             problems.append(f"output_dir {self.output_dir!r} is the base model's directory: expected another")
         return problems
+
+    @property
+    def scored_protocol(self) -> str:
+        """The protocol of the final scores."""
+        return self.protocol or PRESETS.get(self.preset or "", {}).get("protocol", "strict")
 
     @property
     def uses_random_sam(self) -> bool:
