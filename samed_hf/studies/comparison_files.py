@@ -206,6 +206,7 @@ def _tex(text: str) -> str:
 def _write_html(path: Path, found: Comparison) -> None:
     shown = sum(test.p_holm is not None and test.p_holm < _ALPHA for test in found.tests)
     facts = [(len(found.cases), "cases", ""), (len(found.tests), "tests", ""), (shown, "with p (Holm) below 0.05", "")]
+    kinds = ((_draw_differences, _FOREST.format(found.reference)), (_draw_pairs, _PAIRS.format(found.labels[-1])))
     charts = [
         {"caption": f"{_title(found, score)}: {caption}", "source": data_uri(draw(found, score), "image/svg+xml")}
         for score in found.values
