@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from ..utils.text import printable
-from .common import names
 
 __all__ = ["add_parser", "run"]
 
@@ -19,13 +18,17 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     text = "metrics.json of evaluate, train or cross-validate, or its directory; one is compared with the paper's"
     add("runs", nargs="+", metavar="METRICS.json", help=text)
     add("--output", metavar="DIR", help="directory for the page and the tables; needed for several runs")
-    add("--names", type=names, metavar="A,B,…", help="names of the runs [their directories']")
+    add("--names", type=_names, metavar="A,B,…", help="names of the runs [their directories']")
     add("--reference", metavar="NAME", help="run that the others are compared with [the first]")
-    add("--metrics", type=names, metavar="A,B,…", help="metrics or scores to compare [all that every run has]")
+    add("--metrics", type=_names, metavar="A,B,…", help="metrics or scores to compare [all that every run has]")
     text = "what may differ: cases compares those that all runs have, split the cases of other splits"
-    add("--allow", type=names, metavar="cases,split", help=text)
+    add("--allow", type=_names, metavar="cases,split", help=text)
     add("--preset", choices=presets, help="which of the paper's runs, for one METRICS.json [samed]")
     parser.set_defaults(run=run)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
 
 
 def run(args: argparse.Namespace) -> None:

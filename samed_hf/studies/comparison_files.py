@@ -210,10 +210,7 @@ def _write_html(path: Path, found: Comparison) -> None:
     charts = [
         {"caption": f"{_title(found, score)}: {caption}", "source": data_uri(draw(found, score), "image/svg+xml")}
         for score in found.values
-        for draw, caption in (
-            (_draw_differences, _FOREST.format(found.reference)),
-            (_draw_pairs, _PAIRS.format(found.labels[-1])),
-        )
+        for draw, caption in kinds
     ]
     write_page(
         path,
