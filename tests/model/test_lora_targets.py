@@ -101,7 +101,7 @@ def test_a_frozen_encoder_has_no_tensor_in_the_file_and_a_full_one_all_of_them(t
 
 
 def test_adapters_of_other_targets_on_one_model(tiny_model):
-    recipes = {"paper": {}, "frozen": {"encoder": "frozen"}, "mlp": {"targets": "mlp"}}
+    recipes = {"paper": {}, "frozen": {"encoder": "frozen"}, "other": {"targets": "mlp"}}
     expected = {}
     for name, recipe in recipes.items():
         tiny_model.add_adapter(samed_lora_config(2, **recipe), name)

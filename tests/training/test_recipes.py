@@ -28,7 +28,9 @@ def finish(args):
     return run, load_file(run.output_dir / "adapter_model.safetensors")
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    "name", ["frozen", *(pytest.param(one, marks=pytest.mark.slow) for one in RECIPES if one != "frozen")]
+)
 def test_a_resumed_run_equals_a_whole_one(settings, name):
     args = settings(max_train_steps=4, checkpointing_steps=2, save_best=False, watched_slices=0, **RECIPES[name])
     run, whole = finish(args)
@@ -74,6 +76,7 @@ def test_the_plan_counts_what_is_trained(settings, encoder):
     assert any("vision_encoder" in name for name in saved) == (encoder == "full")
 
 
+@pytest.mark.slow
 def test_the_trained_parts_determine_the_memory(tiny_sam):
     base, step = read_base_config(str(tiny_sam)), StepSettings(image_size=64, num_labels=3, batch_size=8)
     frozen, lora, full = (estimate_training(base, replace(step, encoder=mode)) for mode in ("frozen", "lora", "full"))
