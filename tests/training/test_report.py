@@ -171,7 +171,7 @@ def test_facts_come_first(make_run):
 def test_scores_validations_and_skipped_steps_are_tables(make_run):
     sections = Page(write(make_run(rows_of(40, {20: 0.75, 40: 0.5}, skipped=(7, 9))))).sections
     assert sections["scores"][1:17] == [
-        *("label", "Dice", "HD95, mm", "cases"),
+        *("label", "DSC", "HD95 (mm)", "cases"),
         *(NASTY, "0.9000", "11.50", "2"),
         *("$x^2", "0.7250", "–", "1"),
         *("mean", "0.8125", "11.50"),

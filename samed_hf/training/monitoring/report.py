@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from ...reporting.charts import hex_colors
-from ...reporting.formatting import format_count, format_duration, format_names
+from ...reporting.formatting import format_count, format_duration, format_names, format_score, score_titles
 from ...reporting.html import data_uri, jpeg_uri, write_page
 from ..checkpointing.provenance import package_versions
 from ..setup import TrainingRun
@@ -56,6 +56,8 @@ def write_training_report(path: Path, run: TrainingRun, metrics: Mapping[str, An
         facts=_facts(run, metrics, len(skipped)),
         colors=dict(zip(labels, hex_colors(len(labels)), strict=True)),
         metrics=metrics,
+        score_titles=score_titles,
+        format_score=format_score,
         charts=[
             {"caption": caption, "source": data_uri(chart, "image/svg+xml")}
             for caption, chart in charts.items()
@@ -89,7 +91,7 @@ def _facts(run: TrainingRun, metrics: Mapping[str, Any] | None, skipped: int) ->
         seen = f"{len(run.data.selection)} of {len(run.data.validation)} cases"
         text = f"Dice, best of {count} validations, {seen}, step {best['step']}"
         facts.append((f"{best['validation_dice']:.4f}", text, "good"))
-    if metrics is not None and metrics["mean"]["dice"] is not None:
+    if metrics is not None and metrics["mean"].get("dice") is not None:
         facts.append((f"{metrics['mean']['dice']:.4f}", f"Dice on the {metrics.get('split', 'scored')} cases", "good"))
     if skipped:
         facts.append((str(skipped), "step skipped" if skipped == 1 else "steps skipped", "warning"))
