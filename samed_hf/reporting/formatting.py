@@ -17,6 +17,7 @@ __all__ = [
     "format_sides",
     "format_value",
     "plural",
+    "score_format",
 ]
 
 NARROW_SPACE = "\N{NARROW NO-BREAK SPACE}"
@@ -101,7 +102,7 @@ def format_scores(metrics: Mapping[str, Any]) -> str:
     width = max(len("label"), *(len(name) for name in metrics["per_class"]))
 
     def format_row(name: str, row: Mapping[str, Any]) -> str:
-        cells = {key: "-" if row[key] is None else f"{row[key]:{_format(key)}}" for key in columns}
+        cells = {key: "-" if row[key] is None else f"{row[key]:{score_format(key)}}" for key in columns}
         return "  ".join([f"{name:<{width}}", *(f"{cell:>{widths[key]}}" for key, cell in cells.items())])
 
     head = "  ".join([f"{'label':<{width}}", *(f"{name:>{widths[key]}}" for key, name in columns.items()), "cases"])
@@ -113,7 +114,8 @@ def format_scores(metrics: Mapping[str, Any]) -> str:
     lines += ["-" * len(head), format_row("mean", metrics["mean"])]
     if intervals := metrics.get("intervals"):
         found = {
-            columns[key]: pair and [f"{end:{_format(key)}}" for end in pair] for key, pair in intervals["mean"].items()
+            columns[key]: pair and [f"{end:{score_format(key)}}" for end in pair]
+            for key, pair in intervals["mean"].items()
         }
         shown = ", ".join(f"{name} {' to '.join(pair)}" for name, pair in found.items() if pair)
         lines.append(f"{intervals['level']:.0%} intervals of the mean over cases: {shown or 'undefined'}")
@@ -121,6 +123,6 @@ def format_scores(metrics: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _format(key: str) -> str:
+def score_format(key: str) -> str:
     """The digits of a score: two for distances, volumes and counts, four for shares."""
     return ".2f" if key in ("hd95", "hd", "assd") or key.endswith(("_ml", "_tp", "_fp", "_fn")) else ".4f"
