@@ -16,10 +16,11 @@ from ..model.image_processing_samed import SamedImageProcessor
 from ..model.modeling_samed import SamedForSemanticSegmentation
 from ..utils.atomic import write_text
 from ..utils.pipelining import Outcome, read_process_write
+from .intervals import score_intervals
 from .measures import Measures, Score
 from .metrics import score_case, summarize
 
-__all__ = ["CaseResult", "evaluate_cases", "score_cases", "summarize_results", "write_metrics"]
+__all__ = ["CaseResult", "describe_results", "evaluate_cases", "score_cases", "summarize_results", "write_metrics"]
 
 
 Item = TypeVar("Item")
@@ -83,10 +84,29 @@ def score_cases(
     read_process_write(items, read=read, process=predict, write=score, done=done)
 
 
-def summarize_results(results: Mapping[str, CaseResult], protocol: str) -> dict[str, Any]:
-    """Return [`summarize`] with an added "distance_unit": "mm", or "voxel" if any case is in voxels."""
+def summarize_results(
+    results: Mapping[str, CaseResult], protocol: str, measures: Measures | None = None
+) -> dict[str, Any]:
+    """Return [`summarize`] with the "distance_unit": "mm", or "voxel" if any case is in voxels.
+
+    The parameters of `measures`, by default Dice and HD95, are added where a score depends on them:
+    "nsd_tolerance_mm", and "lesion_min_iou", which is `None` if lesions match by one voxel.
+    """
     unit = "mm" if all(result.unit == "mm" for result in results.values()) else "voxel"
-    return summarize({name: result.scores for name, result in results.items()}, protocol) | {"distance_unit": unit}
+    found = summarize({name: result.scores for name, result in results.items()}, protocol) | {"distance_unit": unit}
+    measures = measures or Measures()
+    for metric, parameter in (("nsd", "nsd_tolerance_mm"), ("lesions", "lesion_min_iou")):
+        if metric in measures.metrics:
+            found[parameter] = getattr(measures, parameter)
+    return found
+
+
+def describe_results(
+    results: Mapping[str, CaseResult], protocol: str, *, split: str, measures: Measures
+) -> dict[str, Any]:
+    """Return the content of `metrics.json`: [`summarize_results`] with the split and the intervals."""
+    metrics = summarize_results(results, protocol, measures) | {"split": split}
+    return metrics | {"intervals": score_intervals(metrics)}
 
 
 def evaluate_cases(
@@ -104,7 +124,7 @@ def evaluate_cases(
         results[case.name] = outcome.result
 
     score_cases(model, cases, lambda case: case, processor, done=done, **options)
-    return summarize_results(results, options.get("protocol", "strict"))
+    return summarize_results(results, options.get("protocol", "strict"), options.get("measures"))
 
 
 def write_metrics(folder: str | os.PathLike, metrics: dict[str, Any]) -> None:

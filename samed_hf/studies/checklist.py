@@ -22,7 +22,7 @@ from ..inference import Segmenter
 from ..model.adapter_files import AdapterFiles
 from ..model.download import fetch_file, fetch_json, pin_revision
 from ..model.fingerprint import base_fingerprint
-from ..reporting.formatting import format_count, format_duration, plural, score_format
+from ..reporting.formatting import format_count, format_duration, format_score, plural
 from ..training.checkpointing.provenance import code_revision, package_versions
 from ..utils.atomic import write_text
 
@@ -81,7 +81,7 @@ def _environment() -> Environment:
     loader = PackageLoader("samed_hf.studies")
     environment = Environment(loader=loader, autoescape=True, finalize=escape, **options)
     environment.filters |= {"count": format_count, "duration": format_duration, "plural": plural}
-    environment.filters["score"] = lambda value, key: f"{value:{score_format(key)}}"
+    environment.globals["score"] = format_score
     return environment
 
 

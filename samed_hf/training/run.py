@@ -14,7 +14,7 @@ from ..hub import push_adapter, write_card
 from ..reporting.charts import draw_curve
 from ..reporting.formatting import format_scores
 from ..reporting.overlays import draw_overlay, write_examples
-from ..scoring import CaseResult, score_cases, summarize_results, write_metrics
+from ..scoring import CaseResult, describe_results, score_cases, write_metrics
 from ..transforms import rows_point_up
 from ..utils.pipelining import Outcome
 from ..utils.text import one_line
@@ -100,9 +100,11 @@ def _evaluate(run: TrainingRun, first: list[tuple[Case, np.ndarray]]) -> dict[st
 
     mine = names[run.accelerator.process_index :: run.accelerator.num_processes]
     options: dict[str, Any] = {"protocol": run.args.protocol, "ignore_index": run.data.ignore_index}
+    options["measures"] = run.args.measures
     score_cases(run.model, mine, run.store.case, run.processor, predicted=keep_first, done=done, **options)
     gathered = dict(gather_object(list(results.items())))
-    return summarize_results({name: gathered[name] for name in names}, run.args.protocol) | {"split": split}
+    ordered = {name: gathered[name] for name in names}
+    return describe_results(ordered, run.args.protocol, split=split, measures=run.args.measures)
 
 
 def _write_report(run: TrainingRun, metrics: dict[str, Any] | None, first: list[tuple[Case, np.ndarray]]) -> None:
