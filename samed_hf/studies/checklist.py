@@ -30,12 +30,7 @@ __all__ = ["write_checklist"]
 
 
 def write_checklist(
-    run: Mapping[str, Any],
-    metrics: Mapping[str, Any],
-    *,
-    segmenter: Segmenter,
-    data: CaseDataset,
-    options: Mapping[str, Any],
+    run: Mapping[str, Any], metrics: Mapping[str, Any], *, segmenter: Segmenter, data: CaseDataset, options: dict
 ) -> Path:
     """Write `checklist.md`, a draft of what a paper has to report, after CLAIM, TRIPOD+AI and Metrics Reloaded.
 
@@ -47,9 +42,6 @@ def write_checklist(
         segmenter: the adapter, loaded.
         data: the data set of the scored cases.
         options: of `samed-hf evaluate`, by name.
-
-    Raises:
-        OSError, ValueError: a file of the adapter can't be fetched, or is damaged.
     """
     adapter, folder, name = options["adapter"], Path(options["adapter"]), "training_settings.json"
     model, download = _model(adapter, segmenter), pin_revision(adapter, {})
@@ -64,8 +56,8 @@ def write_checklist(
     context |= {"trained": defaultdict(lambda: None, public["run"]), "data_name": _publish(place)["run"].get("data")}
     context["hub_data"] = [name for name in options["data"] if is_hub_id(name)]
     context["labels"] = Counter(label for case in run["cases"] for label in case.get("labels", ()))
-    context |= {"machine": (find_accelerators() or [find_processor()])[0]}
-    context |= {"versions": package_versions(), "code": code_revision()}
+    context |= {"machine": (find_accelerators() or [find_processor()])[0], "versions": package_versions()}
+    context |= {"code": code_revision(), "has_splits_file": settings.get("splits") is not None}
     path = Path(options["output"]) / "checklist.md"
     write_text(path, _environment().get_template("checklist.md.j2").render(context) + "\n")
     return path
@@ -109,8 +101,7 @@ def _model(adapter: str, segmenter: Segmenter) -> dict[str, Any]:
         about["base"] = None if base is None or is_local_base(base) else base
         about["published"] = files.content.get("auto_mapping") == AUTO_MAPPING
     total = sum(one.numel() for name, one in model.named_parameters() if ".original_module." not in name)
-    hashes = {"hash": segmenter.fingerprints()[0], "base_hash": base_fingerprint(model)}
-    return about | {"total": total, **hashes}
+    return about | {"total": total, "hash": segmenter.fingerprints()[0], "base_hash": base_fingerprint(model)}
 
 
 def _count_cases(metrics: Mapping[str, Any], known: Mapping[str, Any], data: CaseDataset) -> dict[str, Any]:
