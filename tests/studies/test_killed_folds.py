@@ -71,6 +71,12 @@ def kill_when(pattern: str, argv: list[str], directory: Path, tmp_path: Path) ->
     return children
 
 
+def without_times(value):
+    if isinstance(value, dict):
+        return {key: without_times(one) for key, one in value.items() if key != "seconds"}
+    return [without_times(one) for one in value] if isinstance(value, list) else value
+
+
 def assert_same(one: Path, other: Path) -> None:
     for fold in ("fold-0", "fold-1"):
         expected = load_file(other / fold / "adapter_model.safetensors")
@@ -79,8 +85,8 @@ def assert_same(one: Path, other: Path) -> None:
         assert (one / fold / "metrics.json").read_bytes() == (other / fold / "metrics.json").read_bytes()
     for name in ("metrics.json", "metrics.csv", "splits_final.json"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
-    summaries = [json.loads((each / "cv_summary.json").read_text()) for each in (one, other)]
-    assert summaries[0]["mean"] == summaries[1]["mean"]
+    summaries = [without_times(json.loads((each / "cv_summary.json").read_text())) for each in (one, other)]
+    assert summaries[0] == summaries[1]
     assert len(json.loads((one / "metrics.json").read_text())["per_case"]) == 6
     assert len(list((one / "images").iterdir())) == 6
 
@@ -89,15 +95,7 @@ def assert_same(one: Path, other: Path) -> None:
 def test_a_killed_run_goes_on_at_its_fold_and_step(command, tmp_path):
     finish(command("whole"), tmp_path)
     directory = tmp_path / "run"
-    moments = (
-        "cache/*",
-        "fold-0/checkpoint-2",
-        "fold-0/metrics.json",
-        "fold-1/checkpoint-1",
-        "images/*",
-        "fold-1/*.html",
-    )
-    for moment in moments:
+    for moment in ("cache/*", "fold-0/checkpoint-2", "fold-1/metrics.json", "fold-1/*.html"):
         kill_when(moment, command("run"), directory, tmp_path)
     finish(command("run"), tmp_path)
     assert_same(directory, tmp_path / "whole")
