@@ -7,14 +7,15 @@ import dataclasses
 import json
 import logging
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..scoring.arguments import ScoringArguments
 from ..utils.sharing import balanced_shares, complete_parts, merge_parts, read_parts
 from ..utils.text import printable
-from .common import add_columns, add_computing, given_columns, sizes
-from .common import names as comma_separated
+from .common import add_columns, add_computing, given_columns
 from .processes import add_shard, on_all_ranks, run_in_processes, select_share
 
 if TYPE_CHECKING:
@@ -49,12 +50,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add("--fold", type=int, metavar="K", help="index of the fold, from 0 [0]")
     add("--output", required=True, metavar="DIR", help="directory for metrics.json, metrics.csv and images")
     add("--protocol", choices=("strict", "samed"), default="strict", help="how to score [strict]")
-    text = "scores: dice, hd95, iou, sensitivity, precision, specificity, hd, assd, nsd, volume, lesions [dice,hd95]"
-    add("--metrics", type=comma_separated, default=("dice", "hd95"), metavar="A,B,…", help=text)
-    text = "distance of surfaces that agree, for nsd: for all labels, or for each [2]"
-    add("--nsd_tolerance_mm", default="2", metavar="MM|A=MM,…", help=text)
-    text = "lesions match from this intersection over union; without it, if they share a voxel"
-    add("--lesion_min_iou", type=float, metavar="IOU", help=text)
+    for item in dataclasses.fields(ScoringArguments):
+        kind, text = (str, f" [{item.default}]") if isinstance(item.default, str) else (float, "")
+        add(f"--{item.name}", type=kind, default=item.default, help=item.metadata["help"].rstrip(".") + text)
+    add("--checklist", action="store_true", help="also write checklist.md, a draft of what a paper has to report")
     text = "side in pixels to which slices are zoomed first [the adapter's; the paper's is 224]"
     add("--input_size", type=int, help=text)
     add_computing(parser)
@@ -80,6 +79,7 @@ def _evaluate(args: argparse.Namespace, state: PartialState) -> int:
     from accelerate.utils import gather_object
 
     from ..inference import Segmenter
+    from ..studies import write_checklist
 
     def load() -> tuple[CaseDataset, str, list[str], Segmenter]:
         data, split, names = _choose_cases(args)
@@ -104,17 +104,16 @@ def _evaluate(args: argparse.Namespace, state: PartialState) -> int:
         return 0
     method = {"models": segmenter.fingerprints(), "dtype": str(segmenter.models[0].dtype), "split": split}
     method |= {"protocol": args.protocol, "input_size": args.input_size}
-    method |= dataclasses.asdict(_measures(args)) | {"metrics": list(args.metrics)}
+    measures = _measures(args)
+    method |= dataclasses.asdict(measures) | {"metrics": list(measures.metrics)}
     run = {"method": method, "cases": [cases[names[number]] for number in numbers]}
-    return _finish(args, run | ({"shard": args.shard.describe(items, numbers)} if args.shard else {}))
+    run |= {"shard": args.shard.describe(items, numbers)} if args.shard else {}
+    describe = partial(write_checklist, segmenter=segmenter, data=data, options=vars(args))
+    return _finish(args, run, describe if args.checklist else None)
 
 
 def _measures(args: argparse.Namespace) -> Measures:
-    from ..scoring.measures import Measures
-
-    tolerances = sizes(args.nsd_tolerance_mm, "--nsd_tolerance_mm", "mm")
-    tolerance = tolerances["all"] if set(tolerances) == {"all"} else tolerances
-    return Measures(args.metrics, tolerance, args.lesion_min_iou)
+    return ScoringArguments(args.metrics, args.nsd_tolerance_mm, args.lesion_min_iou).measures
 
 
 def _bytes(source: CaseSource) -> int:
@@ -130,12 +129,15 @@ def _score(args: argparse.Namespace, data: CaseDataset, names: list[str], segmen
     from ..inference.batching import describe_failure
     from ..reporting.overlays import draw_overlay
     from ..scoring import score_cases
+    from ..training.monitoring.checks import labels_in
     from ..transforms.slicing import rows_point_up
 
     output, processor, records, measures = Path(args.output), segmenter.processor, [], _measures(args)
+    present: dict[str, list[int]] = {}
     rows_run_up = rows_point_up(processor)
 
     def draw(case: Case, prediction: np.ndarray) -> None:
+        present[case.name] = sorted(labels_in(case.label))
         output.mkdir(parents=True, exist_ok=True)
         path, arrays = output / f"{case.name}.png", (case.image, case.label, prediction)
         options: dict[str, Any] = {"title": case.name, "spacing": case.spacing, "rows_run_up": rows_run_up}
@@ -151,7 +153,8 @@ def _score(args: argparse.Namespace, data: CaseDataset, names: list[str], segmen
         found = [score[key] for score in scores.values() if score[key] is not None]
         scored = f"mean {named.get(key, key)} {sum(found) / len(found):.4f}" if found else "nothing to score"
         logger.info("%s: %s", printable(name), scored)
-        records.append({"name": name, "status": "done", "unit": unit, "scores": scores})
+        record: dict[str, Any] = {"name": name, "status": "done", "unit": unit, "scores": scores}
+        records.append(record | {"labels": present[name]})
 
     options = {"protocol": args.protocol, "input_size": args.input_size, "batch_size": args.batch_size}
     options |= {"ignore_index": data.ignore_index, "measures": measures}
@@ -160,7 +163,7 @@ def _score(args: argparse.Namespace, data: CaseDataset, names: list[str], segmen
     return records
 
 
-def _finish(args: argparse.Namespace, run: dict[str, Any]) -> int:
+def _finish(args: argparse.Namespace, run: dict[str, Any], describe: Callable[..., Path] | None) -> int:
     """Write the scores, or a shard's part and the scores of all shards after the last one; return the exit status."""
     from ..utils.atomic import write_text
 
@@ -173,9 +176,9 @@ def _finish(args: argparse.Namespace, run: dict[str, Any]) -> int:
         print(f"wrote       {printable(path)}", flush=True)
         parts = read_parts(output, _METRICS, args.shard.count)
         if complete_parts(run, parts.values()):
-            _write(output, merge_parts(parts))
+            _write(output, merge_parts(parts), describe)
     elif len(failed) < len(run["cases"]):
-        _write(output, run)
+        _write(output, run, describe)
     if failed:
         print(f"{len(failed)} of {len(run['cases'])} cases failed:", file=sys.stderr)
     for case in failed:
@@ -183,11 +186,10 @@ def _finish(args: argparse.Namespace, run: dict[str, Any]) -> int:
     return 0 if not failed else 1 if len(failed) < len(run["cases"]) else 2
 
 
-def _write(output: Path, run: dict[str, Any]) -> None:
-    """Write and print the scores of the cases that didn't fail, and name the others."""
+def _write(output: Path, run: dict[str, Any], describe: Callable[..., Path] | None) -> None:
+    """Write and print the scores of the cases that didn't fail, and name the others; then call `describe`."""
     from ..reporting.formatting import format_scores
-    from ..scoring import CaseResult, summarize_results, write_metrics
-    from ..scoring.intervals import score_intervals
+    from ..scoring import CaseResult, describe_results, write_metrics
     from ..scoring.measures import Measures
 
     done = {case["name"]: case for case in run["cases"] if case["status"] == "done"}
@@ -196,12 +198,13 @@ def _write(output: Path, run: dict[str, Any]) -> None:
     results = {name: CaseResult(case["scores"], case["unit"]) for name, case in done.items()}
     method = run["method"]
     measures = Measures(*(method[field.name] for field in dataclasses.fields(Measures)))
-    metrics = summarize_results(results, method["protocol"], measures) | {"split": method["split"]}
-    metrics["intervals"] = score_intervals(metrics)
+    metrics = describe_results(results, method["protocol"], split=method["split"], measures=measures)
     if failed := {case["name"]: case["error"] for case in run["cases"] if case["status"] == "failed"}:
         metrics["failed"] = failed
     write_metrics(output, metrics)
     print(f"\n{format_scores(metrics)}\n\nwrote {output / _METRICS}, metrics.csv and one image for each case")
+    if describe is not None:
+        print(f"wrote {printable(describe(run, metrics))}, a draft: check and complete it")
 
 
 def _choose_cases(args: argparse.Namespace) -> tuple[CaseDataset, str, list[str]]:
@@ -213,8 +216,8 @@ def _choose_cases(args: argparse.Namespace) -> tuple[CaseDataset, str, list[str]
     from ..training.distributed.logging import get_logger
 
     location: dict[str, Any] = dataset_arguments(args.data)
-    declared = None if args.num_folds or args.splits else args.fold
-    data = read_data(**location, label_names=args.label_names, fold=declared, **given_columns(args))
+    own_fold = None if args.num_folds or args.splits else args.fold
+    data = read_data(**location, label_names=args.label_names, fold=own_fold, **given_columns(args))
     choose_fold(data, num_folds=args.num_folds, fold=args.fold, splits=args.splits)
     split, names = (args.split, getattr(data, args.split)) if args.split else data.evaluation_split
     settings = Path(args.adapter) / "training_settings.json"
@@ -224,9 +227,7 @@ def _choose_cases(args: argparse.Namespace) -> tuple[CaseDataset, str, list[str]
         split, names = "validation", [name for name in known.get("validation", ()) if name in data.sources]
     if not names:
         declared = ", ".join(f"{len(getattr(data, one))} for {one}" for one in _SPLITS)
-        raise ValueError(
-            f"{data.root} has no case to score ({declared}): give --split, or --num_folds or --splits and --fold."
-        )
+        raise ValueError(f"{data.root} has no case to score ({declared}): give --split, --num_folds or --splits.")
     log = get_logger(__name__)  # of several processes, the main one alone
     log.info("data        %s: %s, %d %s cases", data.root, data.layout, len(names), split)
     if seen := set(names) & set(known.get("train", ())):

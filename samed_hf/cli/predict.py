@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..utils.sharing import balanced_shares
-from ..utils.text import printable
+from ..utils.text import comma_separated, parse_sizes, printable
 from ..volumes.registry import LABEL_FORMATS
-from .common import add_computing, names, sizes
+from .common import add_computing
 from .processes import add_shard, from_main, on_all_ranks, run_in_processes, select_share
 
 if TYPE_CHECKING:
@@ -46,14 +46,14 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add("--output", required=True, metavar="DIR", help="directory for the segmentations")
     text = "of the segmentations [the scan's own: DICOM-SEG for DICOM, PNG for images]"
     add("--format", choices=LABEL_FORMATS, help=text)
-    add("--labels", type=names, metavar="A,B,…", help="labels to keep [all]")
+    add("--labels", type=comma_separated, metavar="A,B,…", help="labels to keep [all]")
     add("--per_class", action="store_true", help="write a mask for each label too")
     add("--probabilities", action="store_true", help="write each label's probability too, as 4-D file")
     text = "more adapters of the same labels, or the directory of an ensemble, averaged"
     add("--ensemble", nargs="+", default=[], metavar="ADAPTER", help=text)
     add("--tta", action="store_true", help="test-time augmentation: average turned and mirrored views")
     text = "keep only the largest component of these labels [none]"
-    add("--keep_largest", type=names, default=(), metavar="all|A,B,…", help=text)
+    add("--keep_largest", type=comma_separated, default=(), metavar="all|A,B,…", help=text)
     text = "remove components below this size, of all labels or of some [none]"
     add("--min_island_ml", metavar="ML|A=ML,…", help=text)
     text = "frames to segment of scans over time and of stacks of images, counted from 0 [all]"
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.inputs:
         raise ValueError(f"INPUT is missing after ADAPTER {args.adapter!r}: expected scans or directories of them.")
     given = {field.name: getattr(args, field.name) for field in dataclasses.fields(PredictionSettings)}
-    settings = PredictionSettings(**given | {"min_island_ml": sizes(args.min_island_ml, "--min_island_ml", "ml")})
+    settings = PredictionSettings(**given | {"min_island_ml": parse_sizes(args.min_island_ml, "--min_island_ml", "ml")})
     return run_in_processes(args, lambda state: _predict(args, settings, state))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..utils.text import name_some
 from .dataset import CaseDataset
-from .folds import divide, k_fold, read_fold, units_of
+from .folds import divide, k_folds, read_fold, units_of
 
 __all__ = ["SPLIT_NAMES", "choose_fold", "choose_subset", "divide_cases", "hold_out", "shared_patients", "split_of"]
 
@@ -37,15 +37,14 @@ def divide_cases(
     fold: int | None = None,
     splits: str | Path | None = None,
 ) -> None:
-    """Set a data set's training and validation cases, and those of the latter that choose an adapter; tests stay.
+    """Set a data set's training and validation cases, and those of the latter to score during a training.
 
-    Validation cases that the data set declares are kept, unless `num_folds` or `splits` is given.
+    Validation cases that the data set declares are kept, unless `num_folds` or `splits` is given. Test cases stay.
 
     Args:
         data: changed in place.
         num_validation: training cases to hold out if there are none for validation; `None` for a tenth, and none of
-            fewer than five. Of validation cases that there are, how many are scored during a training, evenly spaced;
-            `None` for all.
+            fewer than five. Of those that there are, how many to score, evenly spaced; `None` for all.
         num_folds, fold, splits: see [`choose_fold`].
 
     Raises:
@@ -53,8 +52,7 @@ def divide_cases(
     """
     parts = {"training": data.train, "validation": data.validation, "test": data.test}
     counts = Counter(name for names in parts.values() for name in names)
-    repeated = [name for name, count in counts.items() if count > 1]
-    if repeated and splits is None:
+    if splits is None and (repeated := [name for name, count in counts.items() if count > 1]):
         found = " and for ".join(split for split, names in parts.items() for name in names if name == repeated[0])
         raise ValueError(
             f"{data.root} lists {repeated[0]} for {found}: expected each case in one of them, since scores of a "
@@ -67,29 +65,24 @@ def divide_cases(
         data.train, data.validation = hold_out(data.train, num_validation, data.groups)
         num_validation = None
     count = total = len(data.validation)
-    if num_validation is not None:
-        count = min(num_validation, total)
-        if num_validation > total:
-            data.notes.append(f"num_validation_cases is {num_validation}: all {total} validation cases are scored")
+    if num_validation is not None and (count := min(num_validation, total)) < num_validation:
+        data.notes.append(f"num_validation_cases is {num_validation}: all {total} validation cases are scored")
     data.selection = [data.validation[index * total // count] for index in range(count)]
 
 
 def choose_fold(
     data: CaseDataset, *, num_folds: int | None = None, fold: int | None = None, splits: str | Path | None = None
 ) -> None:
-    """Set a data set's training and validation cases as a fold divides them; test cases stay.
+    """Divide a data set's training and validation cases as a fold does, with a note; test cases stay.
 
     Args:
-        data: changed in place; notes on the folds that it declares itself are removed if they aren't used.
+        data: changed in place.
         num_folds: number of folds into which all cases but the test cases are divided.
-        fold: index of the fold that is held out, from 0 [0].
-        splits: file with the folds instead, a JSON list of {"train": [...], "val": [...]} as nnU-Net's
-            `splits_final.json`.
+        fold: index of the fold that is held out; defaults to 0.
+        splits: file of the folds instead, a list of `{"train": [...], "val": [...]}` as nnU-Net's `splits_final.json`.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: `num_folds` and `splits`, or `fold` without folds; an impossible number; a file without that fold,
-            or whose fold names a case twice, an unknown or a test case, or none to train on or to hold out.
+        ValueError, FileNotFoundError: an impossible number, `fold` without folds, or a file that doesn't fit the data.
     """
     if num_folds is not None and splits is not None:
         raise ValueError(f"num_folds is {num_folds} and splits {str(splits)!r}: expected one of them.")
@@ -98,39 +91,35 @@ def choose_fold(
             raise ValueError(f"fold is {fold}, but {data.root} declares no folds: give --num_folds too, or --splits.")
         return
     data.notes = [note for note in data.notes if note not in data.split_notes]
-    if num_folds is not None:
-        data.train, data.validation = k_fold(sorted({*data.train, *data.validation}), num_folds, fold or 0, data.groups)
-        data.notes.append(f"fold {fold or 0} of {num_folds} is held out, {len(data.validation)} cases")
-    elif splits is not None:
-        _use_splits(data, Path(splits), fold or 0)
+    fold = fold or 0
+    if splits is not None:
+        data.train, data.validation, num_folds = _read_splits(data, Path(splits), fold)
+        if spare := sorted({*data.sources} - {*data.train, *data.validation, *data.test}):
+            data.notes.append(f"fold {fold} of {Path(splits).name} leaves out {len(spare)} cases, e.g. {spare[0]}")
+        data.notes += shared_patients(data)
+    elif num_folds is not None:
+        folds = k_folds(sorted({*data.train, *data.validation}), num_folds, data.groups)
+        if not 0 <= fold < num_folds:
+            raise ValueError(f"fold is {fold} of {num_folds} folds: expected one of them, counted from 0.")
+        data.train, data.validation = folds[fold]
+    data.notes.append(f"fold {fold} of {num_folds} is held out, {len(data.validation)} cases")
 
 
-def _use_splits(data: CaseDataset, path: Path, fold: int) -> None:
-    """Divide the cases as a fold of a file does; see [`choose_fold`]."""
+def _read_splits(data: CaseDataset, path: Path, fold: int) -> tuple[list[str], list[str], int]:
     if not path.is_file():
         raise FileNotFoundError(f"splits {str(path)!r} doesn't exist: expected a file such as splits_final.json.")
     train, validation, count = read_fold(path, fold)
-    where, known = f"fold {fold} of {path}", set(data.sources)
+    names, where = {*train, *validation}, f"fold {fold} of {path}"
     if not train or not validation:
         raise ValueError(f"{where} has {len(train)} cases in train, {len(validation)} in val: expected some in both.")
-    if twice := [name for name, number in Counter([*train, *validation]).items() if number > 1]:
-        parts = "both in train and in val" if {*train} & {twice[0]} and {*validation} & {twice[0]} else "twice"
-        raise ValueError(f"{where} names {twice[0]} {parts}: expected each case once; remove it from one.")
-    if tests := sorted({*train, *validation} & {*data.test}):
-        raise ValueError(
-            f"{where} names {tests[0]}, a test case of {data.root}: remove it; test cases stay as they are."
-        )
-    if unknown := sorted({*train, *validation} - known):
-        others = f" (nor {len(unknown) - 1} others)" if len(unknown) > 1 else ""
-        raise ValueError(
-            f"{where} names {unknown[0]!r}, which isn't a case of {data.root}{others}: expected names such as "
-            f"{min(known - {*data.test}, default='none')!r}; are these the folds of other data?"
-        )
-    data.train, data.validation, data.declares_folds = train, validation, True
-    data.notes.append(f"fold {fold} of {count} of {path.name} is held out, {len(validation)} cases")
-    if spare := sorted(known - {*train, *validation, *data.test}):
-        data.notes.append(f"fold {fold} of {path.name} leaves out {len(spare)} cases, e.g. {spare[0]}")
-    data.notes += shared_patients(data)
+    if len(names) < len(train) + len(validation):
+        twice = Counter([*train, *validation]).most_common(1)[0][0]
+        raise ValueError(f"{where} names {twice} twice: expected each case once, in train or in val.")
+    if wrong := sorted(names - {*data.sources}) or sorted(names & {*data.test}):
+        what = "test cases" if wrong[0] in data.sources else "not among the cases"
+        known = min({*data.sources} - {*data.test}, default="none")
+        raise ValueError(f"{where} names {name_some(wrong)}, {what} of {data.root}: expected others, such as {known}.")
+    return train, validation, count
 
 
 def shared_patients(data: CaseDataset) -> list[str]:
@@ -144,36 +133,20 @@ def shared_patients(data: CaseDataset) -> list[str]:
     return [f"{len(shared)} patients have cases in two splits: {name_some(shared)}"] if shared else []
 
 
-def choose_subset(data: CaseDataset, *, num_cases: int | None = None, fraction: float | None = None) -> None:
-    """Train on some of a data set's training cases only; those of a smaller number are among those of a larger one.
+def choose_subset(data: CaseDataset, num_cases: int) -> None:
+    """Train on the first training cases of a fixed permutation, with a note: fewer ones are among more ones.
 
-    They are the first ones of a fixed permutation of the sorted names. A patient's cases stay in one set: as many
-    patients as have at most so many cases, and at least one.
-
-    Args:
-        data: changed in place, with a note.
-        num_cases: number of cases.
-        fraction: share of the cases instead, in (0, 1].
-
-    Raises:
-        ValueError: more cases than there are, or a number out of range.
+    Patients are not divided: as many as have at most so many cases, and at least one. Too many are a `ValueError`.
     """
-    if num_cases is None and fraction is None:
-        return
     total = len(data.train)
-    count = num_cases if num_cases is not None else max(1, round((fraction or 0) * total))
-    if not 1 <= count <= total or (fraction is not None and not 0 < fraction <= 1):
-        given = f"num_train_cases is {num_cases}" if num_cases is not None else f"train_fraction is {fraction}"
-        raise ValueError(f"{given}, but there are {total} training cases: expected 1 to {total}, or a share up to 1.")
-    units, sizes = (
-        units_of(sorted(data.train), data.groups),
-        Counter(data.groups.get(name, name) for name in data.train),
-    )
+    if not 1 <= num_cases <= total:
+        raise ValueError(f"num_train_cases is {num_cases} of {total} training cases: expected 1 to {total}.")
+    units = units_of(sorted(data.train), data.groups)
     order = [units[index] for index in np.random.default_rng(0).permutation(len(units))]
-    fits = np.cumsum([sizes[unit] for unit in order]) <= count
-    chosen = {*order[: max(1, int(fits.sum()))]}
-    data.train = divide(data.train, data.groups, chosen)[1]
-    patients = f", {len(chosen)} of {len(units)} patients" if len(units) < total else ""
+    sizes = Counter(data.groups.get(name, name) for name in data.train)
+    count = max(1, int((np.cumsum([sizes[unit] for unit in order]) <= num_cases).sum()))
+    data.train = divide(data.train, data.groups, {*order[:count]})[1]
+    patients = f", {count} of {len(units)} patients" if len(units) < total else ""
     data.notes.append(f"trains on {len(data.train)} of {total} training cases{patients}")
 
 

@@ -18,7 +18,7 @@ from ..utils.atomic import write_text
 from ..utils.source import package_source
 
 __all__ = ["AUTO_MAPPING", "LICENSES", "PRIVATE_SETTINGS", "is_hub_id", "is_local_base", "named_base", "read_json"]
-__all__ += ["split_card", "write_card"]
+__all__ += ["escape_markdown", "split_card", "write_card"]
 
 PRIVATE_SETTINGS = frozenset(
     {"data_dir", "dataset_name", "cache_dir", "output_dir", "model_name_or_path", "resume_from_checkpoint", "hub_token"}
@@ -40,7 +40,7 @@ LICENSES = ("license", "base_license", "data_license")
 _NOT_ON_CARD = frozenset(
     {"deviations", "push_to_hub", "push_every", "with_handler", "report_to", "checkpoints_total_limit", "save_best"}
     | {"checkpointing_steps", "dataloader_num_workers", "eval_steps", "watched_slices", "max_skipped_steps"}
-    | {*LICENSES}
+    | {"metrics", "nsd_tolerance_mm", "lesion_min_iou", *LICENSES}
 )
 # Metadata that describe the files of the repository, and are renewed with them.
 _RENEWED = frozenset({"base_model", "base_model_relation", "model-index", "widget"})
@@ -50,6 +50,8 @@ _UNMARKED = re.compile(
     r"(# [^\n]*\n\n)?A \[SAMed\]\(https://arxiv.org/abs/2304.13785\) adapter: .*```bibtex.*?```", re.DOTALL
 )
 _ENTITIES = {ord(char): f"&#{ord(char)};" for char in "&<>|`*[]\\"}
+# Layers of the image encoder's blocks that LoRA can adapt.
+_LAYERS = {"q": "attn.q_proj", "k": "attn.k_proj", "v": "attn.v_proj", "o": "attn.proj", "MLP": "mlp.lin1"}
 _UNKNOWN_DATA = "data of its author's"
 
 
@@ -84,7 +86,7 @@ def write_card(
     card = ModelCard.from_template(
         _metadata(context),
         template_str=resources.files(__package__).joinpath("templates/model_card.md").read_text(encoding="utf-8"),
-        **_escape(context),
+        **escape_markdown(context),
     )
     file = directory / "README.md"
     present = file.read_text(encoding="utf-8") if file.is_file() else ""
@@ -165,13 +167,13 @@ def _as_list(value: Any) -> list[Any]:
     return [] if value is None else value if isinstance(value, list) else [value]
 
 
-def _escape(value: Any) -> Any:
+def escape_markdown(value: Any) -> Any:
     """`value` with texts that Markdown and HTML show as they are, in one line."""
     if isinstance(value, str):
-        return " ".join(value.split()).translate(_ENTITIES)
+        return re.sub(r"\s+", " ", value).translate(_ENTITIES)
     if isinstance(value, Mapping):
-        return {_escape(key): _escape(item) for key, item in value.items()}
-    return [_escape(item) for item in value] if isinstance(value, list | tuple) else value
+        return {escape_markdown(key): escape_markdown(item) for key, item in value.items()}
+    return [escape_markdown(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _check_licenses(licenses: dict[str, str | None]) -> dict[str, str | None]:
@@ -194,11 +196,27 @@ def _describe_adapter(directory: Path) -> dict[str, Any]:
         "labels": [config["id2label"][index] for index in sorted(config["id2label"], key=int)][1:],
         "image_size": config["image_size"],
         "adapter": adapter,
+        "lora": _describe_lora(adapter.get("target_modules") or ""),
         "adapter_directory": directory.name,
         "base_model": None if base is None or is_local_base(base) else base,
         "base_revision": revision,
         "megabytes": weights.stat().st_size / 1e6 if weights.is_file() else None,
     }
+
+
+def _describe_lora(targets: str | list[str]) -> str:
+    """Where `target_modules`, a regular expression or a list of endings, puts LoRA; empty for nowhere."""
+
+    def adapts(name: str) -> bool:
+        endings = () if isinstance(targets, str) else tuple(f".{target}" for target in targets)
+        return f".{name}".endswith(endings) if endings else bool(re.fullmatch(str(targets), name))
+
+    layers = [name for name, layer in _LAYERS.items() if adapts(f"vision_encoder.layers.0.{layer}")]
+    listed = " and ".join(filter(None, [", ".join(layers[:-1]), *layers[-1:]]))
+    places = [f"{listed} of the image encoder"] if layers else []
+    if adapts("mask_decoder.transformer.layers.0.self_attn.q_proj"):
+        places.append("q and v of the mask decoder" if isinstance(targets, str) else "the mask decoder")
+    return " and on ".join(places)
 
 
 def named_base(adapter: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[str | None, str | None]:
@@ -240,7 +258,8 @@ def _metadata(context: Mapping[str, Any]) -> ModelCardData:
 
 def _eval_results(metrics: Mapping[str, Any], data: str, dataset: str | None) -> list[EvalResult]:
     """Every score of `metrics.json` that is defined, unrounded."""
-    titles = {"dice": "Dice", "hd95": f"HD95 in {metrics.get('distance_unit', 'voxel')}"}
+    titles = {key: key for key in metrics["mean"]}
+    titles |= {"dice": "Dice", "hd95": f"HD95 in {metrics.get('distance_unit', 'voxel')}"}
     return [
         EvalResult(
             task_type="image-segmentation",

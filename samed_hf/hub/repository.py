@@ -21,7 +21,7 @@ from ..utils.source import package_source
 from .card import AUTO_MAPPING, PRIVATE_SETTINGS, is_local_base, named_base, read_json, split_card, write_card
 
 __all__ = ["ADAPTER_DIRECTORY", "ADAPTER_FILES", "OUTDATED", "check_adapter", "check_source"]
-__all__ += ["lay_out_repository", "refuse_links"]
+__all__ += ["lay_out_repository", "public_settings", "refuse_links"]
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 ADAPTER_DIRECTORY = "adapter"
@@ -30,7 +30,7 @@ ADAPTER_DIRECTORY = "adapter"
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # Read if they exist; checkpoints, logs and data of a run are not uploaded.
 _READ = ("config.json", "preprocessor_config.json", "metrics.json", "training_settings.json", "README.md")
-_METRICS = ("protocol", "distance_unit", "split", "mean", "per_class")
+_METRICS = ("protocol", "distance_unit", "split", "nsd_tolerance_mm", "lesion_min_iou", "mean", "intervals")
 _PATH = re.compile(r"~|\.{0,2}/|[A-Za-z]:[\\/]|\\\\|file:")
 OUTDATED = [f"{ADAPTER_DIRECTORY}/*", "model*.safetensors*", "pytorch_model*.bin*", "metrics.json", "metrics.csv"]
 OUTDATED += [
@@ -148,12 +148,12 @@ def _write_reports(directory: Path, target: Path, settings: dict[str, Any], data
     named = [case for split in settings.get("cases", {}).values() for case in split]
     numbers = {case: f"case {n}" for n, case in enumerate(dict.fromkeys([*named, *metrics.get("per_case", {})]), 1)}
     if settings:
-        _write_json(target / "training_settings.json", _public_settings(settings, numbers, dataset))
+        _write_json(target / "training_settings.json", public_settings(settings, numbers, dataset))
     if metrics:
         _write_metrics(target, metrics, numbers)
 
 
-def _public_settings(settings: dict[str, Any], numbers: dict[str, str], dataset: str | None) -> dict[str, Any]:
+def public_settings(settings: dict[str, Any], numbers: dict[str, str], dataset: str | None) -> dict[str, Any]:
     """The settings of a run without what is private."""
     public = {key: value for key, value in settings.items() if key not in PRIVATE_SETTINGS}
     if "cases" in settings:
@@ -174,11 +174,12 @@ def _public_settings(settings: dict[str, Any], numbers: dict[str, str], dataset:
 def _write_metrics(target: Path, metrics: dict[str, Any], numbers: dict[str, str]) -> None:
     """Write `metrics.json` and `metrics.csv` with numbered cases, in the order of the numbers."""
     rows = {numbers[case]: scores for case, scores in metrics["per_case"].items()}
-    _write_json(target / "metrics.json", {key: metrics[key] for key in _METRICS if key in metrics} | {"per_case": rows})
+    public = {key: metrics[key] for key in (*_METRICS, "per_class") if key in metrics}
+    _write_json(target / "metrics.json", public | {"per_case": rows})
     writer = csv.writer(table := io.StringIO(), lineterminator="\n")
-    writer.writerow(["case", "label", "dice", "hd95"])
+    writer.writerow(["case", "label", *metrics["mean"]])
     for case, labels in rows.items():
-        writer.writerows([case, label, score.get("dice"), score.get("hd95")] for label, score in labels.items())
+        writer.writerows([case, label, *score.values()] for label, score in labels.items())
     (target / "metrics.csv").write_text(table.getvalue(), encoding="utf-8")
 
 

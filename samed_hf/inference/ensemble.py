@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from ..hub.repository import ADAPTER_FILES
 from ..model.adapter_files import BASE_DIRECTORY, AdapterFiles
@@ -66,20 +66,18 @@ def ensemble_members(adapter: str) -> list[str]:
         members, files = [str(name) for name in record["members"]], dict(record["files"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{directory / ENSEMBLE} is damaged ({error}): {advice}.") from error
-    listed = {file for name in members for file in (f"{name}/{one}" for one in ADAPTER_FILES)}
-    outside = [name for name in files if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts]
-    if not members or outside or not listed <= files.keys():
-        raise ValueError(f"{directory / ENSEMBLE} doesn't list members and their files in its directory: {advice}.")
-    found = _hash_files(directory)
+    needed = {f"{name}/{file}" for name in members for file in ADAPTER_FILES}
+    if not members or not needed <= files.keys():
+        raise ValueError(f"{directory / ENSEMBLE} doesn't list members with {' and '.join(ADAPTER_FILES)}: {advice}.")
+    found = _hash_files(directory)  # files in the directory alone
     if changed := [name for name, digest in files.items() if found.get(name) != digest]:
         raise ValueError(f"The ensemble {adapter!r} has changed in {', '.join(changed[:3])}: {advice}.")
     return [str(directory / name) for name in members]
 
 
 def _hash_files(directory: Path) -> dict[str, str]:
-    paths = [path for path in sorted(directory.rglob("*")) if path.is_file() and path.name != ENSEMBLE]
-    return {path.relative_to(directory).as_posix(): _hash(path) for path in paths}
-
-
-def _hash(path: Path) -> str:
-    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    paths = [path for path in sorted(directory.rglob("*")) if path.is_file() and path != directory / ENSEMBLE]
+    return {
+        path.relative_to(directory).as_posix(): f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+        for path in paths
+    }

@@ -1,6 +1,7 @@
 """Numbers, names, settings and scores as text for people."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 __all__ = [
@@ -112,10 +113,8 @@ def format_scores(metrics: Mapping[str, Any]) -> str:
         lines.append(f"{format_row(name, row)}  {row.get('cases', ''):>5}{note}")
     lines += ["-" * len(head), format_row("mean", metrics["mean"])]
     if intervals := metrics.get("intervals"):
-        pairs = {key: pair for key, pair in intervals["mean"].items() if pair}
-        shown = ", ".join(
-            f"{columns[key]} {' to '.join(format_score(key, end) for end in pairs[key])}" for key in pairs
-        )
+        found = {key: map(partial(format_score, key), pair) for key, pair in intervals["mean"].items() if pair}
+        shown = ", ".join(f"{columns[key]} {' to '.join(ends)}" for key, ends in found.items())
         lines.append(f"{intervals['level']:.0%} intervals of the mean over cases: {shown or 'undefined'}")
     lines.append(f"protocol {metrics['protocol']}, {len(metrics['per_case'])} cases; DSC from 0 to 1")
     return "\n".join(lines)

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from ..data.labels import read_json
-from ..reporting.formatting import score_titles
+from ..reporting.formatting import format_score, score_titles
+from ..reporting.html import data_uri, write_page
 from ..scoring.intervals import mean_interval
 from ..utils.atomic import write_bytes, write_text
-from .pages import draw_learning_curve, write_curve_page
+from .pages import cautions, draw_learning_curve
 
 __all__ = ["write_learning_curve"]
 
@@ -59,10 +60,15 @@ def write_learning_curve(output_dir: Path, sizes: Mapping[int, Path]) -> list[di
     key = next(iter(titles))
     chart = draw_learning_curve(rows, key, titles[key])
     write_bytes(output_dir / "learning_curve.svg", chart)
-    write_curve_page(
-        output_dir,
-        rows,
-        chart,
+    write_page(
+        output_dir / "cv_report.html",
+        "samed_hf.studies",
+        "learning_curve.html.j2",
+        title=f"Learning curve: {output_dir.resolve().name}",
+        notes=list(dict.fromkeys(note for path in sizes.values() for note in cautions(_read(path, "cv_summary.json")))),
+        rows=rows,
+        chart=data_uri(chart, "image/svg+xml"),
+        score=format_score,
         subtitle=f"{len(first['per_case'])} cases, each scored once for each size; protocol {first['protocol']}",
         titles=titles,
         sizes={size: Path(os.path.relpath(path, output_dir)).as_posix() for size, path in sorted(sizes.items())},
@@ -73,10 +79,10 @@ def write_learning_curve(output_dir: Path, sizes: Mapping[int, Path]) -> list[di
     return rows
 
 
-def _read(directory: Path) -> dict[str, Any]:
-    if not (directory / "metrics.json").is_file():
-        raise FileNotFoundError(f"{directory} has no metrics.json: expected a cross-validation that is complete.")
-    return dict(read_json(directory / "metrics.json"))
+def _read(directory: Path, name: str = "metrics.json") -> dict[str, Any]:
+    if not (directory / name).is_file():
+        raise FileNotFoundError(f"{directory} has no {name}: expected a cross-validation that is complete.")
+    return dict(read_json(directory / name))
 
 
 def _rows(size: int, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:

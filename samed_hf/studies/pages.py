@@ -1,4 +1,4 @@
-"""The pages of a cross-validation and of a learning curve, and their charts."""
+"""The page of a cross-validation, its charts and that of a learning curve."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..reporting.charts import GREY, MAX_LABELS, finish_svg, label_colors, shorten
-from ..reporting.formatting import format_duration, format_score, score_titles
+from ..reporting.formatting import format_duration, format_score, format_value, score_titles
 from ..reporting.html import data_uri, jpeg_uri, write_page
 
-__all__ = ["draw_learning_curve", "write_curve_page", "write_cv_page"]
+__all__ = ["cautions", "draw_learning_curve", "write_cv_page"]
 
 _HIGHER = ("dice", "iou", "sensitivity", "precision", "specificity", "nsd", "lesion_f1")  # in better cases
 _LOWER = ("hd95", "hd", "assd")
@@ -32,15 +32,6 @@ def write_cv_page(
 ) -> None:
     """Write `cv_report.html` from the content of `cv_summary.json` and `metrics.json` and the cases of each fold."""
     titles, fold_of = score_titles(metrics), {case: index for index, cases in enumerate(folds) for case in cases}
-    stat, over_folds = summary["over_cases"]["mean"], summary["over_folds"]["mean"]
-    facts = [(str(len(fold_of)), f"cases, each scored once, in {len(folds)} folds", "")]
-    for key in list(titles)[:2]:
-        pair = metrics["intervals"]["mean"][key]
-        ends = f"; 95 % interval of the mean {' to '.join(format_score(key, end) for end in pair)}" if pair else ""
-        facts.append((_spread(key, stat[key]), f"{titles[key]}, mean ± SD over cases{ends}", ""))
-    key = next(iter(titles))
-    facts.append((_spread(key, over_folds[key]), f"{titles[key]}, mean ± SD over folds", ""))
-    facts.append((format_duration(summary["seconds"]), "of training", ""))
     charts = [(titles[key], _draw_cases(metrics, fold_of, key)) for key in list(titles)[:_CHARTS]]
     write_page(
         output_dir / "cv_report.html",
@@ -48,10 +39,11 @@ def write_cv_page(
         "cross_validation.html.j2",
         title=f"Cross-validation: {output_dir.resolve().name}",
         subtitle=f"{len(folds)} folds, {len(fold_of)} cases, protocol {summary['protocol']}",
+        notes=cautions(summary),
         summary=summary,
         metrics=metrics,
         titles=titles,
-        facts=facts,
+        facts=_facts(summary, titles),
         spread=_spread,
         score=format_score,
         splits=splits,
@@ -63,18 +55,34 @@ def write_cv_page(
     )
 
 
-def write_curve_page(output_dir: Path, rows: Sequence[Mapping[str, Any]], chart: bytes, **values: Any) -> None:
-    """Write `cv_report.html` of a learning curve from the rows of `learning_curve.csv` and its chart."""
-    write_page(
-        output_dir / "cv_report.html",
-        "samed_hf.studies",
-        "learning_curve.html.j2",
-        title=f"Learning curve: {output_dir.resolve().name}",
-        rows=rows,
-        chart=data_uri(chart, "image/svg+xml"),
-        score=format_score,
-        **values,
-    )
+def _facts(summary: Mapping[str, Any], titles: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    facts = [(str(summary["cases"]), f"cases, each scored once, in {len(summary['folds'])} folds", "")]
+    for key in list(titles)[:2]:
+        pair = summary["intervals"]["mean"][key]
+        ends = f"; 95 % interval of the mean {' to '.join(format_score(key, end) for end in pair)}" if pair else ""
+        facts.append(
+            (_spread(key, summary["over_cases"]["mean"][key]), f"{titles[key]}, mean ± SD over cases{ends}", "")
+        )
+    key = next(iter(titles))
+    facts.append((_spread(key, summary["over_folds"]["mean"][key]), f"{titles[key]}, mean ± SD over folds", ""))
+    return [*facts, (format_duration(summary["seconds"]), "of training", "")]
+
+
+def cautions(summary: Mapping[str, Any]) -> list[str]:
+    """What makes the scores of a cross-validation other than they seem."""
+    notes = []
+    if summary["random_base"]:
+        notes.append("The base model has random weights: a demonstration, not a medical result.")
+    if summary["synthetic"]:
+        notes.append("The data are synthetic.")
+    if (summary["settings"] | summary["differing_settings"]).get("early_stopping_patience"):
+        notes.append(
+            "Early stopping chose the adapter of each fold by the Dice of held-out cases, which are scored here too: "
+            "the scores may be too high."
+        )
+    for name, values in summary["differing_settings"].items():
+        notes.append(f"The folds were trained with different values of {name}: {format_value(values)}.")
+    return notes
 
 
 def _spread(key: str, values: Mapping[str, float | None]) -> str:
@@ -117,14 +125,16 @@ def _draw_cases(metrics: Mapping[str, Any], fold_of: Mapping[str, int], key: str
             if fold_of[case] == fold and labels_of[label][key] is not None
         ]
         x, y = zip(*points, strict=True) if points else ((), ())
-        axis.plot(x, y, "o", color=color, markersize=3.5, alpha=0.7, label=f"fold {fold}", markeredgewidth=0)
+        axis.plot(
+            x, y, "o", color=color, markersize=3.5, alpha=0.7, label=str(fold) if fold else "fold 0", markeredgewidth=0
+        )
     for place, label in enumerate(labels):
         if (mean := metrics["per_class"][label][key]) is not None:
             axis.plot([place - 0.4, place + 0.4], [mean, mean], color=GREY, linewidth=2)
     axis.set_xticks(range(len(labels)), [shorten(label, 14) for label in labels], rotation=30 if len(labels) > 4 else 0)
     for text in axis.get_xticklabels():
         text.set_parse_math(False)
-    return finish_svg(figure, axis)
+    return finish_svg(figure, axis, columns=len(colors))
 
 
 def draw_learning_curve(rows: Sequence[Mapping[str, Any]], score: str, title: str) -> bytes:

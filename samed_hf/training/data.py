@@ -30,8 +30,10 @@ def read_training_data(args: SamedTrainingArguments) -> CaseDataset:
     declared = data.validation or args.num_folds or args.splits
     if num_validation is None and args.preset is not None and not declared:  # the presets hold out no case
         num_validation = PRESETS[args.preset]["num_validation_cases"]
+    args.measures.check(args.scored_protocol, list(data.regions or list(data.id2label.values())[1:]))
     divide_cases(data, num_validation=num_validation, num_folds=args.num_folds, fold=args.fold, splits=args.splits)
-    choose_subset(data, num_cases=args.num_train_cases, fraction=args.train_fraction)
+    if args.num_train_cases or args.train_fraction:
+        choose_subset(data, args.num_train_cases or max(1, round((args.train_fraction or 1) * len(data.train))))
     if data.is_2d and (args.preprocessing or args.intensity_window):
         data.notes.append("8-bit images are not rescaled; preprocessing and intensity_window apply to deeper ones")
     return data

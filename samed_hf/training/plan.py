@@ -25,6 +25,7 @@ class TrainingPlan:
     steps: int
     horizon: int  # steps over which the learning rate falls to zero after the warmup
     warmup: int  # steps over which the learning rate rises
+    eval_steps: int  # steps between validations
 
     @classmethod
     def of(cls, args: ResolvedTrainingArguments, num_slices: int, num_processes: int) -> TrainingPlan:
@@ -38,7 +39,8 @@ class TrainingPlan:
             # The rate decays over max_train_steps, unless num_train_epochs is given.
             horizon = max(steps, horizon) if args.asks_for_epochs else steps
         warmup = args.lr_warmup_steps if args.lr_warmup_steps is not None else min(250, max(1, steps // 40))
-        return cls(batches, args.gradient_accumulation_steps, steps, horizon, warmup)
+        eval_steps = args.eval_steps or max(1, steps // 4)
+        return cls(batches, args.gradient_accumulation_steps, steps, horizon, warmup, eval_steps)
 
 
 def describe_run(
@@ -66,13 +68,16 @@ def describe_run(
         f"run         {plan.steps} steps of {batch} slices at {args.image_size} pixels on "
         f"{accelerator.device}, learning rate {args.learning_rate} after {plan.warmup} steps of warmup",
     ]
+    validations = f"at each of {math.ceil(plan.steps / plan.eval_steps)} validations"
+    seen = f"{len(data.selection)} of {len(data.validation)} validation cases {validations}"
+    lines.append(f"validates   {seen if data.selection else 'no case: there is no best adapter and no early stopping'}")
     if args.preset is not None:
         settings = {name: getattr(args, name, None) for name in PRESETS[args.preset]}
         used = ", ".join(f"{name} {value}" for name, value in settings.items() if value is not None)
         deviates = args.deviations(accelerator.num_processes, input_size=processor.input_size)
         lines.append(f"preset      {args.preset}: {used}")
         lines.append(f"deviates    {'; '.join(deviates) or 'in nothing from the paper'}")
-    notes, kind = list(data.notes), accelerator.device.type
+    notes, kind = [*data.notes, *_encoder_notes(args, model)], accelerator.device.type
     if args.mixed_precision == "fp16" and kind == "cpu":
         notes.append("fp16 has no effect on a CPU: this run computes in float32")
     if args.mixed_precision == "bf16" and not computes_bfloat16(accelerator.device):
@@ -80,6 +85,20 @@ def describe_run(
     if plan.accumulation > 1:
         notes.append("the Dice loss sums over a batch: accumulated batches aren't equal to one larger batch")
     return "\n".join([*lines, *(f"note        {note}" for note in notes)])
+
+
+def _encoder_notes(args: ResolvedTrainingArguments, model: SamedForSemanticSegmentation) -> list[str]:
+    notes, trained = [], {name: one.numel() for name, one in model.named_parameters() if one.requires_grad}
+    if args.encoder == "full":
+        encoder = sum(count for name, count in trained.items() if "vision_encoder." in name)
+        notes.append(
+            f"the whole image encoder is trained and saved with the adapter: its file grows by {4e-6 * encoder:,.0f} MB"
+        )
+    if not any("lora_" in name for name in trained):
+        notes.append("there is no LoRA: rank has no effect")
+    if args.gradient_checkpointing and not any("vision_enc" in name or "channel_proj" in name for name in trained):
+        notes.append("gradient_checkpointing has no effect: a frozen image encoder keeps no activations")
+    return notes
 
 
 def _describe_slices(processor: SamedImageProcessor) -> str:
@@ -103,11 +122,14 @@ def _describe_slices(processor: SamedImageProcessor) -> str:
 
 
 def _describe_parameters(model: SamedForSemanticSegmentation) -> str:
+    """The trained parameters of each part; a module trained whole counts once, though PEFT keeps the original too."""
     trained = {"LoRA": 0, "mask decoder": 0, "prompt embedding": 0}
+    parts = {"lora_": "LoRA", "vision_encoder": "image encoder", "mask_decoder": "mask decoder"}
+    parts |= {"channel_projection": "channel projection", "": "prompt embedding"}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            part = "LoRA" if "lora_" in name else "mask decoder" if "mask_decoder" in name else "prompt embedding"
-            part = "channel projection" if "channel_projection" in name else part
+            part = next(part for key, part in parts.items() if key in name)
             trained[part] = trained.get(part, 0) + parameter.numel()
-    parts = ", ".join(f"{part} {count:,}" for part, count in trained.items())
-    return f"{sum(trained.values()):,} of {model.num_parameters():,} parameters: {parts}"
+    counted = ", ".join(f"{part} {count:,}" for part, count in trained.items() if count)
+    total = sum(one.numel() for name, one in model.named_parameters() if ".original_module." not in name)
+    return f"{sum(trained.values()):,} of {total:,} parameters: {counted}"

@@ -18,7 +18,7 @@ from ..data import CaseDataset, CaseStore, make_processor
 from ..data.processor import slice_side
 from ..model import SamedConfig, SamedForSemanticSegmentation, SamedImageProcessor, make_random_sam, samed_lora_config
 from ..model.download import describe_access, fetch_json
-from ..model.lora import cast_frozen
+from ..model.lora import prepare_encoder
 from ..utils.atomic import atomic_directory, write_text
 from .arguments import ResolvedTrainingArguments, SamedTrainingArguments
 from .checkpointing.checkpoints import find_checkpoint, list_checkpoints
@@ -30,7 +30,7 @@ from .distributed.logging import get_logger
 from .optimizers import check_optimizer
 from .plan import TrainingPlan, describe_run
 
-__all__ = ["TrainingRun", "refuse_deepspeed", "set_up_run", "start_run"]
+__all__ = ["TrainingRun", "check_base", "refuse_deepspeed", "set_up_run", "start_run"]
 
 # Files and directories of one run, besides its checkpoints, which the next run in the directory doesn't continue.
 _PRODUCTS = ["adapter_config.json", "adapter_model.safetensors", "config.json", "preprocessor_config.json", "README.md"]
@@ -100,6 +100,7 @@ class TrainingRun:
             "random_base": args.uses_random_sam,
             "layout": data.layout,
             **{f"{split}_cases": len(names) for split, names in settings["cases"].items()},
+            "selection_cases": len(data.selection),
             "optimizer_steps": self.log[-1]["step"] if self.log else 0,
             "seconds": round(self.seconds, 1),
         }
@@ -169,7 +170,7 @@ def start_run(
         raise ValueError("fsdp_version is 1: expected 2, as in examples/accelerate/fsdp2.yaml.")
     if args.checkpointing_steps != 0 or args.resume_from_checkpoint is not None:
         refuse_deepspeed(accelerator)
-    _check_base(args)
+    check_base(args)
     return args, accelerator
 
 
@@ -182,7 +183,7 @@ def refuse_deepspeed(accelerator: Accelerator) -> None:
         )
 
 
-def _check_base(args: ResolvedTrainingArguments) -> None:
+def check_base(args: ResolvedTrainingArguments) -> None:
     """Check that the base model, if one is given, is a plain SAM, and make the path of a directory absolute."""
     base = args.model_name_or_path
     if base is None:
@@ -227,20 +228,18 @@ def _make_model(args: ResolvedTrainingArguments, base: str, store: CaseStore) ->
         image_size=args.image_size,
         id2label=store.data.id2label,
         channel_projection=store.processor.num_projected,
+        dice_weight=args.dice_weight,
         regions={name: list(labels) for name, labels in store.data.regions.items()} or None,
         revision=args.model_revision,
         token=args.hub_token,
     )
     if model._hf_peft_config_loaded:
         raise ValueError(f"model_name_or_path {base!r} is an adapter: give the plain SAM it was trained on.")
-    lora = samed_lora_config(args.rank, variant=args.variant)
+    lora = samed_lora_config(args.rank, args.variant, args.lora_targets, args.encoder)
     # The exact commit, so that the adapter is never loaded onto other weights.
     revision = resolve_revision(base, args.model_revision, token=args.hub_token)
     lora.revision = args.model_revision = getattr(revision, "resolved", revision)
     model.add_adapter(lora)
-    if args.frozen_dtype == "bfloat16":
-        cast_frozen(model, torch.bfloat16)
-    if args.gradient_checkpointing:
-        model.activation_checkpointing_enable()
+    prepare_encoder(model, bfloat16=args.frozen_dtype == "bfloat16", checkpointing=args.gradient_checkpointing)
     model.image_processor = store.processor
     return model

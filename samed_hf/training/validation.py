@@ -21,7 +21,7 @@ from .distributed.interruption import Interruption
 from .monitoring.checks import CaseLabels, labels_in
 from .setup import TrainingRun
 
-__all__ = ["Validation", "scored_labels", "validate", "validation_cases"]
+__all__ = ["Validation", "scored_labels", "validate"]
 
 
 class Validation(NamedTuple):
@@ -39,17 +39,12 @@ class _Scored(NamedTuple):
     prediction: np.ndarray | None
 
 
-def validation_cases(run: TrainingRun) -> list[str]:
-    """Return the cases scored during a training, all validation cases or those that `num_validation_cases` chose."""
-    return run.data.validation if run.data.selection is None else run.data.selection
-
-
 def validate(run: TrainingRun, interruption: Interruption, drawn: Collection[str] = ()) -> Validation | None:
-    """Score [`validation_cases`], and return the predictions of `drawn` cases; every process must call.
+    """Score the data's `selection`, and return the predictions of `drawn` cases; every process must call.
 
     Returns `None` if a signal to any process interrupts it. The model is in training mode at the end.
     """
-    accelerator, names = run.accelerator, validation_cases(run)
+    accelerator, names = run.accelerator, run.data.selection
     mine: list[tuple[str, _Scored]] = []
     run.model.eval()
     model = _unsharded_model(run)

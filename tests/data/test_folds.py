@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from samed_hf.data.folds import balanced_folds, k_fold, k_folds, note_rare_labels, read_fold, splits_of_folds
+from samed_hf.data.folds import k_folds, note_rare_labels, read_fold, splits_of_folds
 
 from ..data_folders import make_scans, write_nnunet
 
@@ -22,7 +22,7 @@ def test_folds_without_strata_are_those_of_the_fixed_permutation():
     order = np.random.default_rng(0).permutation(7)
     for fold, (train, held_out) in enumerate(k_folds(cases, 3)):
         assert held_out == [cases[i] for i in sorted(order[fold::3])]
-        assert (train, held_out) == k_fold(cases, 3, fold)
+        assert train == [case for case in cases if case not in held_out]
     assert k_folds(cases, 3, seed=1) != k_folds(cases, 3)
 
 
@@ -56,8 +56,9 @@ def test_stratification_equalizes_labels_more_than_a_permutation():
 
 
 def test_a_hand_computed_division():
-    """Two units have the rare label 1: one goes to each fold; label 2, in all four, and the sizes are equal then."""
-    folds = balanced_folds({"a": [1, 2], "b": [2], "c": [1, 2], "d": [2], "e": []}, 2)
+    """One of the two cases with the rare label 1 goes to each fold, then one of the others with label 2."""
+    strata = {"a": [1, 2], "b": [2], "c": [1, 2], "d": [2], "e": []}
+    folds = [set(held_out) for _, held_out in k_folds([*strata], 2, strata=strata)]
     assert len({"a", "c"} & folds[0]) == len({"b", "d"} & folds[0]) == 1
     assert sorted(map(len, folds)) == [2, 3]
 
@@ -75,12 +76,10 @@ def test_patients_are_not_divided_and_have_the_labels_of_all_their_cases():
     assert "tumour is in 2 patients" in note
 
 
-def test_impossible_folds():
-    for number, fold in ((1, 0), (4, 0), (3, 3), (3, -1)):
-        with pytest.raises(ValueError, match="expected 2 to 3 folds"):
-            k_fold(["a", "b", "c"], number, fold)
-    with pytest.raises(ValueError, match="strata has no labels of c"):
-        k_folds(["a", "b", "c"], 2, strata={"a": [], "b": []})
+@pytest.mark.parametrize("num_folds", [0, 1, 4])
+def test_impossible_folds(num_folds):
+    with pytest.raises(ValueError, match=f"num_folds is {num_folds} of 3 cases: expected 2 to 3 folds"):
+        k_folds(["a", "b", "c"], num_folds)
 
 
 def test_a_file_of_folds(tmp_path):
@@ -112,4 +111,4 @@ def test_nnunets_own_reader_and_ours_agree(tmp_path):
     assert (data.train, data.validation) == (declared.train, declared.validation)
     # The fold that the data set declares is not used, and no note says that it is.
     assert not any("splits_final" in note for note in data.notes)
-    assert any(note.startswith("fold 0 of 3 of mine.json") for note in data.notes)
+    assert any(note == "fold 0 of 3 is held out, 2 cases" for note in data.notes)

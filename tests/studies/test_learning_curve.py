@@ -21,6 +21,8 @@ def write_scores(directory, dice, *, labels=("liver", "spleen"), **more):
     }
     metrics = summarize(cases) | {"distance_unit": "mm"} | more
     (directory / "metrics.json").write_text(json.dumps(metrics | {"intervals": score_intervals(metrics)}))
+    settings = {"settings": {}, "differing_settings": {}, "synthetic": False, "random_base": True}
+    (directory / "cv_summary.json").write_text(json.dumps(settings))
     return directory
 
 
@@ -54,6 +56,7 @@ def test_the_page_has_the_paired_step_and_its_interval(sizes, tmp_path):
     differences = np.array([(0.2, 0.3), (0.1, np.nan), (0.1, 0.1), (0.1, 0.5)])
     low, high = mean_interval(differences, level=0.95, draws=10_000, seed=0)
     assert f"5 to 20 +0.2125 {low:.4f} to {high:.4f}" in text
+    assert text.count("random weights") == 1
     assert "cases-5/cv_report.html" in (tmp_path / "cv_report.html").read_text()
     svg = (tmp_path / "learning_curve.svg").read_text()
     assert all(f">{one}<" in svg for one in ("5", "20", "liver", "(mean)"))
