@@ -185,15 +185,15 @@ def _write(output: Path, run: dict[str, Any]) -> None:
     from ..reporting.formatting import format_scores
     from ..scoring import CaseResult, summarize_results, write_metrics
     from ..scoring.intervals import score_intervals
+    from ..scoring.measures import Measures
 
     done = {case["name"]: case for case in run["cases"] if case["status"] == "done"}
     if not done:
         return
     results = {name: CaseResult(case["scores"], case["unit"]) for name, case in done.items()}
     method = run["method"]
-    metrics = summarize_results(results, method["protocol"]) | {"split": method["split"]}
-    if "nsd" in metrics["mean"]:
-        metrics["nsd_tolerance_mm"] = method["nsd_tolerance_mm"]
+    measures = Measures(*(method[field.name] for field in dataclasses.fields(Measures)))
+    metrics = summarize_results(results, method["protocol"], measures) | {"split": method["split"]}
     metrics["intervals"] = score_intervals(metrics)
     if failed := {case["name"]: case["error"] for case in run["cases"] if case["status"] == "failed"}:
         metrics["failed"] = failed

@@ -83,10 +83,21 @@ def score_cases(
     read_process_write(items, read=read, process=predict, write=score, done=done)
 
 
-def summarize_results(results: Mapping[str, CaseResult], protocol: str) -> dict[str, Any]:
-    """Return [`summarize`] with an added "distance_unit": "mm", or "voxel" if any case is in voxels."""
+def summarize_results(
+    results: Mapping[str, CaseResult], protocol: str, measures: Measures | None = None
+) -> dict[str, Any]:
+    """Return [`summarize`] with the "distance_unit": "mm", or "voxel" if any case is in voxels.
+
+    The parameters of `measures`, by default Dice and HD95, are added where a score depends on them:
+    "nsd_tolerance_mm", and "lesion_min_iou", which is `None` if lesions match by one voxel.
+    """
     unit = "mm" if all(result.unit == "mm" for result in results.values()) else "voxel"
-    return summarize({name: result.scores for name, result in results.items()}, protocol) | {"distance_unit": unit}
+    found = summarize({name: result.scores for name, result in results.items()}, protocol) | {"distance_unit": unit}
+    measures = measures or Measures()
+    for metric, parameter in (("nsd", "nsd_tolerance_mm"), ("lesions", "lesion_min_iou")):
+        if metric in measures.metrics:
+            found[parameter] = getattr(measures, parameter)
+    return found
 
 
 def evaluate_cases(
@@ -104,7 +115,7 @@ def evaluate_cases(
         results[case.name] = outcome.result
 
     score_cases(model, cases, lambda case: case, processor, done=done, **options)
-    return summarize_results(results, options.get("protocol", "strict"))
+    return summarize_results(results, options.get("protocol", "strict"), options.get("measures"))
 
 
 def write_metrics(folder: str | os.PathLike, metrics: dict[str, Any]) -> None:

@@ -146,6 +146,8 @@ def test_metrics_are_chosen(tiny_adapter, data, tmp_path, capsys):
     keys += ["relative_volume_error", "lesion_tp", "lesion_fp", "lesion_fn", "lesion_f1"]
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert list(metrics["mean"]) == keys
+    assert metrics["lesion_min_iou"] == 0.1
+    assert "nsd_tolerance_mm" not in metrics
     assert metrics["per_case"]["a"]["disc"]["label_volume_ml"] == pytest.approx(64 * 3 * 3 / 1000)
     low, high = metrics["intervals"]["mean"]["dice"]
     assert low <= metrics["mean"]["dice"] <= high
