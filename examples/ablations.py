@@ -9,7 +9,6 @@ resume, repeat the command: complete runs are skipped. A table of those in OUT i
 
 import argparse
 import csv
-import io
 import json
 import os
 import re
@@ -32,12 +31,11 @@ class Row:
     """A run: the flags that differ from the baseline's, and what the paper reports of it."""
 
     group: str  # for --only
-    flags: str
+    flags: str  # the name of the run's directory is made of them
     paper: float | None = None  # Dice in percent on Synapse with ViT-B; `None` where no figure is known from a source
 
     @property
     def name(self) -> str:
-        """The run's directory, from its flags: a row that is changed in this file gets another one."""
         return re.sub(r"[^\w.,]+", "-", self.flags).strip("-") or "baseline"
 
 
@@ -52,6 +50,7 @@ ROWS = (
     Row("rank", "--rank 64"),
     Row("encoder", "--encoder frozen"),
     Row("encoder", "--encoder full"),
+    Row("encoder", "--encoder full --learning_rate 0.0005"),  # LoRA's rate may be too high for whole weights
     Row("decoder", "--variant samed_s", paper=77.78),  # arXiv 2304.13785
     Row("warmup", "--lr_warmup_steps 0"),
     # The weight decay of adam and sgd is an L2 penalty, with which AdamW's 0.1 would outweigh the loss: 0.0001 is that
@@ -66,9 +65,9 @@ ROWS = (
 )
 GROUPS = list(dict.fromkeys(row.group for row in (BASELINE, *ROWS)))
 NOTES = """\
-Dice: mean over a case's labels, then mean ± SD over cases [95 % interval, BCa bootstrap over cases]; of several seeds,
-a case's mean. Difference: row minus baseline on the same cases and seeds. The intervals say how much a result depends
-on the cases that were scored, not on the seed. Seconds: of the optimizer steps.
+Dice: mean over a case's labels (of several seeds, over these too), then mean ± SD over cases [95 % interval, BCa
+bootstrap over cases]. Difference: row minus baseline on the same cases and seeds. The intervals say how much a result
+depends on the cases that were scored, not on the seed. Seconds: of the optimizer steps.
 
 Paper: Dice in percent on Synapse's 12 test cases with SAM ViT-B (SAMed, arXiv 2304.13785); an empty cell has no known
 figure. It can be compared with a row's Dice only after the same training (--preset samed, the pretrained ViT-B,
@@ -77,10 +76,9 @@ Synapse), and after another one only in the signs of differences. Parameters, si
 
 
 def arguments(output: Path, flags: Sequence[str], row: Row, seed: int = 0) -> SamedTrainingArguments:
-    """The settings of a run; its row's flags take precedence over those of all runs."""
-    fixed = ["--seed", str(seed), "--output_dir", str(output / row.name / f"seed-{seed}")]
-    cache = ["--cache_dir", str(output / "cache")]
-    return parse_arguments([*cache, *flags, *row.flags.split(), *fixed, "--resume_from_checkpoint", "latest"])
+    """The settings of a run; the flags of its row take precedence over those of all runs."""
+    fixed = [f"--seed={seed}", f"--output_dir={output / row.name / f'seed-{seed}'}", "--resume_from_checkpoint=latest"]
+    return parse_arguments([f"--cache_dir={output / 'cache'}", *flags, *row.flags.split(), *fixed])
 
 
 def differs(output: Path, flags: Sequence[str], row: Row) -> bool:
@@ -95,23 +93,15 @@ def differs(output: Path, flags: Sequence[str], row: Row) -> bool:
 def check_flags(study: Path, flags: Sequence[str]) -> None:
     """Refuse flags that runs can't share, or that differ from those of earlier runs, which are in `study`."""
     common, defaults = parse_arguments(flags).to_dict(), parse_arguments([]).to_dict()
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise ValueError("WORLD_SIZE is above 1: expected one process; several can share the rows by --only.")
-    for name, way in (("seed", "give --seeds"), ("resume_from_checkpoint", "every run resumes its own")):
-        if common[name] != defaults[name]:
-            raise ValueError(f"{name} is {common[name]!r}: expected no such flag for all runs; {way}.")
+    here = {name: common[name] for name in ("seed", "resume_from_checkpoint")} | {"WORLD_SIZE": os.getenv("WORLD_SIZE")}
+    if here["seed"] or here["resume_from_checkpoint"] or here["WORLD_SIZE"] not in (None, "1"):
+        raise ValueError(f"{here} can't be shared: expected --seeds, each run's own checkpoints, and one process.")
     chosen = {name: value for name, value in common.items() if value != defaults[name] and name != "cache_dir"}
     before = json.loads(study.read_text(encoding="utf-8")) if study.is_file() else chosen
     if other := [name for name in before | chosen if before.get(name) != chosen.get(name)]:
         shown = "; ".join(f"{name} is {chosen.get(name)!r} and was {before.get(name)!r}" for name in other)
         raise ValueError(f"{study.parent} has runs of other flags: {shown}. Repeat those, or give another directory.")
     write(study, json.dumps(chosen, indent=2) + "\n")
-
-
-def read_runs(output: Path, row: Row) -> dict[int, dict[str, Any]]:
-    """What the table needs of a row's complete runs, by their seeds."""
-    found = {int(file.parent.name[5:]): file.parent for file in output.glob(f"{row.name}/seed-*/metrics.json")}
-    return {seed: read_run(found[seed]) for seed in sorted(found)}
 
 
 def read_run(directory: Path) -> dict[str, Any]:
@@ -134,21 +124,20 @@ def read_run(directory: Path) -> dict[str, Any]:
     }
 
 
-def average(runs: Mapping[int, Mapping[str, Any]], seeds: Sequence[int]) -> dict[str, float]:
-    """The Dice of each case, averaged over seeds."""
+def mean_dice(runs: Mapping[int, Mapping[str, Any]], seeds: Sequence[int]) -> dict[str, float]:
     return {case: float(np.mean([runs[seed]["dice"][case] for seed in seeds])) for case in runs[seeds[0]]["dice"]}
 
 
 def summarize(row: Row, runs: Mapping[int, Mapping[str, Any]], baseline: Mapping[int, Any]) -> dict[str, Any]:
     """A row's record in OUT/ablations.json."""
-    dice = np.array([score for score in average(runs, list(runs)).values() if not np.isnan(score)])
-    costs = ("trainable_parameters", "adapter_mb", "steps", "seconds")
-    record: dict[str, Any] = {"group": row.group, "flags": row.flags, "seeds": list(runs)}
-    record |= {name: float(np.mean([run[name] for run in runs.values()])) for name in costs}
+    dice = np.array([score for score in mean_dice(runs, list(runs)).values() if not np.isnan(score)])
+    record: dict[str, Any] = {"group": row.group, "flags": row.flags, "seeds": sorted(runs)}
+    for cost in ("trainable_parameters", "adapter_mb", "steps", "seconds"):
+        record[cost] = float(np.mean([run[cost] for run in runs.values()]))
     record |= {"cases": len(dice), "dice": float(dice.mean()), "sd": float(dice.std(ddof=1)) if len(dice) > 1 else None}
-    record["interval"] = mean_interval(dice[:, None], level=0.95, draws=10_000, seed=0)
+    record["interval"] = mean_interval(dice[:, None])
     shared = [] if row == BASELINE else [seed for seed in runs if seed in baseline]
-    pairs = compare_pairs(average(baseline, shared), average(runs, shared)) if shared else None
+    pairs = compare_pairs(mean_dice(baseline, shared), mean_dice(runs, shared)) if shared else None
     record |= {"difference": pairs and pairs.mean_difference, "difference_interval": pairs and pairs.interval}
     return record | {"difference_seeds": shared, "paper_dice_percent": row.paper}
 
@@ -164,7 +153,7 @@ def make_table(records: Sequence[Mapping[str, Any]]) -> str:
     for one in records:
         cells = [one["group"], f"`{one['flags']}`" if one["flags"] else "", f"{one['trainable_parameters']:,.0f}"]
         cells += [f"{one['adapter_mb']:.2f}", f"{one['steps']:.0f}", f"{one['seconds']:.0f}"]
-        cells += [", ".join(map(str, one["seeds"])), show(one["dice"], one["interval"], sd=one["sd"])]
+        cells += [str(one["seeds"])[1:-1], show(one["dice"], one["interval"], sd=one["sd"])]
         cells += [show(one["difference"], one["difference_interval"], "+"), str(one["paper_dice_percent"] or "")]
         rows.append(cells)
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
@@ -172,21 +161,21 @@ def make_table(records: Sequence[Mapping[str, Any]]) -> str:
 
 def write_results(output: Path, flags: Sequence[str], failed: Mapping[str, str]) -> str:
     """Write the table of all complete runs in OUT, and return it as Markdown."""
-    runs = {row: read_runs(output, row) for row in (BASELINE, *ROWS)}
+    files = {row: output.glob(f"{row.name}/seed-*/metrics.json") for row in (BASELINE, *ROWS)}
+    runs = {row: {int(one.parent.name[5:]): read_run(one.parent) for one in found} for row, found in files.items()}
     baseline = runs[BASELINE]
     records = [summarize(row, found, baseline) for row, found in runs.items() if found]
     parts = [f"Flags of all runs: `{shlex.join(flags)}`.", *[one["about"] for one in baseline.values()][:1]]
     parts += [make_table(records), *(f"Failed: {run}: {reason}" for run, reason in failed.items())]
-    for seed in list(baseline)[1:]:  # what chance alone changes
+    for seed in sorted(baseline)[1:]:
         pairs = compare_pairs(baseline[min(baseline)]["dice"], baseline[seed]["dice"])
-        change = show(pairs.mean_difference, pairs.interval, "+")
-        parts.append(f"The seed alone: baseline with seed {seed} minus seed {min(baseline)}: {change}.")
+        shown = show(pairs.mean_difference, pairs.interval, "+")
+        parts.append(f"What the seed alone changes, baseline {seed} minus {min(baseline)}: {shown}.")
     text = "\n\n".join([*parts, NOTES])
     write(output / "ablations.md", text)
     write(output / "ablations.json", json.dumps({"rows": records, "failed": failed}, indent=2) + "\n")
-    table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows([*records[:1], *(one.values() for one in records)])
-    write(output / "ablations.csv", table.getvalue())
+    with (output / "ablations.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([*records[:1], *(one.values() for one in records)])
     return text
 
 
@@ -212,8 +201,7 @@ def main() -> int:
     runs = [(BASELINE, seed) for seed in args.seeds] + [(row, seed) for seed in args.seeds for row in rows]
     runs = [run for run in runs if not (output / run[0].name / f"seed-{run[1]}" / "metrics.json").is_file()]
     if args.dry_run:
-        print("\n".join(f"{row.name} (seed {seed})" for row, seed in runs))
-        return 0
+        return print("\n".join(f"{row.name} (seed {seed})" for row, seed in runs)) or 0
     check_flags(output / "study.json", flags)
     failed: dict[str, str] = {}
     for number, (row, seed) in enumerate(runs, 1):

@@ -1,4 +1,5 @@
 from .evaluation import CaseResult, evaluate_cases, score_cases, summarize_results, write_metrics
+from .intervals import compare_pairs, mean_interval
 from .metrics import binary_dice, binary_hd95, score_case, summarize
 from .published import compare_with_published
 
@@ -6,8 +7,10 @@ __all__ = [
     "CaseResult",
     "binary_dice",
     "binary_hd95",
+    "compare_pairs",
     "compare_with_published",
     "evaluate_cases",
+    "mean_interval",
     "score_case",
     "score_cases",
     "summarize",
