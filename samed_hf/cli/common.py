@@ -13,8 +13,6 @@ __all__ = [
     "add_computing",
     "given_columns",
     "hide_loading_bars",
-    "names",
-    "sizes",
     "start_processes",
 ]
 
@@ -51,30 +49,6 @@ def _batch_size(text: str) -> int | None:
         return None if text == "auto" else int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a number of slices, or auto") from None
-
-
-def names(text: str) -> tuple[str, ...]:
-    """Names separated by commas."""
-    return tuple(name.strip() for name in text.split(","))
-
-
-def sizes(text: str | None, flag: str, unit: str) -> dict[str, float]:
-    """Parse `0.5`, for "all" labels, or `liver=1,spleen=0.5`."""
-    found: dict[str, float] = {}
-    for part in [] if text is None else text.split(","):
-        name, equals, number = part.rpartition("=")
-        name = name.strip() if equals else "all"
-        try:
-            size = float(number)
-        except ValueError:
-            name = ""
-        if not name or name in found:
-            raise ValueError(
-                f"{flag} is {text!r}: expected a size in {unit} for all labels, e.g. 0.5, or one for each label, e.g. "
-                "liver=1,spleen=0.5."
-            )
-        found[name] = size
-    return found
 
 
 def hide_loading_bars() -> None:

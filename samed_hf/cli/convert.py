@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from .common import hide_loading_bars, names
+from ..utils.text import comma_separated
+from .common import hide_loading_bars
 
 __all__ = ["add_parser"]
 
@@ -31,7 +32,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     text = "side of the slices it was trained on; 0 for no such zoom [224]"
     add("--input_size", type=int, default=224, help=text)
     text = "names of the organs, without the background [Synapse's for 8]"
-    add("--labels", type=names, metavar="A,B,…", help=text)
+    add("--labels", type=comma_separated, metavar="A,B,…", help=text)
     text = "orientation of the scans it was trained on, into which scans are brought [as stored]"
     add("--orientation", metavar="LPS", help=text)
     samed.set_defaults(run=_convert_samed)

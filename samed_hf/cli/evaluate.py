@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..scoring.arguments import ScoringArguments
 from ..utils.sharing import balanced_shares, complete_parts, merge_parts, read_parts
 from ..utils.text import printable
-from .common import add_columns, add_computing, given_columns, sizes
-from .common import names as comma_separated
+from .common import add_columns, add_computing, given_columns
 from .processes import add_shard, on_all_ranks, run_in_processes, select_share
 
 if TYPE_CHECKING:
@@ -45,15 +45,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add("--split", choices=_SPLITS, help="which cases [test, or else validation]")
     add("--label_names", nargs="+", metavar="NAME", help="names of the labels, if no file names them")
     add("--num_folds", type=int, metavar="N", help="score the fold that training held out")
+    add("--splits", metavar="FILE", help="file of the folds instead, as nnU-Net's splits_final.json")
     add("--fold", type=int, metavar="K", help="index of the fold, from 0 [0]")
     add("--output", required=True, metavar="DIR", help="directory for metrics.json, metrics.csv and images")
     add("--protocol", choices=("strict", "samed"), default="strict", help="how to score [strict]")
-    text = "scores: dice, hd95, iou, sensitivity, precision, specificity, hd, assd, nsd, volume, lesions [dice,hd95]"
-    add("--metrics", type=comma_separated, default=("dice", "hd95"), metavar="A,B,…", help=text)
-    text = "distance of surfaces that agree, for nsd: for all labels, or for each [2]"
-    add("--nsd_tolerance_mm", default="2", metavar="MM|A=MM,…", help=text)
-    text = "lesions match from this intersection over union; without it, if they share a voxel"
-    add("--lesion_min_iou", type=float, metavar="IOU", help=text)
+    for item in dataclasses.fields(ScoringArguments):
+        kind, text = (str, f" [{item.default}]") if isinstance(item.default, str) else (float, "")
+        add(f"--{item.name}", type=kind, default=item.default, help=item.metadata["help"].rstrip(".") + text)
     text = "side in pixels to which slices are zoomed first [the adapter's; the paper's is 224]"
     add("--input_size", type=int, help=text)
     add_computing(parser)
@@ -84,6 +82,8 @@ def _evaluate(args: argparse.Namespace, state: PartialState) -> int:
         data, split, names = _choose_cases(args)
         base = args.base_model_name_or_path
         segmenter = Segmenter.load([args.adapter], dtype=args.dtype, base_model_name_or_path=base)
+        if len(segmenter.models) > 1:
+            raise ValueError(f"ADAPTER {args.adapter!r} is an ensemble: expected one adapter, e.g. a member of it.")
         data.expect_channels(segmenter.processor.num_channels)
         regions = segmenter.models[0].config.regions
         data.expect_labels(segmenter.id2label, regions)
@@ -101,17 +101,14 @@ def _evaluate(args: argparse.Namespace, state: PartialState) -> int:
         return 0
     method = {"models": segmenter.fingerprints(), "dtype": str(segmenter.models[0].dtype), "split": split}
     method |= {"protocol": args.protocol, "input_size": args.input_size}
-    method |= dataclasses.asdict(_measures(args)) | {"metrics": list(args.metrics)}
+    measures = _measures(args)
+    method |= dataclasses.asdict(measures) | {"metrics": list(measures.metrics)}
     run = {"method": method, "cases": [cases[names[number]] for number in numbers]}
     return _finish(args, run | ({"shard": args.shard.describe(items, numbers)} if args.shard else {}))
 
 
 def _measures(args: argparse.Namespace) -> Measures:
-    from ..scoring.measures import Measures
-
-    tolerances = sizes(args.nsd_tolerance_mm, "--nsd_tolerance_mm", "mm")
-    tolerance = tolerances["all"] if set(tolerances) == {"all"} else tolerances
-    return Measures(args.metrics, tolerance, args.lesion_min_iou)
+    return ScoringArguments(args.metrics, args.nsd_tolerance_mm, args.lesion_min_iou).measures
 
 
 def _bytes(source: CaseSource) -> int:
@@ -183,8 +180,7 @@ def _finish(args: argparse.Namespace, run: dict[str, Any]) -> int:
 def _write(output: Path, run: dict[str, Any]) -> None:
     """Write and print the scores of the cases that didn't fail, and name the others."""
     from ..reporting.formatting import format_scores
-    from ..scoring import CaseResult, summarize_results, write_metrics
-    from ..scoring.intervals import score_intervals
+    from ..scoring import CaseResult, describe_results, write_metrics
     from ..scoring.measures import Measures
 
     done = {case["name"]: case for case in run["cases"] if case["status"] == "done"}
@@ -193,8 +189,7 @@ def _write(output: Path, run: dict[str, Any]) -> None:
     results = {name: CaseResult(case["scores"], case["unit"]) for name, case in done.items()}
     method = run["method"]
     measures = Measures(*(method[field.name] for field in dataclasses.fields(Measures)))
-    metrics = summarize_results(results, method["protocol"], measures) | {"split": method["split"]}
-    metrics["intervals"] = score_intervals(metrics)
+    metrics = describe_results(results, method["protocol"], split=method["split"], measures=measures)
     if failed := {case["name"]: case["error"] for case in run["cases"] if case["status"] == "failed"}:
         metrics["failed"] = failed
     write_metrics(output, metrics)
@@ -206,15 +201,13 @@ def _choose_cases(args: argparse.Namespace) -> tuple[CaseDataset, str, list[str]
     from ..data import read_data
     from ..data.labels import read_json
     from ..data.layouts import dataset_arguments
-    from ..data.splits import k_fold
+    from ..data.splits import choose_fold
     from ..training.distributed.logging import get_logger
 
     location: dict[str, Any] = dataset_arguments(args.data)
-    data = read_data(**location, label_names=args.label_names, fold=args.fold, **given_columns(args))
-    if args.num_folds is not None:
-        _, data.validation = k_fold(
-            sorted({*data.train, *data.validation}), args.num_folds, args.fold or 0, data.groups
-        )
+    own_fold = None if args.num_folds or args.splits else args.fold
+    data = read_data(**location, label_names=args.label_names, fold=own_fold, **given_columns(args))
+    choose_fold(data, num_folds=args.num_folds, fold=args.fold, splits=args.splits)
     split, names = (args.split, getattr(data, args.split)) if args.split else data.evaluation_split
     settings = Path(args.adapter) / "training_settings.json"
     content = read_json(settings) if settings.is_file() else None
@@ -223,7 +216,7 @@ def _choose_cases(args: argparse.Namespace) -> tuple[CaseDataset, str, list[str]
         split, names = "validation", [name for name in known.get("validation", ()) if name in data.sources]
     if not names:
         declared = ", ".join(f"{len(getattr(data, one))} for {one}" for one in _SPLITS)
-        raise ValueError(f"{data.root} has no case to score ({declared}): give --split or --num_folds and --fold.")
+        raise ValueError(f"{data.root} has no case to score ({declared}): give --split, --num_folds or --splits.")
     log = get_logger(__name__)  # of several processes, the main one alone
     log.info("data        %s: %s, %d %s cases", data.root, data.layout, len(names), split)
     if seen := set(names) & set(known.get("train", ())):

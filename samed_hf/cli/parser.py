@@ -11,11 +11,35 @@ from collections.abc import Callable, Sequence
 
 from .. import __version__
 from ..utils.console import console_logging
-from . import compare, convert, doctor, evaluate, merge_predictions, predict, prepare, push, train, validate
+from . import (
+    compare,
+    convert,
+    cross_validate,
+    doctor,
+    evaluate,
+    merge_predictions,
+    predict,
+    prepare,
+    push,
+    train,
+    validate,
+)
 
 __all__ = ["main", "make_parser", "run_command"]
 
-_COMMANDS = (prepare, validate, train, evaluate, predict, merge_predictions, convert, compare, push, doctor)
+_COMMANDS = (
+    prepare,
+    validate,
+    train,
+    cross_validate,
+    evaluate,
+    predict,
+    merge_predictions,
+    convert,
+    compare,
+    push,
+    doctor,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..utils.sharing import balanced_shares
-from ..utils.text import printable
+from ..utils.text import comma_separated, parse_sizes, printable
 from ..volumes.registry import LABEL_FORMATS
-from .common import add_computing, names, sizes
+from .common import add_computing
 from .processes import add_shard, from_main, on_all_ranks, run_in_processes, select_share
 
 if TYPE_CHECKING:
@@ -35,19 +35,25 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     """Add the command's arguments."""
     parser = commands.add_parser("predict", help="segment scans")
     add = parser.add_argument
-    add("adapter", metavar="ADAPTER", help="directory or Hub id")
-    add("inputs", metavar="INPUT", nargs="+", help="NIfTI, NRRD, MHA, DICOM or image files, or directories of them")
+    add(
+        "adapter",
+        metavar="ADAPTER",
+        help="directory of an adapter or an ensemble, or Hub id; not with --ensemble alone",
+    )
+    text = "NIfTI, NRRD, MHA, DICOM or image files, or directories of them"
+    # Not required, as the first one is read as ADAPTER where --ensemble alone names the adapters.
+    add("inputs", metavar="INPUT", nargs="+", help=text).required = False
     add("--output", required=True, metavar="DIR", help="directory for the segmentations")
     text = "of the segmentations [the scan's own: DICOM-SEG for DICOM, PNG for images]"
     add("--format", choices=LABEL_FORMATS, help=text)
-    add("--labels", type=names, metavar="A,B,…", help="labels to keep [all]")
+    add("--labels", type=comma_separated, metavar="A,B,…", help="labels to keep [all]")
     add("--per_class", action="store_true", help="write a mask for each label too")
     add("--probabilities", action="store_true", help="write each label's probability too, as 4-D file")
-    text = "more adapters of the same labels, averaged"
+    text = "more adapters of the same labels, or the directory of an ensemble, averaged"
     add("--ensemble", nargs="+", default=[], metavar="ADAPTER", help=text)
     add("--tta", action="store_true", help="test-time augmentation: average turned and mirrored views")
     text = "keep only the largest component of these labels [none]"
-    add("--keep_largest", type=names, default=(), metavar="all|A,B,…", help=text)
+    add("--keep_largest", type=comma_separated, default=(), metavar="all|A,B,…", help=text)
     text = "remove components below this size, of all labels or of some [none]"
     add("--min_island_ml", metavar="ML|A=ML,…", help=text)
     text = "frames to segment of scans over time and of stacks of images, counted from 0 [all]"
@@ -70,9 +76,19 @@ def run(args: argparse.Namespace) -> int:
     """
     from ..prediction import PredictionSettings
 
+    if args.ensemble and not _names_model(args.adapter, alone=not args.inputs):
+        args.adapter, args.inputs = None, [args.adapter, *(args.inputs or [])]
+    if not args.inputs:
+        raise ValueError(f"INPUT is missing after ADAPTER {args.adapter!r}: expected scans or directories of them.")
     given = {field.name: getattr(args, field.name) for field in dataclasses.fields(PredictionSettings)}
-    settings = PredictionSettings(**given | {"min_island_ml": sizes(args.min_island_ml, "--min_island_ml", "ml")})
+    settings = PredictionSettings(**given | {"min_island_ml": parse_sizes(args.min_island_ml, "--min_island_ml", "ml")})
     return run_in_processes(args, lambda state: _predict(args, settings, state))
+
+
+def _names_model(name: str, *, alone: bool) -> bool:
+    """Whether the first argument is ADAPTER, and not a scan or a directory of scans; `alone`: no other follows."""
+    files = ("ensemble.json", "adapter_config.json", "config.json", "adapter/adapter_config.json")
+    return any((Path(name) / file).is_file() for file in files) or not (alone or Path(name).exists())
 
 
 def _predict(args: argparse.Namespace, settings: PredictionSettings, state: PartialState) -> int:
@@ -84,8 +100,8 @@ def _predict(args: argparse.Namespace, settings: PredictionSettings, state: Part
     from ..prediction.existing import describe_method, select_unfinished
 
     def load() -> Segmenter:
-        base, adapters = args.base_model_name_or_path, [args.adapter, *args.ensemble]
-        segmenter = Segmenter.load(adapters, dtype=args.dtype, base_model_name_or_path=base)
+        base = args.base_model_name_or_path
+        segmenter = Segmenter.load(plan.adapters, dtype=args.dtype, base_model_name_or_path=base)
         settings.check_labels(segmenter.id2label, segmenter.regions)
         return segmenter
 
@@ -105,7 +121,9 @@ def _predict(args: argparse.Namespace, settings: PredictionSettings, state: Part
     if not state.is_main_process:
         return 0
     run = _describe(args, settings, segmenter, state) | {"seconds": round(time.monotonic() - started, 2)}
-    run |= {"notes": plan.notes, "method": method}
+    twice = len(plan.adapters) - len(segmenter.names)
+    notes = [f"{twice} of {len(plan.adapters)} adapters are there twice: each counts once."] if twice else []
+    run |= {"notes": [*plan.notes, *notes], "method": method}
     run |= {"cases": _all_records(args, output, plan, records, finished, method)}
     return _finish(args, output, run, plan, created)
 
@@ -138,7 +156,10 @@ def _describe(
     """What `predictions.json` states of the run besides its cases."""
     from ..training.checkpointing.provenance import package_versions
 
-    models, first = {"adapter": args.adapter, "ensemble": list(args.ensemble)}, segmenter.models[0]
+    models: dict[str, Any] = {"adapter": args.adapter} if args.adapter else {}
+    models |= {"ensemble": list(args.ensemble)}
+    models |= {"members": list(segmenter.names)} if len(segmenter.names) > 1 else {}
+    first = segmenter.models[0]
     machine = {"device": str(first.device), "dtype": str(first.dtype).removeprefix("torch.")}
     return {
         "created": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
@@ -170,6 +191,7 @@ def _indices(text: str) -> tuple[int, ...]:
 class _Plan:
     """The scans of this run, or of its shard."""
 
+    adapters: list[str]  # with the members of ensembles
     jobs: list[Job]
     unreadable: list[dict[str, Any]]  # records of the inputs without a scan, which don't stop the run
     notes: list[str]  # on skipped files
@@ -178,12 +200,15 @@ class _Plan:
 
 def _plan(args: argparse.Namespace, output: Path, settings: PredictionSettings) -> _Plan:
     """Find the scans, and choose those of the shard."""
+    from ..inference.ensemble import ensemble_members
     from ..model.image_processing_samed import SamedImageProcessor
     from ..prediction.files import check_target, plan_jobs
     from ..volumes.discovery import search_scans
 
+    given = [args.adapter, *args.ensemble] if args.adapter else args.ensemble
+    adapters = [member for adapter in given for member in ensemble_members(adapter)]
     try:
-        content, _ = SamedImageProcessor.get_image_processor_dict(args.adapter)
+        content, _ = SamedImageProcessor.get_image_processor_dict(adapters[0])
     except (OSError, ValueError):  # loading the adapter raises the error
         content = {}
     num_channels = len(content.get("channel_names") or [""])  # images that make a scan
@@ -203,7 +228,7 @@ def _plan(args: argparse.Namespace, output: Path, settings: PredictionSettings) 
     replace = args.overwrite or args.skip_existing
     jobs = plan_jobs(scans, output, settings, overwrite=replace or args.shard is not None)
     if args.shard is None:
-        return _Plan(jobs, unreadable, notes)
+        return _Plan(adapters, jobs, unreadable, notes)
     sizes = [(job.scan.name, job.bytes) for job in jobs]
     share = select_share(args.shard, [size for _, size in sizes])
     mine = [jobs[index] for index in share]
@@ -212,7 +237,7 @@ def _plan(args: argparse.Namespace, output: Path, settings: PredictionSettings) 
     unreadable = unreadable if args.shard.index == 1 else []
     numbers = [*(job.number for job in mine), *range(len(jobs) + 1, len(jobs) + len(unreadable) + 1)]
     logger.info("shard       %d of %d: %d of %d cases", args.shard.index, args.shard.count, len(mine), len(jobs))
-    return _Plan(mine, unreadable, notes, args.shard.describe(sizes, numbers))
+    return _Plan(adapters, mine, unreadable, notes, args.shard.describe(sizes, numbers))
 
 
 def _finish(args: argparse.Namespace, output: Path, run: dict[str, Any], plan: _Plan, created: bool) -> int:

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 _BASE = "facebook/sam-vit-base"
 _LINES = 20  # printed of one kind of problem
 _TOLERANCE = 0.1
-_SETTINGS = ("dataset_config_name", *COLUMNS, "label_names", "fold")
+_SETTINGS = ("dataset_config_name", *COLUMNS, "label_names", "splits", "fold")
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -39,7 +39,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add("--label_names", nargs="+", metavar="NAME", help="names of the labels, if no file names them")
     add("--orientation", metavar="LPS", help="orientation of the scans before they are cut [LPS]")
     add("--plane", choices=("axial", "coronal", "sagittal"), help="slices to cut [axial]")
-    add("--fold", type=int, metavar="K", help="index of a fold that the data set declares [0]")
+    add("--splits", metavar="FILE", help="file of folds, as nnU-Net's splits_final.json")
+    add("--fold", type=int, metavar="K", help="index of its fold, or of one that the data set declares [0]")
     add("--dataset_config_name", metavar="NAME", help="configuration of a Hugging Face data set")
     add_columns(parser)
     text = "plain SAM to train, whose memory is estimated [facebook/sam-vit-base]"
@@ -55,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from ..data import DataArguments, make_processor, read_data
     from ..data.layouts import dataset_arguments
+    from ..data.splits import choose_fold
     from ..diagnostics.memory import read_base_config
     from ..reporting.formatting import format_names
     from ..validation import validate_data
@@ -68,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
     given |= dataset_arguments(args.data)
     settings = DataArguments(**given, geometry_tolerance=args.tolerance)
     data = read_data(**settings.read_options(), strict=False)
+    choose_fold(data, fold=args.fold, splits=args.splits)
     settings.channel_projection = len(data.channel_names) > 3  # all of them are checked
     processor = make_processor(settings, data)
     logger.info(

@@ -56,9 +56,16 @@ class DataArguments:
     num_folds: int | None = setting(
         None, "Divide the cases into so many folds; --fold is held out.", minimum=2, resume=True
     )
+    splits: str | None = setting(
+        None, "File of the folds instead, as nnU-Net's splits_final.json; --fold is held out.", private=True
+    )
     fold: int | None = setting(
         None, "Fold that is held out, from 0; also of those that nnU-Net's layout declares [0].", minimum=0, resume=True
     )
+    num_train_cases: int | None = setting(
+        None, "Train on so many of the training cases; fewer are a subset of more [all].", minimum=1, resume=True
+    )
+    train_fraction: float | None = setting(None, "Share of them instead, from 0 to 1 [1].", resume=True)
     geometry_tolerance: float = setting(
         0.1, "Largest distance between the grids of image and label, as a share of a voxel.", minimum=0
     )
@@ -76,16 +83,21 @@ class DataArguments:
         return self.data_dir is None and self.dataset_name is None
 
     def read_options(self) -> dict[str, Any]:
-        """The settings that are arguments of [`read_data`]; a declared fold is not read if `num_folds` divides anew."""
+        """The settings that are arguments of [`read_data`]; a declared fold is not read if others are given."""
         names = ("data_dir", "dataset_name", "dataset_config_name", "image_column", "label_column", "split_column")
         options = {name: getattr(self, name) for name in (*names, "case_column", "label_names", "geometry_tolerance")}
-        return options | {"fold": None if self.num_folds else self.fold}
+        return options | {"fold": None if self.num_folds or self.splits else self.fold}
 
     def find_problems(self) -> list[str]:
         """One phrase for each bad value."""
         problems = find_problems(self)
         if self.data_dir is not None and self.dataset_name is not None:
             problems.append("data_dir and dataset_name are both given: expected one of them")
+        for first, second in (("num_folds", "splits"), ("num_train_cases", "train_fraction")):
+            if None not in (getattr(self, first), getattr(self, second)):
+                problems.append(f"{first} and {second} are both given: expected one of them")
+        if self.train_fraction is not None and not 0 < self.train_fraction <= 1:
+            problems.append(f"train_fraction is {self.train_fraction}: expected a share above 0 and up to 1, e.g. 0.5")
         window = self.intensity_window
         if window is not None and (len(window) != 2 or not window[0] < window[1]):
             problems.append(f"intensity_window is {window}: expected LOW HIGH, e.g. -125 275")

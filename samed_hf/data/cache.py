@@ -119,7 +119,9 @@ class CaseStore:
             "rescaled": raw.rescaled,
             "bounds": self.data.bounds(raw, self.processor),
         }
-        with atomic_directory(self._directory(name)) as directory:
+        path = self._directory(name)
+        # Another run that shares the cache may have decoded the case meanwhile, and read it.
+        with atomic_directory(path, replace=path.exists()) as directory:
             np.save(directory / "image.npy", np.ascontiguousarray(raw.image))
             np.save(directory / "label.npy", np.ascontiguousarray(raw.label))
             (directory / "case.json").write_text(json.dumps(about), encoding="utf-8")

@@ -92,6 +92,8 @@ class CaseDataset:
         input_size: side in pixels to which the slices were zoomed beforehand, if they were.
         about: facts that the data set states, e.g. "name", "synthetic".
         notes: what a user should know.
+        split_notes: those of them that describe how the data set itself divides its cases.
+        selection: validation cases that are scored during a training, and so choose the best adapter.
         explanation: what each kind of file was taken for, one sentence.
         groups: the patient of each case whose patient may have several; a patient's cases stay in one split.
         declares_labels, declares_folds: whether the data set itself names its labels and has folds.
@@ -113,6 +115,8 @@ class CaseDataset:
     input_size: int | None = None
     about: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    split_notes: list[str] = field(default_factory=list)
+    selection: list[str] = field(default_factory=list)
     explanation: str = ""
     groups: dict[str, str] = field(default_factory=dict)
     declares_labels: bool = True

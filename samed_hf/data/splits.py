@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
+from ..utils.text import name_some
 from .dataset import CaseDataset
+from .folds import divide, k_folds, read_fold, units_of
 
-__all__ = ["SPLIT_NAMES", "divide_cases", "hold_out", "k_fold", "split_of"]
+__all__ = ["SPLIT_NAMES", "choose_fold", "choose_subset", "divide_cases", "hold_out", "shared_patients", "split_of"]
 
 _NAMES = {
     "train": ("train", "training"),
@@ -27,37 +30,132 @@ def split_of(name: object) -> str | None:
 
 
 def divide_cases(
-    data: CaseDataset, *, num_validation: int | None = None, num_folds: int | None = None, fold: int | None = None
+    data: CaseDataset,
+    *,
+    num_validation: int | None = None,
+    num_folds: int | None = None,
+    fold: int | None = None,
+    splits: str | Path | None = None,
 ) -> None:
-    """Set a data set's training and validation cases; its test cases stay.
+    """Set a data set's training and validation cases, and those of the latter to score during a training.
 
-    Validation cases that the data set declares are kept, unless `num_folds` is given.
+    Validation cases that the data set declares are kept, unless `num_folds` or `splits` is given. Test cases stay.
 
     Args:
         data: changed in place.
-        num_validation: training cases to hold out if the data set declares none for validation; `None` for a tenth,
-            and none of fewer than five.
-        num_folds: number of folds into which all cases but the test cases are divided.
-        fold: index of the fold that is held out; defaults to 0.
+        num_validation: training cases to hold out if there are none for validation; `None` for a tenth, and none of
+            fewer than five. Of those that there are, how many to score, evenly spaced; `None` for all.
+        num_folds, fold, splits: see [`choose_fold`].
 
     Raises:
         ValueError: no case, none left to train on, one in two splits, or an impossible number.
     """
-    splits = {"training": data.train, "validation": data.validation, "test": data.test}
-    counts = Counter(name for names in splits.values() for name in names)
-    if repeated := [name for name, count in counts.items() if count > 1]:
-        found = " and for ".join(split for split, names in splits.items() for name in names if name == repeated[0])
+    parts = {"training": data.train, "validation": data.validation, "test": data.test}
+    counts = Counter(name for names in parts.values() for name in names)
+    if splits is None and (repeated := [name for name, count in counts.items() if count > 1]):
+        found = " and for ".join(split for split, names in parts.items() for name in names if name == repeated[0])
         raise ValueError(
             f"{data.root} lists {repeated[0]} for {found}: expected each case in one of them, since scores of a "
             "training case mean nothing; remove it from one."
         )
-    if num_folds is not None:
-        data.train, data.validation = k_fold(sorted({*data.train, *data.validation}), num_folds, fold or 0, data.groups)
-        data.notes.append(f"fold {fold or 0} of {num_folds} is held out, {len(data.validation)} cases")
-    elif not data.train:
+    choose_fold(data, num_folds=num_folds, fold=fold, splits=splits)
+    if not data.train:
         raise ValueError(f"{data.root} has no case to train on: expected at least one image with its label.")
-    elif not data.validation:
+    if not data.validation:
         data.train, data.validation = hold_out(data.train, num_validation, data.groups)
+        num_validation = None
+    total = len(data.validation)
+    count = total if num_validation is None else min(num_validation, total)
+    if num_validation is not None and num_validation > total:
+        data.notes.append(f"num_validation_cases is {num_validation}: all {total} validation cases are scored")
+    data.selection = [data.validation[index * total // count] for index in range(count)]
+
+
+def choose_fold(
+    data: CaseDataset, *, num_folds: int | None = None, fold: int | None = None, splits: str | Path | None = None
+) -> None:
+    """Divide a data set's training and validation cases as a fold does, with a note; test cases stay.
+
+    Args:
+        data: changed in place.
+        num_folds: number of folds into which all cases but the test cases are divided.
+        fold: index of the fold that is held out; defaults to 0.
+        splits: file of the folds instead, a list of `{"train": [...], "val": [...]}` as nnU-Net's `splits_final.json`.
+
+    Raises:
+        ValueError, FileNotFoundError: an impossible number, `fold` without folds, or a file that doesn't fit the data.
+    """
+    if num_folds is not None and splits is not None:
+        raise ValueError(f"num_folds is {num_folds} and splits {str(splits)!r}: expected one of them.")
+    if num_folds is None and splits is None:
+        if fold is not None and not data.declares_folds:
+            raise ValueError(f"fold is {fold}, but {data.root} declares no folds: give --num_folds too, or --splits.")
+        return
+    data.notes = [note for note in data.notes if note not in data.split_notes]
+    fold = fold or 0
+    if splits is not None:
+        data.train, data.validation, num_folds = _read_splits(data, Path(splits), fold)
+        if spare := sorted({*data.sources} - {*data.train, *data.validation, *data.test}):
+            data.notes.append(f"fold {fold} of {splits} leaves out {len(spare)} cases, e.g. {spare[0]}")
+        data.notes += shared_patients(data)
+    elif num_folds is not None:
+        folds = k_folds(sorted({*data.train, *data.validation}), num_folds, data.groups)
+        if not 0 <= fold < num_folds:
+            raise ValueError(f"fold is {fold} of {num_folds} folds: expected one of them, counted from 0.")
+        data.train, data.validation = folds[fold]
+    data.notes.append(f"fold {fold} of {num_folds} is held out, {len(data.validation)} cases")
+
+
+def _read_splits(data: CaseDataset, path: Path, fold: int) -> tuple[list[str], list[str], int]:
+    if not path.is_file():
+        raise FileNotFoundError(f"splits {str(path)!r} doesn't exist: expected a file such as splits_final.json.")
+    train, validation, count = read_fold(path, fold)
+    names, where = {*train, *validation}, f"fold {fold} of {path}"
+    if not train or not validation:
+        raise ValueError(f"{where} has {len(train)} cases in train, {len(validation)} in val: expected some in both.")
+    if len(names) < len(train) + len(validation):
+        twice = Counter([*train, *validation]).most_common(1)[0][0]
+        raise ValueError(f"{where} names {twice} twice: expected each case once, in train or in val.")
+    if wrong := sorted(names - {*data.sources}) or sorted(names & {*data.test}):
+        what = "a test case" if wrong[0] in data.sources else "no case"
+        known = min({*data.sources} - {*data.test}, default="none")
+        raise ValueError(
+            f"{where} names {wrong[0]!r} and {len(wrong) - 1} others: {what} of {data.root}; expected cases to train "
+            f"on or to hold out, such as {known!r}: are these the folds of other data?"
+        )
+    return train, validation, count
+
+
+def shared_patients(data: CaseDataset) -> list[str]:
+    """A note on the patients with cases in two splits, if there are some."""
+    splits: dict[str, set[str]] = {}
+    for split in ("train", "validation", "test"):
+        for name in getattr(data, split):
+            if name in data.groups:
+                splits.setdefault(data.groups[name], set()).add(split)
+    shared = [group for group, found in splits.items() if len(found) > 1]
+    return [f"{len(shared)} patients have cases in two splits: {name_some(shared)}"] if shared else []
+
+
+def choose_subset(data: CaseDataset, num_cases: int) -> None:
+    """Train on some training cases only, with a note; those of a smaller number are among those of a larger one.
+
+    They are the first ones of a fixed permutation of the sorted names; the number may be smaller, as patients are not
+    divided. There is at least one patient.
+
+    Raises:
+        ValueError: fewer than one case, or more than there are.
+    """
+    total = len(data.train)
+    if not 1 <= num_cases <= total:
+        raise ValueError(f"num_train_cases is {num_cases} of {total} training cases: expected 1 to {total}.")
+    units = units_of(sorted(data.train), data.groups)
+    order = [units[index] for index in np.random.default_rng(0).permutation(len(units))]
+    sizes = Counter(data.groups.get(name, name) for name in data.train)
+    count = max(1, int((np.cumsum([sizes[unit] for unit in order]) <= num_cases).sum()))
+    data.train = divide(data.train, data.groups, {*order[:count]})[1]
+    patients = f", {count} of {len(units)} patients" if len(units) < total else ""
+    data.notes.append(f"trains on {len(data.train)} of {total} training cases{patients}")
 
 
 def hold_out(
@@ -67,40 +165,12 @@ def hold_out(
 
     With `groups`, the patient of each case that is not its patient's only one, `count` patients are held out.
     """
-    units = _units(cases, groups)
+    units = units_of(cases, groups)
     if count is None:
         count = max(1, len(units) // 10) if len(units) >= 5 else 0
     if count >= len(units):
         raise ValueError(
             f"num_validation_cases is {count}, but there are {len(units)} training cases: leave some to train."
         )
-    train, held_out = _divide(cases, groups, {units[(2 * i + 1) * len(units) // (2 * count)] for i in range(count)})
+    train, held_out = divide(cases, groups, {units[(2 * i + 1) * len(units) // (2 * count)] for i in range(count)})
     return train, sorted(held_out)
-
-
-def k_fold(
-    cases: list[str], num_folds: int, fold: int, groups: Mapping[str, str] | None = None
-) -> tuple[list[str], list[str]]:
-    """Cases to train on and those of one fold, by a fixed permutation; the folds' sizes differ by one at most.
-
-    With `groups`, as in [`hold_out`], patients are divided.
-    """
-    units = _units(cases, groups)
-    if not 2 <= num_folds <= len(units) or not 0 <= fold < num_folds:
-        raise ValueError(
-            f"num_folds is {num_folds}, fold {fold} of {len(units)} cases: expected 2 to {len(units)} folds, and one "
-            "of them counted from 0."
-        )
-    order = np.random.default_rng(0).permutation(len(units))
-    return _divide(cases, groups, {units[index] for index in order[fold::num_folds]})
-
-
-def _units(cases: Sequence[str], groups: Mapping[str, str] | None) -> list[str]:
-    """What is divided, in the order of the cases: the groups, and the cases without one."""
-    return list(dict.fromkeys((groups or {}).get(case, case) for case in cases))
-
-
-def _divide(cases: Sequence[str], groups: Mapping[str, str] | None, held_out: set[str]) -> tuple[list[str], list[str]]:
-    chosen = [(groups or {}).get(case, case) in held_out for case in cases]
-    parts = [[case for case, out in zip(cases, chosen, strict=True) if out == part] for part in (False, True)]
-    return parts[0], parts[1]

@@ -22,7 +22,7 @@ __all__ += ["split_card", "write_card"]
 
 PRIVATE_SETTINGS = frozenset(
     {"data_dir", "dataset_name", "cache_dir", "output_dir", "model_name_or_path", "resume_from_checkpoint", "hub_token"}
-    | {"cases"}  # the names of files are often those of patients
+    | {"splits", "cases"}  # the names of files are often those of patients
 )
 """Settings with paths of the user's machine, names of patients or secrets, which are never published as they are."""
 
@@ -40,7 +40,7 @@ LICENSES = ("license", "base_license", "data_license")
 _NOT_ON_CARD = frozenset(
     {"deviations", "push_to_hub", "push_every", "with_handler", "report_to", "checkpoints_total_limit", "save_best"}
     | {"checkpointing_steps", "dataloader_num_workers", "eval_steps", "watched_slices", "max_skipped_steps"}
-    | {*LICENSES}
+    | {"metrics", "nsd_tolerance_mm", "lesion_min_iou", *LICENSES}
 )
 # Metadata that describe the files of the repository, and are renewed with them.
 _RENEWED = frozenset({"base_model", "base_model_relation", "model-index", "widget"})
@@ -240,7 +240,8 @@ def _metadata(context: Mapping[str, Any]) -> ModelCardData:
 
 def _eval_results(metrics: Mapping[str, Any], data: str, dataset: str | None) -> list[EvalResult]:
     """Every score of `metrics.json` that is defined, unrounded."""
-    titles = {"dice": "Dice", "hd95": f"HD95 in {metrics.get('distance_unit', 'voxel')}"}
+    titles = {key: key for key in metrics["mean"]}
+    titles |= {"dice": "Dice", "hd95": f"HD95 in {metrics.get('distance_unit', 'voxel')}"}
     return [
         EvalResult(
             task_type="image-segmentation",

@@ -30,7 +30,7 @@ ADAPTER_DIRECTORY = "adapter"
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # Read if they exist; checkpoints, logs and data of a run are not uploaded.
 _READ = ("config.json", "preprocessor_config.json", "metrics.json", "training_settings.json", "README.md")
-_METRICS = ("protocol", "distance_unit", "split", "mean", "per_class")
+_METRICS = ("protocol", "distance_unit", "split", "nsd_tolerance_mm", "lesion_min_iou", "mean", "intervals")
 _PATH = re.compile(r"~|\.{0,2}/|[A-Za-z]:[\\/]|\\\\|file:")
 OUTDATED = [f"{ADAPTER_DIRECTORY}/*", "model*.safetensors*", "pytorch_model*.bin*", "metrics.json", "metrics.csv"]
 OUTDATED += [
@@ -174,11 +174,12 @@ def _public_settings(settings: dict[str, Any], numbers: dict[str, str], dataset:
 def _write_metrics(target: Path, metrics: dict[str, Any], numbers: dict[str, str]) -> None:
     """Write `metrics.json` and `metrics.csv` with numbered cases, in the order of the numbers."""
     rows = {numbers[case]: scores for case, scores in metrics["per_case"].items()}
-    _write_json(target / "metrics.json", {key: metrics[key] for key in _METRICS if key in metrics} | {"per_case": rows})
+    public = {key: metrics[key] for key in (*_METRICS, "per_class") if key in metrics}
+    _write_json(target / "metrics.json", public | {"per_case": rows})
     writer = csv.writer(table := io.StringIO(), lineterminator="\n")
-    writer.writerow(["case", "label", "dice", "hd95"])
+    writer.writerow(["case", "label", *metrics["mean"]])
     for case, labels in rows.items():
-        writer.writerows([case, label, score.get("dice"), score.get("hd95")] for label, score in labels.items())
+        writer.writerows([case, label, *score.values()] for label, score in labels.items())
     (target / "metrics.csv").write_text(table.getvalue(), encoding="utf-8")
 
 

@@ -1,3 +1,4 @@
+from .ensemble import write_ensemble
 from .postprocessing import keep_largest, remove_islands
 from .segmenter import Segmenter, load_model
 from .slices import predict_slices
@@ -16,4 +17,5 @@ __all__ = [
     "predict_volume",
     "remove_islands",
     "segment_volume",
+    "write_ensemble",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +17,11 @@ from ..model.fingerprint import model_fingerprint
 from ..model.image_processing_samed import SamedImageProcessor
 from ..model.modeling_samed import SamedForSemanticSegmentation
 from ..model.precision import default_device, resolve_dtype
+from .ensemble import ensemble_members
 
 __all__ = ["Segmenter", "load_model"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class Segmenter:
 
     models: tuple[SamedForSemanticSegmentation, ...]  # in evaluation mode, on one device
     processors: tuple[SamedImageProcessor, ...]  # of each model
+    names: tuple[str, ...] = ()  # directory or Hub id of each model that was loaded
 
     @classmethod
     def of(cls, model: SamedForSemanticSegmentation, processor: SamedImageProcessor | None = None) -> Segmenter:
@@ -37,7 +43,7 @@ class Segmenter:
     @classmethod
     def load(
         cls,
-        adapters: Sequence[str],
+        adapters: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         *,
         dtype: str | torch.dtype = "float32",
         base_model_name_or_path: str | None = None,
@@ -45,26 +51,40 @@ class Segmenter:
         """Load adapters or merged models, onto the accelerator if there is one.
 
         Args:
-            adapters: directories or Hub ids.
+            adapters: directories or Hub ids, or one of them; the directory of an ensemble stands for its members. An
+                adapter that is there twice counts once.
             dtype, base_model_name_or_path: see [`load_model`].
 
         Raises:
-            ValueError: one is no SAMed model, or its labels or slices differ from the first one's.
+            ValueError: one is no SAMed model, its labels or slices differ from the first one's, or a file of an
+                ensemble has changed.
         """
         options: dict[str, Any] = {"dtype": dtype, "base_model_name_or_path": base_model_name_or_path}
-        members = [cls.of(load_model(adapter, **options)) for adapter in adapters]
-        first = members[0]
-        for name, member in zip(adapters, members, strict=True):
+        given = [adapters] if isinstance(adapters, str | os.PathLike) else adapters
+        names = [member for adapter in given for member in ensemble_members(str(adapter))]
+        members: dict[str, Segmenter] = {}
+        sources: dict[str, str] = {}  # by the fingerprint
+        for name in names:
+            member = cls.of(load_model(name, **options))
+            source = sources.setdefault(member.fingerprints()[0] if len(names) > 1 else "", name)
+            if source != name or name in members:
+                logger.info("note        %r is the same adapter as %r: it counts once", name, source)
+            else:
+                members[name] = member
+        first, *others = members.items()
+        for name, member in others:
             for what in ("id2label", "regions", "orientation", "axis_order"):
                 own, expected = (
-                    getattr(one if what in ("id2label", "regions") else one.processor, what) for one in (member, first)
+                    getattr(one if what in ("id2label", "regions") else one.processor, what)
+                    for one in (member, first[1])
                 )
                 if own != expected:
                     raise ValueError(
-                        f"{name!r} has the {what} {own}, {adapters[0]!r} {expected}: expected the same in all members "
+                        f"{name!r} has the {what} {own}, {first[0]!r} {expected}: expected the same in all members "
                         "of an ensemble."
                     )
-        return cls(tuple(one.models[0] for one in members), tuple(one.processor for one in members))
+        loaded = members.values()
+        return cls(tuple(one.models[0] for one in loaded), tuple(one.processor for one in loaded), tuple(members))
 
     @property
     def id2label(self) -> dict[int, str]:
@@ -119,7 +139,10 @@ def load_model(
     except (FileNotFoundError, ConnectionError):
         raise
     except OSError as error:
-        advice = describe_access(adapter, error) or "Expected the directory of an adapter or a Hub id USER/NAME."
+        advice = (
+            describe_access(adapter, error)
+            or "Expected the directory of an adapter or of an ensemble (with ensemble.json), or a Hub id USER/NAME."
+        )
         raise FileNotFoundError(
             f"ADAPTER {adapter!r} can't be loaded. {advice} ({str(error).splitlines()[0]})"
         ) from error

@@ -1,6 +1,7 @@
 """Numbers, names, settings and scores as text for people."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 __all__ = [
@@ -13,10 +14,12 @@ __all__ = [
     "format_ml",
     "format_names",
     "format_number",
+    "format_score",
     "format_scores",
     "format_sides",
     "format_value",
     "plural",
+    "score_titles",
 ]
 
 NARROW_SPACE = "\N{NARROW NO-BREAK SPACE}"
@@ -94,14 +97,12 @@ def plural(count: int, noun: str) -> str:
 
 def format_scores(metrics: Mapping[str, Any]) -> str:
     """Format the content of `metrics.json` as a table: each label and the mean; "-" stands for an undefined score."""
-    unit = metrics.get("distance_unit", "voxel")
-    names = {"dice": "DSC", **{key: f"{key.upper()} ({unit})" for key in ("hd95", "hd", "assd")}}
-    columns = {key: names.get(key, key) for key in metrics["mean"]}
+    columns = score_titles(metrics)
     widths = {key: max(12 if key in ("hd95", "hd", "assd") else 6, len(name)) for key, name in columns.items()}
     width = max(len("label"), *(len(name) for name in metrics["per_class"]))
 
     def format_row(name: str, row: Mapping[str, Any]) -> str:
-        cells = {key: "-" if row[key] is None else f"{row[key]:{_format(key)}}" for key in columns}
+        cells = {key: format_score(key, row[key], "-") for key in columns}
         return "  ".join([f"{name:<{width}}", *(f"{cell:>{widths[key]}}" for key, cell in cells.items())])
 
     head = "  ".join([f"{'label':<{width}}", *(f"{name:>{widths[key]}}" for key, name in columns.items()), "cases"])
@@ -112,15 +113,23 @@ def format_scores(metrics: Mapping[str, Any]) -> str:
         lines.append(f"{format_row(name, row)}  {row.get('cases', ''):>5}{note}")
     lines += ["-" * len(head), format_row("mean", metrics["mean"])]
     if intervals := metrics.get("intervals"):
-        found = {
-            columns[key]: pair and [f"{end:{_format(key)}}" for end in pair] for key, pair in intervals["mean"].items()
-        }
-        shown = ", ".join(f"{name} {' to '.join(pair)}" for name, pair in found.items() if pair)
+        found = {key: map(partial(format_score, key), pair) for key, pair in intervals["mean"].items() if pair}
+        shown = ", ".join(f"{columns[key]} {' to '.join(ends)}" for key, ends in found.items())
         lines.append(f"{intervals['level']:.0%} intervals of the mean over cases: {shown or 'undefined'}")
     lines.append(f"protocol {metrics['protocol']}, {len(metrics['per_case'])} cases; DSC from 0 to 1")
     return "\n".join(lines)
 
 
-def _format(key: str) -> str:
-    """The digits of a score: two for distances, volumes and counts, four for shares."""
-    return ".2f" if key in ("hd95", "hd", "assd") or key.endswith(("_ml", "_tp", "_fp", "_fn")) else ".4f"
+def score_titles(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Titles of the scores in `metrics.json`, distances with their unit."""
+    unit = metrics.get("distance_unit", "voxel")
+    names = {"dice": "DSC", **{key: f"{key.upper()} ({unit})" for key in ("hd95", "hd", "assd")}}
+    return {key: names.get(key, key) for key in metrics["mean"]}
+
+
+def format_score(key: str, value: float | None, undefined: str = "–") -> str:
+    """Format a score: two digits for distances, volumes and counts, four for shares."""
+    if value is None:
+        return undefined
+    is_coarse = key in ("hd95", "hd", "assd") or key.endswith(("_ml", "_tp", "_fp", "_fn"))
+    return f"{value:.2f}" if is_coarse else f"{value:.4f}"

@@ -16,10 +16,11 @@ from ..model.image_processing_samed import SamedImageProcessor
 from ..model.modeling_samed import SamedForSemanticSegmentation
 from ..utils.atomic import write_text
 from ..utils.pipelining import Outcome, read_process_write
+from .intervals import score_intervals
 from .measures import Measures, Score
 from .metrics import score_case, summarize
 
-__all__ = ["CaseResult", "evaluate_cases", "score_cases", "summarize_results", "write_metrics"]
+__all__ = ["CaseResult", "describe_results", "evaluate_cases", "score_cases", "summarize_results", "write_metrics"]
 
 
 Item = TypeVar("Item")
@@ -98,6 +99,14 @@ def summarize_results(
         if metric in measures.metrics:
             found[parameter] = getattr(measures, parameter)
     return found
+
+
+def describe_results(
+    results: Mapping[str, CaseResult], protocol: str, *, split: str, measures: Measures
+) -> dict[str, Any]:
+    """Return the content of `metrics.json`: [`summarize_results`] with the split and the intervals."""
+    metrics = summarize_results(results, protocol, measures) | {"split": split}
+    return metrics | {"intervals": score_intervals(metrics)}
 
 
 def evaluate_cases(

@@ -7,24 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .arguments import METRICS
 from .hausdorff import hd95
 from .overlap import Counts, match_lesions
-from .surfaces import surface_dice, surface_distances
+from .surfaces import require_areas, surface_dice, surface_distances
 
 __all__ = ["METRICS", "Measures", "Score", "undefined_score"]
 
 Score = dict[str, float | None]
 """Scores of one class in one case by their names; `None` where the protocol leaves one undefined."""
-
-METRICS: dict[str, tuple[str, ...]] = {
-    **{
-        name: (name,)
-        for name in ("dice", "hd95", "iou", "sensitivity", "precision", "specificity", "hd", "assd", "nsd")
-    },
-    "volume": ("volume_ml", "label_volume_ml", "volume_error_ml", "relative_volume_error"),
-    "lesions": ("lesion_tp", "lesion_fp", "lesion_fn", "lesion_f1"),
-}
-"""The names of the scores of each metric."""
 
 _COUNTED = ("dice", "iou", "sensitivity", "precision", "specificity")
 _SAMED = ("dice", "hd95")
@@ -45,14 +36,17 @@ class Measures:
     nsd_tolerance_mm: float | Mapping[str, float] = 2.0
     lesion_min_iou: float | None = None
 
-    def check(self, protocol: str, names: Sequence[str]) -> None:
-        """Raise a `ValueError` for what is unknown, doesn't suit the protocol or is out of range."""
+    def check(self, protocol: str, names: Sequence[str] | None = None) -> None:
+        """Raise a `ValueError` for what is unknown, doesn't suit the protocol, is out of range or has no effect.
+
+        `names` are those of the classes, once they are known. Without MONAI, "nsd" is an `ImportError`.
+        """
         allowed = _SAMED if protocol == "samed" else tuple(METRICS)
         if not self.metrics or (unknown := [name for name in self.metrics if name not in allowed]):
             found = ", ".join(map(repr, unknown)) if self.metrics else "empty"
             raise ValueError(f"metrics has {found}: expected some of {', '.join(allowed)} under protocol {protocol!r}.")
         tolerances = self.nsd_tolerance_mm
-        if isinstance(tolerances, Mapping) and "nsd" in self.metrics and set(tolerances) != set(names):
+        if isinstance(tolerances, Mapping) and names is not None and set(tolerances) != set(names):
             odd = ", ".join(sorted(set(tolerances) ^ set(names)))
             raise ValueError(f"nsd_tolerance_mm differs from the labels in {odd}: expected one tolerance for each.")
         values = tolerances.values() if isinstance(tolerances, Mapping) else [tolerances]
@@ -60,6 +54,12 @@ class Measures:
             raise ValueError(f"nsd_tolerance_mm is {tolerances}: expected at least 0 mm.")
         if self.lesion_min_iou is not None and not 0 < self.lesion_min_iou <= 1:
             raise ValueError(f"lesion_min_iou is {self.lesion_min_iou}: expected above 0 and at most 1.")
+        for metric, name in (("nsd", "nsd_tolerance_mm"), ("lesions", "lesion_min_iou")):
+            value = getattr(self, name)
+            if metric not in self.metrics and value != getattr(_DEFAULT, name):
+                raise ValueError(f"{name} is {value}, but metrics has no {metric!r}: add it, or leave {name} out.")
+        if "nsd" in self.metrics:
+            require_areas()
 
     @property
     def keys(self) -> list[str]:
@@ -109,6 +109,9 @@ class Measures:
             tolerance = tolerance[name] if isinstance(tolerance, Mapping) else tolerance
             found["nsd"] = surface_dice(prediction, label, tolerance, spacing or (1.0,) * label.ndim)
         return found
+
+
+_DEFAULT = Measures()
 
 
 def undefined_score(keys: Sequence[str]) -> Score:

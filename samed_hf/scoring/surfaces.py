@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy.spatial import KDTree
 
 from .hausdorff import mask_surface, step_lengths
 
-__all__ = ["SurfaceDistances", "surface_dice", "surface_distances"]
+__all__ = ["SurfaceDistances", "require_areas", "surface_dice", "surface_distances"]
 
 _SPARSE = 4  # voxels of the box per surface voxel from which on trees are faster than a distance transform
 
@@ -56,13 +57,9 @@ def surface_dice(prediction: np.ndarray, label: np.ndarray, tolerance: float, sp
     Raises:
         ImportError: MONAI, which has the table of areas, is not installed.
     """
-    try:
-        from monai.metrics.utils import ENCODING_KERNEL, get_code_to_measure_table
-    except ImportError as error:
-        raise ImportError(
-            "Surface Dice takes the areas of surface elements from MONAI, which is not installed: "
-            "pip install 'samed_hf[metrics]'."
-        ) from error
+    require_areas()
+    from monai.metrics.utils import ENCODING_KERNEL, get_code_to_measure_table
+
     kernel = np.array(ENCODING_KERNEL[label.ndim])
     areas = get_code_to_measure_table(tuple(spacing))[0].numpy().astype(np.float64)
     scale = np.asarray(spacing, dtype=np.float64)
@@ -75,6 +72,12 @@ def surface_dice(prediction: np.ndarray, label: np.ndarray, tolerance: float, sp
         if borders[other].any():
             near += weights[_distances(borders[own], borders[other], scale) <= tolerance].sum()
     return float(near / total)
+
+
+def require_areas() -> None:
+    """Raise an `ImportError` without MONAI, whose table of areas surface Dice uses."""
+    if find_spec("monai") is None:
+        raise ImportError("nsd takes the areas of surface elements from MONAI: pip install 'samed_hf[metrics]'.")
 
 
 def _neighbour_codes(mask: np.ndarray, kernel: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.arguments import DataArguments
+from ..scoring.arguments import ScoringArguments
 from ..utils.settings import setting
 from ..utils.source import package_source
 from .presets import PRESETS
@@ -17,10 +18,11 @@ __all__ = ["ResolvedTrainingArguments", "SamedTrainingArguments"]
 
 
 @dataclass
-class SamedTrainingArguments(DataArguments):
+class SamedTrainingArguments(ScoringArguments, DataArguments):
     """Settings of a SAMed training run; with a pretrained SAM, the defaults are the paper's.
 
-    [`DataArguments`] has the settings of the data, and [`setting`] explains the metadata of the fields.
+    [`DataArguments`] has the settings of the data, [`ScoringArguments`] those of the final scores, and [`setting`]
+    explains the metadata of the fields.
 
     Raises:
         ValueError: values out of range; all of them are named.
@@ -81,8 +83,10 @@ class SamedTrainingArguments(DataArguments):
         None, "Optimizer steps between checkpoints; 0: none [one epoch].", minimum=0, on_card=False
     )
     checkpoints_total_limit: int | None = setting(2, "Checkpoints to keep.", minimum=1, on_card=False)
-    num_validation_cases: int | None = setting(
-        None, "Training cases to hold out, unless the data set has some for validation [a tenth].", minimum=0
+    num_validation_cases: int | str | None = setting(
+        None,
+        "Number of validation cases: held out if the data set and the folds have none [a tenth]; of those that they "
+        "have, scored during the training [all].",
     )
     eval_steps: int | None = setting(None, "Steps between validations [a quarter of all].", minimum=1, on_card=False)
     early_stopping_patience: int | None = setting(
@@ -114,6 +118,8 @@ class SamedTrainingArguments(DataArguments):
 
     def __post_init__(self) -> None:
         """Check the values."""
+        if str(self.num_validation_cases).isdecimal():
+            self.num_validation_cases = int(str(self.num_validation_cases))
         super().__post_init__()
         self.asks_for_epochs = self.num_train_epochs is not None
         # Other keys of the settings file: "run", "cases", "num_processes" and "deviations".
@@ -122,10 +128,17 @@ class SamedTrainingArguments(DataArguments):
     def find_problems(self) -> list[str]:
         """Return one phrase for each bad value."""
         problems, output = super().find_problems(), Path(self.output_dir)
+        count = self.num_validation_cases
+        if count not in (None, "all") and (isinstance(count, str) or count < 0):
+            problems.append(f"num_validation_cases is {count!r}: expected a number of cases, at least 0, or all")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             problems.append(f"ema_decay is {self.ema_decay}: expected a number between 0 and 1, e.g. 0.999")
         if self.image_size is not None and (self.image_size <= 0 or self.image_size % 16):
             problems.append(f"image_size is {self.image_size}: expected a positive multiple of 16, e.g. 256 or 512")
+        try:
+            self.measures.check(self.scored_protocol)
+        except ValueError as error:
+            problems.append(str(error).rstrip("."))
         if output.is_file():
             problems.append(f"output_dir {self.output_dir!r} is a file: expected a directory")
         if self.push_every is not None and not self.push_to_hub:
@@ -135,6 +148,11 @@ class SamedTrainingArguments(DataArguments):
         if self.model_name_or_path and Path(self.model_name_or_path).resolve() == output.resolve():
             problems.append(f"output_dir {self.output_dir!r} is the base model's directory: expected another")
         return problems
+
+    @property
+    def scored_protocol(self) -> str:
+        """The protocol of the final scores."""
+        return self.protocol or PRESETS.get(self.preset or "", {}).get("protocol", "strict")
 
     @property
     def uses_random_sam(self) -> bool:
@@ -181,7 +199,9 @@ class SamedTrainingArguments(DataArguments):
                     f"preset's {preset['effective_batch_size']} slices equally: give --per_device_train_batch_size."
                 )
             self.per_device_train_batch_size = share
-        self._fill(**{key: value for key, value in preset.items() if hasattr(self, key)})
+        # Its number of validation cases is of those to hold out; those that there are choose the best adapter.
+        filled = {key: value for key, value in preset.items() if key != "num_validation_cases"}
+        self._fill(**{key: value for key, value in filled.items() if hasattr(self, key)})
 
     def deviations(self, num_processes: int, **settings: Any) -> list[str]:
         """Return the differences from the preset, e.g. "rank 8 instead of 4"; `settings` are those without a flag."""
@@ -191,6 +211,8 @@ class SamedTrainingArguments(DataArguments):
         run = self.to_dict() | {"effective_batch_size": batch} | settings
         if Path(str(self.model_name_or_path)).exists():
             run["model_name_or_path"] = "a local directory"  # paths are private, and the model card lists deviations
+        if self.num_validation_cases is None:
+            run["num_validation_cases"] = PRESETS[self.preset]["num_validation_cases"]
         return [
             f"{name} {'none' if run[name] is None else run[name]} instead of {'none' if value is None else value}"
             for name, value in PRESETS[self.preset].items()

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from ..data import CaseDataset, CaseStore, divide_cases, prepare_phantom, read_data
+from ..data.splits import choose_subset
 from ..model import SamedImageProcessor
 from ..utils.console import ProgressBar
 from .arguments import SamedTrainingArguments
@@ -25,12 +26,14 @@ def read_training_data(args: SamedTrainingArguments) -> CaseDataset:
         if not (directory / "lists_Synapse" / "train.txt").is_file():
             prepare_phantom(directory)
     data = read_data(**options)
-    if args.fold is not None and args.num_folds is None and not data.declares_folds:
-        raise ValueError(f"fold is {args.fold}, but {data.root} declares no folds: give --num_folds too.")
-    num_validation = args.num_validation_cases
-    if num_validation is None and args.preset is not None:  # the presets hold out no case
+    num_validation = args.num_validation_cases if isinstance(args.num_validation_cases, int) else None
+    declared = data.validation or args.num_folds or args.splits
+    if num_validation is None and args.preset is not None and not declared:  # the presets hold out no case
         num_validation = PRESETS[args.preset]["num_validation_cases"]
-    divide_cases(data, num_validation=num_validation, num_folds=args.num_folds, fold=args.fold)
+    args.measures.check(args.scored_protocol, list(data.regions or list(data.id2label.values())[1:]))
+    divide_cases(data, num_validation=num_validation, num_folds=args.num_folds, fold=args.fold, splits=args.splits)
+    if args.num_train_cases or args.train_fraction:
+        choose_subset(data, args.num_train_cases or max(1, round((args.train_fraction or 1) * len(data.train))))
     if data.is_2d and (args.preprocessing or args.intensity_window):
         data.notes.append("8-bit images are not rescaled; preprocessing and intensity_window apply to deeper ones")
     return data

@@ -141,8 +141,7 @@ def _validate(
 ) -> dict[str, Any] | None:
     """Return the scores to add to the step's log row, none if no validation is due; `None` if interrupted."""
     run, step, args = state.run, state.step, state.run.args
-    every = args.eval_steps or max(1, run.plan.steps // 4)
-    if not run.data.validation or (step % every and step != run.plan.steps):
+    if not run.data.selection or (step % run.plan.eval_steps and step != run.plan.steps):
         return {}
     if interruption.requested:
         return None
@@ -160,15 +159,16 @@ def _validate(
 
 def _save_best(state: TrainingState) -> None:
     """Save the current adapter in `best`."""
-    run, best = state.run, state.run.output_dir / _BEST
+    run, best, data = state.run, state.run.output_dir / _BEST, state.run.data
     weights = adapter_weights(run.model)
     if not run.accelerator.is_main_process:
         return
     with atomic_directory(best) as directory:
         run.model.save_pretrained(directory, image_processor=run.processor, state_dict=weights)
-        about = {"step": state.best.step, "validation_dice": state.best.score}
+        about = {"step": state.best.step, "validation_dice": state.best.score, "cases": len(data.selection)}
         write_text(directory / "validation.json", json.dumps(about, indent=2) + "\n")
-    logger.info(f"best        validation Dice {state.best.score:.4f} at step {state.best.step}: {best}")
+    seen = f"{len(data.selection)} of {len(data.validation)} cases"
+    logger.info(f"best        validation Dice {state.best.score:.4f} of {seen} at step {state.best.step}: {best}")
 
 
 def _push(state: TrainingState, on_push: OnPush) -> None:

@@ -25,6 +25,7 @@ class TrainingPlan:
     steps: int
     horizon: int  # steps over which the learning rate falls to zero after the warmup
     warmup: int  # steps over which the learning rate rises
+    eval_steps: int  # steps between validations
 
     @classmethod
     def of(cls, args: ResolvedTrainingArguments, num_slices: int, num_processes: int) -> TrainingPlan:
@@ -38,7 +39,8 @@ class TrainingPlan:
             # The rate decays over max_train_steps, unless num_train_epochs is given.
             horizon = max(steps, horizon) if args.asks_for_epochs else steps
         warmup = args.lr_warmup_steps if args.lr_warmup_steps is not None else min(250, max(1, steps // 40))
-        return cls(batches, args.gradient_accumulation_steps, steps, horizon, warmup)
+        eval_steps = args.eval_steps or max(1, steps // 4)
+        return cls(batches, args.gradient_accumulation_steps, steps, horizon, warmup, eval_steps)
 
 
 def describe_run(
@@ -66,6 +68,9 @@ def describe_run(
         f"run         {plan.steps} steps of {batch} slices at {args.image_size} pixels on "
         f"{accelerator.device}, learning rate {args.learning_rate} after {plan.warmup} steps of warmup",
     ]
+    validations = f"at each of {math.ceil(plan.steps / plan.eval_steps)} validations"
+    seen = f"{len(data.selection)} of {len(data.validation)} validation cases {validations}"
+    lines.append(f"validates   {seen if data.selection else 'no case: there is no best adapter and no early stopping'}")
     if args.preset is not None:
         settings = {name: getattr(args, name, None) for name in PRESETS[args.preset]}
         used = ", ".join(f"{name} {value}" for name, value in settings.items() if value is not None)

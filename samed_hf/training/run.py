@@ -14,7 +14,7 @@ from ..hub import push_adapter, write_card
 from ..reporting.charts import draw_curve
 from ..reporting.formatting import format_scores
 from ..reporting.overlays import draw_overlay, write_examples
-from ..scoring import CaseResult, score_cases, summarize_results, write_metrics
+from ..scoring import CaseResult, describe_results, score_cases, write_metrics
 from ..transforms import rows_point_up
 from ..utils.pipelining import Outcome
 from ..utils.text import one_line
@@ -35,8 +35,20 @@ _PRINTED = (
 )
 
 
-def run_training(args: SamedTrainingArguments) -> dict[str, Any] | None:
+def run_training(
+    args: SamedTrainingArguments,
+    *,
+    split: str | None = None,
+    images: Path | None = None,
+    keep_processes: bool = False,
+) -> dict[str, Any] | None:
     """Train, then score the adapter and write images, model card and report to `args.output_dir`.
+
+    Args:
+        args: the settings.
+        split: whose cases are scored, "validation" or "test"; by default those of "test" if there are some.
+        images: directory for an image of each scored case, `CASE.png`.
+        keep_processes: leave the process group open for another run.
 
     Returns:
         The metrics, on every process; `None` if there is no case to score.
@@ -45,10 +57,10 @@ def run_training(args: SamedTrainingArguments) -> dict[str, Any] | None:
     run = train(args, on_push=_push_during_training if args.push_every else None)
     logger.info(f"trained     {run.log[-1]['step'] if run.log else 0} steps in {run.seconds:.0f} s")
     first: list[tuple[Case, np.ndarray]] = []
-    metrics = _evaluate(run, first)
+    metrics = _evaluate(run, first, split, images)
     if run.accelerator.is_main_process:
         _write_report(run, metrics, first)
-    end_distributed(run.accelerator)
+    end_distributed(run.accelerator, keep_processes)
     if args.push_to_hub and run.accelerator.is_main_process:
         _push(run, run.output_dir, "Upload adapter")
     return metrics
@@ -81,9 +93,11 @@ def _push_during_training(run: TrainingRun, directory: Path) -> None:
         logger.warning(f"the adapter couldn't be pushed ({reason}). The training continues.")
 
 
-def _evaluate(run: TrainingRun, first: list[tuple[Case, np.ndarray]]) -> dict[str, Any] | None:
-    """Score the test or validation cases, divided over the processes; the first one is added to `first`."""
-    split, names = run.data.evaluation_split
+def _evaluate(
+    run: TrainingRun, first: list[tuple[Case, np.ndarray]], split: str | None, images: Path | None
+) -> dict[str, Any] | None:
+    """Score the cases of a split, divided over the processes; the first one is added to `first`."""
+    split, names = (split, getattr(run.data, split)) if split else run.data.evaluation_split
     if not names:
         logger.info("scores      none: the data has no case for test or validation")
         return None
@@ -92,6 +106,9 @@ def _evaluate(run: TrainingRun, first: list[tuple[Case, np.ndarray]]) -> dict[st
     def keep_first(case: Case, prediction: np.ndarray) -> None:
         if not first:
             first.append((case, prediction))
+        if images is not None:
+            images.mkdir(parents=True, exist_ok=True)
+            _draw(run, images / f"{case.name}.png", case, prediction, case.name)
 
     def done(name: str, outcome: Outcome) -> None:
         if outcome.error is not None:
@@ -100,9 +117,16 @@ def _evaluate(run: TrainingRun, first: list[tuple[Case, np.ndarray]]) -> dict[st
 
     mine = names[run.accelerator.process_index :: run.accelerator.num_processes]
     options: dict[str, Any] = {"protocol": run.args.protocol, "ignore_index": run.data.ignore_index}
+    options["measures"] = run.args.measures
     score_cases(run.model, mine, run.store.case, run.processor, predicted=keep_first, done=done, **options)
     gathered = dict(gather_object(list(results.items())))
-    return summarize_results({name: gathered[name] for name in names}, run.args.protocol) | {"split": split}
+    ordered = {name: gathered[name] for name in names}
+    return describe_results(ordered, run.args.protocol, split=split, measures=run.args.measures)
+
+
+def _draw(run: TrainingRun, path: Path, case: Case, prediction: np.ndarray, title: str) -> None:
+    options: dict[str, Any] = {"title": title, "spacing": case.spacing, "rows_run_up": rows_point_up(run.processor)}
+    draw_overlay(path, case.image, case.label, prediction, run.model.config.id2label, **options)
 
 
 def _write_report(run: TrainingRun, metrics: dict[str, Any] | None, first: list[tuple[Case, np.ndarray]]) -> None:
@@ -113,16 +137,8 @@ def _write_report(run: TrainingRun, metrics: dict[str, Any] | None, first: list[
     if metrics is not None:
         write_metrics(directory, metrics)
         case, prediction = first[0]
-        draw_overlay(
-            directory / "overlay.png",
-            case.image,
-            case.label,
-            prediction,
-            run.model.config.id2label,
-            title="a case that was not trained on",  # the name is often a patient's
-            spacing=case.spacing,
-            rows_run_up=rows_point_up(run.processor),
-        )
+        # The name is often a patient's.
+        _draw(run, directory / "overlay.png", case, prediction, "a case that was not trained on")
         write_examples(directory / "examples", case.name, case.image, case.label)
         logger.info(f"\n{format_scores(metrics)}\n")
     write_card(directory, name=run.args.hub_model_id, source=run.args.hub_source)

@@ -60,7 +60,8 @@ def make_parser(**options: Any) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(**options)
     kinds = get_type_hints(SamedTrainingArguments)
     for item in fields(SamedTrainingArguments):
-        kind = next(one for one in (*get_args(kinds[item.name]), kinds[item.name]) if one is not type(None))
+        options_of = [one for one in (*get_args(kinds[item.name]), kinds[item.name]) if one is not type(None)]
+        kind = str if {int, str} <= {*options_of} else options_of[0]  # a number or a word
         help = item.metadata["help"].replace("%", "%%")
         shown = item.metadata["filled"] if item.default is None else item.default
         if shown is not None and shown is not False:  # a derived default is in the text already

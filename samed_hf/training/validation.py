@@ -21,9 +21,7 @@ from .distributed.interruption import Interruption
 from .monitoring.checks import CaseLabels, labels_in
 from .setup import TrainingRun
 
-__all__ = ["Validation", "scored_labels", "validate", "validation_cases"]
-
-_MAX_CASES = 12
+__all__ = ["Validation", "scored_labels", "validate"]
 
 
 class Validation(NamedTuple):
@@ -41,19 +39,12 @@ class _Scored(NamedTuple):
     prediction: np.ndarray | None
 
 
-def validation_cases(run: TrainingRun) -> list[str]:
-    """Return the cases scored during a training: at most twelve, evenly spaced among the validation cases."""
-    cases = run.data.validation
-    count = min(len(cases), _MAX_CASES)
-    return [cases[index * len(cases) // count] for index in range(count)]
-
-
 def validate(run: TrainingRun, interruption: Interruption, drawn: Collection[str] = ()) -> Validation | None:
-    """Score [`validation_cases`], and return the predictions of `drawn` cases; every process must call.
+    """Score the data's `selection`, and return the predictions of `drawn` cases; every process must call.
 
     Returns `None` if a signal to any process interrupts it. The model is in training mode at the end.
     """
-    accelerator, names = run.accelerator, validation_cases(run)
+    accelerator, names = run.accelerator, run.data.selection
     mine: list[tuple[str, _Scored]] = []
     run.model.eval()
     model = _unsharded_model(run)

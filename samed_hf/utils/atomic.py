@@ -68,15 +68,25 @@ def temporary_directory(parent: str | os.PathLike[str], prefix: str = "") -> Ite
 
 
 @contextmanager
-def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary directory, which replaces `path` if the block succeeds; parents of `path` are created."""
+def atomic_directory(path: str | os.PathLike[str], *, replace: bool = True) -> Iterator[Path]:
+    """Yield a temporary directory, which becomes `path` if the block succeeds; parents of `path` are created.
+
+    Without `replace`, a `path` that another process has made meanwhile is kept.
+    """
     path = Path(path).resolve()  # the target of "." or of a link
     path.parent.mkdir(parents=True, exist_ok=True)
     with temporary_directory(path.parent) as temporary:
         content = temporary / "content"
         content.mkdir()
         yield content
-        replace_directory(content, path)
+        if replace:
+            replace_directory(content, path)
+            return
+        try:
+            content.rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-__all__ = ["join_or", "name_some", "one_line", "printable"]
+__all__ = ["comma_separated", "join_or", "name_some", "one_line", "parse_sizes", "printable"]
 
 
 def printable(text: str | Path) -> str:
@@ -27,3 +27,27 @@ def name_some(names: Iterable[object], limit: int = 3) -> str:
     """Join names by commas; those after the first `limit` are counted."""
     listed = [str(name) for name in names]
     return ", ".join(listed[:limit]) + (f" and {len(listed) - limit} more" if len(listed) > limit else "")
+
+
+def comma_separated(text: str) -> tuple[str, ...]:
+    """Names separated by commas."""
+    return tuple(name.strip() for name in text.split(","))
+
+
+def parse_sizes(text: str | None, flag: str, unit: str) -> dict[str, float]:
+    """Parse `0.5`, for "all" labels, or `liver=1,spleen=0.5`."""
+    found: dict[str, float] = {}
+    for part in [] if text is None else text.split(","):
+        name, equals, number = part.rpartition("=")
+        name = name.strip() if equals else "all"
+        try:
+            size = float(number)
+        except ValueError:
+            name = ""
+        if not name or name in found:
+            raise ValueError(
+                f"{flag} is {text!r}: expected a size in {unit} for all labels, e.g. 0.5, or one for each label, e.g. "
+                "liver=1,spleen=0.5."
+            )
+        found[name] = size
+    return found

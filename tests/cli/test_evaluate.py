@@ -165,7 +165,7 @@ def test_metrics_are_chosen(tiny_adapter, data, tmp_path, capsys):
         (["--metrics", "dice,kappa"], "kappa"),
         (["--metrics", "nsd", "--protocol", "samed"], "nsd"),
         (["--metrics", "nsd", "--nsd_tolerance_mm", "disc=1"], "bar"),
-        (["--nsd_tolerance_mm", "wide"], "--nsd_tolerance_mm"),
+        (["--nsd_tolerance_mm", "wide"], "nsd_tolerance_mm"),
     ],
 )
 def test_metrics_that_dont_exist(tiny_adapter, data, tmp_path, capsys, flags, named):

@@ -193,7 +193,7 @@ def test_folds_cover_every_case_once_and_are_divided_by_case(tmp_path):
         held_out += data.validation
     assert sorted(held_out) == list(SCANS)
     for folds, fold in ((7, 0), (1, 0), (3, 3)):
-        with pytest.raises(ValueError, match="expected 2 to 6 folds"):
+        with pytest.raises(ValueError, match=r"expected (2 to 6 folds|one of them)"):
             divide_cases(read_data(root), num_folds=folds, fold=fold)
 
 

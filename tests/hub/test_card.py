@@ -115,7 +115,7 @@ def test_it_says_what_the_adapter_is(card):
 
 def test_the_scores_are_those_of_the_run(card):
     page = card()
-    assert "Protocol `strict`, 2 cases; HD95 in mm." in page.text
+    assert "Protocol `strict`, 2 cases; distances in mm." in page.text
     assert [
         ["label", "DSC", "HD95"],
         ["---", "---", "---"],
@@ -208,7 +208,7 @@ def test_means_that_are_not_defined(card):
     metrics = METRICS | {"mean": {"dice": None, "hd95": None}, "distance_unit": "voxel"}
     text = card(metrics=metrics).text
     assert "| **mean** | – | – |" in text
-    assert "HD95 in voxel." in text
+    assert "distances in voxel." in text
 
 
 def test_an_adapter_that_was_not_scored(card):

@@ -297,7 +297,7 @@ def test_flags_reach_the_model(tiny_adapter, scans, tmp_path, monkeypatch):
     monkeypatch.setattr(prediction, "segment_volume", keep)
     flags = ["--tta", "--batch_size", "3", "--ensemble", tiny_adapter, tiny_adapter, "--no_preview", "--no_report"]
     assert run(tiny_adapter, scans / "b.nii", "--output", tmp_path / "out", *flags) == 0
-    assert (seen["tta"], seen["batch_size"], seen["models"], seen["probabilities"]) == (True, 3, 3, None)
+    assert (seen["tta"], seen["batch_size"], seen["models"], seen["probabilities"]) == (True, 3, 1, None)
 
 
 def test_bfloat16_is_used_and_recorded(tiny_adapter, scans, tmp_path):

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from samed_hf.model.lora import VARIANTS
+from samed_hf.scoring.measures import Measures
 from samed_hf.training.arguments import SamedTrainingArguments
 from samed_hf.training.presets import PRESETS
 from samed_hf.training.settings_file import make_parser
@@ -20,7 +21,7 @@ def test_the_variants_are_those_of_lora():
 def test_paths_names_of_data_and_the_token_are_private():
     assert set(field_names(SamedTrainingArguments, "private")) == {
         *("data_dir", "dataset_name", "cache_dir", "output_dir", "model_name_or_path", "resume_from_checkpoint"),
-        "hub_token",
+        *("hub_token", "splits"),
     }
     assert not set(field_names(SamedTrainingArguments, "private")) & set(field_names(SamedTrainingArguments, "on_card"))
 
@@ -69,3 +70,24 @@ def test_the_help_imports_nothing_heavy():
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "--learning_rate" in result.stdout
     assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_scores_are_those_of_evaluate():
+    args = SamedTrainingArguments(metrics="dice, nsd,lesions", nsd_tolerance_mm="disc=1,bar=2.5", lesion_min_iou=0.5)
+    assert args.measures == Measures(("dice", "nsd", "lesions"), {"disc": 1.0, "bar": 2.5}, 0.5)
+    assert SamedTrainingArguments().measures == Measures()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"metrics": "dice,kappa"}, "'kappa'"),
+        ({"metrics": "dice,iou", "preset": "samed"}, "'iou'"),
+        ({"metrics": "nsd", "nsd_tolerance_mm": "near"}, "near"),
+        ({"nsd_tolerance_mm": "3"}, "nsd_tolerance_mm is 3.0"),
+        ({"lesion_min_iou": 0.5}, "lesion_min_iou is 0.5"),
+    ],
+)
+def test_scores_that_cannot_be_computed_are_refused(changes, named):
+    with pytest.raises(ValueError, match=named):
+        SamedTrainingArguments(**changes)

@@ -203,7 +203,9 @@ def test_the_papers_plan():
     args = args.fill_defaults()
     assert (args.image_size, args.rank, args.per_device_train_batch_size) == (512, 4, 12)
     plan = TrainingPlan.of(args, num_slices=2211, num_processes=2)
-    assert plan == TrainingPlan(batches_per_epoch=93, accumulation=1, steps=160 * 93, horizon=200 * 93, warmup=250)
+    assert plan == TrainingPlan(
+        batches_per_epoch=93, accumulation=1, steps=160 * 93, horizon=200 * 93, warmup=250, eval_steps=40 * 93
+    )
 
 
 def test_the_rate_decays_over_max_train_steps_unless_epochs_are_given():

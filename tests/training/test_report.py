@@ -71,7 +71,8 @@ def make_run(tmp_path):
         settings = {"model_name_or_path": "facebook/sam-vit-base", "data_dir": NASTY, "max_grad_norm": 0.5}
         args = SamedTrainingArguments(**(settings | changes), hub_token="hf_secret", output_dir=str(folder))
         data = SimpleNamespace(root=NASTY, layout="nnU-Net", notes=[f"a note on {NASTY}"])
-        data.train, data.validation, data.test = [f"case{i}" for i in range(30)], [NASTY], ["t1", "t2"]
+        data.train, data.validation, data.test = [f"case{i}" for i in range(30)], [NASTY, "b"], ["t1", "t2"]
+        data.selection = [NASTY]
         return SimpleNamespace(
             args=args,
             log=rows,
@@ -160,7 +161,7 @@ def test_facts_come_first(make_run):
     assert facts["steps"] == "40 of 40"
     assert facts["epochs"] == "4.0"
     assert facts["of training"] == "2 h 3 min"
-    assert facts["best validation Dice, step 20"] == "0.7500"
+    assert facts["Dice, best of 3 validations, 1 of 2 cases, step 20"] == "0.7500"
     assert facts["Dice on the test cases"] == "0.8125"
     assert facts["step skipped"] == "1"
     assert facts["slices a second"] == "10.5"
@@ -170,7 +171,7 @@ def test_facts_come_first(make_run):
 def test_scores_validations_and_skipped_steps_are_tables(make_run):
     sections = Page(write(make_run(rows_of(40, {20: 0.75, 40: 0.5}, skipped=(7, 9))))).sections
     assert sections["scores"][1:17] == [
-        *("label", "Dice", "HD95, mm", "cases"),
+        *("label", "DSC", "HD95 (mm)", "cases"),
         *(NASTY, "0.9000", "11.50", "2"),
         *("$x^2", "0.7250", "–", "1"),
         *("mean", "0.8125", "11.50"),

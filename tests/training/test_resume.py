@@ -815,6 +815,7 @@ def test_the_best_adapter_is_kept_besides_the_last_one(settings, tmp_path, caplo
     assert list(scores) == [2, 4, 6, 8, 10, 12]
     about = json.loads((tmp_path / "run" / "best" / "validation.json").read_text())
     assert about["validation_dice"] == max(scores.values())
+    assert about["cases"] == 2
     assert about["step"] == min(step for step, score in scores.items() if score == max(scores.values()))
     assert f"step {about['step']}: {tmp_path / 'run' / 'best'}" in caplog.text
     weights = adapter_of(tmp_path / "run")

@@ -14,7 +14,6 @@ from samed_hf.training.arguments import SamedTrainingArguments
 from samed_hf.training.loop import train
 from samed_hf.training.monitoring import snapshots
 from samed_hf.training.monitoring.snapshots import ValidationSnapshots
-from samed_hf.training.validation import validation_cases
 
 from ..conftest import TINY_LABELS, TINY_SIZE
 
@@ -44,7 +43,7 @@ def make_run(tmp_path):
     def make(cases, trackers=(), *, up=True, is_2d=False, main=True, **data):
         cases = {case.name: case for case in cases}
         return SimpleNamespace(
-            data=SimpleNamespace(validation=list(cases), is_2d=is_2d, **{"has_ignored": False, "regions": {}} | data),
+            data=SimpleNamespace(selection=list(cases), is_2d=is_2d, **{"has_ignored": False, "regions": {}} | data),
             store=SimpleNamespace(label=lambda name: cases[name].label, case=cases.__getitem__),
             processor=SimpleNamespace(orientation=None if up else "LPS", axis_order=(2, 1, 0)),
             model=SimpleNamespace(config=SimpleNamespace(id2label={0: "background", 1: "one", 2: "two", 3: "three"})),
@@ -105,13 +104,6 @@ def test_nothing_to_draw(make_run, count, tmp_path):
     assert (watch.slices, watch.cases) == ([], [])
     assert watch.draw(3, {}) is None
     assert list(tmp_path.iterdir()) == []
-
-
-def test_at_most_twelve_cases_are_looked_at_spread_over_all():
-    run = SimpleNamespace(data=SimpleNamespace(validation=list(range(36))))
-    assert validation_cases(run) == list(range(0, 36, 3))
-    run.data.validation = list("abc")
-    assert validation_cases(run) == list("abc")
 
 
 # ------------------------------------------------------------------------------------------------------------- picture

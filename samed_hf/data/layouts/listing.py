@@ -112,6 +112,7 @@ def read_listing(path: Path, options: Options, more: Sequence[Path] = ()) -> Cas
     channels = tuple(found["image"]) if len(found["image"]) > 1 else _channels(records, notes)
     data = build_dataset(Found("listing", path, records, explanation, channels, labels, [*notes, *held_out]), options)
     data.declares_folds = has_folds
+    data.split_notes += held_out
     return data
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ...volumes.registry import IMAGE_SUFFIXES
 from ..dataset import CaseDataset, CaseSource
+from ..folds import read_fold
 from ..labels import read_json
 from ..sources import ImageSource, ScanSource, describe_images, require_files
 from .decathlon import channel_names, note_unused_files, read_description
@@ -116,17 +117,11 @@ def _hold_out_fold(data: CaseDataset, path: Path, fold: int) -> None:
     """Divide the training cases as the fold of `path` declares, if there is such a file."""
     if not path.is_file():
         return
-    folds = read_json(path)
-    try:
-        train, validation = (sorted(map(str, folds[fold][key])) for key in ("train", "val"))
-    except (KeyError, IndexError, TypeError) as error:
-        count = len(folds) if isinstance(folds, list) else 0
-        raise ValueError(
-            f"{path} has no fold {fold} with train and val: expected one of its {count} folds, counted from 0."
-        ) from error
+    train, validation, count = read_fold(path, fold)
     if unknown := sorted({*train, *validation} - set(data.train)):
         raise ValueError(f"{path} names the case {unknown[0]!r}, which isn't among the training cases.")
     if unlisted := sorted(set(data.train) - {*train, *validation}):
-        data.notes.append(f"fold {fold} of {path.name} leaves out {len(unlisted)} cases, e.g. {unlisted[0]}")
+        data.split_notes.append(f"fold {fold} of {path.name} leaves out {len(unlisted)} cases, e.g. {unlisted[0]}")
     data.train, data.validation, data.declares_folds = train, validation, True
-    data.notes.append(f"fold {fold} of {len(folds)} as splits_final.json divides them")
+    data.split_notes.append(f"fold {fold} of {count} as splits_final.json divides them")
+    data.notes += data.split_notes

@@ -17,6 +17,7 @@ from ..dataset import CaseDataset, CaseSource
 from ..dicom_source import DicomSource, read_regions, region_labels
 from ..labels import Labels, find_labels_file, labels_of_names
 from ..sources import ImageMaskSource, ImageSource, MaskSource, ScanSource, describe_images, require_files
+from ..splits import shared_patients
 from .folders import SLICE_NAME, find_mask_labels
 
 __all__ = ["Found", "Options", "Record", "build_dataset", "name_some", "natural", "pattern", "split_names"]
@@ -99,7 +100,8 @@ def build_dataset(found: Found, options: Options) -> CaseDataset:
     cases_of = {(record.group, record.name) for record in records}
     patients = Counter(group for group, _ in cases_of)
     data.groups = {record.name: record.group for record in records if record.group and patients[record.group] > 1}
-    data.notes += _shared_patients(data)
+    data.split_notes = shared_patients(data)
+    data.notes += data.split_notes
     if options.strict:
         require_files(root, (file for source in data.sources.values() for file in source.files()))
     return data
@@ -206,14 +208,3 @@ def _source(
     masks = tuple(first.label.get(name) for name in classes)
     directory = next(iter(first.label.values())).parent
     return MaskSource(first.name, first.images, directory, count, labels.values, options.tolerance, masks)
-
-
-def _shared_patients(data: CaseDataset) -> list[str]:
-    """Name the patients with cases in two splits."""
-    splits: dict[str, set[str]] = {}
-    for split in _SPLITS:
-        for name in getattr(data, split):
-            if name in data.groups:
-                splits.setdefault(data.groups[name], set()).add(split)
-    shared = [group for group, found in splits.items() if len(found) > 1]
-    return [f"{len(shared)} patients have cases in two splits: {name_some(shared)}"] if shared else []

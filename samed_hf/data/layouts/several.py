@@ -43,6 +43,7 @@ def concatenate(parts: Sequence[CaseDataset]) -> CaseDataset:
             whole.add_cases(split, {f"{name}-{case}": part.sources[case] for case in getattr(part, split)})
         whole.groups |= {f"{name}-{case}": f"{name}-{group}" for case, group in part.groups.items()}
         whole.notes += [f"{name}: {note}" for note in part.notes]
+        whole.split_notes += [f"{name}: {note}" for note in part.split_notes]
         whole.declares_labels &= part.declares_labels
         whole.declares_folds |= part.declares_folds
     whole.explanation = "; ".join(f"{name}: {part.explanation}" for part, name in zip(parts, names, strict=True))

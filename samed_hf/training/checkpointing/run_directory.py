@@ -7,14 +7,15 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list, gather_object
 from safetensors import SafetensorError
 
 from ...utils.text import one_line
 
-__all__ = ["archive_directories", "check_writable", "on_all_ranks"]
+__all__ = ["archive_directories", "check_writable", "on_all_ranks", "on_main_rank"]
 
 _FULL_DISK = ("No space left", "file write failed", "unexpected pos", "requested and")
 
@@ -39,6 +40,20 @@ def on_all_ranks(accelerator: Accelerator, action: Callable[[], None]) -> None:
     problems = [found for found in gather_object([problem]) if found]
     if problems:
         raise OSError(*problems[0]) from cause
+
+
+def on_main_rank(state: Accelerator | PartialState, action: Callable[[], Any]) -> Any:
+    """Call `action` on the main process, and return its result, or raise its error, on all processes."""
+    outcome: list[Any] = [None, None]
+    if state.is_main_process:
+        try:
+            outcome[0] = action()
+        except (ValueError, OSError) as error:
+            outcome[1] = error
+    result, failure = broadcast_object_list(outcome)
+    if failure is not None:
+        raise failure
+    return result
 
 
 def check_writable(output_dir: Path) -> None:

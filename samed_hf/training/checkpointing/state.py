@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any
 from uuid import uuid4
 
 import torch
-from accelerate.utils import broadcast_object_list
 from peft import set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -33,7 +32,7 @@ from ..schedules import warmup_polynomial
 from ..setup import TrainingRun, refuse_deepspeed
 from .checkpoints import find_checkpoint, list_checkpoints, write_checkpoint
 from .provenance import compare_provenance
-from .run_directory import archive_directories
+from .run_directory import archive_directories, on_main_rank
 from .serialization import flatten_state, load_optimizer, random_states, set_random_states, unflatten_state
 
 __all__ = ["TrainingState", "load_adapter"]
@@ -138,7 +137,7 @@ class TrainingState:
         run.accelerator.wait_for_everyone()
         if requested is None:
             return
-        directory, content = _on_main_rank(run, lambda: _find_state(run, requested))
+        directory, content = on_main_rank(run.accelerator, lambda: _find_state(run, requested))
         if directory is None:
             logger.info(f"resume      {run.output_dir} has no complete checkpoint yet: from the first step")
         else:
@@ -152,7 +151,7 @@ class TrainingState:
                 earlier = archive_directories(run.output_dir, later)
                 logger.info(f"note        {', '.join(path.name for path in later)} moved to {earlier}")
 
-        _on_main_rank(run, archive_later)
+        on_main_rank(run.accelerator, archive_later)
 
     def _restore(self, directory: Path, content: dict[str, Any]) -> None:
         accelerator, schedule = self.run.accelerator, content["schedule"]
@@ -255,17 +254,3 @@ def _check_fits(run: TrainingRun, directory: Path, content: dict[str, Any]) -> N
             f"resume_from_checkpoint {str(directory)!r} has {steps} steps done, but the run has {run.plan.steps}: give "
             "the settings of the interrupted run, or more epochs."
         )
-
-
-def _on_main_rank(run: TrainingRun, action: Callable[[], Any]) -> Any:
-    """Call `action` on the main process, and return its result, or raise its error, on all processes."""
-    outcome: list[Any] = [None, None]
-    if run.accelerator.is_main_process:
-        try:
-            outcome[0] = action()
-        except (ValueError, OSError) as error:
-            outcome[1] = error
-    result, failure = broadcast_object_list(outcome)
-    if failure is not None:
-        raise failure
-    return result

@@ -109,8 +109,8 @@ def outlive_signals(_: int = 0) -> None:
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_WORKERS_OUTLIVE))
 
 
-def end_distributed(accelerator: Accelerator) -> None:
-    """Close the trackers and the process group.
+def end_distributed(accelerator: Accelerator, keep_processes: bool = False) -> None:
+    """Close the trackers and, unless it is kept, the process group.
 
     Gloo's threads need Python's lock to release the tensors of the last collective, while the group's destructor holds
     the lock and waits for the threads. A short sleep before it prevents this deadlock.
@@ -118,4 +118,8 @@ def end_distributed(accelerator: Accelerator) -> None:
     if accelerator.num_processes > 1:
         accelerator.wait_for_everyone()
         time.sleep(0.2)
-    accelerator.end_training()
+    if keep_processes:
+        for tracker in accelerator.trackers:
+            tracker.finish()
+    else:
+        accelerator.end_training()

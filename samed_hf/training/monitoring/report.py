@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from ...reporting.charts import hex_colors
-from ...reporting.formatting import format_count, format_duration, format_names
+from ...reporting.formatting import format_count, format_duration, format_names, format_score, score_titles
 from ...reporting.html import data_uri, jpeg_uri, write_page
 from ..checkpointing.provenance import package_versions
 from ..setup import TrainingRun
@@ -56,6 +56,8 @@ def write_training_report(path: Path, run: TrainingRun, metrics: Mapping[str, An
         facts=_facts(run, metrics, len(skipped)),
         colors=dict(zip(labels, hex_colors(len(labels)), strict=True)),
         metrics=metrics,
+        score_titles=score_titles,
+        format_score=format_score,
         charts=[
             {"caption": caption, "source": data_uri(chart, "image/svg+xml")}
             for caption, chart in charts.items()
@@ -64,6 +66,7 @@ def write_training_report(path: Path, run: TrainingRun, metrics: Mapping[str, An
         columns=[name for name in labels if name in validated],
         validations=[row for row in rows if row.get("validation_dice") is not None],
         best=best_validation(rows),
+        seen=f"{len(run.data.selection)} of {len(run.data.validation)}",
         images=_images(directory, rows),
         skipped=skipped,
         tables=_setting_tables(directory, run),
@@ -84,8 +87,11 @@ def _facts(run: TrainingRun, metrics: Mapping[str, Any] | None, skipped: int) ->
     facts += [(format_duration(run.seconds), "of training", "")] if run.seconds else []
     best = best_validation(rows)
     if best is not None:
-        facts.append((f"{best['validation_dice']:.4f}", f"best validation Dice, step {best['step']}", "good"))
-    if metrics is not None and metrics["mean"]["dice"] is not None:
+        count = sum(row.get("validation_dice") is not None for row in rows)
+        seen = f"{len(run.data.selection)} of {len(run.data.validation)} cases"
+        text = f"Dice, best of {count} validations, {seen}, step {best['step']}"
+        facts.append((f"{best['validation_dice']:.4f}", text, "good"))
+    if metrics is not None and metrics["mean"].get("dice") is not None:
         facts.append((f"{metrics['mean']['dice']:.4f}", f"Dice on the {metrics.get('split', 'scored')} cases", "good"))
     if skipped:
         facts.append((str(skipped), "step skipped" if skipped == 1 else "steps skipped", "warning"))

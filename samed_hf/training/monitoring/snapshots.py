@@ -17,7 +17,7 @@ from ...transforms.slicing import rows_point_up
 from ...utils.text import printable
 from ..distributed.logging import get_logger
 from ..setup import TrainingRun
-from ..validation import scored_labels, validation_cases
+from ..validation import scored_labels
 
 __all__ = ["ValidationSnapshots"]
 
@@ -27,7 +27,7 @@ logger = get_logger(__name__)
 class ValidationSnapshots:
     """Draws the same `count` slices at every validation; all processes choose the same ones.
 
-    The slices with most labels are drawn, from the [`validation_cases`] with most labels. `slices` are pairs of case
+    The slices with most labels are drawn, from the cases with most labels that are scored. `slices` are pairs of case
     and index, `cases` the names of the cases.
     """
 
@@ -89,7 +89,7 @@ def _upright(run: TrainingRun, array: np.ndarray) -> np.ndarray:
 
 def _choose(run: TrainingRun, count: int) -> list[tuple[str, int]]:
     """Choose slices of the cases with most labels; several of one case are spread over it."""
-    names = validation_cases(run)
+    names = run.data.selection
     if not names or not count:
         return []
     chosen = sorted(names, key=lambda name: -len(np.unique(run.store.label(name))))[:count]

@@ -1,0 +1,168 @@
+"""The page of a cross-validation, its charts and that of a learning curve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..reporting.charts import GREY, MAX_LABELS, finish_svg, label_colors, shorten
+from ..reporting.formatting import format_duration, format_score, format_value, score_titles
+from ..reporting.html import data_uri, jpeg_uri, write_page
+
+__all__ = ["cautions", "draw_learning_curve", "write_cv_page"]
+
+_HIGHER = ("dice", "iou", "sensitivity", "precision", "specificity", "nsd", "lesion_f1")  # in better cases
+_LOWER = ("hd95", "hd", "assd")
+_IMAGES, _CHARTS = 6, 4
+_OFFSETS = 0.6180339887 * np.arange(997) % 1 - 0.5  # spreads points evenly, the same way at every call
+
+
+def write_cv_page(
+    output_dir: Path,
+    summary: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    folds: Sequence[Sequence[str]],
+    splits: Sequence[Mapping[str, Sequence[str]]] | None,
+) -> None:
+    """Write `cv_report.html` from the content of `cv_summary.json` and `metrics.json` and the cases of each fold."""
+    titles, fold_of = score_titles(metrics), {case: index for index, cases in enumerate(folds) for case in cases}
+    stat, over_folds = summary["over_cases"]["mean"], summary["over_folds"]["mean"]
+    facts = [(str(len(fold_of)), f"cases, each scored once, in {len(folds)} folds", "")]
+    for key in list(titles)[:2]:
+        pair = metrics["intervals"]["mean"][key]
+        ends = f"; 95 % interval of the mean {' to '.join(format_score(key, end) for end in pair)}" if pair else ""
+        facts.append((_spread(key, stat[key]), f"{titles[key]}, mean ± SD over cases{ends}", ""))
+    key = next(iter(titles))
+    facts.append((_spread(key, over_folds[key]), f"{titles[key]}, mean ± SD over folds", ""))
+    facts.append((format_duration(summary["seconds"]), "of training", ""))
+    charts = [(titles[key], _draw_cases(metrics, fold_of, key)) for key in list(titles)[:_CHARTS]]
+    write_page(
+        output_dir / "cv_report.html",
+        "samed_hf.studies",
+        "cross_validation.html.j2",
+        title=f"Cross-validation: {output_dir.resolve().name}",
+        subtitle=f"{len(folds)} folds, {len(fold_of)} cases, protocol {summary['protocol']}",
+        notes=cautions(summary),
+        summary=summary,
+        metrics=metrics,
+        titles=titles,
+        facts=facts,
+        spread=_spread,
+        score=format_score,
+        splits=splits,
+        address=lambda file: quote(file.encode("utf-8", "surrogateescape")),
+        reports=[(output_dir / fold["adapter"] / "training_report.html").is_file() for fold in summary["folds"]],
+        charts=[{"caption": title, "source": data_uri(chart, "image/svg+xml")} for title, chart in charts],
+        worst=_worst(output_dir, metrics, fold_of, titles),
+        settings={key.replace("_", " "): value for key, value in summary["settings"].items() if value is not None},
+    )
+
+
+def cautions(summary: Mapping[str, Any]) -> list[str]:
+    """What makes the scores of a cross-validation other than they seem."""
+    notes = []
+    if summary["random_base"]:
+        notes.append("The base model has random weights: a demonstration, not a medical result.")
+    if summary["synthetic"]:
+        notes.append("The data are synthetic.")
+    if (summary["settings"] | summary["differing_settings"]).get("early_stopping_patience"):
+        notes.append(
+            "Early stopping chose the adapter of each fold by the Dice of held-out cases, which are scored here too: "
+            "the scores may be too high."
+        )
+    for name, values in summary["differing_settings"].items():
+        notes.append(f"The folds were trained with different values of {name}: {format_value(values)}.")
+    return notes
+
+
+def _spread(key: str, values: Mapping[str, float | None]) -> str:
+    """A mean with its standard deviation, if it has one."""
+    text = format_score(key, values["mean"])
+    return text if values["sd"] is None else f"{text} ± {format_score(key, values['sd'])}"
+
+
+def _worst(
+    output_dir: Path, metrics: Mapping[str, Any], fold_of: Mapping[str, int], titles: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """The cases with the worst mean of the first score that has a direction, with their images if there are some."""
+    key = next((key for key in titles if key in (*_HIGHER, *_LOWER)), None)
+    if key is None:
+        return []
+    means = {
+        case: [row[key] for row in labels.values() if row[key] is not None]
+        for case, labels in metrics["per_case"].items()
+    }
+    known = {case: float(np.mean(values)) for case, values in means.items() if values}
+    found = []
+    for case in sorted(known, key=lambda case: (known[case] * (1 if key in _HIGHER else -1), case))[:_IMAGES]:
+        image = output_dir / "images" / f"{case}.png"
+        scores = ", ".join(f"{label} {format_score(key, row[key])}" for label, row in metrics["per_case"][case].items())
+        text = f"{titles[key]} {format_score(key, known[case])}, fold {fold_of[case]}: {scores}"
+        found.append({"name": case, "text": text, "image": jpeg_uri(image) if image.is_file() else None})
+    return found
+
+
+def _draw_cases(metrics: Mapping[str, Any], fold_of: Mapping[str, int], key: str) -> bytes:
+    """Each case as a point over its label, in the colour of its fold, and the mean of the label as a line."""
+    labels = list(metrics["per_class"])[:MAX_LABELS]
+    colors = label_colors(max(fold_of.values()) + 2)[1:]
+    figure, axis = _figure(max(4.8, 0.55 * len(labels)))
+    for fold, color in enumerate(colors):
+        points = [
+            (place + 0.6 * _OFFSETS[number % len(_OFFSETS)], labels_of[label][key])
+            for number, (case, labels_of) in enumerate(metrics["per_case"].items())
+            for place, label in enumerate(labels)
+            if fold_of[case] == fold and labels_of[label][key] is not None
+        ]
+        x, y = zip(*points, strict=True) if points else ((), ())
+        axis.plot(
+            x, y, "o", color=color, markersize=3.5, alpha=0.7, label=str(fold) if fold else "fold 0", markeredgewidth=0
+        )
+    for place, label in enumerate(labels):
+        if (mean := metrics["per_class"][label][key]) is not None:
+            axis.plot([place - 0.4, place + 0.4], [mean, mean], color=GREY, linewidth=2)
+    axis.set_xticks(range(len(labels)), [shorten(label, 14) for label in labels], rotation=30 if len(labels) > 4 else 0)
+    for text in axis.get_xticklabels():
+        text.set_parse_math(False)
+    return finish_svg(figure, axis, columns=len(colors))
+
+
+def draw_learning_curve(rows: Sequence[Mapping[str, Any]], score: str, title: str) -> bytes:
+    """Draw the mean of a score with its interval over the number of training cases, for each label and their mean."""
+    own = [row for row in rows if row["score"] == score and row["mean"] is not None]
+    *labels, mean = dict.fromkeys(row["label"] for row in own)
+    labels = labels[:MAX_LABELS]
+    colors = [*label_colors(len(labels) + 1)[1:], GREY]
+    figure, axis = _figure(6.4)
+    sizes = sorted({row["size"] for row in own})
+    for place, (label, color) in enumerate(zip([*labels, mean], colors, strict=True)):
+        found = [row for row in own if row["label"] == label]
+        # Beside each other, so that the intervals can be told apart.
+        x = [row["size"] * 1.02 ** (place - len(labels) / 2) for row in found]
+        means = np.array([row["mean"] for row in found])
+        ends = np.array([[row["mean"] if row[end] is None else row[end] for row in found] for end in ("low", "high")])
+        style: dict[str, Any] = {
+            "linewidth": 2.4 if label == mean else 1.2,
+            "color": color,
+            "capsize": 2,
+            "marker": "o",
+        }
+        axis.errorbar(x, means, np.abs(ends - means), markersize=4, label=shorten(label), **style)
+    axis.set_xscale("log")
+    axis.set_xticks(sizes, [str(size) for size in sizes])
+    axis.set_xticks([], minor=True)
+    axis.set(xlabel=f"training cases (logarithmic); {title}")
+    return finish_svg(figure, axis)
+
+
+def _figure(width: float) -> tuple[Figure, Axes]:
+    figure = Figure((width, 3.2), layout="constrained")
+    axis = figure.subplots()
+    axis.grid(color=GREY, alpha=0.25, linewidth=0.6)
+    return figure, axis
