@@ -17,6 +17,7 @@ from ..model.image_processing_samed import SamedImageProcessor
 from ..model.lora import samed_lora_config
 from ..model.modeling_samed import SamedForSemanticSegmentation
 from ..utils.atomic import atomic_file
+from ..utils.text import name_some
 from .checkpoint import check_output_dir, check_tensors, count_decoder, is_samed, most_common, read_checkpoint
 from .keys import LORA_PREFIXES, POSITIONAL_MATRIX, samed_keys
 
@@ -171,12 +172,12 @@ def _check_variant(model: SamedForSemanticSegmentation, adapter: str | os.PathLi
         "it trains biases": config.bias != "none" or config.lora_bias,
         "its LoRA isn't on q and v of every block": set(lora) != targets,
         "its LoRA has more than one rank": len({module.r["default"] for module in lora.values()}) > 1,
-        f"it holds tensors unknown to the original ({', '.join(sorted(trained - expected))})": not trained <= expected,
+        f"it holds tensors unknown to the original ({name_some(sorted(trained - expected))})": not trained <= expected,
     }
     if found := [reason for reason, applies in reasons.items() if applies]:
         raise ValueError(
             f"adapter {str(adapter)!r} cannot be written for the original code: {'; '.join(found)}. Expected an "
-            "adapter of samed_lora_config without further options."
+            "adapter of samed_lora_config(rank, variant) without further options."
         )
     return variant
 

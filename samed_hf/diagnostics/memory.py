@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..inference.batching import slice_bytes
 from ..model.configuration_samed import SamedConfig
-from ..model.lora import cast_frozen, samed_lora_config
+from ..model.lora import prepare_encoder, samed_lora_config
 from ..model.losses import segmentation_loss
 from ..model.modeling_samed import SamedForSemanticSegmentation
 from .fake_step import LiveBytes, make_fake, use_fused_attention
@@ -56,11 +56,13 @@ class StepSettings:
     num_labels: int = 9
     rank: int = 4
     variant: str = "samed"
+    lora_targets: str | None = None  # as `targets` of samed_lora_config
+    encoder: str = "lora"  # or "frozen", "full"
     batch_size: int = 1
     mixed_precision: bool = False  # activations of 16 bits, bf16 or fp16 alike
     frozen_bfloat16: bool = False  # of the encoder's frozen weights
     gradient_checkpointing: bool = False
-    optimizer: str = "adamw"  # or "adamw_8bit"
+    optimizer: str = "adamw"  # or "adam", "sgd", "adamw_8bit"
     ema: bool = False
     fused: bool = True  # attention by one fused kernel, as on accelerators; otherwise in tiles, as on a processor
     num_processes: int = 1
@@ -91,7 +93,7 @@ class TrainingMemory:
     parameters: int  # number of the model's weights
     trained: int  # number of those that are trained
     weights: int  # bytes of all weights, each in its own data type
-    optimizer: int  # bytes of AdamW's two moments, and of the average, if there is one
+    optimizer: int  # bytes of the optimizer's moments, AdamW's two, and of the average, if there is one
     step: int  # bytes of activations and gradients at the moment when they are most
 
     @property
@@ -192,11 +194,8 @@ def make_meta_model(base: Mapping[str, Any], settings: StepSettings) -> SamedFor
     config = SamedConfig.from_dict(dict(base), channel_projection=settings.projected, **values)
     with torch.device("meta"):
         model = SamedForSemanticSegmentation(config)
-        model.add_adapter(samed_lora_config(settings.rank, variant=settings.variant))
-    if settings.frozen_bfloat16:
-        cast_frozen(model, torch.bfloat16)
-    if settings.gradient_checkpointing:
-        model.activation_checkpointing_enable()
+        model.add_adapter(samed_lora_config(settings.rank, settings.variant, settings.lora_targets, settings.encoder))
+    prepare_encoder(model, bfloat16=settings.frozen_bfloat16, checkpointing=settings.gradient_checkpointing)
     return model
 
 
@@ -206,10 +205,10 @@ def _estimate(base: str, settings: StepSettings) -> TrainingMemory:
     # PEFT keeps two copies of fully trained modules: the original and the trained one.
     parameters = list(model.parameters())
     trained = [parameter.numel() for parameter in parameters if parameter.requires_grad]
-    optimizer = 0
+    optimizer, moments = 0, 1 if settings.optimizer == "sgd" else 2
     for count in trained:
-        is_small = settings.optimizer == "adamw" or count < _SMALL
-        optimizer += 2 * (_FLOAT * count if is_small else count + _FLOAT * -(-count // _BLOCK))
+        is_small = settings.optimizer != "adamw_8bit" or count < _SMALL
+        optimizer += moments * (_FLOAT * count if is_small else count + _FLOAT * -(-count // _BLOCK))
     step = _step_bytes(model, settings)
     if settings.num_processes > 1:
         step += _FLOAT * sum(trained)  # DistributedDataParallel's buckets of gradients

@@ -50,6 +50,8 @@ _UNMARKED = re.compile(
     r"(# [^\n]*\n\n)?A \[SAMed\]\(https://arxiv.org/abs/2304.13785\) adapter: .*```bibtex.*?```", re.DOTALL
 )
 _ENTITIES = {ord(char): f"&#{ord(char)};" for char in "&<>|`*[]\\"}
+# Layers of the image encoder's blocks that LoRA can adapt.
+_LAYERS = {"q": "attn.q_proj", "k": "attn.k_proj", "v": "attn.v_proj", "o": "attn.proj", "MLP": "mlp.lin1"}
 _UNKNOWN_DATA = "data of its author's"
 
 
@@ -194,11 +196,27 @@ def _describe_adapter(directory: Path) -> dict[str, Any]:
         "labels": [config["id2label"][index] for index in sorted(config["id2label"], key=int)][1:],
         "image_size": config["image_size"],
         "adapter": adapter,
+        "lora": _describe_lora(adapter.get("target_modules") or ""),
         "adapter_directory": directory.name,
         "base_model": None if base is None or is_local_base(base) else base,
         "base_revision": revision,
         "megabytes": weights.stat().st_size / 1e6 if weights.is_file() else None,
     }
+
+
+def _describe_lora(targets: str | list[str]) -> str:
+    """Where `target_modules`, a regular expression or a list of endings, puts LoRA; empty for nowhere."""
+
+    def adapts(name: str) -> bool:
+        endings = () if isinstance(targets, str) else tuple(f".{target}" for target in targets)
+        return f".{name}".endswith(endings) if endings else bool(re.fullmatch(str(targets), name))
+
+    layers = [name for name, layer in _LAYERS.items() if adapts(f"vision_encoder.layers.0.{layer}")]
+    listed = " and ".join(filter(None, [", ".join(layers[:-1]), *layers[-1:]]))
+    places = [f"{listed} of the image encoder"] if layers else []
+    if adapts("mask_decoder.transformer.layers.0.self_attn.q_proj"):
+        places.append("q and v of the mask decoder" if isinstance(targets, str) else "the mask decoder")
+    return " and on ".join(places)
 
 
 def named_base(adapter: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[str | None, str | None]:

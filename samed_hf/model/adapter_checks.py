@@ -44,8 +44,8 @@ def check_fits(
     for other, peft_config in present.items():
         if set(peft_config.modules_to_save or ()) != set(adapter.peft_config.modules_to_save or ()):
             raise ValueError(
-                f"The adapter {source!r} is of another variant (samed, samed_s) than {other!r}: load it by "
-                "from_pretrained into a model of its own."
+                f"The adapter {source!r} is of another variant (samed, samed_s) than {other!r}, or one of them trains "
+                "the whole image encoder: load it by from_pretrained into a model of its own."
             )
     if adapter.num_labels not in (None, own.num_labels):
         raise ValueError(

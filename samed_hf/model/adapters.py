@@ -21,10 +21,18 @@ from .configuration_samed import SamedConfig, report_wrong_types
 from .download import DOWNLOAD_OPTIONS, pin_revision
 from .fingerprint import base_fingerprint
 from .image_processing_samed import SamedImageProcessor
-from .lora import freeze_unused, merge_adapter, remove_adapter, remove_wrappers, with_projection, wrapped_modules
+from .lora import (
+    active_adapters,
+    freeze_unused,
+    merge_adapter,
+    remove_adapter,
+    remove_wrappers,
+    with_projection,
+    wrapped_modules,
+)
 from .mask_decoder import replace_label_heads
 from .precision import align_weights
-from .vision_encoder import SamedVisionAttention
+from .vision_encoder import fuse_projections, is_fused
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -133,10 +141,10 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
             check_fits(adapter, name, self.config, present, self)
         adapter.config.base_fingerprint = self._compare_base(adapter)
         frozen = not any(parameter.requires_grad for parameter in self.parameters())
-        active, fused = self.active_adapters() if present else [], self._is_fused()
+        active, fused = self.active_adapters() if present else [], is_fused(self.sam.vision_encoder)
         wrappers = [module for _, module in wrapped_modules(self)]
         self._adapters.setdefault(None, (copy.deepcopy(self.config), self.image_processor))
-        self._fuse_projections(False)
+        fuse_projections(self.sam.vision_encoder, False)
         if ephemeral_gpu_offload and hasattr(adapter.peft_config, "runtime_config"):
             adapter.peft_config.runtime_config.ephemeral_gpu_offload = True
         try:
@@ -145,7 +153,7 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
                 result = load_weights(self, adapter, name, low_cpu_mem_usage)
         except BaseException:
             self._remove_incomplete(name, wrappers, active, frozen)
-            self._fuse_projections(fused)
+            fuse_projections(self.sam.vision_encoder, fused)
             raise
         cast_adapter_dtype(self, name, autocast_adapter_dtype)
         align_weights(self)
@@ -204,13 +212,17 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
             check_not_offloaded(self)
         base = base_fingerprint(self)
         self._adapters.setdefault(None, (copy.deepcopy(self.config), self.image_processor))
-        self._fuse_projections(False)
+        fuse_projections(self.sam.vision_encoder, False)
         super().add_adapter(with_projection(adapter_config, self.config), adapter_name)
         config = copy.deepcopy(self.config)
         config.base_fingerprint = base
         self._adapters[name] = (config, self.image_processor)
         freeze_unused(self)
         self.train(self.training)  # new dropouts are in training mode
+
+    def active_adapters(self) -> list[str]:
+        """The names of the active adapters."""
+        return active_adapters(self) if self._hf_peft_config_loaded else super().active_adapters()
 
     def set_adapter(self, adapter_name: str | list[str]) -> None:
         """Activate the adapter of this name, with its labels and its image processor.
@@ -241,10 +253,7 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
         super().delete_adapter(adapter_names)
         for name in [adapter_names] if isinstance(adapter_names, str) else adapter_names:
             self._adapters.pop(name, None)
-        if self._hf_peft_config_loaded:
-            self._use_labels(self.active_adapters())
-        else:
-            self._unload()
+        self._use_labels(self.active_adapters()) if self._hf_peft_config_loaded else self._unload()
 
     def merge_and_unload(
         self, progressbar: bool = False, safe_merge: bool = True, adapter_names: list[str] | None = None
@@ -270,7 +279,7 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
         self._unload()
         # An adapter that is added now was not trained on the weights that this name stands for.
         self.name_or_path = self.config.name_or_path = ""
-        self._fuse_projections(True)
+        fuse_projections(self.sam.vision_encoder, True)
         return self
 
     def _unload(self) -> None:
@@ -289,12 +298,3 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
         base = copy.deepcopy(self, weights)
         base._unload()
         return base
-
-    def _is_fused(self) -> bool:
-        return any(isinstance(module, SamedVisionAttention) and hasattr(module, "qkv") for module in self.modules())
-
-    def _fuse_projections(self, fused: bool) -> None:
-        """Fuse q, k and v of the encoder, or split them: adapters adapt q and v alone."""
-        for module in self.sam.vision_encoder.modules():
-            if isinstance(module, SamedVisionAttention):
-                module.fuse_projections() if fused else module.split_projections()

@@ -4,32 +4,41 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import torch
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
+from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 from tqdm import tqdm
 
+from ..utils.text import split_names
 from .channel_projection import CHANNEL_PROJECTION
 from .configuration_samed import SamedConfig
 
 __all__ = [
+    "ENCODERS",
+    "LORA_TARGETS",
     "VARIANTS",
+    "active_adapters",
     "cast_frozen",
     "freeze_unused",
     "is_unused",
     "merge_adapter",
+    "prepare_encoder",
     "remove_adapter",
     "remove_wrappers",
 ]
 __all__ += ["samed_lora_config", "with_projection", "wrapped_modules"]
 
 # Regular expressions on full module names: a bare "q_proj" would match the mask decoder too.
-_ENCODER = r"(.*\.)?vision_encoder\.layers\.\d+\.attn\.(q_proj|v_proj)"
+LORA_TARGETS = {"q": "attn.q_proj", "k": "attn.k_proj", "v": "attn.v_proj", "o": "attn.proj", "mlp": "mlp.(lin1|lin2)"}
+"""Layers of the image encoder's blocks by their names in `targets` of [`samed_lora_config`]."""
+ENCODERS = ("lora", "frozen", "full")
+_ENCODER = r"(.*\.)?vision_encoder\.layers\.\d+\."
 _DECODER = (
     r"(.*\.)?mask_decoder\.transformer\.(layers\.\d+\.)?"
     r"(self_attn|cross_attn_token_to_image|cross_attn_image_to_token|final_attn_token_to_image)\.(q_proj|v_proj)"
@@ -42,14 +51,20 @@ _PROMPT_ENCODER = [f"prompt_encoder.{name}_embed" for name in ("no_mask", "not_a
 _PROMPT_ENCODER += [f"prompt_encoder.point_embed.{index}" for index in range(4)]
 _UNUSED = re.compile(r"iou_prediction_head\.|prompt_encoder\.(?!no_mask_embed\.)")
 
-# variant: (LoRA's targets, modules trained whole and saved with the adapter)
-VARIANTS: dict[str, tuple[str, list[str]]] = {
-    "samed": (_ENCODER, ["mask_decoder", *_PROMPT_ENCODER]),
-    "samed_s": (f"{_ENCODER}|{_DECODER}", [*(f"mask_decoder.{name}" for name in _DECODER_HEADS), *_PROMPT_ENCODER]),
+# variant: (LoRA's targets in the mask decoder, modules trained whole and saved with the adapter)
+VARIANTS: dict[str, tuple[list[str], list[str]]] = {
+    "samed": ([], ["mask_decoder", *_PROMPT_ENCODER]),
+    "samed_s": ([_DECODER], [*(f"mask_decoder.{name}" for name in _DECODER_HEADS), *_PROMPT_ENCODER]),
 }
 
 
-def samed_lora_config(rank: int = 4, variant: str = "samed", **lora_options: Any) -> LoraConfig:
+def samed_lora_config(
+    rank: int = 4,
+    variant: str = "samed",
+    targets: str | Sequence[str] | None = None,
+    encoder: str = "lora",
+    **lora_options: Any,
+) -> LoraConfig:
     """The configuration of a SAMed adapter (arXiv 2304.13785, sections 3.2 and 3.3; LoRA: arXiv 2106.09685).
 
     LoRA `W + (lora_alpha / rank) · B A` on the q and v projections of every block of the image encoder, with scaling 1;
@@ -63,16 +78,40 @@ def samed_lora_config(rank: int = 4, variant: str = "samed", **lora_options: Any
         rank: of the LoRA matrices, at least 1; the paper's is 4.
         variant: "samed", or "samed_s", where the mask decoder's transformer is frozen too, with LoRA on the q and v of
             its attentions.
+        targets: layers of the image encoder's blocks that LoRA adapts: some of "q", "k", "v", "o" (the attention's
+            output projection) and "mlp" (its two layers), as a list or "q,k"; defaults to the paper's, q and v.
+        encoder: "lora"; "frozen", an image encoder without LoRA that never changes; or "full", one that trains whole
+            and is saved with the adapter, which is then as large as the encoder. Without any LoRA, as with
+            `variant="samed"`, `target_modules` is PEFT's placeholder for none.
         **lora_options: of [`~peft.LoraConfig`], e.g. `use_dora=True`, `use_rslora=True`, `lora_dropout=0.1`,
             `lora_alpha`.
+
+    Raises:
+        ValueError: an unknown variant, target or encoder, a rank below 1, or targets without LoRA in the encoder.
     """
     if variant not in VARIANTS:
         raise ValueError(f"variant is {variant!r}: expected one of {', '.join(map(repr, VARIANTS))}.")
     if not isinstance(rank, int) or rank < 1:
         raise ValueError(f"rank is {rank!r}: expected a whole number of at least 1; the paper's is 4.")
-    targets, whole = VARIANTS[variant]
-    options: dict[str, Any] = {"lora_alpha": rank, "target_modules": targets, "modules_to_save": list(whole)}
+    if encoder not in ENCODERS:
+        raise ValueError(f"encoder is {encoder!r}: expected one of {', '.join(map(repr, ENCODERS))}.")
+    if encoder != "lora" and targets is not None:
+        raise ValueError(f"targets is {targets!r} with encoder {encoder!r}: expected None, as only 'lora' has targets.")
+    decoder, whole = VARIANTS[variant]
+    patterns = [*([_encoder_pattern("q,v" if targets is None else targets)] if encoder == "lora" else []), *decoder]
+    whole = [*whole, *(["vision_encoder"] if encoder == "full" else [])]
+    options: dict[str, Any] = {"lora_alpha": rank, "target_modules": "|".join(patterns) or DUMMY_TARGET_MODULES}
+    options["modules_to_save"] = whole
     return LoraConfig(r=rank, task_type=None, **({"bias": "none"} | options | lora_options))
+
+
+def _encoder_pattern(targets: str | Sequence[str]) -> str:
+    """A regular expression of the full names of the encoder's layers with LoRA; q and v must give the one of old."""
+    layers = [LORA_TARGETS[name].split(".") for name in split_names("targets", targets, list(LORA_TARGETS))]
+    attention = "|".join(layer for part, layer in layers if part == "attn")
+    parts = [rf"attn\.({attention})"] if attention else []
+    parts += [rf"mlp\.{layer}" for part, layer in layers if part == "mlp"]
+    return _ENCODER + (parts[0] if len(parts) == 1 else f"({'|'.join(parts)})")
 
 
 def with_projection(adapter_config: Any, config: SamedConfig) -> Any:
@@ -110,6 +149,18 @@ def cast_frozen(model: nn.Module, dtype: torch.dtype) -> None:
         inside = "vision_encoder." in name and isinstance(module, nn.Linear | nn.Conv2d)
         if inside and not any(parameter.requires_grad for parameter in module.parameters()):
             module.to(dtype)
+
+
+def prepare_encoder(model: nn.Module, *, bfloat16: bool, checkpointing: bool) -> None:
+    """Save memory in training: frozen weights of the encoder in bfloat16, its activations computed twice.
+
+    Without a gradient in the encoder no activation is kept; checkpointing would only make it compute one.
+    """
+    if bfloat16:
+        cast_frozen(model, torch.bfloat16)
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if checkpointing and any("vision_encoder." in name or CHANNEL_PROJECTION in name for name in trained):
+        model.activation_checkpointing_enable()  # type: ignore[operator]  # of transformers
 
 
 def merge_adapter(
@@ -154,6 +205,13 @@ def remove_adapter(wrappers: Iterable[Any], name: str, active: list[str]) -> Non
         elif set(active) <= module._adapters:
             module.set_adapter(active)
             module.delete_adapter(name, new_active_adapters=active)
+
+
+def active_adapters(model: nn.Module) -> list[str]:
+    """The names of the active adapters; transformers' own function needs a layer with LoRA."""
+    modules = [module for _, module in wrapped_modules(model)]
+    names = next((one for one in modules if isinstance(one, BaseTunerLayer)), modules[0]).active_adapter
+    return [names] if isinstance(names, str) else list(names)
 
 
 def wrapped_modules(model: nn.Module) -> list[tuple[str, Any]]:

@@ -23,7 +23,7 @@ from .attention import (
     window_groups,
 )
 
-__all__ = ["SamedVisionAttention", "SamedVisionLayer"]
+__all__ = ["SamedVisionAttention", "SamedVisionLayer", "fuse_projections", "is_fused"]
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
@@ -191,3 +191,15 @@ class SamedVisionLayer(SamVisionLayer):
         attended, _ = self.attn(self.layer_norm1(hidden_states))
         hidden_states = hidden_states + attended
         return hidden_states + self.mlp(self.layer_norm2(hidden_states))
+
+
+def fuse_projections(encoder: nn.Module, fused: bool) -> None:
+    """Fuse q, k and v in every block of an encoder, or split them: adapters adapt q and v alone."""
+    for module in encoder.modules():
+        if isinstance(module, SamedVisionAttention):
+            module.fuse_projections() if fused else module.split_projections()
+
+
+def is_fused(encoder: nn.Module) -> bool:
+    """Whether the blocks of an encoder have one projection for q, k and v."""
+    return any(isinstance(module, SamedVisionAttention) and hasattr(module, "qkv") for module in encoder.modules())

@@ -12,9 +12,13 @@ from ..data.arguments import DataArguments
 from ..scoring.arguments import ScoringArguments
 from ..utils.settings import setting
 from ..utils.source import package_source
+from ..utils.text import split_names
 from .presets import PRESETS
 
-__all__ = ["ResolvedTrainingArguments", "SamedTrainingArguments"]
+__all__ = ["LORA_TARGETS", "ResolvedTrainingArguments", "SamedTrainingArguments"]
+
+LORA_TARGETS = ("q", "k", "v", "o", "mlp")
+"""The names in `lora_targets`, those of [`samed_lora_config`]: this module imports no model."""
 
 
 @dataclass
@@ -41,6 +45,15 @@ class SamedTrainingArguments(ScoringArguments, DataArguments):
     variant: str | None = setting(
         None, "samed_s: LoRA in the mask decoder too.", choices=("samed", "samed_s"), filled="samed", resume=True
     )
+    lora_targets: str | None = setting(
+        None, "Layers of the image encoder with LoRA: some of q,k,v,o,mlp [q,v].", resume=True
+    )
+    encoder: str = setting(
+        "lora",
+        "frozen: no LoRA in the image encoder; full: it trains whole and is saved, a file of its size.",
+        choices=("lora", "frozen", "full"),
+        resume=True,
+    )
     augmentation: str | None = setting(
         None,
         "default: rotation, and left-right mirroring if no label has a side; samed: the paper's, which mirrors always.",
@@ -53,10 +66,16 @@ class SamedTrainingArguments(ScoringArguments, DataArguments):
     )
     gradient_accumulation_steps: int = setting(1, "Batches per optimizer step.", minimum=1, resume=True)
     learning_rate: float | None = setting(None, "Learning rate [0.005; random SAM: 0.003].", minimum=0, resume=True)
-    weight_decay: float = setting(0.1, "Weight decay of AdamW.", minimum=0, resume=True)
     optimizer: str = setting(
-        "adamw", "adamw_8bit: 8-bit moments by bitsandbytes, on a GPU.", choices=("adamw", "adamw_8bit"), resume=True
+        "adamw",
+        "sgd: momentum 0.9; adamw_8bit: 8-bit moments by bitsandbytes, on a GPU.",
+        choices=("adamw", "adam", "sgd", "adamw_8bit"),
+        resume=True,
     )
+    weight_decay: float | None = setting(
+        None, "Weight decay [0.1]; of adam and sgd an L2 penalty [0.0001].", minimum=0, resume=True
+    )
+    dice_weight: float = setting(0.8, "Weight of the Dice loss; cross-entropy has the rest of 1.", resume=True)
     lr_warmup_steps: int | None = setting(None, "Optimizer steps of warmup [250, at most 1/40 of the run].", minimum=0)
     lr_power: float | None = setting(None, "Exponent of the learning rate's decay.", minimum=0, filled=0.9, resume=True)
     num_train_epochs: float | None = setting(
@@ -133,6 +152,9 @@ class SamedTrainingArguments(ScoringArguments, DataArguments):
             problems.append(f"num_validation_cases is {count!r}: expected a number of cases, at least 0, or all")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             problems.append(f"ema_decay is {self.ema_decay}: expected a number between 0 and 1, e.g. 0.999")
+        if not 0 <= self.dice_weight <= 1:
+            problems.append(f"dice_weight is {self.dice_weight}: expected a number in [0, 1]")
+        problems += self._encoder_problems()
         if self.image_size is not None and (self.image_size <= 0 or self.image_size % 16):
             problems.append(f"image_size is {self.image_size}: expected a positive multiple of 16, e.g. 256 or 512")
         try:
@@ -147,6 +169,19 @@ class SamedTrainingArguments(ScoringArguments, DataArguments):
             problems.append("with_handler needs hub_source: where others install samed_hf from is unknown")
         if self.model_name_or_path and Path(self.model_name_or_path).resolve() == output.resolve():
             problems.append(f"output_dir {self.output_dir!r} is the base model's directory: expected another")
+        return problems
+
+    def _encoder_problems(self) -> list[str]:
+        problems = []
+        if self.lora_targets is not None:
+            try:
+                split_names("lora_targets", self.lora_targets, LORA_TARGETS)
+            except ValueError as error:
+                problems.append(str(error).removesuffix("."))
+            if self.encoder != "lora":
+                problems.append(f"lora_targets is {self.lora_targets} with encoder {self.encoder}: expected lora")
+        if self.encoder == "full" and self.frozen_dtype == "bfloat16":
+            problems.append("frozen_dtype is bfloat16 with encoder full: expected float32, as it isn't frozen")
         return problems
 
     @property
@@ -171,6 +206,8 @@ class SamedTrainingArguments(ScoringArguments, DataArguments):
         """
         args = ResolvedTrainingArguments(**{item.name: getattr(self, item.name) for item in fields(self)})
         args.saved_run = self.saved_run
+        if args.optimizer in ("adam", "sgd"):  # as in TransUNet's SGD; the preset's value is for AdamW
+            args._fill(weight_decay=0.0001)
         if args.preset is not None:
             args._apply_preset(PRESETS[args.preset], num_processes)
         if args.uses_random_sam:
@@ -180,6 +217,9 @@ class SamedTrainingArguments(ScoringArguments, DataArguments):
         elif args.stop_after_epochs is None and args.num_train_epochs is None and args.preset is None:
             args.stop_after_epochs = 160.0
         args._fill(image_size=512, per_device_train_batch_size=12, learning_rate=0.005, num_train_epochs=200.0)
+        args._fill(weight_decay=0.1)
+        targets = split_names("lora_targets", args.lora_targets or "q,v", LORA_TARGETS)  # in one order, for resuming
+        args.lora_targets = ",".join(targets) if args.encoder == "lora" else None
         args._fill(stop_after_epochs=args.num_train_epochs)
         args._fill(report_to="tensorboard" if find_spec("tensorboard") else "none")
         args._fill(**{item.name: item.metadata["filled"] for item in fields(self)})
@@ -232,6 +272,7 @@ class ResolvedTrainingArguments(SamedTrainingArguments):
     augmentation: str
     per_device_train_batch_size: int
     learning_rate: float
+    weight_decay: float
     lr_power: float
     num_train_epochs: float
     stop_after_epochs: float

@@ -63,6 +63,8 @@ def _step_settings(args: ResolvedTrainingArguments, data: CaseDataset, accelerat
         num_labels=len(data.id2label),
         rank=args.rank,
         variant=args.variant,
+        lora_targets=args.lora_targets,
+        encoder=args.encoder,
         batch_size=args.per_device_train_batch_size,
         mixed_precision=precision == "bf16" or (precision == "fp16" and not on_cpu),
         frozen_bfloat16=args.frozen_dtype == "bfloat16",
@@ -111,11 +113,12 @@ def _log_remedies(base: dict[str, Any], step: StepSettings, free: float, require
         "--per_device_train_batch_size",
         "--gradient_accumulation_steps",
     )
+    may_cast, may_shrink = precision == "bf16" and step.encoder != "full", step.fused and step.optimizer == "adamw"
     remedies: dict[str, dict[str, Any]] = {
         f"--mixed_precision {precision}": {"mixed_precision": step.mixed_precision or bool(precision)},
-        "--frozen_dtype bfloat16": {"frozen_bfloat16": step.frozen_bfloat16 or precision == "bf16"},
+        "--frozen_dtype bfloat16": {"frozen_bfloat16": step.frozen_bfloat16 or may_cast},
         "--gradient_checkpointing": {"gradient_checkpointing": True},
-        "--optimizer adamw_8bit": {"optimizer": "adamw_8bit" if step.fused else step.optimizer},
+        "--optimizer adamw_8bit": {"optimizer": "adamw_8bit" if may_shrink else step.optimizer},
         f"{batch} {half} with twice the {accumulation}": {"batch_size": half},
         f"{batch} 1 with {step.batch_size} times the {accumulation}": {"batch_size": 1},
     }

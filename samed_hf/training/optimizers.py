@@ -1,4 +1,4 @@
-"""The optimizer of a training: fused AdamW, or AdamW with 8-bit moments."""
+"""The optimizer of a training: fused AdamW or Adam, SGD with momentum, or AdamW with 8-bit moments."""
 
 from __future__ import annotations
 
@@ -14,21 +14,28 @@ from .arguments import ResolvedTrainingArguments
 
 __all__ = ["check_optimizer", "make_optimizer"]
 
-_FUSED = ("cpu", "cuda", "mps", "xpu")  # devices with a fused AdamW in PyTorch
+_FUSED = ("cpu", "cuda", "mps", "xpu")  # devices with a fused AdamW and Adam in PyTorch
 _EIGHT_BIT = ("cuda", "xpu")  # devices with an 8-bit AdamW in bitsandbytes
 
 
 def make_optimizer(
     parameters: Iterable[nn.Parameter], args: ResolvedTrainingArguments, device: torch.device
 ) -> torch.optim.Optimizer:
-    """Make the optimizer named by `args.optimizer`, with the run's learning rate and weight decay."""
+    """Make the optimizer named by `args.optimizer`, with the run's learning rate and weight decay.
+
+    The momentum of SGD is 0.9, as in TransUNet's training (arXiv 2102.04306, section 4.2).
+    """
     check_optimizer(args, device)
-    options: dict[str, Any] = {"lr": args.learning_rate, "betas": (0.9, 0.999), "weight_decay": args.weight_decay}
+    options: dict[str, Any] = {"lr": args.learning_rate, "weight_decay": args.weight_decay}
+    if args.optimizer == "sgd":
+        return torch.optim.SGD(parameters, **options, momentum=0.9)
+    options["betas"] = (0.9, 0.999)
     if args.optimizer == "adamw_8bit":
         from bitsandbytes.optim import AdamW8bit
 
         return AdamW8bit(parameters, **options)
-    return torch.optim.AdamW(parameters, **options, fused=device.type in _FUSED)
+    kind = torch.optim.Adam if args.optimizer == "adam" else torch.optim.AdamW
+    return kind(parameters, **options, fused=device.type in _FUSED)
 
 
 def check_optimizer(args: ResolvedTrainingArguments, device: torch.device) -> None:

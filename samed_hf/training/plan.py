@@ -77,7 +77,7 @@ def describe_run(
         deviates = args.deviations(accelerator.num_processes, input_size=processor.input_size)
         lines.append(f"preset      {args.preset}: {used}")
         lines.append(f"deviates    {'; '.join(deviates) or 'in nothing from the paper'}")
-    notes, kind = list(data.notes), accelerator.device.type
+    notes, kind = [*data.notes, *_encoder_notes(args, model)], accelerator.device.type
     if args.mixed_precision == "fp16" and kind == "cpu":
         notes.append("fp16 has no effect on a CPU: this run computes in float32")
     if args.mixed_precision == "bf16" and not computes_bfloat16(accelerator.device):
@@ -85,6 +85,20 @@ def describe_run(
     if plan.accumulation > 1:
         notes.append("the Dice loss sums over a batch: accumulated batches aren't equal to one larger batch")
     return "\n".join([*lines, *(f"note        {note}" for note in notes)])
+
+
+def _encoder_notes(args: ResolvedTrainingArguments, model: SamedForSemanticSegmentation) -> list[str]:
+    notes, trained = [], {name: one.numel() for name, one in model.named_parameters() if one.requires_grad}
+    if args.encoder == "full":
+        encoder = sum(count for name, count in trained.items() if "vision_encoder." in name)
+        notes.append(
+            f"the whole image encoder is trained and saved with the adapter: its file grows by {4e-6 * encoder:,.0f} MB"
+        )
+    if not any("lora_" in name for name in trained):
+        notes.append("there is no LoRA: rank has no effect")
+    if args.gradient_checkpointing and not any("vision_enc" in name or "channel_proj" in name for name in trained):
+        notes.append("gradient_checkpointing has no effect: a frozen image encoder keeps no activations")
+    return notes
 
 
 def _describe_slices(processor: SamedImageProcessor) -> str:
@@ -108,11 +122,14 @@ def _describe_slices(processor: SamedImageProcessor) -> str:
 
 
 def _describe_parameters(model: SamedForSemanticSegmentation) -> str:
+    """The trained parameters of each part; a module trained whole counts once, though PEFT keeps the original too."""
     trained = {"LoRA": 0, "mask decoder": 0, "prompt embedding": 0}
+    parts = {"lora_": "LoRA", "vision_encoder": "image encoder", "mask_decoder": "mask decoder"}
+    parts |= {"channel_projection": "channel projection", "": "prompt embedding"}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            part = "LoRA" if "lora_" in name else "mask decoder" if "mask_decoder" in name else "prompt embedding"
-            part = "channel projection" if "channel_projection" in name else part
+            part = next(part for key, part in parts.items() if key in name)
             trained[part] = trained.get(part, 0) + parameter.numel()
-    parts = ", ".join(f"{part} {count:,}" for part, count in trained.items())
-    return f"{sum(trained.values()):,} of {model.num_parameters():,} parameters: {parts}"
+    counted = ", ".join(f"{part} {count:,}" for part, count in trained.items() if count)
+    total = sum(one.numel() for name, one in model.named_parameters() if ".original_module." not in name)
+    return f"{sum(trained.values()):,} of {total:,} parameters: {counted}"

@@ -18,7 +18,7 @@ from ..data import CaseDataset, CaseStore, make_processor
 from ..data.processor import slice_side
 from ..model import SamedConfig, SamedForSemanticSegmentation, SamedImageProcessor, make_random_sam, samed_lora_config
 from ..model.download import describe_access, fetch_json
-from ..model.lora import cast_frozen
+from ..model.lora import prepare_encoder
 from ..utils.atomic import atomic_directory, write_text
 from .arguments import ResolvedTrainingArguments, SamedTrainingArguments
 from .checkpointing.checkpoints import find_checkpoint, list_checkpoints
@@ -229,20 +229,18 @@ def _make_model(args: ResolvedTrainingArguments, base: str, store: CaseStore) ->
         image_size=args.image_size,
         id2label=store.data.id2label,
         channel_projection=store.processor.num_projected,
+        dice_weight=args.dice_weight,
         regions={name: list(labels) for name, labels in store.data.regions.items()} or None,
         revision=args.model_revision,
         token=args.hub_token,
     )
     if model._hf_peft_config_loaded:
         raise ValueError(f"model_name_or_path {base!r} is an adapter: give the plain SAM it was trained on.")
-    lora = samed_lora_config(args.rank, variant=args.variant)
+    lora = samed_lora_config(args.rank, args.variant, args.lora_targets, args.encoder)
     # The exact commit, so that the adapter is never loaded onto other weights.
     revision = resolve_revision(base, args.model_revision, token=args.hub_token)
     lora.revision = args.model_revision = getattr(revision, "resolved", revision)
     model.add_adapter(lora)
-    if args.frozen_dtype == "bfloat16":
-        cast_frozen(model, torch.bfloat16)
-    if args.gradient_checkpointing:
-        model.activation_checkpointing_enable()
+    prepare_encoder(model, bfloat16=args.frozen_dtype == "bfloat16", checkpointing=args.gradient_checkpointing)
     model.image_processor = store.processor
     return model

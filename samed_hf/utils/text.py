@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-__all__ = ["comma_separated", "join_or", "name_some", "one_line", "parse_sizes", "printable"]
+__all__ = ["comma_separated", "join_or", "name_some", "one_line", "parse_sizes", "printable", "split_names"]
 
 
 def printable(text: str | Path) -> str:
@@ -51,3 +51,16 @@ def parse_sizes(text: str | None, flag: str, unit: str) -> dict[str, float]:
             )
         found[name] = size
     return found
+
+
+def split_names(argument: str, value: str | Iterable[str], known: Sequence[str]) -> list[str]:
+    """The names of a list, or of a text with commas, in the order of `known`.
+
+    Raises:
+        ValueError: no name, an unknown one, or one given twice.
+    """
+    names = list(comma_separated(value) if isinstance(value, str) else value)
+    if not names or len({*names}) < len(names) or not {*names} <= {*known}:
+        shown = value if isinstance(value, str) else ",".join(names)
+        raise ValueError(f"{argument} is {shown!r}: expected some of {', '.join(known)}, with commas, each once.")
+    return [name for name in known if name in names]

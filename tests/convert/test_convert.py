@@ -445,8 +445,11 @@ def test_a_scaling_is_multiplied_into_b(bases, tmp_path, options):
         (samed_lora_config(4, target_modules=r".*vision_encoder.*\.q_proj"), "q and v"),
         (samed_lora_config(4, modules_to_save=["vision_encoder.neck"]), "unknown to the original"),
         (LoraConfig(r=4, target_modules=r".*vision_encoder.*\.lin1"), "q and v"),
+        (samed_lora_config(4, targets="q,k,v,o"), "q and v"),
+        (samed_lora_config(4, encoder="frozen"), "q and v"),
+        (samed_lora_config(4, "samed_s", encoder="full"), r"unknown to the original \(.*vision_encoder.* and \d+ more"),
     ],
-    ids=["dora", "bias", "ranks", "q", "neck", "mlp"],
+    ids=["dora", "bias", "ranks", "q", "neck", "mlp", "qkvo", "frozen", "full"],
 )
 def test_adapters_that_the_original_cannot_express(bases, tmp_path, config, reason):
     adapter = saved(bases, tmp_path / "adapter", config)

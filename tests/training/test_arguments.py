@@ -5,17 +5,41 @@ import sys
 
 import pytest
 
-from samed_hf.model.lora import VARIANTS
+from samed_hf.model import lora
 from samed_hf.scoring.measures import Measures
-from samed_hf.training.arguments import SamedTrainingArguments
+from samed_hf.training.arguments import LORA_TARGETS, SamedTrainingArguments
 from samed_hf.training.presets import PRESETS
 from samed_hf.training.settings_file import make_parser
 from samed_hf.utils.settings import field_names
 
 
-def test_the_variants_are_those_of_lora():
-    choices = SamedTrainingArguments.__dataclass_fields__["variant"].metadata["choices"]
-    assert set(choices) == set(VARIANTS)
+def test_variants_encoders_and_targets_are_those_of_lora():
+    items = SamedTrainingArguments.__dataclass_fields__
+    assert items["variant"].metadata["choices"] == tuple(lora.VARIANTS)
+    assert items["encoder"].metadata["choices"] == lora.ENCODERS
+    assert tuple(lora.LORA_TARGETS) == LORA_TARGETS
+
+
+def test_lora_targets_are_resolved_in_one_order_and_only_with_lora():
+    def targets(**settings):
+        return SamedTrainingArguments(**settings).fill_defaults().lora_targets
+
+    assert (targets(), targets(preset="samed")) == ("q,v", "q,v")
+    assert targets(lora_targets="mlp, v,q") == "q,v,mlp"
+    assert (targets(encoder="frozen"), targets(encoder="full", preset="samed")) == (None, None)
+
+
+def test_bad_recipes_are_all_named():
+    with pytest.raises(ValueError, match="lora_targets is 'q,q'") as error:
+        SamedTrainingArguments(lora_targets="q,q", encoder="full", frozen_dtype="bfloat16", dice_weight=1.5)
+    for part in ("lora_targets is q,q with encoder full", "frozen_dtype is bfloat16", "dice_weight is 1.5"):
+        assert part in str(error.value)
+    for bad in ("", "q,x", "q,"):
+        with pytest.raises(ValueError, match="lora_targets"):
+            SamedTrainingArguments(lora_targets=bad)
+    for bad in ("none", "LoRA"):
+        with pytest.raises(ValueError, match=f"encoder is '{bad}'"):
+            SamedTrainingArguments(encoder=bad)
 
 
 def test_paths_names_of_data_and_the_token_are_private():
@@ -29,6 +53,7 @@ def test_paths_names_of_data_and_the_token_are_private():
 def test_settings_that_determine_the_weights_are_compared_on_resume():
     names = set(field_names(SamedTrainingArguments, "resume"))
     assert {"learning_rate", "weight_decay", "seed", "rank", "ema_decay", "optimizer", "plane", "fold"} <= names
+    assert {"lora_targets", "encoder", "dice_weight"} <= names
     assert not names & {"max_train_steps", "eval_steps", "save_best", "report_to", "output_dir"}
 
 

@@ -35,6 +35,43 @@ def test_one_step_by_hand():
     assert weight.item() == pytest.approx(2.0 * 0.95 - 0.1, abs=1e-6)
 
 
+def two_steps(weight, optimizer, gradient):
+    for _ in range(2):
+        weight.grad = torch.tensor([gradient])
+        optimizer.step()
+    return weight.item()
+
+
+def test_sgd_by_hand():
+    weight = nn.Parameter(torch.tensor([2.0]))
+    optimizer = make_optimizer([weight], arguments(optimizer="sgd", learning_rate=0.1, weight_decay=0.5), CPU)
+    # gradient with the penalty: 4 + 0.5 · 2 = 5, the weight 1.5; then 4 + 0.5 · 1.5 + 0.9 · 5 = 9.25, the weight 0.575
+    assert two_steps(weight, optimizer, 4.0) == pytest.approx(0.575, abs=1e-6)
+
+
+def test_adam_has_the_penalty_in_the_gradient():
+    weight = nn.Parameter(torch.tensor([2.0]))
+    optimizer = make_optimizer([weight], arguments(optimizer="adam", learning_rate=0.1, weight_decay=2.0), CPU)
+    weight.grad = torch.tensor([-4.0])  # and 2 · 2 of the penalty: nothing is left
+    optimizer.step()
+    assert weight.item() == 2.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, 0.1),
+        ({"optimizer": "adamw_8bit"}, 0.1),
+        ({"optimizer": "sgd"}, 0.0001),
+        ({"optimizer": "adam"}, 0.0001),
+        ({"optimizer": "sgd", "preset": "samed"}, 0.0001),
+        ({"optimizer": "sgd", "weight_decay": 0.0}, 0.0),
+    ],
+)
+def test_the_weight_decay_is_that_of_the_optimizer(settings, expected):
+    assert arguments(**settings).weight_decay == expected
+
+
 def test_eight_bits_need_a_gpu():
     with pytest.raises(ValueError, match="adamw_8bit, but the run is on cpu"):
         make_optimizer([nn.Parameter(torch.ones(3))], arguments(optimizer="adamw_8bit"), CPU)

@@ -49,6 +49,19 @@ def test_flags_override_the_preset_and_are_listed():
     assert accumulated.deviations(1) == ["gradient_accumulation_steps 4 instead of 1"]
 
 
+def test_another_recipe_is_listed():
+    args = filled(preset="samed_s", encoder="full", optimizer="sgd", dice_weight=0.5)
+    assert args.deviations(1) == [
+        "lora_targets none instead of q,v",
+        "encoder full instead of lora",
+        "optimizer sgd instead of adamw",
+        "weight_decay 0.0001 instead of 0.1",
+        "dice_weight 0.5 instead of 0.8",
+    ]
+    assert filled(preset="samed", lora_targets="v,q").deviations(1) == []
+    assert filled(preset="samed", lora_targets="o").deviations(1) == ["lora_targets o instead of q,v"]
+
+
 def test_a_preset_holds_out_no_case_unless_asked_to(tiny_data):
     def held_out(**settings):
         data = read_training_data(SamedTrainingArguments(data_dir=str(tiny_data), **settings))

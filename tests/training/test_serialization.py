@@ -36,8 +36,16 @@ def test_nested_states_with_shared_tensors_as_bitsandbytes_has_them():
             assert torch.equal(found[str(index)]["quantized"][name], tensor)
 
 
-@pytest.mark.parametrize("fused", [True, False])
-def test_an_optimizer_continues_bit_for_bit(fused):
+OPTIMIZERS = {
+    "fused": lambda weights: torch.optim.AdamW(weights, lr=0.1, fused=True),
+    "adamw": lambda weights: torch.optim.AdamW(weights, lr=0.1),
+    "adam": lambda weights: torch.optim.Adam(weights, lr=0.1, fused=True),
+    "sgd": lambda weights: torch.optim.SGD(weights, lr=0.001, momentum=0.9, weight_decay=0.1),
+}
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_an_optimizer_continues_bit_for_bit(kind):
     def steps(model, optimizer, numbers):
         for number in numbers:
             model(torch.full((1, 3), float(number))).square().sum().backward()
@@ -46,7 +54,7 @@ def test_an_optimizer_continues_bit_for_bit(fused):
 
     torch.manual_seed(0)
     models = [nn.Linear(3, 2), nn.Linear(3, 2)]
-    optimizers = [torch.optim.AdamW(model.parameters(), lr=0.1, fused=fused) for model in models]
+    optimizers = [OPTIMIZERS[kind](model.parameters()) for model in models]
     steps(models[0], optimizers[0], range(4))
     models[1].load_state_dict(models[0].state_dict())
     load_optimizer(optimizers[1], stored(optimizers[0].state_dict()["state"]))
@@ -80,3 +88,15 @@ def test_a_loss_scaler_is_json():
     other = torch.amp.GradScaler("cpu")
     other.load_state_dict(json.loads(json.dumps(scaler.state_dict())))
     assert other.get_scale() == 512.0
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_a_moment_of_another_shape_is_refused(kind):
+    model = nn.Linear(3, 2)
+    optimizer = OPTIMIZERS[kind](model.parameters())
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    state = stored(optimizer.state_dict()["state"])
+    moment = "momentum_buffer" if kind == "sgd" else "exp_avg"
+    with pytest.raises(ValueError, match="weight 0"):
+        load_optimizer(optimizer, {"0": state["0"] | {moment: torch.zeros(1)}})

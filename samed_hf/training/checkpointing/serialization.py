@@ -51,13 +51,14 @@ def unflatten_state(leaves: Mapping[str, Any]) -> dict[str, Any]:
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Mapping[str, Any]]) -> None:
     """Load the "state" of an optimizer's `state_dict`, by the parameters' numbers; the options remain its own."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    is_adamw = isinstance(getattr(optimizer, "optimizer", optimizer), torch.optim.AdamW)  # Accelerate wraps it
+    inner = getattr(optimizer, "optimizer", optimizer)  # Accelerate wraps it
     own: dict[int, dict[str, Any]] = {}
     for index, values in state.items():
         parameter = parameters[int(index)]
-        if is_adamw:
+        if isinstance(inner, torch.optim.Adam | torch.optim.SGD):  # AdamW is an Adam
             found, shape = {name: tuple(value.shape) for name, value in values.items()}, tuple(parameter.shape)
-            if found != {"step": (), "exp_avg": shape, "exp_avg_sq": shape}:
+            adam = {"step": (), "exp_avg": shape, "exp_avg_sq": shape}
+            if found != (adam if isinstance(inner, torch.optim.Adam) else {"momentum_buffer": shape}):
                 raise ValueError(f"the optimizer's state of weight {index} is {found}, its shape is {shape}")
         own[int(index)] = {
             name: shard_like(parameter, value)
