@@ -26,7 +26,7 @@ Args:
         Without it distances are in voxels.
     cases (`list[str]`, *optional*): names of the cases, in the order they were added. Default: "0", "1", ….
     metrics (`list[str]`, *optional*): some of "dice", "hd95", "iou", "sensitivity", "precision", "specificity", "hd",
-        "assd", "nsd", "volume", "lesions". Default: Dice and HD95.
+        "assd", "nsd", "volume", "lesions". Default: Dice and HD95. Label maps have no "calibration".
     nsd_tolerance_mm (`float` or `dict[str, float]`): distance of surfaces that agree, for all classes or each.
     lesion_min_iou (`float`, *optional*): from which intersection over union lesions match. Default: one voxel in both.
 Returns:

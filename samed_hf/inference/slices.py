@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,7 +16,17 @@ from ..transforms.zoom import nearest_zoom
 from ..utils.threads import single_threaded_blas
 from .batching import run_in_batches
 
-__all__ = ["narrow_labels", "predict_logits", "predict_slices"]
+__all__ = ["SoftmaxObserver", "narrow_labels", "predict_logits", "predict_slices"]
+
+
+class SoftmaxObserver(Protocol):
+    """What is computed from the softmax of a stack of slices, batch by batch."""
+
+    def count(self, softmax: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        """Reduce the softmax `(batch_size, num_labels, height, width)` of some slices; may be called anew for them."""
+
+    def add(self, counted: np.ndarray) -> None:
+        """Take the result of each slice once."""
 
 
 @torch.inference_mode()
@@ -27,6 +38,7 @@ def predict_slices(
     input_size: int | None = None,
     reference_zoom: bool = False,
     batch_size: int | None = None,
+    observer: SoftmaxObserver | None = None,
 ) -> np.ndarray:
     """Predict the label of every pixel of a stack of slices.
 
@@ -41,6 +53,7 @@ def predict_slices(
             gives smoother outlines.
         batch_size: slices through the model at once, which changes no label, up to float rounding. `None` chooses it by
             the free memory.
+        observer: sees the softmax of the logits at the slice's own pixels; not with `reference_zoom`.
 
     Returns:
         uint8 array `(slices, height, width)`, values in [0, num_labels); uint16 for more than 256 labels.
@@ -50,7 +63,7 @@ def predict_slices(
     stack = SliceStack(slices, processor, rescaled=True)
 
     def read(indices: range) -> list[np.ndarray]:
-        return [stack.read_raw(indices)]
+        return [stack.read_raw(indices), np.array(indices)]
 
     def compute(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         pixels = processor.resize_slices(stack.scale(inputs[0]), input_size)
@@ -58,12 +71,15 @@ def predict_slices(
         logits = logits if reference_zoom else resize_logits(logits, stack.size)
         # On a CPU argmax takes seven times as long as max.
         labels = narrow_labels(logits.max(dim=1).indices, model.config.num_labels)
-        return [nearest_zoom(labels, stack.size) if reference_zoom else labels]
+        labels = nearest_zoom(labels, stack.size) if reference_zoom else labels
+        return [labels] if observer is None else [labels, observer.count(logits.softmax(dim=1), inputs[1])]
 
     result = np.empty((len(stack), *stack.size), dtype=np.min_scalar_type(model.config.num_labels - 1))
     with single_threaded_blas():
-        for indices, (labels,) in run_in_batches([model], len(stack), stack.size, read, compute, batch_size):
+        for indices, (labels, *counted) in run_in_batches([model], len(stack), stack.size, read, compute, batch_size):
             result[indices] = labels
+            if observer is not None:
+                observer.add(counted[0])
     return result
 
 

@@ -20,6 +20,7 @@ METRICS: dict[str, tuple[str, ...]] = {
     },
     "volume": ("volume_ml", "label_volume_ml", "volume_error_ml", "relative_volume_error"),
     "lesions": ("lesion_tp", "lesion_fp", "lesion_fn", "lesion_f1"),
+    "calibration": ("ece", "brier", "ece_near", "brier_near"),
 }
 """The names of the scores of each metric."""
 

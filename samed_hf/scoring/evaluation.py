@@ -16,9 +16,10 @@ from ..model.image_processing_samed import SamedImageProcessor
 from ..model.modeling_samed import SamedForSemanticSegmentation
 from ..utils.atomic import write_text
 from ..utils.pipelining import Outcome, read_process_write
+from .calibration import Calibration
 from .intervals import score_intervals
 from .measures import Measures, Score
-from .metrics import score_case, summarize
+from .metrics import class_members, score_case, summarize
 
 __all__ = ["CaseResult", "describe_results", "evaluate_cases", "score_cases", "summarize_results", "write_metrics"]
 
@@ -69,15 +70,22 @@ def score_cases(
             error. If it raises an error, the run ends.
     """
 
-    def predict(item: Item, case: Case, _: object) -> tuple[Case, np.ndarray]:
-        options: dict[str, Any] = {"input_size": input_size, "reference_zoom": protocol == "samed"}
-        return case, predict_slices(model, case.image, processor, **options, batch_size=batch_size)
+    measures = measures or Measures()
+    members = class_members(model.config.id2label, model.config.regions)
 
-    def score(item: Item, found: tuple[Case, np.ndarray]) -> CaseResult:
-        case, prediction = found
+    def predict(item: Item, case: Case, _: object) -> tuple[Case, np.ndarray, Calibration | None]:
+        options: dict[str, Any] = {"input_size": input_size, "reference_zoom": protocol == "samed"}
+        is_asked = "calibration" in measures.metrics
+        calibration = Calibration(case.label, members, case.spacing, ignore_index) if is_asked else None
+        options |= {"batch_size": batch_size, "observer": calibration}
+        return case, predict_slices(model, case.image, processor, **options), calibration
+
+    def score(item: Item, found: tuple[Case, np.ndarray, Calibration | None]) -> CaseResult:
+        case, prediction, calibration = found
         arguments = (prediction, case.label, model.config.id2label, protocol, case.spacing)
         options: dict[str, Any] = {"regions": model.config.regions, "ignore_index": ignore_index}
-        scores = score_case(*arguments, **options, measures=measures or Measures())
+        options |= {"measures": measures, "calibration": calibration and calibration.scores()}
+        scores = score_case(*arguments, **options)
         predicted(case, prediction)
         return CaseResult(scores, "voxel" if protocol == "samed" or case.spacing is None else "mm")
 

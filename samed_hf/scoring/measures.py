@@ -74,10 +74,12 @@ class Measures:
         protocol: str,
         spacing: tuple[float, ...] | None,
         size: int,
+        extra: Score,
     ) -> Score:
         """Score the boolean masks of the class `name`, cropped from an array of `size` voxels.
 
-        `spacing` is in mm along each array axis; `None` measures in voxels, and leaves volumes undefined.
+        `spacing` is in mm along each array axis; `None` measures in voxels, and leaves volumes undefined. `extra` are
+        scores that masks don't have.
         """
         in_prediction, in_label = bool(prediction.any()), bool(label.any())
         if protocol == "samed" and not (in_prediction and in_label):
@@ -88,7 +90,7 @@ class Measures:
         counts = Counts.of(prediction, label, size)
         found: Score = {key: getattr(counts, key) for key in _COUNTED}
         found |= self._surface_scores(name, prediction, label, spacing if protocol == "strict" else None)
-        found |= _volumes(counts, spacing)
+        found |= _volumes(counts, spacing) | extra
         if "lesions" in self.metrics:
             lesions = match_lesions(prediction, label, self.lesion_min_iou)
             found |= dict(zip(METRICS["lesions"], (*lesions, lesions.f1), strict=True))

@@ -28,6 +28,7 @@ __all__ = [
     "binary_dice",
     "binary_hd95",
     "class_mask",
+    "class_members",
     "drop_ignored",
     "score_case",
     "summarize",
@@ -90,6 +91,7 @@ def score_case(
     regions: Mapping[str, Sequence[int]] | None = None,
     ignore_index: int | None = None,
     measures: Measures = _DEFAULT,
+    calibration: Mapping[str, Score] | None = None,
 ) -> dict[str, Score]:
     """Score every class but the background of one case, or every region.
 
@@ -104,15 +106,18 @@ def score_case(
         regions: by name, the classes whose union a region is; these are scored instead of the classes.
         ignore_index: value in `label` of voxels that count as background in both maps.
         measures: the scores to compute; by default Dice and HD95.
+        calibration: for the metric of this name, the result of [`Calibration.scores`]: label maps have no probability.
 
     Returns:
         The scores by the name of the class or region, in order; `None` leaves one out.
 
     Raises:
         ValueError: the shapes differ, a map is not of integers or holds a value out of range, `id2label` has gaps or a
-            name twice, the protocol is unknown or `spacing` does not fit.
+            name twice, the protocol is unknown, `spacing` does not fit or `calibration` is missing.
     """
     _check_protocol(protocol)
+    if "calibration" in measures.metrics and calibration is None:
+        raise ValueError("metrics has 'calibration', which label maps don't have: `samed-hf evaluate` computes it.")
     names = _class_names(id2label)
     prediction, label = np.asarray(prediction), np.asarray(label)
     _check_shapes(prediction, label)
@@ -134,17 +139,25 @@ def score_case(
         names = list(regions)
         boxes = [_joint_box([boxes[index - 1] for index in members]) for members in regions.values()]
     measures.check(protocol, names)
-    members = list((regions or {name: (index,) for index, name in enumerate(names, 1)}).values())
+    members = list(class_members(id2label, regions).values())
     sizes = [label[box].size for box in boxes]
 
     def score(index: int) -> Score:
         in_prediction, in_label = (class_mask(array[boxes[index]], members[index]) for array in (prediction, label))
-        return measures.score(names[index], in_prediction, in_label, protocol, spacing, label.size)
+        extra = (calibration or {}).get(names[index], {})
+        return measures.score(names[index], in_prediction, in_label, protocol, spacing, label.size, extra)
 
     largest_first = sorted(range(len(names)), key=lambda index: sizes[index], reverse=True)
     with ThreadPoolExecutor(_threads(sizes), "score") as pool:
         scores = dict(zip(largest_first, pool.map(score, largest_first), strict=True))
     return {name: scores[index] for index, name in enumerate(names)}
+
+
+def class_members(
+    id2label: Mapping[int, str] | int, regions: Mapping[str, Sequence[int]] | None
+) -> Mapping[str, Sequence[int]]:
+    """The labels of each class that is scored: the regions, or every label but the background."""
+    return regions or {name: (index,) for index, name in enumerate(_class_names(id2label), 1)}
 
 
 def class_mask(array: np.ndarray, classes: Sequence[int]) -> np.ndarray:

@@ -32,15 +32,6 @@ def write_cv_page(
 ) -> None:
     """Write `cv_report.html` from the content of `cv_summary.json` and `metrics.json` and the cases of each fold."""
     titles, fold_of = score_titles(metrics), {case: index for index, cases in enumerate(folds) for case in cases}
-    stat, over_folds = summary["over_cases"]["mean"], summary["over_folds"]["mean"]
-    facts = [(str(len(fold_of)), f"cases, each scored once, in {len(folds)} folds", "")]
-    for key in list(titles)[:2]:
-        pair = metrics["intervals"]["mean"][key]
-        ends = f"; 95 % interval of the mean {' to '.join(format_score(key, end) for end in pair)}" if pair else ""
-        facts.append((_spread(key, stat[key]), f"{titles[key]}, mean ± SD over cases{ends}", ""))
-    key = next(iter(titles))
-    facts.append((_spread(key, over_folds[key]), f"{titles[key]}, mean ± SD over folds", ""))
-    facts.append((format_duration(summary["seconds"]), "of training", ""))
     charts = [(titles[key], _draw_cases(metrics, fold_of, key)) for key in list(titles)[:_CHARTS]]
     write_page(
         output_dir / "cv_report.html",
@@ -52,7 +43,7 @@ def write_cv_page(
         summary=summary,
         metrics=metrics,
         titles=titles,
-        facts=facts,
+        facts=_facts(summary, titles),
         spread=_spread,
         score=format_score,
         splits=splits,
@@ -62,6 +53,19 @@ def write_cv_page(
         worst=_worst(output_dir, metrics, fold_of, titles),
         settings={key.replace("_", " "): value for key, value in summary["settings"].items() if value is not None},
     )
+
+
+def _facts(summary: Mapping[str, Any], titles: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    facts = [(str(summary["cases"]), f"cases, each scored once, in {len(summary['folds'])} folds", "")]
+    for key in list(titles)[:2]:
+        pair = summary["intervals"]["mean"][key]
+        ends = f"; 95 % interval of the mean {' to '.join(format_score(key, end) for end in pair)}" if pair else ""
+        facts.append(
+            (_spread(key, summary["over_cases"]["mean"][key]), f"{titles[key]}, mean ± SD over cases{ends}", "")
+        )
+    key = next(iter(titles))
+    facts.append((_spread(key, summary["over_folds"]["mean"][key]), f"{titles[key]}, mean ± SD over folds", ""))
+    return [*facts, (format_duration(summary["seconds"]), "of training", "")]
 
 
 def cautions(summary: Mapping[str, Any]) -> list[str]:

@@ -159,6 +159,27 @@ def test_metrics_are_chosen(tiny_adapter, data, tmp_path, capsys):
     assert f"95% intervals of the mean over cases: DSC {low:.4f} to {high:.4f}" in printed
 
 
+@pytest.mark.slow
+def test_calibration_is_that_of_the_probabilities_that_predict_writes(tiny_adapter, data, tmp_path):
+    assert run(tiny_adapter, data, tmp_path / "scores", "--metrics", "dice,calibration") == 0
+    metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
+    scan = data / "imagesTs" / "c_0000.nii.gz"
+    assert main(["predict", str(tiny_adapter), str(scan), "--output", str(tmp_path / "out"), "--probabilities"]) == 0
+    softmax = nib.load(next((tmp_path / "out").rglob("probabilities*"))).get_fdata()
+    label = np.asarray(nib.load(data / "labelsTs" / "c.nii.gz").dataobj)
+    found = metrics["per_case"]["c"]["bar"]
+    assert found["brier"] == pytest.approx(np.square(softmax[..., 2] - (label == 2)).mean(), abs=1e-5)
+    gaps = np.bincount(
+        (np.ceil(softmax[..., 2] * 15).ravel() - 1).clip(0).astype(int), ((label == 2) - softmax[..., 2]).ravel()
+    )
+    assert found["ece"] == pytest.approx(np.abs(gaps).sum() / label.size, abs=1e-3)
+    low, high = metrics["intervals"]["mean"]["brier_near"]
+    assert low <= metrics["mean"]["brier_near"] <= high
+    rows = (tmp_path / "scores" / "metrics.csv").read_text().splitlines()
+    assert rows[0] == "case,label,dice,ece,brier,ece_near,brier_near"
+    assert len(rows) == 1 + 5 * 2
+
+
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
