@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     for item in dataclasses.fields(ScoringArguments):
         kind, text = (str, f" [{item.default}]") if isinstance(item.default, str) else (float, "")
         add(f"--{item.name}", type=kind, default=item.default, help=item.metadata["help"].rstrip(".") + text)
+    add("--checklist", action="store_true", help="also write checklist.md, a draft of what a paper has to report")
     text = "side in pixels to which slices are zoomed first [the adapter's; the paper's is 224]"
     add("--input_size", type=int, help=text)
     add_computing(parser)
@@ -77,6 +79,7 @@ def _evaluate(args: argparse.Namespace, state: PartialState) -> int:
     from accelerate.utils import gather_object
 
     from ..inference import Segmenter
+    from ..studies import write_checklist
 
     def load() -> tuple[CaseDataset, str, list[str], Segmenter]:
         data, split, names = _choose_cases(args)
@@ -106,7 +109,9 @@ def _evaluate(args: argparse.Namespace, state: PartialState) -> int:
     measures = _measures(args)
     method |= dataclasses.asdict(measures) | {"metrics": list(measures.metrics)}
     run = {"method": method, "cases": [cases[names[number]] for number in numbers]}
-    return _finish(args, run | ({"shard": args.shard.describe(items, numbers)} if args.shard else {}))
+    run |= {"shard": args.shard.describe(items, numbers)} if args.shard else {}
+    describe = partial(write_checklist, segmenter=segmenter, data=data, options=vars(args))
+    return _finish(args, run, describe if args.checklist else None)
 
 
 def _measures(args: argparse.Namespace) -> Measures:
@@ -126,12 +131,15 @@ def _score(args: argparse.Namespace, data: CaseDataset, names: list[str], segmen
     from ..inference.batching import describe_failure
     from ..reporting.overlays import draw_overlay
     from ..scoring import score_cases
+    from ..training.monitoring.checks import labels_in
     from ..transforms.slicing import rows_point_up
 
     output, processor, records, measures = Path(args.output), segmenter.processor, [], _measures(args)
+    present: dict[str, list[int]] = {}
     rows_run_up = rows_point_up(processor)
 
     def draw(case: Case, prediction: np.ndarray) -> None:
+        present[case.name] = sorted(labels_in(case.label))
         output.mkdir(parents=True, exist_ok=True)
         path, arrays = output / f"{case.name}.png", (case.image, case.label, prediction)
         options: dict[str, Any] = {"title": case.name, "spacing": case.spacing, "rows_run_up": rows_run_up}
@@ -147,7 +155,8 @@ def _score(args: argparse.Namespace, data: CaseDataset, names: list[str], segmen
         found = [score[key] for score in scores.values() if score[key] is not None]
         scored = f"mean {named.get(key, key)} {sum(found) / len(found):.4f}" if found else "nothing to score"
         logger.info("%s: %s", printable(name), scored)
-        records.append({"name": name, "status": "done", "unit": unit, "scores": scores})
+        record: dict[str, Any] = {"name": name, "status": "done", "unit": unit, "scores": scores}
+        records.append(record | {"labels": present[name]})
 
     options = {"protocol": args.protocol, "input_size": args.input_size, "batch_size": args.batch_size}
     options |= {"ignore_index": data.ignore_index, "measures": measures}
@@ -156,7 +165,7 @@ def _score(args: argparse.Namespace, data: CaseDataset, names: list[str], segmen
     return records
 
 
-def _finish(args: argparse.Namespace, run: dict[str, Any]) -> int:
+def _finish(args: argparse.Namespace, run: dict[str, Any], describe: Callable[..., Path] | None) -> int:
     """Write the scores, or a shard's part and the scores of all shards after the last one; return the exit status."""
     from ..utils.atomic import write_text
 
@@ -169,9 +178,9 @@ def _finish(args: argparse.Namespace, run: dict[str, Any]) -> int:
         print(f"wrote       {printable(path)}", flush=True)
         parts = read_parts(output, _METRICS, args.shard.count)
         if complete_parts(run, parts.values()):
-            _write(output, merge_parts(parts))
+            _write(output, merge_parts(parts), describe)
     elif len(failed) < len(run["cases"]):
-        _write(output, run)
+        _write(output, run, describe)
     if failed:
         print(f"{len(failed)} of {len(run['cases'])} cases failed:", file=sys.stderr)
     for case in failed:
@@ -179,8 +188,8 @@ def _finish(args: argparse.Namespace, run: dict[str, Any]) -> int:
     return 0 if not failed else 1 if len(failed) < len(run["cases"]) else 2
 
 
-def _write(output: Path, run: dict[str, Any]) -> None:
-    """Write and print the scores of the cases that didn't fail, and name the others."""
+def _write(output: Path, run: dict[str, Any], describe: Callable[..., Path] | None) -> None:
+    """Write and print the scores of the cases that didn't fail, and name the others; then call `describe`."""
     from ..reporting.formatting import format_scores
     from ..scoring import CaseResult, describe_results, write_metrics
     from ..scoring.measures import Measures
@@ -196,6 +205,8 @@ def _write(output: Path, run: dict[str, Any]) -> None:
         metrics["failed"] = failed
     write_metrics(output, metrics)
     print(f"\n{format_scores(metrics)}\n\nwrote {output / _METRICS}, metrics.csv and one image for each case")
+    if describe is not None:
+        print(f"wrote {printable(describe(run, metrics))}, a draft: check and complete it")
 
 
 def _choose_cases(args: argparse.Namespace) -> tuple[CaseDataset, str, list[str]]:

@@ -1,3 +1,4 @@
+from .checklist import write_checklist
 from .comparison import Comparison, compare_runs
 from .comparison_files import write_comparison
 from .cross_validation import cross_validate
@@ -8,6 +9,7 @@ __all__ = [
     "Comparison",
     "compare_runs",
     "cross_validate",
+    "write_checklist",
     "write_comparison",
     "write_cross_validation",
     "write_learning_curve",
