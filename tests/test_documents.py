@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from samed_hf.cli import cross_validate
 from samed_hf.cli.parser import make_parser
 from samed_hf.training import parse_arguments
 
@@ -30,7 +31,8 @@ def commands(page: str) -> list[list[str]]:
 def test_commands_have_the_flags_they_are_given(page):
     for program, *words in commands(page):
         if program == "samed-hf":
-            parse_arguments(words[1:]) if words[0] == "train" else make_parser().parse_args(words)
+            parsers = {"train": parse_arguments, "cross-validate": cross_validate.parse}
+            parsers[words[0]](words[1:]) if words[0] in parsers else make_parser().parse_args(words)
         elif program == "accelerate":
             parse_arguments(words[words.index("examples/train_synapse.py") + 1 :])
         else:
@@ -40,7 +42,7 @@ def test_commands_have_the_flags_they_are_given(page):
 def test_the_readme_is_short_and_names_its_commands():
     assert (ROOT / "README.md").stat().st_size <= 10_000
     assert {words[1] for words in commands("README.md") if words[0] == "samed-hf"} >= {
-        *("validate", "train", "evaluate", "compare", "predict", "push", "doctor")
+        *("validate", "train", "evaluate", "cross-validate", "compare", "predict", "push", "doctor")
     }
 
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from .processes import run_in_processes
 
-__all__ = ["add_parser", "run"]
+if TYPE_CHECKING:
+    from ..training import SamedTrainingArguments
+
+__all__ = ["add_parser", "parse", "run"]
 
 _DESCRIPTION = (
     "Train an adapter for each fold of the data, and score each case by the one that was not trained on it. All flags "
@@ -34,25 +39,29 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0, or 1 where some folds failed, 2 where all did.
     """
-    own = argparse.ArgumentParser("samed-hf cross-validate", add_help=False, allow_abbrev=False)
-    own.add_argument("--num_parallel_folds", "--num-parallel-folds", type=int, default=1)
-    own.add_argument("--num_train_cases", "--num-train-cases", type=_sizes, default=())
-    mine, rest = own.parse_known_args(args.rest)
-    from ..training.settings_file import parse_command
-
-    text = f"{_DESCRIPTION} {_OWN}"
-    settings, dry_run = parse_command(rest, prog="samed-hf cross-validate", description=text, allow_abbrev=False)
+    settings, dry_run, own = parse(args.rest)
 
     def work(_: object) -> int:
         from ..studies.cross_validation import cross_validate, log_cross_validation
 
         if dry_run:
-            log_cross_validation(settings, mine.num_train_cases)
+            log_cross_validation(settings, own["num_train_cases"])
             return 0
-        curve = {"num_train_cases": mine.num_train_cases, "num_parallel_folds": mine.num_parallel_folds}
-        return cross_validate(settings, **curve)
+        return cross_validate(settings, **own)
 
     return run_in_processes(args, work)
+
+
+def parse(argv: Sequence[str]) -> tuple[SamedTrainingArguments, bool, dict[str, Any]]:
+    """Parse the flags: the settings of the trainings, whether `--dry_run` is given, and the command's own."""
+    from ..training.settings_file import parse_command
+
+    own = argparse.ArgumentParser("samed-hf cross-validate", add_help=False, allow_abbrev=False)
+    own.add_argument("--num_parallel_folds", "--num-parallel-folds", type=int, default=1)
+    own.add_argument("--num_train_cases", "--num-train-cases", type=_sizes, default=())
+    mine, rest = own.parse_known_args(argv)
+    text = f"{_DESCRIPTION} {_OWN}"
+    return *parse_command(rest, prog="samed-hf cross-validate", description=text), vars(mine)
 
 
 def _sizes(text: str) -> tuple[int, ...]:

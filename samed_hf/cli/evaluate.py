@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     """Add the command's arguments."""
     parser = commands.add_parser("evaluate", help="score an adapter on volumes with labels")
     add = parser.add_argument
-    add("adapter", metavar="ADAPTER", help="directory or Hub id")
+    add("adapter", metavar="ADAPTER", help="directory of an adapter or an ensemble, or Hub id")
     text = "data set in any layout that training reads, several of the same labels, or a Hub id"
     add("--data", required=True, nargs="+", metavar="DIR", help=text)
     add_columns(parser)
@@ -52,6 +53,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     for item in dataclasses.fields(ScoringArguments):
         kind, text = (str, f" [{item.default}]") if isinstance(item.default, str) else (float, "")
         add(f"--{item.name}", type=kind, default=item.default, help=item.metadata["help"].rstrip(".") + text)
+    add("--checklist", action="store_true", help="also write checklist.md, a draft of what a paper has to report")
     text = "side in pixels to which slices are zoomed first [the adapter's; the paper's is 224]"
     add("--input_size", type=int, help=text)
     add_computing(parser)
@@ -77,13 +79,16 @@ def _evaluate(args: argparse.Namespace, state: PartialState) -> int:
     from accelerate.utils import gather_object
 
     from ..inference import Segmenter
+    from ..studies import write_checklist
 
     def load() -> tuple[CaseDataset, str, list[str], Segmenter]:
         data, split, names = _choose_cases(args)
         base = args.base_model_name_or_path
         segmenter = Segmenter.load([args.adapter], dtype=args.dtype, base_model_name_or_path=base)
-        if len(segmenter.models) > 1:
-            raise ValueError(f"ADAPTER {args.adapter!r} is an ensemble: expected one adapter, e.g. a member of it.")
+        if any(one.to_dict() != segmenter.processor.to_dict() for one in segmenter.processors):
+            raise ValueError(
+                f"The members of {args.adapter!r} scale images differently: they can't be scored together."
+            )
         data.expect_channels(segmenter.processor.num_channels)
         regions = segmenter.models[0].config.regions
         data.expect_labels(segmenter.id2label, regions)
@@ -104,7 +109,9 @@ def _evaluate(args: argparse.Namespace, state: PartialState) -> int:
     measures = _measures(args)
     method |= dataclasses.asdict(measures) | {"metrics": list(measures.metrics)}
     run = {"method": method, "cases": [cases[names[number]] for number in numbers]}
-    return _finish(args, run | ({"shard": args.shard.describe(items, numbers)} if args.shard else {}))
+    run |= {"shard": args.shard.describe(items, numbers)} if args.shard else {}
+    describe = partial(write_checklist, segmenter=segmenter, data=data, options=vars(args))
+    return _finish(args, run, describe if args.checklist else None)
 
 
 def _measures(args: argparse.Namespace) -> Measures:
@@ -124,12 +131,15 @@ def _score(args: argparse.Namespace, data: CaseDataset, names: list[str], segmen
     from ..inference.batching import describe_failure
     from ..reporting.overlays import draw_overlay
     from ..scoring import score_cases
+    from ..training.monitoring.checks import labels_in
     from ..transforms.slicing import rows_point_up
 
     output, processor, records, measures = Path(args.output), segmenter.processor, [], _measures(args)
+    present: dict[str, list[int]] = {}
     rows_run_up = rows_point_up(processor)
 
     def draw(case: Case, prediction: np.ndarray) -> None:
+        present[case.name] = sorted(labels_in(case.label))
         output.mkdir(parents=True, exist_ok=True)
         path, arrays = output / f"{case.name}.png", (case.image, case.label, prediction)
         options: dict[str, Any] = {"title": case.name, "spacing": case.spacing, "rows_run_up": rows_run_up}
@@ -145,16 +155,17 @@ def _score(args: argparse.Namespace, data: CaseDataset, names: list[str], segmen
         found = [score[key] for score in scores.values() if score[key] is not None]
         scored = f"mean {named.get(key, key)} {sum(found) / len(found):.4f}" if found else "nothing to score"
         logger.info("%s: %s", printable(name), scored)
-        records.append({"name": name, "status": "done", "unit": unit, "scores": scores})
+        record: dict[str, Any] = {"name": name, "status": "done", "unit": unit, "scores": scores}
+        records.append(record | {"labels": present[name]})
 
     options = {"protocol": args.protocol, "input_size": args.input_size, "batch_size": args.batch_size}
     options |= {"ignore_index": data.ignore_index, "measures": measures}
     read = partial(data.read_case, processor=processor)
-    score_cases(segmenter.models[0], names, read, processor, predicted=draw, done=done, **options)
+    score_cases(segmenter.models, names, read, processor, predicted=draw, done=done, **options)
     return records
 
 
-def _finish(args: argparse.Namespace, run: dict[str, Any]) -> int:
+def _finish(args: argparse.Namespace, run: dict[str, Any], describe: Callable[..., Path] | None) -> int:
     """Write the scores, or a shard's part and the scores of all shards after the last one; return the exit status."""
     from ..utils.atomic import write_text
 
@@ -167,9 +178,9 @@ def _finish(args: argparse.Namespace, run: dict[str, Any]) -> int:
         print(f"wrote       {printable(path)}", flush=True)
         parts = read_parts(output, _METRICS, args.shard.count)
         if complete_parts(run, parts.values()):
-            _write(output, merge_parts(parts))
+            _write(output, merge_parts(parts), describe)
     elif len(failed) < len(run["cases"]):
-        _write(output, run)
+        _write(output, run, describe)
     if failed:
         print(f"{len(failed)} of {len(run['cases'])} cases failed:", file=sys.stderr)
     for case in failed:
@@ -177,8 +188,8 @@ def _finish(args: argparse.Namespace, run: dict[str, Any]) -> int:
     return 0 if not failed else 1 if len(failed) < len(run["cases"]) else 2
 
 
-def _write(output: Path, run: dict[str, Any]) -> None:
-    """Write and print the scores of the cases that didn't fail, and name the others."""
+def _write(output: Path, run: dict[str, Any], describe: Callable[..., Path] | None) -> None:
+    """Write and print the scores of the cases that didn't fail, and name the others; then call `describe`."""
     from ..reporting.formatting import format_scores
     from ..scoring import CaseResult, describe_results, write_metrics
     from ..scoring.measures import Measures
@@ -194,6 +205,8 @@ def _write(output: Path, run: dict[str, Any]) -> None:
         metrics["failed"] = failed
     write_metrics(output, metrics)
     print(f"\n{format_scores(metrics)}\n\nwrote {output / _METRICS}, metrics.csv and one image for each case")
+    if describe is not None:
+        print(f"wrote {printable(describe(run, metrics))}, a draft: check and complete it")
 
 
 def _choose_cases(args: argparse.Namespace) -> tuple[CaseDataset, str, list[str]]:
@@ -202,6 +215,7 @@ def _choose_cases(args: argparse.Namespace) -> tuple[CaseDataset, str, list[str]
     from ..data.labels import read_json
     from ..data.layouts import dataset_arguments
     from ..data.splits import choose_fold
+    from ..inference.ensemble import ensemble_members
     from ..training.distributed.logging import get_logger
 
     location: dict[str, Any] = dataset_arguments(args.data)
@@ -209,16 +223,16 @@ def _choose_cases(args: argparse.Namespace) -> tuple[CaseDataset, str, list[str]
     data = read_data(**location, label_names=args.label_names, fold=own_fold, **given_columns(args))
     choose_fold(data, num_folds=args.num_folds, fold=args.fold, splits=args.splits)
     split, names = (args.split, getattr(data, args.split)) if args.split else data.evaluation_split
-    settings = Path(args.adapter) / "training_settings.json"
-    content = read_json(settings) if settings.is_file() else None
-    known: dict[str, Any] = content.get("cases", {}) if isinstance(content, dict) else {}
-    if not names and not args.split:  # the cases that training held out itself
-        split, names = "validation", [name for name in known.get("validation", ()) if name in data.sources]
+    files = [Path(member) / "training_settings.json" for member in ensemble_members(args.adapter)]
+    contents = [content for file in files if file.is_file() and isinstance(content := read_json(file), dict)]
+    known: list[dict[str, Any]] = [content.get("cases", {}) for content in contents]
+    if not names and not args.split and len(files) == 1 and known:  # the cases that training held out itself
+        split, names = "validation", [name for name in known[0].get("validation", ()) if name in data.sources]
     if not names:
         declared = ", ".join(f"{len(getattr(data, one))} for {one}" for one in _SPLITS)
         raise ValueError(f"{data.root} has no case to score ({declared}): give --split, --num_folds or --splits.")
     log = get_logger(__name__)  # of several processes, the main one alone
     log.info("data        %s: %s, %d %s cases", data.root, data.layout, len(names), split)
-    if seen := set(names) & set(known.get("train", ())):
+    if seen := set(names) & {name for one in known for name in one.get("train", ())}:
         log.warning("%d of these cases were trained on: their scores do not apply to new cases", len(seen))
     return data, split, names

@@ -10,6 +10,11 @@ from ..utils.settings import find_problems, setting
 
 __all__ = ["DataArguments"]
 
+_ALTERNATIVES = (
+    *(("data_dir", "dataset_name"), ("num_folds", "splits"), ("num_train_cases", "train_fraction")),
+    *(("preprocessing", "intensity_window"), ("channels", "channel_projection")),
+)
+
 
 @dataclass
 class DataArguments:
@@ -91,20 +96,14 @@ class DataArguments:
     def find_problems(self) -> list[str]:
         """One phrase for each bad value."""
         problems = find_problems(self)
-        if self.data_dir is not None and self.dataset_name is not None:
-            problems.append("data_dir and dataset_name are both given: expected one of them")
-        for first, second in (("num_folds", "splits"), ("num_train_cases", "train_fraction")):
-            if None not in (getattr(self, first), getattr(self, second)):
+        for first, second in _ALTERNATIVES:
+            if getattr(self, first) not in (None, False) and getattr(self, second) not in (None, False):
                 problems.append(f"{first} and {second} are both given: expected one of them")
         if self.train_fraction is not None and not 0 < self.train_fraction <= 1:
             problems.append(f"train_fraction is {self.train_fraction}: expected a share above 0 and up to 1, e.g. 0.5")
         window = self.intensity_window
         if window is not None and (len(window) != 2 or not window[0] < window[1]):
             problems.append(f"intensity_window is {window}: expected LOW HIGH, e.g. -125 275")
-        if self.preprocessing is not None and window is not None:
-            problems.append("preprocessing and intensity_window are both given: expected one of them")
-        if self.channels is not None and self.channel_projection:
-            problems.append("channels and channel_projection are both given: expected one of them")
         if self.orientation is not None:
             from ..volumes.geometry import check_orientation  # imports nibabel, which takes half a second
 

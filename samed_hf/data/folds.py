@@ -13,13 +13,15 @@ from .labels import read_json
 
 __all__ = ["divide", "k_folds", "note_rare_labels", "read_fold", "splits_of_folds", "units_of"]
 
+_Labels = Mapping[str, Collection[Any]]  # of each case
+
 
 def k_folds(
     cases: Sequence[str],
     num_folds: int,
     groups: Mapping[str, str] | None = None,
     *,
-    strata: Mapping[str, Collection[Any]] | None = None,
+    strata: _Labels | None = None,
     seed: int = 0,
 ) -> list[tuple[list[str], list[str]]]:
     """Cases to train on and cases held out, for each fold; each case is held out once.
@@ -30,10 +32,9 @@ def k_folds(
 
     Args:
         cases: names of the cases.
-        num_folds: the sizes of the folds differ by one at most.
+        num_folds: number of folds, whose sizes differ by one at most.
         groups: the patient of each case that is not its patient's only one: patients are divided, not cases.
-        strata: the labels of each case, whose frequencies are made as equal as possible; a patient has those of all
-            its cases.
+        strata: the labels of each case, to be as frequent in each fold; a patient has those of all its cases.
         seed: of the permutation and of draws between equal folds.
 
     Raises:
@@ -69,9 +70,7 @@ def _stratify(left: dict[str, set[Any]], num_folds: int, generator: np.random.Ge
     return folds
 
 
-def note_rare_labels(
-    num_folds: int, strata: Mapping[str, Collection[Any]], groups: Mapping[str, str] | None = None
-) -> list[str]:
+def note_rare_labels(num_folds: int, strata: _Labels, groups: Mapping[str, str] | None = None) -> list[str]:
     """A note on each label that fewer cases, or patients, have than there are folds."""
     counts = Counter(label for labels in _labels_of_units([*strata], groups, strata).values() for label in labels)
     return [
@@ -93,10 +92,8 @@ def read_fold(path: Path, fold: int) -> tuple[list[str], list[str], int]:
     chosen = folds[fold] if 0 <= fold < count and isinstance(folds[fold], dict) else {}
     parts = [chosen.get(key) for key in ("train", "val")]
     if not all(isinstance(part, list) and all(isinstance(name, str | int) for name in part) for part in parts):
-        raise ValueError(
-            f"{path} has no fold {fold} with train and val: expected one of its {count} folds, counted from 0, in a "
-            'list of {"train": ["CASE", …], "val": […]}.'
-        )
+        content = f'{count} folds, counted from 0, in a list of {{"train": ["CASE", …], "val": […]}}'
+        raise ValueError(f"{path} has no fold {fold} with train and val: expected one of its {content}.")
     train, validation = (sorted(map(str, part or ())) for part in parts)
     return train, validation, count
 
@@ -106,9 +103,7 @@ def units_of(cases: Sequence[str], groups: Mapping[str, str] | None) -> list[str
     return list(dict.fromkeys((groups or {}).get(case, case) for case in cases))
 
 
-def _labels_of_units(
-    cases: Sequence[str], groups: Mapping[str, str] | None, strata: Mapping[str, Collection[Any]]
-) -> dict[str, set[Any]]:
+def _labels_of_units(cases: Sequence[str], groups: Mapping[str, str] | None, strata: _Labels) -> dict[str, set[Any]]:
     labels: dict[str, set[Any]] = {}
     for case in cases:
         labels.setdefault((groups or {}).get(case, case), set()).update(strata[case])

@@ -64,9 +64,8 @@ def divide_cases(
     if not data.validation:
         data.train, data.validation = hold_out(data.train, num_validation, data.groups)
         num_validation = None
-    total = len(data.validation)
-    count = total if num_validation is None else min(num_validation, total)
-    if num_validation is not None and num_validation > total:
+    count = total = len(data.validation)
+    if num_validation is not None and (count := min(num_validation, total)) < num_validation:
         data.notes.append(f"num_validation_cases is {num_validation}: all {total} validation cases are scored")
     data.selection = [data.validation[index * total // count] for index in range(count)]
 
@@ -96,7 +95,7 @@ def choose_fold(
     if splits is not None:
         data.train, data.validation, num_folds = _read_splits(data, Path(splits), fold)
         if spare := sorted({*data.sources} - {*data.train, *data.validation, *data.test}):
-            data.notes.append(f"fold {fold} of {splits} leaves out {len(spare)} cases, e.g. {spare[0]}")
+            data.notes.append(f"fold {fold} of {Path(splits).name} leaves out {len(spare)} cases, e.g. {spare[0]}")
         data.notes += shared_patients(data)
     elif num_folds is not None:
         folds = k_folds(sorted({*data.train, *data.validation}), num_folds, data.groups)
@@ -117,12 +116,9 @@ def _read_splits(data: CaseDataset, path: Path, fold: int) -> tuple[list[str], l
         twice = Counter([*train, *validation]).most_common(1)[0][0]
         raise ValueError(f"{where} names {twice} twice: expected each case once, in train or in val.")
     if wrong := sorted(names - {*data.sources}) or sorted(names & {*data.test}):
-        what = "a test case" if wrong[0] in data.sources else "no case"
+        what = "test cases" if wrong[0] in data.sources else "not among the cases"
         known = min({*data.sources} - {*data.test}, default="none")
-        raise ValueError(
-            f"{where} names {wrong[0]!r} and {len(wrong) - 1} others: {what} of {data.root}; expected cases to train "
-            f"on or to hold out, such as {known!r}: are these the folds of other data?"
-        )
+        raise ValueError(f"{where} names {name_some(wrong)}, {what} of {data.root}: expected others, such as {known}.")
     return train, validation, count
 
 
@@ -138,13 +134,9 @@ def shared_patients(data: CaseDataset) -> list[str]:
 
 
 def choose_subset(data: CaseDataset, num_cases: int) -> None:
-    """Train on some training cases only, with a note; those of a smaller number are among those of a larger one.
+    """Train on the first training cases of a fixed permutation, with a note: fewer ones are among more ones.
 
-    They are the first ones of a fixed permutation of the sorted names; the number may be smaller, as patients are not
-    divided. There is at least one patient.
-
-    Raises:
-        ValueError: fewer than one case, or more than there are.
+    Patients are not divided: as many as have at most so many cases, and at least one. Too many are a `ValueError`.
     """
     total = len(data.train)
     if not 1 <= num_cases <= total:

@@ -18,7 +18,7 @@ from ..utils.atomic import write_text
 from ..utils.source import package_source
 
 __all__ = ["AUTO_MAPPING", "LICENSES", "PRIVATE_SETTINGS", "is_hub_id", "is_local_base", "named_base", "read_json"]
-__all__ += ["split_card", "write_card"]
+__all__ += ["escape_markdown", "split_card", "write_card"]
 
 PRIVATE_SETTINGS = frozenset(
     {"data_dir", "dataset_name", "cache_dir", "output_dir", "model_name_or_path", "resume_from_checkpoint", "hub_token"}
@@ -51,7 +51,7 @@ _UNMARKED = re.compile(
 )
 _ENTITIES = {ord(char): f"&#{ord(char)};" for char in "&<>|`*[]\\"}
 # Layers of the image encoder's blocks that LoRA can adapt.
-_LAYERS = {"q": "attn.q_proj", "k": "attn.k_proj", "v": "attn.v_proj", "o": "attn.proj", "MLP": "mlp.lin1"}
+_LAYERS = {"q": "attn.q_proj", "k": "attn.k_proj", "v": "attn.v_proj", "o": "attn.proj", "the MLP": "mlp.lin1"}
 _UNKNOWN_DATA = "data of its author's"
 
 
@@ -86,7 +86,7 @@ def write_card(
     card = ModelCard.from_template(
         _metadata(context),
         template_str=resources.files(__package__).joinpath("templates/model_card.md").read_text(encoding="utf-8"),
-        **_escape(context),
+        **escape_markdown(context),
     )
     file = directory / "README.md"
     present = file.read_text(encoding="utf-8") if file.is_file() else ""
@@ -167,13 +167,13 @@ def _as_list(value: Any) -> list[Any]:
     return [] if value is None else value if isinstance(value, list) else [value]
 
 
-def _escape(value: Any) -> Any:
+def escape_markdown(value: Any) -> Any:
     """`value` with texts that Markdown and HTML show as they are, in one line."""
     if isinstance(value, str):
-        return " ".join(value.split()).translate(_ENTITIES)
+        return re.sub(r"\s+", " ", value).translate(_ENTITIES)
     if isinstance(value, Mapping):
-        return {_escape(key): _escape(item) for key, item in value.items()}
-    return [_escape(item) for item in value] if isinstance(value, list | tuple) else value
+        return {escape_markdown(key): escape_markdown(item) for key, item in value.items()}
+    return [escape_markdown(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _check_licenses(licenses: dict[str, str | None]) -> dict[str, str | None]:

@@ -21,7 +21,7 @@ from ..utils.source import package_source
 from .card import AUTO_MAPPING, PRIVATE_SETTINGS, is_local_base, named_base, read_json, split_card, write_card
 
 __all__ = ["ADAPTER_DIRECTORY", "ADAPTER_FILES", "OUTDATED", "check_adapter", "check_source"]
-__all__ += ["lay_out_repository", "refuse_links"]
+__all__ += ["lay_out_repository", "public_settings", "refuse_links"]
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 ADAPTER_DIRECTORY = "adapter"
@@ -148,12 +148,12 @@ def _write_reports(directory: Path, target: Path, settings: dict[str, Any], data
     named = [case for split in settings.get("cases", {}).values() for case in split]
     numbers = {case: f"case {n}" for n, case in enumerate(dict.fromkeys([*named, *metrics.get("per_case", {})]), 1)}
     if settings:
-        _write_json(target / "training_settings.json", _public_settings(settings, numbers, dataset))
+        _write_json(target / "training_settings.json", public_settings(settings, numbers, dataset))
     if metrics:
         _write_metrics(target, metrics, numbers)
 
 
-def _public_settings(settings: dict[str, Any], numbers: dict[str, str], dataset: str | None) -> dict[str, Any]:
+def public_settings(settings: dict[str, Any], numbers: dict[str, str], dataset: str | None) -> dict[str, Any]:
     """The settings of a run without what is private."""
     public = {key: value for key, value in settings.items() if key not in PRIVATE_SETTINGS}
     if "cases" in settings:

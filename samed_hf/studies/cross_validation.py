@@ -13,7 +13,9 @@ import torch
 from accelerate import PartialState
 
 from ..data.folds import k_folds
+from ..data.labels import read_json
 from ..inference.batching import is_out_of_memory
+from ..reporting.formatting import format_scores
 from ..training.arguments import SamedTrainingArguments
 from ..training.checkpointing.run_directory import on_main_rank
 from ..training.distributed.logging import get_logger
@@ -58,24 +60,18 @@ def cross_validate(
     _check(args, num_parallel_folds, state.num_processes)
     shared = replace(args, cache_dir=args.cache_dir or str(output / "cache"))
     shared, folds = on_main_rank(state, lambda: prepare_folds(shared, state.num_processes))
-    smallest = min(len(train) for train, _ in folds)
-    if (chosen or 0) >= len(folds) or max(num_train_cases, default=1) > smallest:
-        raise ValueError(
-            f"fold is {chosen} of {len(folds)}, counted from 0, num_train_cases {max(num_train_cases, default=None)} "
-            f"of the {smallest} training cases that each fold has: expected at most so many."
-        )
+    largest, smallest = max(num_train_cases, default=1), min(len(train) for train, _ in folds)
+    if (chosen or 0) >= len(folds):
+        raise ValueError(f"fold is {chosen}: expected one of {len(folds)} folds, counted from 0.")
+    if largest > smallest:
+        raise ValueError(f"num_train_cases is {largest}: expected at most {smallest}, those of the smallest fold.")
     points: dict[Path, int | None] = {output / f"cases-{size}": size for size in num_train_cases}
     points = points or {output: args.num_train_cases}
     outputs = {directory: [directory / f"fold-{fold}" for fold in range(len(folds))] for directory in points}
     numbers, failed = range(len(folds)) if chosen is None else [chosen], dict[str, str]()
     for directory, size in points.items():
-        options = {
-            "output_dir": str(directory),
-            "num_train_cases": size,
-            "num_folds": None,
-            "splits": str(output / SPLITS),
-        }
-        study = replace(shared, **options, resume_from_checkpoint="latest")
+        study = replace(shared, output_dir=str(directory), num_train_cases=size, resume_from_checkpoint="latest")
+        study.num_folds, study.splits = None, str(output / SPLITS)
         if num_parallel_folds > 1:
             from .parallel import train_in_parallel
 
@@ -118,7 +114,9 @@ def train_fold(study: SamedTrainingArguments, fold: int) -> tuple[str, str] | No
             logger.debug(f"{output} failed", exc_info=True)
             kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
             advice = "; samed-hf train --dry_run names flags that need less memory" if is_out_of_memory(error) else ""
-            return str(output), f"{kind}{one_line(error)}{advice}"
+            reason = f"{kind}{one_line(error)}{advice}"
+            logger.info(f"failed      {output}: {reason}")
+            return str(output), reason
         finally:
             gc.collect()  # the model, before the next one is loaded
             if torch.cuda.is_available():
@@ -137,6 +135,9 @@ def _collect(output: Path, outputs: dict[Path, list[Path]], curve: dict[int, Pat
         return
     for directory, folds in outputs.items():
         write_cross_validation(directory, folds)
+        logger.info(
+            f"\n{format_scores(read_json(directory / 'metrics.json'))}\n\nwrote       {directory / 'cv_report.html'}"
+        )
     if curve:
         write_learning_curve(output, curve)
 

@@ -17,6 +17,7 @@ from ..data.splits import choose_fold
 from ..training.arguments import SamedTrainingArguments
 from ..training.distributed.logging import get_logger
 from ..training.monitoring.checks import labels_in
+from ..training.setup import check_base
 from ..utils.atomic import write_text
 from ..utils.console import ProgressBar
 from ..utils.text import name_some
@@ -37,6 +38,7 @@ def prepare_folds(args: SamedTrainingArguments, num_processes: int) -> tuple[Sam
     Once a fold has begun, other settings or cases are a `ValueError`; until then, they replace the earlier ones.
     """
     output = Path(args.output_dir)
+    check_base(args.fill_defaults(num_processes))  # before anything long
     args, data = read_cases(args, output / "phantom")
     if args.uses_random_sam and args.image_size is None:  # once, as the slices of folds can differ in size
         side = slice_side(data, make_processor(args, data))
@@ -73,6 +75,8 @@ def read_cases(args: SamedTrainingArguments, phantom: Path) -> tuple[SamedTraini
             prepare_phantom(phantom)
         args = replace(args, data_dir=str(phantom))
     data = read_data(**args.read_options() | {"fold": None})
+    if data.validation and not data.declares_folds:
+        logger.info(f"note        the {len(data.validation)} validation cases of {data.root} are divided too")
     data.train, data.validation = sorted({*data.sources} - {*data.test}), []
     return args, data
 

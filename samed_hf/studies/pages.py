@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from ..reporting.charts import GREY, MAX_LABELS, finish_svg, label_colors, shorten
 from ..reporting.formatting import format_duration, format_score, format_value, score_titles
 from ..reporting.html import data_uri, jpeg_uri, write_page
+from .comparison import LOWER, MEAN
 
 __all__ = ["cautions", "draw_learning_curve", "write_cv_page"]
 
 _HIGHER = ("dice", "iou", "sensitivity", "precision", "specificity", "nsd", "lesion_f1")  # in better cases
-_LOWER = ("hd95", "hd", "assd")
 _IMAGES, _CHARTS = 6, 4
 _OFFSETS = 0.6180339887 * np.arange(997) % 1 - 0.5  # spreads points evenly, the same way at every call
 
@@ -32,15 +32,6 @@ def write_cv_page(
 ) -> None:
     """Write `cv_report.html` from the content of `cv_summary.json` and `metrics.json` and the cases of each fold."""
     titles, fold_of = score_titles(metrics), {case: index for index, cases in enumerate(folds) for case in cases}
-    stat, over_folds = summary["over_cases"]["mean"], summary["over_folds"]["mean"]
-    facts = [(str(len(fold_of)), f"cases, each scored once, in {len(folds)} folds", "")]
-    for key in list(titles)[:2]:
-        pair = metrics["intervals"]["mean"][key]
-        ends = f"; 95 % interval of the mean {' to '.join(format_score(key, end) for end in pair)}" if pair else ""
-        facts.append((_spread(key, stat[key]), f"{titles[key]}, mean ± SD over cases{ends}", ""))
-    key = next(iter(titles))
-    facts.append((_spread(key, over_folds[key]), f"{titles[key]}, mean ± SD over folds", ""))
-    facts.append((format_duration(summary["seconds"]), "of training", ""))
     charts = [(titles[key], _draw_cases(metrics, fold_of, key)) for key in list(titles)[:_CHARTS]]
     write_page(
         output_dir / "cv_report.html",
@@ -52,7 +43,7 @@ def write_cv_page(
         summary=summary,
         metrics=metrics,
         titles=titles,
-        facts=facts,
+        facts=_facts(summary, titles),
         spread=_spread,
         score=format_score,
         splits=splits,
@@ -62,6 +53,19 @@ def write_cv_page(
         worst=_worst(output_dir, metrics, fold_of, titles),
         settings={key.replace("_", " "): value for key, value in summary["settings"].items() if value is not None},
     )
+
+
+def _facts(summary: Mapping[str, Any], titles: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    facts = [(str(summary["cases"]), f"cases, each scored once, in {len(summary['folds'])} folds", "")]
+    for key in list(titles)[:2]:
+        pair = summary["intervals"]["mean"][key]
+        ends = f"; 95 % interval of the mean {' to '.join(format_score(key, end) for end in pair)}" if pair else ""
+        facts.append(
+            (_spread(key, summary["over_cases"]["mean"][key]), f"{titles[key]}, mean ± SD over cases{ends}", "")
+        )
+    key = next(iter(titles))
+    facts.append((_spread(key, summary["over_folds"]["mean"][key]), f"{titles[key]}, mean ± SD over folds", ""))
+    return [*facts, (format_duration(summary["seconds"]), "of training", "")]
 
 
 def cautions(summary: Mapping[str, Any]) -> list[str]:
@@ -91,7 +95,7 @@ def _worst(
     output_dir: Path, metrics: Mapping[str, Any], fold_of: Mapping[str, int], titles: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """The cases with the worst mean of the first score that has a direction, with their images if there are some."""
-    key = next((key for key in titles if key in (*_HIGHER, *_LOWER)), None)
+    key = next((key for key in titles if key in (*_HIGHER, *LOWER)), None)
     if key is None:
         return []
     means = {
@@ -136,28 +140,22 @@ def _draw_cases(metrics: Mapping[str, Any], fold_of: Mapping[str, int], key: str
 def draw_learning_curve(rows: Sequence[Mapping[str, Any]], score: str, title: str) -> bytes:
     """Draw the mean of a score with its interval over the number of training cases, for each label and their mean."""
     own = [row for row in rows if row["score"] == score and row["mean"] is not None]
-    *labels, mean = dict.fromkeys(row["label"] for row in own)
-    labels = labels[:MAX_LABELS]
-    colors = [*label_colors(len(labels) + 1)[1:], GREY]
+    names = [*dict.fromkeys(row["label"] for row in own)]
+    labels = [*[name for name in names if name != MEAN][:MAX_LABELS], *(name for name in names if name == MEAN)]
     figure, axis = _figure(6.4)
-    sizes = sorted({row["size"] for row in own})
-    for place, (label, color) in enumerate(zip([*labels, mean], colors, strict=True)):
+    for place, (label, color) in enumerate(zip(labels, label_colors(len(labels) + 1)[1:], strict=True)):
         found = [row for row in own if row["label"] == label]
         # Beside each other, so that the intervals can be told apart.
-        x = [row["size"] * 1.02 ** (place - len(labels) / 2) for row in found]
+        x = [row["size"] * 1.02 ** (place - (len(labels) - 1) / 2) for row in found]
         means = np.array([row["mean"] for row in found])
         ends = np.array([[row["mean"] if row[end] is None else row[end] for row in found] for end in ("low", "high")])
-        style: dict[str, Any] = {
-            "linewidth": 2.4 if label == mean else 1.2,
-            "color": color,
-            "capsize": 2,
-            "marker": "o",
-        }
-        axis.errorbar(x, means, np.abs(ends - means), markersize=4, label=shorten(label), **style)
-    axis.set_xscale("log")
+        style = {"color": GREY, "linewidth": 2.4} if label == MEAN else {"color": color, "linewidth": 1.2}
+        options: dict[str, Any] = {"capsize": 2, "marker": "o", "markersize": 4, "label": shorten(label)} | style
+        axis.errorbar(x, means, np.abs(ends - means), **options)
+    sizes = sorted({row["size"] for row in own})
+    axis.set(xscale="log", xlabel=f"training cases (logarithmic); {title}")
     axis.set_xticks(sizes, [str(size) for size in sizes])
     axis.set_xticks([], minor=True)
-    axis.set(xlabel=f"training cases (logarithmic); {title}")
     return finish_svg(figure, axis)
 
 

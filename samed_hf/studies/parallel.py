@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import multiprocessing
 import os
-import sys
-import threading
+import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,8 @@ from .cross_validation import train_fold
 __all__ = ["train_in_parallel"]
 
 logger = logging.getLogger(__name__)
+
+_PR_SET_PDEATHSIG = 1  # of Linux
 
 
 def train_in_parallel(study: SamedTrainingArguments, folds: Sequence[int], count: int) -> dict[str, str]:
@@ -56,22 +57,16 @@ def train_in_parallel(study: SamedTrainingArguments, folds: Sequence[int], count
 
 def _start(slots: Any, count: int, devices: list[str], level: int) -> None:
     """Give a new process its device and its cores; it ends with its parent, also if that is killed."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     slot = slots.get()
     if devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
-    elif hasattr(os, "sched_setaffinity"):
+    else:
         cores = sorted(os.sched_getaffinity(0))
         cores = cores[slot::count] or [cores[slot % len(cores)]]
         os.sched_setaffinity(0, cores)
         torch.set_num_threads(len(cores))
     configure_logging(level)
-
-
-def _end_with_parent() -> None:
-    if (parent := multiprocessing.parent_process()) is not None:
-        wait([parent.sentinel])
-        os._exit(1)
 
 
 def _train(study: SamedTrainingArguments, fold: int) -> tuple[str, str] | None:
@@ -80,7 +75,5 @@ def _train(study: SamedTrainingArguments, fold: int) -> tuple[str, str] | None:
             os.dup2(log.fileno(), number)
     try:
         return train_fold(study, fold)
-    except Interrupted as signal:
-        os._exit(int(str(signal.code)))  # ends the other folds too
-    finally:
-        sys.stdout.flush()
+    except Interrupted as error:
+        os._exit(int(str(error.code)))  # the process must not begin the next fold

@@ -103,9 +103,7 @@ class SamedTrainingArguments(ScoringArguments, DataArguments):
     )
     checkpoints_total_limit: int | None = setting(2, "Checkpoints to keep.", minimum=1, on_card=False)
     num_validation_cases: int | str | None = setting(
-        None,
-        "Number of validation cases: held out if the data set and the folds have none [a tenth]; of those that they "
-        "have, scored during the training [all].",
+        None, "Cases to hold out if none are declared [a tenth]; or how many of those to score in the training [all]."
     )
     eval_steps: int | None = setting(None, "Steps between validations [a quarter of all].", minimum=1, on_card=False)
     early_stopping_patience: int | None = setting(
@@ -179,7 +177,9 @@ class SamedTrainingArguments(ScoringArguments, DataArguments):
             except ValueError as error:
                 problems.append(str(error).removesuffix("."))
             if self.encoder != "lora":
-                problems.append(f"lora_targets is {self.lora_targets} with encoder {self.encoder}: expected lora")
+                problems.append(
+                    f"lora_targets is {self.lora_targets} with encoder {self.encoder}: leave it out or give lora"
+                )
         if self.encoder == "full" and self.frozen_dtype == "bfloat16":
             problems.append("frozen_dtype is bfloat16 with encoder full: expected float32, as it isn't frozen")
         return problems
@@ -240,8 +240,8 @@ class SamedTrainingArguments(ScoringArguments, DataArguments):
                 )
             self.per_device_train_batch_size = share
         # Its number of validation cases is of those to hold out; those that there are choose the best adapter.
-        filled = {key: value for key, value in preset.items() if key != "num_validation_cases"}
-        self._fill(**{key: value for key, value in filled.items() if hasattr(self, key)})
+        known = {item.name for item in fields(self)} - {"num_validation_cases"}
+        self._fill(**{key: value for key, value in preset.items() if key in known})
 
     def deviations(self, num_processes: int, **settings: Any) -> list[str]:
         """Return the differences from the preset, e.g. "rank 8 instead of 4"; `settings` are those without a flag."""

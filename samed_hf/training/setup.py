@@ -30,7 +30,7 @@ from .distributed.logging import get_logger
 from .optimizers import check_optimizer
 from .plan import TrainingPlan, describe_run
 
-__all__ = ["TrainingRun", "refuse_deepspeed", "set_up_run", "start_run"]
+__all__ = ["TrainingRun", "check_base", "refuse_deepspeed", "set_up_run", "start_run"]
 
 # Files and directories of one run, besides its checkpoints, which the next run in the directory doesn't continue.
 _PRODUCTS = ["adapter_config.json", "adapter_model.safetensors", "config.json", "preprocessor_config.json", "README.md"]
@@ -101,6 +101,7 @@ class TrainingRun:
             "layout": data.layout,
             **{f"{split}_cases": len(names) for split, names in settings["cases"].items()},
             "selection_cases": len(data.selection),
+            "trainable_parameters": sum(one.numel() for one in self.model.parameters() if one.requires_grad),
             "optimizer_steps": self.log[-1]["step"] if self.log else 0,
             "seconds": round(self.seconds, 1),
         }
@@ -170,7 +171,7 @@ def start_run(
         raise ValueError("fsdp_version is 1: expected 2, as in examples/accelerate/fsdp2.yaml.")
     if args.checkpointing_steps != 0 or args.resume_from_checkpoint is not None:
         refuse_deepspeed(accelerator)
-    _check_base(args)
+    check_base(args)
     return args, accelerator
 
 
@@ -183,7 +184,7 @@ def refuse_deepspeed(accelerator: Accelerator) -> None:
         )
 
 
-def _check_base(args: ResolvedTrainingArguments) -> None:
+def check_base(args: ResolvedTrainingArguments) -> None:
     """Check that the base model, if one is given, is a plain SAM, and make the path of a directory absolute."""
     base = args.model_name_or_path
     if base is None:

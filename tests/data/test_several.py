@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from samed_hf.data import DataArguments, read_data
-from samed_hf.hub.repository import _public_settings
+from samed_hf.hub.repository import public_settings
 from samed_hf.training.arguments import SamedTrainingArguments
 from samed_hf.training.data import read_training_data
 from samed_hf.training.settings_file import parse_arguments
@@ -65,7 +65,7 @@ def test_training_divides_several_data_sets(tmp_path):
 )
 def test_names_of_directories_are_not_published(data_dir, name):
     settings = {"data_dir": data_dir, "run": {"data": name, "layout": "listing"}}
-    assert _public_settings(settings, {}, None)["run"] == {"layout": "listing"}
+    assert public_settings(settings, {}, None)["run"] == {"layout": "listing"}
 
 
 def test_another_number_of_channels_than_the_model_has(tmp_path):

@@ -51,8 +51,8 @@ def test_a_file_divides_the_cases(splits):
     [
         (["c00"], ["c00"], "names c00 twice"),
         (["c00", "c00"], ["c01"], "names c00 twice"),
-        (["c00"], ["c06"], "names 'c06' and 0 others: a test case of made"),
-        (["c00"], ["d", "e"], "names 'd' and 1 others: no case of made; expected .* such as 'c00'"),
+        (["c00"], ["c06"], "names c06, test cases of made"),
+        (["c00"], ["d", "e"], "names d, e, not among the cases of made: expected others, such as c00"),
         ([], ["c00"], "has 0 cases in train, 1 in val"),
         (["c00"], [], "has 1 cases in train, 0 in val"),
     ],
@@ -169,7 +169,19 @@ def test_the_scored_cases_are_evenly_spaced():
     assert data.selection == ["v00", "v10", "v20"]
 
 
-def test_evaluate_and_validate_take_the_file(tmp_path, splits, capsys):
+def test_evaluate_scores_the_fold_of_the_file(tiny_adapter, tiny_data, tmp_path, splits):
+    from samed_hf.cli import main
+
+    names = read_data(tiny_data).train
+    path = splits(content=[{"train": names[1:], "val": names[:1]}, {"train": names[:4], "val": names[4:]}])
+    command = ["evaluate", str(tiny_adapter), "--data", str(tiny_data), "--output", str(tmp_path / "scores")]
+    assert main([*command, "--splits", str(path), "--fold", "1", "--split", "validation"]) == 0
+    assert list(json.loads((tmp_path / "scores" / "metrics.json").read_text())["per_case"]) == names[4:]
+    assert main([*command, "--splits", str(path), "--num_folds", "2"]) == 2
+    assert main([*command, "--fold", "1"]) == 2
+
+
+def test_validate_takes_the_file(tmp_path, splits, capsys):
     from samed_hf.cli import main
 
     root = write_folders(tmp_path / "data", make_scans(6))

@@ -37,6 +37,8 @@ def trained(monkeypatch):
     monkeypatch.setattr(cross_validation, "run_training", run_training)
     collect = lambda output, runs: done.append(("collected", output.name, [run.name for run in runs]))  # noqa: E731
     monkeypatch.setattr(cross_validation, "write_cross_validation", collect)
+    monkeypatch.setattr(cross_validation, "read_json", lambda path: {})
+    monkeypatch.setattr(cross_validation, "format_scores", lambda metrics: "scores")
     monkeypatch.setattr(
         cross_validation, "write_learning_curve", lambda output, sizes: done.append(("curve", output.name, [*sizes]))
     )
@@ -147,7 +149,7 @@ def test_a_learning_curve_has_the_same_folds_for_each_size(settings, trained, tm
     runs = [(f"cases-{size}", fold, size, "validation") for size in (1, 3) for fold in (0, 1)]
     assert trained == [*runs, *collected, ("curve", "run", [1, 3])]
     trained.clear()
-    with pytest.raises(ValueError, match="num_train_cases 4 of the 3 training cases"):
+    with pytest.raises(ValueError, match="num_train_cases is 4: expected at most 3"):
         cross_validate(settings(num_folds=2), num_train_cases=(1, 4))
     assert trained == []
 
@@ -171,7 +173,7 @@ def test_a_fold_that_another_process_trains_is_skipped(settings, trained, tmp_pa
         ("resume_from_checkpoint is 'x'", {"resume_from_checkpoint": "x"}, 1),
         ("push_to_hub is True", {"push_to_hub": True}, 1),
         ("num_parallel_folds is 0", {}, 0),
-        ("fold is 3 of 3", {"fold": 3}, 1),
+        ("fold is 3: expected one of 3", {"fold": 3}, 1),
     ],
 )
 def test_contradictions_are_refused(settings, trained, name, changes, parallel):

@@ -53,6 +53,7 @@ def test_paths_names_of_data_and_the_token_are_private():
 def test_settings_that_determine_the_weights_are_compared_on_resume():
     names = set(field_names(SamedTrainingArguments, "resume"))
     assert {"learning_rate", "weight_decay", "seed", "rank", "ema_decay", "optimizer", "plane", "fold"} <= names
+    assert {"num_folds", "num_train_cases", "train_fraction"} <= names
     assert {"lora_targets", "encoder", "dice_weight"} <= names
     assert not names & {"max_train_steps", "eval_steps", "save_best", "report_to", "output_dir"}
 

@@ -40,6 +40,23 @@ def test_every_setting_goes_to_a_file_and_back(tmp_path):
     assert parse_command(["--config", write(tmp_path, given.to_dict())])[0].to_dict() == given.to_dict()
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("all", "all"), (7, 7), ("7", 7), (0, 0), (None, None), ("some", None), (-1, None)],
+)
+def test_a_number_of_validation_cases_or_all(tmp_path, value, expected):
+    path = write(tmp_path, {"num_validation_cases": value})
+    if value is not None and expected is None:
+        with pytest.raises(ValueError, match=f"num_validation_cases is '?{value}'?: expected a number of cases"):
+            parse_command(["--config", path])
+        return
+    args = parse_command(["--config", path])[0]
+    assert (args.num_validation_cases, type(args.num_validation_cases)) == (expected, type(expected))
+    assert parse_command(["--config", write(tmp_path, args.to_dict())])[0] == args
+    if value is not None:
+        assert parse_command(["--num_validation_cases", str(value)])[0].num_validation_cases == expected
+
+
 def test_other_keys_of_a_runs_file_are_accepted(tmp_path):
     besides = {name: {"anything": [1]} for name in NO_FLAGS}
     path = write(tmp_path, {"rank": 3, "resume_from_checkpoint": "latest"} | besides)
