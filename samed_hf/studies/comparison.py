@@ -206,8 +206,10 @@ def _check_truth(runs: Mapping[str, Mapping[str, Any]], cases: Sequence[str], la
 def _values(name: str, run: Mapping[str, Any], cases: Sequence[str], labels: Sequence[str], score: str) -> np.ndarray:
     """A score of shape (cases, labels), NaN where undefined."""
     try:
-        rows = [[run["per_case"][case][label][score] for label in labels] for case in cases]
-        return np.array(rows, dtype=np.float64)
+        values = np.array([[run["per_case"][case][label][score] for label in labels] for case in cases], np.float64)
+        if np.isinf(values).any():
+            raise ValueError("an infinite number")
+        return values
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"metrics.json of {name}: expected a number or null for {score} of each case and label in per_case, but "
