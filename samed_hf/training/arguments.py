@@ -177,7 +177,9 @@ class SamedTrainingArguments(ScoringArguments, DataArguments):
             except ValueError as error:
                 problems.append(str(error).removesuffix("."))
             if self.encoder != "lora":
-                problems.append(f"lora_targets is {self.lora_targets} with encoder {self.encoder}: expected lora")
+                problems.append(
+                    f"lora_targets is {self.lora_targets} with encoder {self.encoder}: leave it out or give lora"
+                )
         if self.encoder == "full" and self.frozen_dtype == "bfloat16":
             problems.append("frozen_dtype is bfloat16 with encoder full: expected float32, as it isn't frozen")
         return problems
