@@ -19,7 +19,10 @@ __all__ = ["ALLOWED", "LOWER", "MEAN", "Comparison", "PairedTest", "Ranking", "c
 
 ALLOWED = ("cases", "split")
 """What may differ if it is allowed: the cases (those that all runs have are compared), the name of the split."""
-LOWER = ("hd95", "hd", "assd", "volume_error_ml", "abs_relative_volume_error", "lesion_fp", "lesion_fn", "ece", "brier")
+LOWER = (
+    *("hd95", "hd", "assd", "volume_error_ml", "abs_relative_volume_error", "lesion_fp", "lesion_fn"),
+    *METRICS["calibration"],
+)
 """Scores whose lower values are the better ones."""
 MEAN = "mean over labels"
 _RELATIVE = "relative_volume_error"
