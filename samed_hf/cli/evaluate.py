@@ -39,7 +39,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     """Add the command's arguments."""
     parser = commands.add_parser("evaluate", help="score an adapter on volumes with labels")
     add = parser.add_argument
-    add("adapter", metavar="ADAPTER", help="directory or Hub id")
+    add("adapter", metavar="ADAPTER", help="directory of an adapter or an ensemble, or Hub id")
     text = "data set in any layout that training reads, several of the same labels, or a Hub id"
     add("--data", required=True, nargs="+", metavar="DIR", help=text)
     add_columns(parser)
@@ -85,8 +85,10 @@ def _evaluate(args: argparse.Namespace, state: PartialState) -> int:
         data, split, names = _choose_cases(args)
         base = args.base_model_name_or_path
         segmenter = Segmenter.load([args.adapter], dtype=args.dtype, base_model_name_or_path=base)
-        if len(segmenter.models) > 1:
-            raise ValueError(f"ADAPTER {args.adapter!r} is an ensemble: expected one adapter, e.g. a member of it.")
+        if any(one.to_dict() != segmenter.processor.to_dict() for one in segmenter.processors):
+            raise ValueError(
+                f"The members of {args.adapter!r} scale images differently: they can't be scored together."
+            )
         data.expect_channels(segmenter.processor.num_channels)
         regions = segmenter.models[0].config.regions
         data.expect_labels(segmenter.id2label, regions)
@@ -159,7 +161,7 @@ def _score(args: argparse.Namespace, data: CaseDataset, names: list[str], segmen
     options = {"protocol": args.protocol, "input_size": args.input_size, "batch_size": args.batch_size}
     options |= {"ignore_index": data.ignore_index, "measures": measures}
     read = partial(data.read_case, processor=processor)
-    score_cases(segmenter.models[0], names, read, processor, predicted=draw, done=done, **options)
+    score_cases(segmenter.models, names, read, processor, predicted=draw, done=done, **options)
     return records
 
 
@@ -213,6 +215,7 @@ def _choose_cases(args: argparse.Namespace) -> tuple[CaseDataset, str, list[str]
     from ..data.labels import read_json
     from ..data.layouts import dataset_arguments
     from ..data.splits import choose_fold
+    from ..inference.ensemble import ensemble_members
     from ..training.distributed.logging import get_logger
 
     location: dict[str, Any] = dataset_arguments(args.data)
@@ -220,16 +223,16 @@ def _choose_cases(args: argparse.Namespace) -> tuple[CaseDataset, str, list[str]
     data = read_data(**location, label_names=args.label_names, fold=own_fold, **given_columns(args))
     choose_fold(data, num_folds=args.num_folds, fold=args.fold, splits=args.splits)
     split, names = (args.split, getattr(data, args.split)) if args.split else data.evaluation_split
-    settings = Path(args.adapter) / "training_settings.json"
-    content = read_json(settings) if settings.is_file() else None
-    known: dict[str, Any] = content.get("cases", {}) if isinstance(content, dict) else {}
-    if not names and not args.split:  # the cases that training held out itself
-        split, names = "validation", [name for name in known.get("validation", ()) if name in data.sources]
+    files = [Path(member) / "training_settings.json" for member in ensemble_members(args.adapter)]
+    contents = [content for file in files if file.is_file() and isinstance(content := read_json(file), dict)]
+    known: list[dict[str, Any]] = [content.get("cases", {}) for content in contents]
+    if not names and not args.split and len(files) == 1 and known:  # the cases that training held out itself
+        split, names = "validation", [name for name in known[0].get("validation", ()) if name in data.sources]
     if not names:
         declared = ", ".join(f"{len(getattr(data, one))} for {one}" for one in _SPLITS)
         raise ValueError(f"{data.root} has no case to score ({declared}): give --split, --num_folds or --splits.")
     log = get_logger(__name__)  # of several processes, the main one alone
     log.info("data        %s: %s, %d %s cases", data.root, data.layout, len(names), split)
-    if seen := set(names) & set(known.get("train", ())):
+    if seen := set(names) & {name for one in known for name in one.get("train", ())}:
         log.warning("%d of these cases were trained on: their scores do not apply to new cases", len(seen))
     return data, split, names

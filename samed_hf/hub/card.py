@@ -51,7 +51,7 @@ _UNMARKED = re.compile(
 )
 _ENTITIES = {ord(char): f"&#{ord(char)};" for char in "&<>|`*[]\\"}
 # Layers of the image encoder's blocks that LoRA can adapt.
-_LAYERS = {"q": "attn.q_proj", "k": "attn.k_proj", "v": "attn.v_proj", "o": "attn.proj", "MLP": "mlp.lin1"}
+_LAYERS = {"q": "attn.q_proj", "k": "attn.k_proj", "v": "attn.v_proj", "o": "attn.proj", "the MLP": "mlp.lin1"}
 _UNKNOWN_DATA = "data of its author's"
 
 

@@ -31,7 +31,7 @@ class SoftmaxObserver(Protocol):
 
 @torch.inference_mode()
 def predict_slices(
-    model: SamedForSemanticSegmentation,
+    model: SamedForSemanticSegmentation | Sequence[SamedForSemanticSegmentation],
     slices: np.ndarray,
     processor: SamedImageProcessor,
     *,
@@ -43,7 +43,7 @@ def predict_slices(
     """Predict the label of every pixel of a stack of slices.
 
     Args:
-        model: in evaluation mode; it stays on its device.
+        model: in evaluation mode; it stays on its device. Of several with the same processor the softmax is averaged.
         slices: of shape `(slices, height, width)`, or `(slices, channels, height, width)` for several channels, float32
             in [0, 1].
         processor: zooms the slices to the model's input size.
@@ -60,23 +60,31 @@ def predict_slices(
     """
     if input_size is not None and input_size < 2:
         raise ValueError(f"input_size is {input_size}: expected a side of at least 2 pixels; the paper's is 224.")
-    stack = SliceStack(slices, processor, rescaled=True)
+    stack, models = (
+        SliceStack(slices, processor, rescaled=True),
+        list(model) if isinstance(model, Sequence) else [model],
+    )
+    num_labels = models[0].config.num_labels
 
     def read(indices: range) -> list[np.ndarray]:
         return [stack.read_raw(indices), np.array(indices)]
 
     def compute(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         pixels = processor.resize_slices(stack.scale(inputs[0]), input_size)
-        logits = predict_logits(model, pixels, processor.image_size)
-        logits = logits if reference_zoom else resize_logits(logits, stack.size)
+        found = [predict_logits(one, pixels, processor.image_size) for one in models]
+        found = found if reference_zoom else [resize_logits(logits, stack.size) for logits in found]
+        softmax = None
+        if len(models) > 1 or observer is not None:
+            softmax = torch.as_tensor(sum(logits.softmax(dim=1) for logits in found) / len(found))
         # On a CPU argmax takes seven times as long as max.
-        labels = narrow_labels(logits.max(dim=1).indices, model.config.num_labels)
+        best = (found[0] if len(models) == 1 or softmax is None else softmax).max(dim=1)
+        labels = narrow_labels(best.indices, num_labels)
         labels = nearest_zoom(labels, stack.size) if reference_zoom else labels
-        return [labels] if observer is None else [labels, observer.count(logits.softmax(dim=1), inputs[1])]
+        return [labels] if observer is None or softmax is None else [labels, observer.count(softmax, inputs[1])]
 
-    result = np.empty((len(stack), *stack.size), dtype=np.min_scalar_type(model.config.num_labels - 1))
+    result = np.empty((len(stack), *stack.size), dtype=np.min_scalar_type(num_labels - 1))
     with single_threaded_blas():
-        for indices, (labels, *counted) in run_in_batches([model], len(stack), stack.size, read, compute, batch_size):
+        for indices, (labels, *counted) in run_in_batches(models, len(stack), stack.size, read, compute, batch_size):
             result[indices] = labels
             if observer is not None:
                 observer.add(counted[0])

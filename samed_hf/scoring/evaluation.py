@@ -35,7 +35,7 @@ class CaseResult(NamedTuple):
 
 
 def score_cases(
-    model: SamedForSemanticSegmentation,
+    model: SamedForSemanticSegmentation | Sequence[SamedForSemanticSegmentation],
     items: Sequence[Item],
     read: Callable[[Item], Case],
     processor: SamedImageProcessor,
@@ -56,7 +56,7 @@ def score_cases(
     that can't be read, predicted or scored doesn't stop the others.
 
     Args:
-        model: in evaluation mode.
+        model: in evaluation mode, or several, whose softmax is averaged.
         items: what `read` reads, e.g. names.
         read: returns a volume with its labels; called once for each item.
         processor: resizes and normalises the slices.
@@ -70,8 +70,8 @@ def score_cases(
             error. If it raises an error, the run ends.
     """
 
-    measures = measures or Measures()
-    members = class_members(model.config.id2label, model.config.regions)
+    measures, config = measures or Measures(), (model[0] if isinstance(model, Sequence) else model).config
+    members = class_members(config.id2label, config.regions)
 
     def predict(item: Item, case: Case, _: object) -> tuple[Case, np.ndarray, Calibration | None]:
         options: dict[str, Any] = {"input_size": input_size, "reference_zoom": protocol == "samed"}
@@ -82,8 +82,8 @@ def score_cases(
 
     def score(item: Item, found: tuple[Case, np.ndarray, Calibration | None]) -> CaseResult:
         case, prediction, calibration = found
-        arguments = (prediction, case.label, model.config.id2label, protocol, case.spacing)
-        options: dict[str, Any] = {"regions": model.config.regions, "ignore_index": ignore_index}
+        arguments = (prediction, case.label, config.id2label, protocol, case.spacing)
+        options: dict[str, Any] = {"regions": config.regions, "ignore_index": ignore_index}
         options |= {"measures": measures, "calibration": calibration and calibration.scores()}
         scores = score_case(*arguments, **options)
         predicted(case, prediction)

@@ -59,10 +59,15 @@ def score_intervals(
     return about | {"mean": mean, "per_class": per_class}
 
 
-def mean_interval(values: np.ndarray, *, level: float, draws: int, seed: int) -> list[float] | None:
-    """The interval of the mean over classes of their means over cases, of scores `(cases, classes)`, NaN if undefined.
+def mean_interval(values: np.ndarray, *, level: float = 0.95, draws: int = 10_000, seed: int = 0) -> list[float] | None:
+    """The BCa bootstrap interval over cases of the mean over classes of their means over cases.
 
-    `None` for fewer than two cases with a score.
+    Args:
+        values: scores of shape `(cases, classes)`, NaN where undefined.
+        level, draws, seed: see [`score_intervals`].
+
+    Returns:
+        Both ends; `None` for fewer than two cases with a score.
     """
     values = values[~np.isnan(values).all(axis=1)]
     if len(values) < 2:

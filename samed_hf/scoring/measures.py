@@ -122,10 +122,9 @@ def undefined_score(keys: Sequence[str]) -> Score:
 
 
 def _volumes(counts: Counts, spacing: tuple[float, ...] | None) -> Score:
+    voxels, labelled = (counts.true_positive + other for other in (counts.false_positive, counts.false_negative))
+    relative = (voxels - labelled) / labelled if labelled else None
     if spacing is None or len(spacing) != 3:
-        return undefined_score(METRICS["volume"])
-    voxel_ml = float(np.prod(spacing)) / 1000
-    volume = (counts.true_positive + counts.false_positive) * voxel_ml
-    label = (counts.true_positive + counts.false_negative) * voxel_ml
-    relative = (volume - label) / label if label else None
+        return undefined_score(METRICS["volume"]) | {"relative_volume_error": relative}
+    volume, label = (count * float(np.prod(spacing)) / 1000 for count in (voxels, labelled))
     return dict(zip(METRICS["volume"], (volume, label, abs(volume - label), relative), strict=True))

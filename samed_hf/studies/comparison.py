@@ -19,7 +19,10 @@ __all__ = ["ALLOWED", "LOWER", "MEAN", "Comparison", "PairedTest", "Ranking", "c
 
 ALLOWED = ("cases", "split")
 """What may differ if it is allowed: the cases (those that all runs have are compared), the name of the split."""
-LOWER = ("hd95", "hd", "assd", "volume_error_ml", "abs_relative_volume_error", "lesion_fp", "lesion_fn", "ece", "brier")
+LOWER = (
+    *("hd95", "hd", "assd", "volume_error_ml", "abs_relative_volume_error", "lesion_fp", "lesion_fn"),
+    *METRICS["calibration"],
+)
 """Scores whose lower values are the better ones."""
 MEAN = "mean over labels"
 _RELATIVE = "relative_volume_error"
@@ -206,8 +209,10 @@ def _check_truth(runs: Mapping[str, Mapping[str, Any]], cases: Sequence[str], la
 def _values(name: str, run: Mapping[str, Any], cases: Sequence[str], labels: Sequence[str], score: str) -> np.ndarray:
     """A score of shape (cases, labels), NaN where undefined."""
     try:
-        rows = [[run["per_case"][case][label][score] for label in labels] for case in cases]
-        return np.array(rows, dtype=np.float64)
+        values = np.array([[run["per_case"][case][label][score] for label in labels] for case in cases], np.float64)
+        if np.isinf(values).any():
+            raise ValueError("an infinite number")
+        return values
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"metrics.json of {name}: expected a number or null for {score} of each case and label in per_case, but "

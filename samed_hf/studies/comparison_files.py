@@ -95,7 +95,7 @@ def all_notes(found: Comparison) -> list[str]:
         if any(test.undefined.values()) and test.label != MEAN:
             counts = ", ".join(f"{count} in {name}" for name, count in test.undefined.items() if count)
             where = f"{_title(found, test.score)}, {test.label}"
-            notes.append(f"{where}: left out, as undefined where another run has a score: {counts}.")
+            notes.append(f"{where} is undefined in cases in which another run has a score, left out: {counts}.")
     return notes
 
 
@@ -188,14 +188,16 @@ def _markdown(found: Comparison) -> str:
 def _latex(found: Comparison) -> str:
     """A table of the `booktabs` package. All numbers of a score have the same digits, so that the decimals align."""
     head, *rows = table(found)
-    kept = [index for index, cell in enumerate(head) if cell not in ("p", "win/tie/loss")]
-    text = 3 if len(found.names) > 2 else 2  # columns of text
+    kept = [index for index, cell in enumerate(head) if cell not in ("score", "p", "win/tie/loss")]
+    text = 2 if len(found.names) > 2 else 1  # columns of text
     lines = ["% \\usepackage{booktabs}; XeLaTeX or LuaLaTeX if names are not in Latin letters", r"\begin{table}"]
-    lines += [r"\centering\footnotesize\setlength{\tabcolsep}{4pt}", rf"\caption{{{_tex(_method(found))}}}"]
+    lines += [r"\centering\footnotesize\setlength{\tabcolsep}{3pt}", rf"\caption{{{_tex(_method(found))}}}"]
     lines += [rf"\begin{{tabular}}{{{'l' * text}{'r' * (len(kept) - text)}}}", r"\toprule"]
-    for row, before in zip([head, *rows], [None, head, *rows], strict=False):
-        lines += [r"\midrule"] if before and before[0] != row[0] else []
-        lines.append(" & ".join(_tex(row[index]) for index in kept) + r" \\")
+    for row, before in zip([head, *rows], [head, head, *rows], strict=False):
+        if row[0] != before[0]:
+            lines += [r"\midrule", rf"\multicolumn{{{len(kept)}}}{{l}}{{{_tex(row[0])}}} \\"]
+        # A bracket or star after the end of a line would be an argument of it.
+        lines.append("{}" + " & ".join(_tex(row[index]) for index in kept) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
 

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from ..reporting.charts import GREY, MAX_LABELS, finish_svg, label_colors, shorten
 from ..reporting.formatting import format_duration, format_score, format_value, score_titles
 from ..reporting.html import data_uri, jpeg_uri, write_page
+from .comparison import LOWER, MEAN
 
 __all__ = ["cautions", "draw_learning_curve", "write_cv_page"]
 
 _HIGHER = ("dice", "iou", "sensitivity", "precision", "specificity", "nsd", "lesion_f1")  # in better cases
-_LOWER = ("hd95", "hd", "assd")
 _IMAGES, _CHARTS = 6, 4
 _OFFSETS = 0.6180339887 * np.arange(997) % 1 - 0.5  # spreads points evenly, the same way at every call
 
@@ -95,7 +95,7 @@ def _worst(
     output_dir: Path, metrics: Mapping[str, Any], fold_of: Mapping[str, int], titles: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """The cases with the worst mean of the first score that has a direction, with their images if there are some."""
-    key = next((key for key in titles if key in (*_HIGHER, *_LOWER)), None)
+    key = next((key for key in titles if key in (*_HIGHER, *LOWER)), None)
     if key is None:
         return []
     means = {
@@ -140,28 +140,22 @@ def _draw_cases(metrics: Mapping[str, Any], fold_of: Mapping[str, int], key: str
 def draw_learning_curve(rows: Sequence[Mapping[str, Any]], score: str, title: str) -> bytes:
     """Draw the mean of a score with its interval over the number of training cases, for each label and their mean."""
     own = [row for row in rows if row["score"] == score and row["mean"] is not None]
-    *labels, mean = dict.fromkeys(row["label"] for row in own)
-    labels = labels[:MAX_LABELS]
-    colors = [*label_colors(len(labels) + 1)[1:], GREY]
+    names = [*dict.fromkeys(row["label"] for row in own)]
+    labels = [*[name for name in names if name != MEAN][:MAX_LABELS], *(name for name in names if name == MEAN)]
     figure, axis = _figure(6.4)
-    sizes = sorted({row["size"] for row in own})
-    for place, (label, color) in enumerate(zip([*labels, mean], colors, strict=True)):
+    for place, (label, color) in enumerate(zip(labels, label_colors(len(labels) + 1)[1:], strict=True)):
         found = [row for row in own if row["label"] == label]
         # Beside each other, so that the intervals can be told apart.
-        x = [row["size"] * 1.02 ** (place - len(labels) / 2) for row in found]
+        x = [row["size"] * 1.02 ** (place - (len(labels) - 1) / 2) for row in found]
         means = np.array([row["mean"] for row in found])
         ends = np.array([[row["mean"] if row[end] is None else row[end] for row in found] for end in ("low", "high")])
-        style: dict[str, Any] = {
-            "linewidth": 2.4 if label == mean else 1.2,
-            "color": color,
-            "capsize": 2,
-            "marker": "o",
-        }
-        axis.errorbar(x, means, np.abs(ends - means), markersize=4, label=shorten(label), **style)
-    axis.set_xscale("log")
+        style = {"color": GREY, "linewidth": 2.4} if label == MEAN else {"color": color, "linewidth": 1.2}
+        options: dict[str, Any] = {"capsize": 2, "marker": "o", "markersize": 4, "label": shorten(label)} | style
+        axis.errorbar(x, means, np.abs(ends - means), **options)
+    sizes = sorted({row["size"] for row in own})
+    axis.set(xscale="log", xlabel=f"training cases (logarithmic); {title}")
     axis.set_xticks(sizes, [str(size) for size in sizes])
     axis.set_xticks([], minor=True)
-    axis.set(xlabel=f"training cases (logarithmic); {title}")
     return finish_svg(figure, axis)
 
 

@@ -15,6 +15,8 @@ from .presets import PRESETS
 
 __all__ = ["TrainingPlan", "describe_run"]
 
+_RECIPE = ("rank", "lora_targets", "encoder", "optimizer", "weight_decay", "dice_weight")
+
 
 @dataclass
 class TrainingPlan:
@@ -71,6 +73,11 @@ def describe_run(
     validations = f"at each of {math.ceil(plan.steps / plan.eval_steps)} validations"
     seen = f"{len(data.selection)} of {len(data.validation)} validation cases {validations}"
     lines.append(f"validates   {seen if data.selection else 'no case: there is no best adapter and no early stopping'}")
+    paper, own = PRESETS["samed"], {name: getattr(args, name) for name in _RECIPE}
+    if changed := [
+        f"{name} {own[name]} instead of {paper[name]}" for name in own if own[name] not in (None, paper[name])
+    ]:
+        lines.append(f"recipe      not the paper's: {'; '.join(changed)}")
     if args.preset is not None:
         settings = {name: getattr(args, name, None) for name in PRESETS[args.preset]}
         used = ", ".join(f"{name} {value}" for name, value in settings.items() if value is not None)

@@ -101,6 +101,7 @@ class TrainingRun:
             "layout": data.layout,
             **{f"{split}_cases": len(names) for split, names in settings["cases"].items()},
             "selection_cases": len(data.selection),
+            "trainable_parameters": sum(one.numel() for one in self.model.parameters() if one.requires_grad),
             "optimizer_steps": self.log[-1]["step"] if self.log else 0,
             "seconds": round(self.seconds, 1),
         }

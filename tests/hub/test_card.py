@@ -7,6 +7,7 @@ import re
 import pytest
 from huggingface_hub import ModelCard
 
+from samed_hf import samed_lora_config
 from samed_hf.hub import write_card
 from samed_hf.hub.card import _NOT_ON_CARD, PRIVATE_SETTINGS, is_local_base
 from samed_hf.training import SamedTrainingArguments
@@ -111,6 +112,26 @@ def test_it_says_what_the_adapter_is(card):
     assert "Trained on Synapse multi-organ CT: 18 cases; 300 optimizer steps." in text
     assert "not a medical device" in text
     assert "at revision `abc123`" in text
+
+
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [
+        ({}, "LoRA of rank 4 on q and v of the image encoder, and"),
+        ({"targets": "o,k,mlp"}, "LoRA of rank 4 on k, o and the MLP of the image encoder, and"),
+        ({"variant": "samed_s"}, "on q and v of the image encoder and on q and v of the mask decoder, and"),
+        ({"encoder": "frozen"}, "trained whole, without LoRA; the base model is"),
+        ({"encoder": "full", "variant": "samed_s"}, "LoRA of rank 4 on q and v of the mask decoder, and"),
+    ],
+    ids=str,
+)
+def test_it_says_what_was_trained(card, recipe, expected):
+    config = samed_lora_config(4, **recipe)
+    modules = {"target_modules": config.target_modules, "modules_to_save": config.modules_to_save}
+    text = card(adapter_config=ADAPTER | modules).text
+    assert expected in text
+    assert ("The whole image encoder is trained" in text) == (recipe.get("encoder") == "full")
+    assert ("The image encoder is the base model's, unchanged." in text) == (recipe.get("encoder") == "frozen")
 
 
 def test_the_scores_are_those_of_the_run(card):

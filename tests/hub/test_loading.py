@@ -10,12 +10,13 @@ import torch
 from huggingface_hub import constants
 from transformers import AutoModelForSemanticSegmentation, pipeline
 
-from samed_hf import SamedConfig, SamedForSemanticSegmentation
+from samed_hf import SamedConfig, SamedForSemanticSegmentation, SamedImageProcessor, samed_lora_config
 from samed_hf.hub import lay_out_repository
 from samed_hf.inference.segmenter import load_model
 from samed_hf.training import SamedTrainingArguments
 from samed_hf.training.setup import set_up_run
 
+from ..conftest import TINY_LABELS, TINY_SIZE
 from .conftest import lay_out
 
 WAYS = """
@@ -112,6 +113,29 @@ def test_ten_ways_of_loading_give_the_same_logits(hub, published, tiny_adapter, 
     assert again.returncode == 0, again.stderr
     assert again.stdout.splitlines() == [way for way in ways if layout == "root" or way != "peft"]
     assert hub.requests == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", [{"targets": "k,o,mlp"}, {"encoder": "frozen"}, {"encoder": "full"}], ids=str)
+def test_adapters_of_other_modules_load_in_the_same_ways(hub, tiny_sam, tmp_path, recipe):
+    model = SamedForSemanticSegmentation.from_pretrained(tiny_sam, image_size=TINY_SIZE, id2label=TINY_LABELS)
+    model.add_adapter(samed_lora_config(2, **recipe))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    model.requires_grad_(False)
+    model.save_pretrained(tmp_path / "run", image_processor=SamedImageProcessor(TINY_SIZE, input_size=48))
+    commit = lay_out(hub, "me/recipe", tmp_path / "run", hub.add("lab/sam", tiny_sam))
+    hub.repositories["me/recipe"].refs["v1"] = commit
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    torch.save((pixels, *[predict(model, pixels)] * 2), tmp_path / "logits.pt")
+    (tmp_path / "ways.py").write_text(WAYS)
+    command = [sys.executable, str(tmp_path / "ways.py"), "me/recipe", "v1", "root", str(tmp_path / "logits.pt")]
+    environment = hub.environment(tmp_path / "home")
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 20
 
 
 def failure_of(name):

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from samed_hf.cli import main
-from samed_hf.inference import Segmenter, write_ensemble
+from samed_hf.inference import Segmenter, predict_slices, write_ensemble
+from samed_hf.inference.slices import predict_logits
 from samed_hf.model import SamedForSemanticSegmentation
+from samed_hf.model.post_processing import resize_logits
 from samed_hf.model.random_sam import make_random_sam
 from samed_hf.volumes import read_volume
 
@@ -151,3 +153,23 @@ def test_nothing_is_left_of_an_ensemble_that_fails(study, tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no adapter"):
         write_ensemble(tmp_path / "O" / "ensemble", {"fold-0": study / "fold-0", "fold-1": tmp_path})
     assert list((tmp_path / "O").iterdir()) == []
+
+
+def test_evaluation_averages_the_softmax(study):
+    segmenter, slices = Segmenter.load(study / "ensemble"), np.random.default_rng(1).random((3, 40, 36), np.float32)
+    processor = segmenter.processor
+    with torch.inference_mode():
+        pixels = processor.resize_slices(torch.from_numpy(slices)[:, None])
+        logits = [predict_logits(model, pixels, processor.image_size) for model in segmenter.models]
+        softmax = [resize_logits(one, (40, 36)).softmax(dim=1) for one in logits]
+    expected = ((softmax[0] + softmax[1]) / 2).argmax(dim=1).numpy()
+    np.testing.assert_array_equal(predict_slices(segmenter.models, slices, processor), expected)
+    alone = predict_slices(segmenter.models[0], slices, processor)
+    np.testing.assert_array_equal(alone, softmax[0].argmax(dim=1).numpy())
+    assert (alone != expected).any()
+
+
+def test_an_ensemble_is_evaluated(study, tiny_data, tmp_path):
+    command = ["evaluate", str(study / "ensemble"), "--data", str(tiny_data), "--output", str(tmp_path / "scores")]
+    assert main(command) == 0
+    assert 0 <= json.loads((tmp_path / "scores" / "metrics.json").read_text())["mean"]["dice"] <= 1

@@ -65,9 +65,11 @@ def test_scores_of_empty_masks(prediction, label, defined):
     assert (found["lesion_tp"], found["lesion_fp"], found["lesion_fn"]) == (0, prediction.sum(), label.sum())
 
 
-def test_volumes_are_undefined_without_spacing():
+def test_volumes_in_ml_need_a_spacing_and_their_ratio_none():
     found = score(ONE, ONE, Measures(("dice", "volume")))
-    assert found == {"dice": 1.0, **dict.fromkeys(METRICS["volume"])}
+    assert found == {"dice": 1.0, **dict.fromkeys(METRICS["volume"]), "relative_volume_error": 0.0}
+    assert score(np.eye(4) > 0, np.eye(4) > 1, Measures(("volume",)))["relative_volume_error"] is None
+    assert score(np.eye(4) > 0, np.eye(4, k=1) > 0, Measures(("volume",)))["relative_volume_error"] == 1 / 3
 
 
 @pytest.mark.parametrize(

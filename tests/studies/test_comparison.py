@@ -144,12 +144,11 @@ def test_older_files_are_compared_on_what_they_record(tmp_path):
     (runs[0] / "metrics.json").write_text('{"protocol": "strict", "mean": {"dice": 1}, "per_class": {"liver": {}}}')
     with pytest.raises(ValueError, match="a has no per_case"):
         compare_runs(runs, **FAST)
-    write_run(tmp_path / "c", BASE)
-    (tmp_path / "c" / "metrics.json").write_text(
-        (runs[1] / "metrics.json").read_text().replace('"hd95": 5.0', '"hd96": 5.0')
-    )
-    with pytest.raises(ValueError, match=r"of c: expected a number or null for hd95"):
-        compare_runs([runs[1], tmp_path / "c"], **FAST)
+    text = (write_run(tmp_path / "c", BASE) / "metrics.json").read_text()
+    for bad in ('"hd96": 5.0', '"hd95": [5.0]', '"hd95": Infinity', '"hd95": "far"'):
+        (tmp_path / "c" / "metrics.json").write_text(text.replace('"hd95": 5.0', bad))
+        with pytest.raises(ValueError, match=r"of c: expected a number or null for hd95"):
+            compare_runs([runs[1], tmp_path / "c"], **FAST)
 
 
 def test_volumes_are_compared_by_their_errors(tmp_path):

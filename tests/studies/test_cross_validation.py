@@ -212,3 +212,9 @@ def test_a_fold_is_a_training_scored_on_its_held_out_cases(settings, tmp_path):
     assert sorted(path.stem for path in (tmp_path / "run" / "images").iterdir()) == held_out
     cases = json.loads((tmp_path / "run" / "fold-1" / "training_settings.json").read_text())["cases"]
     assert cases["train"] == splits_of(tmp_path / "run")[1]["train"]
+
+
+def test_a_missing_base_model_is_refused_before_the_cases_are_decoded(settings, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        cross_validate(settings(num_folds=3, model_name_or_path=str(tmp_path / "nowhere")))
+    assert not (tmp_path / "run").exists()

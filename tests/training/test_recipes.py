@@ -72,6 +72,7 @@ def test_the_plan_counts_what_is_trained(settings, encoder):
     text = run.describe()
     assert f"trains      {counts[encoder]:,} of {own.num_parameters():,} parameters: mask decoder" in text
     assert ("image encoder" in text.partition("parameters:")[2].partition("\n")[0]) == (encoder == "full")
+    assert ("recipe      not the paper's: encoder " + encoder + " instead of lora\n") in text
     assert ("gradient_checkpointing has no effect" in text) == (encoder == "frozen")
     assert any("vision_encoder" in name for name in saved) == (encoder == "full")
 

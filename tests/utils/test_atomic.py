@@ -239,3 +239,12 @@ def test_atomic_update_removes_obsolete_files_or_nothing(tmp_path, monkeypatch, 
     expected = old if step < 4 else {"a.bin": "new", "config.json": "new", "other": "old"}
     assert {str(p.relative_to(tmp_path)): p.read_text() for p in tmp_path.rglob("*") if p.is_file()} == expected
     assert (tmp_path / "sub").exists() == (step < 4)
+
+
+def test_a_directory_that_another_process_made_meanwhile_is_kept(tmp_path):
+    with atomic_directory(tmp_path / "case", replace=False) as mine:
+        (mine / "a").write_text("mine")
+        with atomic_directory(tmp_path / "case", replace=False) as theirs:
+            (theirs / "a").write_text("theirs")
+    assert (tmp_path / "case" / "a").read_text() == "theirs"
+    assert [path.name for path in tmp_path.iterdir()] == ["case"]
