@@ -84,7 +84,7 @@ def _evaluate(args: argparse.Namespace, state: PartialState) -> int:
     def load() -> tuple[CaseDataset, str, list[str], Segmenter]:
         data, split, names = _choose_cases(args)
         base = args.base_model_name_or_path
-        segmenter = Segmenter.load([args.adapter], dtype=args.dtype, base_model_name_or_path=base)
+        segmenter = Segmenter.load([args.adapter], dtype=args.dtype, base_model_name_or_path=base, backend=args.backend)
         if any(one.to_dict() != segmenter.processor.to_dict() for one in segmenter.processors):
             raise ValueError(
                 f"The members of {args.adapter!r} scale images differently: they can't be scored together."

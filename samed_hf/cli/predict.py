@@ -101,7 +101,7 @@ def _predict(args: argparse.Namespace, settings: PredictionSettings, state: Part
 
     def load() -> Segmenter:
         base = args.base_model_name_or_path
-        segmenter = Segmenter.load(plan.adapters, dtype=args.dtype, base_model_name_or_path=base)
+        segmenter = Segmenter.load(plan.adapters, dtype=args.dtype, base_model_name_or_path=base, backend=args.backend)
         settings.check_labels(segmenter.id2label, segmenter.regions)
         return segmenter
 

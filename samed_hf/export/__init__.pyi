@@ -1,5 +1,4 @@
 from .agreement import Agreement, compare_models
-from .onnx import PRECISIONS, export_onnx
 from .run import export_adapter
 
-__all__ = ["PRECISIONS", "Agreement", "compare_models", "export_adapter", "export_onnx"]
+__all__ = ["Agreement", "compare_models", "export_adapter"]

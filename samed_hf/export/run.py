@@ -17,11 +17,11 @@ from ..inference import load_model
 from ..inference.onnx_model import OnnxModel
 from ..model import SamedForSemanticSegmentation, SamedImageProcessor
 from ..model.fingerprint import model_fingerprint
+from ..model.onnx import OPSET, export_onnx
 from ..transforms import window_intensity
 from ..transforms.slicing import SliceStack
 from ..utils.atomic import atomic_directory
 from .agreement import Agreement, compare_models, logit_difference
-from .onnx import OPSET, export_onnx
 
 __all__ = ["export_adapter"]
 

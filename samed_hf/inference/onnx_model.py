@@ -11,13 +11,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.constants import HF_HOME
 
 from ..model.configuration_samed import SamedConfig
+from ..model.fingerprint import model_fingerprint
 from ..model.image_processing_samed import SamedImageProcessor
+from ..model.modeling_samed import SamedForSemanticSegmentation
+from ..model.onnx import INPUT, METADATA, OUTPUT, export_onnx
+from ..utils.atomic import atomic_directory
 
-__all__ = ["INPUT", "METADATA", "OUTPUT", "OnnxModel"]
+__all__ = ["BACKENDS", "OnnxModel", "as_onnx"]
 
-INPUT, OUTPUT, METADATA = "pixel_values", "logits", "samed_hf"
+BACKENDS = ("torch", "onnxruntime")
+_EXACT = 1e-5  # of the logits' range
 
 
 class OnnxModel:
@@ -72,3 +78,28 @@ class OnnxModel:
                     while block := file.read(1 << 20):
                         digest.update(block)
         return f"sha256:{digest.hexdigest()}"
+
+
+def as_onnx(model: SamedForSemanticSegmentation, processor: SamedImageProcessor) -> OnnxModel:
+    """The model in float32 run by ONNX Runtime; the graph is written once, below `HF_HOME`, and compared with PyTorch.
+
+    An adapter is merged into the model, in place.
+
+    Raises:
+        ValueError: the logits differ from PyTorch's by more than 1e-5 of their range.
+    """
+    about = {"id2label": model.config.id2label, "processor": processor.to_dict()}
+    name = model_fingerprint(model, about).removeprefix("sha256:")[:32]
+    directory = Path(HF_HOME) / "samed_hf" / "onnx" / name
+    if not (directory / "model.onnx").is_file():
+        with atomic_directory(directory) as temporary:
+            model = model.cpu()
+            export_onnx(model, temporary / "model.onnx", processor)
+            generator, size = torch.Generator().manual_seed(0), model.config.image_size
+            pixels = torch.rand(1, model.config.channel_projection or 3, size, size, generator=generator)
+            with torch.inference_mode():
+                expected = model(pixels).logits
+            difference = float((OnnxModel(temporary)(pixels).logits - expected).abs().max())
+            if difference > _EXACT * float(expected.max() - expected.min()):
+                raise ValueError(f"backend is onnxruntime, whose logits differ by {difference:.1e}: use torch.")
+    return OnnxModel(directory)

@@ -18,7 +18,7 @@ from ..model.image_processing_samed import SamedImageProcessor
 from ..model.modeling_samed import SamedForSemanticSegmentation
 from ..model.precision import default_device, resolve_dtype
 from .ensemble import ensemble_members
-from .onnx_model import OnnxModel
+from .onnx_model import BACKENDS, OnnxModel, as_onnx
 
 __all__ = ["Segmenter", "load_model"]
 
@@ -48,19 +48,21 @@ class Segmenter:
         *,
         dtype: str | torch.dtype = "float32",
         base_model_name_or_path: str | None = None,
+        backend: str = "torch",
     ) -> Segmenter:
         """Load adapters or merged models, onto the accelerator if there is one.
 
         Args:
             adapters: directories or Hub ids, or one of them; the directory of an ensemble stands for its members. An
                 adapter that is there twice counts once.
-            dtype, base_model_name_or_path: see [`load_model`].
+            dtype, base_model_name_or_path, backend: see [`load_model`].
 
         Raises:
             ValueError: one is no SAMed model, its labels or slices differ from the first one's, or a file of an
                 ensemble has changed.
         """
-        options: dict[str, Any] = {"dtype": dtype, "base_model_name_or_path": base_model_name_or_path}
+        options: dict[str, Any] = {"dtype": dtype, "backend": backend}
+        options["base_model_name_or_path"] = base_model_name_or_path
         given = [adapters] if isinstance(adapters, str | os.PathLike) else adapters
         names = [member for adapter in given for member in ensemble_members(str(adapter))]
         members: dict[str, Segmenter] = {}
@@ -120,7 +122,11 @@ class Segmenter:
 
 
 def load_model(
-    adapter: str, *, dtype: str | torch.dtype = "float32", base_model_name_or_path: str | None = None
+    adapter: str,
+    *,
+    dtype: str | torch.dtype = "float32",
+    base_model_name_or_path: str | None = None,
+    backend: str = "torch",
 ) -> SamedForSemanticSegmentation:
     """Load an adapter or a merged model with its image processor, for evaluation, onto the accelerator if there is one.
 
@@ -129,14 +135,20 @@ def load_model(
         dtype: data type of the encoder: "float32", "bfloat16", or "auto" for bfloat16 if it is computed natively.
             Logits are always float32.
         base_model_name_or_path: directory or Hub id of the adapter's base model, if it isn't the one it names.
+        backend: "torch", or "onnxruntime" for a float32 graph that is written once for each adapter and base.
 
     Raises:
         FileNotFoundError: the model does not exist.
         ConnectionError: the Hub can't be reached or fails.
         ValueError: it is no SAMed model.
     """
-    if _is_onnx(adapter):
-        return _load_onnx(adapter, dtype)
+    if backend not in BACKENDS:
+        raise ValueError(f"backend is {backend!r}: expected one of {', '.join(BACKENDS)}.")
+    is_onnx = _is_onnx(adapter)
+    if (is_onnx or backend == "onnxruntime") and str(dtype) not in ("float32", "torch.float32"):
+        raise ValueError(f"dtype is {dtype} with ONNX Runtime, where a file has its own precision: leave it out.")
+    if is_onnx:
+        return cast(SamedForSemanticSegmentation, OnnxModel(adapter))
     try:
         if not Path(adapter).exists() and "/" not in str(adapter):  # names on the Hub have a slash
             raise OSError("there is no such directory")
@@ -156,6 +168,8 @@ def load_model(
             f"{adapter!r} is no SAMed model (no preprocessor_config.json of SamedImageProcessor): give an adapter's "
             "directory or Hub id, not a plain SAM."
         )
+    if backend == "onnxruntime":
+        return cast(SamedForSemanticSegmentation, as_onnx(model.eval(), model.image_processor))
     resolved = resolve_dtype(dtype)
     if resolved not in (None, torch.float32):
         # Merging before rounding rounds once and avoids products of two types. In float32, merging would only change
@@ -169,10 +183,3 @@ def load_model(
 def _is_onnx(adapter: str) -> bool:
     path = Path(adapter)
     return path.suffix == ".onnx" or ((path / "model.onnx").is_file() and not (path / "config.json").exists())
-
-
-def _load_onnx(file: str, dtype: str | torch.dtype) -> SamedForSemanticSegmentation:
-    """Load an exported model, which has its own precision; all that predicts calls it like a PyTorch model."""
-    if str(dtype) not in ("float32", "torch.float32"):
-        raise ValueError(f"dtype is {dtype}, but {file!r} has its own precision: leave --dtype out.")
-    return cast(SamedForSemanticSegmentation, OnnxModel(file))

@@ -8,10 +8,11 @@ import torch
 
 from samed_hf.cli import main
 from samed_hf.data import phantom_patient
-from samed_hf.export import export_adapter, export_onnx
-from samed_hf.export import onnx as onnx_export
-from samed_hf.inference import Segmenter, load_model
+from samed_hf.export import export_adapter
+from samed_hf.inference import Segmenter, load_model, onnx_model
 from samed_hf.inference.onnx_model import OnnxModel
+from samed_hf.model import onnx as onnx_export
+from samed_hf.model.onnx import export_onnx
 from samed_hf.volumes import Volume, read_volume, write_volume
 
 pytest.importorskip("onnxruntime")
@@ -115,3 +116,26 @@ def test_what_is_no_exported_model_is_refused(exported, tmp_path):
         load_model(str(tmp_path / "absent.onnx"))
     with pytest.raises(ValueError, match="bfloat16"):
         load_model(str(exported), dtype="bfloat16")
+
+
+def test_the_backend_of_predict_and_evaluate(tiny_adapter, tiny_data, scan, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_model, "HF_HOME", str(tmp_path / "home"))
+    for backend in ("torch", "onnxruntime"):
+        options = ["--backend", backend, "--output", str(tmp_path / backend)]
+        assert main(["predict", str(tiny_adapter), str(scan), *options]) == 0
+        assert main(["evaluate", str(tiny_adapter), "--data", str(tiny_data), *options]) == 0
+    written = list((tmp_path / "home").rglob("model.onnx"))
+    assert len(written) == 1
+    labels = [read_volume(next((tmp_path / name).glob("*.nii.gz"))).array for name in ("torch", "onnxruntime")]
+    assert np.mean(labels[0] == labels[1]) >= 0.9999
+    means = [
+        json.loads((tmp_path / name / "metrics.json").read_text())["mean"]["dice"] for name in ("torch", "onnxruntime")
+    ]
+    assert means[0] == pytest.approx(means[1], abs=1e-3)
+    changed = written[0].stat().st_mtime_ns
+    load_model(str(tiny_adapter), backend="onnxruntime")
+    assert written[0].stat().st_mtime_ns == changed
+    with pytest.raises(ValueError, match="bfloat16"):
+        load_model(str(tiny_adapter), backend="onnxruntime", dtype="bfloat16")
+    with pytest.raises(ValueError, match="tensorrt"):
+        load_model(str(tiny_adapter), backend="tensorrt")
