@@ -1,7 +1,6 @@
 """Numbers, names, settings and scores as text for people."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 __all__ = [
@@ -11,6 +10,7 @@ __all__ = [
     "format_counts",
     "format_duration",
     "format_indices",
+    "format_interval",
     "format_ml",
     "format_names",
     "format_number",
@@ -113,8 +113,8 @@ def format_scores(metrics: Mapping[str, Any]) -> str:
         lines.append(f"{format_row(name, row)}  {row.get('cases', ''):>5}{note}")
     lines += ["-" * len(head), format_row("mean", metrics["mean"])]
     if intervals := metrics.get("intervals"):
-        found = {key: map(partial(format_score, key), pair) for key, pair in intervals["mean"].items() if pair}
-        shown = ", ".join(f"{columns[key]} {' to '.join(ends)}" for key, ends in found.items())
+        found = {key: format_interval(key, pair) for key, pair in intervals["mean"].items() if pair}
+        shown = ", ".join(f"{columns[key]} {ends}" for key, ends in found.items())
         lines.append(f"{intervals['level']:.0%} intervals of the mean over cases: {shown or 'undefined'}")
     lines.append(f"protocol {metrics['protocol']}, {len(metrics['per_case'])} cases; DSC from 0 to 1")
     return "\n".join(lines)
@@ -133,3 +133,8 @@ def format_score(key: str, value: float | None, undefined: str = "–") -> str:
         return undefined
     is_coarse = key in ("hd95", "hd", "assd") or key.endswith(("_ml", "_tp", "_fp", "_fn"))
     return f"{value:.2f}" if is_coarse else f"{value:.4f}"
+
+
+def format_interval(key: str, ends: Sequence[float] | None) -> str:
+    """Format the interval of a score, or "–" if it is undefined."""
+    return " to ".join(format_score(key, end) for end in ends) if ends else "–"

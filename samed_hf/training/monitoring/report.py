@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from ...reporting.charts import hex_colors
-from ...reporting.formatting import format_count, format_duration, format_names, format_score, score_titles
+from ...reporting.formatting import format_count, format_duration, format_names
 from ...reporting.html import data_uri, jpeg_uri, write_page
 from ..checkpointing.provenance import package_versions
 from ..setup import TrainingRun
@@ -56,8 +56,6 @@ def write_training_report(path: Path, run: TrainingRun, metrics: Mapping[str, An
         facts=_facts(run, metrics, len(skipped)),
         colors=dict(zip(labels, hex_colors(len(labels)), strict=True)),
         metrics=metrics,
-        score_titles=score_titles,
-        format_score=format_score,
         charts=[
             {"caption": caption, "source": data_uri(chart, "image/svg+xml")}
             for caption, chart in charts.items()
