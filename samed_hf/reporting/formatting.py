@@ -12,7 +12,6 @@ __all__ = [
     "format_indices",
     "format_interval",
     "format_ml",
-    "format_names",
     "format_number",
     "format_score",
     "format_scores",
@@ -83,11 +82,6 @@ def format_value(value: Any) -> str:
 def format_counts(counts: Mapping[str, int]) -> str:
     """Format how often each name occurs: LPS in 5, RAS in 1."""
     return ", ".join(f"{name} in {count}" for name, count in counts.items())
-
-
-def format_names(names: Sequence[str], limit: int = 5) -> str:
-    """Join names by commas; those after the first `limit` are counted."""
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def plural(count: int, noun: str) -> str:

@@ -75,9 +75,10 @@ def cross_validate(
         if num_parallel_folds > 1:
             from .parallel import train_in_parallel
 
-            failed |= train_in_parallel(study, numbers, num_parallel_folds)
+            reasons = train_in_parallel(study, numbers, num_parallel_folds)
         else:
-            failed |= dict(filter(None, [train_fold(study, fold) for fold in numbers]))
+            reasons = {fold: train_fold(study, fold) for fold in numbers}
+        failed |= {str(directory / f"fold-{fold}"): reason for fold, reason in reasons.items() if reason}
     for name, reason in failed.items():
         logger.error(f"{name}: {reason}")
     if failed:
@@ -86,11 +87,8 @@ def cross_validate(
     return 0
 
 
-def train_fold(study: SamedTrainingArguments, fold: int) -> tuple[str, str] | None:
-    """Train and score a fold, from its last checkpoint on, unless it is complete or another process trains it.
-
-    Returns its directory and the error, if it failed.
-    """
+def train_fold(study: SamedTrainingArguments, fold: int) -> str | None:
+    """Train and score a fold, unless it is complete or another process trains it; return the error, if it failed."""
     state, directory = PartialState(), Path(study.output_dir)
     output = directory / f"fold-{fold}"
     directory.mkdir(parents=True, exist_ok=True)
@@ -116,7 +114,7 @@ def train_fold(study: SamedTrainingArguments, fold: int) -> tuple[str, str] | No
             advice = "; samed-hf train --dry_run names flags that need less memory" if is_out_of_memory(error) else ""
             reason = f"{kind}{one_line(error)}{advice}"
             logger.info(f"failed      {output}: {reason}")
-            return str(output), reason
+            return reason
         finally:
             gc.collect()  # the model, before the next one is loaded
             if torch.cuda.is_available():
@@ -136,10 +134,12 @@ def _collect(output: Path, outputs: dict[Path, list[Path]], curve: dict[int, Pat
     for directory, folds in outputs.items():
         write_cross_validation(directory, folds)
         logger.info(
-            f"\n{format_scores(read_json(directory / 'metrics.json'))}\n\nwrote       {directory / 'cv_report.html'}"
+            f"\n{format_scores(read_json(directory / 'metrics.json'))}\n\nwrote       {directory / 'cv_report.html'}\n"
+            f"next        samed-hf predict {directory / 'ensemble'} SCAN.nii.gz --output segmentations"
         )
     if curve:
         write_learning_curve(output, curve)
+        logger.info(f"\nwrote       {output / 'cv_report.html'}, learning_curve.csv and learning_curve.svg")
 
 
 def _check(args: SamedTrainingArguments, num_parallel_folds: int, num_processes: int) -> None:
