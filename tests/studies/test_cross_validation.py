@@ -193,6 +193,22 @@ def test_the_dry_run_writes_nothing(tiny_data, tiny_sam, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (["--fold", 3], "fold is 3"),
+        (["--num_train_cases", "1,5"], "num_train_cases is 5"),
+        ([], "holds a training run"),
+    ],
+)
+def test_the_dry_run_refuses_what_the_run_refuses(tiny_data, tmp_path, capsys, more, named):
+    if not more:
+        (tmp_path / "adapter_model.safetensors").touch()
+    flags = ["--data_dir", tiny_data, "--output_dir", tmp_path, "--num_folds", 3, "--dry_run", *more]
+    assert main(["cross-validate", *map(str, flags)]) == 2
+    assert named in capsys.readouterr().err
+
+
 def test_a_directory_of_a_training_is_refused(settings, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "adapter_model.safetensors").touch()
