@@ -8,6 +8,7 @@ __all__ = [
     "format_bytes",
     "format_count",
     "format_counts",
+    "format_difference",
     "format_duration",
     "format_indices",
     "format_interval",
@@ -132,3 +133,12 @@ def format_score(key: str, value: float | None, undefined: str = "–") -> str:
 def format_interval(key: str, ends: Sequence[float] | None) -> str:
     """Format the interval of a score, or "–" if it is undefined."""
     return " to ".join(format_score(key, end) for end in ends) if ends else "–"
+
+
+def format_difference(key: str, value: float | None, interval: Sequence[float] | None = None) -> str:
+    """Format a difference of scores with its sign, and its interval: +0.0314 (+0.0212 to +0.0420)."""
+    signed = [
+        ("+" if one is not None and one > 0 else "") + format_score(key, one).replace("-", "−")
+        for one in (value, *(interval or ()))
+    ]
+    return f"{signed[0]} ({signed[1]} to {signed[2]})" if interval else signed[0]
