@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,5 @@ def jpeg_uri(path: Path) -> Markup:
     return data_uri(content.getvalue(), "image/jpeg")
 
 
-_FUNCTIONS = (
-    jpeg_uri,
-    formatting.format_interval,
-    formatting.format_score,
-    formatting.score_titles,
-)  # of templates
+_FUNCTIONS: list[Callable[..., Any]] = [jpeg_uri, formatting.score_titles]  # of all templates
+_FUNCTIONS += [formatting.format_difference, formatting.format_interval, formatting.format_score]

@@ -55,7 +55,7 @@ def test_the_page_has_the_paired_step_and_its_interval(sizes, tmp_path):
     )
     # Liver 0.2, 0.1, 0.1, 0.1; spleen 0.3, -, 0.1, 0.5: the cases' means are 0.25, 0.1, 0.1, 0.3.
     low, high = mean_interval(np.array([[0.25], [0.1], [0.1], [0.3]]), level=0.95, draws=10_000, seed=0)
-    assert f"5 to 20 0.1875 {low:.4f} to {high:.4f}; 4 cases" in text
+    assert f"5 to 20 +0.1875 (+{low:.4f} to +{high:.4f}) 4 cases" in text
     assert text.count("random weights") == 1
     assert "cases-5/cv_report.html" in (tmp_path / "cv_report.html").read_text()
     svg = (tmp_path / "learning_curve.svg").read_text()
