@@ -58,8 +58,7 @@ def cross_validate(
     """
     state, output, chosen = PartialState(cpu=not torch.accelerator.is_available()), Path(args.output_dir), args.fold
     _check(args, num_parallel_folds, state.num_processes)
-    shared = replace(args, cache_dir=args.cache_dir or str(output / "cache"))
-    shared, folds = on_main_rank(state, lambda: prepare_folds(shared, state.num_processes))
+    shared, folds = on_main_rank(state, lambda: prepare_folds(args, state.num_processes))
     _check_numbers(folds, chosen, num_train_cases)
     points: dict[Path, int | None] = {output / f"cases-{size}": size for size in num_train_cases}
     points = points or {output: args.num_train_cases}

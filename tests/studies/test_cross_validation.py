@@ -51,7 +51,9 @@ def splits_of(output: Path) -> list[dict]:
 
 def test_each_case_but_those_for_test_is_held_out_once(settings, tmp_path):
     args = settings(num_folds=3)
-    _, made = prepare_folds(args, 1)
+    found, made = prepare_folds(args, 1)
+    assert Path(found.cache_dir) == tmp_path / "run" / "cache"
+    assert len([*Path(found.cache_dir).iterdir()]) >= len(CASES)
     assert sorted(name for _, held_out in made for name in held_out) == CASES
     assert all(sorted([*train, *held_out]) == CASES for train, held_out in made)
     assert [len(held_out) for _, held_out in made] == [2, 2, 2]
