@@ -9,6 +9,7 @@ __all__ = [
     "format_bytes",
     "format_count",
     "format_counts",
+    "format_difference",
     "format_duration",
     "format_indices",
     "format_ml",
@@ -133,3 +134,12 @@ def format_score(key: str, value: float | None, undefined: str = "–") -> str:
         return undefined
     is_coarse = key in ("hd95", "hd", "assd") or key.endswith(("_ml", "_tp", "_fp", "_fn"))
     return f"{value:.2f}" if is_coarse else f"{value:.4f}"
+
+
+def format_difference(key: str, value: float | None, interval: Sequence[float] | None = None) -> str:
+    """Format a difference of scores with its sign, and its interval: +0.0314 (+0.0212 to +0.0420)."""
+    signed = [
+        ("+" if one is not None and one > 0 else "") + format_score(key, one).replace("-", "−")
+        for one in (value, *(interval or ()))
+    ]
+    return f"{signed[0]} ({signed[1]} to {signed[2]})" if interval else signed[0]

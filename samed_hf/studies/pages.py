@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from ..reporting.charts import GREY, MAX_LABELS, finish_svg, label_colors, shorten
 from ..reporting.formatting import format_duration, format_score, format_value, score_titles
 from ..reporting.html import data_uri, jpeg_uri, write_page
-from .comparison import LOWER, MEAN
+from ..scoring.measures import HIGHER_IS_BETTER
+from .comparison import MEAN
 
 __all__ = ["cautions", "draw_learning_curve", "write_cv_page"]
 
-_HIGHER = ("dice", "iou", "sensitivity", "precision", "specificity", "nsd", "lesion_f1")  # in better cases
 _IMAGES, _CHARTS = 6, 4
 _OFFSETS = 0.6180339887 * np.arange(997) % 1 - 0.5  # spreads points evenly, the same way at every call
 
@@ -95,7 +95,8 @@ def _worst(
     output_dir: Path, metrics: Mapping[str, Any], fold_of: Mapping[str, int], titles: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """The cases with the worst mean of the first score that has a direction, with their images if there are some."""
-    key = next((key for key in titles if key in (*_HIGHER, *LOWER)), None)
+    # The number of lesions that were found depends on how many a case has.
+    key = next((key for key in titles if key in HIGHER_IS_BETTER and key != "lesion_tp"), None)
     if key is None:
         return []
     means = {
@@ -104,7 +105,7 @@ def _worst(
     }
     known = {case: float(np.mean(values)) for case, values in means.items() if values}
     found = []
-    for case in sorted(known, key=lambda case: (known[case] * (1 if key in _HIGHER else -1), case))[:_IMAGES]:
+    for case in sorted(known, key=lambda case: (known[case] * (1 if HIGHER_IS_BETTER[key] else -1), case))[:_IMAGES]:
         image = output_dir / "images" / f"{case}.png"
         scores = ", ".join(f"{label} {format_score(key, row[key])}" for label, row in metrics["per_case"][case].items())
         text = f"{titles[key]} {format_score(key, known[case])}, fold {fold_of[case]}: {scores}"

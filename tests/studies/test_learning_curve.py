@@ -67,7 +67,7 @@ def test_the_page_has_the_paired_step_and_its_interval(sizes, tmp_path):
     [
         ({"dice": [(0.5, 0.5)]}, "cases only in"),
         ({"dice": [(0.5, 0.5)] * 4, "labels": ("liver", "kidney")}, "labels only in"),
-        ({"dice": [(0.5, 0.5)] * 4, "protocol": "samed"}, "protocol strict in .*, samed in"),
+        ({"dice": [(0.5, 0.5)] * 4, "protocol": "samed"}, "protocol strict in .*, protocol samed in"),
     ],
 )
 def test_sizes_that_cannot_be_compared_are_refused(sizes, tmp_path, other, named):
