@@ -132,7 +132,8 @@ def test_only_the_adapter_that_was_added_last_is_trainable(tiny_sam, tmp_path, l
     else:
         model.add_adapter(samed_lora_config(rank=2), "two")
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert trainable and all("two" in name.split(".") for name in trainable)
+    assert trainable
+    assert all("two" in name.split(".") for name in trainable)
     model.set_adapter("one")
     assert {name.replace(".two.", ".one.") for name in trainable} == {
         name for name, parameter in model.named_parameters() if parameter.requires_grad
