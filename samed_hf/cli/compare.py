@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from ..utils.text import comma_separated, printable
 
@@ -42,18 +43,19 @@ def run(args: argparse.Namespace) -> None:
     if len(args.runs) == 1:
         print(compare_with_published(read_metrics(args.runs[0]), args.preset or "samed"))
         return
-    if args.output is None:
-        raise ValueError("--output is missing: expected a directory for the page and the tables.")
+    if args.output is None or Path(args.output).is_file():
+        found = "missing" if args.output is None else f"{args.output}, a file"
+        raise ValueError(f"--output is {found}: expected a directory for the page and the tables.")
     from ..studies.comparison import compare_runs
     from ..studies.comparison_files import all_notes, conclusions, tables, write_comparison
 
     options = {name: getattr(args, name) for name in ("names", "reference", "metrics")}
-    found = compare_runs(args.runs, allow=args.allow or (), **options)
-    written = write_comparison(args.output, found)
-    for rows in tables(found).values():
+    compared = compare_runs(args.runs, allow=args.allow or (), **options)
+    written = write_comparison(args.output, compared)
+    for rows in tables(compared).values():
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         print()
-    print("\n".join([*conclusions(found), *(f"note: {note}" for note in all_notes(found))]))
+    print("\n".join([*conclusions(compared), *(f"note: {note}" for note in all_notes(compared))]))
     print(f"\nwrote {', '.join(written)} into {printable(args.output)}")

@@ -22,6 +22,7 @@ ALLOWED = ("cases", "split")
 """What may differ if it is allowed: the cases (those that all runs have are compared), the name of the split."""
 MEAN = "mean over labels"
 _RELATIVE = "relative_volume_error"
+_COMPARED = {*HIGHER_IS_BETTER, _RELATIVE}
 _FACTS: dict[str, tuple[str, str, tuple[str, ...]]] = {  # what must agree: its name, its value in words, and the
     # scores that depend on it, all if there is none
     "protocol": ("the protocol", "protocol {}", ()),
@@ -137,8 +138,8 @@ def compare_runs(
         shown, array = (f"abs_{score}", np.abs(array)) if score == _RELATIVE else (score, array)
         values[shown] = _add_mean(array) if len(labels) > 1 else array
     labels += [MEAN] if len(labels) > 1 else []
-    about = {key: first[key] for key in _needed(scores) if key in first}
-    about = {key: value for key, value in about.items() if all(key in run and run[key] == value for run in rest)}
+    known = [fact for fact in _needed(scores) if all(fact in run for run in runs.values())]
+    about = {fact: first[fact] for fact in known if all(run[fact] == first[fact] for run in rest)}
     found = Comparison([*runs], reference, folders, about, cases, labels, values, [], [], notes)
     return found._replace(tests=_test_all(found, draws, seed), ranks=[_rank(found, score) for score in values])
 
@@ -164,13 +165,13 @@ def _choose_scores(runs: Mapping[str, Mapping[str, Any]], metrics: Sequence[str]
     for score in every:
         if lacking := [name for name, run in runs.items() if score not in run["mean"]]:
             reasons[score] = f"{name_some(lacking)} lacks it"
-        elif score not in HIGHER_IS_BETTER and score != _RELATIVE:
+        elif score not in _COMPARED:
             reasons[score] = "neither higher nor lower values of it are better"
     usable = [score for score in every if score not in reasons]
     wanted = usable
     if metrics is not None:
         own = {name: METRICS.get(name, (name,)) for name in metrics}
-        wanted = [score for name, some in own.items() for score in some if name == score or score in usable]
+        wanted = [score for name, some in own.items() for score in some if name == score or score in _COMPARED]
     odd = [score for score in wanted if score not in usable]
     if odd or not usable:
         raise ValueError(f"metrics: {', '.join(odd) or 'none'}; expected some of {', '.join(usable) or 'the same'}.")

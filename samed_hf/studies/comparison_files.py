@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import Environment, PackageLoader
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -31,17 +32,34 @@ _MARKDOWN = {char: f"\\{char}" for char in r"\`*_{}[]<>|#~$"}
 def write_comparison(directory: str | os.PathLike[str], found: Comparison) -> list[str]:
     """Write all files together, and return their names."""
     tests = [_unrounded(found, test) for test in found.tests]
+    context: dict[str, Any] = {"title": f"Comparison: {printable(', '.join(found.names))}", "method": _method(found)}
+    context |= {"conclusions": conclusions(found), "notes": all_notes(found), "tables": tables(found)}
+    context |= {"text_columns": 3 if len(found.names) > 2 else 2}
     texts = {
         "comparison.csv": _csv(_scores(found)),
-        "comparison.md": _markdown(found),
-        "comparison.tex": _latex(found),
+        "comparison.md": _render("comparison.md.j2", _MARKDOWN, context),
+        "comparison.tex": _render("comparison.tex.j2", _TEX, context),
         "tests.csv": _csv([[*tests[0]], *([*test.values()] for test in tests)]),
     }
     with atomic_update(directory) as folder:
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
-        _write_html(folder / "comparison.html", found)
+        _write_html(folder / "comparison.html", found, context)
     return ["comparison.html", *texts]
+
+
+def _render(template: str, escapes: dict[str, str], context: dict[str, Any]) -> str:
+    """Render Markdown or LaTeX, whose braces are not Jinja's; texts that aren't the template's own are escaped."""
+    environment = Environment(
+        loader=PackageLoader("samed_hf.studies"),
+        finalize=lambda value: "".join(escapes.get(char, char) for char in str(value)),
+        variable_start_string="<<",
+        variable_end_string=">>",
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template).render(context)
 
 
 def conclusions(found: Comparison) -> list[str]:
@@ -111,13 +129,12 @@ def _method(found: Comparison) -> str:
     lower = ", ".join(found.title(score) for score in found.values if not is_higher_better(score))
     corrected = plural(sum(test.p_holm is not None for test in found.tests), "test")
     return printable(
-        f"{plural(len(found.cases), 'case')}; {found.rules()}. Differences are a run's score minus that of "
-        f"{found.reference} in the same case, with the 95 % BCa bootstrap interval of their mean over cases. p: "
-        "two-sided Wilcoxon signed-rank test; differences of zero are left out of the ranks; exact or by the normal "
-        f"approximation, as scipy's method auto chooses. p (Holm): corrected over all {corrected} of this table. "
-        "Effect: matched-pairs rank-biserial correlation. It is positive, and a case a win, where the run has the "
-        f"higher score{f' (the lower one for {lower})' if lower else ''}. Cases without a score in every run are left "
-        f"out; the {MEAN} is over those that have one in every run."
+        f"{plural(len(found.cases), 'case')}; {found.rules()}. Difference: a run's score minus that of "
+        f"{found.reference}, mean over cases with its 95 % BCa bootstrap interval. p: two-sided Wilcoxon signed-rank "
+        f"test without differences of zero, corrected by Holm's method over all {corrected}. Effect: matched-pairs "
+        f"rank-biserial correlation, positive where the run has the higher score"
+        f"{f' (the lower one for {lower})' if lower else ''}, which is a win. Cases without a score in every run are "
+        f"left out; the {MEAN} is over those that have one in every run."
     )
 
 
@@ -146,39 +163,7 @@ def _unrounded(found: Comparison, test: PairedTest) -> dict[str, Any]:
     return facts | {"direction": direction} | means | pair | ends | {"p_holm": test.p_holm} | undefined
 
 
-def _markdown(found: Comparison) -> str:
-    def lines(head: list[str], *rows: list[str]) -> str:
-        every = [["---", *["---:"] * (len(head) - 1)], *([_escape(cell, _MARKDOWN) for cell in row] for row in rows)]
-        return "\n".join(f"| {' | '.join(row)} |" for row in [[_escape(cell, _MARKDOWN) for cell in head], *every])
-
-    tests, ranks = (lines(*rows) for rows in tables(found).values())
-    texts = [f"- {line}" for line in conclusions(found)], [_method(found), *all_notes(found)]
-    first, last = ([_escape(line, _MARKDOWN) for line in some] for some in texts)
-    title = _escape(f"Comparison of {printable(', '.join(found.names))}", _MARKDOWN)
-    return "\n\n".join([f"# {title}", "\n".join(first), tests, *last, "Mean ranks:", ranks]) + "\n"
-
-
-def _latex(found: Comparison) -> str:
-    """A table of the `booktabs` package. All numbers of a score have the same digits, so that the decimals align."""
-    rows = [[_escape(cell, _TEX) for cell in row] for row in tables(found)["Tests"]]
-    kept = [[*row[1:-5], *row[-4:-2], row[-1]] for row in rows]  # without score, p and win/tie/loss
-    text = 2 if len(found.names) > 2 else 1  # columns of text
-    lines = ["% \\usepackage{booktabs}; XeLaTeX or LuaLaTeX if names are not in Latin letters", r"\begin{table}"]
-    lines += [r"\centering\footnotesize\setlength{\tabcolsep}{3pt}", rf"\caption{{{_escape(_method(found), _TEX)}}}"]
-    lines += [rf"\begin{{tabular}}{{{'l' * text}{'r' * (len(kept[0]) - text)}}}", r"\toprule"]
-    for row, before, cells in zip(rows, [rows[0], *rows], kept, strict=False):
-        if row[0] != before[0]:
-            lines += [r"\midrule", rf"\multicolumn{{{len(cells)}}}{{l}}{{{row[0]}}} \\"]
-        # A bracket or star after the end of a line would be an argument of it.
-        lines.append("{}" + " & ".join(cells) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
-
-
-def _escape(text: str, escapes: dict[str, str]) -> str:
-    return "".join(escapes.get(char, char) for char in text)
-
-
-def _write_html(path: Path, found: Comparison) -> None:
+def _write_html(path: Path, found: Comparison, context: dict[str, Any]) -> None:
     shown = sum(test.p_holm is not None and test.p_holm < _ALPHA for test in found.tests)
     captions = {
         _draw_differences: f"mean difference from {found.reference} with its 95 % interval",
@@ -193,17 +178,12 @@ def _write_html(path: Path, found: Comparison) -> None:
         path,
         "samed_hf.studies",
         "comparison.html.j2",
-        title=f"Comparison: {', '.join(found.names)}",
         subtitle=f"compared with {found.reference} · {found.rules()}",
         facts=[(len(found.cases), "cases", ""), (len(found.tests), "tests", ""), (shown, "with p (Holm) < 0.05", "")],
-        notes=all_notes(found),
-        conclusions=conclusions(found),
-        tables=tables(found),
-        text_columns=3 if len(found.names) > 2 else 2,
-        method=_method(found),
         charts=charts,
         cases=_most_different(found),
         runs=dict(zip(found.names, map(str, found.folders), strict=True)),
+        **context,
     )
 
 

@@ -120,6 +120,8 @@ def test_rules_matter_only_to_the_scores_that_depend_on_them(tmp_path):
         "protocol strict, split test, distances in mm, NSD tolerance 2.0, lesions match if they share a voxel"
     )
     assert [*compare_runs(runs, metrics=["dice"], **FAST).values] == ["dice"]
+    with pytest.raises(ValueError, match="metrics: ece, brier, ece_near, brier_near; expected"):
+        compare_runs(runs, metrics=["calibration"], **FAST)
     with pytest.raises(ValueError, match="hd; expected some of dice, hd95, nsd, lesion_f1"):
         compare_runs(runs, metrics=["hd"], **FAST)
 

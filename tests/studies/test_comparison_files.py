@@ -130,7 +130,9 @@ def test_the_command(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert re.search(r"DSC +liver +0\.6000 +0\.7500 +\+0\.1500", printed)
     assert f"into {out}" in printed
+    (tmp_path / "file").touch()
     for flags, named in (
+        ([*runs, "--output", str(tmp_path / "file")], "a file: expected a directory"),
         (runs, "--output"),
         ([*runs, "--output", str(out), "--preset", "samed"], "--preset"),
         ([runs[0], "--output", str(out)], "--output"),
