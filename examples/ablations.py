@@ -93,9 +93,10 @@ def differs(output: Path, flags: Sequence[str], row: Row) -> bool:
 def check_flags(study: Path, flags: Sequence[str]) -> None:
     """Refuse flags that runs can't share, or that differ from those of earlier runs, which are in `study`."""
     common, defaults = parse_arguments(flags).to_dict(), parse_arguments([]).to_dict()
-    here = {name: common[name] for name in ("seed", "resume_from_checkpoint")} | {"WORLD_SIZE": os.getenv("WORLD_SIZE")}
-    if here["seed"] or here["resume_from_checkpoint"] or here["WORLD_SIZE"] not in (None, "1"):
-        raise ValueError(f"{here} can't be shared: expected --seeds, each run's own checkpoints, and one process.")
+    seed, resume, metrics = map(common.get, ("seed", "resume_from_checkpoint", "metrics"))
+    if seed or resume or "dice" not in metrics.split(",") or os.environ.get("WORLD_SIZE", "1") != "1":
+        given = f"seed {seed}, resume_from_checkpoint {resume}, metrics {metrics}, WORLD_SIZE {os.getenv('WORLD_SIZE')}"
+        raise ValueError(f"{given}: expected --seeds, each run's own checkpoints, dice in the metrics, one process.")
     chosen = {name: value for name, value in common.items() if value != defaults[name] and name != "cache_dir"}
     before = json.loads(study.read_text(encoding="utf-8")) if study.is_file() else chosen
     if other := [name for name in before | chosen if before.get(name) != chosen.get(name)]:
@@ -110,10 +111,9 @@ def read_run(directory: Path) -> dict[str, Any]:
     with (directory / "training_log.csv").open(newline="", encoding="utf-8") as file:
         rates = [float(step["samples_per_second"]) for step in csv.DictReader(file)]
     batch = settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"]
-    scores = {case: [one["dice"] for one in labels.values()] for case, labels in metrics["per_case"].items()}
-    scores = {case: [dice for dice in found if dice is not None] for case, found in scores.items()}
+    scores = {case: [score["dice"] for score in labels.values()] for case, labels in metrics["per_case"].items()}
     return {
-        "dice": {case: float(np.mean(found)) if found else np.nan for case, found in scores.items()},
+        "dice": {case: float(np.mean([x for x in found if x is not None] or np.nan)) for case, found in scores.items()},
         "about": f"Base model: {settings['model_name_or_path'] or 'a small SAM of random weights'}; "
         f"{settings['image_size']} pixels; {settings['run']['train_cases']} training cases; {len(scores)} cases scored "
         f"({metrics['split']}, protocol {metrics['protocol']}).",
@@ -124,7 +124,7 @@ def read_run(directory: Path) -> dict[str, Any]:
     }
 
 
-def mean_dice(runs: Mapping[int, Mapping[str, Any]], seeds: Sequence[int]) -> dict[str, float]:
+def mean_dice(runs: Mapping[int, Any], seeds: Sequence[int]) -> dict[str, float]:
     return {case: float(np.mean([runs[seed]["dice"][case] for seed in seeds])) for case in runs[seeds[0]]["dice"]}
 
 
@@ -149,7 +149,7 @@ def show(value: float | None, interval: Sequence[float] | None, sign: str = "", 
 
 def make_table(records: Sequence[Mapping[str, Any]]) -> str:
     head = ["ablation", "flags", "trained parameters", "adapter, MB", "steps", "seconds", "seeds", "Dice ± SD [95 %]"]
-    rows = [[*head, "difference [95 %]", "paper"], ["---"] * (len(head) + 2)]
+    rows = [[*head, "difference [95 %]", "paper, Synapse"], ["---"] * (len(head) + 2)]
     for one in records:
         cells = [one["group"], f"`{one['flags']}`" if one["flags"] else "", f"{one['trainable_parameters']:,.0f}"]
         cells += [f"{one['adapter_mb']:.2f}", f"{one['steps']:.0f}", f"{one['seconds']:.0f}"]

@@ -83,7 +83,12 @@ def test_cases_without_a_dice_are_left_out(ablations):
 
 @pytest.mark.parametrize(
     ("flags", "named"),
-    [(["--only", "rank,depth"], "depth"), (["--seed", 3], "'seed': 3"), (["--rank", 0], "rank is 0")],
+    [
+        (["--only", "rank,depth"], "depth"),
+        (["--seed", 3], "seed 3"),
+        (["--rank", 0], "rank is 0"),
+        (["--metrics", "hd95"], "metrics hd95"),
+    ],
 )
 def test_wrong_flags_are_refused_before_a_run(start, tmp_path, flags, named):
     status, printed = start("--output_dir", tmp_path / "out", *flags)
