@@ -54,10 +54,11 @@ ROWS = (
     Row("decoder", "--variant samed_s", paper=77.78),  # arXiv 2304.13785
     Row("warmup", "--lr_warmup_steps 0"),
     # The weight decay of adam and sgd is an L2 penalty, with which AdamW's 0.1 would outweigh the loss: 0.0001 is that
-    # of SGD in the authors' code. AdamW's learning rate doesn't suit SGD: TransUNet's 0.01, and ten times that.
+    # of SGD in the authors' code. AdamW's learning rate doesn't suit SGD: TransUNet's 0.01, and higher ones.
     Row("optimizer", "--optimizer adam --weight_decay 0.0001"),
     Row("optimizer", "--optimizer sgd --weight_decay 0.0001 --learning_rate 0.01"),
     Row("optimizer", "--optimizer sgd --weight_decay 0.0001 --learning_rate 0.1"),
+    Row("optimizer", "--optimizer sgd --weight_decay 0.0001 --learning_rate 1"),
     Row("loss", "--dice_weight 0"),
     Row("loss", "--dice_weight 0.5"),
     Row("loss", "--dice_weight 0.8"),
@@ -129,7 +130,6 @@ def mean_dice(runs: Mapping[int, Any], seeds: Sequence[int]) -> dict[str, float]
 
 
 def summarize(row: Row, runs: Mapping[int, Mapping[str, Any]], baseline: Mapping[int, Any]) -> dict[str, Any]:
-    """A row's record in OUT/ablations.json."""
     dice = np.array([score for score in mean_dice(runs, list(runs)).values() if not np.isnan(score)])
     record: dict[str, Any] = {"group": row.group, "flags": row.flags, "seeds": sorted(runs)}
     for cost in ("trainable_parameters", "adapter_mb", "steps", "seconds"):
