@@ -19,20 +19,9 @@ from ..utils.text import split_names
 from .channel_projection import CHANNEL_PROJECTION
 from .configuration_samed import SamedConfig
 
-__all__ = [
-    "ENCODERS",
-    "LORA_TARGETS",
-    "VARIANTS",
-    "active_adapters",
-    "cast_frozen",
-    "freeze_unused",
-    "is_unused",
-    "merge_adapter",
-    "prepare_encoder",
-    "remove_adapter",
-    "remove_wrappers",
-]
-__all__ += ["samed_lora_config", "with_projection", "wrapped_modules"]
+__all__ = ["ENCODERS", "LORA_TARGETS", "VARIANTS", "active_adapters", "cast_frozen", "freeze_unused", "is_unused"]
+__all__ += ["merge_adapter", "prepare_encoder", "remove_adapter", "remove_wrappers", "samed_lora_config"]
+__all__ += ["with_projection", "wrapped_modules"]
 
 # Regular expressions on full module names: a bare "q_proj" would match the mask decoder too.
 LORA_TARGETS = {"q": "attn.q_proj", "k": "attn.k_proj", "v": "attn.v_proj", "o": "attn.proj", "mlp": "mlp.(lin1|lin2)"}

@@ -49,10 +49,7 @@ class SamedTrainingArguments(ScoringArguments, DataArguments):
         None, "Layers of the image encoder with LoRA: some of q,k,v,o,mlp [q,v].", resume=True
     )
     encoder: str = setting(
-        "lora",
-        "frozen: no LoRA in the image encoder; full: it trains whole and is saved, a file of its size.",
-        choices=("lora", "frozen", "full"),
-        resume=True,
+        "lora", "Image encoder; full: all of it is trained and saved.", choices=("lora", "frozen", "full"), resume=True
     )
     augmentation: str | None = setting(
         None,
@@ -67,13 +64,10 @@ class SamedTrainingArguments(ScoringArguments, DataArguments):
     gradient_accumulation_steps: int = setting(1, "Batches per optimizer step.", minimum=1, resume=True)
     learning_rate: float | None = setting(None, "Learning rate [0.005; random SAM: 0.003].", minimum=0, resume=True)
     optimizer: str = setting(
-        "adamw",
-        "sgd: momentum 0.9; adamw_8bit: 8-bit moments by bitsandbytes, on a GPU.",
-        choices=("adamw", "adam", "sgd", "adamw_8bit"),
-        resume=True,
+        "adamw", "adamw_8bit: by bitsandbytes, on a GPU.", choices=("adamw", "adam", "sgd", "adamw_8bit"), resume=True
     )
     weight_decay: float | None = setting(
-        None, "Weight decay [0.1]; of adam and sgd an L2 penalty [0.0001].", minimum=0, resume=True
+        None, "Weight decay; for adam and sgd an L2 penalty of 0.0001.", minimum=0, filled=0.1, resume=True
     )
     dice_weight: float = setting(0.8, "Weight of the Dice loss; cross-entropy has the rest of 1.", resume=True)
     lr_warmup_steps: int | None = setting(None, "Optimizer steps of warmup [250, at most 1/40 of the run].", minimum=0)
@@ -217,7 +211,6 @@ class SamedTrainingArguments(ScoringArguments, DataArguments):
         elif args.stop_after_epochs is None and args.num_train_epochs is None and args.preset is None:
             args.stop_after_epochs = 160.0
         args._fill(image_size=512, per_device_train_batch_size=12, learning_rate=0.005, num_train_epochs=200.0)
-        args._fill(weight_decay=0.1)
         targets = split_names("lora_targets", args.lora_targets or "q,v", LORA_TARGETS)  # in one order, for resuming
         args.lora_targets = ",".join(targets) if args.encoder == "lora" else None
         args._fill(stop_after_epochs=args.num_train_epochs)
