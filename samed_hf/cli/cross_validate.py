@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         from ..studies.cross_validation import cross_validate, log_cross_validation
 
         if dry_run:
-            log_cross_validation(settings, own["num_train_cases"])
+            log_cross_validation(settings, **own)
             return 0
         return cross_validate(settings, **own)
 

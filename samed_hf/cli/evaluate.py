@@ -82,6 +82,8 @@ def _evaluate(args: argparse.Namespace, state: PartialState) -> int:
     from ..studies import write_checklist
 
     def load() -> tuple[CaseDataset, str, list[str], Segmenter]:
+        if Path(args.output).is_file():
+            raise ValueError(f"--output is {args.output}, a file: expected a directory.")
         data, split, names = _choose_cases(args)
         base = args.base_model_name_or_path
         segmenter = Segmenter.load([args.adapter], dtype=args.dtype, base_model_name_or_path=base)

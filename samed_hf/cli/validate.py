@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..utils.console import ProgressBar
-from ..utils.text import printable
+from ..utils.text import name_some, printable
 from .common import COLUMNS, add_columns
 
 if TYPE_CHECKING:
@@ -58,7 +58,6 @@ def run(args: argparse.Namespace) -> int:
     from ..data.layouts import dataset_arguments
     from ..data.splits import choose_fold
     from ..diagnostics.memory import read_base_config
-    from ..reporting.formatting import format_names
     from ..validation import validate_data
     from ..validation.advice import directory_name
 
@@ -77,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         f"data        {printable(data.root)}: {data.layout}, {len(data.train)} cases to train on, "
         f"{len(data.validation)} for validation, {len(data.test)} to test on\n"
         f"files       {printable(data.explanation)}\n"
-        f"labels      {printable(format_names(list(data.id2label.values())[1:], 20))}\n"
+        f"labels      {printable(name_some(list(data.id2label.values())[1:], 20))}\n"
         f"channels    {printable(', '.join(data.channel_names))}"
     )
     with ProgressBar("checking", "case") as progress:

@@ -73,8 +73,9 @@ def _stratify(left: dict[str, set[Any]], num_folds: int, generator: np.random.Ge
 def note_rare_labels(num_folds: int, strata: _Labels, groups: Mapping[str, str] | None = None) -> list[str]:
     """A note on each label that fewer cases, or patients, have than there are folds."""
     counts = Counter(label for labels in _labels_of_units([*strata], groups, strata).values() for label in labels)
+    unit = "patient" if groups else "case"
     return [
-        f"the label {label} is in {count} {'patients' if groups else 'cases'}: some of {num_folds} folds hold out none"
+        f"the label {label} is in {count} {unit}{'s' * (count > 1)}: some of {num_folds} folds hold out none"
         for label, count in sorted(counts.items(), key=str)
         if count < num_folds
     ]

@@ -234,7 +234,7 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
         switches = self._hf_peft_config_loaded and self.active_adapters() != names
         frozen = not any(parameter.requires_grad for parameter in self.parameters())
         super().set_adapter(adapter_name)
-        freeze_unused(self)
+        freeze_unused(self, set(self.peft_config) - set(names))
         self._use_labels(names)
         if frozen and switches:
             # PEFT makes it trainable, which selects other kernels and changes the last bits of the results.

@@ -118,13 +118,13 @@ def is_unused(name: str) -> bool:
     return _UNUSED.search(name) is not None
 
 
-def freeze_unused(model: nn.Module) -> None:
-    """Freeze the parameters that never get a gradient, and the positional matrix, which is a constant of SAM.
+def freeze_unused(model: nn.Module, inactive: Collection[str] = ()) -> None:
+    """Freeze inactive adapters, the parameters that never get a gradient, and the positional matrix, SAM's constant.
 
-    PEFT makes everything in `modules_to_save` trainable.
+    PEFT makes everything in `modules_to_save` trainable, and leaves it so when another adapter is added.
     """
     for name, parameter in model.named_parameters():
-        if is_unused(name) or name.endswith("positional_embedding"):
+        if is_unused(name) or name.endswith("positional_embedding") or not {*name.split(".")}.isdisjoint(inactive):
             parameter.requires_grad_(False)
 
 

@@ -14,7 +14,7 @@ from ..inference import Segmenter
 from ..inference.batching import describe_failure
 from ..reporting.charts import draw_sizes, hex_colors
 from ..reporting.formatting import format_duration
-from ..reporting.html import data_uri, jpeg_uri, write_page
+from ..reporting.html import data_uri, write_page
 from ..utils.console import ProgressBar
 from ..utils.pipelining import Outcome, read_process_write
 from ..utils.text import printable
@@ -141,7 +141,6 @@ def write_report(path: Path, run: Mapping[str, Any]) -> None:
         # Names of files may contain bytes that are no text.
         address=lambda file: quote(file.encode("utf-8", "surrogateescape")),
         format_intensity=_format_intensity,
-        jpeg_uri=jpeg_uri,
         svg_uri=lambda content: data_uri(content, "image/svg+xml"),
         tables={
             heading: {key.replace("_", " "): value for key, value in run[heading.lower()].items()}

@@ -77,7 +77,7 @@ def add_legend(figure: Figure, handles: Sequence[Any], names: Sequence[str], **s
         text.set(parse_math=False, text=name)
 
 
-def finish_svg(figure: Figure, axis: Axes, columns: int = 4) -> bytes:
+def finish_svg(figure: Figure, axis: Axes) -> bytes:
     """Return a chart as SVG, with a transparent ground, grey axes and a legend of the named curves above."""
     figure.patch.set_alpha(0)
     axis.patch.set_alpha(0)
@@ -87,7 +87,7 @@ def finish_svg(figure: Figure, axis: Axes, columns: int = 4) -> bytes:
         spine.set(color=GREY, visible=side == "bottom")
     handles, names = axis.get_legend_handles_labels()
     if handles:
-        add_legend(figure, handles, names, fontsize=8.5, labelcolor=GREY, loc="outside upper left", ncols=columns)
+        add_legend(figure, handles, names, fontsize=8.5, labelcolor=GREY, loc="outside upper left", ncols=4)
     return _content(figure, format="svg", metadata={"Date": None})
 
 

@@ -1,7 +1,6 @@
 """Numbers, names, settings and scores as text for people."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 __all__ = [
@@ -9,10 +8,11 @@ __all__ = [
     "format_bytes",
     "format_count",
     "format_counts",
+    "format_difference",
     "format_duration",
     "format_indices",
+    "format_interval",
     "format_ml",
-    "format_names",
     "format_number",
     "format_score",
     "format_scores",
@@ -85,11 +85,6 @@ def format_counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} in {count}" for name, count in counts.items())
 
 
-def format_names(names: Sequence[str], limit: int = 5) -> str:
-    """Join names by commas; those after the first `limit` are counted."""
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
-
-
 def plural(count: int, noun: str) -> str:
     """Return a count with its noun: 1 case, 2 cases."""
     return f"{count} {noun if count == 1 else f'{noun}s'}"
@@ -113,8 +108,8 @@ def format_scores(metrics: Mapping[str, Any]) -> str:
         lines.append(f"{format_row(name, row)}  {row.get('cases', ''):>5}{note}")
     lines += ["-" * len(head), format_row("mean", metrics["mean"])]
     if intervals := metrics.get("intervals"):
-        found = {key: map(partial(format_score, key), pair) for key, pair in intervals["mean"].items() if pair}
-        shown = ", ".join(f"{columns[key]} {' to '.join(ends)}" for key, ends in found.items())
+        found = {key: format_interval(key, pair) for key, pair in intervals["mean"].items() if pair}
+        shown = ", ".join(f"{columns[key]} {ends}" for key, ends in found.items())
         lines.append(f"{intervals['level']:.0%} intervals of the mean over cases: {shown or 'undefined'}")
     lines.append(f"protocol {metrics['protocol']}, {len(metrics['per_case'])} cases; DSC from 0 to 1")
     return "\n".join(lines)
@@ -133,3 +128,17 @@ def format_score(key: str, value: float | None, undefined: str = "–") -> str:
         return undefined
     is_coarse = key in ("hd95", "hd", "assd") or key.endswith(("_ml", "_tp", "_fp", "_fn"))
     return f"{value:.2f}" if is_coarse else f"{value:.4f}"
+
+
+def format_interval(key: str, ends: Sequence[float] | None) -> str:
+    """Format the interval of a score, or "–" if it is undefined."""
+    return " to ".join(format_score(key, end) for end in ends) if ends else "–"
+
+
+def format_difference(key: str, value: float | None, interval: Sequence[float] | None = None) -> str:
+    """Format a difference of scores with its sign, and its interval: +0.0314 (+0.0212 to +0.0420)."""
+    signed = [
+        ("+" if one is not None and one > 0 else "") + format_score(key, one).replace("-", "−")
+        for one in (value, *(interval or ()))
+    ]
+    return f"{signed[0]} ({signed[1]} to {signed[2]})" if interval else signed[0]

@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def write_page(path: str | os.PathLike[str], package: str, template: str, **valu
         lstrip_blocks=True,
         finalize=_printable,
     )
+    environment.globals |= {one.__name__: one for one in _FUNCTIONS}
     environment.filters |= {name: getattr(formatting, f"format_{name}") for name in _FILTERS}
     write_text(path, environment.get_template(template).render(values))
 
@@ -55,3 +57,7 @@ def jpeg_uri(path: Path) -> Markup:
     with Image.open(path, formats=("PNG",)) as image:
         image.convert("RGB").save(content, format="JPEG", quality=88)
     return data_uri(content.getvalue(), "image/jpeg")
+
+
+_FUNCTIONS: list[Callable[..., Any]] = [jpeg_uri, formatting.score_titles]  # of all templates
+_FUNCTIONS += [formatting.format_difference, formatting.format_interval, formatting.format_score]

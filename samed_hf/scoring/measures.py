@@ -12,10 +12,18 @@ from .hausdorff import hd95
 from .overlap import Counts, match_lesions
 from .surfaces import require_areas, surface_dice, surface_distances
 
-__all__ = ["METRICS", "Measures", "Score", "undefined_score"]
+__all__ = ["HIGHER_IS_BETTER", "METRICS", "Measures", "Score", "undefined_score"]
 
 Score = dict[str, float | None]
 """Scores of one class in one case by their names; `None` where the protocol leaves one undefined."""
+
+HIGHER_IS_BETTER: dict[str, bool] = {
+    **dict.fromkeys(("dice", "iou", "sensitivity", "precision", "specificity", "nsd", "lesion_tp", "lesion_f1"), True),
+    **dict.fromkeys(
+        ("hd95", "hd", "assd", "volume_error_ml", "lesion_fp", "lesion_fn", *METRICS["calibration"]), False
+    ),
+}
+"""The direction of each score that has one: volumes and the signed relative error have none."""
 
 _COUNTED = ("dice", "iou", "sensitivity", "precision", "specificity")
 _SAMED = ("dice", "hd95")

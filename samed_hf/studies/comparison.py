@@ -10,29 +10,26 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from ..reporting.formatting import format_value, score_titles
 from ..scoring.intervals import PairedComparison, compare_pairs, holm
-from ..scoring.measures import METRICS
+from ..scoring.measures import HIGHER_IS_BETTER, METRICS
 from ..scoring.published import read_metrics
 from ..utils.text import join_or, name_some
 
-__all__ = ["ALLOWED", "LOWER", "MEAN", "Comparison", "PairedTest", "Ranking", "compare_runs"]
+__all__ = ["ALLOWED", "MEAN", "Comparison", "PairedTest", "Ranking", "compare_runs"]
 
 ALLOWED = ("cases", "split")
 """What may differ if it is allowed: the cases (those that all runs have are compared), the name of the split."""
-LOWER = (
-    *("hd95", "hd", "assd", "volume_error_ml", "abs_relative_volume_error", "lesion_fp", "lesion_fn"),
-    *METRICS["calibration"],
-)
-"""Scores whose lower values are the better ones."""
 MEAN = "mean over labels"
 _RELATIVE = "relative_volume_error"
-_KNOWN = {*LOWER, "dice", "iou", "sensitivity", "precision", "specificity", "nsd", "lesion_tp", "lesion_f1", _RELATIVE}
-_FACTS: dict[str, tuple[str, ...]] = {  # what must agree, and the scores that depend on it, all if there is none
-    "protocol": (),
-    "split": (),
-    "distance_unit": ("hd95", "hd", "assd", "nsd"),
-    "nsd_tolerance_mm": ("nsd",),
-    "lesion_min_iou": METRICS["lesions"],
+_COMPARED = {*HIGHER_IS_BETTER, _RELATIVE}
+_FACTS: dict[str, tuple[str, str, tuple[str, ...]]] = {  # what must agree: its name, its value in words, and the
+    # scores that depend on it, all if there is none
+    "protocol": ("the protocol", "protocol {}", ()),
+    "split": ("the split", "split {}", ()),
+    "distance_unit": ("the unit of distances", "distances in {}", ("hd95", "hd", "assd", "nsd")),
+    "nsd_tolerance_mm": ("the NSD tolerance", "NSD tolerance {}", ("nsd",)),
+    "lesion_min_iou": ("the rule by which lesions match", "lesions match if they {}", METRICS["lesions"]),
 }
 
 
@@ -70,6 +67,26 @@ class Comparison(NamedTuple):
     tests: list[PairedTest]
     ranks: list[Ranking]
     notes: list[str]
+
+    def title(self, score: str) -> str:
+        """The name of a score in tables, with its unit, and ↓ if lower values are better."""
+        titles = score_titles({"distance_unit": "unknown unit", **self.about, "mean": self.values})
+        return titles[score] + ("" if is_higher_better(score) else " ↓")
+
+    def rules(self) -> str:
+        """The protocol, the split and the parameters of the scores that all runs share."""
+        return ", ".join(_describe(fact, value) for fact, value in self.about.items())
+
+
+def is_higher_better(score: str) -> bool:
+    """Whether higher values of a compared score are better; no score without a direction is compared."""
+    return HIGHER_IS_BETTER.get(score, False)  # the absolute value of an error has no entry
+
+
+def _describe(fact: str, value: Any) -> str:
+    if fact == "lesion_min_iou":
+        value = "share a voxel" if value is None else f"have an IoU of at least {value}"
+    return _FACTS[fact][1].format("voxels" if value == "voxel" else format_value(value))
 
 
 def compare_runs(
@@ -112,6 +129,8 @@ def compare_runs(
     first, *rest = runs.values()
     cases = [case for case in first["per_case"] if all(case in run["per_case"] for run in rest)]
     labels = list(first["per_class"])
+    if MEAN in labels:
+        raise ValueError(f"a label is named {MEAN!r}, as the mean is in the tables: expected another name.")
     _check_truth(runs, cases, labels)
     values: dict[str, np.ndarray] = {}
     for score in scores:
@@ -119,8 +138,8 @@ def compare_runs(
         shown, array = (f"abs_{score}", np.abs(array)) if score == _RELATIVE else (score, array)
         values[shown] = _add_mean(array) if len(labels) > 1 else array
     labels += [MEAN] if len(labels) > 1 else []
-    about = {key: first[key] for key in _needed(scores) if key in first}
-    about = {key: value for key, value in about.items() if all(key in run and run[key] == value for run in rest)}
+    known = [fact for fact in _needed(scores) if all(fact in run for run in runs.values())]
+    about = {fact: first[fact] for fact in known if all(run[fact] == first[fact] for run in rest)}
     found = Comparison([*runs], reference, folders, about, cases, labels, values, [], [], notes)
     return found._replace(tests=_test_all(found, draws, seed), ranks=[_rank(found, score) for score in values])
 
@@ -146,13 +165,13 @@ def _choose_scores(runs: Mapping[str, Mapping[str, Any]], metrics: Sequence[str]
     for score in every:
         if lacking := [name for name, run in runs.items() if score not in run["mean"]]:
             reasons[score] = f"{name_some(lacking)} lacks it"
-        elif score not in _KNOWN:
-            reasons[score] = "it is not known whether agreement raises or lowers it"
+        elif score not in _COMPARED:
+            reasons[score] = "neither higher nor lower values of it are better"
     usable = [score for score in every if score not in reasons]
     wanted = usable
     if metrics is not None:
-        every_name = [(name, score) for name in metrics for score in METRICS.get(name, (name,))]
-        wanted = [score for name, score in every_name if name == score or score in _KNOWN]
+        own = {name: METRICS.get(name, (name,)) for name in metrics}
+        wanted = [score for name, some in own.items() for score in some if name == score or score in _COMPARED]
     odd = [score for score in wanted if score not in usable]
     if odd or not usable:
         raise ValueError(f"metrics: {', '.join(odd) or 'none'}; expected some of {', '.join(usable) or 'the same'}.")
@@ -163,14 +182,16 @@ def _choose_scores(runs: Mapping[str, Mapping[str, Any]], metrics: Sequence[str]
 
 def _needed(scores: Sequence[str]) -> list[str]:
     """The facts on which the scores depend."""
-    return [fact for fact, needing in _FACTS.items() if not needing or set(needing) & set(scores)]
+    return [fact for fact, (*_, needing) in _FACTS.items() if not needing or set(needing) & set(scores)]
 
 
 def _check_same(runs: Mapping[str, Mapping[str, Any]], scores: Sequence[str], allow: Sequence[str]) -> list[str]:
     """Raise a `ValueError` that names all differences between the runs; return notes on what is allowed or unknown."""
     (first, start), *rest = runs.items()
-    if odd := [name for name, run in runs.items() if not isinstance(run.get("per_case"), dict)]:
-        raise ValueError(f"metrics.json of {name_some(odd)} has no per_case: score the run with `samed-hf evaluate`.")
+    if odd := [name for name, run in runs.items() if not isinstance(run.get("per_case"), dict) or not run["per_case"]]:
+        raise ValueError(
+            f"metrics.json of {name_some(odd)} has no case: expected per_case, as `samed-hf evaluate` writes it."
+        )
     differences: list[tuple[str, str]] = []
     notes = []
     for name, run in rest:
@@ -181,9 +202,9 @@ def _check_same(runs: Mapping[str, Mapping[str, Any]], scores: Sequence[str], al
     for fact in _needed(scores):
         known = {name: run[fact] for name, run in runs.items() if fact in run}
         if missing := [name for name in runs if name not in known]:
-            notes.append(f"{fact} is not recorded in {name_some(missing)}: it was not compared.")
+            notes.append(f"{_FACTS[fact][0]} is not recorded in {name_some(missing)}: it was not compared.")
         if any(value != next(iter(known.values())) for value in known.values()):
-            differences.append((fact, f"{fact} " + ", ".join(f"{value} in {name}" for name, value in known.items())))
+            differences.append((fact, ", ".join(f"{_describe(fact, one)} in {name}" for name, one in known.items())))
     common = set(start["per_case"]).intersection(*(run["per_case"] for _, run in rest))
     if refused := [text for what, text in differences if what not in allow or not common]:
         raise ValueError(
@@ -209,9 +230,11 @@ def _check_truth(runs: Mapping[str, Mapping[str, Any]], cases: Sequence[str], la
 def _values(name: str, run: Mapping[str, Any], cases: Sequence[str], labels: Sequence[str], score: str) -> np.ndarray:
     """A score of shape (cases, labels), NaN where undefined."""
     try:
-        values = np.array([[run["per_case"][case][label][score] for label in labels] for case in cases], np.float64)
-        if np.isinf(values).any():
-            raise ValueError("an infinite number")
+        rows = [[run["per_case"][case][label][score] for label in labels] for case in cases]
+        if odd := [one for row in rows for one in row if one is not None and type(one) not in (int, float)]:
+            raise ValueError(f"found {odd[0]!r}")
+        if np.isinf(values := np.array(rows, np.float64)).any():
+            raise ValueError("found an infinite number")
         return values
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
@@ -231,7 +254,7 @@ def _add_mean(values: np.ndarray) -> np.ndarray:
 def _test_all(found: Comparison, draws: int, seed: int) -> list[PairedTest]:
     start, tests = found.names.index(found.reference), []
     for score, array in found.values.items():
-        options: dict[str, Any] = {"lower_is_better": score in LOWER, "draws": draws, "seed": seed}
+        options: dict[str, Any] = {"lower_is_better": not is_higher_better(score), "draws": draws, "seed": seed}
         lacking = np.isnan(array) & ~np.isnan(array).all(axis=0)
         for column, label in enumerate(found.labels):
             counts = lacking[..., :-1].sum(axis=(1, 2)) if label == MEAN else lacking[..., column].sum(axis=1)
@@ -251,7 +274,7 @@ def _test_all(found: Comparison, draws: int, seed: int) -> list[PairedTest]:
 def _rank(found: Comparison, score: str) -> Ranking:
     values = found.values[score][:, :, -1]
     values = values[:, ~np.isnan(values).any(axis=0)]
-    ranks = stats.rankdata(values if score in LOWER else -values, axis=0)
+    ranks = stats.rankdata(-values if is_higher_better(score) else values, axis=0)
     p_value = None
     if len(values) > 2 and values.shape[1] > 1:
         # Friedman's statistic is 0 / 0 if all runs have the same score in every case.

@@ -22,7 +22,7 @@ from ..training.distributed.logging import get_logger
 from ..training.dry_run import log_plan
 from ..training.run import run_training
 from ..utils.text import one_line
-from .folds import SPLITS, find_folds, prepare_folds, read_cases
+from .folds import SPLITS, Fold, find_folds, prepare_folds, read_cases
 from .learning_curve import write_learning_curve
 from .summary import write_cross_validation
 
@@ -58,13 +58,8 @@ def cross_validate(
     """
     state, output, chosen = PartialState(cpu=not torch.accelerator.is_available()), Path(args.output_dir), args.fold
     _check(args, num_parallel_folds, state.num_processes)
-    shared = replace(args, cache_dir=args.cache_dir or str(output / "cache"))
-    shared, folds = on_main_rank(state, lambda: prepare_folds(shared, state.num_processes))
-    largest, smallest = max(num_train_cases, default=1), min(len(train) for train, _ in folds)
-    if (chosen or 0) >= len(folds):
-        raise ValueError(f"fold is {chosen}: expected one of {len(folds)} folds, counted from 0.")
-    if largest > smallest:
-        raise ValueError(f"num_train_cases is {largest}: expected at most {smallest}, those of the smallest fold.")
+    shared, folds = on_main_rank(state, lambda: prepare_folds(args, state.num_processes))
+    _check_numbers(folds, chosen, num_train_cases)
     points: dict[Path, int | None] = {output / f"cases-{size}": size for size in num_train_cases}
     points = points or {output: args.num_train_cases}
     outputs = {directory: [directory / f"fold-{fold}" for fold in range(len(folds))] for directory in points}
@@ -75,9 +70,10 @@ def cross_validate(
         if num_parallel_folds > 1:
             from .parallel import train_in_parallel
 
-            failed |= train_in_parallel(study, numbers, num_parallel_folds)
+            reasons = train_in_parallel(study, numbers, num_parallel_folds)
         else:
-            failed |= dict(filter(None, [train_fold(study, fold) for fold in numbers]))
+            reasons = {fold: train_fold(study, fold) for fold in numbers}
+        failed |= {str(directory / f"fold-{fold}"): reason for fold, reason in reasons.items() if reason}
     for name, reason in failed.items():
         logger.error(f"{name}: {reason}")
     if failed:
@@ -86,11 +82,8 @@ def cross_validate(
     return 0
 
 
-def train_fold(study: SamedTrainingArguments, fold: int) -> tuple[str, str] | None:
-    """Train and score a fold, from its last checkpoint on, unless it is complete or another process trains it.
-
-    Returns its directory and the error, if it failed.
-    """
+def train_fold(study: SamedTrainingArguments, fold: int) -> str | None:
+    """Train and score a fold, unless it is complete or another process trains it; return the error, if it failed."""
     state, directory = PartialState(), Path(study.output_dir)
     output = directory / f"fold-{fold}"
     directory.mkdir(parents=True, exist_ok=True)
@@ -116,7 +109,7 @@ def train_fold(study: SamedTrainingArguments, fold: int) -> tuple[str, str] | No
             advice = "; samed-hf train --dry_run names flags that need less memory" if is_out_of_memory(error) else ""
             reason = f"{kind}{one_line(error)}{advice}"
             logger.info(f"failed      {output}: {reason}")
-            return str(output), reason
+            return reason
         finally:
             gc.collect()  # the model, before the next one is loaded
             if torch.cuda.is_available():
@@ -136,10 +129,12 @@ def _collect(output: Path, outputs: dict[Path, list[Path]], curve: dict[int, Pat
     for directory, folds in outputs.items():
         write_cross_validation(directory, folds)
         logger.info(
-            f"\n{format_scores(read_json(directory / 'metrics.json'))}\n\nwrote       {directory / 'cv_report.html'}"
+            f"\n{format_scores(read_json(directory / 'metrics.json'))}\n\nwrote       {directory / 'cv_report.html'}\n"
+            f"next        samed-hf predict {directory / 'ensemble'} SCAN.nii.gz --output segmentations"
         )
     if curve:
         write_learning_curve(output, curve)
+        logger.info(f"\nwrote       {output / 'cv_report.html'}, learning_curve.csv and learning_curve.svg")
 
 
 def _check(args: SamedTrainingArguments, num_parallel_folds: int, num_processes: int) -> None:
@@ -161,8 +156,20 @@ def _check(args: SamedTrainingArguments, num_parallel_folds: int, num_processes:
         logger.info("note        scores are of the last adapters, not of best/, which the held-out cases choose")
 
 
-def log_cross_validation(args: SamedTrainingArguments, num_train_cases: Sequence[int] = ()) -> None:
+def _check_numbers(folds: Sequence[Fold], chosen: int | None, num_train_cases: Sequence[int]) -> None:
+    """Refuse a fold that isn't there, and more training cases than there are."""
+    largest, smallest = max(num_train_cases, default=1), min(len(train) for train, _ in folds)
+    if (chosen or 0) >= len(folds):
+        raise ValueError(f"fold is {chosen}: expected one of {len(folds)} folds, counted from 0.")
+    if largest > smallest:
+        raise ValueError(f"num_train_cases is {largest}: expected at most {smallest}, those of the smallest fold.")
+
+
+def log_cross_validation(
+    args: SamedTrainingArguments, *, num_train_cases: Sequence[int] = (), num_parallel_folds: int = 1
+) -> None:
     """Log the folds and the plan of one; train and write nothing."""
+    _check(args, num_parallel_folds, num_processes=1)
     output = Path(args.output_dir)
     with tempfile.TemporaryDirectory(prefix="samed-hf-dry-run-") as temporary:
         phantom = output / "phantom"
@@ -174,9 +181,10 @@ def log_cross_validation(args: SamedTrainingArguments, num_train_cases: Sequence
             args = replace(args, num_folds=args.num_folds or 5)
             folds = k_folds(data.train, args.num_folds or 5, data.groups)
             logger.info("note        the labels of the cases, which are not read now, decide which cases a fold has")
+        _check_numbers(folds, args.fold, num_train_cases)
         for fold, (train, held_out) in enumerate(folds):
             logger.info(f"fold {fold:<7}{len(train)} cases to train on, {len(held_out)} held out")
         if num_train_cases:
             logger.info(f"curve       each fold with {', '.join(map(str, num_train_cases))} of its training cases")
-        logger.info(f"\nFold {args.fold or 0}:")
+        logger.info(f"\nFold {args.fold or 0}{':' if args.fold is None else ', the only one to train:'}")
         log_plan(replace(args, fold=args.fold or 0))

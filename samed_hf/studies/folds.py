@@ -38,6 +38,7 @@ def prepare_folds(args: SamedTrainingArguments, num_processes: int) -> tuple[Sam
     Once a fold has begun, other settings or cases are a `ValueError`; until then, they replace the earlier ones.
     """
     output = Path(args.output_dir)
+    args = replace(args, cache_dir=args.cache_dir or str(output / "cache"))
     check_base(args.fill_defaults(num_processes))  # before anything long
     args, data = read_cases(args, output / "phantom")
     if args.uses_random_sam and args.image_size is None:  # once, as the slices of folds can differ in size

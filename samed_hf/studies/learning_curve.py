@@ -5,17 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ..data.labels import read_json
-from ..reporting.formatting import format_score, score_titles
+from ..reporting.formatting import score_titles
 from ..reporting.html import data_uri, write_page
 from ..utils.atomic import write_bytes, write_text
 from .comparison import MEAN, compare_runs
 from .pages import cautions, draw_learning_curve
+from .summary import read_result
 
 __all__ = ["write_learning_curve"]
 
@@ -35,18 +35,18 @@ def write_learning_curve(output_dir: Path, sizes: Mapping[int, Path]) -> list[di
 
     Raises:
         FileNotFoundError: a size isn't collected.
-        ValueError: fewer than two sizes, or they can't be compared; see [`compare_runs`].
+        ValueError: the sizes can't be compared; see [`compare_runs`].
     """
-    if len(sizes) < 2:
-        raise ValueError(f"sizes has {list(sizes)}: expected at least two numbers of training cases.")
     sizes = dict(sorted(sizes.items()))
-    found, summaries = ([_read(path, name) for path in sizes.values()] for name in ("metrics.json", "cv_summary.json"))
+    found, summaries = (
+        [read_result(path, name) for path in sizes.values()] for name in ("metrics.json", "cv_summary.json")
+    )
+    labels = [*found[0]["per_class"], *([MEAN] if len(found[0]["per_class"]) > 1 else [])]
     steps = {
         f"{a} to {b}": [test for test in compare_runs([sizes[a], sizes[b]]).tests if test.label == labels[-1]]
         for a, b in pairwise(sizes)
-        if (labels := _labels(found[0]))
     }
-    rows = [row for size, metrics in zip(sizes, found, strict=True) for row in _rows(size, metrics)]
+    rows = [row for size, metrics in zip(sizes, found, strict=True) for row in _rows(size, metrics, labels)]
     writer = csv.DictWriter(table := io.StringIO(), _COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
@@ -64,31 +64,20 @@ def write_learning_curve(output_dir: Path, sizes: Mapping[int, Path]) -> list[di
         chart=data_uri(chart, "image/svg+xml"),
         rows=rows,
         titles=titles,
-        score=format_score,
         sizes={size: Path(os.path.relpath(path, output_dir)).as_posix() for size, path in sizes.items()},
-        labels=_labels(found[0]),
+        labels=labels,
         steps=steps,
     )
     return rows
 
 
-def _read(directory: Path, name: str) -> dict[str, Any]:
-    if not (directory / name).is_file():
-        raise FileNotFoundError(f"{directory} has no {name}: expected a cross-validation that is complete.")
-    return dict(read_json(directory / name))
-
-
-def _labels(metrics: Mapping[str, Any]) -> list[str]:
-    return [*metrics["per_class"], *([MEAN] if len(metrics["per_class"]) > 1 else [])]
-
-
-def _rows(size: int, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _rows(size: int, metrics: Mapping[str, Any], labels: Sequence[str]) -> list[dict[str, Any]]:
     rows = list[dict[str, Any]]()
-    means = metrics["per_class"] | {MEAN: metrics["mean"]}
-    intervals = metrics["intervals"]["per_class"] | {MEAN: metrics["intervals"]["mean"]}
+    means = {MEAN: metrics["mean"]} | metrics["per_class"]
+    intervals = {MEAN: metrics["intervals"]["mean"]} | metrics["intervals"]["per_class"]
     for score in metrics["mean"]:
-        for label in _labels(metrics):
-            own = [label] if label != MEAN else [*metrics["per_class"]]
+        for label in labels:
+            own = [label] if label in metrics["per_class"] else [*metrics["per_class"]]
             count = sum(any(case[name][score] is not None for name in own) for case in metrics["per_case"].values())
             values = (size, score, label, means[label][score], *(intervals[label][score] or (None, None)), count)
             rows.append(dict(zip(_COLUMNS, values, strict=True)))

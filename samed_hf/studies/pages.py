@@ -4,51 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..reporting.charts import GREY, MAX_LABELS, finish_svg, label_colors, shorten
-from ..reporting.formatting import format_duration, format_score, format_value, score_titles
-from ..reporting.html import data_uri, jpeg_uri, write_page
-from .comparison import LOWER, MEAN
+from ..reporting.formatting import format_duration, format_interval, format_score, format_value, score_titles
+from ..reporting.html import data_uri, write_page
+from ..scoring.measures import HIGHER_IS_BETTER
+from .comparison import MEAN
 
 __all__ = ["cautions", "draw_learning_curve", "write_cv_page"]
 
-_HIGHER = ("dice", "iou", "sensitivity", "precision", "specificity", "nsd", "lesion_f1")  # in better cases
 _IMAGES, _CHARTS = 6, 4
-_OFFSETS = 0.6180339887 * np.arange(997) % 1 - 0.5  # spreads points evenly, the same way at every call
 
 
 def write_cv_page(
-    output_dir: Path,
-    summary: Mapping[str, Any],
-    metrics: Mapping[str, Any],
-    folds: Sequence[Sequence[str]],
-    splits: Sequence[Mapping[str, Sequence[str]]] | None,
+    output_dir: Path, summary: Mapping[str, Any], metrics: Mapping[str, Any], fold_of: Mapping[str, int]
 ) -> None:
-    """Write `cv_report.html` from the content of `cv_summary.json` and `metrics.json` and the cases of each fold."""
-    titles, fold_of = score_titles(metrics), {case: index for index, cases in enumerate(folds) for case in cases}
+    """Write `cv_report.html` from the content of `cv_summary.json` and `metrics.json` and the fold of each case."""
+    titles = score_titles(metrics)
     charts = [(titles[key], _draw_cases(metrics, fold_of, key)) for key in list(titles)[:_CHARTS]]
     write_page(
         output_dir / "cv_report.html",
         "samed_hf.studies",
         "cross_validation.html.j2",
         title=f"Cross-validation: {output_dir.resolve().name}",
-        subtitle=f"{len(folds)} folds, {len(fold_of)} cases, protocol {summary['protocol']}",
+        subtitle=f"{len(summary['folds'])} folds, {len(fold_of)} cases, protocol {summary['protocol']}",
         notes=cautions(summary),
         summary=summary,
         metrics=metrics,
         titles=titles,
         facts=_facts(summary, titles),
         spread=_spread,
-        score=format_score,
-        splits=splits,
-        address=lambda file: quote(file.encode("utf-8", "surrogateescape")),
-        reports=[(output_dir / fold["adapter"] / "training_report.html").is_file() for fold in summary["folds"]],
         charts=[{"caption": title, "source": data_uri(chart, "image/svg+xml")} for title, chart in charts],
         worst=_worst(output_dir, metrics, fold_of, titles),
         settings={key.replace("_", " "): value for key, value in summary["settings"].items() if value is not None},
@@ -58,11 +49,9 @@ def write_cv_page(
 def _facts(summary: Mapping[str, Any], titles: Mapping[str, str]) -> list[tuple[str, str, str]]:
     facts = [(str(summary["cases"]), f"cases, each scored once, in {len(summary['folds'])} folds", "")]
     for key in list(titles)[:2]:
-        pair = summary["intervals"]["mean"][key]
-        ends = f"; 95 % interval of the mean {' to '.join(format_score(key, end) for end in pair)}" if pair else ""
-        facts.append(
-            (_spread(key, summary["over_cases"]["mean"][key]), f"{titles[key]}, mean ± SD over cases{ends}", "")
-        )
+        ends = format_interval(key, summary["intervals"]["mean"][key])
+        text = f"{titles[key]}, mean ± SD over cases; 95 % interval of the mean {ends}"
+        facts.append((_spread(key, summary["over_cases"]["mean"][key]), text, ""))
     key = next(iter(titles))
     facts.append((_spread(key, summary["over_folds"]["mean"][key]), f"{titles[key]}, mean ± SD over folds", ""))
     return [*facts, (format_duration(summary["seconds"]), "of training", "")]
@@ -95,20 +84,20 @@ def _worst(
     output_dir: Path, metrics: Mapping[str, Any], fold_of: Mapping[str, int], titles: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """The cases with the worst mean of the first score that has a direction, with their images if there are some."""
-    key = next((key for key in titles if key in (*_HIGHER, *LOWER)), None)
+    # The number of lesions that were found depends on how many a case has.
+    key = next((key for key in titles if key in HIGHER_IS_BETTER and key != "lesion_tp"), None)
     if key is None:
         return []
     means = {
         case: [row[key] for row in labels.values() if row[key] is not None]
         for case, labels in metrics["per_case"].items()
     }
-    known = {case: float(np.mean(values)) for case, values in means.items() if values}
-    found = []
-    for case in sorted(known, key=lambda case: (known[case] * (1 if key in _HIGHER else -1), case))[:_IMAGES]:
+    known, found = {case: fmean(values) for case, values in means.items() if values}, []
+    for case in sorted(known, key=lambda case: (known[case] * (1 if HIGHER_IS_BETTER[key] else -1), case))[:_IMAGES]:
         image = output_dir / "images" / f"{case}.png"
         scores = ", ".join(f"{label} {format_score(key, row[key])}" for label, row in metrics["per_case"][case].items())
         text = f"{titles[key]} {format_score(key, known[case])}, fold {fold_of[case]}: {scores}"
-        found.append({"name": case, "text": text, "image": jpeg_uri(image) if image.is_file() else None})
+        found.append({"name": case, "text": text, "image": image if image.is_file() else None})
     return found
 
 
@@ -119,22 +108,20 @@ def _draw_cases(metrics: Mapping[str, Any], fold_of: Mapping[str, int], key: str
     figure, axis = _figure(max(4.8, 0.55 * len(labels)))
     for fold, color in enumerate(colors):
         points = [
-            (place + 0.6 * _OFFSETS[number % len(_OFFSETS)], labels_of[label][key])
-            for number, (case, labels_of) in enumerate(metrics["per_case"].items())
+            (place + 0.6 * (number * 0.6180339887 % 1 - 0.5), row[label][key])  # spread evenly by the golden ratio
+            for number, (case, row) in enumerate(metrics["per_case"].items())
             for place, label in enumerate(labels)
-            if fold_of[case] == fold and labels_of[label][key] is not None
+            if fold_of[case] == fold and row[label][key] is not None
         ]
-        x, y = zip(*points, strict=True) if points else ((), ())
-        axis.plot(
-            x, y, "o", color=color, markersize=3.5, alpha=0.7, label=str(fold) if fold else "fold 0", markeredgewidth=0
-        )
+        x, y = np.reshape(points, (-1, 2)).T
+        axis.plot(x, y, "o", color=color, markersize=3.5, alpha=0.7, label=f"fold {fold}", markeredgewidth=0)
     for place, label in enumerate(labels):
         if (mean := metrics["per_class"][label][key]) is not None:
             axis.plot([place - 0.4, place + 0.4], [mean, mean], color=GREY, linewidth=2)
     axis.set_xticks(range(len(labels)), [shorten(label, 14) for label in labels], rotation=30 if len(labels) > 4 else 0)
     for text in axis.get_xticklabels():
         text.set_parse_math(False)
-    return finish_svg(figure, axis, columns=len(colors))
+    return finish_svg(figure, axis)
 
 
 def draw_learning_curve(rows: Sequence[Mapping[str, Any]], score: str, title: str) -> bytes:

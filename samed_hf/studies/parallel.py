@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1  # of Linux
 
 
-def train_in_parallel(study: SamedTrainingArguments, folds: Sequence[int], count: int) -> dict[str, str]:
-    """Train `count` folds at a time, and return the error of each one that failed, by its directory.
+def train_in_parallel(study: SamedTrainingArguments, folds: Sequence[int], count: int) -> dict[int, str | None]:
+    """Train `count` folds at a time, and return the errors of those that failed.
 
     Each process uses one GPU, or a share of the CPU cores, prints to `fold-K.log`, and ends with this process.
     """
@@ -39,20 +39,19 @@ def train_in_parallel(study: SamedTrainingArguments, folds: Sequence[int], count
         logger.info(
             "note        the folds share the CPU cores: the last bits of results depend on the number of threads"
         )
-    context, failed, directory = multiprocessing.get_context("spawn"), dict[str, str](), Path(study.output_dir)
+    context, reasons, directory = multiprocessing.get_context("spawn"), dict[int, str | None](), Path(study.output_dir)
     directory.mkdir(parents=True, exist_ok=True)
     slots = context.SimpleQueue()
     for slot in range(count):
         slots.put(slot)
     with ProcessPoolExecutor(count, context, _start, (slots, count, devices, logger.getEffectiveLevel())) as pool:
-        jobs = {pool.submit(_train, study, fold): directory / f"fold-{fold}" for fold in folds}
+        jobs = {pool.submit(_train, study, fold): fold for fold in folds}
         logger.info(f"running     {len(jobs)} folds, {count} at a time: {directory}/fold-K.log")
         for job in as_completed(jobs):
-            error, name = job.exception(), str(jobs[job])
-            reason = job.result() if error is None else (name, f"its process ended: {error} ({name}.log)")
-            failed |= dict([reason]) if reason else {}
-            logger.info(f"{'failed' if reason else 'ended':<12}{name}")
-    return failed
+            error, fold, name = job.exception(), jobs[job], directory / f"fold-{jobs[job]}"
+            reasons[fold] = f"its process ended: {error} ({name}.log)" if error else job.result()
+            logger.info(f"{'failed' if reasons[fold] else 'ended':<12}{name}")
+    return reasons
 
 
 def _start(slots: Any, count: int, devices: list[str], level: int) -> None:
@@ -69,7 +68,7 @@ def _start(slots: Any, count: int, devices: list[str], level: int) -> None:
     configure_logging(level)
 
 
-def _train(study: SamedTrainingArguments, fold: int) -> tuple[str, str] | None:
+def _train(study: SamedTrainingArguments, fold: int) -> str | None:
     with open(Path(study.output_dir) / f"fold-{fold}.log", "ab", buffering=0) as log:
         for number in (1, 2):
             os.dup2(log.fileno(), number)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -18,26 +17,10 @@ from ..scoring.intervals import score_intervals
 from ..utils.atomic import write_text
 from .pages import write_cv_page
 
-__all__ = ["Fold", "read_fold", "write_cross_validation"]
+__all__ = ["read_result", "write_cross_validation"]
 
-_COMPUTED = ("mean", "per_class", "per_case", "intervals", "distance_unit", "split", "failed")
+_COMPUTED = ("mean", "per_class", "per_case", "intervals", "distance_unit", "split")
 _OF_A_FOLD = (*PRIVATE_SETTINGS, "fold", "run")  # settings that differ between folds, or are private
-
-
-@dataclass(frozen=True)
-class Fold:
-    """A finished training: the content of its `metrics.json` and `training_settings.json`."""
-
-    directory: Path
-    metrics: dict[str, Any]
-    settings: dict[str, Any]
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """The scores that can't be averaged with others: protocol, labels, names and parameters of the scores."""
-        own = {key: value for key, value in self.metrics.items() if key not in _COMPUTED}
-        method = {key: value for key, value in own.pop("method", {}).items() if key != "models"}
-        return own | method | {"labels": list(self.metrics["per_class"]), "scores": list(self.metrics["mean"])}
 
 
 def write_cross_validation(output_dir: Path, folds: Sequence[Path]) -> dict[str, Any]:
@@ -60,133 +43,127 @@ def write_cross_validation(output_dir: Path, folds: Sequence[Path]) -> dict[str,
         FileNotFoundError: a fold isn't finished.
         ValueError: folds that were scored otherwise than the others or on other cases than those that they held out.
     """
-    runs = [read_fold(directory) for directory in folds]
-    splits = _check_folds(output_dir, runs)
-    metrics = _pool(runs)
-    names = [os.path.relpath(run.directory, output_dir) for run in runs]
-    seconds = [run.settings["run"].get("seconds") for run in runs]
+    scores, settings = (
+        [read_result(fold, name) for fold in folds] for name in ("metrics.json", "training_settings.json")
+    )
+    _check_folds(output_dir, folds, scores, settings)
+    metrics, first = _pool(scores), settings[0]
+    names = [Path(os.path.relpath(fold, output_dir)).as_posix() for fold in folds]
+    values = {key: [one.get(key) for one in settings] for key in first if key not in _OF_A_FOLD}
+    differing = {key: found for key, found in values.items() if any(value != first[key] for value in found)}
     summary = {
-        **runs[0].facts,
+        **_facts(scores[0]),
         "distance_unit": metrics["distance_unit"],
         "sd": "sample standard deviation, n - 1",
         "cases": len(metrics["per_case"]),
         "over_cases": _over_cases(metrics),
-        "over_folds": _over_folds([run.metrics for run in runs]),
+        "over_folds": _over_folds(scores),
         "intervals": metrics["intervals"],
-        "folds": [_describe_fold(*pair) for pair in zip(names, runs, strict=True)],
-        "seconds": round(sum(one for one in seconds if one), 1),
-        "settings": {
-            key: value
-            for key, value in runs[0].settings.items()
-            if key not in _OF_A_FOLD and all(run.settings.get(key) == value for run in runs)
-        },
-        "differing_settings": {
-            key: [run.settings.get(key) for run in runs]
-            for key in runs[0].settings
-            if key not in _OF_A_FOLD and any(run.settings.get(key) != runs[0].settings[key] for run in runs)
-        },
-        "synthetic": any(run.settings["run"].get("synthetic") for run in runs),
-        "random_base": any(run.settings["run"].get("random_base") for run in runs),
+        "folds": [_describe_fold(*row) for row in zip(names, scores, settings, strict=True)],
+        "seconds": round(sum(one["run"]["seconds"] for one in settings), 1),
+        "settings": {key: first[key] for key in values if key not in differing},
+        "differing_settings": differing,
+        "synthetic": any(one["run"]["synthetic"] for one in settings),
+        "random_base": any(one["run"]["random_base"] for one in settings),
         "ensemble": "ensemble",
     }
-    write_ensemble(output_dir / "ensemble", dict(zip((Path(name).name for name in names), folds, strict=True)))
+    write_ensemble(output_dir / "ensemble", {fold.name: fold for fold in folds})
     write_metrics(output_dir, metrics)
     write_text(output_dir / "cv_summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
-    write_cv_page(output_dir, summary, metrics, [list(run.metrics["per_case"]) for run in runs], splits)
+    fold_of = {case: index for index, one in enumerate(scores) for case in one["per_case"]}
+    write_cv_page(output_dir, summary, metrics, fold_of)
     return summary
 
 
-def read_fold(directory: Path) -> Fold:
-    """Read a finished training, or what is collected of a cross-validation, which has no settings."""
-    for name in ("metrics.json", "training_settings.json"):
-        if not (directory / name).is_file():
-            raise FileNotFoundError(f"{directory} has no {name}: expected a finished training; run this fold first.")
-    settings = read_json(directory / "training_settings.json")
-    return Fold(directory, read_json(directory / "metrics.json"), settings | {"run": settings.get("run", {})})
+def read_result(directory: Path, name: str) -> dict[str, Any]:
+    """Read a JSON file of a finished training or cross-validation."""
+    if not (directory / name).is_file():
+        raise FileNotFoundError(f"{directory} has no {name}: expected a finished run; repeat samed-hf cross-validate.")
+    return dict(read_json(directory / name))
 
 
-def _check_folds(output_dir: Path, runs: Sequence[Fold]) -> list[dict[str, list[str]]] | None:
+def _facts(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of scores that can't be averaged with others: protocol, labels, names and parameters of the scores."""
+    own = {key: value for key, value in metrics.items() if key not in _COMPUTED}
+    return own | {"labels": list(metrics["per_class"]), "scores": list(metrics["mean"])}
+
+
+def _check_folds(
+    output_dir: Path, folds: Sequence[Path], scores: Sequence[dict[str, Any]], settings: Sequence[dict[str, Any]]
+) -> None:
     """Raise a `ValueError` unless each case was scored once, in the same way, by the fold that held it out."""
     file = next((one for one in (output_dir, output_dir.parent) if (one / "splits_final.json").is_file()), None)
     splits = read_json(file / "splits_final.json") if file else None
-    if splits is not None and len(splits) != len(runs):
-        raise ValueError(f"{output_dir} has {len(runs)} folds, splits_final.json {len(splits)}: expected all of them.")
-    seen: dict[str, Path] = {}
-    for index, run in enumerate(runs):
-        own, first = run.facts, runs[0].facts
+    if splits is not None and len(splits) != len(folds):
+        raise ValueError(f"{output_dir} has {len(folds)} folds, splits_final.json {len(splits)}: expected all of them.")
+    seen, first = set[str](), _facts(scores[0])
+    for index, fold in enumerate(folds):
+        own = _facts(scores[index])
         if differing := [key for key in sorted(own.keys() | first.keys()) if own.get(key) != first.get(key)]:
             key = differing[0]
             raise ValueError(
-                f"{run.directory} was scored with {key} {own.get(key)}, {runs[0].directory} with {first.get(key)}: "
+                f"{fold} was scored with {key} {own.get(key)}, {folds[0]} with {first.get(key)}: "
                 "expected the same in all folds; train one of them anew."
             )
-        cases, trained = set(run.metrics["per_case"]), set(run.settings.get("cases", {}).get("train", ()))
-        held_out = set(splits[index]["val"]) if splits is not None else cases
-        twice = [case for case in sorted(cases) if case in seen]
-        if problem := sorted((cases ^ held_out) | (cases & trained)) or twice:
+        cases = set(scores[index]["per_case"])
+        held_out = cases if splits is None else set(splits[index]["val"])
+        if wrong := sorted((cases ^ held_out) | (cases & {*settings[index]["cases"]["train"], *seen})):
             raise ValueError(
-                f"{run.directory} scores other cases than those that fold {index} holds out, e.g. {problem[0]}: "
+                f"{fold} scores other cases than those that fold {index} holds out, e.g. {wrong[0]}: "
                 "expected each case once, by a model that wasn't trained on it. Train this fold anew."
             )
-        seen |= dict.fromkeys(cases, run.directory)
-    return splits
+        seen |= cases
 
 
-def _pool(runs: Sequence[Fold]) -> dict[str, Any]:
+def _pool(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The content of `metrics.json` for the cases of all folds."""
-    first = {key: value for key, value in runs[0].metrics.items() if key not in _COMPUTED}
-    if "method" in first:
-        models = [model for run in runs for model in run.metrics["method"].get("models", ())]
-        first["method"] = first["method"] | ({"models": models} if models else {})
-    cases = {case: scores for run in runs for case, scores in run.metrics["per_case"].items()}
-    units = {run.metrics["distance_unit"] for run in runs}
-    metrics = summarize(cases, first["protocol"]) | {"distance_unit": "mm" if units == {"mm"} else "voxel"}
-    metrics |= first | {"split": "cross-validation"}
+    first = {key: value for key, value in scores[0].items() if key not in _COMPUTED}
+    cases = {case: row for one in scores for case, row in one["per_case"].items()}
+    unit = "mm" if all(one["distance_unit"] == "mm" for one in scores) else "voxel"
+    metrics = summarize(cases, first["protocol"]) | {"distance_unit": unit} | first | {"split": "cross-validation"}
     return metrics | {"intervals": score_intervals(metrics)}
 
 
-def _describe_fold(name: str, run: Fold) -> dict[str, Any]:
-    about, cases = run.settings["run"], run.settings.get("cases", {})
+def _describe_fold(name: str, metrics: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "adapter": Path(name).as_posix(),
-        "fold": run.settings.get("fold"),
-        "seed": run.settings.get("seed"),
-        "steps": about.get("optimizer_steps"),
-        "seconds": about.get("seconds"),
-        "cases": len(run.metrics["per_case"]),
-        "train_cases": len(cases["train"]) if "train" in cases else None,
-        "over_cases": _over_cases(run.metrics),
+        "adapter": name,
+        "fold": settings["fold"],
+        "seed": settings["seed"],
+        "steps": settings["run"]["optimizer_steps"],
+        "seconds": settings["run"]["seconds"],
+        "cases": len(metrics["per_case"]),
+        "train_cases": len(settings["cases"]["train"]),
+        "over_cases": _over_cases(metrics),
     }
 
 
 def _over_cases(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    cases, found = list(metrics["per_case"].values()), dict[str, Any]()
-    mean = {key: _spread(_mean(row[key] for row in case.values()) for case in cases) for key in metrics["mean"]}
-    for label, row in metrics["per_class"].items():
-        found[label] = {
+    cases = list(metrics["per_case"].values())
+    per_class = {
+        label: {
             key: _spread(case[label][key] for case in cases) | {"undefined": row.get(f"{key}_undefined", 0)}
-            for key in mean
+            for key in metrics["mean"]
         }
-    return {"mean": {key: mean[key] | {"mean": metrics["mean"][key]} for key in mean}, "per_class": found}
+        for label, row in metrics["per_class"].items()
+    }
+    means = {
+        key: _spread(_spread(row[key] for row in case.values())["mean"] for case in cases) | {"mean": mean}
+        for key, mean in metrics["mean"].items()
+    }
+    return {"mean": means, "per_class": per_class}
 
 
 def _over_folds(folds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     keys = list(folds[0]["mean"])
-    return {
-        "mean": {key: _spread(fold["mean"][key] for fold in folds) for key in keys},
-        "per_class": {
-            label: {key: _spread(fold["per_class"][label][key] for fold in folds) for key in keys}
-            for label in folds[0]["per_class"]
-        },
+    per_class = {
+        label: {key: _spread(fold["per_class"][label][key] for fold in folds) for key in keys}
+        for label in folds[0]["per_class"]
     }
+    return {"mean": {key: _spread(fold["mean"][key] for fold in folds) for key in keys}, "per_class": per_class}
 
 
 def _spread(values: Iterable[float | None]) -> dict[str, Any]:
     """Mean and sample standard deviation of the defined values, `None` where there are too few, and their number."""
     found = [value for value in values if value is not None]
-    return {"mean": _mean(found), "sd": stdev(found) if len(found) > 1 else None, "count": len(found)}
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    found = [value for value in values if value is not None]
-    return fmean(found) if found else None
+    mean, sd = fmean(found) if found else None, stdev(found) if len(found) > 1 else None
+    return {"mean": mean, "sd": sd, "count": len(found)}

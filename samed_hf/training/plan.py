@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from ..data import CaseDataset
 from ..model import SamedForSemanticSegmentation, SamedImageProcessor
 from ..model.precision import computes_bfloat16
+from ..reporting.formatting import plural
 from .arguments import ResolvedTrainingArguments
 from .presets import PRESETS
 
@@ -55,20 +56,19 @@ def describe_run(
     accelerator: Accelerator,
 ) -> str:
     """Describe a run of `num_slices` training slices in lines of text; the model may be on the meta device."""
-    split, scored = data.evaluation_split
     source = "synthetic phantom patients" if args.uses_phantom else f"{data.root}, {data.layout}"
     random = "a small SAM of RANDOM weights (no pretrained model given: a demonstration, not a medical result)"
     batch = args.per_device_train_batch_size * accelerator.num_processes * plan.accumulation
     lines = [
-        f"data        {source}: {len(data.train)} cases to train on, {len(data.validation)} held out for "
-        f"validation, {len(scored)} to score ({split})",
+        f"data        {source}: {len(data.train)} cases to train on, {len(data.validation)} held out for validation"
+        + (f", {len(data.test)} for test" if data.test else ""),
         *([f"files       {data.explanation}"] if data.explanation else []),
         f"slices      {num_slices} of {_describe_slices(processor)}",
         f"labels      {', '.join(list(model.config.id2label.values())[1:])}",
         f"base model  {random if args.uses_random_sam else args.model_name_or_path}",
         f"trains      {_describe_parameters(model)}",
         f"run         {plan.steps} steps of {batch} slices at {args.image_size} pixels on "
-        f"{accelerator.device}, learning rate {args.learning_rate} after {plan.warmup} steps of warmup",
+        f"{accelerator.device}, learning rate {args.learning_rate} after {plural(plan.warmup, 'step')} of warmup",
     ]
     validations = f"at each of {math.ceil(plan.steps / plan.eval_steps)} validations"
     seen = f"{len(data.selection)} of {len(data.validation)} validation cases {validations}"

@@ -128,7 +128,7 @@ def set_up_run(settings: SamedTrainingArguments) -> TrainingRun:
         if first:
             _archive_earlier_run(args)
         base = args.model_name_or_path or str(output_dir / "base_model")
-        if args.uses_random_sam and (args.resume_from_checkpoint is None or not Path(base).is_dir()):
+        if first and args.uses_random_sam and (args.resume_from_checkpoint is None or not Path(base).is_dir()):
             with atomic_directory(base) as temporary:  # a resumed run keeps its own
                 make_random_sam(temporary, image_size=args.image_size, seed=args.seed)
     model = _make_model(args, base, store)

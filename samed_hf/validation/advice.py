@@ -14,9 +14,10 @@ import torch
 from ..data.dataset import CaseDataset
 from ..diagnostics.memory import MemoryEstimate, StepSettings
 from ..model.image_processing_samed import SamedImageProcessor
-from ..reporting.formatting import format_names, format_sides
+from ..reporting.formatting import format_sides
 from ..reporting.preview import slice_plane
 from ..transforms.intensity import CT_WINDOW, guess_preprocessing
+from ..utils.text import name_some
 from .case_checks import looks_like_ct
 from .fingerprint import make_fingerprint
 from .run import Validation
@@ -199,7 +200,7 @@ def _image_size(fingerprint: Mapping[str, Any], plane: str, current: str) -> Sug
     areas = {name: label["area_pixels"] or math.inf for name, label in fingerprint["labels"].items()}
     small = [name for name, area in areas.items() if plane == current and area * points < _MIN_POINTS]
     if small:
-        reason += f"; fewer than {_MIN_POINTS:g} points of the logits show {format_names(small)}"
+        reason += f"; fewer than {_MIN_POINTS:g} points of the logits show {name_some(small, 5)}"
         reason += ": a larger size may help"
     return Suggestion("image_size", size, reason)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ..data.dataset import CaseDataset
-from ..reporting.formatting import format_counts, format_names, format_sides, plural
+from ..reporting.formatting import format_counts, format_sides, plural
+from ..utils.text import name_some
 from .measuring import CaseFacts
 from .problems import Problem
 
@@ -66,7 +67,7 @@ def _splits(data: CaseDataset) -> Iterator[Problem]:
         text = f"There are only {plural(len(data.train), 'case')} to train on: the model will hardly generalize."
         yield Problem("warning", "splits", text, None, "train")
     if spare := [name for name in data.sources if name not in seen]:
-        text = f"{_cases_are(len(spare))} in no split ({format_names(spare)}), and not checked."
+        text = f"{_cases_are(len(spare))} in no split ({name_some(spare, 5)}), and not checked."
         yield Problem("note", "splits", text)
     if data.train and not data.validation and not data.test:
         text = "The data set holds no case out: training holds out a tenth of five or more; --num_folds divides them."
@@ -76,7 +77,7 @@ def _splits(data: CaseDataset) -> Iterator[Problem]:
 def _same_content(cases: Sequence[CaseFacts]) -> Iterator[Problem]:
     """Find cases with the same scan, and different scans with the same label map."""
     for first, *others in _groups(cases, "image_digest"):
-        names = format_names([f"{facts.name} ({facts.split})" for facts in others])
+        names = name_some([f"{facts.name} ({facts.split})" for facts in others], 5)
         if {facts.split for facts in others} == {first.split}:
             text = f"has the same intensities as {names}: the scan would count twice; keep one."
             yield Problem("warning", "duplicate", text, first.name, first.split)
@@ -88,7 +89,7 @@ def _same_content(cases: Sequence[CaseFacts]) -> Iterator[Problem]:
             yield Problem("error", "leak", text, first.name, first.split)
     for first, *others in _groups(cases, "label_digest"):
         if len({facts.image_digest for facts in (first, *others)}) > len(others):
-            names = format_names([facts.name for facts in others])
+            names = name_some([facts.name for facts in others], 5)
             text = f"has the same label map as {names}: to which scan does it belong?"
             yield Problem("warning", "same-label", text, first.name, first.split)
 
@@ -110,7 +111,7 @@ def _missing_classes(data: CaseDataset, cases: Sequence[CaseFacts], num_failed: 
         if missing := [name for index, name in data.id2label.items() if index and not total[index]]:
             readable = "readable " if num_failed else ""
             effect = "it can't be learnt" if split == "train" else "it can't be scored"
-            text = f"No {readable}{split} case has {format_names(missing)}: {effect}."
+            text = f"No {readable}{split} case has {name_some(missing, 5)}: {effect}."
             yield Problem("error" if split == "train" else "warning", "missing-class", text, None, split)
 
 
@@ -157,7 +158,7 @@ def _files(cases: Sequence[CaseFacts]) -> Iterator[Problem]:
         text = f"The files have {counts}: all are brought into one orientation before they are cut."
         yield Problem("note", "orientation", text)
     if oblique := [facts.name for facts in cases if facts.oblique > _OBLIQUE]:
-        text = f"{_cases_are(len(oblique))} tilted by more than {_OBLIQUE}° ({format_names(oblique)}): they are cut "
+        text = f"{_cases_are(len(oblique))} tilted by more than {_OBLIQUE}° ({name_some(oblique, 5)}): they are cut "
         yield Problem("note", "orientation", f"{text}along the nearest axes.")
     known = [facts for facts in cases if facts.sample is not None]
     if len({facts.whole for facts in known}) > 1:
@@ -183,7 +184,7 @@ def _unused(data: CaseDataset) -> Iterator[Problem]:
         files = [path.name for path in sorted(directory.glob("[!.]*"))]
         files = [file for file in files if file.lower() not in names and _suffix(file.lower()) in suffixes]
         if files:
-            text = f"{directory} contains {plural(len(files), 'file')} that no case uses: {format_names(files)}."
+            text = f"{directory} contains {plural(len(files), 'file')} that no case uses: {name_some(files, 5)}."
             yield Problem("note", "unused", text)
 
 

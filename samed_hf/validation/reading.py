@@ -13,9 +13,8 @@ from ..data.dataset import IGNORED_LABEL, CaseDataset, FileValues, as_labels, la
 from ..data.layouts.synapse import SliceSource, read_slice
 from ..data.sources import ImageMaskSource, ImageSource, ScanSource
 from ..model.image_processing_samed import SamedImageProcessor
-from ..reporting.formatting import format_names
 from ..transforms.slicing import cut_slices, slice_spacing
-from ..utils.text import one_line
+from ..utils.text import name_some, one_line
 from ..volumes import Volume, reorient, same_grid
 from .problems import Problem
 
@@ -95,7 +94,7 @@ def name_labels(name: object, array: np.ndarray, values: FileValues, reading: Ca
     counts = sum((np.bincount(part.ravel(), minlength=_MAX_LABEL + 1) for part in label), np.zeros(1, np.int64))
     unnamed = sorted(set(np.flatnonzero(counts).tolist()) - set(numbers))
     if unnamed:
-        several = format_names([f"{value} ({counts[value]} voxels)" for value in unnamed], 6)
+        several = name_some([f"{value} ({counts[value]} voxels)" for value in unnamed], 6)
         known = ", ".join(map(str, list(numbers)[:12])) + (", …" if len(numbers) > 12 else "")
         hint = " It looks like a mask saved in black and white." if unnamed == [255] and len(numbers) == 2 else ""
         text = f"{name} has label values without a name: {several}. Expected {known}; name them or correct the file."
@@ -197,7 +196,7 @@ def _read_slices(source: ImageSource | SliceSource, values: FileValues, reading:
         text = f"{path} has {width}×{height} pixels, but {label_path} {columns}×{rows}: expected a mask of the image's "
         reading.add("error", "geometry", f"{text}size and pages.")
     if len(sizes := sorted({image.shape[-2:] for image, _ in slices})) > 1:
-        several = format_names([f"{width}×{height}" for height, width in sizes], 4)
+        several = name_some([f"{width}×{height}" for height, width in sizes], 4)
         text = f"the slices of {source.name} differ in size ({several}): expected one size for each case."
         reading.add("error", "geometry", text)
     elif slices:

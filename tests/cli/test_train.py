@@ -36,7 +36,7 @@ def run(tmp_path_factory):
 def test_it_prints_the_data_the_steps_and_the_scores(run):
     directory, printed = run
     assert "RANDOM weights" in printed
-    assert "synthetic phantom patients: 18 cases to train on, 2 held out for validation, 6 to score" in printed
+    assert "synthetic phantom patients: 18 cases to train on, 2 held out for validation, 6 for test" in printed
     assert "step 12/12" in printed
     mean = json.loads((directory / "metrics.json").read_text())["mean"]["dice"]
     rows = [line.split() for line in printed.splitlines()]

@@ -181,6 +181,7 @@ def test_evaluate_scores_the_fold_of_the_file(tiny_adapter, tiny_data, tmp_path,
     assert main([*command, "--fold", "1"]) == 2
 
 
+@pytest.mark.slow
 def test_validate_takes_the_file(tmp_path, splits, capsys):
     from samed_hf.cli import main
 

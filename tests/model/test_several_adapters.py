@@ -120,3 +120,21 @@ def test_a_relative_base_is_not_searched_in_the_working_directory(tmp_path, tiny
     monkeypatch.chdir(tmp_path / "elsewhere")
     with pytest.raises(FileNotFoundError, match=r"needs the base model '\./base_model'"):
         SamedForSemanticSegmentation.from_pretrained(tmp_path / "run")
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_only_the_adapter_that_was_added_last_is_trainable(tiny_sam, tmp_path, loaded):
+    labels = {0: "background", 1: "spleen"}
+    model = SamedForSemanticSegmentation.from_pretrained(tiny_sam, image_size=TINY_SIZE, id2label=labels)
+    model.add_adapter(samed_lora_config(rank=2), "one")
+    if loaded:
+        model.load_adapter(save_adapter(tiny_sam, tmp_path / "two", labels, 1), "two", is_trainable=True)
+    else:
+        model.add_adapter(samed_lora_config(rank=2), "two")
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trainable
+    assert all("two" in name.split(".") for name in trainable)
+    model.set_adapter("one")
+    assert {name.replace(".two.", ".one.") for name in trainable} == {
+        name for name, parameter in model.named_parameters() if parameter.requires_grad
+    }

@@ -72,6 +72,7 @@ def test_facts_of_run_and_evaluation_are_stated(adapter, data, tmp_path):
     assert row in found["Scores"]
 
 
+@pytest.mark.slow
 def test_cases_that_training_used_are_counted(adapter, data, tmp_path):
     assert "4 of them were trained on" in checklist(adapter, data, tmp_path / "a", "--split", "train")["Scored cases"]
     found = checklist(adapter, data, tmp_path / "b", "--num_folds", "2", "--fold", "1")
@@ -87,6 +88,7 @@ def test_what_the_files_do_not_record_is_unknown(tiny_adapter, data, tmp_path):
         assert "nknown" in found[section], section
 
 
+@pytest.mark.slow
 def test_weights_of_the_best_validation_are_named(adapter, data, tmp_path):
     shutil.copytree(adapter, best := adapter / "best")
     (best / "training_settings.json").unlink()

@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from samed_hf.scoring import summarize
-from samed_hf.scoring.measures import METRICS
-from samed_hf.studies.comparison import _KNOWN, MEAN, compare_runs
+from samed_hf.scoring.measures import HIGHER_IS_BETTER, METRICS
+from samed_hf.studies.comparison import MEAN, compare_runs
 
 FAST = {"draws": 200}
 
@@ -95,9 +95,9 @@ BASE = scores([0.5, 0.6, 0.7])
         (scores([0.5, 0.6]), {}, "1 cases only in a: c2"),
         (scores([0.5, 0.6, 0.7, 0.8, 0.9]), {}, "2 cases only in b: c3, c4"),
         (scores([0.5, 0.6, 0.7], label="lever"), {}, "1 labels only in a: liver; 1 labels only in b: lever"),
-        (BASE, {"protocol": "samed"}, "protocol strict in a, samed in b"),
-        (BASE, {"split": "validation"}, "split test in a, validation in b"),
-        (BASE, {"distance_unit": "voxel"}, "distance_unit mm in a, voxel in b"),
+        (BASE, {"protocol": "samed"}, "protocol strict in a, protocol samed in b"),
+        (BASE, {"split": "validation"}, "split test in a, split validation in b"),
+        (BASE, {"distance_unit": "voxel"}, "distances in mm in a, distances in voxels in b"),
     ],
 )
 def test_runs_that_differ_are_refused(tmp_path, cases, facts, named):
@@ -112,9 +112,16 @@ def test_rules_matter_only_to_the_scores_that_depend_on_them(tmp_path):
         cases = scores([0.5, 0.6, 0.7], nsd=0.5, lesion_f1=0.5)
         facts = {"nsd_tolerance_mm": tolerance, "lesion_min_iou": None if name == "a" else 0.1}
         runs.append(write_run(tmp_path / name, cases, **facts))
-    with pytest.raises(ValueError, match=r"nsd_tolerance_mm 2\.0 in a, 3\.0 in b; lesion_min_iou None in a, 0\.1 in b"):
+    with pytest.raises(
+        ValueError, match=r"NSD tolerance 2\.0 in a, .* 3\.0 in b; .*voxel in a, .* IoU of at least 0\.1 in b"
+    ):
         compare_runs(runs, **FAST)
+    assert compare_runs([runs[0], runs[0]], names="xy", **FAST).rules() == (
+        "protocol strict, split test, distances in mm, NSD tolerance 2.0, lesions match if they share a voxel"
+    )
     assert [*compare_runs(runs, metrics=["dice"], **FAST).values] == ["dice"]
+    with pytest.raises(ValueError, match="metrics: ece, brier, ece_near, brier_near; expected"):
+        compare_runs(runs, metrics=["calibration"], **FAST)
     with pytest.raises(ValueError, match="hd; expected some of dice, hd95, nsd, lesion_f1"):
         compare_runs(runs, metrics=["hd"], **FAST)
 
@@ -125,7 +132,7 @@ def test_what_is_allowed_to_differ_is_noted(tmp_path):
     assert found.cases == ["c0", "c1"]
     assert found.notes == [
         "1 cases only in a: c2 (allowed).",
-        "split test in a, validation in b (allowed).",
+        "split test in a, split validation in b (allowed).",
     ]
     assert "split" not in found.about
     other = {f"d{case}": one for case, one in BASE.items()}
@@ -139,13 +146,14 @@ def test_older_files_are_compared_on_what_they_record(tmp_path):
     facts = {"split": ..., "distance_unit": ...}
     runs = [write_run(tmp_path / "a", BASE, **facts), write_run(tmp_path / "b", BASE)]
     found = compare_runs(runs, **FAST)
-    assert [note.split()[0] for note in found.notes] == ["split", "distance_unit"]
+    assert [note.split(" is not")[0] for note in found.notes] == ["the split", "the unit of distances"]
+    assert found.title("hd95") == "HD95 (unknown unit) ↓"
     assert found.about == {"protocol": "strict"}
     (runs[0] / "metrics.json").write_text('{"protocol": "strict", "mean": {"dice": 1}, "per_class": {"liver": {}}}')
-    with pytest.raises(ValueError, match="a has no per_case"):
+    with pytest.raises(ValueError, match="a has no case"):
         compare_runs(runs, **FAST)
     text = (write_run(tmp_path / "c", BASE) / "metrics.json").read_text()
-    for bad in ('"hd96": 5.0', '"hd95": [5.0]', '"hd95": Infinity', '"hd95": "far"'):
+    for bad in ('"hd96": 5.0', '"hd95": [5.0]', '"hd95": Infinity', '"hd95": "5.0"', '"hd95": true'):
         (tmp_path / "c" / "metrics.json").write_text(text.replace('"hd95": 5.0', bad))
         with pytest.raises(ValueError, match=r"of c: expected a number or null for hd95"):
             compare_runs([runs[1], tmp_path / "c"], **FAST)
@@ -170,7 +178,9 @@ def test_volumes_are_compared_by_their_errors(tmp_path):
 
 
 def test_each_score_has_a_direction_or_is_no_agreement():
-    assert {score for names in METRICS.values() for score in names} - _KNOWN <= {"volume_ml", "label_volume_ml"}
+    every = {score for names in METRICS.values() for score in names}
+    assert every - {*HIGHER_IS_BETTER} == {"volume_ml", "label_volume_ml", "relative_volume_error"}
+    assert {*HIGHER_IS_BETTER} <= every
 
 
 def test_ranks_and_friedman(tmp_path):
@@ -203,6 +213,10 @@ def test_names_of_runs(tmp_path):
             compare_runs(runs, **options, **FAST)
     with pytest.raises(ValueError, match="--names"):
         compare_runs([runs[0], runs[0]], **FAST)
+    with pytest.raises(ValueError, match="'mean over labels'"):
+        compare_runs([write_run(tmp_path / name, scores([0.5], label=MEAN)) for name in "de"], **FAST)
+    with pytest.raises(ValueError, match="of f, g has no case"):
+        compare_runs([write_run(tmp_path / name, BASE, per_case={}) for name in "fg"], **FAST)
     with pytest.raises(ValueError, match="1 runs"):
         compare_runs(runs[:1], **FAST)
     with pytest.raises(FileNotFoundError, match="nowhere"):

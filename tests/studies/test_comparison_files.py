@@ -1,7 +1,6 @@
 """The files of a comparison: page, CSV, LaTeX, Markdown and JSON, and the command that writes them."""
 
 import csv
-import json
 import re
 import shutil
 import subprocess
@@ -12,7 +11,7 @@ from PIL import Image
 
 from samed_hf.cli import main
 from samed_hf.studies.comparison import compare_runs
-from samed_hf.studies.comparison_files import conclusions, write_comparison
+from samed_hf.studies.comparison_files import all_notes, conclusions, tables, write_comparison
 
 from .test_comparison import scores, write_run
 
@@ -27,12 +26,13 @@ def compare(tmp_path, *dice, names=("a", "b", "c"), **options):
 @pytest.mark.parametrize(
     ("differences", "said"),
     [
-        ([0.1, -0.1, 0.05, -0.02, 0.03, -0.06, 0.01, 0.02], "no difference of the means was shown"),
-        ([0.0] * 8, "no difference of the means was shown"),
+        ([0.1, -0.1, 0.05, -0.02, 0.03, -0.06, 0.01, 0.02], "no difference was shown"),
+        ([0.0] * 8, "no difference was shown"),
         ([0.1, 0.2, 0.3], "the interval does not include zero, but the test shows no difference"),
-        (np.linspace(0.1, 0.2, 10), "b has higher scores"),
-        (-np.linspace(0.1, 0.2, 10), "b has lower scores"),
+        (np.linspace(0.1, 0.2, 10), "b is better."),
+        (-np.linspace(0.1, 0.2, 10), "a is better."),
         ([0.1], "too few cases for an interval or a test"),
+        (np.r_[-np.linspace(0.001, 0.01, 60), np.full(10, 0.4)], "the means and the test differ in the direction"),
     ],
 )
 def test_conclusions(tmp_path, differences, said):
@@ -41,9 +41,17 @@ def test_conclusions(tmp_path, differences, said):
     assert said in conclusions(found)[0]
     names = write_comparison(tmp_path / "out", found)
     claims = re.compile("better|worse|improve|outperform|superior", re.IGNORECASE)
-    assert not [name for name in names if claims.search((tmp_path / "out" / name).read_text())]
+    claiming = [name for name in names if claims.search((tmp_path / "out" / name).read_text())]
+    assert claiming == (["comparison.html", "comparison.md"] if said.endswith("is better.") else [])
     few = "p can't be below 0.05" in (tmp_path / "out" / "comparison.md").read_text()
     assert few == (np.count_nonzero(differences) < 6)
+
+
+def test_the_run_with_the_lower_distance_is_better(tmp_path):
+    dice = np.linspace(0.2, 0.6, 10)
+    found = compare(tmp_path, dice, dice + 0.1, metrics=["hd95"])
+    assert conclusions(found)[0].endswith("b is better (lower is better).")
+    assert "b − a is −1.00 (−1.00 to −1.00) in 10 cases" in conclusions(found)[0]
 
 
 def test_tables(tmp_path):
@@ -63,9 +71,11 @@ def test_tables(tmp_path):
         ("2", "0", "1", "1"),
     ]
     assert tests[1]["undefined in b"] == "1"
-    stored = json.loads((tmp_path / "out" / "comparison.json").read_text())
-    assert [row["mean_difference"] for row in stored["tests"]] == [float(row["mean_difference"]) for row in tests]
-    assert any("HD95 (mm) ↓, liver" in note and "1 in b" in note for note in stored["notes"])
+    assert [float(row["mean_difference"]) for row in tests] == [test.found.mean_difference for test in found.tests]
+    assert any("HD95 (mm) ↓, liver" in note and "1 in b" in note for note in all_notes(found))
+    rows = tables(found)["Tests"]
+    low, high = found.tests[0].found.interval
+    assert rows[1][4] == f"+0.0375 ({low:+.4f} to {high:+.4f})".replace("-", "−")
 
 
 def test_odd_names_are_escaped(tmp_path):
@@ -75,9 +85,9 @@ def test_odd_names_are_escaped(tmp_path):
     escaped = r"5\% of\_A \& B\textbar{}\textless{}c\textgreater{} \#1 \textasciitilde{}\textasciicircum{}"
     assert escaped + r"\textbackslash{}\{\}\$" in text
     rows = [line for line in text.splitlines() if line.startswith("{}")]
-    assert [len(re.findall(r"(?<!\\)&", row)) for row in rows] == [8, 8, 8]
+    assert [len(re.findall(r"(?<!\\)&", row)) for row in rows] == [6, 6, 6]
     lines = [line for line in (tmp_path / "out" / "comparison.md").read_text().splitlines() if line.startswith("| ")]
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines[:4]} == {13}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines[:4]} == {11}
     assert "5% of_A &amp; B|&lt;c&gt; #1" in (tmp_path / "out" / "comparison.html").read_text()
 
 
@@ -120,7 +130,9 @@ def test_the_command(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert re.search(r"DSC +liver +0\.6000 +0\.7500 +\+0\.1500", printed)
     assert f"into {out}" in printed
+    (tmp_path / "file").touch()
     for flags, named in (
+        ([*runs, "--output", str(tmp_path / "file")], "a file: expected a directory"),
         (runs, "--output"),
         ([*runs, "--output", str(out), "--preset", "samed"], "--preset"),
         ([runs[0], "--output", str(out)], "--output"),

@@ -51,7 +51,9 @@ def splits_of(output: Path) -> list[dict]:
 
 def test_each_case_but_those_for_test_is_held_out_once(settings, tmp_path):
     args = settings(num_folds=3)
-    _, made = prepare_folds(args, 1)
+    found, made = prepare_folds(args, 1)
+    assert Path(found.cache_dir) == tmp_path / "run" / "cache"
+    assert len([*Path(found.cache_dir).iterdir()]) >= len(CASES)
     assert sorted(name for _, held_out in made for name in held_out) == CASES
     assert all(sorted([*train, *held_out]) == CASES for train, held_out in made)
     assert [len(held_out) for _, held_out in made] == [2, 2, 2]
@@ -191,6 +193,22 @@ def test_the_dry_run_writes_nothing(tiny_data, tiny_sam, tmp_path, capsys):
     assert printed.count("4 cases to train on, 2 held out") == 4  # the three folds, and the plan of the first one
     assert "1, 2 of its training cases" in printed
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (["--fold", 3], "fold is 3"),
+        (["--num_train_cases", "1,5"], "num_train_cases is 5"),
+        ([], "holds a training run"),
+    ],
+)
+def test_the_dry_run_refuses_what_the_run_refuses(tiny_data, tmp_path, capsys, more, named):
+    if not more:
+        (tmp_path / "adapter_model.safetensors").touch()
+    flags = ["--data_dir", tiny_data, "--output_dir", tmp_path, "--num_folds", 3, "--dry_run", *more]
+    assert main(["cross-validate", *map(str, flags)]) == 2
+    assert named in capsys.readouterr().err
 
 
 def test_a_directory_of_a_training_is_refused(settings, tmp_path):

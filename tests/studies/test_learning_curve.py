@@ -55,7 +55,7 @@ def test_the_page_has_the_paired_step_and_its_interval(sizes, tmp_path):
     )
     # Liver 0.2, 0.1, 0.1, 0.1; spleen 0.3, -, 0.1, 0.5: the cases' means are 0.25, 0.1, 0.1, 0.3.
     low, high = mean_interval(np.array([[0.25], [0.1], [0.1], [0.3]]), level=0.95, draws=10_000, seed=0)
-    assert f"5 to 20 0.1875 {low:.4f} to {high:.4f}; 4 cases" in text
+    assert f"5 to 20 +0.1875 (+{low:.4f} to +{high:.4f}) 4 cases" in text
     assert text.count("random weights") == 1
     assert "cases-5/cv_report.html" in (tmp_path / "cv_report.html").read_text()
     svg = (tmp_path / "learning_curve.svg").read_text()
@@ -67,7 +67,7 @@ def test_the_page_has_the_paired_step_and_its_interval(sizes, tmp_path):
     [
         ({"dice": [(0.5, 0.5)]}, "cases only in"),
         ({"dice": [(0.5, 0.5)] * 4, "labels": ("liver", "kidney")}, "labels only in"),
-        ({"dice": [(0.5, 0.5)] * 4, "protocol": "samed"}, "protocol strict in .*, samed in"),
+        ({"dice": [(0.5, 0.5)] * 4, "protocol": "samed"}, "protocol strict in .*, protocol samed in"),
     ],
 )
 def test_sizes_that_cannot_be_compared_are_refused(sizes, tmp_path, other, named):
@@ -76,8 +76,12 @@ def test_sizes_that_cannot_be_compared_are_refused(sizes, tmp_path, other, named
     assert not (tmp_path / "learning_curve.csv").exists()
 
 
-def test_one_size_or_one_that_is_not_there_is_refused(sizes, tmp_path):
-    with pytest.raises(ValueError, match="at least two"):
-        write_learning_curve(tmp_path, {5: sizes[5]})
+def test_one_size_is_a_curve_of_one_point(sizes, tmp_path):
+    rows = write_learning_curve(tmp_path, {5: sizes[5]})
+    assert [row["size"] for row in rows] == [5, 5, 5]
+    assert "From one size to the next" not in (tmp_path / "cv_report.html").read_text()
+
+
+def test_a_size_that_is_not_there_is_refused(sizes, tmp_path):
     with pytest.raises(FileNotFoundError, match="cases-9"):
         write_learning_curve(tmp_path, sizes | {9: tmp_path / "cases-9"})

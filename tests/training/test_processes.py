@@ -125,3 +125,21 @@ def test_the_effective_batch_is_kept_and_printed_once(runs, number):
     printed = [(runs[number] / f"output-{rank}.txt").read_text() for rank in range(number)]
     assert f"{STEPS} steps of {BATCH} slices" in printed[0]
     assert not any(f"{STEPS} steps of" in text for text in printed[1:])
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_random_base(uneven_data, tmp_path):
+    flags = {"data_dir": uneven_data, "output_dir": tmp_path, "image_size": TINY_SIZE, "max_train_steps": 1}
+    flags |= {"num_validation_cases": 0, "watched_slices": 0, "report_to": "none"}
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    result = subprocess.run(
+        [*launch, "-m", "samed_hf", "train", *(f"--{key}={value}" for key, value in flags.items())],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert (tmp_path / "base_model" / "model.safetensors").is_file()
+    assert (tmp_path / "adapter_model.safetensors").is_file()

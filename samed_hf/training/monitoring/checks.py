@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...reporting.formatting import format_names
+from ...utils.text import name_some
 from ..distributed.logging import get_logger
 
 __all__ = ["CaseLabels", "LabelChecks", "NonFiniteGuard", "labels_in"]
@@ -24,7 +24,7 @@ _ADVICE = (
 
 def _list_cases(names: Iterable[str]) -> str:
     """Join sorted names of cases for a message: at most twelve, and the number of others."""
-    return format_names(sorted(set(names)), _MAX_NAMES) or "unknown cases"
+    return name_some(sorted(set(names)), _MAX_NAMES) or "unknown cases"
 
 
 class NonFiniteGuard:

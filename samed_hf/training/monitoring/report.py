@@ -11,8 +11,9 @@ from statistics import median
 from typing import Any
 
 from ...reporting.charts import hex_colors
-from ...reporting.formatting import format_count, format_duration, format_names, format_score, score_titles
+from ...reporting.formatting import format_count, format_duration
 from ...reporting.html import data_uri, jpeg_uri, write_page
+from ...utils.text import name_some
 from ..checkpointing.provenance import package_versions
 from ..setup import TrainingRun
 from .charts import best_validation, draw_gradient, draw_label_losses, draw_losses, draw_rate, draw_validation
@@ -56,8 +57,6 @@ def write_training_report(path: Path, run: TrainingRun, metrics: Mapping[str, An
         facts=_facts(run, metrics, len(skipped)),
         colors=dict(zip(labels, hex_colors(len(labels)), strict=True)),
         metrics=metrics,
-        score_titles=score_titles,
-        format_score=format_score,
         charts=[
             {"caption": caption, "source": data_uri(chart, "image/svg+xml")}
             for caption, chart in charts.items()
@@ -137,5 +136,5 @@ def _setting_tables(directory: Path, run: TrainingRun) -> dict[str, dict[str, An
         if values:
             shown = values if name == "versions" else {key.replace("_", " "): value for key, value in values.items()}
             tables[name.replace("_", " ").capitalize()] = shown
-    names = {split: f"{len(names)}: {format_names(names, _MAX_NAMES)}" for split, names in cases.items() if names}
+    names = {split: f"{len(names)}: {name_some(names, _MAX_NAMES)}" for split, names in cases.items() if names}
     return tables | {"Cases": names}
