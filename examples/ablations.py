@@ -54,10 +54,11 @@ ROWS = (
     Row("decoder", "--variant samed_s", paper=77.78),  # arXiv 2304.13785
     Row("warmup", "--lr_warmup_steps 0"),
     # The weight decay of adam and sgd is an L2 penalty, with which AdamW's 0.1 would outweigh the loss: 0.0001 is that
-    # of SGD in the authors' code. AdamW's learning rate doesn't suit SGD: TransUNet's 0.01, and ten times that.
+    # of SGD in the authors' code. AdamW's learning rate doesn't suit SGD: TransUNet's 0.01, and higher ones.
     Row("optimizer", "--optimizer adam --weight_decay 0.0001"),
     Row("optimizer", "--optimizer sgd --weight_decay 0.0001 --learning_rate 0.01"),
     Row("optimizer", "--optimizer sgd --weight_decay 0.0001 --learning_rate 0.1"),
+    Row("optimizer", "--optimizer sgd --weight_decay 0.0001 --learning_rate 1"),
     Row("loss", "--dice_weight 0"),
     Row("loss", "--dice_weight 0.5"),
     Row("loss", "--dice_weight 0.8"),
@@ -65,9 +66,9 @@ ROWS = (
 )
 GROUPS = list(dict.fromkeys(row.group for row in (BASELINE, *ROWS)))
 NOTES = """\
-Dice: mean over a case's labels (of several seeds, over these too), then mean ± SD over cases [95 % interval, BCa
-bootstrap over cases]. Difference: row minus baseline on the same cases and seeds. The intervals say how much a result
-depends on the cases that were scored, not on the seed. Seconds: of the optimizer steps.
+Dice: mean over a case's labels (and over seeds), then mean ± SD over cases [95 % interval, BCa bootstrap over cases].
+Difference: row minus baseline on the same cases and seeds. The intervals say how much a result depends on the cases
+that were scored; how much it depends on the seed, the column by seed says. Seconds: of the optimizer steps.
 
 Paper: Dice in percent on Synapse's 12 test cases with SAM ViT-B (SAMed, arXiv 2304.13785); an empty cell has no known
 figure. It can be compared with a row's Dice only after the same training (--preset samed, the pretrained ViT-B,
@@ -93,9 +94,10 @@ def differs(output: Path, flags: Sequence[str], row: Row) -> bool:
 def check_flags(study: Path, flags: Sequence[str]) -> None:
     """Refuse flags that runs can't share, or that differ from those of earlier runs, which are in `study`."""
     common, defaults = parse_arguments(flags).to_dict(), parse_arguments([]).to_dict()
-    here = {name: common[name] for name in ("seed", "resume_from_checkpoint")} | {"WORLD_SIZE": os.getenv("WORLD_SIZE")}
-    if here["seed"] or here["resume_from_checkpoint"] or here["WORLD_SIZE"] not in (None, "1"):
-        raise ValueError(f"{here} can't be shared: expected --seeds, each run's own checkpoints, and one process.")
+    seed, resume, metrics = map(common.get, ("seed", "resume_from_checkpoint", "metrics"))
+    if seed or resume or "dice" not in metrics.split(",") or os.environ.get("WORLD_SIZE", "1") != "1":
+        given = f"seed {seed}, resume_from_checkpoint {resume}, metrics {metrics}, WORLD_SIZE {os.getenv('WORLD_SIZE')}"
+        raise ValueError(f"{given}: expected --seeds, each run's own checkpoints, dice in the metrics, one process.")
     chosen = {name: value for name, value in common.items() if value != defaults[name] and name != "cache_dir"}
     before = json.loads(study.read_text(encoding="utf-8")) if study.is_file() else chosen
     if other := [name for name in before | chosen if before.get(name) != chosen.get(name)]:
@@ -110,10 +112,9 @@ def read_run(directory: Path) -> dict[str, Any]:
     with (directory / "training_log.csv").open(newline="", encoding="utf-8") as file:
         rates = [float(step["samples_per_second"]) for step in csv.DictReader(file)]
     batch = settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"]
-    scores = {case: [one["dice"] for one in labels.values()] for case, labels in metrics["per_case"].items()}
-    scores = {case: [dice for dice in found if dice is not None] for case, found in scores.items()}
+    scores = {case: [score["dice"] for score in labels.values()] for case, labels in metrics["per_case"].items()}
     return {
-        "dice": {case: float(np.mean(found)) if found else np.nan for case, found in scores.items()},
+        "dice": {case: float(np.mean([x for x in found if x is not None] or np.nan)) for case, found in scores.items()},
         "about": f"Base model: {settings['model_name_or_path'] or 'a small SAM of random weights'}; "
         f"{settings['image_size']} pixels; {settings['run']['train_cases']} training cases; {len(scores)} cases scored "
         f"({metrics['split']}, protocol {metrics['protocol']}).",
@@ -124,16 +125,17 @@ def read_run(directory: Path) -> dict[str, Any]:
     }
 
 
-def mean_dice(runs: Mapping[int, Mapping[str, Any]], seeds: Sequence[int]) -> dict[str, float]:
+def mean_dice(runs: Mapping[int, Any], seeds: Sequence[int]) -> dict[str, float]:
     return {case: float(np.mean([runs[seed]["dice"][case] for seed in seeds])) for case in runs[seeds[0]]["dice"]}
 
 
 def summarize(row: Row, runs: Mapping[int, Mapping[str, Any]], baseline: Mapping[int, Any]) -> dict[str, Any]:
-    """A row's record in OUT/ablations.json."""
+    """The record of a row in OUT/ablations.json."""
     dice = np.array([score for score in mean_dice(runs, list(runs)).values() if not np.isnan(score)])
-    record: dict[str, Any] = {"group": row.group, "flags": row.flags, "seeds": sorted(runs)}
+    record: dict[str, Any] = {"group": row.group, "flags": row.flags}
     for cost in ("trainable_parameters", "adapter_mb", "steps", "seconds"):
         record[cost] = float(np.mean([run[cost] for run in runs.values()]))
+    record["dice_by_seed"] = {seed: float(np.nanmean([*runs[seed]["dice"].values()])) for seed in sorted(runs)}
     record |= {"cases": len(dice), "dice": float(dice.mean()), "sd": float(dice.std(ddof=1)) if len(dice) > 1 else None}
     record["interval"] = mean_interval(dice[:, None])
     shared = [] if row == BASELINE else [seed for seed in runs if seed in baseline]
@@ -148,12 +150,13 @@ def show(value: float | None, interval: Sequence[float] | None, sign: str = "", 
 
 
 def make_table(records: Sequence[Mapping[str, Any]]) -> str:
-    head = ["ablation", "flags", "trained parameters", "adapter, MB", "steps", "seconds", "seeds", "Dice ± SD [95 %]"]
-    rows = [[*head, "difference [95 %]", "paper"], ["---"] * (len(head) + 2)]
+    head = ["ablation", "flags", "trained parameters", "adapter, MB", "steps", "seconds", "by seed", "Dice ± SD [95 %]"]
+    rows = [[*head, "difference [95 %]", "paper, Synapse"], ["---"] * (len(head) + 2)]
     for one in records:
         cells = [one["group"], f"`{one['flags']}`" if one["flags"] else "", f"{one['trainable_parameters']:,.0f}"]
         cells += [f"{one['adapter_mb']:.2f}", f"{one['steps']:.0f}", f"{one['seconds']:.0f}"]
-        cells += [str(one["seeds"])[1:-1], show(one["dice"], one["interval"], sd=one["sd"])]
+        cells += [", ".join(f"{seed}: {dice:.3f}" for seed, dice in one["dice_by_seed"].items())]
+        cells += [show(one["dice"], one["interval"], sd=one["sd"])]
         cells += [show(one["difference"], one["difference_interval"], "+"), str(one["paper_dice_percent"] or "")]
         rows.append(cells)
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
@@ -167,10 +170,6 @@ def write_results(output: Path, flags: Sequence[str], failed: Mapping[str, str])
     records = [summarize(row, found, baseline) for row, found in runs.items() if found]
     parts = [f"Flags of all runs: `{shlex.join(flags)}`.", *[one["about"] for one in baseline.values()][:1]]
     parts += [make_table(records), *(f"Failed: {run}: {reason}" for run, reason in failed.items())]
-    for seed in sorted(baseline)[1:]:
-        pairs = compare_pairs(baseline[min(baseline)]["dice"], baseline[seed]["dice"])
-        shown = show(pairs.mean_difference, pairs.interval, "+")
-        parts.append(f"What the seed alone changes, baseline {seed} minus {min(baseline)}: {shown}.")
     text = "\n\n".join([*parts, NOTES])
     write(output / "ablations.md", text)
     write(output / "ablations.json", json.dumps({"rows": records, "failed": failed}, indent=2) + "\n")

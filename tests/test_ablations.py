@@ -68,6 +68,7 @@ def test_differences_are_of_the_same_cases_and_seeds(ablations):
     record = ablations.summarize(row, {0: fake_run(0.6, 0.6, 0.9), 2: fake_run(0.2, 0.4, 0.1)}, baseline)
     assert record["dice"] == pytest.approx(np.mean([0.4, 0.5, 0.5]))  # cases averaged over the seeds 0 and 2
     assert record["sd"] == pytest.approx(np.std([0.4, 0.5, 0.5], ddof=1))
+    assert record["dice_by_seed"] == {0: pytest.approx(0.7), 2: pytest.approx(0.7 / 3)}
     assert record["difference_seeds"] == [0]
     assert record["difference"] == pytest.approx(np.mean([0.1, -0.1, 0.3]))
     expected = compare_pairs({"a": 0.5, "b": 0.7, "c": 0.6}, {"a": 0.6, "b": 0.6, "c": 0.9})
@@ -83,7 +84,12 @@ def test_cases_without_a_dice_are_left_out(ablations):
 
 @pytest.mark.parametrize(
     ("flags", "named"),
-    [(["--only", "rank,depth"], "depth"), (["--seed", 3], "'seed': 3"), (["--rank", 0], "rank is 0")],
+    [
+        (["--only", "rank,depth"], "depth"),
+        (["--seed", 3], "seed 3"),
+        (["--rank", 0], "rank is 0"),
+        (["--metrics", "hd95"], "metrics hd95"),
+    ],
 )
 def test_wrong_flags_are_refused_before_a_run(start, tmp_path, flags, named):
     status, printed = start("--output_dir", tmp_path / "out", *flags)

@@ -116,10 +116,14 @@ def format_scores(metrics: Mapping[str, Any]) -> str:
 
 
 def score_titles(metrics: Mapping[str, Any]) -> dict[str, str]:
-    """Titles of the scores in `metrics.json`, distances with their unit."""
-    unit = metrics.get("distance_unit", "voxel")
+    """Titles of the scores in `metrics.json`, distances with their unit, and NSD with its tolerance if it has one."""
+    unit, tolerance = metrics.get("distance_unit", "voxel"), metrics.get("nsd_tolerance_mm")
     names = {"dice": "DSC", **{key: f"{key.upper()} ({unit})" for key in ("hd95", "hd", "assd")}}
-    return {key: names.get(key, key) for key in metrics["mean"]}
+    names |= {"iou": "IoU", "nsd": f"NSD ({tolerance:g} mm)" if isinstance(tolerance, int | float) else "NSD"}
+    words = {"ece": "ECE", "brier": "Brier", "tp": "TP", "fp": "FP", "fn": "FN", "f1": "F1"}
+    return {
+        key: names.get(key) or " ".join(words.get(word, word) for word in key.split("_")) for key in metrics["mean"]
+    }
 
 
 def format_score(key: str, value: float | None, undefined: str = "–") -> str:

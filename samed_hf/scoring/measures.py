@@ -53,6 +53,8 @@ class Measures:
         if not self.metrics or (unknown := [name for name in self.metrics if name not in allowed]):
             found = ", ".join(map(repr, unknown)) if self.metrics else "empty"
             raise ValueError(f"metrics has {found}: expected some of {', '.join(allowed)} under protocol {protocol!r}.")
+        if len(set(self.metrics)) < len(self.metrics):
+            raise ValueError(f"metrics is {', '.join(self.metrics)}: expected each score once.")
         tolerances = self.nsd_tolerance_mm
         if isinstance(tolerances, Mapping) and names is not None and set(tolerances) != set(names):
             odd = ", ".join(sorted(set(tolerances) ^ set(names)))

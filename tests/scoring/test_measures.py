@@ -78,6 +78,7 @@ def test_volumes_in_ml_need_a_spacing_and_their_ratio_none():
         (Measures(()), "strict", "empty"),
         (Measures(("dice", "kappa")), "strict", "'kappa'"),
         (Measures(("dice", "nsd")), "samed", "'nsd'"),
+        (Measures(("dice", "iou", "dice")), "strict", "dice, iou, dice"),
         (Measures(("nsd",), {"2": 1.0}), "strict", "1, 2"),
         (Measures(nsd_tolerance_mm=-1.0), "strict", "-1.0"),
         (Measures(lesion_min_iou=1.5), "strict", "1.5"),
