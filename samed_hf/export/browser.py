@@ -32,8 +32,10 @@ logger = logging.getLogger(__name__)
 _NPM, _CDN = "https://registry.npmjs.org", "https://cdn.jsdelivr.net/npm"
 _PACKAGES = {  # with the registry's SHA-512 of the archive
     "@niivue/niivue@0.69.0": "YMjQvJgD1W2b7DuoxkwlC4VxbrgIePRJ5qyQzXKxi2v2MBVg285P/CIQyg46oDDGDIcaNlbd+MhtO/edMbXJkA==",
-    "onnxruntime-web@1.30.0": "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==",
-    "@niivue/dcm2niix@1.2.0": "wGontzVdVvLzeptZvJCcCQfpneoCme+9oCl82USjWMuer048+ZByO3b4FhbGnyEVQPh7hVgDA7A2+l6vW29bDg==",
+    "onnxruntime-web@1.30.0": "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3j"
+    "L02Vb7QmRMDs1SigqR4CXAfKYQ==",
+    "@niivue/dcm2niix@1.2.0": "wGontzVdVvLzeptZvJCcCQfpneoCme+9oCl82USjWMuer048+ZByO3b4FhbG"
+    "nyEVQPh7hVgDA7A2+l6vW29bDg==",
 }
 _LIBRARIES = {  # the name in the page's code: package and file
     "niivue": ("@niivue/niivue@0.69.0", "dist/index.js"),
@@ -181,6 +183,6 @@ def _readme(config: dict[str, Any], facts: dict[str, Any]) -> str:
     return (
         f"---\n{yaml.safe_dump(data, allow_unicode=True, sort_keys=False)}---\n\n# {config['title']}\n\n"
         f"Segments {labels} in the reader's browser. Nothing is uploaded. No medical device: for research only.\n\n"
-        "Serve the folder by any web server, e.g. `python -m http.server`. Written by `samed-hf export --format browser`"
-        "; the libraries are NiiVue (BSD-2-Clause), ONNX Runtime Web (MIT) and dcm2niix (BSD-2-Clause).\n"
+        "Serve the folder by any web server, e.g. `python -m http.server`. Written by `samed-hf export --format "
+        "browser`; the libraries are NiiVue (BSD-2-Clause), ONNX Runtime Web (MIT) and dcm2niix (BSD-2-Clause).\n"
     )

@@ -61,7 +61,7 @@ async function download(url, options = {}, progress = () => {}) {
 
 async function makeViewers() {
   if (!document.createElement("canvas").getContext("webgl2")) return;
-  const options = {dragAndDropEnabled: false, isRadiologicalConvention: true, show3Dcrosshair: false, loadingText: "", backColor: [0, 0, 0, 1], logLevel: "error", isColorbar: false};
+  const options = {dragAndDropEnabled: false, isRadiologicalConvention: true, show3Dcrosshair: false, loadingText: "", backColor: [0, 0, 0, 1], logLevel: "error", crosshairWidth: 0.5, crosshairColor: [0.3, 0.8, 1, 0.8]};
   planes = new niivue.Niivue({...options, multiplanarShowRender: 0});
   await planes.attachToCanvas(byId("planes"));
   planes.setSliceType(niivue.SLICE_TYPE.MULTIPLANAR);

@@ -89,7 +89,7 @@ async function openImage(file, head) {
 async function openDicom(files, pick) {
   const {default: dcm2niix} = await import(assets.dicom);
   const lines = [];
-  const tool = await dcm2niix({wasmBinary: assets.dicomWasm, print: (line) => lines.push(line), printErr: (line) => lines.push(line)});
+  const tool = await dcm2niix({wasmBinary: assets.dicomWasm, locateFile: (name) => name, print: (line) => lines.push(line), printErr: (line) => lines.push(line)});
   tool.FS.mkdir("/in");
   tool.FS.mkdir("/out");
   for (const [index, file] of files.entries()) tool.FS.createDataFile("/in", `${index}.dcm`, new Uint8Array(await file.arrayBuffer()), true, true);
