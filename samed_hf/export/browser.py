@@ -88,7 +88,9 @@ def export_page(
         title = config["title"].translate({ord("&"): "&amp;", ord("<"): "&lt;", ord('"'): "&quot;"})
         page = Template((source / "index.html").read_text(encoding="utf-8")).substitute(title=title, connect=connect)
         write_bytes(directory / "index.html", page.encode())
-        write_bytes(directory / "README.md", _readme(config, facts).encode())
+        write_bytes(
+            directory / "README.md", _readme(config, facts, (source / "README.md").read_text(encoding="utf-8")).encode()
+        )
         for name in _SOURCES:
             write_bytes(directory / name, (source / name).read_bytes())
     return facts
@@ -169,20 +171,9 @@ def _digest(content: bytes) -> str:
     return base64.b64encode(hashlib.sha512(content).digest()).decode()
 
 
-def _readme(config: dict[str, Any], facts: dict[str, Any]) -> str:
-    headers = {  # let WebAssembly use several threads
-        "cross-origin-embedder-policy": "require-corp",
-        "cross-origin-opener-policy": "same-origin",
-        "cross-origin-resource-policy": "cross-origin",
-    }
-    data = {"title": config["title"][:60], "emoji": "🩻", "colorFrom": "blue", "colorTo": "gray", "sdk": "static"}
-    data |= {"app_file": "index.html", "pinned": False, "custom_headers": headers}
-    data |= {key: facts[key] for key in ("license",) if key in facts}
+def _readme(config: dict[str, Any], facts: dict[str, Any], template: str) -> str:
+    data = {"title": config["title"][:60]} | {key: facts[key] for key in ("license",) if key in facts}
     data |= {"models": [facts["adapter"]]} if "adapter" in facts else {}
+    front = yaml.safe_dump(data, allow_unicode=True, sort_keys=False).rstrip()
     labels = ", ".join(label["name"] for label in config["labels"][1:])
-    return (
-        f"---\n{yaml.safe_dump(data, allow_unicode=True, sort_keys=False)}---\n\n# {config['title']}\n\n"
-        f"Segments {labels} in the reader's browser. Nothing is uploaded. No medical device: for research only.\n\n"
-        "Serve the folder by any web server, e.g. `python -m http.server`. Written by `samed-hf export --format "
-        "browser`; the libraries are NiiVue (BSD-2-Clause), ONNX Runtime Web (MIT) and dcm2niix (BSD-2-Clause).\n"
-    )
+    return Template(template).substitute(front=front, title=config["title"], labels=labels)

@@ -14,8 +14,9 @@ function fail(text) {
 
 async function load() {
   config = await (await fetch("config.json")).json();
-  const names = Object.keys(config.libraries), gpu = await navigator.gpu?.requestAdapter().catch(() => null);
-  const wanted = names.filter((name) => !name.startsWith("ort") || name.startsWith("ortGpu") === !!gpu);
+  const names = Object.keys(config.libraries), adapter = await navigator.gpu?.requestAdapter().catch(() => null);
+  const gpu = !!adapter && (config.model.precision !== "float16" || adapter.features.has("shader-f16"));
+  const wanted = names.filter((name) => !name.startsWith("ort") || name.startsWith("ortGpu") === gpu);
   const sizes = [config.model.bytes, ...wanted.map((name) => config.libraries[name].bytes)];
   const progress = counter(sizes.reduce((a, b) => a + b));
   const [model, core, code, ...libraries] = await Promise.all([
@@ -35,7 +36,7 @@ async function load() {
   worker.onerror = (event) => stopped(`The page failed: ${event.message || "its worker ended"}. Reload it.`);
   tell("Starting the model …");
   const buffers = {model: model.buffer, ortWasm: library.ortWasm.buffer, dicomWasm: library.dicomWasm.buffer};
-  worker.postMessage({type: "start", urls: {core: script(core), ort: script(library.ort), dicom: script(library.dicom)}, files: {...buffers, gpu: !!gpu}, about: config}, Object.values(buffers));
+  worker.postMessage({type: "start", urls: {core: script(core), ort: script(library.ort), dicom: script(library.dicom)}, files: {...buffers, gpu}, about: config}, Object.values(buffers));
 }
 
 function counter(total) {
@@ -61,7 +62,7 @@ async function download(url, options = {}, progress = () => {}) {
 
 async function makeViewers() {
   if (!document.createElement("canvas").getContext("webgl2")) return;
-  const options = {dragAndDropEnabled: false, isRadiologicalConvention: true, show3Dcrosshair: false, loadingText: "", backColor: [0, 0, 0, 1], logLevel: "error", crosshairWidth: 0.5, crosshairColor: [0.3, 0.8, 1, 0.8]};
+  const options = {dragAndDropEnabled: false, isRadiologicalConvention: true, show3Dcrosshair: false, loadingText: "", backColor: [0, 0, 0, 1], logLevel: "error", crosshairWidth: 0.7, sagittalNoseLeft: true, crosshairColor: [0.3, 0.8, 1, 0.8]};
   planes = new niivue.Niivue({...options, multiplanarShowRender: 0});
   await planes.attachToCanvas(byId("planes"));
   planes.setSliceType(niivue.SLICE_TYPE.MULTIPLANAR);
