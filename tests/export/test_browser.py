@@ -233,7 +233,14 @@ def test_a_dropped_file_and_cancel(page, scan):
     """
     page.browser.execute_script(drop, list(scan.read_bytes()))
     page.until("dropped.nii.gz: 80 × 96 × 8 voxels, 8 slices")
-    page.browser.execute_script("document.getElementById('segment').click(); document.getElementById('cancel').click()")
+    during = """
+        document.getElementById("segment").click();
+        const leave = new Event("beforeunload", {cancelable: true});
+        dispatchEvent(leave); // as a tab that is closed does
+        document.getElementById("cancel").click();
+        return leave.defaultPrevented;
+    """
+    assert page.browser.execute_script(during)
     page.until("Cancelled")
     assert not page.browser.find_element("id", "save").is_enabled()
     page.click("segment")

@@ -4,7 +4,7 @@ const byId = (id) => document.getElementById(id);
 const LARGEST = 2e9; // bytes of the files together: beyond it a browser can't hold the scan and its labels
 const WINDOWS = {"abdomen": [-125, 275], "soft tissue": [-160, 240], "liver": [-45, 105], "lung": [-1350, 150], "bone": [-500, 1300], "brain": [0, 80]};
 
-let config, worker, planes, solid, niivue, scan = null, opened = "", busy = true, found = null, files = [], shownLabels = true, dead = false;
+let config, worker, planes, solid, niivue, scan = null, opened = "", busy = true, found = null, files = [], shownLabels = true, ready = false, dead = false;
 
 const tell = (text) => { byId("status").textContent = text; };
 function fail(text) {
@@ -74,6 +74,7 @@ async function makeViewers() {
 
 const received = {
   ready({provider, threads}) {
+    ready = true;
     setBusy(false);
     const how = provider === "webgpu" ? "the graphics processor (WebGPU)" : `WebAssembly, ${threads} ${threads === 1 ? "thread" : "threads"}`;
     tell(`Ready: the model runs on ${how}.`);
@@ -108,7 +109,7 @@ const received = {
   saved({bytes, suffix}) {
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([bytes]));
-    link.download = `${opened.replace(/\.(nii(\.gz)?|nrrd|png|jpe?g|bmp|webp|gif|dcm)$/i, "").replace(/[^\w.-]+/g, "_")}_labels.${suffix}`;
+    link.download = `${opened.replace(/\.(nii(\.gz)?|nrrd|png|jpe?g|bmp|webp|dcm)$/i, "").replace(/[^\w.-]+/g, "_")}_labels.${suffix}`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60000);
     setBusy(false);
@@ -144,14 +145,13 @@ function setBusy(now, bar = false) {
 
 function open(list, pick = 0) {
   if (dead || !list.length) return;
+  if (ready && busy) return fail("Something runs: wait until it is done, or cancel it.");
   fail("");
-  files = list;
-  if (busy && worker && byId("status").textContent.startsWith("Slice")) return fail("Cancel the segmentation first.");
   const size = list.reduce((sum, file) => sum + file.size, 0), name = list.length === 1 ? list[0].name : list[0].webkitRelativePath?.split("/")[0] || `${list.length} files`;
   if (size > LARGEST) {
-    files = [];
     return fail(`${name} is too large: ${(size / 1e9).toFixed(1)} GB, at most ${LARGEST / 1e9} GB can be read in a browser. Nothing was read; use samed-hf predict, or crop the scan.`);
   }
+  files = list;
   if (busy) return tell(`${name} will be opened when the model is ready.`);
   [scan, found, opened] = [null, null, name];
   byId("viewer").hidden = byId("found").hidden = byId("solid-box").hidden = true;
@@ -175,7 +175,9 @@ async function showScan({nifti, isImage, window: own}) {
   const isCt = !isImage && (config.preprocessor.channel_names || ["CT"])[0].toUpperCase().includes("CT");
   const volume = planes.volumes[0], windows = {"as the model": own, "whole range": [volume.global_min, volume.global_max], ...(isCt ? WINDOWS : {})};
   byId("window").replaceChildren(...Object.entries(windows).map(([name, bounds]) => new Option(name, bounds.join(","))), new Option("own", ""));
-  byId("view").closest("label").hidden = isImage;
+  byId("view").closest("label").hidden = byId("place").hidden = isImage; // an image has no directions and no mm
+  planes.opts.isOrientationTextVisible = !isImage;
+  planes.setCrosshairWidth(isImage ? 0 : 0.7);
   byId("view").value = isImage ? 0 : 3;
   setView();
   setWindow(own);
@@ -231,7 +233,7 @@ function row(label, index, count, ml, total) {
   swatch.style.background = `rgb(${label.rgb.join(" ")})`;
   cells[0].append(box);
   cells[1].append(swatch, label.name);
-  cells[2].textContent = !count ? "not found" : scan.isImage ? `${((100 * count) / total).toFixed(1)} %` : `${(count * ml).toFixed(count * ml < 10 ? 2 : 1)} ml`;
+  cells[2].textContent = !count ? "not found" : scan.isImage ? `${((100 * count) / total).toFixed(2)} %` : `${(count * ml).toFixed(count * ml < 10 ? 2 : 1)} ml`;
   line.append(...cells);
   return line;
 }

@@ -8,8 +8,9 @@ export class Refused extends Error {}
 export async function inflate(bytes, format = "gzip") {
   try {
     return new Uint8Array(await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream(format))).arrayBuffer());
-  } catch {
-    throw new Refused(`The compressed file is damaged or incomplete. Copy or download it again.`);
+  } catch (error) {
+    if (error instanceof RangeError) throw error; // too little memory
+    throw new Refused("The compressed file is damaged or incomplete. Copy or download it again.");
   }
 }
 

@@ -4,12 +4,9 @@ let core, ort, session, config, assets, volume, labels, plan, stopped;
 const say = (type, content = {}, transfer = []) => postMessage({type, ...content}, transfer);
 
 onmessage = async ({data: {type, ...content}}) => {
-  if (type === "cancel") {
-    stopped = true;
-    return;
-  }
+  if (type === "cancel") stopped = true;
   try {
-    await {start, open, segment, save}[type](content);
+    await {start, open, segment, save}[type]?.(content);
   } catch (error) {
     const memory = error instanceof RangeError || /memory|alloc/i.test(error?.message || "");
     const text = error?.name === "NotReadableError" ? "The file can't be read any more: choose it again." : error?.message || String(error);
@@ -49,10 +46,9 @@ async function check() {
 async function open({files, pick = 0}) {
   [volume, labels] = [null, null];
   const name = files[0].name.toLowerCase();
-  const [head] = await Promise.all([files[0].slice(0, 132).arrayBuffer()]);
-  const bytes = new Uint8Array(head), isDicom = String.fromCharCode(...bytes.slice(128)) === "DICM";
+  const bytes = new Uint8Array(await files[0].slice(0, 132).arrayBuffer()), isDicom = String.fromCharCode(...bytes.slice(128)) === "DICM";
   let notes = [], series = [];
-  if (files.length === 1 && !isDicom && /\.(png|jpe?g|bmp|webp|gif)$/.test(name)) volume = await openImage(files[0], bytes);
+  if (files.length === 1 && !isDicom && /\.(png|jpe?g|bmp|webp)$/.test(name)) ({volume, notes} = await openImage(files[0], bytes));
   else if (files.length === 1 && /\.nii(\.gz)?$/.test(name)) volume = core.parseNifti(await unpacked(files[0]));
   else if (files.length === 1 && name.endsWith(".nrrd")) volume = await core.parseNrrd(await unpacked(files[0]));
   else ({volume, notes, series} = await openDicom(files, pick));
@@ -84,7 +80,10 @@ async function openImage(file, head) {
   }
   const context = new OffscreenCanvas(bitmap.width, bitmap.height).getContext("2d", {willReadFrequently: true});
   context.drawImage(bitmap, 0, 0);
-  return core.imageVolume(context.getImageData(0, 0, bitmap.width, bitmap.height).data, bitmap.width, bitmap.height, config.channels_of_scan);
+  const {data, width, height} = context.getImageData(0, 0, bitmap.width, bitmap.height);
+  const transparent = data.some((value, i) => i % 4 === 3 && value < 255);
+  const notes = transparent ? ["The image has transparent pixels, which are darker here than for samed-hf predict."] : [];
+  return {volume: core.imageVolume(data, width, height, config.channels_of_scan), notes};
 }
 
 /** The largest series of DICOM files, or the one picked, by dcm2niix. */
