@@ -299,6 +299,27 @@ def test_files_that_cannot_be_used(page, scan, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.browser
+def test_keys_window_and_legend(page, scan):
+    from selenium.webdriver.common.keys import Keys
+
+    page.segment(scan)
+    planes, places = page.browser.find_element("id", "planes"), []
+    for key in (Keys.ARROW_UP, Keys.ARROW_UP, Keys.ARROW_LEFT, Keys.PAGE_UP):
+        planes.send_keys(key)
+        places.append(page.text("place"))
+    assert len(set(places)) == 4
+    value = "return document.getElementById(arguments[0]).value"
+    assert page.browser.execute_script(value, "low") == "-125"
+    planes.send_keys("ww")
+    assert page.browser.execute_script(value, "window") == "-125,275"  # the first preset of CT
+    planes.send_keys("+")
+    assert page.browser.execute_script(value, "opacity") == "0.6"
+    page.browser.find_element("css selector", "#legend input").click()
+    assert not page.text("error")
+
+
+@pytest.mark.slow
+@pytest.mark.browser
 @pytest.mark.parametrize("width", [360, 1440])
 def test_widths_and_names(page, scan, width):
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
