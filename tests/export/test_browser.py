@@ -334,3 +334,16 @@ def test_widths_and_names(page, scan, width):
         assert page.browser.execute_script(nameless) == []
     finally:
         page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_several_series(page, tmp_path):
+    for number, depth in ((1, 3), (2, 5)):
+        stored = np.random.default_rng(number).normal(1040, 120, (24, 32, depth)).astype(np.uint16)
+        write_series(tmp_path / "study" / str(number), stored, series=f"series {number}", number=number)
+    page.give(tmp_path / "study", field="folder")
+    page.until("study: 24 × 32 × 5 voxels")
+    assert page.text("series").startswith("2 ")
+    page.browser.find_element("css selector", "#series option:nth-child(2)").click()
+    page.until("study: 24 × 32 × 3 voxels")

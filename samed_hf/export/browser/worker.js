@@ -101,7 +101,7 @@ async function openDicom(files, pick) {
   const found = own.map((name) => ({name, size: tool.FS.stat(`/out/${name}`).size})).sort((a, b) => b.size - a.size);
   if (!found.length) throw new core.Refused(`No scan was found in ${files.length === 1 ? files[0].name : `these ${files.length} files`}: expected NIfTI, NRRD, an image or the DICOM files of a scan.${/compress|unsupported|transfer/i.test(lines.join()) ? " Their compression may be unknown here: use samed-hf predict." : ""}`);
   const notes = names.length > own.length ? ["The slices are tilted or unevenly spaced: volumes in ml are approximate."] : [];
-  return {volume: core.parseNifti(tool.FS.readFile(`/out/${found[pick].name}`)), notes, series: found.map((one) => one.name.slice(0, -4))};
+  return {volume: core.parseNifti(tool.FS.readFile(`/out/${found[pick].name}`)), notes, series: found.map((one) => one.name.slice(0, -4).replaceAll("_", " "))};
 }
 
 async function segment() {
