@@ -160,9 +160,10 @@ def _read_package(package: str, digest: str) -> bytes:
         done = subprocess.run(command, capture_output=True, text=True, cwd=directory)
         archives = list(Path(directory).glob("*.tgz"))
         if done.returncode or not archives:
+            reason = printable(" ".join(done.stderr.split())[:200])
             raise ConnectionError(
-                f"{package}, which the page needs, can't be downloaded ({printable(' '.join(done.stderr.split())[:200])}): run the command "
-                f"once with a connection; the package is then kept in {cache}."
+                f"{package}, which the page needs, can't be downloaded ({reason}): run the command once with a "
+                f"connection; the package is then kept in {cache}."
             )
         content = archives[0].read_bytes()
     if _digest(content) != digest:
