@@ -114,6 +114,7 @@ def test_weights_and_moments_by_hand(base):
     assert distributed.step == memory.step + 4 * memory.trained
 
 
+@pytest.mark.slow
 def test_moments_of_eight_bits(base):
     memory = estimate_training(base, replace(SETTINGS, optimizer="adamw_8bit"))
     trained = [one.numel() for one in make_meta_model(base, SETTINGS).parameters() if one.requires_grad]

@@ -225,6 +225,7 @@ def change_one_voxel(path):
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+@pytest.mark.slow
 def test_a_changed_input_is_noticed(tiny_adapter, tmp_path, capsys):
     scans, out = tmp_path / "scans", tmp_path / "out"
     array = np.random.default_rng(0).integers(0, 500, (20, 18, 3)).astype(np.int16)

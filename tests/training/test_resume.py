@@ -487,6 +487,7 @@ def put_pickles(directory: Path, names: list[str], victim: Path, dump) -> None:
         renew_manifest(directory)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dump", [lambda thing, file: pickle.dump(thing, file), torch.save], ids=["pickle", "torch"])
 def test_no_pickle_in_a_checkpoint_is_executed(settings, broken, tmp_path, dump):
     directory, victim = broken / "checkpoint-4", tmp_path / "executed"
@@ -663,6 +664,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(place)], capture_output=True, check=False)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_an_error_that_leaves_earlier_checkpoints_complete(settings, small_disk, tmp_path, capsys):
     folder = small_disk("size=2m") / "run"
     changes = {"output_dir": str(folder), "checkpointing_steps": 1, "checkpoints_total_limit": 5}
