@@ -80,6 +80,7 @@ def test_no_adapter_is_read_from_the_servers_disk(app, tiny_adapter, tiny_sam, t
     assert app.load(str(tiny_adapter)).config.num_labels == 3
 
 
+@pytest.mark.slow
 def test_only_the_formats_named_within_the_limits(app, tiny_adapter, tmp_path, monkeypatch):
     import gradio
 

@@ -52,6 +52,7 @@ def test_predict_writes_each_scans_labels_on_its_own_grid(tiny_adapter, scans, t
     assert "ml" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["strict", "samed"])
 def test_evaluate_writes_scores_and_images(tiny_adapter, tiny_data, tmp_path, capsys, protocol):
     out = tmp_path / "scores"

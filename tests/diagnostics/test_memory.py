@@ -141,6 +141,7 @@ def test_every_memory_flag_reduces_the_estimate(base):
     assert len(set(totals)) == len(totals)
 
 
+@pytest.mark.slow
 def test_an_estimate_changes_no_global_state(base):
     attention._memory.kept = None
     state = torch.get_rng_state()

@@ -98,6 +98,7 @@ def test_weights_of_the_best_validation_are_named(adapter, data, tmp_path):
     assert "after the last step" in checklist(adapter, data, tmp_path / "last")["Model selection"]
 
 
+@pytest.mark.slow
 def test_cases_of_a_published_adapter_are_not_compared(adapter, data, tmp_path):
     from samed_hf.hub.repository import lay_out_repository
 
