@@ -53,6 +53,7 @@ def app():
     os.environ.pop("GRADIO_TEMP_DIR") if before is None else os.environ.update(GRADIO_TEMP_DIR=before)
 
 
+@pytest.mark.slow
 def test_no_adapter_is_read_from_the_servers_disk(app, tiny_adapter, tiny_sam, tmp_path, monkeypatch):
     import gradio
 
@@ -79,6 +80,7 @@ def test_no_adapter_is_read_from_the_servers_disk(app, tiny_adapter, tiny_sam, t
     assert app.load(str(tiny_adapter)).config.num_labels == 3
 
 
+@pytest.mark.slow
 def test_only_the_formats_named_within_the_limits(app, tiny_adapter, tmp_path, monkeypatch):
     import gradio
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
@@ -50,7 +51,11 @@ def run_in_processes(args: argparse.Namespace, work: Callable[[PartialState], in
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     state = PartialState(on_cpu, timeout=_TIMEOUT)
     try:
-        return work(state)
+        status = work(state)
+        if state.num_processes > 1:  # as in end_distributed
+            state.wait_for_everyone()
+            time.sleep(0.2)
+        return status
     except _FailedElsewhereError:
         return 2
     finally:

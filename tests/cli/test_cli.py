@@ -52,6 +52,7 @@ def test_predict_writes_each_scans_labels_on_its_own_grid(tiny_adapter, scans, t
     assert "ml" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["strict", "samed"])
 def test_evaluate_writes_scores_and_images(tiny_adapter, tiny_data, tmp_path, capsys, protocol):
     out = tmp_path / "scores"
@@ -65,6 +66,7 @@ def test_evaluate_writes_scores_and_images(tiny_adapter, tiny_data, tmp_path, ca
     assert f"{metrics['mean']['dice']:.4f}" in printed
 
 
+@pytest.mark.slow
 def test_a_merged_model_predicts_like_its_adapter(tiny_adapter, scans, tmp_path):
     model = SamedForSemanticSegmentation.from_pretrained(tiny_adapter)
     model.merge_and_unload().save_pretrained(tmp_path / "merged")

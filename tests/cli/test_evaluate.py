@@ -46,6 +46,7 @@ def contents(directory):
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
+@pytest.mark.slow
 def test_each_case_is_read_once(tiny_adapter, data, tmp_path, monkeypatch):
     read, seen = CaseDataset.read_raw, Counter()
 

@@ -436,6 +436,7 @@ def test_a_scaling_is_multiplied_into_b(bases, tmp_path, options):
     torch.testing.assert_close(converted, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "reason"),
     [

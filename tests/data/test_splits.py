@@ -169,6 +169,7 @@ def test_the_scored_cases_are_evenly_spaced():
     assert data.selection == ["v00", "v10", "v20"]
 
 
+@pytest.mark.slow
 def test_evaluate_scores_the_fold_of_the_file(tiny_adapter, tiny_data, tmp_path, splits):
     from samed_hf.cli import main
 

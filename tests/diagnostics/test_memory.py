@@ -114,6 +114,7 @@ def test_weights_and_moments_by_hand(base):
     assert distributed.step == memory.step + 4 * memory.trained
 
 
+@pytest.mark.slow
 def test_moments_of_eight_bits(base):
     memory = estimate_training(base, replace(SETTINGS, optimizer="adamw_8bit"))
     trained = [one.numel() for one in make_meta_model(base, SETTINGS).parameters() if one.requires_grad]
@@ -140,6 +141,7 @@ def test_every_memory_flag_reduces_the_estimate(base):
     assert len(set(totals)) == len(totals)
 
 
+@pytest.mark.slow
 def test_an_estimate_changes_no_global_state(base):
     attention._memory.kept = None
     state = torch.get_rng_state()

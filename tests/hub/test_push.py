@@ -53,6 +53,7 @@ def contents(directory):
     return {str(path): path.is_file() and (path.read_bytes(), path.stat().st_mtime_ns) for path in directory.rglob("*")}
 
 
+@pytest.mark.slow
 def test_the_adapter_goes_up_and_the_run_stays(hub, adapter):
     before = contents(adapter)
     assert push_adapter(adapter, "ward/discs", **BASE) == f"{hub.url}/ward/discs"
@@ -73,6 +74,7 @@ def test_the_adapter_goes_up_and_the_run_stays(hub, adapter):
     assert contents(adapter) == before
 
 
+@pytest.mark.slow
 def test_no_path_of_this_machine_and_no_token_is_uploaded(hub, adapter, tmp_path):
     push_adapter(adapter, "ward/discs", with_handler=True, source=SOURCE, **BASE)
     for path, content in hub.files("ward/discs").items():
@@ -80,6 +82,7 @@ def test_no_path_of_this_machine_and_no_token_is_uploaded(hub, adapter, tmp_path
             assert secret not in content, path
 
 
+@pytest.mark.slow
 def test_a_path_in_the_adapters_own_files_stops_the_upload(hub, adapter):
     (adapter / "README.md").write_text(f"from {adapter}")
     with pytest.raises(ValueError, match=r"README\.md contains a path.*nothing was uploaded"):
@@ -87,6 +90,7 @@ def test_a_path_in_the_adapters_own_files_stops_the_upload(hub, adapter):
     assert set(hub.files("ward/discs")) == {".gitattributes"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["metrics.json", "adapter_config.json", "training_settings.json", "examples", "x.png"])
 def test_a_link_out_of_the_directory_is_refused_and_one_inside_is_not(hub, adapter, tmp_path, name):
     path = adapter / "examples" / name if name == "x.png" else adapter / name
@@ -104,6 +108,7 @@ def test_a_link_out_of_the_directory_is_refused_and_one_inside_is_not(hub, adapt
         assert hub.files("ward/discs")["overlay.png"] == b"of the run"
 
 
+@pytest.mark.slow
 def test_a_random_base_outside_of_the_directory_is_not_published(hub, adapter, tiny_sam):
     settings = {"run": {"random_base": True}}
     (adapter / "training_settings.json").write_text(json.dumps(settings))
@@ -117,6 +122,7 @@ def test_a_random_base_outside_of_the_directory_is_not_published(hub, adapter, t
     assert set(hub.repositories) == {"ward/discs"}
 
 
+@pytest.mark.slow
 def test_the_base_model_is_the_one_named(hub, adapter):
     push_adapter(adapter, "ward/discs", base_revision="v1", **BASE)
     files = hub.files("ward/discs")
@@ -127,6 +133,7 @@ def test_the_base_model_is_the_one_named(hub, adapter):
     assert adapter_config["task_type"] is None
 
 
+@pytest.mark.slow
 def test_a_local_base_gives_a_warning_and_is_not_published(hub, adapter, caplog):
     push_adapter(adapter, "ward/discs", token="hf_test")
     assert "--base_model USER/NAME" in caplog.text
@@ -134,6 +141,7 @@ def test_a_local_base_gives_a_warning_and_is_not_published(hub, adapter, caplog)
     assert b"is not on the Hub" in hub.files("ward/discs")["README.md"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_the_weights_in_the_data_type_asked_for(hub, adapter, dtype, caplog):
     caplog.set_level("INFO", "samed_hf")
@@ -147,6 +155,7 @@ def test_the_weights_in_the_data_type_asked_for(hub, adapter, dtype, caplog):
     assert f"MB in {dtype}" in caplog.text
 
 
+@pytest.mark.slow
 def test_images_of_patients_are_uploaded_on_request_only(hub, adapter, caplog):
     settings = json.loads((adapter / "training_settings.json").read_text())
     settings["run"]["synthetic"] = False
@@ -161,6 +170,7 @@ def test_images_of_patients_are_uploaded_on_request_only(hub, adapter, caplog):
     assert not images & set(hub.files("ward/discs"))
 
 
+@pytest.mark.slow
 def test_an_older_layout_and_a_whole_model_make_way(hub, adapter, tmp_path):
     hub.add("ward/discs", tmp_path / "nothing")
     old = {"adapter/adapter_config.json", "adapter/adapter_model.safetensors", "model.safetensors.index.json"}
@@ -171,6 +181,7 @@ def test_an_older_layout_and_a_whole_model_make_way(hub, adapter, tmp_path):
     assert not {*old, "model-00001-of-00002.safetensors"} & files
 
 
+@pytest.mark.slow
 def test_a_random_base_goes_up_too(hub, adapter, tiny_sam):
     shutil.copytree(tiny_sam, adapter / "base_model")
     config = json.loads((adapter / "adapter_config.json").read_text()) | {"base_model_name_or_path": "./base_model"}
@@ -183,11 +194,13 @@ def test_a_random_base_goes_up_too(hub, adapter, tiny_sam):
     assert not any("model.safetensors" in path and "adapter" not in path for path in hub.files("ward/discs"))
 
 
+@pytest.mark.slow
 def test_a_bare_name_goes_to_ones_own_namespace(hub, adapter):
     assert push_adapter(adapter, "discs", **BASE) == f"{hub.url}/me/discs"
     assert list(hub.repositories) == ["me/discs"]
 
 
+@pytest.mark.slow
 def test_a_repository_is_private_where_that_is_asked_for(hub, adapter):
     push_adapter(adapter, "ward/open", **BASE)
     push_adapter(adapter, "ward/closed", private=True, **BASE)
@@ -210,6 +223,7 @@ def test_a_refused_upload_leaves_the_folder_and_can_be_tried_again(hub, adapter,
     assert "adapter_model.safetensors" in hub.files("ward/discs")
 
 
+@pytest.mark.slow
 def test_what_was_sent_before_a_failure_is_not_sent_again(hub, adapter):
     hub.refuse = "commit"
     with pytest.raises(ValueError, match="403"):
@@ -220,6 +234,7 @@ def test_what_was_sent_before_a_failure_is_not_sent_again(hub, adapter):
     assert [request for request in hub.requests if request[0] == "PUT"] == []
 
 
+@pytest.mark.slow
 def test_a_hub_that_cannot_be_reached(hub, adapter, monkeypatch):
     before = contents(adapter)
     # A port that is bound and not listened to refuses every connection.
@@ -231,6 +246,7 @@ def test_a_hub_that_cannot_be_reached(hub, adapter, monkeypatch):
     assert contents(adapter) == before
 
 
+@pytest.mark.slow
 def test_offline_mode_is_named(hub, adapter, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match=r"offline mode is enabled.*try again with `samed-hf push"):
@@ -238,6 +254,7 @@ def test_offline_mode_is_named(hub, adapter, monkeypatch):
     assert hub.requests == []
 
 
+@pytest.mark.slow
 def test_a_name_the_hub_does_not_know_how_to_read(hub, adapter):
     for name in ("a/b/c", "two words", "ward/"):
         with pytest.raises(ValueError, match=f"'{name}'"):
@@ -245,6 +262,7 @@ def test_a_name_the_hub_does_not_know_how_to_read(hub, adapter):
     assert hub.repositories == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", [["adapter_config.json"], ["adapter_config.json", "adapter_model.safetensors"]])
 def test_a_folder_without_adapter_is_refused_before_anything_is_made(hub, adapter, missing):
     for name in missing:
@@ -256,6 +274,7 @@ def test_a_folder_without_adapter_is_refused_before_anything_is_made(hub, adapte
     assert hub.requests == []
 
 
+@pytest.mark.slow
 def test_damaged_weights_are_not_sent(hub, adapter):
     path = adapter / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
@@ -263,6 +282,7 @@ def test_damaged_weights_are_not_sent(hub, adapter):
         push_adapter(adapter, "ward/discs", **BASE)
 
 
+@pytest.mark.slow
 def test_the_command(hub, adapter, capsys):
     options = [
         "--hub_token",
@@ -283,6 +303,7 @@ def test_the_command(hub, adapter, capsys):
     assert "try again with" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_branch_and_a_pull_request_leave_main_as_it_is(hub, adapter):
     push_adapter(adapter, "ward/discs", **BASE)
     before = hub.repositories["ward/discs"].refs["main"]
@@ -306,6 +327,7 @@ def everything(hub, name="ward/discs"):
     return {path: content.decode() for path, content in files if not path.endswith((".safetensors", ".png"))}
 
 
+@pytest.mark.slow
 def test_no_name_of_a_case_or_a_directory_is_uploaded(hub, adapter, tmp_path):
     patients = ["Doe_Jane", "Roe_Richard", "Poe_Edgar"]
     score = {"dice": 0.5, "hd95": None}
@@ -337,6 +359,7 @@ def test_no_name_of_a_case_or_a_directory_is_uploaded(hub, adapter, tmp_path):
     assert "2 cases, none of them trained on" in texts["README.md"]
 
 
+@pytest.mark.slow
 def test_private_for_a_public_repository_is_refused(hub, adapter):
     push_adapter(adapter, "ward/open", **BASE)
     before = hub.files("ward/open")
@@ -345,6 +368,7 @@ def test_private_for_a_public_repository_is_refused(hub, adapter):
     assert hub.files("ward/open") == before
 
 
+@pytest.mark.slow
 def test_the_base_of_a_private_repository_is_private(hub, adapter, tiny_sam):
     hub.repositories["ward/closed"] = Repository(private=True)
     hub.repositories["ward/closed"].commit({})
@@ -355,6 +379,7 @@ def test_the_base_of_a_private_repository_is_private(hub, adapter, tiny_sam):
     assert hub.repositories["ward/closed-base"].private
 
 
+@pytest.mark.slow
 def test_data_sets_are_named_if_everyone_can_see_them(hub, adapter):
     hub.repositories["lab/scans"] = Repository()
     hub.repositories["lab/secret"] = Repository(private=True)
@@ -372,6 +397,7 @@ def test_data_sets_are_named_if_everyone_can_see_them(hub, adapter):
         assert f"Trained on {name.split('/')[1]}" in texts["README.md"] or not expected
 
 
+@pytest.mark.slow
 def test_a_card_that_was_edited_on_the_hub_is_kept_and_old_scores_are_not(hub, adapter):
     push_adapter(adapter, "ward/discs", license="mit", **BASE)
     files = dict(hub.files("ward/discs"))
@@ -389,6 +415,7 @@ def test_a_card_that_was_edited_on_the_hub_is_kept_and_old_scores_are_not(hub, a
     assert not {"metrics.json", "metrics.csv"} & set(files)
 
 
+@pytest.mark.slow
 def test_the_source_that_others_install_from(hub, adapter, monkeypatch):
     monkeypatch.setattr("samed_hf.hub.repository.package_source", lambda: None)
     with pytest.raises(ValueError, match="with_handler is given, but the source"):

@@ -167,6 +167,7 @@ def test_free_memory(monkeypatch):
     assert free_memory(torch.device("cuda", 0)) == 130  # includes the memory that torch has reserved but not allocated
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("image_size", "vision", "labels", "size"),
     [

@@ -84,6 +84,7 @@ def test_bases_that_differ_are_both_copied(study, tmp_path):
     assert bases == ["../base_model", "../base_model_1"]
 
 
+@pytest.mark.slow
 def test_every_way_of_naming_an_ensemble_predicts_the_same(study, tmp_path):
     ensemble, scan = study / "ensemble", study / "s.nii"
     calls = {
@@ -169,6 +170,7 @@ def test_evaluation_averages_the_softmax(study):
     assert (alone != expected).any()
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_evaluated(study, tiny_data, tmp_path):
     command = ["evaluate", str(study / "ensemble"), "--data", str(tiny_data), "--output", str(tmp_path / "scores")]
     assert main(command) == 0

@@ -33,6 +33,7 @@ def scan():
     return Volume(array, np.diag([-1.0, -1.0, 3.0, 1.0]))
 
 
+@pytest.mark.slow
 def test_the_second_model_of_an_ensemble_counts(tiny_adapter, second_adapter, scan, tmp_path):
     single = [
         segment_volume(Segmenter.load([str(adapter)]), scan, probabilities=tmp_path / f"{index}.raw")

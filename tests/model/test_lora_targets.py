@@ -51,6 +51,7 @@ def test_lora_is_on_the_named_layers_of_every_block_alone(tiny_model, targets):
     assert found == {f"sam.vision_encoder.layers.{block}.{layer}" for block in range(4) for layer in layers}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # PEFT 0.21 asks for it
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
 def test_saved_loaded_and_merged_adapters_have_the_same_logits(tiny_model, tiny_sam, tmp_path, recipe):

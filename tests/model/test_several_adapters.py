@@ -59,6 +59,7 @@ def test_each_adapter_gives_the_outputs_that_it_gives_alone(saved, order):
     assert not any(parameter.requires_grad for name, parameter in model.named_parameters() if "iou_prediction" in name)
 
 
+@pytest.mark.slow
 def test_the_active_adapter_is_saved_and_merged(saved, tmp_path):
     directories, expected = saved
     model = SamedForSemanticSegmentation.from_pretrained(directories["few"])

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from samed_hf import SamedForSemanticSegmentation
 from samed_hf.cli import main
 from samed_hf.prediction import case as prediction
 
+from ..conftest import randomize_lora
 from ..dicom_files import write_series
 
 
@@ -171,7 +173,7 @@ def test_without_a_list_of_cases_those_of_a_killed_run_are_found(tiny_adapter, s
         (["--no_preview"], "preview True, not False"),
         (["--frames", "0"], "frames None, not [0]"),
         (["--dtype", "bfloat16"], "dtype float32, not bfloat16"),
-        (["--ensemble", "ADAPTER"], "another adapter or base model"),
+        (["--ensemble", "OTHER"], "another adapter or base model"),
     ],
 )
 def test_other_settings_are_refused(tiny_adapter, scans, tmp_path, capsys, flags, message):
@@ -179,7 +181,11 @@ def test_other_settings_are_refused(tiny_adapter, scans, tmp_path, capsys, flags
     scan = scans / "a.nii.gz"
     assert run(tiny_adapter, scan, "--output", out) == 0
     before = contents(out)
-    flags = [tiny_adapter if flag == "ADAPTER" else flag for flag in flags]
+    if "OTHER" in flags:
+        other = SamedForSemanticSegmentation.from_pretrained(tiny_adapter)
+        randomize_lora(other)
+        other.save_pretrained(tmp_path / "other")
+    flags = [tmp_path / "other" if flag == "OTHER" else flag for flag in flags]
     assert run(tiny_adapter, scan, "--output", out, "--skip_existing", *flags) == 2
     error = capsys.readouterr().err
     assert f"a ({message})" in error
@@ -219,6 +225,7 @@ def change_one_voxel(path):
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+@pytest.mark.slow
 def test_a_changed_input_is_noticed(tiny_adapter, tmp_path, capsys):
     scans, out = tmp_path / "scans", tmp_path / "out"
     array = np.random.default_rng(0).integers(0, 500, (20, 18, 3)).astype(np.int16)

@@ -48,6 +48,7 @@ def statistics_of(out, case="heart"):
     return json.loads((out / case / "statistics.json").read_text())
 
 
+@pytest.mark.slow
 def test_every_frame_is_a_scan_of_its_own(tiny_adapter, segmenter, path, tmp_path, capsys):
     out = tmp_path / "out"
     assert run(tiny_adapter, path, "--output", out, "--per_class", "--probabilities") == 0
@@ -77,6 +78,7 @@ def test_every_frame_is_a_scan_of_its_own(tiny_adapter, segmenter, path, tmp_pat
         assert preview.width == 960
 
 
+@pytest.mark.slow
 def test_chosen_frames(tiny_adapter, path, tmp_path, capsys):
     out, one = tmp_path / "out", tmp_path / "one"
     assert run(tiny_adapter, path, "--output", out, "--frames", "2-3,0", "--no_report") == 0
@@ -95,6 +97,7 @@ def test_chosen_frames(tiny_adapter, path, tmp_path, capsys):
             run(tiny_adapter, path, "--output", tmp_path / "no", f"--frames={wrong}")
 
 
+@pytest.mark.slow
 def test_clean_up_is_done_in_each_frame(tiny_adapter, path, tmp_path):
     assert run(tiny_adapter, path, "--output", tmp_path / "out", "--keep_largest", "all", "--no_report") == 0
     assert run(tiny_adapter, path, "--output", tmp_path / "raw", "--no_report", "--no_preview") == 0
@@ -109,6 +112,7 @@ def test_clean_up_is_done_in_each_frame(tiny_adapter, path, tmp_path):
     assert sum(statistics_of(tmp_path / "out")["removed"].values()) == removed > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".mha", ".nrrd"])
 def test_frames_of_itk_files(tiny_adapter, moving, path, tmp_path, suffix):
     image = SimpleITK.GetImageFromArray(np.ascontiguousarray(moving.T), isVector=False)
@@ -121,6 +125,7 @@ def test_frames_of_itk_files(tiny_adapter, moving, path, tmp_path, suffix):
     np.testing.assert_array_equal(labels.T, nib.load(tmp_path / "nifti" / "heart.nii.gz").get_fdata())
 
 
+@pytest.mark.slow
 def test_a_flat_scan_has_a_flat_result(tiny_adapter, moving, tmp_path):
     nib.save(nib.Nifti1Image(moving[:, :, 0, 0], np.eye(4)), tmp_path / "a.nii.gz")
     nib.save(nib.Nifti1Image(moving[None, :, :, 0, 0], np.eye(4)), tmp_path / "b.nii.gz")
@@ -131,6 +136,7 @@ def test_a_flat_scan_has_a_flat_result(tiny_adapter, moving, tmp_path):
     assert nib.load(tmp_path / "out" / "b.nii.gz").get_fdata().any()
 
 
+@pytest.mark.slow
 def test_pages_of_an_image(tiny_adapter, moving, tmp_path, capsys):
     stack = (moving[:, :, 0] // 8 + 128).astype(np.uint8).T  # (pages, rows, columns)
     pages = [Image.fromarray(page) for page in stack]
@@ -157,6 +163,7 @@ def test_pages_of_an_image(tiny_adapter, moving, tmp_path, capsys):
     assert capsys.readouterr().err.count("is a 2-D image") == 2
 
 
+@pytest.mark.slow
 def test_chosen_frames_of_a_cine_refer_to_those_of_the_file(tiny_adapter, moving, tmp_path):
     write_image(tmp_path / "cine.dcm", (moving[:, :, 0] + 2000).clip(0).astype(np.uint16).T, modality="US")
     assert run(tiny_adapter, tmp_path / "cine.dcm", "--output", tmp_path / "out", "--frames", "1-2", "--no_report") == 0

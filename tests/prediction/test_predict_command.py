@@ -69,6 +69,7 @@ def files_in(directory):
 # ---------------------------------------------------------------------------------------------------------------- runs
 
 
+@pytest.mark.slow
 def test_a_run_writes_all_files(tiny_adapter, segmenter, scans, tmp_path, capsys):
     out = tmp_path / "out"
     assert run(tiny_adapter, scans, "--output", out) == 0
@@ -103,6 +104,7 @@ def test_a_run_writes_all_files(tiny_adapter, segmenter, scans, tmp_path, capsys
         assert f"{name} {millilitres:.3g} ml" in printed
 
 
+@pytest.mark.slow
 def test_every_format_gives_the_same_labels_on_its_own_grid(tiny_adapter, array, tmp_path):
     scans, out = tmp_path / "scans", tmp_path / "out"
     scans.mkdir()
@@ -136,6 +138,7 @@ def test_every_format_gives_the_same_labels_on_its_own_grid(tiny_adapter, array,
         assert both[0]["labels"][name]["ml"] == pytest.approx(both[1]["labels"][name]["ml"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_images(tiny_adapter, tmp_path, capsys):
     image = np.random.default_rng(0).integers(0, 255, (40, 50), dtype=np.uint8)
     Image.fromarray(image).save(tmp_path / "slice.png")
@@ -153,6 +156,7 @@ def test_images(tiny_adapter, tmp_path, capsys):
     np.testing.assert_array_equal(read_volume(tmp_path / "nifti" / "slice.nii.gz").array[:, :, 0].T, labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["nii", "nrrd", "mha"])
 def test_probabilities_masks_and_format(tiny_adapter, segmenter, scans, tmp_path, form):
     out = tmp_path / "out"
@@ -172,6 +176,7 @@ def test_probabilities_masks_and_format(tiny_adapter, segmenter, scans, tmp_path
         np.testing.assert_array_equal(labels.array == index, found)
 
 
+@pytest.mark.slow
 def test_labels_and_clean_up(tiny_adapter, scans, tmp_path):
     assert run(tiny_adapter, scans / "a.nii.gz", "--output", tmp_path / "all", "--no_preview") == 0
     before = read_volume(tmp_path / "all" / "a.nii.gz").array
@@ -189,6 +194,7 @@ def test_labels_and_clean_up(tiny_adapter, scans, tmp_path):
     assert files_in(tmp_path / "bar" / "a") == ["bar.nii.gz", "statistics.json"]
 
 
+@pytest.mark.slow
 def test_an_ensemble_of_two_equal_models_predicts_as_one(tiny_adapter, scans, tmp_path):
     twin = shutil.copytree(tiny_adapter, tmp_path / "twin")
     for name, more in (("one", []), ("two", ["--ensemble", twin])):
@@ -198,6 +204,7 @@ def test_an_ensemble_of_two_equal_models_predicts_as_one(tiny_adapter, scans, tm
     assert json.loads((tmp_path / "two" / "predictions.json").read_text())["settings"]["ensemble"] == [str(twin)]
 
 
+@pytest.mark.slow
 def test_a_failing_case_does_not_stop_the_others(tiny_adapter, scans, tmp_path, capsys):
     (scans / "truncated.nii.gz").write_bytes((scans / "a.nii.gz").read_bytes()[:300])
     nib.save(nib.Nifti1Image(np.full((8, 8, 2), np.nan), np.eye(4)), scans / "nan.nii.gz")
@@ -224,6 +231,7 @@ def test_a_failing_case_does_not_stop_the_others(tiny_adapter, scans, tmp_path, 
     assert "truncated.nii.gz" in (out / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_no_file_is_left_if_all_cases_fail(tiny_adapter, tmp_path, capsys):
     (tmp_path / "truncated.nii.gz").write_bytes(b"truncated")
     assert run(tiny_adapter, tmp_path / "truncated.nii.gz", "--output", tmp_path / "out") == 2
@@ -300,6 +308,7 @@ def test_flags_reach_the_model(tiny_adapter, scans, tmp_path, monkeypatch):
     assert (seen["tta"], seen["batch_size"], seen["models"], seen["probabilities"]) == (True, 3, 1, None)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_used_and_recorded(tiny_adapter, scans, tmp_path):
     for dtype in ("float32", "bfloat16"):
         flags = ["--dtype", dtype, "--batch_size", "auto", "--no_preview"]
@@ -315,6 +324,7 @@ def test_bfloat16_is_used_and_recorded(tiny_adapter, scans, tmp_path):
     assert len(np.unique(result.confidence)) > 60  # from 1/3 to 0.36, where bfloat16 has 16 values
 
 
+@pytest.mark.slow
 def test_batch_size_is_a_number_or_auto(tiny_adapter, scans, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         run(tiny_adapter, scans, "--output", tmp_path / "out", "--batch_size", "many")
@@ -358,6 +368,7 @@ def logged(caplog):
     return caplog
 
 
+@pytest.mark.slow
 def test_a_case_is_written_while_the_next_is_segmented(segmenter, scans, tmp_path, monkeypatch, logged):
     shutil.copy(scans / "a.nii.gz", scans / "c.nii.gz")
     records = Overlap(monkeypatch).run(segmenter, scans, tmp_path / "out")
@@ -368,6 +379,7 @@ def test_a_case_is_written_while_the_next_is_segmented(segmenter, scans, tmp_pat
     assert not list((tmp_path / "out").glob(".*.tmp"))
 
 
+@pytest.mark.slow
 def test_progress_waits_for_the_report_of_the_previous_case(segmenter, scans, tmp_path, monkeypatch, logged):
     class Display:
         def __init__(self, description, unit, bar=None):
@@ -396,6 +408,7 @@ def test_progress_waits_for_the_report_of_the_previous_case(segmenter, scans, tm
     assert logged.messages[reported + 1] == "case 2/2 b 2/9"
 
 
+@pytest.mark.slow
 def test_a_case_that_fails_while_another_is_written(segmenter, scans, tmp_path, monkeypatch, logged):
     shutil.copy(scans / "a.nii.gz", scans / "c.nii.gz")
 
@@ -411,6 +424,7 @@ def test_a_case_that_fails_while_another_is_written(segmenter, scans, tmp_path, 
     assert files_in(tmp_path / "out") == ["a.nii.gz", "a/statistics.json", "c.nii.gz", "c/statistics.json"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_no_half_written_case(segmenter, scans, tmp_path, monkeypatch, logged):
     shutil.copy(scans / "a.nii.gz", scans / "c.nii.gz")
 
@@ -429,6 +443,7 @@ def test_ctrl_c_leaves_no_half_written_case(segmenter, scans, tmp_path, monkeypa
 # ------------------------------------------------------------------------------------------------------- bad arguments
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -457,6 +472,7 @@ def test_bad_arguments(tiny_adapter, scans, tmp_path, capsys, flags, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_arguments_are_checked_before_the_model_is_loaded(scans, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     for flags, message in (
@@ -477,6 +493,7 @@ def job_of(name, path="/scans/x.nii.gz", kind="nifti", suffix=".nii.gz"):
     return ScanFile(name, Path(path), kind, (), suffix)
 
 
+@pytest.mark.slow
 def test_no_two_results_share_a_name(tmp_path):
     settings = PredictionSettings()
     for names in (("a", "a.nii.gz"), ("report.html",), ("predictions.json",)):
@@ -487,6 +504,7 @@ def test_no_two_results_share_a_name(tmp_path):
             plan_jobs([job_of(name)], tmp_path / "out", settings)
 
 
+@pytest.mark.slow
 def test_results_in_a_dicom_directory_are_refused(tmp_path):
     files = write_series(tmp_path / "scans" / "patient")
     scan = ScanFile("patient", tmp_path / "scans" / "patient", "dicom", tuple(files), ".dcm")
@@ -498,6 +516,7 @@ def test_results_in_a_dicom_directory_are_refused(tmp_path):
     assert Job(scan, ".nrrd").probabilities == "probabilities.nrrd"
 
 
+@pytest.mark.slow
 def test_results_of_an_earlier_run_are_kept_or_replaced(segmenter, scans, tmp_path):
     out = tmp_path / "out"
     first = PredictionSettings(per_class=True, probabilities=True)
@@ -522,6 +541,7 @@ def test_results_of_an_earlier_run_are_kept_or_replaced(segmenter, scans, tmp_pa
     assert (scans / "a.nii.gz").exists()
 
 
+@pytest.mark.slow
 def test_files_moved_before_a_failure_are_removed(tmp_path, monkeypatch):
     job = Job(job_of("a"), ".nii.gz")
     moved = []
@@ -544,6 +564,7 @@ def test_files_moved_before_a_failure_are_removed(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_names_of_masks():
     names = {
         1: "left kidney",
@@ -567,6 +588,7 @@ def test_names_of_masks():
     assert label_file_names({1: "preview"}, ".png") == {1: "preview_1.png"}
 
 
+@pytest.mark.slow
 def test_an_earlier_report_is_kept(tmp_path):
     for number in (1, 2):
         (tmp_path / "report.html").write_text(f"run {number}")
@@ -581,6 +603,7 @@ def test_an_earlier_report_is_kept(tmp_path):
 # ------------------------------------------------------------------------------------------------------------- clean-up
 
 
+@pytest.mark.slow
 def test_clean_up_in_millilitres_and_in_any_orientation():
     labels = np.zeros((9, 8, 7), dtype=np.uint8)
     labels[1, 1, 1] = labels[7, 6, 5] = labels[4, 3, 0:2] = 1
@@ -601,6 +624,7 @@ def test_clean_up_in_millilitres_and_in_any_orientation():
 # ------------------------------------------------------------------------------------------------------------- progress
 
 
+@pytest.mark.slow
 def test_progress_counts_slices(segmenter, scans, tmp_path):
     seen = []
     (job,) = plan_jobs(find_scans(scans / "a.nii.gz"), tmp_path / "out", settings := PredictionSettings(batch_size=2))
@@ -660,6 +684,7 @@ def test_two_processes_write_what_one_writes(tiny_adapter, scans, tmp_path, laun
     assert TINY_LABELS == NAMES
 
 
+@pytest.mark.slow
 def test_the_preview_of_channels_of_which_only_the_second_has_a_window(tiny_model, tmp_path):
     processor = SamedImageProcessor(tiny_model.config.image_size, [None, (0, 80)], channel_names=["PET", "CT"])
     tiny_model.add_adapter(samed_lora_config(rank=1))

@@ -28,6 +28,7 @@ def scan(tmp_path):
     return tmp_path / "data" / "patient" / "ct"
 
 
+@pytest.mark.slow
 def test_structure_sets_have_the_labels_of_the_other_formats(tiny_adapter, scan, tmp_path):
     rt, nifti = tmp_path / "rt", tmp_path / "nifti"
     assert run(tiny_adapter, scan, "--output", rt, "--format", "rtstruct", "--per_class", "--probabilities") == 0

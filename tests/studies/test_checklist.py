@@ -82,6 +82,7 @@ def test_cases_that_training_used_are_counted(adapter, data, tmp_path):
     assert f"{len(chosen & {*HELD_OUT})} of them are validation cases" in found["Scored cases"]
 
 
+@pytest.mark.slow
 def test_what_the_files_do_not_record_is_unknown(tiny_adapter, data, tmp_path):
     found = checklist(tiny_adapter, data, tmp_path / "scores")
     for section in ("Data", "Partition", "Scored cases", "Training", "Model selection", "Software and hardware"):
@@ -97,6 +98,7 @@ def test_weights_of_the_best_validation_are_named(adapter, data, tmp_path):
     assert "after the last step" in checklist(adapter, data, tmp_path / "last")["Model selection"]
 
 
+@pytest.mark.slow
 def test_cases_of_a_published_adapter_are_not_compared(adapter, data, tmp_path):
     from samed_hf.hub.repository import lay_out_repository
 
@@ -108,6 +110,7 @@ def test_cases_of_a_published_adapter_are_not_compared(adapter, data, tmp_path):
     assert "user/sam" in found["Model"]
 
 
+@pytest.mark.slow
 def test_only_the_last_shard_writes(adapter, data, tmp_path):
     out = tmp_path / "scores"
     flags = ["evaluate", str(adapter), "--data", str(data), "--output", str(out), "--checklist", "--shard"]

@@ -49,6 +49,7 @@ def splits_of(output: Path) -> list[dict]:
     return json.loads((output / "splits_final.json").read_text())
 
 
+@pytest.mark.slow
 def test_each_case_but_those_for_test_is_held_out_once(settings, tmp_path):
     args = settings(num_folds=3)
     found, made = prepare_folds(args, 1)
@@ -63,6 +64,7 @@ def test_each_case_but_those_for_test_is_held_out_once(settings, tmp_path):
     assert (tmp_path / "other" / "splits_final.json").read_bytes() == first
 
 
+@pytest.mark.slow
 def test_labels_are_spread_over_the_folds(tmp_path, settings):
     scans = make_scans(8)
     for index, scan in enumerate(scans.values()):
@@ -73,6 +75,7 @@ def test_labels_are_spread_over_the_folds(tmp_path, settings):
     assert [len(rare & {*held_out}) for _, held_out in made] == [1, 1, 1, 1]
 
 
+@pytest.mark.slow
 def test_folds_that_the_data_declare_are_used(tmp_path, settings, trained):
     scans = make_scans(6)
     names, data = list(scans), write_nnunet(tmp_path / "data", scans)
@@ -85,12 +88,14 @@ def test_folds_that_the_data_declare_are_used(tmp_path, settings, trained):
     assert len(prepare_folds(args, 1)[1]) == 3
 
 
+@pytest.mark.slow
 def test_a_case_may_not_be_held_out_twice(tmp_path, settings):
     (tmp_path / "folds.json").write_text(json.dumps([{"train": CASES[2:], "val": CASES[:2]}] * 2))
     with pytest.raises(ValueError, match=r"case0000, case0001"):
         prepare_folds(settings(splits=str(tmp_path / "folds.json")), 1)
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused_once_a_fold_has_begun(settings, tmp_path, monkeypatch):
     prepare_folds(settings(num_folds=3), 1)
     _, made = prepare_folds(settings(num_folds=2, seed=1), 1)  # nothing is trained yet
@@ -119,6 +124,7 @@ def test_other_settings_are_refused_once_a_fold_has_begun(settings, tmp_path, mo
         prepare_folds(settings(num_folds=2, seed=1), 1)
 
 
+@pytest.mark.slow
 def test_complete_folds_are_skipped_and_the_last_one_collects(settings, trained, tmp_path):
     assert cross_validate(settings(num_folds=3, fold=2)) == 0
     assert trained == [("run", 2, None, "validation")]
@@ -133,6 +139,7 @@ def test_complete_folds_are_skipped_and_the_last_one_collects(settings, trained,
     assert trained[5:] == [collected]
 
 
+@pytest.mark.slow
 def test_a_failed_fold_does_not_stop_the_others(settings, trained, tmp_path, caplog):
     (tmp_path / "run" / "fold-1").mkdir(parents=True)
     (tmp_path / "run" / "fold-1" / "fails").touch()
@@ -145,6 +152,7 @@ def test_a_failed_fold_does_not_stop_the_others(settings, trained, tmp_path, cap
     assert trained[3:] == [("run", 1, None, "validation"), ("collected", "run", ["fold-0", "fold-1", "fold-2"])]
 
 
+@pytest.mark.slow
 def test_a_learning_curve_has_the_same_folds_for_each_size(settings, trained, tmp_path):
     assert cross_validate(settings(num_folds=2), num_train_cases=(1, 3)) == 0
     collected = [("collected", name, ["fold-0", "fold-1"]) for name in ("cases-1", "cases-3")]
@@ -156,6 +164,7 @@ def test_a_learning_curve_has_the_same_folds_for_each_size(settings, trained, tm
     assert trained == []
 
 
+@pytest.mark.slow
 def test_a_fold_that_another_process_trains_is_skipped(settings, trained, tmp_path):
     (tmp_path / "run").mkdir()
     hold = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
@@ -169,6 +178,7 @@ def test_a_fold_that_another_process_trains_is_skipped(settings, trained, tmp_pa
     assert [entry[1] for entry in trained[1:]] == [0, "run"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "changes", "parallel"),
     [
@@ -195,6 +205,7 @@ def test_the_dry_run_writes_nothing(tiny_data, tiny_sam, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "named"),
     [
@@ -211,6 +222,7 @@ def test_the_dry_run_refuses_what_the_run_refuses(tiny_data, tmp_path, capsys, m
     assert named in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_directory_of_a_training_is_refused(settings, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "adapter_model.safetensors").touch()
@@ -232,6 +244,7 @@ def test_a_fold_is_a_training_scored_on_its_held_out_cases(settings, tmp_path):
     assert cases["train"] == splits_of(tmp_path / "run")[1]["train"]
 
 
+@pytest.mark.slow
 def test_a_missing_base_model_is_refused_before_the_cases_are_decoded(settings, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         cross_validate(settings(num_folds=3, model_name_or_path=str(tmp_path / "nowhere")))

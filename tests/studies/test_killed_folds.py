@@ -134,6 +134,8 @@ def test_two_processes_train_each_fold(command, tmp_path):
         "--cpu",
         "--num_processes",
         "2",
+        "--main_process_port",
+        "0",
         "-m",
         "samed_hf.cli",
     ]
@@ -142,7 +144,7 @@ def test_two_processes_train_each_fold(command, tmp_path):
     result = subprocess.run(
         [*launcher, *command("run")], capture_output=True, text=True, cwd=root, env=environment, check=False
     )
-    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert len(metrics["per_case"]) == 6
     settings = json.loads((tmp_path / "run" / "fold-1" / "training_settings.json").read_text())

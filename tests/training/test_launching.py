@@ -51,8 +51,9 @@ def test_the_number_is_read_from_the_launchers_command_line(environment, command
     assert processes_not_started() == number
 
 
-def test_it_restarts_under_torchs_launcher(environment, monkeypatch):
-    environment(ASKED)
+@pytest.mark.parametrize(("port", "address"), [("29500", "--master_port=29500"), ("0", "--standalone")])
+def test_it_restarts_under_torchs_launcher(environment, monkeypatch, port, address):
+    environment(ASKED | {"MASTER_PORT": port})
     replaced = []
     monkeypatch.setattr(os, "execv", lambda *args: replaced.append(args))
     restart_in_processes("package.module", ["train", "--rank", "2"], 2)
@@ -60,6 +61,7 @@ def test_it_restarts_under_torchs_launcher(environment, monkeypatch):
     assert program == sys.executable
     assert arguments[1:3] == ["-m", "torch.distributed.run"]
     assert "--nproc_per_node=2" in arguments
+    assert address in arguments
     assert arguments[-5:] == ["-m", "package.module", "train", "--rank", "2"]
 
 

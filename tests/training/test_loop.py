@@ -44,6 +44,7 @@ def test_a_seed_gives_the_same_run_and_another_seed_another(settings, tmp_path):
     assert any("lora_B" in key for key in differs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"gradient_accumulation_steps": 2, "mixed_precision": "bf16"}])
 def test_an_interrupted_and_resumed_run_gives_the_same_adapter(settings, tmp_path, monkeypatch, changes):
     whole, broken = settings(output_dir=str(tmp_path / "whole"), **changes), tmp_path / "broken"
@@ -138,6 +139,7 @@ def test_weights_that_are_no_number_stop_the_run_and_leave_the_last_good_checkpo
     assert all(tensor.isfinite().all() for tensor in finite.values())
 
 
+@pytest.mark.slow
 def test_a_new_run_archives_the_checkpoints_of_an_old_one(settings, tmp_path):
     for _ in range(2):
         train(settings(checkpointing_steps=4))

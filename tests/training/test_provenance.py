@@ -167,6 +167,7 @@ def test_differences_from_the_run_of_the_config_are_printed(first_run, tmp_path,
     assert f"torch {torch.__version__} instead of 1.0" in printed
 
 
+@pytest.mark.slow
 def test_the_provenance_is_written_at_the_start_without_paths(first_run, tiny_data):
     run = json.loads((first_run / "training_settings.json").read_text())["run"]
     assert run["data_fingerprint"].startswith("sha256:")

@@ -300,6 +300,7 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(settings, tmp_path):
     assert steps_in(folder) == newest(folder)
 
 
+@pytest.mark.slow
 def test_a_signal_after_the_last_step_leaves_a_run_that_can_be_finished(settings, tmp_path, monkeypatch):
     step = training.take_step
 
@@ -387,6 +388,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_a_damaged_checkpoint_is_logged_and_the_one_before_is_used(broken, kind, caplog):
     damage, message = DAMAGE[kind]
@@ -399,6 +401,7 @@ def test_a_damaged_checkpoint_is_logged_and_the_one_before_is_used(broken, kind,
         find_checkpoint(broken, str(broken / "checkpoint-4"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damaged", [["checkpoint-4"], ["checkpoint-2", "checkpoint-4"]])
 def test_a_run_resumes_from_the_last_complete_checkpoint(settings, two_checkpoints, broken, damaged, caplog):
     for name in damaged:
@@ -415,6 +418,7 @@ def test_a_run_resumes_from_the_last_complete_checkpoint(settings, two_checkpoin
     assert check_checkpoint(broken / "checkpoint-4") is None
 
 
+@pytest.mark.slow
 def test_resuming_from_an_earlier_checkpoint_archives_the_later_ones(settings, two_checkpoints, broken):
     requested = str(broken / "checkpoint-2")
     run(**settings(checkpointing_steps=3, resume_from_checkpoint=requested))
@@ -423,6 +427,7 @@ def test_resuming_from_an_earlier_checkpoint_archives_the_later_ones(settings, t
     assert (broken / "earlier-1" / "checkpoint-4").is_dir()
 
 
+@pytest.mark.slow
 def test_a_replacement_interrupted_by_a_kill_is_repaired(settings, two_checkpoints, broken):
     (broken / "checkpoint-4").rename(broken / ".checkpoint-4.old")
     (broken / ".checkpoint-4.tmp").mkdir()
@@ -434,6 +439,7 @@ def test_a_replacement_interrupted_by_a_kill_is_repaired(settings, two_checkpoin
     assert_same(broken, two_checkpoints)
 
 
+@pytest.mark.slow
 def test_the_same_command_starts_and_resumes(settings, tmp_path, caplog):
     for _ in range(2):
         run(**settings(checkpointing_steps=4, resume_from_checkpoint="latest"))
@@ -443,6 +449,7 @@ def test_the_same_command_starts_and_resumes(settings, tmp_path, caplog):
     assert adapter_of(tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", [{"learning_rate": 0.002}, {"rank": 8}, {"seed": 1}, {"per_device_train_batch_size": 3}]
 )
@@ -487,6 +494,7 @@ def put_pickles(directory: Path, names: list[str], victim: Path, dump) -> None:
         renew_manifest(directory)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dump", [lambda thing, file: pickle.dump(thing, file), torch.save], ids=["pickle", "torch"])
 def test_no_pickle_in_a_checkpoint_is_executed(settings, broken, tmp_path, dump):
     directory, victim = broken / "checkpoint-4", tmp_path / "executed"
@@ -541,6 +549,7 @@ def test_a_state_of_other_types_is_one_clear_error(settings, broken, key, value)
         run(**settings(resume_from_checkpoint="latest"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["step", "exp_avg", "exp_avg_sq"])
 @pytest.mark.parametrize("change", [lambda tensor: None, lambda tensor: torch.zeros(3)], ids=["missing", "shape"])
 def test_moments_that_do_not_fit_the_weights_are_one_clear_error(settings, broken, name, change):
@@ -553,6 +562,7 @@ def test_moments_that_do_not_fit_the_weights_are_one_clear_error(settings, broke
         run(**settings(resume_from_checkpoint="latest"))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_an_earlier_version_is_refused_by_name(settings, broken, tmp_path):
     put_pickles(broken / "checkpoint-4", NOT_READ, tmp_path / "executed", pickle.dump)
     change_state(broken / "checkpoint-4", lambda state: state.pop("schedule"))
@@ -561,6 +571,7 @@ def test_a_checkpoint_of_an_earlier_version_is_refused_by_name(settings, broken,
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.slow
 def test_deepspeed_is_refused_where_its_pickles_would_be_written(settings, tmp_path, monkeypatch):
     monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.DEEPSPEED)
     for changes in ({"checkpointing_steps": None}, {"resume_from_checkpoint": "latest"}):
@@ -572,6 +583,7 @@ def test_deepspeed_is_refused_where_its_pickles_would_be_written(settings, tmp_p
 # Other inputs
 
 
+@pytest.mark.slow
 def test_another_base_model_is_refused_and_the_same_elsewhere_is_not(settings, broken, tiny_sam, tmp_path):
     other = make_random_sam(
         tmp_path / "other", image_size=128, hidden_size=32, num_layers=4, num_heads=4, embedding_size=32, seed=1
@@ -582,6 +594,7 @@ def test_another_base_model_is_refused_and_the_same_elsewhere_is_not(settings, b
     run(**settings(model_name_or_path=str(moved), max_train_steps=4, resume_from_checkpoint="latest"))
 
 
+@pytest.mark.slow
 def test_other_data_is_refused_and_the_same_elsewhere_is_not(settings, broken, two_checkpoints, tiny_data, tmp_path):
     moved = shutil.copytree(tiny_data, tmp_path / "moved")
     image, label = np.full((48, 48), 0.5, np.float32), np.zeros((48, 48), np.uint8)
@@ -615,11 +628,13 @@ def test_two_processes_resume_exactly(settings, tmp_path, sharded, recipe):
     assert all(torch.equal(one[name], two[name]) for name in two)
 
 
+@pytest.mark.slow
 def test_more_steps_done_than_the_run_has_are_refused(settings, broken):
     with pytest.raises(ValueError, match="has 4 steps done, but the run has 3"):
         run(**settings(max_train_steps=3, resume_from_checkpoint="latest"))
 
 
+@pytest.mark.slow
 def test_tensorboard_has_each_step_once_after_resuming(settings, tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -663,6 +678,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(place)], capture_output=True, check=False)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_an_error_that_leaves_earlier_checkpoints_complete(settings, small_disk, tmp_path, capsys):
     folder = small_disk("size=2m") / "run"
     changes = {"output_dir": str(folder), "checkpointing_steps": 1, "checkpoints_total_limit": 5}
@@ -679,6 +695,7 @@ def test_a_full_disk_is_an_error_that_leaves_earlier_checkpoints_complete(settin
     assert_same(folder, tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_read_only_directory_is_an_error_before_the_training(settings, small_disk, capsys):
     folder = small_disk("size=20m") / "run"
     run(**settings(output_dir=str(folder), checkpointing_steps=4))
@@ -693,6 +710,7 @@ def test_a_read_only_directory_is_an_error_before_the_training(settings, small_d
     assert check_checkpoint(folder / "checkpoint-4") is None
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_between_two_checkpoints_is_an_error(settings, small_disk, monkeypatch, capsys):
     folder = small_disk("size=4m") / "run"
     step = training.take_step
@@ -715,6 +733,7 @@ def test_a_disk_that_fills_up_between_two_checkpoints_is_an_error(settings, smal
     assert half_written(folder) == []
 
 
+@pytest.mark.slow
 def test_a_failed_checkpoint_deletes_no_earlier_one(settings, tmp_path, monkeypatch):
     seal = checkpoints._write_manifest
 
@@ -730,6 +749,7 @@ def test_a_failed_checkpoint_deletes_no_earlier_one(settings, tmp_path, monkeypa
     assert half_written(tmp_path / "run") == []
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_read_back_differently_is_deleted(settings, tmp_path, monkeypatch):
     seal = checkpoints._write_manifest
 
@@ -757,6 +777,7 @@ def spoil_images(settings, tmp_path, slices: dict[str, list[int]]) -> None:
             np.save(about.parent / "image.npy", image)
 
 
+@pytest.mark.slow
 def test_a_nan_image_is_skipped_and_its_case_named(settings, tmp_path, caplog):
     spoil_images(settings, tmp_path, {"case0002": [1]})
     caplog.clear()
@@ -768,6 +789,7 @@ def test_a_nan_image_is_skipped_and_its_case_named(settings, tmp_path, caplog):
     assert all(tensor.isfinite().all() for tensor in adapter_of(tmp_path / "run").values())
 
 
+@pytest.mark.slow
 def test_images_of_nan_alone_stop_the_run_and_name_cases(settings, tmp_path):
     spoil_images(settings, tmp_path, {f"case{number:04d}": [0, 1, 2, 3] for number in range(6)})
     with pytest.raises(ValueError, match=r"stopped at step 4: the loss is nan.*case000.*max_skipped_steps is 3"):
@@ -777,6 +799,7 @@ def test_images_of_nan_alone_stop_the_run_and_name_cases(settings, tmp_path):
     assert not (tmp_path / "run" / "adapter_model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_step_skipped_changes_nothing_but_the_schedule(settings, monkeypatch):
     loss, step = training_step.segmentation_loss, training.take_step
     calls, seen = [0], {}
@@ -812,6 +835,7 @@ def test_a_step_skipped_changes_nothing_but_the_schedule(settings, monkeypatch):
 # The best validation, and averages
 
 
+@pytest.mark.slow
 def test_the_best_adapter_is_kept_besides_the_last_one(settings, tmp_path, caplog):
     ended = run(**settings(max_train_steps=12, num_validation_cases=2, eval_steps=2, checkpointing_steps=11))
     scores = {row["step"]: row["validation_dice"] for row in ended.log if "validation_dice" in row}
@@ -828,6 +852,7 @@ def test_the_best_adapter_is_kept_besides_the_last_one(settings, tmp_path, caplo
     assert torch.equal(trained[key], tensor)
 
 
+@pytest.mark.slow
 def test_early_stopping_saves_the_adapter_of_the_best_validation(settings, tmp_path, monkeypatch):
     scores = iter([0.1, 0.5, 0.4, 0.3, 0.9])
     validate = training.validate
@@ -843,11 +868,13 @@ def test_early_stopping_saves_the_adapter_of_the_best_validation(settings, tmp_p
                 assert torch.equal(parameter, kept)
 
 
+@pytest.mark.slow
 def test_without_save_best_there_is_none(settings, tmp_path):
     run(**settings(num_validation_cases=1, eval_steps=3, save_best=False))
     assert not (tmp_path / "run" / "best").exists()
 
 
+@pytest.mark.slow
 def test_averages_are_validated_and_saved_and_checkpoints_hold_both(settings, tmp_path):
     plain = run(**settings(output_dir=str(tmp_path / "plain"), checkpointing_steps=5))
     ended = run(**settings(ema_decay=0.9, checkpointing_steps=5, num_validation_cases=0))

@@ -41,4 +41,6 @@ def restart_in_processes(module: str, argv: Sequence[str], num_processes: int) -
     sys.stdout.flush()
     launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={num_processes}"]
     address = [f"--master_addr={os.environ['MASTER_ADDR']}", f"--master_port={os.environ['MASTER_PORT']}"]
+    if os.environ["MASTER_PORT"] == "0":  # any free port, for which all processes would wait otherwise
+        address = ["--standalone"]
     os.execv(sys.executable, [sys.executable, *launcher, *address, "-m", module, *argv])
