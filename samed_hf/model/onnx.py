@@ -171,6 +171,8 @@ def _quantize(file: Path, calibration: Iterable[np.ndarray]) -> None:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_quantize=products,
+            # Products stay in float32 before their bias: more accurate, and fewer conversions.
+            extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]},
         )
 
 

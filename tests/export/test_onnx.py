@@ -36,6 +36,7 @@ def scan(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 def test_logits_of_any_batch_size(tiny_adapter, exported, batch_size):
     model, pixels = load_model(str(tiny_adapter)), torch.rand(batch_size, 3, TINY_SIZE, TINY_SIZE)
@@ -46,6 +47,7 @@ def test_logits_of_any_batch_size(tiny_adapter, exported, batch_size):
     assert float((found - expected).abs().max()) <= 1e-5 * float(expected.max() - expected.min())
 
 
+@pytest.mark.slow
 def test_predictions_and_reports_are_those_of_pytorch(tiny_adapter, exported, scan, tmp_path):
     labels = []
     for name, adapter in (("torch", tiny_adapter), ("onnx", exported)):
@@ -56,6 +58,7 @@ def test_predictions_and_reports_are_those_of_pytorch(tiny_adapter, exported, sc
     np.testing.assert_array_equal(labels[0].affine, labels[1].affine)
 
 
+@pytest.mark.slow
 def test_the_metadata(tiny_adapter, exported):
     import onnxruntime
 
@@ -108,6 +111,7 @@ def test_a_missing_package_is_named(tiny_adapter, tmp_path, monkeypatch):
         export_onnx(model, tmp_path / "model.onnx", model.image_processor)
 
 
+@pytest.mark.slow
 def test_what_is_no_exported_model_is_refused(exported, tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"no model")
     with pytest.raises(ValueError, match=r"model\.onnx"):
@@ -118,6 +122,7 @@ def test_what_is_no_exported_model_is_refused(exported, tmp_path):
         load_model(str(exported), dtype="bfloat16")
 
 
+@pytest.mark.slow
 def test_the_backend_of_predict_and_evaluate(tiny_adapter, tiny_data, scan, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_model, "HF_HOME", str(tmp_path / "home"))
     for backend in ("torch", "onnxruntime"):
