@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import copy
 import itertools
+import tempfile
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from samed_hf import SamedForSemanticSegmentation, SamedImageProcessor
 from samed_hf.model.attention import window_groups
 from samed_hf.model.lora import cast_frozen
 from samed_hf.model.losses import segmentation_loss
+from samed_hf.model.onnx import INPUT, export_onnx
 from samed_hf.model.post_processing import upsample_logits
 from samed_hf.model.precision import computes_bfloat16
 
@@ -46,7 +51,10 @@ def encoder_operations(config: Any) -> int:
 
 
 def measure_inference(*, rounds: int = 7, device: str = "cpu") -> dict[str, Any]:
-    """Measure seconds for one slice of 512×512 pixels: plain, this package's, merged, and merged in bfloat16."""
+    """Measure seconds for one slice of 512×512 pixels: plain, and this package's in every form.
+
+    These are with adapter, merged, merged in bfloat16, and by ONNX Runtime where it is installed.
+    """
     plain, ours = (model.eval().to(device) for model in make_pair())
     merged = copy.deepcopy(ours).merge_and_unload()
     pixels = torch.rand(1, 3, IMAGE_SIZE, IMAGE_SIZE, device=device)
@@ -62,6 +70,8 @@ def measure_inference(*, rounds: int = 7, device: str = "cpu") -> dict[str, Any]
         half.sam.vision_encoder.to(torch.bfloat16)
         alternatives["bfloat16"] = lambda: half(pixels).logits
         alternatives["encoder_bfloat16"] = lambda: half.get_image_embeddings(pixels)
+    if device == "cpu" and find_spec("onnxruntime") and find_spec("onnxscript"):
+        alternatives |= {f"onnx_{kind}": _exported(merged, pixels, kind) for kind in ("float32", "int8")}
     with torch.inference_mode():
         logits = {name: alternatives[name]() for name in alternatives if not name.startswith("encoder")}
         seconds = time_in_turn(alternatives, rounds=rounds)
@@ -75,10 +85,27 @@ def measure_inference(*, rounds: int = 7, device: str = "cpu") -> dict[str, Any]
             "share": {"float32": operations / seconds["encoder"] / rate},
         }
         if native:
-            result["same_class"] = _same_class(logits["bfloat16"], logits["plain"])
+            result["same_class"] = {"bfloat16": _same_class(logits["bfloat16"], logits["plain"])}
             result["rate"]["bfloat16"] = rate = matrix_rate(torch.bfloat16, device)
             result["share"]["bfloat16"] = operations / seconds["encoder_bfloat16"] / rate
+        if "onnx_int8" in logits:
+            result.setdefault("same_class", {})["int8"] = _same_class(logits["onnx_int8"], logits["plain"])
     return result
+
+
+def _exported(merged: SamedForSemanticSegmentation, pixels: torch.Tensor, kind: str) -> Callable[[], torch.Tensor]:
+    """Export a model, with int8 calibrated on `pixels`; return a function that runs it on them."""
+    import onnxruntime
+
+    options, inputs = onnxruntime.SessionOptions(), pixels.numpy()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # it would slow down the next alternative
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "model.onnx"
+        processor = SamedImageProcessor(image_size=IMAGE_SIZE)
+        export_onnx(copy.deepcopy(merged), file, processor, precision=kind, calibration=[inputs])
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return lambda: torch.from_numpy(session.run(None, {INPUT: inputs})[0])
 
 
 def measure_training(*, batch_size: int = 1, rounds: int = 5, device: str = "cpu") -> dict[str, Any]:

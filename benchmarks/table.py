@@ -60,6 +60,10 @@ def _model_rows(results: Mapping[str, Any]) -> list[Sequence[str]]:
         rows.append(
             ("a slice, bfloat16", f"{plain} (float32)", f"{seconds['bfloat16']:.2f} s", _times(ratio["bfloat16"]))
         )
+    for kind in ("float32", "int8"):
+        if (name := f"onnx_{kind}") in seconds:
+            theirs = plain if kind == "float32" else f"{plain} (float32)"
+            rows.append((f"a slice, ONNX Runtime, {kind}", theirs, f"{seconds[name]:.2f} s", _times(ratio[name])))
     for training in results["training"]:
         seconds, ratio = training["seconds"], training["speed_up"]
         name, plain = f"a training step, batch {training['batch_size']}", f"{seconds['plain']:.2f} s"
@@ -116,8 +120,9 @@ def _loading_rows(loading: Mapping[str, Any]) -> list[Sequence[str]]:
 
 def _remarks(results: Mapping[str, Any]) -> list[str]:
     inference = results["inference"]
+    exact = [value for name, value in inference["difference"].items() if name not in ("bfloat16", "onnx_int8")]
     lines = [
-        f"Logits differ by {max(inference['difference'][name] for name in ('adapter', 'merged')):.1e} of their range "
+        f"Logits differ by {max(exact):.1e} of their range "
         f"(float32), gradients by {max(one['difference'] for one in results['training']):.1e} of their norm."
     ]
     shares = ", ".join(
@@ -125,12 +130,9 @@ def _remarks(results: Mapping[str, Any]) -> list[str]:
         for kind, share in inference["share"].items()
     )
     lines.append(f"The encoder runs at this share of the rate of its largest product alone: {shares}.")
-    if "same_class" in inference:
-        same = (
-            f"In bfloat16 {100 * inference['same_class']:.2f} % of the pixels keep their class on these random weights."
-        )
-        lines.append(same)
-    else:
+    for kind, same in inference.get("same_class", {}).items():
+        lines.append(f"In {kind} {100 * same:.2f} % of the pixels keep their class on these random weights.")
+    if "bfloat16" not in inference["seconds"]:
         lines.append("The machine has no bfloat16 instructions: bfloat16 wasn't measured.")
     if "scoring" in results and "samples" in results:
         equal = results["scoring"]["equal"] and all(one["labels_equal"] for one in results["samples"].values())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,12 @@ from ..transforms.slicing import SliceStack
 from ..utils.atomic import atomic_directory
 from .agreement import Agreement, compare_models, logit_difference
 
-__all__ = ["export_adapter"]
+__all__ = ["expect_export", "export_adapter"]
 
 logger = logging.getLogger(__name__)
 
 _EXACT = 1e-5  # of the logits' range, which float32 has to keep
-_CASES, _CALIBRATED = 4, 64  # cases that are compared, slices that calibrate
+_CASES, _SLICES = 8, 12  # the most cases that are compared or calibrate, and slices of each
 
 
 def export_adapter(
@@ -42,7 +43,7 @@ def export_adapter(
     force: bool = False,
     base_model_name_or_path: str | None = None,
 ) -> dict[str, Any]:
-    """Write `model.onnx` of an adapter, or a merged model, into `output`, which is replaced.
+    """Write `model.onnx` of an adapter, or a merged model, into `output`, which replaces an earlier export.
 
     The written file is read back and compared with PyTorch: logits in float32, labels in smaller precisions.
 
@@ -59,8 +60,10 @@ def export_adapter(
         The facts recorded in the file's metadata, and under "agreement" how it compares.
 
     Raises:
-        ValueError: the exported model's agreement is too small, or the data have other labels or channels.
+        ValueError: `output` holds something else than an export, the exported model's agreement is too small, or the
+            data have other labels or channels.
     """
+    expect_export(output, {"model.onnx"}, {"model.onnx.data"})
     if not 0 <= min_agreement <= 1:
         raise ValueError(f"min_agreement is {min_agreement}: expected a share in [0, 1], e.g. 0.99.")
     model = load_model(adapter, base_model_name_or_path=base_model_name_or_path).cpu()
@@ -70,15 +73,11 @@ def export_adapter(
     data = None if data_dir is None else _read(data_dir, model, processor)
     with atomic_directory(output) as temporary:
         file = temporary / "model.onnx"
-        seen = _pixels(_cases(data, processor, train=True), processor)
-        calibration = islice(seen, _CALIBRATED) if precision == "int8" else None
+        calibration = _pixels(_cases(data, processor, train=True), processor) if precision == "int8" else None
         export_onnx(model, file, processor, precision=precision, opset=opset, calibration=calibration, about=about)
-        exported = OnnxModel(file)
-        pixels = islice(_pixels(_cases(data, processor), processor), 8)
-        difference = logit_difference(model, exported, pixels)
-        agreement = compare_models(
-            model, exported, _cases(data, processor), processor, data.ignore_index if data else None
-        )
+        exported, cases = OnnxModel(file), list(_cases(data, processor))
+        difference = logit_difference(model, exported, islice(_pixels(cases, processor), 2 * _CASES))
+        agreement = compare_models(model, exported, cases, processor, data.ignore_index if data else None)
         _check(precision, difference, agreement, min_agreement, force)
     return about | {"agreement": agreement._asdict() | {"logit_difference": difference}}
 
@@ -106,29 +105,52 @@ def _read(data_dir: str, model: SamedForSemanticSegmentation, processor: SamedIm
 
 
 def _cases(data: CaseDataset | None, processor: SamedImageProcessor, train: bool = False) -> Iterator[Case]:
-    """Cases that calibrate, or those compared, which are others where the data set has some."""
-    if data is not None:
+    """Slices of cases that calibrate, or of those compared, which are others where the data set has some."""
+    if data is None:
+        cases = (_phantom([1 if train else 2, seed], processor.num_channels) for seed in range(_CASES // 2))
+    else:
         _, held_out = data.evaluation_split
         names = data.train if train or not held_out else held_out
-        names = [names[index * len(names) // _CASES] for index in range(min(_CASES, len(names)))]
-        yield from (data.read_case(name, processor) for name in names)
-        return
-    for seed in range(_CASES):
-        image, label, spacing = phantom_patient([1 if train else 2, seed])
-        scaled = window_intensity(image.astype(np.float32), (-125.0, 275.0))
-        scaled, label = (np.ascontiguousarray(np.moveaxis(array, 2, 1)) for array in (scaled, label))
-        channels = processor.num_channels
-        image = scaled if channels == 1 else np.repeat(scaled[:, None], channels, axis=1)
-        yield Case(f"phantom {seed}", image, label, spacing)
+        count = min(len(names), _CASES * _SLICES if data.is_2d else _CASES)
+        names = [names[index * len(names) // count] for index in range(count)]
+        cases = (data.read_case(name, processor) for name in names)
+    for case in cases:
+        every = 1 if processor.context_slices else -(-len(case.image) // _SLICES)
+        start = (len(case.image) - 1) % every // 2
+        rows = slice(start, start + every * _SLICES, every)
+        yield replace(case, image=case.image[rows], label=case.label[rows])
 
 
-def _pixels(cases: Iterator[Case], processor: SamedImageProcessor) -> Iterator[np.ndarray]:
-    """The model's inputs for every fourth slice, one at a time."""
+def _phantom(seed: list[int], channels: int) -> Case:
+    image, label, spacing = phantom_patient(seed, (_SLICES, 128, 128))
+    scaled = window_intensity(image.astype(np.float32), (-125.0, 275.0))
+    scaled, label = (np.ascontiguousarray(np.moveaxis(array, 2, 1)) for array in (scaled, label))
+    image = scaled if channels == 1 else np.repeat(scaled[:, None], channels, axis=1)
+    return Case(f"phantom {seed[1]}", image, label, spacing)
+
+
+def _pixels(cases: Iterable[Case], processor: SamedImageProcessor) -> Iterator[np.ndarray]:
+    """The model's inputs for every second slice, one at a time."""
     for case in cases:
         stack = SliceStack(case.image, processor, rescaled=True)
-        for index in range(0, len(stack), 4):
+        for index in range(len(stack) // 2 % 2, len(stack), 2):
             pixels = processor.resize_slices(torch.from_numpy(stack.read([index])))
             yield pixels.expand(-1, max(3, pixels.shape[1]), -1, -1).numpy()
+
+
+def expect_export(output: str | Path, files: set[str], others: set[str]) -> None:
+    """Check that a directory which will be replaced is absent, empty or an earlier export: `files`, perhaps `others`.
+
+    Raises:
+        ValueError: it isn't.
+    """
+    path = Path(output)
+    found = {entry.name for entry in path.iterdir()} if path.is_dir() else {path.name} if path.exists() else set()
+    if found and not (path.is_dir() and files <= found <= files | others):
+        raise ValueError(
+            f"output is {str(output)!r}, which holds {min(found - files - others or found)!r} and would be replaced: "
+            "expected a new or empty directory, or an earlier export of the same format; give another one."
+        )
 
 
 def _check(precision: str, difference: float, agreement: Agreement, least: float, force: bool) -> None:

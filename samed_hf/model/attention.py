@@ -26,8 +26,9 @@ _TILE_BYTES = 16 * 2**20
 
 
 def runs_in_tiles(hidden_states: torch.Tensor) -> bool:
-    """Whether to use this module's attention: on a CPU, unless the model is being compiled or exported."""
-    return hidden_states.device.type == "cpu" and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+    """Whether to use this module's attention: on a CPU, unless the model is being compiled."""
+    compiled = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+    return hidden_states.device.type == "cpu" and not (compiled or torch.jit.is_tracing())
 
 
 class Windows(NamedTuple):
@@ -79,8 +80,13 @@ def relative_terms(
     each of shape `(batch, height, width, heads · size)`.
     """
     query = query.unflatten(3, (heads, -1))
-    rows = torch.einsum("nhwac,hkc->nhwak", query, _by_distance(rel_pos_h, query.shape[1]))
-    columns = torch.einsum("nhwac,wkc->nhwak", query, _by_distance(rel_pos_w, query.shape[2]))
+    of_rows, of_columns = _by_distance(rel_pos_h, query.shape[1]), _by_distance(rel_pos_w, query.shape[2])
+    if torch.compiler.is_exporting():  # ONNX Runtime computes Einsum slowly
+        rows = query.flatten(2, 3) @ of_rows.mT
+        columns = (query.transpose(1, 2).flatten(2, 3) @ of_columns.mT).unflatten(2, (-1, heads)).transpose(1, 2)
+        return rows.unflatten(2, (-1, heads)).flatten(3), columns.flatten(3)
+    rows = torch.einsum("nhwac,hkc->nhwak", query, of_rows)
+    columns = torch.einsum("nhwac,wkc->nhwak", query, of_columns)
     return rows.flatten(3), columns.flatten(3)
 
 
@@ -99,6 +105,8 @@ def attend(
     Queries and result are `(heads, queries, head_dim)`, keys and values `(heads, height · width, head_dim)`, the terms
     `(heads, queries, height)` and `(heads, queries, width)`.
     """
+    if torch.compiler.is_exporting():
+        return _attend_in_one_product(query, key, value, rows, columns)
     return _TiledAttention.apply(query, key, value, rows, columns)
 
 
@@ -116,12 +124,30 @@ def attend_at_border(
     beside = _log_sum(rows[..., :height]) + _log_sum(columns[..., width:])
     below = _log_sum(rows[..., height:]) + _log_sum(columns)
     padded = torch.logaddexp(beside, below).to(query.dtype)
-    real = rows[..., :height, None] + columns[..., None, :width]
-    bias = torch.cat([real.flatten(-2), padded], dim=-1)
-    key, value = (
-        torch.cat([real, padded.to(real.dtype)], dim=2) for real, padded in zip((key, value), padding, strict=True)
-    )
+    key, value = (torch.cat([real, pad.to(real.dtype)], dim=2) for real, pad in zip((key, value), padding, strict=True))
+    rows, columns = rows[..., :height], columns[..., :width]
+    if torch.compiler.is_exporting():
+        return _attend_in_one_product(query, key, value, rows, columns, padded)
+    bias = torch.cat([(rows[..., None] + columns[..., None, :]).flatten(-2), padded], dim=-1)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+
+
+def _attend_in_one_product(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *terms: torch.Tensor
+) -> torch.Tensor:
+    """The same for an exported graph, whose runtimes add to the scores slowly.
+
+    The terms of rows, of columns and of the padded key extend the queries, and ones at the keys they apply to extend
+    the keys, so that the product of both is the sum.
+    """
+    height, width = (term.shape[-1] for term in terms[:2])
+    rows, columns = torch.eye(height)[:, None].expand(-1, width, -1), torch.eye(width).expand(height, -1, -1)
+    ones = torch.cat([rows, columns], dim=-1).flatten(0, 1)
+    if len(terms) > 2:
+        ones = torch.cat([F.pad(ones, (0, 1)), torch.eye(height + width + 1)[-1:]])
+    key = torch.cat([key, ones.expand(*key.shape[:-2], -1, -1)], dim=-1)
+    query = torch.cat([query * query.shape[-1] ** -0.5, *terms], dim=-1)
+    return (query @ key.mT).softmax(dim=-1) @ value
 
 
 def _log_sum(terms: torch.Tensor) -> torch.Tensor:

@@ -27,6 +27,7 @@ INPUT, OUTPUT, METADATA = "pixel_values", "logits", "samed_hf"
 PRECISIONS = ("float32", "float16", "int8")
 OPSET = 20
 _LARGEST = 2**31 - 2**24  # bytes of weights in one file: protobuf's limit is 2 GiB
+_SMALL = 1024  # numbers of a weight that float16 keeps in float32, such as biases and norms
 
 
 class _Logits(nn.Module):
@@ -59,7 +60,7 @@ def export_onnx(
         model: on the CPU, in float32.
         file: path of the file; its directory exists. Weights beyond 2 GB go to a second file beside it.
         processor: the model's image processor.
-        precision: "float32"; "float16" for weights and most operations; "int8" for the matrix products of the image
+        precision: "float32"; "float16" for the stored weights, computed in float32; "int8" for the matrix products of the image
             encoder, quantized statically for each channel.
         opset: version of ONNX's operators, at least 18.
         calibration: arrays `pixel_values` from which int8 measures the ranges of the activations.
@@ -127,17 +128,26 @@ def _quiet() -> Iterator[None]:
 
 
 def _halve(file: Path) -> None:
-    """Convert to float16, but for input, output and operations whose range is too large for it."""
+    """Store the weights in float16 and convert them to float32 when the model is loaded.
+
+    Half of the operations would exceed the range of float16 or round too much (positions, norms), and no processor
+    computes the others faster in it: the logits differ by the rounding of the weights only.
+    """
     import onnx
-    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
-    from onnxruntime.transformers.onnx_model import OnnxModel
 
     model = onnx.load(file)
-    # Sums of squares over channels exceed float16's range in SAM's encoder.
-    blocked = [*DEFAULT_OP_BLOCK_LIST, "LayerNormalization", "ReduceMean"]
-    half = OnnxModel(convert_float_to_float16(model, keep_io_types=True, op_block_list=blocked))
-    half.topological_sort()  # the conversion appends its casts
-    onnx.save(half.model, file)
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT or np.prod(tensor.dims) < _SMALL:
+            continue
+        half = onnx.numpy_helper.to_array(tensor).astype(np.float16)
+        if np.isfinite(half).all():
+            casts.append(onnx.helper.make_node("Cast", [f"{tensor.name}.half"], [tensor.name], to=tensor.data_type))
+            tensor.CopyFrom(onnx.numpy_helper.from_array(half, f"{tensor.name}.half"))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, file)
 
 
 def _quantize(file: Path, calibration: Iterable[np.ndarray]) -> None:
@@ -158,7 +168,7 @@ def _quantize(file: Path, calibration: Iterable[np.ndarray]) -> None:
     with _quiet():
         quant_pre_process(str(file), str(prepared), skip_symbolic_shape=True)
         graph = onnx.load(prepared, load_external_data=False).graph
-        constants = {tensor.name for tensor in graph.initializer}
+        constants = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
         products = [
             node.name for node in graph.node if node.op_type in ("MatMul", "Gemm") and constants & {*node.input[1:2]}
         ]

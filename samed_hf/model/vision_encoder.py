@@ -83,7 +83,8 @@ class SamedVisionAttention(SamVisionAttention):
         if self.window_size and any(side % self.window_size for side in hidden_states.shape[1:3]):
             # Not the biases alone: adapters may change them (IA3, `lora_bias`), and offloaded weights are on no device
             # until their module is called.
-            padding = self._project(hidden_states.new_zeros(hidden_states.shape[0], 1, 1, hidden_states.shape[-1]))[1:]
+            count = 1 if torch.compiler.is_exporting() else hidden_states.shape[0]
+            padding = self._project(hidden_states.new_zeros(count, 1, 1, hidden_states.shape[-1]))[1:]
         terms = None
         if self.use_rel_pos:
             terms = relative_terms(projected[0], self.rel_pos_h, self.rel_pos_w, self.num_attention_heads)
@@ -104,27 +105,37 @@ class SamedVisionAttention(SamVisionAttention):
         """Attend image by image, or in groups of windows of one size."""
         batch_size, height, width, _ = tokens[0].shape
         if self.window_size:
+            if torch.compiler.is_exporting():  # all are cut at once, for a smaller graph
+                tokens = [one.unflatten(3, (self.num_attention_heads, -1)) for one in tokens]
+                tokens = [torch.cat(tokens, dim=-1).flatten(3)]
             groups = window_groups(height, width, self.window_size)
             rows = [torch.cat([self._in_group(tokens, padding, group) for group in row], dim=2) for row in groups]
             return torch.cat(rows, dim=1)
         tokens = [one.unflatten(3, (self.num_attention_heads, -1)).flatten(1, 2).transpose(1, 2) for one in tokens]
-        images = [attend(*(one[index] for one in tokens)).transpose(0, 1) for index in range(batch_size)]
-        context = images[0][None] if batch_size == 1 else torch.stack(images)
+        if torch.compiler.is_exporting():  # the batch size isn't known
+            context = attend(*tokens).transpose(1, 2)
+        else:
+            images = [attend(*(one[index] for one in tokens)).transpose(0, 1) for index in range(batch_size)]
+            context = images[0][None] if batch_size == 1 else torch.stack(images)
         return context.reshape(batch_size, height, width, -1)
 
     def _in_group(
         self, tokens: Sequence[torch.Tensor], padding: Sequence[torch.Tensor] | None, windows: Windows
     ) -> torch.Tensor:
-        batch_size, grid, heads = len(tokens[0]), (windows.height, windows.width), self.num_attention_heads
-        tokens = [cut_windows(one, windows, heads) for one in tokens]
+        batch_size, grid, heads = tokens[0].shape[0], (windows.height, windows.width), self.num_attention_heads
+        cut = [cut_windows(one, windows, heads) for one in tokens]
+        size, channels = self.window_size, self.config.hidden_size // heads
+        tokens = cut if len(cut) > 1 else cut[0].split([channels, channels, channels, size, size], dim=-1)
         if padding is None or grid == (self.window_size, self.window_size):
             context = attend(*(one.flatten(0, 1) for one in tokens)).unflatten(0, tokens[0].shape[:2])
         else:
             one = Windows((0, 1), (0, 1), 1, 1)
             cut = [cut_windows(token, one, heads) for token in padding]
-            context = attend_at_border(
-                tokens, grid, [t.repeat_interleave(len(tokens[0]) // batch_size, 0) for t in cut]
-            )
+            if torch.compiler.is_exporting():  # one token for all batch entries
+                cut = [token.expand(tokens[0].shape[0], -1, -1, -1) for token in cut]
+            else:
+                cut = [token.repeat_interleave(len(tokens[0]) // batch_size, 0) for token in cut]
+            context = attend_at_border(tokens, grid, cut)
         return join_windows(context, windows, batch_size)
 
     def _in_one_product(
