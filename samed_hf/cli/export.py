@@ -14,18 +14,18 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("export", help="write an adapter and its base as ONNX, or a page that runs it")
     add = parser.add_argument
     add("adapter", metavar="ADAPTER", help="directory or Hub id")
-    add("--output", required=True, metavar="DIR", help="directory for what is written, which is replaced")
+    add("--output", required=True, metavar="DIR", help="new directory, or an earlier export, which is replaced")
     text = "onnx: model.onnx; browser: a static page, also a Space, that segments in its reader's browser [onnx]"
     add("--format", choices=("onnx", "browser"), default="onnx", help=text)
-    text = "float32 gives PyTorch's logits; float16 is half as large, int8 a quarter [float32; of a page float16]"
+    text = "float32 gives PyTorch's logits; float16 is half as large, int8 a third [float32; of a page float16]"
     add("--precision", choices=("float32", "float16", "int8"), help=text)
     text = "whether the page has copies of its libraries, or loads them from cdn.jsdelivr.net [copies]"
     add("--vendor", action=argparse.BooleanOptionalAction, default=None, help=text)
     add("--opset", type=int, default=20, metavar="N", help="version of ONNX's operators [20]")
     text = "data set for the comparison with PyTorch and the calibration of int8 [phantoms]"
     add("--data_dir", metavar="DIR", help=text)
-    text = "least share of the object's pixels that keep their label [0.99]"
-    add("--min_agreement", type=float, default=0.99, metavar="SHARE", help=text)
+    text = "least share of the object's pixels that keep their label [0.98]"
+    add("--min_agreement", type=float, default=0.98, metavar="SHARE", help=text)
     add("--force", action="store_true", help="write a model of less agreement")
     text = "directory or Hub id of the adapter's base model [the one that the adapter names]"
     add("--base_model_name_or_path", metavar="BASE", help=text)

@@ -25,7 +25,7 @@ from ..inference.onnx_model import OnnxModel
 from ..reporting.charts import label_colors
 from ..utils.atomic import atomic_directory, write_bytes
 from ..utils.text import printable
-from .run import export_adapter
+from .run import expect_export, export_adapter
 
 __all__ = ["export_page"]
 
@@ -55,7 +55,7 @@ _SOURCES = ("app.js", "core.js", "worker.js", "style.css")
 def export_page(
     adapter: str, output: str | Path, *, precision: str = "float16", vendor: bool = True, **options: Any
 ) -> dict[str, Any]:
-    """Write a static page, which is also a Hugging Face Space, that segments in the browser; `output` is replaced.
+    """Write a static page, which is also a Hugging Face Space, that segments in the browser.
 
     Args:
         adapter: directory or Hub id.
@@ -70,9 +70,10 @@ def export_page(
 
     Raises:
         ConnectionError: a library is neither in the cache nor can be downloaded.
-        ValueError: a library isn't what its hash states, the model has more than 256 labels or its weights do not fit
-            into one file; else as [`export_adapter`].
+        ValueError: `output` holds something else, a library isn't what its hash states, the model has more than 256
+            labels or its weights do not fit into one file; else as [`export_adapter`].
     """
+    expect_export(output, {"index.html", "worker.js", "model.onnx"})
     libraries = _read_libraries()
     with atomic_directory(output) as directory:
         facts = export_adapter(adapter, directory / "model", precision=precision, **options)

@@ -39,7 +39,7 @@ def export_adapter(
     precision: str = "float32",
     opset: int = OPSET,
     data_dir: str | None = None,
-    min_agreement: float = 0.99,
+    min_agreement: float = 0.98,
     force: bool = False,
     base_model_name_or_path: str | None = None,
 ) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def export_adapter(
     """
     expect_export(output, {"model.onnx"}, {"model.onnx.data"})
     if not 0 <= min_agreement <= 1:
-        raise ValueError(f"min_agreement is {min_agreement}: expected a share in [0, 1], e.g. 0.99.")
+        raise ValueError(f"min_agreement is {min_agreement}: expected a share in [0, 1], e.g. 0.98.")
     model = load_model(adapter, base_model_name_or_path=base_model_name_or_path).cpu()
     processor = model.image_processor
     assert processor is not None  # load_model checks it
@@ -138,18 +138,19 @@ def _pixels(cases: Iterable[Case], processor: SamedImageProcessor) -> Iterator[n
             yield pixels.expand(-1, max(3, pixels.shape[1]), -1, -1).numpy()
 
 
-def expect_export(output: str | Path, files: set[str], others: set[str]) -> None:
-    """Check that a directory which will be replaced is absent, empty or an earlier export: `files`, perhaps `others`.
+def expect_export(output: str | Path, files: set[str], others: set[str] | None = None) -> None:
+    """Check that a directory which will be replaced is absent, empty or an earlier export.
 
-    Raises:
-        ValueError: it isn't.
+    That has `files`, and beside them only `others`; `None` allows all but hidden ones, such as a repository's.
     """
     path = Path(output)
     found = {entry.name for entry in path.iterdir()} if path.is_dir() else {path.name} if path.exists() else set()
-    if found and not (path.is_dir() and files <= found <= files | others):
+    beside = {name for name in found - files if name not in others} if others is not None else set()
+    beside = beside or {name for name in found if name.startswith(".")} or (files - found and found)
+    if beside:
         raise ValueError(
-            f"output is {str(output)!r}, which holds {min(found - files - others or found)!r} and would be replaced: "
-            "expected a new or empty directory, or an earlier export of the same format; give another one."
+            f"output is {str(output)!r}, which would be replaced, but holds {min(beside)!r}: expected a new or empty "
+            "directory, or an earlier export of this format; give another one."
         )
 
 

@@ -121,9 +121,12 @@ def attend_at_border(
     """
     query, key, value, rows, columns = tokens
     height, width = grid
-    beside = _log_sum(rows[..., :height]) + _log_sum(columns[..., width:])
-    below = _log_sum(rows[..., height:]) + _log_sum(columns)
-    padded = torch.logaddexp(beside, below).to(query.dtype)
+    parts = []  # beside the real tokens and below them
+    if width < columns.shape[-1]:
+        parts.append(_log_sum(rows[..., :height]) + _log_sum(columns[..., width:]))
+    if height < rows.shape[-1]:
+        parts.append(_log_sum(rows[..., height:]) + _log_sum(columns))
+    padded = (parts[0] if len(parts) == 1 else torch.logaddexp(*parts)).to(query.dtype)
     key, value = (torch.cat([real, pad.to(real.dtype)], dim=2) for real, pad in zip((key, value), padding, strict=True))
     rows, columns = rows[..., :height], columns[..., :width]
     if torch.compiler.is_exporting():
@@ -151,7 +154,7 @@ def _attend_in_one_product(
 
 
 def _log_sum(terms: torch.Tensor) -> torch.Tensor:
-    """Logarithm of the sum of exponentials along the last axis, in float32; minus infinity if it is empty."""
+    """Logarithm of the sum of exponentials along the last axis, in float32."""
     return terms.float().logsumexp(dim=-1, keepdim=True)
 
 

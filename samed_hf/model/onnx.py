@@ -27,7 +27,7 @@ INPUT, OUTPUT, METADATA = "pixel_values", "logits", "samed_hf"
 PRECISIONS = ("float32", "float16", "int8")
 OPSET = 20
 _LARGEST = 2**31 - 2**24  # bytes of weights in one file: protobuf's limit is 2 GiB
-_SMALL = 1024  # numbers of a weight that float16 keeps in float32, such as biases and norms
+_HALVED = ("Add", "Conv", "ConvTranspose", "Gather", "Gemm", "MatMul")  # operations of weights that float16 halves
 
 
 class _Logits(nn.Module):
@@ -60,8 +60,8 @@ def export_onnx(
         model: on the CPU, in float32.
         file: path of the file; its directory exists. Weights beyond 2 GB go to a second file beside it.
         processor: the model's image processor.
-        precision: "float32"; "float16" for the stored weights, computed in float32; "int8" for the matrix products of the image
-            encoder, quantized statically for each channel.
+        precision: "float32"; "float16" for the stored weights, computed in float32; "int8" for the encoder's
+            products, with weights of 7 bits for each channel and static ranges, and other weights in float16.
         opset: version of ONNX's operators, at least 18.
         calibration: arrays `pixel_values` from which int8 measures the ranges of the activations.
         about: facts to record, as JSON.
@@ -90,6 +90,7 @@ def export_onnx(
             _halve(exact)
         elif precision == "int8":
             _quantize(exact, calibration or ())
+            _halve(exact)
         _finish(exact, file, metadata)
 
 
@@ -128,17 +129,17 @@ def _quiet() -> Iterator[None]:
 
 
 def _halve(file: Path) -> None:
-    """Store the weights in float16 and convert them to float32 when the model is loaded.
+    """Store weights in float16; they are converted to float32 once, when the model is loaded.
 
-    Half of the operations would exceed the range of float16 or round too much (positions, norms), and no processor
-    computes the others faster in it: the logits differ by the rounding of the weights only.
+    Float16 operations would round too much, and processors compute most of them no faster. The arguments of the
+    positions' sine stay in float32.
     """
     import onnx
 
-    model = onnx.load(file)
-    casts = []
+    model, casts = onnx.load(file), []
+    halved = {name for node in model.graph.node if node.op_type in _HALVED for name in node.input}
     for tensor in model.graph.initializer:
-        if tensor.data_type != onnx.TensorProto.FLOAT or np.prod(tensor.dims) < _SMALL:
+        if tensor.name not in halved or tensor.data_type != onnx.TensorProto.FLOAT or np.prod(tensor.dims) < 1024:
             continue
         half = onnx.numpy_helper.to_array(tensor).astype(np.float16)
         if np.isfinite(half).all():
@@ -151,7 +152,7 @@ def _halve(file: Path) -> None:
 
 
 def _quantize(file: Path, calibration: Iterable[np.ndarray]) -> None:
-    """Quantize the products of the image encoder with their weights; those of the attention and the decoder stay."""
+    """Quantize the image encoder's products with weights; those within the attention and the decoder stay."""
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -164,13 +165,16 @@ def _quantize(file: Path, calibration: Iterable[np.ndarray]) -> None:
             batch = next(self.batches, None)
             return None if batch is None else {INPUT: batch}
 
-    prepared = file.with_name("prepared.onnx")
+    prepared, large = file.with_name("prepared.onnx"), _weights_beside(file).exists()
     with _quiet():
-        quant_pre_process(str(file), str(prepared), skip_symbolic_shape=True)
+        quant_pre_process(str(file), str(prepared), skip_symbolic_shape=True, save_as_external_data=large)
         graph = onnx.load(prepared, load_external_data=False).graph
         constants = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
+        end = max(index for index, node in enumerate(graph.node) if node.op_type == "Conv")  # of the encoder's neck
         products = [
-            node.name for node in graph.node if node.op_type in ("MatMul", "Gemm") and constants & {*node.input[1:2]}
+            node.name
+            for node in graph.node[:end]
+            if node.op_type in ("MatMul", "Gemm") and constants & {*node.input[1:2]}
         ]
         quantize_static(
             str(prepared),
@@ -181,6 +185,8 @@ def _quantize(file: Path, calibration: Iterable[np.ndarray]) -> None:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_quantize=products,
+            use_external_data_format=large,
+            reduce_range=True,  # processors with AVX2 but without VNNI add two products in 16 bits, which 8 bits exceed
             # Products stay in float32 before their bias: more accurate, and fewer conversions.
             extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]},
         )
@@ -190,13 +196,21 @@ def _finish(source: Path, file: Path, metadata: Mapping[str, str]) -> None:
     """Write the metadata into the graph, check it and move it, with its weights, to `file`."""
     import onnx
 
-    weights = file.with_name(f"{file.name}.data")
-    graph = onnx.load(source)
+    weights, graph = _weights_beside(file), onnx.load(source)
     onnx.helper.set_model_props(graph, dict(metadata))
-    large = graph.ByteSize() > _LARGEST if not (source.parent / f"{source.name}.data").exists() else True
+    content = graph.graph
+    # torch.onnx records where in its source each node comes from, with paths of this machine.
+    for part in (content, *content.node, *content.input, *content.output, *content.value_info, *content.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    large = sum(len(tensor.raw_data) for tensor in content.initializer) > _LARGEST
     final = source.with_name("final.onnx")
     onnx.save(graph, final, save_as_external_data=large, location=weights.name)
     onnx.checker.check_model(str(final))
     if large:
         (final.parent / weights.name).replace(weights)
     final.replace(file)
+
+
+def _weights_beside(file: Path) -> Path:
+    return file.with_name(f"{file.name}.data")
