@@ -23,7 +23,7 @@ pytest.importorskip("onnxscript")
 from ..export.browser_page import Page, open_chromium, serve
 from ..loopback_hub import Repository
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("graphs")]
 NAME, SPACE = "ward/discs", "spaces/ward/discs"
 
 
