@@ -24,7 +24,7 @@ from ..transforms.slicing import SliceStack
 from ..utils.atomic import atomic_directory
 from .agreement import Agreement, compare_models, logit_difference
 
-__all__ = ["expect_export", "export_adapter"]
+__all__ = ["export_adapter", "refuse_other_files"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def export_adapter(
         ValueError: `output` holds something else than an export, the exported model's agreement is too small, or the
             data have other labels or channels.
     """
-    expect_export(output, {"model.onnx"}, {"model.onnx.data"})
+    refuse_other_files(Path(output), {"model.onnx", "model.onnx.data"})
     if not 0 <= min_agreement <= 1:
         raise ValueError(f"min_agreement is {min_agreement}: expected a share in [0, 1], e.g. 0.98.")
     model = load_model(adapter, base_model_name_or_path=base_model_name_or_path).cpu()
@@ -138,19 +138,13 @@ def _pixels(cases: Iterable[Case], processor: SamedImageProcessor) -> Iterator[n
             yield pixels.expand(-1, max(3, pixels.shape[1]), -1, -1).numpy()
 
 
-def expect_export(output: str | Path, files: set[str], others: set[str] | None = None) -> None:
-    """Check that a directory which will be replaced is absent, empty or an earlier export.
-
-    That has `files`, and beside them only `others`; `None` allows all but hidden ones, such as a repository's.
-    """
-    path = Path(output)
-    found = {entry.name for entry in path.iterdir()} if path.is_dir() else {path.name} if path.exists() else set()
-    beside = {name for name in found - files if name not in others} if others is not None else set()
-    beside = beside or {name for name in found if name.startswith(".")} or (files - found and found)
-    if beside:
+def refuse_other_files(output: Path, own: set[str]) -> None:
+    """A directory that an export replaces has to be absent, or hold nothing but an earlier export's files."""
+    found = {path.name for path in output.iterdir()} - own if output.is_dir() else set()
+    if output.is_file() or found:
         raise ValueError(
-            f"output is {str(output)!r}, which would be replaced, but holds {min(beside)!r}: expected a new or empty "
-            "directory, or an earlier export of this format; give another one."
+            f"output is {str(output)!r}, which would be replaced and has other files, e.g. {min(found or {output.name})}: give a new or "
+            "empty directory, or an earlier export."
         )
 
 

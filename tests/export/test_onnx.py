@@ -23,19 +23,14 @@ pytest.importorskip("onnxscript")
 
 from ..conftest import TINY_LABELS, TINY_SIZE, randomize_lora
 
+pytestmark = pytest.mark.usefixtures("graphs")
+
 
 @pytest.fixture(scope="module")
 def exported(tiny_adapter, tmp_path_factory):
     directory = tmp_path_factory.mktemp("onnx") / "exported"
     export_adapter(str(tiny_adapter), directory)
     return directory
-
-
-@pytest.fixture
-def graph(exported, monkeypatch):
-    """Exports of the tiny adapter take the graph that is written already."""
-    copy = lambda model, processor, file, opset: shutil.copy(exported / "model.onnx", file)  # noqa: E731
-    monkeypatch.setattr(onnx_export, "_write_graph", copy)
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +121,7 @@ def test_base_adapter_and_merged_model(small_sam, tmp_path, monkeypatch, kind, s
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "share", "difference"), [("float16", 0.95, 0.005), ("int8", 0.95, 0.2)])
-def test_smaller_precisions(
-    tiny_adapter, exported, graph, tiny_data, tmp_path, monkeypatch, precision, share, difference
-):
+def test_smaller_precisions(tiny_adapter, exported, tiny_data, tmp_path, monkeypatch, precision, share, difference):
     directory = tmp_path / precision
     options = {"precision": precision, "data_dir": str(tiny_data), "min_agreement": 0.9}
     facts = export_adapter(str(tiny_adapter), directory, **options)
@@ -143,7 +136,7 @@ def test_smaller_precisions(
 
 
 @pytest.mark.slow
-def test_a_model_that_differs_is_written_only_by_force(tiny_adapter, graph, tmp_path):
+def test_a_model_that_differs_is_written_only_by_force(tiny_adapter, tmp_path):
     command = ["export", str(tiny_adapter), "--output", str(tmp_path / "out"), "--precision", "float16"]
     command += ["--min_agreement", "1"]
     assert main(command) == 2
@@ -153,7 +146,7 @@ def test_a_model_that_differs_is_written_only_by_force(tiny_adapter, graph, tmp_
 
 
 @pytest.mark.slow
-def test_data_that_do_not_fit_are_refused(tiny_adapter, graph, tiny_data, tmp_path):
+def test_data_that_do_not_fit_are_refused(tiny_adapter, tiny_data, tmp_path):
     data = shutil.copytree(tiny_data, tmp_path / "data")
     lists = next(path for path in data.rglob("*.json"))
     lists.write_text(lists.read_text().replace("disc", "ball"))
@@ -201,7 +194,7 @@ def test_what_is_no_exported_model_is_refused(exported, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_backend_of_predict_and_evaluate(tiny_adapter, graph, tiny_data, scan, tmp_path, monkeypatch):
+def test_the_backend_of_predict_and_evaluate(tiny_adapter, tiny_data, scan, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_model, "HF_HOME", str(tmp_path / "home"))
     for backend in ("torch", "onnxruntime"):
         options = ["--backend", backend, "--output", str(tmp_path / backend)]
