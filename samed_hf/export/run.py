@@ -140,10 +140,10 @@ def _pixels(cases: Iterable[Case], processor: SamedImageProcessor) -> Iterator[n
 
 def refuse_other_files(output: Path, own: set[str]) -> None:
     """A directory that an export replaces has to be absent, or hold nothing but an earlier export's files."""
-    found = {path.name for path in output.iterdir()} - own if output.is_dir() else set()
-    if output.is_file() or found:
+    found = {path.name for path in output.iterdir()} - own if output.is_dir() else {*output.parts[-1:]}
+    if found and output.exists():
         raise ValueError(
-            f"output is {str(output)!r}, which would be replaced and has other files, e.g. {min(found or {output.name})}: give a new or "
+            f"output is {str(output)!r}, which would be replaced and has other files, e.g. {min(found)}: give a new or "
             "empty directory, or an earlier export."
         )
 
