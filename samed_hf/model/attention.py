@@ -126,6 +126,8 @@ def attend_at_border(
         parts.append(_log_sum(rows[..., :height]) + _log_sum(columns[..., width:]))
     if height < rows.shape[-1]:
         parts.append(_log_sum(rows[..., height:]) + _log_sum(columns))
+    if torch.compiler.is_exporting():  # whose logaddexp exceeds the range of float32
+        parts = [_log_sum(torch.cat(parts, dim=-1))]
     padded = (parts[0] if len(parts) == 1 else torch.logaddexp(*parts)).to(query.dtype)
     key, value = (torch.cat([real, pad.to(real.dtype)], dim=2) for real, pad in zip((key, value), padding, strict=True))
     rows, columns = rows[..., :height], columns[..., :width]
