@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +21,7 @@ import torch.nn.functional as F
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 __all__ = ["Windows", "attend", "attend_at_border", "cut_windows", "join_windows"]
-__all__ += ["relative_terms", "runs_in_tiles", "window_groups"]
+__all__ += ["exporting", "graph_for_runtimes", "relative_terms", "runs_in_tiles", "window_groups"]
 
 _TILE_BYTES = 16 * 2**20
 """Bytes of the scores in a tile: about a core's share of the last-level cache. Twice as many in the backward pass."""
@@ -27,8 +29,26 @@ _TILE_BYTES = 16 * 2**20
 
 def runs_in_tiles(hidden_states: torch.Tensor) -> bool:
     """Whether to use this module's attention: on a CPU, unless the model is being compiled."""
-    compiled = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+    compiled = torch.compiler.is_compiling() and not exporting()
     return hidden_states.device.type == "cpu" and not (compiled or torch.jit.is_tracing())
+
+
+_exporting = ContextVar("exporting", default=False)
+
+
+def exporting() -> bool:
+    """Whether the graph that [`graph_for_runtimes`] describes is being traced."""
+    return _exporting.get()
+
+
+@contextmanager
+def graph_for_runtimes() -> Iterator[None]:
+    """Trace this module's attention in few large operations, for any batch size; other exports keep PyTorch's."""
+    token = _exporting.set(True)
+    try:
+        yield
+    finally:
+        _exporting.reset(token)
 
 
 class Windows(NamedTuple):
@@ -81,7 +101,7 @@ def relative_terms(
     """
     query = query.unflatten(3, (heads, -1))
     of_rows, of_columns = _by_distance(rel_pos_h, query.shape[1]), _by_distance(rel_pos_w, query.shape[2])
-    if torch.compiler.is_exporting():  # ONNX Runtime computes Einsum slowly
+    if exporting():  # ONNX Runtime computes Einsum slowly
         rows = query.flatten(2, 3) @ of_rows.mT
         columns = (query.transpose(1, 2).flatten(2, 3) @ of_columns.mT).unflatten(2, (-1, heads)).transpose(1, 2)
         return rows.unflatten(2, (-1, heads)).flatten(3), columns.flatten(3)
@@ -105,7 +125,7 @@ def attend(
     Queries and result are `(heads, queries, head_dim)`, keys and values `(heads, height · width, head_dim)`, the terms
     `(heads, queries, height)` and `(heads, queries, width)`.
     """
-    if torch.compiler.is_exporting():
+    if exporting():
         return _attend_in_one_product(query, key, value, rows, columns)
     return _TiledAttention.apply(query, key, value, rows, columns)
 
@@ -126,12 +146,12 @@ def attend_at_border(
         parts.append(_log_sum(rows[..., :height]) + _log_sum(columns[..., width:]))
     if height < rows.shape[-1]:
         parts.append(_log_sum(rows[..., height:]) + _log_sum(columns))
-    if torch.compiler.is_exporting():  # whose logaddexp exceeds the range of float32
+    if exporting():  # whose logaddexp exceeds the range of float32
         parts = [_log_sum(torch.cat(parts, dim=-1))]
     padded = (parts[0] if len(parts) == 1 else torch.logaddexp(*parts)).to(query.dtype)
     key, value = (torch.cat([real, pad.to(real.dtype)], dim=2) for real, pad in zip((key, value), padding, strict=True))
     rows, columns = rows[..., :height], columns[..., :width]
-    if torch.compiler.is_exporting():
+    if exporting():
         return _attend_in_one_product(query, key, value, rows, columns, padded)
     bias = torch.cat([(rows[..., None] + columns[..., None, :]).flatten(-2), padded], dim=-1)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ..utils.atomic import temporary_directory
+from .attention import graph_for_runtimes
 from .image_processing_samed import SamedImageProcessor
 from .modeling_samed import SamedForSemanticSegmentation
 
@@ -98,7 +99,7 @@ def _write_graph(model: SamedForSemanticSegmentation, processor: SamedImageProce
     size = model.config.image_size
     example = torch.rand(2, model.config.channel_projection or 3, size, size)
     shapes = {"pixel_values": {0: torch.export.Dim("batch", min=1, max=1024)}}
-    with _quiet(), torch.no_grad():
+    with _quiet(), torch.no_grad(), graph_for_runtimes():
         program = torch.onnx.export(
             _Logits(model).eval(),
             (example,),

@@ -17,6 +17,7 @@ from .attention import (
     attend,
     attend_at_border,
     cut_windows,
+    exporting,
     join_windows,
     relative_terms,
     runs_in_tiles,
@@ -83,7 +84,7 @@ class SamedVisionAttention(SamVisionAttention):
         if self.window_size and any(side % self.window_size for side in hidden_states.shape[1:3]):
             # Not the biases alone: adapters may change them (IA3, `lora_bias`), and offloaded weights are on no device
             # until their module is called.
-            count = 1 if torch.compiler.is_exporting() else hidden_states.shape[0]
+            count = 1 if exporting() else hidden_states.shape[0]
             padding = self._project(hidden_states.new_zeros(count, 1, 1, hidden_states.shape[-1]))[1:]
         terms = None
         if self.use_rel_pos:
@@ -105,14 +106,14 @@ class SamedVisionAttention(SamVisionAttention):
         """Attend image by image, or in groups of windows of one size."""
         batch_size, height, width, _ = tokens[0].shape
         if self.window_size:
-            if torch.compiler.is_exporting():  # all are cut at once, for a smaller graph
+            if exporting():  # all are cut at once, for a smaller graph
                 tokens = [one.unflatten(3, (self.num_attention_heads, -1)) for one in tokens]
                 tokens = [torch.cat(tokens, dim=-1).flatten(3)]
             groups = window_groups(height, width, self.window_size)
             rows = [torch.cat([self._in_group(tokens, padding, group) for group in row], dim=2) for row in groups]
             return torch.cat(rows, dim=1)
         tokens = [one.unflatten(3, (self.num_attention_heads, -1)).flatten(1, 2).transpose(1, 2) for one in tokens]
-        if torch.compiler.is_exporting():  # the batch size isn't known
+        if exporting():  # the batch size isn't known
             context = attend(*tokens).transpose(1, 2)
         else:
             images = [attend(*(one[index] for one in tokens)).transpose(0, 1) for index in range(batch_size)]
@@ -131,7 +132,7 @@ class SamedVisionAttention(SamVisionAttention):
         else:
             one = Windows((0, 1), (0, 1), 1, 1)
             cut = [cut_windows(token, one, heads) for token in padding]
-            if torch.compiler.is_exporting():  # one token for all batch entries
+            if exporting():  # one token for all batch entries
                 cut = [token.expand(tokens[0].shape[0], -1, -1, -1) for token in cut]
             else:
                 cut = [token.repeat_interleave(len(tokens[0]) // batch_size, 0) for token in cut]
