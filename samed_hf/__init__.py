@@ -18,13 +18,16 @@ __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 class _Registration:
-    """Registers the classes once transformers or `samed_hf.model` is imported, whichever is first.
+    """Registers the classes after the first import of transformers or `samed_hf.model`.
 
     Registration imports PyTorch and PEFT, which takes seconds; an exported model ([`OnnxSegmenter`]) runs without them.
     """
 
+    active = False
+
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if name not in ("transformers", f"{__name__}.model"):
+        # PEFT and Accelerate import transformers, and have to be complete before the model imports them.
+        if name not in ("transformers", "peft", "accelerate", f"{__name__}.model"):
             return None
         finders = (one.find_spec for one in sys.meta_path if one is not self)
         spec = next((found for find in finders if (found := find(name, path, target))), None)
@@ -32,15 +35,20 @@ class _Registration:
             execute = spec.loader.exec_module
 
             def exec_module(module: Any) -> None:
-                execute(module)
-                _register(required=name != "transformers")
+                outermost, self.active = not self.active, True
+                try:
+                    execute(module)
+                    if outermost:
+                        _register(required=name.startswith(__name__))
+                finally:
+                    self.active = not outermost
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
 def _register(*, required: bool) -> None:
-    if required or (find_spec("torch") and find_spec("peft")):
+    if required or ("transformers" in sys.modules and find_spec("torch") and find_spec("peft")):
         importlib.import_module(f"{__name__}.model.modeling_samed")
 
 

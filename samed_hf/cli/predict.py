@@ -212,7 +212,7 @@ def _plan(args: argparse.Namespace, output: Path, settings: PredictionSettings) 
     adapters = [member for adapter in given for member in ensemble_members(adapter)]
     try:
         content = (
-            open_onnx(adapters[0]).about["preprocessor"]
+            open_onnx(adapters[0])[1]["preprocessor"]
             if is_onnx(adapters[0])
             else SamedImageProcessor.get_image_processor_dict(adapters[0])[0]
         )

@@ -35,13 +35,8 @@ class OnnxModel:
 
     def __init__(self, file: str | Path, *, runtime: str = "onnxruntime", providers: list[str] | None = None) -> None:
         self.file, self.about, self._compute = open_onnx(file, runtime, providers)
-        try:
-            self.config = SamedConfig.from_dict(self.about["config"])
-            self.image_processor = SamedImageProcessor.from_dict(self.about["preprocessor"])
-        except (ValueError, TypeError) as error:
-            raise ValueError(
-                f"The metadata of {self.file} can't be used ({error}): export the adapter again."
-            ) from error
+        self.config = SamedConfig.from_dict(self.about["config"])
+        self.image_processor = SamedImageProcessor.from_dict(self.about["preprocessor"])
         self.device, self.dtype = torch.device("cpu"), torch.float32
 
     def __call__(self, pixel_values: torch.Tensor) -> SimpleNamespace:

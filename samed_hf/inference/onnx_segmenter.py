@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..hub.onnx_file import open_onnx
-from ..transforms.channels import to_numpy
-from ..transforms.settings import SliceSettings
+from ..transforms.settings import SliceSettings, to_numpy
 from ..transforms.slicing import SliceStack, cut_scan, image_bounds, join_slices
 from ..utils.console import ProgressCallback
 from ..volumes.geometry import Volume
@@ -26,9 +25,8 @@ class OnnxSegmenter:
 
     Args:
         file: `model.onnx`, or the directory that holds it.
-        runtime: "onnxruntime" or "openvino".
-        providers: ONNX Runtime's execution providers, in order of preference; by default CUDA where it is available,
-            then the CPU.
+        runtime: "onnxruntime", or "openvino" on the CPU.
+        providers: of ONNX Runtime, in order of preference; by default CUDA where it is available, then the CPU.
 
     Attributes:
         id2label: name of each label; 0 is the background.
@@ -44,8 +42,7 @@ class OnnxSegmenter:
         self.file, self.about, self._compute = open_onnx(file, runtime, providers)
         self.id2label = {int(index): str(name) for index, name in self.about["config"]["id2label"].items()}
         self._settings = SliceSettings()
-        known = SliceSettings.__annotations__
-        vars(self._settings).update({k: v for k, v in self.about["preprocessor"].items() if k in known})
+        vars(self._settings).update(self.about["preprocessor"])
 
     @property
     def num_channels(self) -> int:
@@ -95,12 +92,8 @@ def _interpolation(image_size: int, side: int) -> np.ndarray:
 
     They are those of `model.post_processing`: to the input's size by the centres of pixels, then corner to corner.
     """
-    quarter = image_size // 4
     upsampled = (np.arange(image_size) + 0.5) / 4 - 0.5
-    own = np.arange(side) * ((image_size - 1) / max(1, side - 1))
-    steps = [(quarter, upsampled), (image_size, own)]
-    up, resize = (
-        np.stack([np.interp(positions, np.arange(size), row) for row in np.eye(size)], axis=1)
-        for size, positions in steps
-    )
-    return (resize @ up).astype(np.float32)
+    positions = np.arange(side) * ((image_size - 1) / max(1, side - 1))
+    units = np.eye(image_size // 4)
+    up = np.stack([np.interp(upsampled, np.arange(len(units)), unit) for unit in units])
+    return np.stack([np.interp(positions, np.arange(image_size), one) for one in up], axis=1).astype(np.float32)

@@ -12,7 +12,7 @@ import torch
 
 from ..model.image_processing_samed import SamedImageProcessor
 from ..model.modeling_samed import SamedForSemanticSegmentation
-from ..transforms.channels import to_numpy
+from ..transforms.settings import to_numpy
 from ..transforms.slicing import SliceStack, cut_scan, image_bounds, join_slices
 from ..utils.console import ProgressCallback
 from ..utils.threads import single_threaded_blas

@@ -1,5 +1,4 @@
-from .augmentation import Augmentation, augment, default_augmentation
-from .intensity import window_intensity
+from .augmentation import Augmentation, augment, default_augmentation, window_intensity
 from .slicing import SliceStack, cut_image, cut_slices, image_bounds, join_image, join_slices, rows_point_up
 from .zoom import nearest_zoom, spline_zoom
 

@@ -1,4 +1,4 @@
-"""Augmentation of slices: pure functions with an explicit generator.
+"""Intensity window and augmentation of slices: pure functions with an explicit generator.
 
 Rotations and scalings sample at scipy's positions and with its rule for the border, but several times faster.
 """
@@ -6,14 +6,36 @@ Rotations and scalings sample at scipy's positions and with its rule for the bor
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy import ndimage, special
 
-__all__ = ["SAMED_AUGMENTATION", "Augmentation", "augment", "default_augmentation"]
+if TYPE_CHECKING:
+    from .zoom import Array
+
+__all__ = ["SAMED_AUGMENTATION", "Augmentation", "augment", "default_augmentation", "window_intensity"]
+
+
+def window_intensity(image: Array, window: Sequence[float]) -> Array:
+    """Clip to an intensity window and scale it to [0, 1].
+
+    Args:
+        image: array or tensor of any shape and real dtype, in the window's unit (HU for CT).
+        window: the lower and the upper bound; SAMed's is (-125, 275) HU.
+
+    Returns:
+        float32 in [0, 1], of the same shape and on the same device.
+    """
+    low, high = (float(bound) for bound in window)
+    if not low < high:
+        raise ValueError(f"window is ({low}, {high}): expected a lower and a higher bound, e.g. (-125, 275).")
+    if not isinstance(image, np.ndarray):
+        return (image.float().clamp(low, high) - low) / (high - low)
+    clipped = np.clip(image, np.float32(low), np.float32(high), dtype=np.float32)
+    return (clipped - np.float32(low)) / np.float32(high - low)
 
 
 class Augmentation(NamedTuple):

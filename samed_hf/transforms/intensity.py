@@ -6,12 +6,7 @@ import logging
 import re
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-
-if TYPE_CHECKING:
-    from .zoom import Array
+from typing import Any
 
 __all__ = [
     "CT_WINDOW",
@@ -23,7 +18,6 @@ __all__ = [
     "is_nested",
     "preprocessing_settings",
     "warn_if_rescaled",
-    "window_intensity",
 ]
 
 logger = logging.getLogger(__name__)
@@ -44,25 +38,6 @@ PREPROCESSING: dict[str, dict[str, Any]] = {
     "picture": {"intensity_window": None, "percentiles": None},
 }
 """Arguments of [`SamedImageProcessor`] by the preset's name: "ct" is SAMed's abdominal window, in HU."""
-
-
-def window_intensity(image: Array, window: Sequence[float]) -> Array:
-    """Clip to an intensity window and scale it to [0, 1].
-
-    Args:
-        image: array or tensor of any shape and real dtype, in the window's unit (HU for CT).
-        window: the lower and the upper bound; SAMed's is (-125, 275) HU.
-
-    Returns:
-        float32 in [0, 1], of the same shape and on the same device.
-    """
-    low, high = (float(bound) for bound in window)
-    if not low < high:
-        raise ValueError(f"window is ({low}, {high}): expected a lower and a higher bound, e.g. (-125, 275).")
-    if not isinstance(image, np.ndarray):
-        return (image.float().clamp(low, high) - low) / (high - low)
-    clipped = np.clip(image, np.float32(low), np.float32(high), dtype=np.float32)
-    return (clipped - np.float32(low)) / np.float32(high - low)
 
 
 def guess_preprocessing(channel_names: Sequence[str], *, pictures: bool = False) -> list[str]:

@@ -9,9 +9,9 @@ import numpy as np
 
 from ..volumes.geometry import Volume, reorient, restore_orientation
 from ..volumes.limits import InputLimits
-from .channels import stack_arrays
-from .intensity import warn_if_rescaled, window_intensity
-from .settings import SliceSettings
+from .augmentation import window_intensity
+from .intensity import warn_if_rescaled
+from .settings import SliceSettings, stack_arrays
 
 if TYPE_CHECKING:
     from .zoom import Array
@@ -46,12 +46,7 @@ def cut_slices(volume: Volume, processor: SliceSettings) -> np.ndarray:
 
 
 def cut_scan(volume: Volume, processor: SliceSettings, limits: InputLimits | None = None) -> np.ndarray:
-    """[`cut_slices`] of a scan that can be segmented.
-
-    Raises:
-        ValueError: NaN or infinity in the scan, or more slices or pixels than `limits` (by default
-            `InputLimits.local()`).
-    """
+    """[`cut_slices`] of a scan; a `ValueError` for NaN or infinity in it, or more slices or pixels than `limits`."""
     if volume.array.dtype.kind == "f" and not (finite := np.isfinite(volume.array)).all():
         bad = finite.size - np.count_nonzero(finite)
         raise ValueError(f"The scan holds {bad} NaN or infinite values: expected finite intensities; replace them.")

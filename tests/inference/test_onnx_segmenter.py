@@ -35,7 +35,7 @@ print(json.dumps([name for name in heavy if sys.modules.get(name) is not None]))
 """
 
 
-def write_model(path, *, inputs=3, without=(), metadata=None, **settings):
+def write_model(path, *, inputs=3, without="", metadata=None, **settings):
     """A graph whose logits are linear in the means of 4×4 pixels, with the metadata of an export."""
     rng = np.random.default_rng(0)
     weights = np.array([[0.0] * inputs, [-3.0] * inputs, [3.0] * inputs]) * rng.uniform(0.5, 1.5, (3, inputs))
@@ -57,7 +57,7 @@ def write_model(path, *, inputs=3, without=(), metadata=None, **settings):
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
     config = SamedConfig(image_size=SIZE, id2label=LABELS, channel_projection=inputs if inputs > 3 else None)
     processor = SamedImageProcessor(image_size=SIZE, **settings).to_dict()
-    about = {"config": config.to_dict(), "preprocessor": {k: v for k, v in processor.items() if k not in without}}
+    about = {"config": config.to_dict(), "preprocessor": {k: v for k, v in processor.items() if k != without}}
     onnx.helper.set_model_props(model, {"samed_hf": json.dumps(about)} if metadata is None else metadata)
     onnx.save(model, path)
     return path
@@ -152,14 +152,14 @@ def test_files_that_are_no_exported_model(tmp_path):
     write_model(tmp_path / "other.onnx", metadata={})
     write_model(tmp_path / "list.onnx", metadata={"samed_hf": "[1]"})
     write_model(tmp_path / "empty.onnx", metadata={"samed_hf": "{}"})
-    write_model(tmp_path / "older.onnx", without=("intensity_window", "axis_order"))
+    write_model(tmp_path / "older.onnx", without="axis_order")
     expected = {
-        "text.onnx": "read by onnxruntime",
-        "short.onnx": "read by onnxruntime",
-        "other.onnx": "without the metadata",
-        "list.onnx": "can't be read",
-        "empty.onnx": "lacks preprocessor",
-        "older.onnx": r"lacks preprocessor.intensity_window, preprocessor.axis_order",
+        "text.onnx": "damaged",
+        "short.onnx": "damaged",
+        "other.onnx": "lack 'samed_hf'",
+        "list.onnx": "list",
+        "empty.onnx": "lack 'preprocessor'",
+        "older.onnx": "lack 'axis_order'",
     }
     for name, reason in expected.items():
         for load in (OnnxSegmenter, load_model):
@@ -188,7 +188,7 @@ def test_openvino(tiny_adapter, tmp_path, monkeypatch):
     labels = [OnnxSegmenter(file, runtime=one).segment(volume) for one in ("onnxruntime", "openvino")]
     assert np.mean(labels[0] == labels[1]) >= 0.9999
     write_model(tmp_path / "other.onnx", metadata={})
-    with pytest.raises(ValueError, match="without the metadata"):
+    with pytest.raises(ValueError, match="lack 'samed_hf'"):
         OnnxSegmenter(tmp_path / "other.onnx", runtime="openvino")
     monkeypatch.setattr("samed_hf.inference.onnx_model.HF_HOME", str(tmp_path))
     model = load_model(str(tiny_adapter), backend="openvino")

@@ -11,8 +11,8 @@ from samed_hf.transforms.augmentation import (
     enlarge,
     rotate,
     rotate_flip,
+    window_intensity,
 )
-from samed_hf.transforms.intensity import window_intensity
 
 
 def test_window_by_hand():
