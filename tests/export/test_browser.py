@@ -25,6 +25,8 @@ from ..conftest import TINY_LABELS, TINY_SIZE, randomize_lora
 from ..dicom_files import write_series
 from .browser_page import Page, open_chromium, serve
 
+pytestmark = pytest.mark.usefixtures("graphs")
+
 
 @pytest.fixture(scope="module")
 def adapter(tiny_sam, tmp_path_factory):
