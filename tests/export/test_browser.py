@@ -1,67 +1,25 @@
 """The exported page in a real browser: open, segment, download, and no request besides the page's own files."""
 
-import functools
-import http.server
 import json
-import shutil
 import subprocess
-import threading
-import time
 
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 import yaml
 from PIL import Image
 
-from samed_hf import SamedForSemanticSegmentation, SamedImageProcessor, samed_lora_config
 from samed_hf.cli import main
-from samed_hf.data import phantom_patient
 from samed_hf.export import browser as browser_export
 from samed_hf.export import export_page
-from samed_hf.inference import load_model, predict_image, predict_volume
+from samed_hf.inference import predict_image, predict_volume
 from samed_hf.volumes import read_volume
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-from ..conftest import TINY_LABELS, TINY_SIZE, randomize_lora
+from ..conftest import TINY_LABELS
 from ..dicom_files import write_series
-from ..test_space import CHROMIUM
-
-FLAGS = ["--headless=new", "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-FLAGS += ["--ignore-gpu-blocklist", "--window-size=1440,900"]
-
-
-@pytest.fixture(scope="module")
-def adapter(tiny_sam, tmp_path_factory):
-    """A tiny adapter that sees its scans in another orientation than their files'."""
-    torch.manual_seed(1)
-    model = SamedForSemanticSegmentation.from_pretrained(tiny_sam, image_size=TINY_SIZE, id2label=TINY_LABELS)
-    model.add_adapter(samed_lora_config(rank=2))
-    randomize_lora(model)
-    folder = tmp_path_factory.mktemp("page") / "adapter"
-    processor = SamedImageProcessor(TINY_SIZE, (-125, 275), input_size=48, orientation="LPS", channel_names=["CT"])
-    model.save_pretrained(folder, image_processor=processor)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def site(adapter, tmp_path_factory):
-    """The page of the adapter, in float32 so that its labels are Python's."""
-    folder = tmp_path_factory.mktemp("site") / "site"
-    try:
-        export_page(str(adapter), folder, precision="float32")
-    except ConnectionError as error:
-        pytest.skip(f"the page's libraries can't be downloaded: {error}")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(adapter):
-    return load_model(str(adapter))
 
 
 @pytest.mark.slow
@@ -78,8 +36,9 @@ def test_the_files(site):
 
 
 @pytest.mark.slow
-def test_libraries_from_a_cdn(adapter, site, tmp_path):
-    assert main(["export", str(adapter), "--format", "browser", "--output", str(tmp_path / "out"), "--no-vendor"]) == 0
+def test_libraries_from_a_cdn(page_adapter, site, tmp_path):
+    command = ["export", str(page_adapter), "--format", "browser", "--output", str(tmp_path / "out"), "--no-vendor"]
+    assert main(command) == 0
     assert not (tmp_path / "out" / "vendor").exists()
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     for name, library in config["libraries"].items():
@@ -107,114 +66,15 @@ def test_offline_without_a_cache(tmp_path, monkeypatch):
         export_page("adapter", tmp_path / "out")
 
 
-class _Handler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *arguments):
-        pass
-
-
-@pytest.fixture(scope="module")
-def address(site):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Handler, directory=str(site)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    selenium = pytest.importorskip("selenium.webdriver", reason="selenium isn't installed: pip install -e '.[browser]'")
-    if CHROMIUM is None or shutil.which("chromedriver") is None:
-        pytest.skip("no Chromium with chromedriver on this machine: apt-get install chromium chromium-driver")
-    options = selenium.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    browser = selenium.Chrome(options=options, service=selenium.ChromeService(shutil.which("chromedriver")))
-    yield browser
-    browser.quit()
-
-
-class _Page:
-    def __init__(self, browser, downloads):
-        self.browser, self.downloads = browser, downloads
-        browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(downloads)})
-
-    def text(self, place="status"):
-        return self.browser.execute_script("return document.getElementById(arguments[0]).textContent", place)
-
-    def until(self, word, place="status", seconds=90):
-        end = time.time() + seconds
-        while word not in self.text(place):
-            assert time.time() < end, (word, self.text("status"), self.text("error"))
-            assert place == "error" or not self.text("error"), self.text("error")
-            time.sleep(0.1)
-        return self.text(place)
-
-    def give(self, *paths, field="files"):
-        self.browser.find_element("id", field).send_keys("\n".join(map(str, paths)))
-
-    def click(self, name):
-        self.browser.find_element("id", name).click()
-
-    def segment(self, *paths, field="files"):
-        self.give(*paths, field=field)
-        self.until("to segment")
-        self.click("segment")
-        self.until("Done in")
-        return self
-
-    def save(self):
-        self.click("save")
-        self.until("in the downloads")
-        end = time.time() + 20
-        while time.time() < end:
-            found = [
-                path for path in self.downloads.iterdir() if "_labels." in path.name and path.suffix in (".gz", ".png")
-            ]
-            if found:
-                return found[0]
-            time.sleep(0.1)
-        raise AssertionError("nothing was downloaded")
-
-    def requests(self):
-        messages = [json.loads(entry["message"])["message"] for entry in self.browser.get_log("performance")]
-        sent = [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
-        return [url for url in sent if not url.startswith(("blob:", "data:"))]
-
-
-@pytest.fixture
-def page(chromium, address, tmp_path):
-    chromium.get("about:blank")
-    chromium.get_log("performance")
-    chromium.get(address)
-    page = _Page(chromium, tmp_path)
-    page.until("Ready")
-    page.loaded = page.requests()
-    return page
-
-
-@pytest.fixture(scope="module")
-def scan(tmp_path_factory):
-    """An abdomen whose axes run to the right, the front and the head, oblique."""
-    image, _, spacing = phantom_patient(3, (8, 80, 96))
-    affine = np.array(
-        [[spacing[1], 0.2, 0, -40], [-0.1, spacing[2], 0.5, 12.5], [0, -0.1, spacing[0], 7], [0, 0, 0, 1]]
-    )
-    path = tmp_path_factory.mktemp("scan") / "patient 7.nii.gz"
-    nib.save(nib.Nifti1Image(np.transpose(image, (1, 2, 0)), affine), path)
-    return path
-
-
 @pytest.mark.slow
 @pytest.mark.browser
-def test_a_scan(page, model, scan, address):
-    volume = read_volume(scan)
-    expected = predict_volume(model, volume)
-    written = nib.load(page.segment(scan).save())
+def test_a_scan(page, page_model, page_scan, address):
+    volume = read_volume(page_scan)
+    expected = predict_volume(page_model, volume)
+    written = nib.load(page.segment(page_scan).save())
     assert len(np.unique(expected)) > 1
     assert np.mean(np.asarray(written.dataobj) == expected) >= 0.999
-    np.testing.assert_array_equal(written.affine, nib.load(scan).affine)
+    np.testing.assert_array_equal(written.affine, nib.load(page_scan).affine)
     rows = page.text("legend")
     label = int(np.argmax(np.bincount(expected.ravel())[1:])) + 1
     assert TINY_LABELS[label] in rows
@@ -230,13 +90,13 @@ def test_a_scan(page, model, scan, address):
 
 @pytest.mark.slow
 @pytest.mark.browser
-def test_a_dropped_file_and_cancel(page, scan):
+def test_a_dropped_file_and_cancel(page, page_scan):
     drop = """
         const data = new DataTransfer(), bytes = Uint8Array.from(arguments[0]);
         data.items.add(new File([bytes], "dropped.nii.gz"));
         document.body.dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true}));
     """
-    page.browser.execute_script(drop, list(scan.read_bytes()))
+    page.browser.execute_script(drop, list(page_scan.read_bytes()))
     page.until("dropped.nii.gz: 80 × 96 × 8 voxels, 8 slices")
     during = """
         document.getElementById("segment").click();
@@ -254,11 +114,11 @@ def test_a_dropped_file_and_cancel(page, scan):
 
 @pytest.mark.slow
 @pytest.mark.browser
-def test_a_dicom_folder(page, model, tmp_path):
+def test_a_dicom_folder(page, page_model, tmp_path):
     stored = np.random.default_rng(5).normal(1040, 120, (40, 48, 5)).astype(np.uint16)
     write_series(tmp_path / "series", stored, spacing=(2, 2, 5))
     volume = read_volume(tmp_path / "series")
-    expected = predict_volume(model, volume)
+    expected = predict_volume(page_model, volume)
     page.segment(tmp_path / "series", field="folder")
     written = nib.load(page.save())
     # The page's grid may run along other directions of the axes: compare at the same places.
@@ -271,19 +131,19 @@ def test_a_dicom_folder(page, model, tmp_path):
 @pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_an_image(page, model, tmp_path, mode):
+def test_an_image(page, page_model, tmp_path, mode):
     shape = (40, 50) if mode == "L" else (40, 50, 3)
     image = Image.fromarray(np.random.default_rng(1).integers(0, 255, shape, dtype=np.uint8))
     (tmp_path / "in").mkdir()
     image.save(tmp_path / "in" / "image.png")
     written = Image.open(page.segment(tmp_path / "in" / "image.png").save())
-    assert np.mean(np.asarray(written) == predict_image(model, image)[0]) >= 0.999
+    assert np.mean(np.asarray(written) == predict_image(page_model, image)[0]) >= 0.999
 
 
 @pytest.mark.slow
 @pytest.mark.browser
-def test_files_that_cannot_be_used(page, scan, tmp_path):
-    (tmp_path / "short.nii.gz").write_bytes(scan.read_bytes()[:-900])
+def test_files_that_cannot_be_used(page, page_scan, tmp_path):
+    (tmp_path / "short.nii.gz").write_bytes(page_scan.read_bytes()[:-900])
     page.give(tmp_path / "short.nii.gz")
     page.until("damaged", "error")
     (tmp_path / "notes.txt").write_text("no scan")
@@ -297,17 +157,17 @@ def test_files_that_cannot_be_used(page, scan, tmp_path):
     page.give(tmp_path / "large.nii")
     page.until("large.nii is too large: 2.1 GB", "error")
     (tmp_path / "large.nii").unlink()
-    page.give(scan)  # the page goes on
+    page.give(page_scan)  # the page goes on
     page.until("to segment", seconds=30)
     assert page.text("error") == ""
 
 
 @pytest.mark.slow
 @pytest.mark.browser
-def test_keys_window_and_legend(page, scan):
+def test_keys_window_and_legend(page, page_scan):
     from selenium.webdriver.common.keys import Keys
 
-    page.segment(scan)
+    page.segment(page_scan)
     planes, places = page.browser.find_element("id", "planes"), []
     for key in (Keys.ARROW_UP, Keys.ARROW_UP, Keys.ARROW_LEFT, Keys.PAGE_UP):
         planes.send_keys(key)
@@ -326,11 +186,11 @@ def test_keys_window_and_legend(page, scan):
 @pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [360, 1440])
-def test_widths_and_names(page, scan, width):
+def test_widths_and_names(page, page_scan, width):
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
     page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     try:
-        page.segment(scan)
+        page.segment(page_scan)
         assert page.browser.execute_script("return document.documentElement.scrollWidth") <= width
         nameless = """
             return [...document.querySelectorAll('button, input:not([hidden]), select, canvas')].filter((one) =>

@@ -6,7 +6,7 @@ const say = (type, content = {}, transfer = []) => postMessage({type, ...content
 onmessage = async ({data: {type, ...content}}) => {
   if (type === "cancel") stopped = true;
   try {
-    await {start, open, segment, save}[type]?.(content);
+    await {start, open, segment, openLabels, save}[type]?.(content);
   } catch (error) {
     const memory = error instanceof RangeError || /memory|alloc/i.test(error?.message || "");
     const text = error?.name === "NotReadableError" ? "The file can't be read any more: choose it again." : error?.message || String(error);
@@ -119,14 +119,29 @@ async function segment() {
     say("progress", {done: index + 1, total: count, seconds: (performance.now() - started) / 1000});
   }
   labels = found;
+  report((performance.now() - started) / 1000);
+}
+
+function report(seconds) {
   const counts = Array(config.labels.length).fill(0);
   for (const label of labels) counts[label]++;
   const ml = volume.isImage ? 0 : Math.abs(core.determinant(volume.affine)) / 1000;
   const shown = core.writeNifti({...volume, header: null}, labels, true);
-  say("done", {nifti: shown.buffer, counts, ml, total: labels.length, seconds: (performance.now() - started) / 1000}, [shown.buffer]);
+  say("done", {nifti: shown.buffer, counts, ml, total: labels.length, seconds}, [shown.buffer]);
 }
 
-async function save() {
+/** Labels of the open scan from a file, e.g. to go on correcting them. */
+async function openLabels({file}) {
+  const given = core.parseNifti(await unpacked(file)), count = config.labels.length;
+  const isSame = String(given.shape) === String(volume.shape) && given.channels === 1 && given.affine.every((row, r) => row.every((value, c) => Math.abs(value - volume.affine[r][c]) < 1e-3));
+  if (!isSame) throw new core.Refused(`${file.name} is on another grid than the scan (${given.shape.join(" × ")} voxels): expected ${volume.shape.join(" × ")} and the same affine, as downloaded here.`);
+  if (!given.data.every((value) => Number.isInteger(value) && value >= 0 && value < count)) throw new core.Refused(`${file.name} has other values than the labels 0 to ${count - 1}.`);
+  labels = Uint8Array.from(given.data);
+  report(0);
+}
+
+async function save({corrected}) {
+  labels = corrected ?? labels;
   const [width, height] = volume.shape;
   const bytes = volume.isImage ? await core.writePng(labels, width, height, config.labels.map((one) => one.rgb)) : await core.deflate(core.writeNifti(volume, labels, true));
   say("saved", {bytes, suffix: volume.isImage ? "png" : "nii.gz"}, [bytes.buffer]);

@@ -1,0 +1,182 @@
+"""The exported page of a tiny adapter, served, and one Chromium for all tests of it."""
+
+import functools
+import http.server
+import json
+import shutil
+import threading
+import time
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from samed_hf import SamedForSemanticSegmentation, SamedImageProcessor, samed_lora_config
+from samed_hf.data import phantom_patient
+from samed_hf.export import export_page
+from samed_hf.inference import load_model
+
+from ..conftest import TINY_LABELS, TINY_SIZE, randomize_lora
+from ..test_space import CHROMIUM
+
+FLAGS = ["--headless=new", "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+FLAGS += ["--ignore-gpu-blocklist", "--window-size=1440,900"]
+
+
+@pytest.fixture(scope="session")
+def page_adapter(tiny_sam, tmp_path_factory):
+    """A tiny adapter that sees its scans in another orientation than their files'."""
+    torch.manual_seed(1)
+    model = SamedForSemanticSegmentation.from_pretrained(tiny_sam, image_size=TINY_SIZE, id2label=TINY_LABELS)
+    model.add_adapter(samed_lora_config(rank=2))
+    randomize_lora(model)
+    folder = tmp_path_factory.mktemp("page") / "adapter"
+    processor = SamedImageProcessor(TINY_SIZE, (-125, 275), input_size=48, orientation="LPS", channel_names=["CT"])
+    model.save_pretrained(folder, image_processor=processor)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def site(page_adapter, tmp_path_factory):
+    """The page of the adapter, in float32 so that its labels are Python's."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    folder = tmp_path_factory.mktemp("site") / "site"
+    try:
+        export_page(str(page_adapter), folder, precision="float32")
+    except ConnectionError as error:
+        pytest.skip(f"the page's libraries can't be downloaded: {error}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def page_model(page_adapter):
+    return load_model(str(page_adapter))
+
+
+class _Handler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture(scope="session")
+def address(site):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Handler, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory):
+    selenium = pytest.importorskip("selenium.webdriver", reason="selenium isn't installed: pip install -e '.[browser]'")
+    if CHROMIUM is None or shutil.which("chromedriver") is None:
+        pytest.skip("no Chromium with chromedriver on this machine: apt-get install chromium chromium-driver")
+    options = selenium.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    browser = selenium.Chrome(options=options, service=selenium.ChromeService(shutil.which("chromedriver")))
+    yield browser
+    browser.quit()
+
+
+class _Page:
+    def __init__(self, browser, downloads):
+        self.browser, self.downloads = browser, downloads
+        browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(downloads)})
+
+    def text(self, place="status"):
+        return self.browser.execute_script("return document.getElementById(arguments[0]).textContent", place)
+
+    def until(self, word, place="status", seconds=90):
+        end = time.time() + seconds
+        while word not in self.text(place):
+            assert time.time() < end, (word, self.text("status"), self.text("error"))
+            assert place == "error" or not self.text("error"), self.text("error")
+            time.sleep(0.1)
+        return self.text(place)
+
+    def give(self, *paths, field="files"):
+        self.browser.find_element("id", field).send_keys("\n".join(map(str, paths)))
+
+    def click(self, name):
+        self.browser.find_element("id", name).click()
+
+    def segment(self, *paths, field="files"):
+        self.give(*paths, field=field)
+        self.until("to segment")
+        self.click("segment")
+        self.until("Done in")
+        return self
+
+    def save(self):
+        for file in self.downloads.glob("*_labels.*"):
+            file.unlink()
+        self.browser.execute_script("document.getElementById('status').textContent = ''")
+        self.click("save")
+        self.until("in the downloads")
+        end = time.time() + 20
+        while time.time() < end:
+            found = [path for path in self.downloads.glob("*_labels.*") if path.suffix in (".gz", ".png")]
+            if found:
+                return found[0]
+            time.sleep(0.1)
+        raise AssertionError("nothing was downloaded")
+
+    def stroke(self, *places, kind="mouse"):
+        """Press at the first place of the planes, given in shares of their width and height, and go to the others."""
+        from selenium.webdriver.common.actions.action_builder import ActionBuilder
+        from selenium.webdriver.common.actions.pointer_input import PointerInput
+
+        box = """const planes = document.getElementById("planes"); planes.scrollIntoView({block: "center"});
+            const {x, y, width, height} = planes.getBoundingClientRect(); return [x, y, width, height];"""
+        left, top, width, height = self.browser.execute_script(box)
+        actions = ActionBuilder(self.browser, mouse=PointerInput(kind, kind), duration=20)
+        for number, (x, y) in enumerate(places):
+            actions.pointer_action.move_to_location(round(left + x * width), round(top + y * height))
+            if not number:
+                actions.pointer_action.pointer_down()
+        actions.pointer_action.pointer_up()
+        actions.perform()
+
+    def set(self, **values):
+        """Set fields of the form by their ids, as a reader does."""
+        script = """const field = document.getElementById(arguments[0]); field.value = arguments[1];
+            field.dispatchEvent(new Event("input")); field.dispatchEvent(new Event("change"));"""
+        for name, value in values.items():
+            self.browser.execute_script(script, name, value)
+
+    def choose(self, tool):
+        self.browser.find_element("css selector", f'[name=tool][value="{tool}"]').click()
+
+    def requests(self):
+        messages = [json.loads(entry["message"])["message"] for entry in self.browser.get_log("performance")]
+        sent = [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
+        return [url for url in sent if not url.startswith(("blob:", "data:"))]
+
+
+@pytest.fixture
+def page(chromium, address, tmp_path):
+    chromium.get("about:blank")
+    chromium.get_log("performance")
+    chromium.get(address)
+    page = _Page(chromium, tmp_path)
+    page.until("Ready")
+    page.loaded = page.requests()
+    return page
+
+
+@pytest.fixture(scope="session")
+def page_scan(tmp_path_factory):
+    """An abdomen whose axes run to the right, the front and the head, oblique."""
+    image, _, spacing = phantom_patient(3, (8, 80, 96))
+    affine = np.array(
+        [[spacing[1], 0.2, 0, -40], [-0.1, spacing[2], 0.5, 12.5], [0, -0.1, spacing[0], 7], [0, 0, 0, 1]]
+    )
+    path = tmp_path_factory.mktemp("scan") / "patient 7.nii.gz"
+    nib.save(nib.Nifti1Image(np.transpose(image, (1, 2, 0)), affine), path)
+    return path
