@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 import time
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -56,9 +57,80 @@ def page_model(page_adapter):
     return load_model(str(page_adapter))
 
 
+# Ways to send something, of a page and of a worker: each ends with "refused", an error or nothing.
+SENDING = """
+    const send = async (to) => {
+        const ways = {
+            fetch: () => fetch(to + "fetch"),
+            xhr: () => new Promise((good, bad) => {
+                const request = new XMLHttpRequest();
+                [request.onload, request.onerror] = [good, bad];
+                request.open("POST", to + "xhr");
+                request.send("scan");
+            }),
+            socket: () => new Promise((good, bad) => {
+                const socket = new WebSocket(to.replace("http", "ws") + "socket");
+                [socket.onopen, socket.onerror] = [good, bad];
+            }),
+            events: () => new Promise((good, bad) => {
+                const source = new EventSource(to + "events");
+                [source.onopen, source.onerror] = [good, bad];
+            }),
+            module: () => import(to + "core.js?module"),
+            nested: () => new Promise((good, bad) => {
+                const worker = new Worker(to + "core.js?nested");
+                [worker.onmessage, worker.onerror] = [good, bad];
+            }),
+        };
+        if (self.importScripts) ways.scripts = () => importScripts(to + "core.js?scripts");
+        if (self.document) {
+            const add = (name, field) => () => new Promise((good, bad) => {
+                const one = document.createElement(name);
+                [one.onload, one.onerror] = [good, bad];
+                Object.assign(one, {rel: "stylesheet", [field]: to + name});
+                document.head.append(one);
+            });
+            ways.beacon = async () => { navigator.sendBeacon(to + "beacon", "scan"); throw Error("says nothing"); };
+            ways.image = () => new Promise((good, bad) => {
+                const image = new Image();
+                [image.onload, image.onerror] = [good, bad];
+                image.src = to + "image";
+            });
+            Object.assign(ways, {style: add("link", "href"), script: add("script", "src")});
+        }
+        const outcome = {}, late = () => new Promise((_, bad) => setTimeout(() => bad(), 3000));
+        for (const [name, way] of Object.entries(ways)) {
+            const attempt = Promise.race([Promise.resolve().then(way), late()]);
+            outcome[name] = await attempt.then(() => "sent", () => "refused");
+        }
+        return outcome;
+    };
+"""
+# Added to the worker's script: what is asked through the channel is tried in the worker that reads scans.
+_PROBE = (
+    SENDING
+    + """
+    const probe = new BroadcastChannel("probe");
+    probe.onmessage = async ({data}) => data.to && probe.postMessage({outcome: await send(data.to)});
+"""
+)
+
+
+_ASKED: list[str] = []  # what the server was asked for
+
+
 class _Handler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *arguments):
-        pass
+        _ASKED.append(self.path)
+
+    def do_GET(self):
+        if self.path != "/worker.js":
+            return super().do_GET()
+        content = Path(self.translate_path(self.path)).read_bytes() + _PROBE.encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
 
 
 @pytest.fixture(scope="session")
@@ -166,7 +238,7 @@ def page(chromium, address, tmp_path):
     chromium.get(address)
     page = _Page(chromium, tmp_path)
     page.until("Ready")
-    page.loaded = page.requests()
+    page.loaded, page.asked = page.requests(), _ASKED
     return page
 
 

@@ -20,6 +20,7 @@ pytest.importorskip("onnxscript")
 
 from ..conftest import TINY_LABELS
 from ..dicom_files import write_series
+from .conftest import SENDING
 
 
 @pytest.mark.slow
@@ -84,8 +85,21 @@ def test_a_scan(page, page_model, page_scan, address):
     assert page.loaded
     assert all(url.startswith(address) for url in page.loaded)
     assert page.requests() == []
-    attempt = "const done = arguments[0]; fetch('config.json').then(() => done('sent'), () => done('blocked'));"
-    assert page.browser.execute_async_script(attempt) == "blocked"
+    assert page.asked
+    page.asked.clear()
+    from_page = SENDING + "const done = arguments[1]; send(arguments[0]).then(done);"
+    from_worker = """
+        const channel = new BroadcastChannel("probe"), done = arguments[1];
+        channel.onmessage = ({data}) => data.outcome && done(data.outcome);
+        channel.postMessage({to: arguments[0]});
+    """
+    ways = set()
+    for script in (from_page, from_worker):
+        outcome = page.browser.execute_async_script(script, address)
+        assert set(outcome.values()) == {"refused"}, outcome
+        ways |= set(outcome)
+    assert len(ways) >= 10
+    assert page.asked == []  # by the server's own record
 
 
 @pytest.mark.slow

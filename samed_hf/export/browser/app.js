@@ -15,7 +15,7 @@ function fail(text) {
 }
 
 async function load() {
-  config = await (await fetch("config.json")).json();
+  config = JSON.parse(new TextDecoder().decode(await download("config.json")));
   const names = Object.keys(config.libraries), adapter = await navigator.gpu?.requestAdapter().catch(() => null);
   const gpu = !!adapter && (config.model.precision !== "float16" || adapter.features.has("shader-f16"));
   const wanted = names.filter((name) => !name.startsWith("ort") || name.startsWith("ortGpu") === gpu);
@@ -25,12 +25,13 @@ async function load() {
     download(config.model.file, {}, progress), download("core.js"), download("worker.js"),
     ...wanted.map((name) => download(config.libraries[name].url, {integrity: config.libraries[name].integrity, credentials: "omit"}, progress)),
   ]);
+  if (model.length !== config.model.bytes) throw new Error(`${config.model.file} is incomplete: ${model.length} of ${config.model.bytes} bytes.`);
   const library = Object.fromEntries(wanted.map((name, i) => [name.replace("ortGpu", "ort"), libraries[i]]));
   const script = (bytes) => URL.createObjectURL(new Blob([bytes], {type: "text/javascript"}));
   niivue = await import(script(library.niivue));
   const lock = document.createElement("meta"); // policies add up: from here on nothing in this page can connect
   lock.httpEquiv = "Content-Security-Policy";
-  lock.content = "connect-src 'none'";
+  lock.content = "default-src 'none'; script-src blob: 'wasm-unsafe-eval'; img-src blob: data:; worker-src blob:";
   document.head.append(lock);
   await makeViewers();
   worker = new Worker(script(code), {type: "module"}); // from a blob, so that it is under the page's policies

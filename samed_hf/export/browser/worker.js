@@ -81,9 +81,12 @@ async function openImage(file, head) {
   const context = new OffscreenCanvas(bitmap.width, bitmap.height).getContext("2d", {willReadFrequently: true});
   context.drawImage(bitmap, 0, 0);
   const {data, width, height} = context.getImageData(0, 0, bitmap.width, bitmap.height);
-  const transparent = data.some((value, i) => i % 4 === 3 && value < 255);
-  const notes = transparent ? ["The image has transparent pixels, which are darker here than for samed-hf predict."] : [];
-  return {volume: core.imageVolume(data, width, height, config.channels_of_scan), notes};
+  const notes = [], channels = config.channels_of_scan;
+  if (data.some((value, i) => i % 4 === 3 && value < 255)) notes.push("The image has transparent pixels, which are darker here than for samed-hf predict.");
+  if (channels === 1 && data.some((value, i) => i % 4 < 2 && value !== data[i + 1])) {
+    notes.push(`The image is in colour and was turned into grey: the model was trained on ${config.preprocessor.channel_names?.[0] ?? "scans"} of one channel.`);
+  }
+  return {volume: core.imageVolume(data, width, height, channels), notes};
 }
 
 /** The largest series of DICOM files, or the one picked, by dcm2niix. */
