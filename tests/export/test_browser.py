@@ -20,7 +20,7 @@ pytest.importorskip("onnxscript")
 
 from ..conftest import TINY_LABELS
 from ..dicom_files import write_series
-from .conftest import SENDING
+from .browser_page import SENDING
 
 
 @pytest.mark.slow
