@@ -6,7 +6,7 @@ const byId = (id) => document.getElementById(id);
 const LARGEST = 2e9; // bytes of the files together: beyond it a browser can't hold the scan and its labels
 const WINDOWS = {"abdomen": [-125, 275], "soft tissue": [-160, 240], "liver": [-45, 105], "lung": [-1350, 150], "bone": [-500, 1300], "brain": [0, 80]};
 
-let config, worker, planes, solid, niivue, scan = null, opened = "", busy = true, found = null, files = [], shownLabels = true, ready = false, dead = false, editor = null, waiting = 0, later = 0;
+let config, worker, planes, solid, niivue, scan = null, opened = "", busy = true, found = null, files = [], shownLabels = true, ready = false, dead = false, editor = null, later = 0;
 
 const tell = (text) => { byId("status").textContent = text; };
 function fail(text) {
@@ -111,7 +111,7 @@ const received = {
     await showLabels(message);
     const names = config.labels.filter((one, i) => i && message.counts[i]).length;
     document.body.dataset.seconds = message.seconds / scan.slices;
-    tell(`${message.seconds ? `Done in ${message.seconds.toFixed(message.seconds < 10 ? 1 : 0)} s` : "Labels opened"}: ${names} of ${config.labels.length - 1} labels found.`);
+    tell(`Done in ${message.seconds.toFixed(message.seconds < 10 ? 1 : 0)} s: ${names} of ${config.labels.length - 1} labels found.`);
   },
   saved({bytes, suffix}) {
     const link = document.createElement("a");
@@ -145,7 +145,6 @@ function setBusy(now, bar = false) {
   byId("segment").disabled = now || !scan;
   byId("save").disabled = now || !found;
   byId("series").disabled = now;
-  byId("open-labels").disabled = now || !scan || scan.isImage;
   byId("correct").disabled = now;
   byId("cancel").hidden = !(now && bar);
   byId("progress").hidden = !now;
@@ -169,7 +168,7 @@ function open(list, pick = 0) {
   byId("viewer").hidden = true;
   setBusy(true);
   tell(`Reading ${name} …`);
-  worker.postMessage({type: "open", files: list, pick});
+  worker.postMessage({type: "open", files: list, pick, limit: planes?.uiData.max3D ?? 2048});
 }
 
 function dropLabels() {
@@ -198,7 +197,7 @@ async function showScan({nifti, isImage, window: own}) {
   const isCt = !isImage && (config.preprocessor.channel_names || ["CT"])[0].toUpperCase().includes("CT");
   const volume = planes.volumes[0], windows = {"as the model": own, "whole range": [volume.global_min, volume.global_max], ...(isCt ? WINDOWS : {})};
   byId("window").replaceChildren(...Object.entries(windows).map(([name, bounds]) => new Option(name, bounds.join(","))), new Option("own", ""));
-  byId("view").closest("label").hidden = byId("place").hidden = isImage; // an image has no directions and no mm
+  byId("across").hidden = byId("view").closest("label").hidden = byId("place").hidden = isImage; // an image has no directions and no mm
   planes.opts.isOrientationTextVisible = !isImage;
   planes.setCrosshairWidth(isImage ? 0 : 0.7);
   byId("view").value = isImage ? 0 : 3;
@@ -218,7 +217,7 @@ function setView() {
 }
 
 const axisShown = () => [2, 1, 0, 2][Number(byId("view").value)];
-const moveAlong = (axis, step) => planes?.moveCrosshairInVox(...[0, 1, 2].map((i) => (i === axis ? step : 0)));
+const moveAlong = (axis, step) => planes?.volumes.length && planes.moveCrosshairInVox(...[0, 1, 2].map((i) => (i === axis ? step : 0)));
 const moveAcross = (step) => moveAlong(axisShown(), step);
 
 const colormap = () => {
@@ -235,7 +234,7 @@ async function showLabels({nifti, counts, ml, total}) {
   if (!planes) return;
   if (planes.volumes.length > 1) planes.removeVolumeByIndex(1);
   planes.addVolume(await bytesOf(nifti, "labels.nii", "gray"));
-  editor.open(planes.volumes[1], counts, config.labels.map(({name}) => name), scan.isImage ? "pixels" : "voxels");
+  editor.open(scan.isReduced ? null : planes.volumes[1], counts, config.labels.map(({name}) => name), scan.isImage ? "pixels" : "voxels");
   while (solid.volumes.length) solid.removeVolumeByIndex(0);
   await showSolid();
   colour();
@@ -263,27 +262,21 @@ function writeVolumes() {
   }
 }
 
-function redraw() { // at most once for each picture of the screen
-  waiting ||= requestAnimationFrame(() => {
-    waiting = 0;
-    if (planes.volumes.length < 2) return;
-    planes.refreshLayers(planes.volumes[1], 1); // the labels alone
-    planes.drawScene();
-  });
+function redraw() {
+  planes.refreshLayers(planes.volumes[1], 1); // the labels alone
+  planes.drawScene();
 }
 
 /** After a stroke: what depends on the labels; the amount of a label in words. */
 function corrected(label) {
-  const box = document.querySelector(`#legend input[data-label="${label}"]`);
+  const box = document.querySelector(`#legend input[data-label="${label}"]`), isHidden = box && !(box.checked && shownLabels);
+  if (isHidden) box.checked = shownLabels = true;
+  if (isHidden) colour();
+  else redraw();
   writeVolumes();
-  if (box && !(box.checked && shownLabels)) {
-    box.checked = shownLabels = true;
-    colour();
-  }
-  redraw();
   clearTimeout(later);
   later = setTimeout(() => found && showSolid(), 400);
-  return box && document.querySelector(`#legend td[data-amount="${label}"]`).textContent;
+  return box ? `; now ${box.closest("tr").lastChild.textContent}` : "";
 }
 
 function colour() {
@@ -349,15 +342,6 @@ byId("cancel").onclick = () => {
   worker.postMessage({type: "cancel"});
 };
 byId("save").onclick = () => { setBusy(true); worker.postMessage({type: "save", corrected: editor?.corrections?.labels ?? null}); };
-byId("open-labels").onclick = () => byId("labels-file").click();
-byId("labels-file").onchange = ({target}) => {
-  if (!keepsCorrections()) {
-    fail("");
-    setBusy(true);
-    worker.postMessage({type: "openLabels", file: target.files[0]});
-  }
-  target.value = "";
-};
 byId("back").onclick = () => moveAcross(-1);
 byId("next").onclick = () => moveAcross(1);
 byId("window").onchange = ({target}) => target.value && setWindow(target.value.split(",").map(Number));
@@ -372,8 +356,9 @@ byId("planes").parentElement.addEventListener("keydown", (event) => {
   const axis = axisShown();
   const fade = (step) => { byId("opacity").value = Number(byId("opacity").value) + step; byId("opacity").oninput(); };
   const next = () => { const box = byId("window"); box.selectedIndex = (box.selectedIndex + 1) % (box.options.length - 1); box.onchange({target: box}); };
+  const choose = (tool) => byId("correct").hidden || byId(tool).click();
   const keys = {
-    n: () => editor.choose(""), b: () => editor.choose("brush"), e: () => editor.choose("eraser"), "[": () => editor.resize(-1), "]": () => editor.resize(1), " ": () => editor.stamp(),
+    n: () => choose("navigate"), b: () => choose("brush"), e: () => choose("eraser"), " ": () => editor.stamp(),
     ArrowUp: () => moveAcross(1), ArrowDown: () => moveAcross(-1), ArrowRight: () => moveAlong(axis === 0 ? 1 : 0, -1), ArrowLeft: () => moveAlong(axis === 0 ? 1 : 0, 1),
     PageUp: () => moveAlong(1, 1), PageDown: () => moveAlong(1, -1), "+": () => fade(0.1), "-": () => fade(-0.1), w: next,
     o: () => { shownLabels = !shownLabels; if (planes.volumes.length > 1) colour(); },

@@ -7,12 +7,6 @@ export class Corrections {
     Object.assign(this, {labels, grid, counts, done: [], undone: [], stroke: null, unsaved: false});
   }
 
-  set(index, value) {
-    this.counts[this.labels[index]]--;
-    this.counts[value]++;
-    this.labels[index] = value;
-  }
-
   /** Paint from one voxel to another in the plane across `axis`; the eraser clears `label` only. The brush's diameter is in mm (pixels of an image). */
   paint(from, to, axis, {label, diameter, erase}) {
     this.stroke ??= {after: erase ? 0 : label, before: new Map()};
@@ -33,15 +27,21 @@ export class Corrections {
     }
   }
 
+  set(index, value) {
+    this.counts[this.labels[index]]--;
+    this.counts[value]++;
+    this.labels[index] = value;
+  }
+
   /** Close the stroke; the number of voxels it changed. */
   end() {
-    const stroke = this.stroke;
+    const {before, after} = this.stroke;
     this.stroke = null;
-    if (!stroke?.before.size) return 0;
-    this.done.push({after: stroke.after, places: Uint32Array.from(stroke.before.keys()), before: Uint8Array.from(stroke.before.values())});
-    this.undone = [];
-    this.unsaved = true;
-    return stroke.before.size;
+    if (before.size) {
+      this.done.push({after, places: Uint32Array.from(before.keys()), before: Uint8Array.from(before.values())});
+      Object.assign(this, {undone: [], unsaved: true});
+    }
+    return before.size;
   }
 
   /** Take a stroke back, or with `again` repeat it; the number of voxels changed. */
@@ -63,7 +63,8 @@ export class Editor {
   stroke = null; // {pointer, tile, last} while a button or finger is down
 
   constructor(planes, page) {
-    Object.assign(this, {planes, page, box: planes.canvas.parentElement});
+    const {canvas} = planes, box = canvas.parentElement;
+    Object.assign(this, {planes, page, box});
     for (const tool of document.querySelectorAll("[name=tool]")) tool.onchange = () => page.tell(this.refresh());
     byId("size").oninput = () => this.refresh();
     byId("undo").onclick = () => this.undo(false);
@@ -74,70 +75,51 @@ export class Editor {
       event.preventDefault();
       this.undo(key === "y" || event.shiftKey);
     });
-    planes.canvas.addEventListener("pointerdown", (event) => this.press(event));
-    planes.canvas.addEventListener("pointermove", (event) => this.move(event));
-    for (const name of ["pointerup", "pointercancel"]) planes.canvas.addEventListener(name, () => { if (this.stroke) this.end(); });
-    planes.canvas.addEventListener("pointerleave", () => { byId("ring").hidden = true; });
-    for (const name of ["mousedown", "mousemove", "touchstart", "touchmove"]) { // NiiVue would move the crosshair or the window
-      this.box.addEventListener(name, (event) => { if (this.brush && (this.stroke || event.touches)) { event.preventDefault(); event.stopPropagation(); } }, {capture: true, passive: false});
-    }
+    canvas.addEventListener("pointerdown", (event) => this.press(event));
+    canvas.addEventListener("pointermove", (event) => this.move(event));
+    for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, () => { if (this.stroke) this.end(); });
+    canvas.addEventListener("pointerleave", () => { byId("ring").hidden = true; });
+    const hold = (event) => { if (this.brush && (this.stroke || event.touches)) { event.preventDefault(); event.stopPropagation(); } };
+    for (const name of ["mousedown", "mousemove", "touchstart", "touchmove"]) box.addEventListener(name, hold, {capture: true, passive: false}); // from NiiVue
   }
 
   /** Start with the labels shown as NiiVue's second volume, or end with null. */
   open(volume, counts, names, unit) {
     const {img, dimsRAS, pixDimsRAS, img2RASstart: start, img2RASstep: step} = volume ?? {};
     this.corrections = volume && new Corrections(img, {dims: dimsRAS.slice(1), mm: pixDimsRAS.slice(1), start, step}, counts);
-    this.stroke = null;
-    Object.assign(this, {names, unit});
+    Object.assign(this, {names, unit, stroke: null});
     byId("correct").hidden = !volume;
     if (volume) byId("painted").replaceChildren(...names.slice(1).map((name, i) => new Option(name, i + 1)));
-    else byId("tool").checked = true;
+    else byId("navigate").checked = true;
     this.refresh();
   }
 
-  get tool() { return document.querySelector("[name=tool]:checked").value; }
-
   get brush() { // null while the page navigates or works
-    if (this.page.isBusy() || !this.corrections || !this.tool) return null;
-    return {label: Number(byId("painted").value), diameter: Number(byId("size").value), erase: this.tool === "eraser"};
+    const {tool} = this.box.dataset;
+    return this.page.isBusy() || !this.corrections || !tool ? null : {label: Number(byId("painted").value), diameter: Number(byId("size").value), erase: tool === "eraser"};
   }
 
   refresh() {
-    this.box.dataset.tool = this.tool;
+    const tool = this.box.dataset.tool = document.querySelector("[name=tool]:checked").value;
     byId("size-text").textContent = `${byId("size").value} ${this.unit === "pixels" ? "pixels" : "mm"}`;
     byId("undo").disabled = !this.corrections?.done.length;
     byId("redo").disabled = !this.corrections?.undone.length;
-    return this.tool ? `${this.tool === "brush" ? "Brush" : "Eraser of the chosen label"}: drag over a plane, or press Space at the crosshair.` : "Navigate: pointer and arrow keys move the crosshair.";
+    return tool ? `${tool === "brush" ? "Brush" : "Eraser of the chosen label"}: drag over a plane, or press Space at the crosshair.` : "Navigate: pointer and arrow keys move the crosshair.";
   }
 
-  choose(tool) {
-    if (!this.corrections) return;
-    document.querySelector(`[name=tool][value="${tool}"]`).checked = true;
-    this.page.tell(this.refresh());
-  }
-
-  resize(step) {
-    byId("size").value = Number(byId("size").value) + step;
-    this.refresh();
-    this.page.tell(`Brush of ${byId("size-text").textContent}.`);
-  }
-
-  placeOf(event, tiles) {
+  placeOf({clientX, clientY}, tiles) {
     const {left, top} = this.planes.canvas.getBoundingClientRect(), {dpr} = this.planes.uiData;
     for (const tile of tiles ?? this.planes.screenSlices.keys()) {
-      const place = this.planes.screenXY2TextureFrac((event.clientX - left) * dpr, (event.clientY - top) * dpr, tile);
+      const place = this.planes.screenXY2TextureFrac((clientX - left) * dpr, (clientY - top) * dpr, tile);
       if (place[0] >= 0) return {tile, voxel: [...this.planes.frac2vox(place)]};
     }
     return null;
   }
 
-  showRing(event, brush) {
-    const at = brush && this.placeOf(event);
-    byId("ring").hidden = !at;
-    if (!at) return;
-    const {leftTopWidthHeight, fovMM} = this.planes.screenSlices[at.tile], {left, top} = this.box.getBoundingClientRect();
-    const size = Math.max(4, (brush.diameter * Math.abs(leftTopWidthHeight[2] / fovMM[0])) / this.planes.uiData.dpr);
-    Object.assign(byId("ring").style, {width: `${size}px`, height: `${size}px`, left: `${event.clientX - left - size / 2}px`, top: `${event.clientY - top - size / 2}px`});
+  showRing({clientX, clientY}, {diameter}, {tile}) {
+    const {leftTopWidthHeight, fovMM} = this.planes.screenSlices[tile], {left, top} = this.box.getBoundingClientRect();
+    const size = Math.max(4, (diameter * Math.abs(leftTopWidthHeight[2] / fovMM[0])) / this.planes.uiData.dpr);
+    Object.assign(byId("ring").style, {width: `${size}px`, height: `${size}px`, left: `${clientX - left - size / 2}px`, top: `${clientY - top - size / 2}px`});
   }
 
   press(event) {
@@ -150,10 +132,10 @@ export class Editor {
   }
 
   move(event) {
-    const {brush, stroke} = this;
-    this.showRing(event, brush);
-    if (!stroke || !brush || event.pointerId !== stroke.pointer) return;
-    const at = this.placeOf(event, [stroke.tile]);
+    const {brush, stroke} = this, at = brush && this.placeOf(event, stroke && [stroke.tile]);
+    byId("ring").hidden = !at;
+    if (at) this.showRing(event, brush, at);
+    if (!stroke || event.pointerId !== stroke.pointer) return;
     if (at) this.paint(brush, at.voxel, 2 - this.planes.screenSlices[at.tile].axCorSag, stroke.last);
     stroke.last = at?.voxel; // a way outside of the plane paints nothing
   }
@@ -168,27 +150,24 @@ export class Editor {
 
   /** Paint at the crosshair. */
   stamp() {
-    const {brush} = this;
-    if (!brush || this.stroke) return;
-    this.paint(brush, [...this.planes.frac2vox(this.planes.scene.crosshairPos)], this.page.axis());
+    if (!this.brush || this.stroke) return;
+    this.paint(this.brush, [...this.planes.frac2vox(this.planes.scene.crosshairPos)], this.page.axis());
     this.end();
   }
 
   end() {
     const label = Number(byId("painted").value);
     this.stroke = null;
-    this.report(`${this.names[label]}: ${this.corrections.end()} ${this.unit} ${this.tool === "eraser" ? "erased" : "painted"}`, label);
+    this.report(`${this.names[label]}: ${this.corrections.end()} ${this.unit} ${this.box.dataset.tool === "eraser" ? "erased" : "painted"}`, label);
   }
 
   undo(again) {
-    if (this.page.isBusy() || !this.corrections || this.stroke) return;
-    const count = this.corrections.undo(again);
+    const count = this.page.isBusy() || this.stroke ? 0 : this.corrections?.undo(again);
     if (count) this.report(`${again ? "Redone" : "Undone"}: ${count} ${this.unit}`);
   }
 
   report(text, label) {
-    const amount = this.page.corrected(label);
     this.refresh();
-    this.page.tell(`${text}${amount ? `; now ${amount}` : ""}.`);
+    this.page.tell(`${text}${this.page.corrected(label)}.`);
   }
 }
