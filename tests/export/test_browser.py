@@ -32,6 +32,7 @@ def test_the_files(site):
     front = yaml.safe_load((site / "README.md").read_text().split("---")[1])
     assert front["sdk"] == "static"
     assert front["custom_headers"]["cross-origin-opener-policy"] == "same-origin"
+    assert "Microsoft Corporation" in (site / "vendor" / "LICENSES.md").read_text()
     for library in config["libraries"].values():
         assert (site / library["url"]).stat().st_size == library["bytes"]
 
@@ -46,6 +47,14 @@ def test_libraries_from_a_cdn(page_adapter, site, tmp_path):
         assert library["url"].startswith("https://cdn.jsdelivr.net/npm/")
         assert library["integrity"] == json.loads((site / "config.json").read_text())["libraries"][name]["integrity"]
     assert "connect-src 'self' https://cdn.jsdelivr.net/npm/;" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_a_directory_with_other_files_is_not_replaced(tmp_path):
+    for name in ("index.html", "notes.txt"):
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=r"output is .*notes\.txt"):
+        export_page("adapter", tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_offline_without_a_cache(tmp_path, monkeypatch):
