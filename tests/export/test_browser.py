@@ -19,7 +19,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 from ..conftest import TINY_LABELS
-from ..dicom_files import write_series
+from ..dicom_files import OBLIQUE, JPEG2000Lossless, write_image, write_series
 from .browser_page import SENDING
 
 
@@ -137,18 +137,22 @@ def test_a_dropped_file_and_cancel(page, page_scan):
 
 @pytest.mark.slow
 @pytest.mark.browser
-def test_a_dicom_folder(page, page_model, tmp_path):
+def test_dicom_folders(page, page_model, tmp_path):
     stored = np.random.default_rng(5).normal(1040, 120, (40, 48, 5)).astype(np.uint16)
-    write_series(tmp_path / "series", stored, spacing=(2, 2, 5))
-    volume = read_volume(tmp_path / "series")
-    expected = predict_volume(page_model, volume)
-    page.segment(tmp_path / "series", field="folder")
-    written = nib.load(page.save())
-    # The page's grid may run along other directions of the axes: compare at the same places.
-    places = np.linalg.inv(volume.affine) @ written.affine
-    indices = np.indices(written.shape).reshape(3, -1)
-    found = np.rint(places[:3, :3] @ indices + places[:3, 3:]).astype(int)
-    assert np.mean(np.asarray(written.dataobj)[tuple(indices)] == expected[tuple(found)]) >= 0.999
+    tilted = {"shift": (0, 1.5, 0)}  # as of a gantry
+    turned = {"orientation": OBLIQUE, "name": "IM{:04d}".format, "syntax": JPEG2000Lossless}
+    for number, options in enumerate((turned, tilted)):
+        folder = tmp_path / str(number)
+        write_series(folder, stored, spacing=(2, 2, 5), **options)
+        volume = read_volume(folder)
+        expected = predict_volume(page_model, volume)
+        written = nib.load(page.segment(folder, field="folder").save())
+        # The page's grid may run along other directions of the axes: compare at the same places.
+        places = np.linalg.inv(volume.affine) @ written.affine
+        indices = places[:3, :3] @ np.indices(written.shape).reshape(3, -1) + places[:3, 3:]
+        found = np.rint(indices).astype(int)
+        assert np.abs(indices - found).max() < 0.01
+        assert np.mean(np.asarray(written.dataobj).ravel() == expected[tuple(found)]) >= 0.999
 
 
 @pytest.mark.slow
@@ -175,6 +179,18 @@ def test_files_that_cannot_be_used(page, page_scan, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(200))
     page.give(tmp_path / "broken.png")
     page.until("broken.png is damaged", "error")
+    write_series(tmp_path / "gap", leave_out=[2])
+    page.give(tmp_path / "gap", field="folder")
+    page.until("uneven distances", "error")
+    write_image(tmp_path / "photo.dcm", np.zeros((32, 40), np.uint8))
+    page.give(tmp_path / "photo.dcm")
+    page.until("no place in the patient", "error")
+    colours = np.random.default_rng(2).integers(0, 255, (20, 2100, 3), dtype=np.uint8)
+    Image.fromarray(colours).save(tmp_path / "photo.png")
+    page.give(tmp_path / "photo.png")
+    told = page.until("2100 × 20 pixels")
+    assert "colour and was turned into grey" in told
+    assert "the picture is reduced" in told  # the software renderer's textures have sides of at most 2048
     with (tmp_path / "large.nii").open("wb") as file:
         file.truncate(2_100_000_000)
     page.give(tmp_path / "large.nii")

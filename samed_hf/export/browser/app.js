@@ -25,7 +25,6 @@ async function load() {
     downloadModel(config.model, progress), download("core.js"), download("worker.js"),
     ...wanted.map((name) => download(config.libraries[name].url, {integrity: config.libraries[name].integrity, credentials: "omit"}, progress)),
   ]);
-  if (model.length !== config.model.bytes) throw new Error(`${config.model.file} is incomplete: ${model.length} of ${config.model.bytes} bytes.`);
   const library = Object.fromEntries(wanted.map((name, i) => [name.replace("ortGpu", "ort"), libraries[i]]));
   const script = (bytes) => URL.createObjectURL(new Blob([bytes], {type: "text/javascript"}));
   niivue = await import(script(library.niivue));
@@ -64,8 +63,9 @@ async function download(url, options = {}, progress = () => {}) {
 }
 
 /** A model, which the Hub may store, is compared with its hash where the page is served securely. */
-async function downloadModel({file, sha256}, progress) {
+async function downloadModel({file, sha256, bytes: size}, progress) {
   const bytes = await download(config.models + file, {credentials: "omit"}, progress);
+  if (bytes.length !== size) throw new Error(`${file} is incomplete: ${bytes.length} of ${size} bytes.`);
   const found = globalThis.crypto.subtle && new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
   if (found && Array.from(found, (byte) => byte.toString(16).padStart(2, "0")).join("") !== sha256) throw new Error(`${file} isn't the model of this page: reload the page.`);
   return bytes;
@@ -211,6 +211,7 @@ async function showScan({nifti, isImage, window: own}) {
   byId("view").value = isImage ? 0 : 3;
   setView();
   setWindow(own);
+  planes.createOnLocationChange();
 }
 
 function setWindow([low, high]) {

@@ -90,7 +90,7 @@ export function determinant([[a, b, c], [d, e, f], [g, h, i]]) {
 
 /** The affine of a DICOM stack from the places of its slices' first pixels (mm, LPS): sheared for a tilted gantry; null where they fit no grid. */
 export function stackAffine({shape, affine}, places) {
-  const whole = determinant(affine), last = shape[2] - 1, found = [], near = (a, b) => Math.abs(a - b) < 0.03;
+  const whole = determinant(affine), last = shape[2] - 1, found = [], near = (a, b) => Math.abs(a - b) < 0.1;
   for (const [x, y, z] of places) {
     const v = [-x - affine[0][3], -y - affine[1][3], z - affine[2][3]];
     const at = [0, 1, 2].map((i) => determinant(affine.map((row, r) => row.slice(0, 3).map((one, j) => (j === i ? v[r] : one)))) / whole), k = Math.round(at[2]);
