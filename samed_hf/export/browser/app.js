@@ -186,9 +186,7 @@ function dropLabels() {
   editor?.open(null);
 }
 
-function keepsCorrections() {
-  return !!editor?.corrections?.unsaved && !confirm("The corrections of the labels aren't downloaded. Discard them?");
-}
+const keepsCorrections = () => !!editor?.corrections?.unsaved && !confirm("The corrections of the labels aren't downloaded. Discard them?");
 
 function showSeries({series, pick}) {
   byId("series-row").hidden = series.length < 2;
@@ -225,7 +223,7 @@ function setView() {
   planes?.setSliceType(Number(byId("view").value));
 }
 
-const axisShown = () => [2, 1, 0, 2][Number(byId("view").value)];
+const axisShown = () => [2, 1, 0, 2][Number(byId("view").value)]; // that of the slices in view
 const moveAlong = (axis, step) => planes?.volumes.length && planes.moveCrosshairInVox(...[0, 1, 2].map((i) => (i === axis ? step : 0)));
 const moveAcross = (step) => moveAlong(axisShown(), step);
 
@@ -245,21 +243,19 @@ async function showLabels({nifti, counts, ml, total}) {
   planes.addVolume(await bytesOf(nifti, "labels.nii", "gray"));
   editor.open(scan.isReduced ? null : planes.volumes[1], counts, config.labels.map(({name}) => name), scan.isImage ? "pixels" : "voxels");
   while (solid.volumes.length) solid.removeVolumeByIndex(0);
-  await showSolid();
+  showSolid();
   colour();
   planes.resizeListener?.();
   solid.resizeListener?.();
 }
 
-async function showSolid() {
+function showSolid() {
   const isSolid = !scan.isImage && scan.shape.every((side) => side > 1) && found.counts.slice(1).some(Boolean);
   byId("solid-box").hidden = !isSolid;
   if (!isSolid) return;
-  if (!solid.volumes.length) {
-    solid.addVolume(planes.volumes[1].clone());
-    solid.volumes[0].img = planes.volumes[1].img; // the array that is corrected
-    solid.volumes[0].setColormapLabel(colormap());
-  }
+  if (!solid.volumes.length) solid.addVolume(planes.volumes[1].clone());
+  solid.volumes[0].img = planes.volumes[1].img; // the array that is corrected
+  solid.volumes[0].setColormapLabel(colormap());
   solid.updateGLVolume();
 }
 

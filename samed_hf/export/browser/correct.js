@@ -35,12 +35,9 @@ export class Corrections {
 
   /** Close the stroke; the number of voxels it changed. */
   end() {
-    const {before, after} = this.stroke;
+    const {before, after} = this.stroke, stroke = {after, places: Uint32Array.from(before.keys()), before: Uint8Array.from(before.values())};
     this.stroke = null;
-    if (before.size) {
-      this.done.push({after, places: Uint32Array.from(before.keys()), before: Uint8Array.from(before.values())});
-      Object.assign(this, {undone: [], unsaved: true});
-    }
+    if (before.size) Object.assign(this, {done: [...this.done, stroke], undone: [], unsaved: true});
     return before.size;
   }
 
@@ -59,12 +56,9 @@ const byId = (id) => document.getElementById(id);
 
 /** The controls of "Correct the labels" and strokes by mouse, pen, finger or key on NiiVue's planes. `page` has tell(text), isBusy(), axis(), redraw() and corrected(label). */
 export class Editor {
-  corrections = null;
-  stroke = null; // {pointer, tile, last} while a button or finger is down
-
   constructor(planes, page) {
     const {canvas} = planes, box = canvas.parentElement;
-    Object.assign(this, {planes, page, box});
+    Object.assign(this, {planes, page, box, corrections: null, stroke: null}); // a stroke has {pointer, tile, last}
     for (const tool of document.querySelectorAll("[name=tool]")) tool.onchange = () => page.tell(this.refresh());
     byId("size").oninput = () => this.refresh();
     byId("undo").onclick = () => this.undo(false);
@@ -107,13 +101,10 @@ export class Editor {
     return tool ? `${tool === "brush" ? "Brush" : "Eraser of the chosen label"}: drag over a plane, or press Space at the crosshair.` : "Navigate: pointer and arrow keys move the crosshair.";
   }
 
-  placeOf({clientX, clientY}, tiles) {
-    const {left, top} = this.planes.canvas.getBoundingClientRect(), {dpr} = this.planes.uiData;
-    for (const tile of tiles ?? this.planes.screenSlices.keys()) {
-      const place = this.planes.screenXY2TextureFrac((clientX - left) * dpr, (clientY - top) * dpr, tile);
-      if (place[0] >= 0) return {tile, voxel: [...this.planes.frac2vox(place)]};
-    }
-    return null;
+  placeOf({clientX, clientY}) {
+    const {left, top} = this.planes.canvas.getBoundingClientRect(), at = [clientX - left, clientY - top].map((one) => one * this.planes.uiData.dpr);
+    const tile = this.planes.tileIndex(...at), place = tile < 0 ? [-1] : this.planes.screenXY2TextureFrac(...at, tile);
+    return place[0] < 0 ? null : {tile, voxel: [...this.planes.frac2vox(place)]};
   }
 
   showRing({clientX, clientY}, {diameter}, {tile}) {
@@ -132,7 +123,7 @@ export class Editor {
   }
 
   move(event) {
-    const {brush, stroke} = this, at = brush && this.placeOf(event, stroke && [stroke.tile]);
+    const {brush, stroke} = this, place = brush && this.placeOf(event), at = stroke && place?.tile !== stroke.tile ? null : place;
     byId("ring").hidden = !at;
     if (at) this.showRing(event, brush, at);
     if (!stroke || event.pointerId !== stroke.pointer) return;
@@ -156,9 +147,9 @@ export class Editor {
   }
 
   end() {
-    const label = Number(byId("painted").value);
+    const label = Number(byId("painted").value), verb = this.box.dataset.tool === "eraser" ? "erased" : "painted";
     this.stroke = null;
-    this.report(`${this.names[label]}: ${this.corrections.end()} ${this.unit} ${this.box.dataset.tool === "eraser" ? "erased" : "painted"}`, label);
+    this.report(`${this.names[label]}: ${this.corrections.end()} ${this.unit} ${verb}`, label);
   }
 
   undo(again) {

@@ -94,9 +94,8 @@ async function openImage(file, head) {
   const {data, width, height} = context.getImageData(0, 0, bitmap.width, bitmap.height);
   const notes = [], channels = config.channels_of_scan;
   if (data.some((value, i) => i % 4 === 3 && value < 255)) notes.push("The image has transparent pixels, which are darker here than for samed-hf predict.");
-  if (channels === 1 && data.some((value, i) => i % 4 < 2 && value !== data[i + 1])) {
-    notes.push(`The image is in colour and was turned into grey: the model was trained on ${config.preprocessor.channel_names?.[0] ?? "scans"} of one channel.`);
-  }
+  const isColour = channels === 1 && data.some((value, i) => i % 4 < 2 && value !== data[i + 1]), [name = "scans"] = config.preprocessor.channel_names ?? [];
+  if (isColour) notes.push(`The image is in colour and was turned into grey: the model was trained on ${name} of one channel.`);
   return {volume: core.imageVolume(data, width, height, channels), notes};
 }
 
