@@ -28,7 +28,7 @@ def page_adapter(tiny_sam, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def site(page_adapter, tmp_path_factory):
+def site(page_adapter, graphs, tmp_path_factory):
     """The page of the adapter, in float32 so that its labels are Python's."""
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

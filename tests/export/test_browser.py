@@ -19,8 +19,10 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 from ..conftest import TINY_LABELS
-from ..dicom_files import OBLIQUE, JPEG2000Lossless, write_image, write_series
+from ..dicom_files import OBLIQUE, JPEG2000Lossless, stored_scan, write_series
 from .browser_page import SENDING
+
+pytestmark = pytest.mark.usefixtures("graphs")
 
 
 @pytest.mark.slow
@@ -167,6 +169,10 @@ def test_an_image(page, page_model, tmp_path, mode):
     assert np.mean(np.asarray(written) == predict_image(page_model, image)[0]) >= 0.999
 
 
+def _strip(dataset, _):
+    del dataset.ImageOrientationPatient, dataset.ImagePositionPatient
+
+
 @pytest.mark.slow
 @pytest.mark.browser
 def test_files_that_cannot_be_used(page, page_scan, tmp_path):
@@ -182,8 +188,7 @@ def test_files_that_cannot_be_used(page, page_scan, tmp_path):
     write_series(tmp_path / "gap", leave_out=[2])
     page.give(tmp_path / "gap", field="folder")
     page.until("uneven distances", "error")
-    write_image(tmp_path / "photo.dcm", np.zeros((32, 40), np.uint8))
-    page.give(tmp_path / "photo.dcm")
+    page.give(write_series(tmp_path / "projection", stored_scan()[:, :, :1], change=_strip)[0])
     page.until("no place in the patient", "error")
     colours = np.random.default_rng(2).integers(0, 255, (20, 2100, 3), dtype=np.uint8)
     Image.fromarray(colours).save(tmp_path / "photo.png")
