@@ -113,7 +113,8 @@ def test_uploads_and_results_are_deleted(app, tiny_adapter, tmp_path, monkeypatc
     result, *_, masks, _ = app.segment(str(tmp_path / "image.png"), str(tiny_adapter))
     corrected = app.save(result, None)[-1].value["path"]
     assert set(Path(tempfile.gettempdir()).iterdir()) == before
-    assert components["masks"].move_resource_to_block_cache(masks) == masks  # not copied
+    for name, path in (("masks", masks), ("corrected", corrected)):
+        assert components[name].move_resource_to_block_cache(path) == path  # not copied
     assert page.delete_cache is not None
     delete_files_created_by_app(page, None)
     assert not Path(masks).exists()
@@ -329,6 +330,10 @@ def test_a_scan(page, browser, model, tmp_path):
     changed = np.argwhere(found != expected)
     assert f"({len(changed)} voxels changed)" in page.until("document.querySelector('#corrected').innerText")
     assert set(changed[:, 2]) == {first, (first + 1) % 6}
+    assert (np.abs(changed[changed[:, 2] == first][:, 1] - 23.5) < 5).all()  # not where the second stroke was
+    assert (found[19:21, 23:25, first] == 0).all()
+    assert (found[[12, 27], 23:25, first] == 1).all()
+    assert {int(found[tuple(one)]) for one in changed if one[2] != first} == {1}
 
 
 @pytest.mark.slow
