@@ -315,8 +315,8 @@ def test_a_scan(page, browser, model, tmp_path):
     page.stroke((-100, -150), (100, -150))
     page.move_to(first)
     page.press("Color")
-    page.until("document.querySelector('#overlay .swatch') !== null")
-    browser.find_elements("css selector", "#overlay .swatch")[-1].click()
+    page.until("document.querySelector('#overlay .swatch button') !== null")
+    browser.find_element("css selector", "#overlay .swatch button[style*='rgb(0, 0, 0)']").click()
     page.stroke((0, 0), (1, 0))
     if "SPACE_SCREENSHOT" in os.environ:
         browser.save_screenshot(os.environ["SPACE_SCREENSHOT"])
