@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -14,6 +15,7 @@ import torch
 from samed_hf import SamedForSemanticSegmentation, SamedImageProcessor, samed_lora_config
 from samed_hf.data.dataset import Case
 from samed_hf.data.layouts.synapse import write_case, write_lists, write_slice
+from samed_hf.model.fingerprint import model_fingerprint
 from samed_hf.model.random_sam import make_random_sam
 
 # The models are tiny: on a busy machine, several threads spend their time waiting for one another.
@@ -49,6 +51,26 @@ def tiny_sam(tmp_path_factory) -> Path:
         num_heads=4,
         embedding_size=32,
     )
+
+
+@pytest.fixture(scope="session")
+def graphs(tmp_path_factory):
+    """Exports trace each model once, which takes most of their time; later ones of the same weights copy the graph."""
+    from samed_hf.model import onnx
+
+    write, kept, folder = onnx._write_graph, {}, tmp_path_factory.mktemp("graphs")
+
+    def write_or_copy(model, processor, file, *options):
+        key = model_fingerprint(model, {"config": model.config.to_dict(), "options": options})
+        if key in kept:
+            shutil.copyfile(kept[key], file)
+        else:
+            write(model, processor, file, *options)
+            kept[key] = shutil.copyfile(file, folder / f"{len(kept)}.onnx")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx, "_write_graph", write_or_copy)
+        yield
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ class Repository:
     """A repository's commits, newest last: name and files of each; branches and tags point to them."""
 
     private: bool = False
-    gated: bool = False
+    gated: bool | str = False  # "auto" gives access to whoever has a token
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
 
@@ -49,8 +49,9 @@ class LoopbackHub(ThreadingHTTPServer):
     """The server; a context manager.
 
     Attributes:
-        repositories: by "user/name".
-        refuse: kind of request that is answered with an error: None, "create", "lfs" or "commit".
+        repositories: by "user/name"; Spaces by "spaces/user/name".
+        refuse: kind of request that is answered with an error: None, "create", "lfs", "commit" or "commit
+            user/name".
         fail_after: files that are sent before each further one is answered by `failure`; `None` sends all.
         failure: "cut" closes the connection, "cut body" does so within the content, "500" is a server's error.
         uploaded: LFS objects sent, by their sha256; each only once.
@@ -107,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length)
         path = unquote(urlsplit(self.path).path.replace("%2F", "%252F"))
-        path = path.replace("/resolve/refs/pr/", "/resolve/refs%2Fpr%2F")
+        path = path.replace("/resolve/refs/pr/", "/resolve/refs%2Fpr%2F").replace("/api/spaces/", "/api/models/spaces/")
         self.server.requests.append((self.command, path))
         for pattern, methods, action in _ROUTES:
             match = re.fullmatch(pattern, path)
@@ -148,7 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
         if repository is None or (repository.private and self.user is None):
             self.fail(404 if self.user else 401, "RepoNotFound", "Repository not found")
             return None
-        if repository.gated and "/resolve/" in self.path:
+        if repository.gated and "/resolve/" in self.path and not (repository.gated == "auto" and self.user):
             self.fail(403, "GatedRepo", f"Access to model {name} is restricted.")
             return None
         return repository
@@ -165,17 +166,23 @@ def _create(handler: _Handler, body: bytes) -> None:
     if handler.user is None or hub.refuse == "create":
         return handler.answer(401, {"error": "Invalid username or password."})
     name = f"{payload.get('organization') or handler.user}/{payload['name']}"
+    if payload.get("type") == "space":
+        assert payload["sdk"] == "static"
+        name = f"spaces/{name}"
     exists = name in hub.repositories
     private = payload.get("private") is True or payload.get("visibility") == "private"
     if not exists:
         hub.repositories[name] = Repository(private=private)
-        hub.repositories[name].commit({".gitattributes": b"*.safetensors filter=lfs\n"})
+        files = {".gitattributes": b"*.safetensors filter=lfs\n"}
+        if payload.get("type") == "space":
+            files |= {"README.md": b"---\nsdk: static\n---\n", "index.html": b"My static Space", "style.css": b""}
+        hub.repositories[name].commit(files)
     return handler.answer(409 if exists else 200, {"url": f"{hub.url}/{name}", "name": name})
 
 
 def _preupload(handler: _Handler, body: bytes, name: str, revision: str) -> None:
     def mode(path: str) -> str:
-        return "lfs" if path.endswith((".safetensors", ".png")) else "regular"
+        return "lfs" if path.endswith((".safetensors", ".png", ".onnx", ".wasm")) else "regular"
 
     files = [{"path": file["path"], "uploadMode": mode(file["path"])} for file in json.loads(body)["files"]]
     handler.answer(200, {"files": [file | {"shouldIgnore": False} for file in files]})
@@ -200,7 +207,7 @@ def _lfs_put(handler: _Handler, body: bytes, oid: str) -> None:
 
 def _commit(handler: _Handler, body: bytes, name: str, revision: str) -> None:
     hub = handler.server
-    if hub.refuse == "commit":
+    if hub.refuse in ("commit", f"commit {name}"):
         return handler.answer(403, {"error": "Storage limit reached"})
     repository = hub.repositories[name]
     files = dict(repository.commits.get(repository.resolve(revision) or "", {}))
@@ -252,6 +259,11 @@ def _info(handler: _Handler, body: bytes, name: str, revision: str = "main") -> 
     return handler.answer(200, info | {key: data[key] for key in ("pipeline_tag", "library_name") if key in data})
 
 
+def _commits(handler: _Handler, body: bytes, name: str, revision: str) -> None:
+    about = {"authors": [], "date": "2026-01-01T00:00:00.000Z", "title": "", "message": ""}
+    handler.answer(200, [about | {"id": commit} for commit in handler.server.repositories[name].commits])
+
+
 def _tree(handler: _Handler, body: bytes, name: str, revision: str) -> None:
     repository = handler.repository(name)
     if repository is None:
@@ -296,14 +308,17 @@ def _resolve(handler: _Handler, body: bytes, name: str, revision: str, path: str
         ETag=f'"{_etag(path, data)}"',
         X_Repo_Commit=commit,
         X_Linked_Size=len(data),
+        Access_Control_Allow_Origin="*",
     )
 
 
 def _etag(path: str, data: bytes) -> str:
-    return (hashlib.sha256 if path.endswith((".safetensors", ".png")) else hashlib.sha1)(data).hexdigest()
+    return (hashlib.sha256 if path.endswith((".safetensors", ".png", ".onnx", ".wasm")) else hashlib.sha1)(
+        data
+    ).hexdigest()
 
 
-_NAME = r"(?P<name>[^/]+/[^/]+)"
+_NAME = r"(?P<name>(?:spaces/)?[^/]+/[^/]+)"
 _REV = r"(?P<revision>[^/]+)"
 _READ = ("GET", "HEAD")
 _ROUTES = [
@@ -318,6 +333,7 @@ _ROUTES = [
     (rf"/api/models/{_NAME}/tag/{_REV}", ("POST",), _tag),
     (rf"/api/(?:models|datasets)/{_NAME}", _READ, _info),
     (rf"/api/models/{_NAME}/revision/{_REV}", _READ, _info),
+    (rf"/api/models/{_NAME}/commits/{_REV}", _READ, _commits),
     (rf"/api/models/{_NAME}/tree/{_REV}", _READ, _tree),
     (rf"/{_NAME}/resolve/{_REV}/(?P<path>.+)", _READ, _resolve),
 ]

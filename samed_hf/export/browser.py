@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import io
 import json
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 import yaml
 
+from ..hub.card import escape_markdown
 from ..inference.onnx_model import OnnxModel
 from ..reporting.charts import label_colors
 from ..utils.atomic import atomic_directory, write_bytes
@@ -55,7 +57,7 @@ _SOURCES = ("app.js", "core.js", "worker.js", "style.css")
 def export_page(
     adapter: str, output: str | Path, *, precision: str = "float16", vendor: bool = True, **options: Any
 ) -> dict[str, Any]:
-    """Write a static page, which is also a Hugging Face Space, that segments in the browser; `output` is replaced.
+    """Write a static page, also a Hugging Face Space, that segments in the browser; a page in `output` is replaced.
 
     Args:
         adapter: directory or Hub id.
@@ -70,9 +72,11 @@ def export_page(
 
     Raises:
         ConnectionError: a library is neither in the cache nor can be downloaded.
-        ValueError: a library isn't what its hash states, the model has more than 256 labels or its weights do not fit
-            into one file; else as [`export_adapter`].
+        FileNotFoundError: a library isn't in the cache and npm isn't installed.
+        ValueError: `output` has other files, a library isn't what its hash states, the model has more than 256 labels
+            or its weights do not fit into one file; else as [`export_adapter`].
     """
+    _refuse_other_files(Path(output))
     libraries = _read_libraries()
     with atomic_directory(output) as directory:
         facts = export_adapter(adapter, directory / "model", precision=precision, **options)
@@ -81,6 +85,7 @@ def export_page(
         (directory / "model" / "model.onnx").replace(directory / "model.onnx")
         shutil.rmtree(directory / "model")
         config = _describe(OnnxModel(directory / "model.onnx", providers=["CPUExecutionProvider"]), precision)
+        config["fingerprint"] = facts["fingerprint"]  # of the model that was exported
         config["libraries"] = {
             name: _place_library(directory, name, content, vendor) for name, content in libraries.items()
         }
@@ -93,9 +98,16 @@ def export_page(
         write_bytes(
             directory / "README.md", _readme(config, facts, (source / "README.md").read_text(encoding="utf-8")).encode()
         )
-        for name in _SOURCES:
-            write_bytes(directory / name, (source / name).read_bytes())
+        names = {name: name for name in _SOURCES} | ({"licenses.md": "vendor/LICENSES.md"} if vendor else {})
+        for name, target in names.items():
+            write_bytes(directory / target, (source / name).read_bytes())
     return facts
+
+
+def _refuse_other_files(output: Path) -> None:
+    own = {"index.html", "config.json", "model.onnx", "README.md", "vendor", *_SOURCES}
+    if others := sorted({path.name for path in output.iterdir()} - own if output.is_dir() else ()):
+        raise ValueError(f"output is {output}, which has other files, e.g. {others[0]}: give a new directory.")
 
 
 def _describe(model: OnnxModel, precision: str) -> dict[str, Any]:
@@ -113,13 +125,15 @@ def _describe(model: OnnxModel, precision: str) -> dict[str, Any]:
     settings = processor.to_dict()
     read = ("axis_order", "channel_names", "channels", "context_slices", "image_size", "input_size", "orientation")
     shown = [names[index] for index in sorted(names) if index]
+    sha256 = hashlib.sha256(content := model.file.read_bytes()).hexdigest()
     return {
         "title": f"Segmentation of {', '.join(shown[:3])}{f' and {len(shown) - 3} more' if len(shown) > 3 else ''}",
         "labels": [{"name": names[index], "rgb": colors[index]} for index in sorted(names)],
         "preprocessor": {key: settings.get(key) for key in (*read, "intensity_window", "percentiles")},
         "channels": channels,
         "channels_of_scan": processor.num_channels,
-        "model": {"file": "model.onnx", "bytes": model.file.stat().st_size, "precision": precision},
+        "models": "",  # the directory of the model, ending in "/"
+        "model": {"file": "model.onnx", "bytes": len(content), "sha256": sha256, "precision": precision},
         "check": check | {"tolerance": _TOLERANCE[precision]},
     }
 
@@ -136,10 +150,10 @@ def _place_library(directory: Path, name: str, content: bytes, vendor: bool) -> 
 
 
 def _read_libraries() -> dict[str, bytes]:
-    archives = {package: _read_package(package, digest) for package, digest in _PACKAGES.items()}
+    archives = {package: gzip.decompress(_read_package(package, digest)) for package, digest in _PACKAGES.items()}
     libraries = {}
     for name, (package, path) in _LIBRARIES.items():
-        with tarfile.open(fileobj=io.BytesIO(archives[package]), mode="r:gz") as archive:
+        with tarfile.open(fileobj=io.BytesIO(archives[package])) as archive:
             member = archive.extractfile(f"package/{path}")
             assert member is not None
             libraries[name] = member.read()
@@ -182,4 +196,5 @@ def _readme(config: dict[str, Any], facts: dict[str, Any], template: str) -> str
     data |= {"models": [facts["adapter"]]} if "adapter" in facts else {}
     front = yaml.safe_dump(data, allow_unicode=True, sort_keys=False).rstrip()
     labels = ", ".join(label["name"] for label in config["labels"][1:])
-    return Template(template).substitute(front=front, title=config["title"], labels=labels)
+    title, labels = escape_markdown([config["title"], labels])
+    return Template(template).substitute(front=front, title=title, labels=labels)

@@ -18,7 +18,7 @@ from ..utils.atomic import write_text
 from ..utils.source import package_source
 
 __all__ = ["AUTO_MAPPING", "LICENSES", "PRIVATE_SETTINGS", "is_hub_id", "is_local_base", "named_base", "read_json"]
-__all__ += ["escape_markdown", "split_card", "write_card"]
+__all__ += ["escape_markdown", "merge_cards", "split_card", "write_card"]
 
 PRIVATE_SETTINGS = frozenset(
     {"data_dir", "dataset_name", "cache_dir", "output_dir", "model_name_or_path", "resume_from_checkpoint", "hub_token"}
@@ -43,7 +43,7 @@ _NOT_ON_CARD = frozenset(
     | {"metrics", "nsd_tolerance_mm", "lesion_min_iou", *LICENSES}
 )
 # Metadata that describe the files of the repository, and are renewed with them.
-_RENEWED = frozenset({"base_model", "base_model_relation", "model-index", "widget"})
+_RENEWED = frozenset({"base_model", "base_model_relation", "model-index", "models", "widget"})
 _MARKED = re.compile(r"<!-- samed_hf: begin.*?<!-- samed_hf: end -->", re.DOTALL)
 # The whole text of cards from before there were marks.
 _UNMARKED = re.compile(
@@ -61,6 +61,7 @@ def write_card(
     name: str | None = None,
     licenses: Mapping[str, str | None] | None = None,
     source: str | None = None,
+    page: str | None = None,
 ) -> None:
     """Write an adapter's `README.md` from the other files in its directory.
 
@@ -75,6 +76,7 @@ def write_card(
             ("base_license") and of the data ("data_license"); defaults to those in `training_settings.json`. The card
             says which are unknown.
         source: git URL at a tag or commit to install this package from; see [`package_source`].
+        page: address of a page that runs the adapter in its reader's browser.
 
     Raises:
         FileNotFoundError: `config.json` or `adapter_config.json` is missing.
@@ -82,7 +84,7 @@ def write_card(
     """
     directory = Path(directory)
     name = name or directory.resolve().name
-    context = _context(directory, licenses or {}) | {"name": name, "source": source or package_source()}
+    context = _context(directory, licenses or {}) | {"name": name, "source": source or package_source(), "page": page}
     card = ModelCard.from_template(
         _metadata(context),
         template_str=resources.files(__package__).joinpath("templates/model_card.md").read_text(encoding="utf-8"),
@@ -90,7 +92,7 @@ def write_card(
     )
     file = directory / "README.md"
     present = file.read_text(encoding="utf-8") if file.is_file() else ""
-    write_text(file, _merge(str(card), present, is_licensed=bool(context["license"])))
+    write_text(file, merge_cards(str(card), present, is_licensed=bool(context["license"])))
 
 
 def _context(directory: Path, licenses: Mapping[str, str | None]) -> dict[str, Any]:
@@ -142,7 +144,7 @@ def split_card(text: str) -> tuple[dict[str, Any], str]:
     return metadata if isinstance(metadata, dict) else {}, text[match.end() :] if match else text
 
 
-def _merge(card: str, present: str, is_licensed: bool) -> str:
+def merge_cards(card: str, present: str, is_licensed: bool) -> str:
     """The card with the text and the metadata that others wrote into the present one."""
     if not present.strip():
         return card

@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, get_token
+from huggingface_hub import CommitInfo, HfApi, get_token
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, RevisionNotFoundError
 from huggingface_hub.utils import httpx
 
-from .card import PRIVATE_SETTINGS, is_hub_id, read_json
+from .card import PRIVATE_SETTINGS, is_hub_id, read_json, split_card, write_card
 from .repository import ADAPTER_FILES, OUTDATED, check_adapter, check_source, lay_out_repository, refuse_links
+from .space import MODEL, lay_out_page, open_space
 
 __all__ = ["create_repository", "push_adapter"]
 
@@ -41,6 +44,8 @@ def push_adapter(
     commit_message: str = "Upload adapter",
     revision: str | None = None,
     create_pr: bool = False,
+    page: str | os.PathLike[str] | Callable[[Path], object] | None = None,
+    browser_space: str | None = None,
 ) -> str:
     """Upload an adapter, its scores and its card, but no checkpoints and data of the run; return the address.
 
@@ -64,10 +69,15 @@ def push_adapter(
         commit_message: of the commit.
         revision: branch to commit to, created if it does not exist; defaults to main.
         create_pr: open a pull request, whose address is returned, instead of committing to the branch.
+        page: what [`export_page`] wrote, or a function that writes it into a directory. It becomes a static Space, to
+            which the card links; its model becomes `onnx/model.onnx` of the repository, which the page loads at this
+            commit. Of a private or gated repository, which browsers can't read, the Space is private and has the model.
+        browser_space: name of the Space; by default that of the repository.
 
     Raises:
         ValueError: the Hub refused or can't be reached, an unknown dtype, damaged weights, `private` for a public
-            repository, or `with_handler` where the source is unknown.
+            repository, `with_handler` where the source is unknown, `page` with `create_pr`, or a Space that holds
+            something else or is public where the repository isn't.
     """
     directory = Path(directory)
     check_adapter(directory, dtype)
@@ -77,16 +87,59 @@ def push_adapter(
     flags = {"dtype": dtype if dtype != "float32" else None, "base_model": base_model, "base_revision": base_revision}
     flags |= {"source": source, "revision": revision, **licenses}
     switches = {"private": private, "pictures": images, "with_handler": with_handler, "create_pr": create_pr}
-    command = _command(directory, repo_id, **flags, **switches)
-    with tempfile.TemporaryDirectory() as temporary, _one_line_errors(directory, repo_id, command):
-        api = HfApi(token=token)
-        repo_id, is_private = create_repository(api, repo_id, private)
-        base = (base_model, base_revision) if base_model else _push_random_base(api, directory, repo_id, is_private)
-        contents |= {"base": base, "dataset": _public_dataset(api, directory)}
-        contents["card"] = _present_card(api, repo_id, revision, Path(temporary))
-        staged = lay_out_repository(directory, Path(temporary) / "repository", repo_id=repo_id, dtype=dtype, **contents)
-        _refuse_secrets(staged, directory, token)
-        return _upload(api, repo_id, staged, commit_message, revision, create_pr)
+    switches |= {"with_browser": page is not None}
+    flags |= {"browser_site": None if page is None or callable(page) else str(page), "browser_space": browser_space}
+    command, done = _command(directory, repo_id, **flags, **switches), list[str]()
+    if create_pr and page is not None:
+        raise ValueError("create_pr and a page are given: push with the page when the pull request is merged.")
+    with tempfile.TemporaryDirectory() as temporary:
+        work, site = Path(temporary), Path(temporary, "site") if page is None or callable(page) else Path(page)
+        if callable(page):
+            page(site)
+        with _one_line_errors(directory, repo_id, command, done):
+            api = HfApi(token=token)
+            repo_id, is_private = create_repository(api, repo_id, private)
+            base = (base_model, base_revision) if base_model else _push_random_base(api, directory, repo_id, is_private)
+            contents |= {"base": base, "dataset": _public_dataset(api, directory)}
+            contents["card"] = _present_card(api, repo_id, revision, work)
+            staged = lay_out_repository(directory, work / "repository", repo_id=repo_id, dtype=dtype, **contents)
+            _refuse_secrets(staged, directory, token)
+            upload = partial(_upload, api, repo_id, staged, commit_message, revision)
+            if page is None:
+                commit = upload(create_pr)
+                return commit.pr_url or f"{api.endpoint}/{repo_id}"
+            _refuse_secrets(site, directory, token)
+            url = _push_page(api, repo_id, is_private, browser_space or repo_id, site, staged, upload, done)
+            write_card(staged, name=repo_id, licenses=licenses, source=source, page=url)
+            _upload(api, repo_id, staged, "Link the page", revision, False)
+            return f"{api.endpoint}/{repo_id}"
+
+
+def _push_page(
+    api: HfApi, repo_id: str, is_private: bool, space: str, site: Path, staged: Path, upload: Any, done: list[str]
+) -> str:
+    """Upload the adapter with the page's model, then the page, which loads it at this commit; return its address.
+
+    Browsers can't read a private or gated repository: its Space is private and has the model.
+    """
+    is_closed = is_private or bool(api.model_info(repo_id).gated)
+    space = open_space(api, space, is_closed)
+    if not is_closed:
+        (staged / MODEL).parent.mkdir()
+        shutil.copyfile(site / "model.onnx", staged / MODEL)
+    commit = upload(False)
+    done.append(f"The adapter is at {api.endpoint}/{repo_id}, without a link to the page.")
+    model = None if is_closed else f"{api.endpoint}/{repo_id}/resolve/{commit.oid}/{Path(MODEL).parent}/"
+    license = split_card((staged / "README.md").read_text(encoding="utf-8"))[0].get("license")
+    present = _present_card(api, space, None, staged.parent, "space") or ""
+    lay_out_page(site, page := staged.with_name("page"), repo_id, model, license, present)
+    old, about = ["vendor/*", "*.onnx"], f"Upload the page of {repo_id}"
+    api.upload_folder(folder_path=page, repo_id=space, repo_type="space", commit_message=about, delete_patterns=old)
+    done[:] = [
+        f"The adapter is at {api.endpoint}/{repo_id}, its page at {api.endpoint}/spaces/{space}, without a link."
+    ]
+    logger.info("page        %s/spaces/%s%s", api.endpoint, space, ", private, with the model" if is_closed else "")
+    return f"{api.endpoint}/spaces/{space}"
 
 
 def _command(directory: Path, repo_id: str, **flags: str | bool | None) -> str:
@@ -98,11 +151,13 @@ def _command(directory: Path, repo_id: str, **flags: str | bool | None) -> str:
     return shlex.join(words)
 
 
-def _upload(api: HfApi, repo_id: str, staged: Path, commit_message: str, revision: str | None, create_pr: bool) -> str:
-    """Commit the files, without those of earlier uploads, and return the address of the repository or pull request."""
+def _upload(
+    api: HfApi, repo_id: str, staged: Path, commit_message: str, revision: str | None, create_pr: bool
+) -> CommitInfo:
+    """Commit the files, without those of earlier uploads."""
     if revision is not None and not create_pr and not revision.startswith("refs/pr/"):
         api.create_branch(repo_id, branch=revision, exist_ok=True)
-    commit = api.upload_folder(
+    return api.upload_folder(
         folder_path=staged,
         repo_id=repo_id,
         commit_message=commit_message,
@@ -110,7 +165,6 @@ def _upload(api: HfApi, repo_id: str, staged: Path, commit_message: str, revisio
         revision=revision,
         create_pr=create_pr,
     )
-    return commit.pr_url or f"{api.endpoint}/{repo_id}"
 
 
 def create_repository(api: HfApi, repo_id: str, private: bool | None) -> tuple[str, bool]:
@@ -125,11 +179,11 @@ def create_repository(api: HfApi, repo_id: str, private: bool | None) -> tuple[s
     return name, is_private
 
 
-def _present_card(api: HfApi, repo_id: str, revision: str | None, directory: Path) -> str | None:
+def _present_card(api: HfApi, repo_id: str, revision: str | None, directory: Path, kind: str = "model") -> str | None:
     """The repository's `README.md`, on main if the branch does not exist yet."""
     for branch in dict.fromkeys((revision, None)):
         with suppress(EntryNotFoundError, RevisionNotFoundError):
-            file = api.hf_hub_download(repo_id, "README.md", revision=branch, cache_dir=directory)
+            file = api.hf_hub_download(repo_id, "README.md", repo_type=kind, revision=branch, cache_dir=directory)
             return Path(file).read_text(encoding="utf-8")
     return None
 
@@ -171,9 +225,9 @@ def _refuse_secrets(staged: Path, directory: Path, token: str | None) -> None:
     paths = [str(settings[key]) for key in PRIVATE_SETTINGS - {"cases"} if settings.get(key)]
     secrets |= {path for path in paths if path.startswith("/") and path.count("/") > 1}
     for file in staged.rglob("*"):
-        if file.suffix in (".json", ".md", ".csv", ".txt", ".py"):
-            text = file.read_text(encoding="utf-8")
-            if any(secret in text and len(secret) > 5 for secret in secrets):
+        if file.suffix in (".json", ".md", ".csv", ".txt", ".py", ".onnx", ".html"):
+            content = file.read_bytes()
+            if any(secret.encode() in content and len(secret) > 5 for secret in secrets):
                 raise ValueError(
                     f"{file.relative_to(staged)} contains a path of this machine or a token: nothing was uploaded; "
                     "remove it from the adapter's files first."
@@ -181,8 +235,8 @@ def _refuse_secrets(staged: Path, directory: Path, token: str | None) -> None:
 
 
 @contextmanager
-def _one_line_errors(directory: Path, repo_id: str, command: str) -> Iterator[None]:
-    """Turn the errors of the Hub's client into one line with the command that tries again."""
+def _one_line_errors(directory: Path, repo_id: str, command: str, done: list[str]) -> Iterator[None]:
+    """Turn the errors of the Hub's client into one line with what is done and the command that tries again."""
     try:
         yield
     # The client raises a bare RuntimeError where the upload of large files fails.
@@ -190,6 +244,6 @@ def _one_line_errors(directory: Path, repo_id: str, command: str) -> Iterator[No
         causes = [part for part in (error, error.__cause__) if part is not None]
         reason = " ".join(" ".join(map(str, causes)).split()) or type(error).__name__
         raise ValueError(
-            f"The upload of {directory} to {repo_id!r} failed ({reason}). The directory is unchanged; try again with "
-            f"`{command}`."
+            f"The upload of {directory} to {repo_id!r} failed ({reason}). {' '.join([*done, 'The directory is'])} "
+            f"unchanged; try again with `{command}`."
         ) from error

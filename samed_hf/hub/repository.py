@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from ..utils.source import package_source
 from .card import AUTO_MAPPING, PRIVATE_SETTINGS, is_local_base, named_base, read_json, split_card, write_card
+from .space import MODEL
 
 __all__ = ["ADAPTER_DIRECTORY", "ADAPTER_FILES", "OUTDATED", "check_adapter", "check_source"]
 __all__ += ["lay_out_repository", "public_settings", "refuse_links"]
@@ -39,6 +40,7 @@ OUTDATED += [
     "overlay.png",
     "examples/*-slice-*.png",
     "examples/example-*.png",
+    MODEL,
 ]
 """Patterns of the files of earlier uploads, which this one replaces or removes."""
 _HANDLER = '''"""The module that Hugging Face Inference Endpoints load from a repository."""

@@ -1,12 +1,7 @@
 """The exported page in a real browser: open, segment, download, and no request besides the page's own files."""
 
-import functools
-import http.server
 import json
-import shutil
 import subprocess
-import threading
-import time
 
 import nibabel as nib
 import numpy as np
@@ -28,11 +23,9 @@ pytest.importorskip("onnxscript")
 
 from ..conftest import TINY_LABELS, TINY_SIZE, randomize_lora
 from ..dicom_files import write_series
-from ..test_space import CHROMIUM
+from .browser_page import Page, open_chromium, serve
 
-FLAGS = ["--headless=new", "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-FLAGS += ["--ignore-gpu-blocklist", "--window-size=1440,900"]
+pytestmark = pytest.mark.usefixtures("graphs")
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +66,7 @@ def test_the_files(site):
     front = yaml.safe_load((site / "README.md").read_text().split("---")[1])
     assert front["sdk"] == "static"
     assert front["custom_headers"]["cross-origin-opener-policy"] == "same-origin"
+    assert "Microsoft Corporation" in (site / "vendor" / "LICENSES.md").read_text()
     for library in config["libraries"].values():
         assert (site / library["url"]).stat().st_size == library["bytes"]
 
@@ -86,6 +80,14 @@ def test_libraries_from_a_cdn(adapter, site, tmp_path):
         assert library["url"].startswith("https://cdn.jsdelivr.net/npm/")
         assert library["integrity"] == json.loads((site / "config.json").read_text())["libraries"][name]["integrity"]
     assert "connect-src 'self' https://cdn.jsdelivr.net/npm/;" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_a_directory_with_other_files_is_not_replaced(tmp_path):
+    for name in ("index.html", "notes.txt"):
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=r"output is .*notes\.txt"):
+        export_page("adapter", tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_offline_without_a_cache(tmp_path, monkeypatch):
@@ -107,91 +109,22 @@ def test_offline_without_a_cache(tmp_path, monkeypatch):
         export_page("adapter", tmp_path / "out")
 
 
-class _Handler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *arguments):
-        pass
-
-
 @pytest.fixture(scope="module")
 def address(site):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Handler, directory=str(site)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
+    with serve(site) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory):
-    selenium = pytest.importorskip("selenium.webdriver", reason="selenium isn't installed: pip install -e '.[browser]'")
-    if CHROMIUM is None or shutil.which("chromedriver") is None:
-        pytest.skip("no Chromium with chromedriver on this machine: apt-get install chromium chromium-driver")
-    options = selenium.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    browser = selenium.Chrome(options=options, service=selenium.ChromeService(shutil.which("chromedriver")))
+    browser = open_chromium(tmp_path_factory.mktemp("browser"))
     yield browser
     browser.quit()
 
 
-class _Page:
-    def __init__(self, browser, downloads):
-        self.browser, self.downloads = browser, downloads
-        browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(downloads)})
-
-    def text(self, place="status"):
-        return self.browser.execute_script("return document.getElementById(arguments[0]).textContent", place)
-
-    def until(self, word, place="status", seconds=90):
-        end = time.time() + seconds
-        while word not in self.text(place):
-            assert time.time() < end, (word, self.text("status"), self.text("error"))
-            assert place == "error" or not self.text("error"), self.text("error")
-            time.sleep(0.1)
-        return self.text(place)
-
-    def give(self, *paths, field="files"):
-        self.browser.find_element("id", field).send_keys("\n".join(map(str, paths)))
-
-    def click(self, name):
-        self.browser.find_element("id", name).click()
-
-    def segment(self, *paths, field="files"):
-        self.give(*paths, field=field)
-        self.until("to segment")
-        self.click("segment")
-        self.until("Done in")
-        return self
-
-    def save(self):
-        self.click("save")
-        self.until("in the downloads")
-        end = time.time() + 20
-        while time.time() < end:
-            found = [
-                path for path in self.downloads.iterdir() if "_labels." in path.name and path.suffix in (".gz", ".png")
-            ]
-            if found:
-                return found[0]
-            time.sleep(0.1)
-        raise AssertionError("nothing was downloaded")
-
-    def requests(self):
-        messages = [json.loads(entry["message"])["message"] for entry in self.browser.get_log("performance")]
-        sent = [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
-        return [url for url in sent if not url.startswith(("blob:", "data:"))]
-
-
 @pytest.fixture
 def page(chromium, address, tmp_path):
-    chromium.get("about:blank")
-    chromium.get_log("performance")
-    chromium.get(address)
-    page = _Page(chromium, tmp_path)
-    page.until("Ready")
-    page.loaded = page.requests()
-    return page
+    return Page(chromium, tmp_path).open(address)
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,8 @@ pytest.importorskip("onnxscript")
 
 from ..conftest import TINY_LABELS, TINY_SIZE
 
+pytestmark = pytest.mark.usefixtures("graphs")
+
 
 @pytest.fixture(scope="module")
 def exported(tiny_adapter, tmp_path_factory):

@@ -160,41 +160,41 @@ def test_without_a_list_of_cases_those_of_a_killed_run_are_found(tiny_adapter, s
     assert [f"<h3>{name}</h3>" in page for name in "abc"] == [True, True, False]
 
 
+OTHER_SETTINGS = [
+    (["--tta"], "tta False, not True"),
+    (["--labels", "disc"], "labels None, not ['disc']"),
+    (["--keep_largest", "all"], "keep_largest [], not ['all']"),
+    (["--min_island_ml", "disc=1"], "min_island_ml {}, not {'disc': 1.0}"),
+    (["--format", "nrrd"], "format None, not nrrd"),
+    (["--per_class"], "per_class False, not True"),
+    (["--no_preview"], "preview True, not False"),
+    (["--frames", "0"], "frames None, not [0]"),
+    (["--dtype", "bfloat16"], "dtype float32, not bfloat16"),
+    (["--ensemble", "OTHER"], "another adapter or base model"),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--tta"], "tta False, not True"),
-        (["--labels", "disc"], "labels None, not ['disc']"),
-        (["--keep_largest", "all"], "keep_largest [], not ['all']"),
-        (["--min_island_ml", "disc=1"], "min_island_ml {}, not {'disc': 1.0}"),
-        (["--format", "nrrd"], "format None, not nrrd"),
-        (["--per_class"], "per_class False, not True"),
-        (["--no_preview"], "preview True, not False"),
-        (["--frames", "0"], "frames None, not [0]"),
-        (["--dtype", "bfloat16"], "dtype float32, not bfloat16"),
-        (["--ensemble", "OTHER"], "another adapter or base model"),
-    ],
-)
-def test_other_settings_are_refused(tiny_adapter, scans, tmp_path, capsys, flags, message):
-    out = tmp_path / "out"
-    scan = scans / "a.nii.gz"
+def test_other_settings_are_refused(tiny_adapter, scans, tmp_path, capsys):
+    out, scan = tmp_path / "out", scans / "a.nii.gz"
     assert run(tiny_adapter, scan, "--output", out) == 0
     before = contents(out)
-    if "OTHER" in flags:
-        other = SamedForSemanticSegmentation.from_pretrained(tiny_adapter)
-        randomize_lora(other)
-        other.save_pretrained(tmp_path / "other")
-    flags = [tmp_path / "other" if flag == "OTHER" else flag for flag in flags]
-    assert run(tiny_adapter, scan, "--output", out, "--skip_existing", *flags) == 2
-    error = capsys.readouterr().err
-    assert f"a ({message})" in error
-    assert "--overwrite" in error
-    assert contents(out) == before
+    other = SamedForSemanticSegmentation.from_pretrained(tiny_adapter)
+    randomize_lora(other)
+    other.save_pretrained(tmp_path / "other")
+    for flags, message in OTHER_SETTINGS:
+        flags = [tmp_path / "other" if flag == "OTHER" else flag for flag in flags]
+        assert run(tiny_adapter, scan, "--output", out, "--skip_existing", *flags) == 2
+        error = capsys.readouterr().err
+        assert f"a ({message})" in error
+        assert "--overwrite" in error
+        assert contents(out) == before, message
     assert run(tiny_adapter, scan, "--output", out, "--skip_existing", "--batch_size", "1") == 0
-    assert run(tiny_adapter, scan, "--output", out, "--skip_existing", "--overwrite", *flags) == 0
-    assert run(tiny_adapter, scan, "--output", tmp_path / "new", *flags) == 0
-    assert contents(out / "a") == contents(tmp_path / "new" / "a")
+    for flags in (["--tta"], ["--labels", "disc"], ["--format", "nrrd"], ["--ensemble", tmp_path / "other"]):
+        assert run(tiny_adapter, scan, "--output", out, "--skip_existing", "--overwrite", *flags) == 0
+        new = tmp_path / f"new {flags[0]}"
+        assert run(tiny_adapter, scan, "--output", new, *flags) == 0
+        assert contents(out / "a") == contents(new / "a")
 
 
 def test_another_adapter_is_noticed_by_its_weights(tiny_adapter, scans, tmp_path, capsys):

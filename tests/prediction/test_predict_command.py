@@ -642,19 +642,9 @@ def free_port() -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
-def test_two_processes_write_what_one_writes(tiny_adapter, scans, tmp_path, launcher):
+def test_two_processes_write_what_one_writes(tiny_adapter, scans, tmp_path):
     (scans / "truncated.nii.gz").write_bytes(b"truncated")
-    launch = {
-        "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"],
-        "accelerate": [
-            "accelerate.commands.launch",
-            "--cpu",
-            "--num_processes=2",
-            f"--main_process_port={free_port()}",
-            "-m",
-        ],
-    }[launcher]
+    launch = ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
     out = tmp_path / "out"
     flags = ["predict", tiny_adapter, scans, "--output", out]
     environment = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}

@@ -23,8 +23,20 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["samed_hf.studies.parallel", "samed_hf.cli"])
 
 
+@pytest.fixture(scope="module")
+def whole(tiny_sam, tiny_data, tmp_path_factory):
+    """A run that nothing interrupts, one fold after the other."""
+    directory = tmp_path_factory.mktemp("whole")
+    finish(make_command(tiny_sam, tiny_data, directory)("whole"), directory)
+    return directory / "whole"
+
+
 @pytest.fixture
 def command(tiny_sam, tiny_data, tmp_path):
+    return make_command(tiny_sam, tiny_data, tmp_path)
+
+
+def make_command(tiny_sam, tiny_data, tmp_path):
     def make(name: str, *more: object) -> list[str]:
         flags = {"data_dir": tiny_data, "model_name_or_path": tiny_sam, "output_dir": tmp_path / name, "num_folds": 2}
         flags |= {"image_size": TINY_SIZE, "per_device_train_batch_size": 4, "max_train_steps": 4, "report_to": "none"}
@@ -92,37 +104,34 @@ def assert_same(one: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_at_its_fold_and_step(command, tmp_path):
-    finish(command("whole"), tmp_path)
+def test_a_killed_run_goes_on_at_its_fold_and_step(command, whole, tmp_path):
     directory = tmp_path / "run"
     for moment in ("cache/*", "fold-0/checkpoint-2", "fold-1/metrics.json", "fold-1/*.html"):
         kill_when(moment, command("run"), directory, tmp_path)
     finish(command("run"), tmp_path)
-    assert_same(directory, tmp_path / "whole")
+    assert_same(directory, whole)
     assert not list((directory / "fold-1").glob("earlier-*"))
 
 
 @pytest.mark.slow
-def test_folds_in_parallel_end_with_a_killed_run(command, tmp_path):
+def test_folds_in_parallel_end_with_a_killed_run(command, whole, tmp_path):
     argv = command("run", "--num_parallel_folds", 2)
     children = kill_when("fold-1/checkpoint-1", argv, tmp_path / "run", tmp_path)
     assert len(children) >= 2
     _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive
     finish(argv, tmp_path)
-    finish(command("whole", "--num_parallel_folds", 2), tmp_path)
-    assert_same(tmp_path / "run", tmp_path / "whole")
+    assert_same(tmp_path / "run", whole)
     assert "step 4/4" in (tmp_path / "run" / "fold-1.log").read_text()
 
 
 @pytest.mark.slow
-def test_two_folds_begun_at_once_on_a_new_directory(command, tmp_path):
+def test_two_folds_begun_at_once_on_a_new_directory(command, whole, tmp_path):
     runs = [start(command("run", "--fold", fold), tmp_path) for fold in (0, 1)]
     for run in runs:
         run.join()
         assert run.exitcode == 0, (tmp_path / "out.txt").read_text()[-3000:]
-    finish(command("whole"), tmp_path)
-    assert_same(tmp_path / "run", tmp_path / "whole")
+    assert_same(tmp_path / "run", whole)
 
 
 @pytest.mark.slow

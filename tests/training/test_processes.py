@@ -15,7 +15,7 @@ from samed_hf.data.layouts.synapse import write_case, write_lists, write_slice
 
 from ..conftest import TINY_LABELS, TINY_SIZE, make_case
 
-STEPS, BATCH, EVALUATIONS = 30, 8, 2
+STEPS, BATCH, EVALUATIONS = 18, 8, 2
 # The cases trained on have 19 slices: of the three that end an epoch, two processes get two and one, four get one each
 # but for the last, which gets none.
 pytestmark = pytest.mark.slow

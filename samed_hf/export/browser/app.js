@@ -20,7 +20,7 @@ async function load() {
   const sizes = [config.model.bytes, ...wanted.map((name) => config.libraries[name].bytes)];
   const progress = counter(sizes.reduce((a, b) => a + b));
   const [model, core, code, ...libraries] = await Promise.all([
-    download(config.model.file, {}, progress), download("core.js"), download("worker.js"),
+    downloadModel(config.model, progress), download("core.js"), download("worker.js"),
     ...wanted.map((name) => download(config.libraries[name].url, {integrity: config.libraries[name].integrity, credentials: "omit"}, progress)),
   ]);
   const library = Object.fromEntries(wanted.map((name, i) => [name.replace("ortGpu", "ort"), libraries[i]]));
@@ -58,6 +58,14 @@ async function download(url, options = {}, progress = () => {}) {
     progress(part.value.length);
   }
   return new Uint8Array(await new Blob(parts).arrayBuffer());
+}
+
+/** A model, which the Hub may store, is compared with its hash where the page is served securely. */
+async function downloadModel({file, sha256}, progress) {
+  const bytes = await download(config.models + file, {credentials: "omit"}, progress);
+  const found = globalThis.crypto.subtle && new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+  if (found && Array.from(found, (byte) => byte.toString(16).padStart(2, "0")).join("") !== sha256) throw new Error(`${file} isn't the model of this page: reload the page.`);
+  return bytes;
 }
 
 async function makeViewers() {
