@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from samed_hf import SamedForSemanticSegmentation, SamedImageProcessor
+from samed_hf.hub.onnx_file import INPUT
 from samed_hf.model.attention import window_groups
 from samed_hf.model.lora import cast_frozen
 from samed_hf.model.losses import segmentation_loss
-from samed_hf.model.onnx import INPUT, export_onnx
+from samed_hf.model.onnx import export_onnx
 from samed_hf.model.post_processing import upsample_logits
 from samed_hf.model.precision import computes_bfloat16
 

@@ -173,7 +173,10 @@ def _create(handler: _Handler, body: bytes) -> None:
     private = payload.get("private") is True or payload.get("visibility") == "private"
     if not exists:
         hub.repositories[name] = Repository(private=private)
-        hub.repositories[name].commit({".gitattributes": b"*.safetensors filter=lfs\n"})
+        files = {".gitattributes": b"*.safetensors filter=lfs\n"}
+        if payload.get("type") == "space":
+            files |= {"README.md": b"---\nsdk: static\n---\n", "index.html": b"My static Space", "style.css": b""}
+        hub.repositories[name].commit(files)
     return handler.answer(409 if exists else 200, {"url": f"{hub.url}/{name}", "name": name})
 
 
@@ -256,6 +259,11 @@ def _info(handler: _Handler, body: bytes, name: str, revision: str = "main") -> 
     return handler.answer(200, info | {key: data[key] for key in ("pipeline_tag", "library_name") if key in data})
 
 
+def _commits(handler: _Handler, body: bytes, name: str, revision: str) -> None:
+    about = {"authors": [], "date": "2026-01-01T00:00:00.000Z", "title": "", "message": ""}
+    handler.answer(200, [about | {"id": commit} for commit in handler.server.repositories[name].commits])
+
+
 def _tree(handler: _Handler, body: bytes, name: str, revision: str) -> None:
     repository = handler.repository(name)
     if repository is None:
@@ -325,6 +333,7 @@ _ROUTES = [
     (rf"/api/models/{_NAME}/tag/{_REV}", ("POST",), _tag),
     (rf"/api/(?:models|datasets)/{_NAME}", _READ, _info),
     (rf"/api/models/{_NAME}/revision/{_REV}", _READ, _info),
+    (rf"/api/models/{_NAME}/commits/{_REV}", _READ, _commits),
     (rf"/api/models/{_NAME}/tree/{_REV}", _READ, _tree),
     (rf"/{_NAME}/resolve/{_REV}/(?P<path>.+)", _READ, _resolve),
 ]

@@ -21,7 +21,10 @@ from packaging.requirements import Requirement
 from PIL import Image
 
 from samed_hf import SamedForSemanticSegmentation
+from samed_hf.data import read_data
 from samed_hf.inference import predict_image, predict_volume
+from samed_hf.training import SamedTrainingArguments, train
+from samed_hf.transforms import rows_point_up
 from samed_hf.volumes import read_volume
 
 SPACE = Path(__file__).parents[1] / "examples" / "space"
@@ -107,12 +110,82 @@ def test_uploads_and_results_are_deleted(app, tiny_adapter, tmp_path, monkeypatc
     assert "share" not in components["overlay"].buttons
     Image.new("L", (40, 50)).save(tmp_path / "image.png")
     before = set(Path(tempfile.gettempdir()).iterdir())
-    masks = app.segment(str(tmp_path / "image.png"), str(tiny_adapter))[-1]
+    result, *_, masks, _ = app.segment(str(tmp_path / "image.png"), str(tiny_adapter))
+    corrected = app.save(result, None)[-1].value["path"]
     assert set(Path(tempfile.gettempdir()).iterdir()) == before
-    assert components["masks"].move_resource_to_block_cache(masks) == masks  # not copied
+    for name, path in (("masks", masks), ("corrected", corrected)):
+        assert components[name].move_resource_to_block_cache(path) == path  # not copied
     assert page.delete_cache is not None
     delete_files_created_by_app(page, None)
     assert not Path(masks).exists()
+    assert not Path(corrected).exists()
+
+
+def strokes(app, result, color, where, alpha=255):
+    """What the editor returns after a brush stroke over some pixels `(y, x)` of the slice."""
+    layer = np.zeros((*result["drawn"].shape[:2], 4), np.uint8)
+    step = result["scale"]
+    for y, x in where:
+        layer[y * step : (y + 1) * step, x * step : (x + 1) * step] = (*color, alpha)
+    background = np.dstack([result["drawn"], np.full(layer.shape[:2], 255, np.uint8)])
+    return {"background": background, "layers": [layer], "composite": None}
+
+
+@pytest.fixture(scope="module")
+def corrected(app, tiny_adapter, tmp_path_factory):
+    """A directory of four scans and their labels after a stroke, an erased pixel and strokes that don't count."""
+    root = tmp_path_factory.mktemp("corrected")
+    for part in ("images", "labels"):
+        (root / part).mkdir()
+    affine = np.diag([-2, 2, 5, 1.0])  # the slices are turned
+    maps = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAMED_ADAPTER", str(tiny_adapter))
+        for seed in range(4):
+            scan = root / "images" / f"scan{seed}.nii.gz"
+            array = np.random.default_rng(seed).normal(50, 90, (40, 48, 6)).astype(np.int16)
+            nib.save(nib.Nifti1Image(array, affine), scan)
+            result = app.segment(str(scan), str(tiny_adapter))[0]
+            before, expected = result["labels"].copy(), result["labels"].copy()
+            colors = (app.label_colors(3) * 255).round().astype(int)
+            first = result["index"]
+            second = (first + 1) % 6
+            editor = strokes(app, result, colors[2], [(3, 5), (3, 6)])
+            app.move(result, editor, second)
+            app.move(result, editor, second)  # a second event before the slice is shown
+            assert not app.keep(result, editor)
+            app.keep(result, strokes(app, result, colors[1], [(8, 8)], alpha=90))  # the rim of a stroke
+            app.keep(result, strokes(app, result, (colors[1] + colors[2]) // 2, [(9, 9)]))
+            app.move(result, strokes(app, result, colors[1], [(20, 30)]), first)
+            file = app.save(result, strokes(app, result, colors[0], [(3, 6)]))[-1]
+            expected[first][3, 5], expected[first][3, 6], expected[second][20, 30] = 2, 0, 1
+            changed = (expected != before).sum()
+            assert f"({changed} voxels changed)" in file.label
+            shutil.copy(file.value["path"], root / "labels")
+            maps[scan.name.partition(".")[0]] = expected
+    (root / "labels.json").write_text('{"0": "background", "1": "spleen", "2": "liver"}')
+    return root, maps
+
+
+def test_corrected_labels_are_read_as_a_data_set(corrected, tiny_adapter):
+    root, maps = corrected
+    data = read_data(root)
+    assert data.id2label == {0: "background", 1: "spleen", 2: "liver"}
+    processor = SamedForSemanticSegmentation.from_pretrained(tiny_adapter).image_processor
+    assert sorted(data.sources) == sorted(maps)
+    for name, expected in maps.items():
+        label = data.read_case(name, processor).label
+        shown = label[:, ::-1] if rows_point_up(processor) else label
+        np.testing.assert_array_equal(shown, expected)
+
+
+@pytest.mark.slow
+def test_training_on_corrected_labels(corrected, tmp_path):
+    root, _ = corrected
+    args = SamedTrainingArguments(
+        data_dir=str(root), output_dir=str(tmp_path), image_size=32, max_train_steps=2, report_to="none"
+    )
+    assert np.isfinite([row["loss"] for row in train(args).log]).all()
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +236,7 @@ def browser(tmp_path_factory):
 @pytest.fixture
 def page(browser, address):
     """The page opened anew, and what a person does with it."""
+    from selenium.webdriver import ActionChains
     from selenium.webdriver.support.ui import WebDriverWait
 
     class Page:
@@ -175,16 +249,43 @@ def page(browser, address):
             self.until("document.querySelector('#file').innerText.includes(arguments[0])", path.name[:4])
             browser.find_element("css selector", "#segment").click()
 
-        def overlay(self):
-            return self.until("(document.querySelector('#overlay img') || {}).src")
+        def wait_for_slice(self, already=0):
+            """Wait for the editor to have fetched an image, one more than `already`, and to be ready for strokes."""
+            count = "performance.getEntriesByType('resource').filter(one => one.name.includes('.png')).length"
+            self.until("document.querySelector('#overlay button[aria-label=Undo]') !== null")
+            self.until(f"{count} > arguments[0]", already)
+            time.sleep(0.5)  # it decodes the image
+            return browser.execute_script(f"return {count}")
 
-        def masks(self, target):
-            link = self.until("(document.querySelector('#masks a[href]') || {}).href")
+        def press(self, name):
+            browser.find_element("css selector", f"#overlay [aria-label='{name}']").click()
+
+        def stroke(self, start, end):
+            """A stroke of the brush between two points, in pixels from the middle of the slice."""
+            canvas = browser.find_element("css selector", "#overlay canvas")
+            actions = ActionChains(browser, duration=20).move_to_element_with_offset(canvas, *start).click_and_hold()
+            actions.move_to_element_with_offset(canvas, *end).release().perform()
+
+        def move_to(self, index):
+            before = self.wait_for_slice()
+            browser.execute_script(
+                """
+                const field = document.querySelector('#slice input[type=number]');
+                field.value = arguments[0];
+                for (const name of ['input', 'blur', 'change']) field.dispatchEvent(new Event(name, {bubbles: true}));
+                """,
+                index,
+            )
+            self.wait_for_slice(before)
+
+        def masks(self, target, where="masks"):
+            link = self.until("(document.querySelector(arguments[0]) || {}).href", f"#{where} a[href]")
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
             target.write_bytes(opener.open(link, timeout=10).read())
             return target
 
     browser.get(address)
+    browser.execute_script("performance.setResourceTimingBufferSize(2000)")
     return Page()
 
 
@@ -196,31 +297,43 @@ def model(tiny_adapter):
 @pytest.mark.slow
 @pytest.mark.browser
 def test_a_scan(page, browser, model, tmp_path):
+    """Paint, undo, another slice and back, erase, save: the file has the labels of the strokes and no others."""
     scan = np.random.default_rng(0).normal(50, 90, (40, 48, 6)).astype(np.int16)
     nib.save(nib.Nifti1Image(scan, np.diag([2, 2, 5, 1.0])), tmp_path / "scan.nii.gz")
     expected = predict_volume(model, read_volume(tmp_path / "scan.nii.gz"))
     page.segment(tmp_path / "scan.nii.gz")
-    first = page.overlay()
-    found = [model.config.id2label[int(index)] for index in np.unique(expected) if index]
-    assert page.until("document.querySelector('#legend').innerText").split() == found
-    text = page.until("document.querySelector('#found').innerText")
-    assert "ml" in text
-    # Another slice, another image.
-    script = """
-        const field = document.querySelector('#slice input[type=number]');
-        field.value = arguments[0];
-        field.dispatchEvent(new Event('input', {bubbles: true}));
-        field.dispatchEvent(new Event('blur', {bubbles: true}));
-        field.dispatchEvent(new Event('change', {bubbles: true}));
-    """
-    shown = int(browser.execute_script("return document.querySelector('#slice input[type=number]').value"))
-    browser.execute_script(script, (shown + 1) % 6)
-    page.until("document.querySelector('#overlay img').src !== arguments[0]", first)
+    page.wait_for_slice()
+    names = [*list(model.config.id2label.values())[1:], "erase"]
+    assert page.until("document.querySelector('#legend').innerText").split() == names
+    assert "ml" in page.until("document.querySelector('#found').innerText")
+    page.press("Brush")
+    page.stroke((-100, 0), (100, 0))
+    page.stroke((-100, 150), (100, 150))
+    page.press("Undo")
+    first = int(page.until("document.querySelector('#slice input[type=number]').value"))
+    page.move_to((first + 1) % 6)
+    page.stroke((-100, -150), (100, -150))
+    page.move_to(first)
+    page.press("Color")
+    page.until("document.querySelector('#overlay .swatch button') !== null")
+    browser.find_element("css selector", "#overlay .swatch button[style*='rgb(0, 0, 0)']").click()
+    page.stroke((0, 0), (1, 0))
     if "SPACE_SCREENSHOT" in os.environ:
         browser.save_screenshot(os.environ["SPACE_SCREENSHOT"])
+    browser.find_element("css selector", "#save").click()
+    corrected = nib.load(page.masks(tmp_path / "corrected.nii.gz", "corrected"))
     written = nib.load(page.masks(tmp_path / "masks.nii.gz"))
     np.testing.assert_array_equal(np.asarray(written.dataobj), expected)
-    np.testing.assert_array_equal(written.affine, np.diag([2, 2, 5, 1.0]))
+    for file in (written, corrected):
+        np.testing.assert_array_equal(file.affine, np.diag([2, 2, 5, 1.0]))
+    found = np.asarray(corrected.dataobj)
+    changed = np.argwhere(found != expected)
+    assert f"({len(changed)} voxels changed)" in page.until("document.querySelector('#corrected').innerText")
+    assert set(changed[:, 2]) == {first, (first + 1) % 6}
+    assert (np.abs(changed[changed[:, 2] == first][:, 1] - 23.5) < 5).all()  # not where the second stroke was
+    assert (found[19:21, 23:25, first] == 0).all()
+    assert (found[[12, 27], 23:25, first] == 1).all()
+    assert {int(found[tuple(one)]) for one in changed if one[2] != first} == {1}
 
 
 @pytest.mark.slow
@@ -229,7 +342,7 @@ def test_an_image(page, model, tmp_path):
     image = Image.fromarray(np.random.default_rng(1).integers(0, 255, (40, 50), dtype=np.uint8))
     image.save(tmp_path / "image.png")
     page.segment(tmp_path / "image.png")
-    page.overlay()
+    page.wait_for_slice()
     masks = np.asarray(Image.open(page.masks(tmp_path / "masks.png")))
     np.testing.assert_array_equal(masks, predict_image(model, image)[0])
     assert page.until("document.querySelector('#slice') === null || !document.querySelector('#slice').offsetParent")

@@ -16,7 +16,6 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-from PIL import Image
 
 from samed_hf import SamedForSemanticSegmentation
 from samed_hf.inference import Segmenter, load_model, segment_volume
@@ -30,6 +29,8 @@ _NOTICE = (
 )
 _FORMATS = (".png", ".jpg", ".jpeg", ".nii", ".nii.gz")
 _LIMITS = InputLimits.served()
+# The editor's own eraser would take back brush strokes, but not labels; the black brush erases both.
+_CSS = "#overlay button[aria-label=Erase] {display: none}"
 _KEPT = 1800  # seconds for which uploads and results are kept
 _models: dict[str, SamedForSemanticSegmentation] = {}
 # Gradio keeps uploads and results in this directory; what is left is removed when the program ends.
@@ -78,9 +79,12 @@ def segment(file: str | None, adapter: str, progress: Any = gr.Progress()) -> tu
     slices = len(result["labels"])
     first = int(np.argmax((result["labels"] > 0).sum(axis=(1, 2))))
     slider = gr.Slider(minimum=0, maximum=max(1, slices - 1), value=first, step=1, visible=slices > 1)
-    rows = [[name, amount] for name, amount in result["amounts"].items()]
-    table = gr.Dataframe(value=rows or [["nothing found", 0]], headers=["label", result["unit"]])
-    return result, slider, overlay(result, first), legend(result), table, result["file"]
+    black, *colors = (
+        f"rgb{tuple(color)}" for color in (label_colors(len(result["names"])) * 255).round().astype(int).tolist()
+    )
+    brush = gr.Brush(colors=[*colors, black], default_color=colors[0], color_mode="fixed")
+    editor = gr.ImageEditor(draw(result, first), brush=brush)
+    return result, slider, editor, legend(result["names"]), amounts(result), result["file"], None
 
 
 def _segment(model: SamedForSemanticSegmentation, file: str) -> dict[str, Any]:
@@ -96,35 +100,91 @@ def _segment(model: SamedForSemanticSegmentation, file: str) -> dict[str, Any]:
     gray = gray.mean(axis=1) if gray.ndim == 4 and volume.is_image else gray[:, 0] if gray.ndim == 4 else gray
     if rows_point_up(processor) and not volume.is_image:  # flipped to the radiological convention
         gray, slices = gray[:, ::-1], slices[:, ::-1]
-    names = model.config.id2label
-    each, unit = (1.0, "pixels") if volume.is_image else (volume.voxel_ml, "ml")
-    counts = {names[int(index)]: int((labels == index).sum()) for index in np.unique(labels) if index}
-    amounts = {name: float(f"{count * each:.4g}") for name, count in counts.items()}
-    return {"gray": gray, "labels": slices, "names": names, "amounts": amounts, "unit": unit, "file": str(target)}
+    return {
+        "gray": gray,
+        "labels": slices,  # views of the labels on the scan's grid: what is painted here is written there
+        "grid": labels,
+        "predicted": labels.copy(),
+        "scan": replace(volume, array=np.broadcast_to(np.uint8(0), labels.shape)),  # its grid, without its memory
+        "names": model.config.id2label,
+        "scale": max(1, 512 // max(slices.shape[1:])),
+        "file": str(target),
+        "corrected": target.parent / "corrected" / target.name,  # a name that belongs to the image's in a data set
+    }
 
 
-def overlay(result: dict[str, Any] | None, index: int) -> Image.Image | None:
-    """Draw the slice at `index` with its labels in colour, enlarged if it is small."""
-    if result is None:
-        return None
-    labels = result["labels"][index]
+def draw(result: dict[str, Any], index: int) -> dict[str, Any]:
+    """Draw the slice at `index` with its labels in colour, enlarged if it is small, and without brush strokes."""
+    labels, scale = result["labels"][index], result["scale"]
     gray = np.repeat(np.clip(result["gray"][index], 0, 1)[..., None], 3, axis=2)
     painted = 0.5 * gray + 0.5 * label_colors(len(result["names"]))[labels]
-    image = Image.fromarray((np.where((labels > 0)[..., None], painted, gray) * 255).astype(np.uint8))
-    scale = max(1, 512 // max(image.size))
-    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+    image = (np.where((labels > 0)[..., None], painted, gray) * 255).astype(np.uint8)
+    result["index"], result["drawn"] = index, image.repeat(scale, axis=0).repeat(scale, axis=1)
+    return {"background": result["drawn"], "layers": [], "composite": None}
 
 
-def legend(result: dict[str, Any]) -> str:
-    """Return the colours of the labels found, as HTML."""
-    colors = (label_colors(len(result["names"])) * 255).astype(int)
+def keep(result: dict[str, Any], editor: dict[str, Any] | None) -> bool:
+    """Put the brush strokes into the labels of the slice that is shown, by their colour in the middle of each pixel.
+
+    While a slice is loaded, the editor can still hold the one before, whose strokes are in its labels already: `False`.
+    """
+    if not editor or not editor["layers"]:
+        return True
+    if not np.array_equal(editor["background"][..., :3], result["drawn"]):
+        return False
+    labels, scale = result["labels"][result["index"]], result["scale"]
+    colors = (label_colors(len(result["names"])) * 255).round()
+    for layer in editor["layers"]:
+        stroke = layer[scale // 2 :: scale, scale // 2 :: scale].astype(int)
+        distances = np.abs(stroke[..., None, :3] - colors).max(axis=-1)
+        known = (stroke[..., 3] > 127) & (distances.min(axis=-1) <= 2)
+        labels[known] = distances.argmin(axis=-1)[known]
+    return True
+
+
+def move(result: dict[str, Any] | None, editor: dict[str, Any] | None, index: int) -> Any:
+    """Keep the corrections of the slice that is shown, and show another one."""
+    if result is None or index == result["index"]:
+        return gr.skip()
+    keep(result, editor)
+    return draw(result, index)
+
+
+def save(result: dict[str, Any] | None, editor: dict[str, Any] | None) -> tuple[Any, ...]:
+    """Write the corrected labels on the scan's grid, and count the voxels that changed.
+
+    Raises:
+        gr.Error: nothing is segmented yet, or the editor holds another slice.
+    """
+    if result is None:
+        raise gr.Error("Segment an image or a scan first.")
+    if not keep(result, editor):
+        raise gr.Error("The editor shows another image than the slice that was sent: wait until it is loaded.")
+    result["corrected"].parent.mkdir(exist_ok=True)
+    write_labels(result["corrected"], result["grid"], result["scan"])
+    changed = int((result["grid"] != result["predicted"]).sum())
+    label = f"Corrected labels ({changed} {'pixels' if result['scan'].is_image else 'voxels'} changed)"
+    return draw(result, result["index"]), amounts(result), gr.File(str(result["corrected"]), label=label)
+
+
+def amounts(result: dict[str, Any]) -> gr.Dataframe:
+    """Return the table of the labels that are there, in ml or pixels."""
+    scan, labels = result["scan"], result["grid"]
+    each, unit = (1.0, "pixels") if scan.is_image else (scan.voxel_ml, "ml")
+    found = zip(*np.unique(labels[labels > 0], return_counts=True), strict=True)
+    rows = [[result["names"][int(index)], float(f"{count * each:.4g}")] for index, count in found]
+    return gr.Dataframe(value=rows or [["nothing found", 0]], headers=["label", unit])
+
+
+def legend(names: dict[int, str]) -> str:
+    """Return the colours of the labels, as HTML; black erases."""
+    colors = (label_colors(len(names)) * 255).round().astype(int)
     squares = [
         f'<span style="background:rgb({",".join(map(str, colors[index]))});display:inline-block;width:1em;'
         f'height:1em;margin:0 .4em 0 1em;vertical-align:-.1em"></span>{html.escape(name)}'
-        for index, name in result["names"].items()
-        if name in result["amounts"]
+        for index, name in [*[*names.items()][1:], (0, "erase")]
     ]
-    return f'<div id="legend">{" ".join(squares) or "nothing found"}</div>'
+    return f'<div id="legend">{" ".join(squares)}</div>'
 
 
 def build(adapter: str | None = None) -> gr.Blocks:
@@ -139,18 +199,31 @@ def build(adapter: str | None = None) -> gr.Blocks:
                 button = gr.Button("Segment", variant="primary", elem_id="segment")
                 table = gr.Dataframe(headers=["label", "amount"], label="Found", interactive=False, elem_id="found")
                 download = gr.File(label="Masks", interactive=False, elem_id="masks")
+                button_save = gr.Button("Save corrections", elem_id="save")
+                corrected = gr.File(label="Corrected labels", interactive=False, elem_id="corrected")
             with gr.Column(scale=2):
-                buttons = ["download", "fullscreen"]  # not "share", which publishes the image
-                shown = gr.Image(label="Overlay", format="png", height=560, buttons=buttons, elem_id="overlay")
+                shown = gr.ImageEditor(
+                    label="Overlay; paint to correct it",
+                    elem_id="overlay",
+                    interactive=True,
+                    height=560,
+                    format="png",  # others change the colours
+                    sources=(),
+                    transforms=(),
+                    layers=False,
+                    brush=gr.Brush(colors=["rgb(0, 0, 0)"], color_mode="fixed"),
+                    buttons=["download", "fullscreen"],  # not "share", which publishes the image
+                )
                 slider = gr.Slider(0, 1, 0, step=1, label="Slice", visible=False, elem_id="slice")
                 colors = gr.HTML()
-        button.click(segment, [file, name], [state, slider, shown, colors, table, download])
-        slider.change(overlay, [state, slider], shown, show_progress="hidden")
+        button.click(segment, [file, name], [state, slider, shown, colors, table, download, corrected])
+        slider.change(move, [state, shown, slider], shown, show_progress="hidden")
+        button_save.click(save, [state, shown], [shown, table, corrected], show_progress="hidden")
     return page
 
 
 if __name__ == "__main__":
     fonts = ["system-ui", "sans-serif"]  # system fonts: a page with patient data sends no requests to other hosts
     build(os.environ.get("SAMED_ADAPTER")).launch(
-        theme=gr.themes.Default(font=fonts, font_mono=["monospace"]), max_file_size=_LIMITS.bytes
+        theme=gr.themes.Default(font=fonts, font_mono=["monospace"]), max_file_size=_LIMITS.bytes, css=_CSS
     )

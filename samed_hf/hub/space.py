@@ -17,6 +17,7 @@ MODEL = "onnx/model.onnx"
 """The page's model in the adapter's repository."""
 
 _CONNECT, _MARK = "connect-src 'self'", "<!-- samed_hf: begin"
+_TEMPLATE = {".gitattributes", "README.md", "index.html", "style.css"}  # what the Hub puts into a new static Space
 _CDN = "https://*.hf.co"  # the Hub redirects downloads there
 
 
@@ -24,8 +25,9 @@ def open_space(api: HfApi, name: str, private: bool) -> str:
     """Create a static Space, or check that an existing one is a page, and not public if `private`; return its name."""
     name = api.create_repo(name, repo_type="space", space_sdk="static", private=private or None, exist_ok=True).repo_id
     info, problem = api.space_info(name), None
-    others = {file.rfilename for file in info.siblings or ()} - {".gitattributes", "README.md"}
-    if others and "samed_hf" not in ((info.card_data and info.card_data.tags) or ()):
+    is_new = {file.rfilename for file in info.siblings or ()} <= _TEMPLATE
+    is_new = is_new and len(api.list_repo_commits(name, repo_type="space")) <= 1
+    if not is_new and "samed_hf" not in ((info.card_data and info.card_data.tags) or ()):
         problem = "holds something other than a page of samed_hf"
     elif private and not info.private:
         problem = "is public, and the adapter's repository is private or gated"

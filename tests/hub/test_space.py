@@ -115,6 +115,11 @@ def test_a_space_of_someone_else_is_refused_and_text_of_others_stays(hub, push):
     with pytest.raises(ValueError, match=f"Space '{NAME}' holds.*browser_space"):
         push()
     assert "adapter_model.safetensors" not in hub.files(NAME)
+    hub.repositories["spaces/ward/own"] = Repository()
+    for text in (b"My static Space", b"a page of their own"):
+        hub.repositories["spaces/ward/own"].commit({"README.md": b"---\nsdk: static\n---\n", "index.html": text})
+    with pytest.raises(ValueError, match="Space 'ward/own' holds"):
+        push(browser_space="ward/own")
     push(browser_space="ward/page")
     name = "spaces/ward/page"
     assert f"/{name})" in link(hub)[0]
