@@ -40,8 +40,8 @@ def add_computing(parser: argparse.ArgumentParser) -> None:
     add("--batch_size", type=_batch_size, metavar="N|auto", help=text)
     text = "data type of the model; auto is bfloat16 where the device computes it natively [float32]"
     add("--dtype", choices=("float32", "bfloat16", "auto"), default="float32", help=text)
-    text = "what computes; onnxruntime: a float32 graph, written once for each adapter [torch]"
-    add("--backend", choices=("torch", "onnxruntime"), default="torch", help=text)
+    text = "what computes; onnxruntime, openvino: a float32 graph, written once for each adapter [torch]"
+    add("--backend", choices=("torch", "onnxruntime", "openvino"), default="torch", help=text)
     text = "directory or Hub id of the adapter's base model [the one that the adapter names]"
     add("--base_model_name_or_path", metavar="BASE", help=text)
 

@@ -78,12 +78,15 @@ def _evaluate(args: argparse.Namespace, state: PartialState) -> int:
     """Score this process's share of the cases; the main process gathers the results."""
     from accelerate.utils import gather_object
 
+    from ..hub.onnx_file import is_onnx
     from ..inference import Segmenter
     from ..studies import write_checklist
 
     def load() -> tuple[CaseDataset, str, list[str], Segmenter]:
         if Path(args.output).is_file():
             raise ValueError(f"--output is {args.output}, a file: expected a directory.")
+        if args.checklist and (is_onnx(args.adapter) or args.backend != "torch"):
+            raise ValueError("--checklist describes the weights of an adapter: give one, with --backend torch.")
         data, split, names = _choose_cases(args)
         base = args.base_model_name_or_path
         segmenter = Segmenter.load([args.adapter], dtype=args.dtype, base_model_name_or_path=base, backend=args.backend)
@@ -217,6 +220,7 @@ def _choose_cases(args: argparse.Namespace) -> tuple[CaseDataset, str, list[str]
     from ..data.labels import read_json
     from ..data.layouts import dataset_arguments
     from ..data.splits import choose_fold
+    from ..hub.onnx_file import is_onnx
     from ..inference.ensemble import ensemble_members
     from ..training.distributed.logging import get_logger
 
@@ -235,6 +239,8 @@ def _choose_cases(args: argparse.Namespace) -> tuple[CaseDataset, str, list[str]
         raise ValueError(f"{data.root} has no case to score ({declared}): give --split, --num_folds or --splits.")
     log = get_logger(__name__)  # of several processes, the main one alone
     log.info("data        %s: %s, %d %s cases", data.root, data.layout, len(names), split)
+    if is_onnx(args.adapter):
+        log.warning("an exported model doesn't name its training cases: whether these are among them isn't checked")
     if seen := set(names) & {name for one in known for name in one.get("train", ())}:
         log.warning("%d of these cases were trained on: their scores do not apply to new cases", len(seen))
     return data, split, names

@@ -87,8 +87,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _names_model(name: str, *, alone: bool) -> bool:
     """Whether the first argument is ADAPTER, and not a scan or a directory of scans; `alone`: no other follows."""
+    from ..hub.onnx_file import is_onnx
+
     files = ("ensemble.json", "adapter_config.json", "config.json", "adapter/adapter_config.json")
-    return any((Path(name) / file).is_file() for file in files) or not (alone or Path(name).exists())
+    return is_onnx(name) or any((Path(name) / file).is_file() for file in files) or not (alone or Path(name).exists())
 
 
 def _predict(args: argparse.Namespace, settings: PredictionSettings, state: PartialState) -> int:
@@ -200,6 +202,7 @@ class _Plan:
 
 def _plan(args: argparse.Namespace, output: Path, settings: PredictionSettings) -> _Plan:
     """Find the scans, and choose those of the shard."""
+    from ..hub.onnx_file import is_onnx, open_onnx
     from ..inference.ensemble import ensemble_members
     from ..model.image_processing_samed import SamedImageProcessor
     from ..prediction.files import check_target, plan_jobs
@@ -208,8 +211,12 @@ def _plan(args: argparse.Namespace, output: Path, settings: PredictionSettings) 
     given = [args.adapter, *args.ensemble] if args.adapter else args.ensemble
     adapters = [member for adapter in given for member in ensemble_members(adapter)]
     try:
-        content, _ = SamedImageProcessor.get_image_processor_dict(adapters[0])
-    except (OSError, ValueError):  # loading the adapter raises the error
+        content = (
+            open_onnx(adapters[0])[1]["preprocessor"]
+            if is_onnx(adapters[0])
+            else SamedImageProcessor.get_image_processor_dict(adapters[0])[0]
+        )
+    except (OSError, ValueError, ImportError):  # loading the adapter raises the error
         content = {}
     num_channels = len(content.get("channel_names") or [""])  # images that make a scan
     failed: dict[Path, str] = {}

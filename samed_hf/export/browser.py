@@ -51,7 +51,7 @@ _LIBRARIES = {  # the name in the page's code: package and file
     "dicomWasm": ("@niivue/dcm2niix@1.2.0", "dist/dcm2niix.jpeg.wasm"),
 }
 _TOLERANCE = {"float32": 0.001, "float16": 0.02, "int8": 0.1}  # of the logits' range, between runtimes
-_SOURCES = ("app.js", "core.js", "worker.js", "style.css")
+_SOURCES = ("app.js", "core.js", "correct.js", "worker.js", "style.css")
 
 
 def export_page(

@@ -13,6 +13,7 @@ import torch
 
 from ..data import Case, CaseDataset, phantom_patient, read_data
 from ..hub.card import LICENSES, read_json
+from ..hub.onnx_file import is_onnx
 from ..inference import load_model
 from ..inference.onnx_model import OnnxModel
 from ..model import SamedForSemanticSegmentation, SamedImageProcessor
@@ -63,6 +64,8 @@ def export_adapter(
     """
     if not 0 <= min_agreement <= 1:
         raise ValueError(f"min_agreement is {min_agreement}: expected a share in [0, 1], e.g. 0.99.")
+    if is_onnx(adapter):
+        raise ValueError(f"ADAPTER {adapter!r} is an exported model already: give the adapter that it was made from.")
     model = load_model(adapter, base_model_name_or_path=base_model_name_or_path).cpu()
     processor = model.image_processor
     assert processor is not None  # load_model checks it

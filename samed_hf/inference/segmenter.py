@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from ..hub.onnx_file import is_onnx
 from ..model.download import describe_access
 from ..model.fingerprint import model_fingerprint
 from ..model.image_processing_samed import SamedImageProcessor
@@ -76,6 +77,12 @@ class Segmenter:
                 members[name] = member
         first, *others = members.items()
         for name, member in others:
+            devices = [one.models[0].device for one in (member, first[1])]
+            if devices[0] != devices[1]:
+                raise ValueError(
+                    f"{name!r} runs on {devices[0]}, {first[0]!r} on {devices[1]}: expected one device for all members "
+                    "of an ensemble; give exported models only, or adapters only."
+                )
             for what in ("id2label", "regions", "orientation", "axis_order"):
                 own, expected = (
                     getattr(one if what in ("id2label", "regions") else one.processor, what)
@@ -131,11 +138,13 @@ def load_model(
     """Load an adapter or a merged model with its image processor, for evaluation, onto the accelerator if there is one.
 
     Args:
-        adapter: directory or Hub id; or what `samed-hf export` wrote, which ONNX Runtime runs.
+        adapter: directory or Hub id; or what `samed-hf export` wrote, which ONNX Runtime runs unless `backend` is
+            "openvino".
         dtype: data type of the encoder: "float32", "bfloat16", or "auto" for bfloat16 if it is computed natively.
             Logits are always float32.
         base_model_name_or_path: directory or Hub id of the adapter's base model, if it isn't the one it names.
-        backend: "torch", or "onnxruntime" for a float32 graph that is written once for each adapter and base.
+        backend: "torch"; or "onnxruntime" or "openvino", for a float32 graph that is written once for each adapter and
+            base.
 
     Raises:
         FileNotFoundError: the model does not exist.
@@ -144,11 +153,14 @@ def load_model(
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}: expected one of {', '.join(BACKENDS)}.")
-    is_onnx = _is_onnx(adapter)
-    if (is_onnx or backend == "onnxruntime") and str(dtype) not in ("float32", "torch.float32"):
-        raise ValueError(f"dtype is {dtype} with ONNX Runtime, where a file has its own precision: leave it out.")
-    if is_onnx:
-        return cast(SamedForSemanticSegmentation, OnnxModel(adapter))
+    exported = is_onnx(adapter)
+    if (exported or backend != "torch") and str(dtype) not in ("float32", "torch.float32"):
+        raise ValueError(f"dtype is {dtype} with an ONNX model, which has its own precision: leave it out.")
+    if exported and base_model_name_or_path is not None:
+        raise ValueError(f"base_model_name_or_path is given for {adapter!r}, which contains its base: leave it out.")
+    if exported:
+        runtime = "onnxruntime" if backend == "torch" else backend
+        return cast(SamedForSemanticSegmentation, OnnxModel(adapter, runtime=runtime))
     try:
         if not Path(adapter).exists() and "/" not in str(adapter):  # names on the Hub have a slash
             raise OSError("there is no such directory")
@@ -168,8 +180,8 @@ def load_model(
             f"{adapter!r} is no SAMed model (no preprocessor_config.json of SamedImageProcessor): give an adapter's "
             "directory or Hub id, not a plain SAM."
         )
-    if backend == "onnxruntime":
-        return cast(SamedForSemanticSegmentation, as_onnx(model.eval(), model.image_processor))
+    if backend != "torch":
+        return cast(SamedForSemanticSegmentation, as_onnx(model.eval(), model.image_processor, backend))
     resolved = resolve_dtype(dtype)
     if resolved not in (None, torch.float32):
         # Merging before rounding rounds once and avoids products of two types. In float32, merging would only change
@@ -178,8 +190,3 @@ def load_model(
             model.merge_and_unload()
         nn.Module.to(model.sam.vision_encoder, resolved)
     return model.to(default_device()).eval()
-
-
-def _is_onnx(adapter: str) -> bool:
-    path = Path(adapter)
-    return path.suffix == ".onnx" or ((path / "model.onnx").is_file() and not (path / "config.json").exists())

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..model.image_inputs import to_numpy
 from ..model.image_processing_samed import SamedImageProcessor
 from ..model.modeling_samed import SamedForSemanticSegmentation
-from ..transforms.slicing import SliceStack, cut_slices, image_bounds, join_slices
+from ..transforms.settings import to_numpy
+from ..transforms.slicing import SliceStack, cut_scan, image_bounds, join_slices
 from ..utils.console import ProgressCallback
 from ..utils.threads import single_threaded_blas
 from ..volumes.geometry import Volume
@@ -64,11 +64,7 @@ def segment_volume(
     Raises:
         ValueError: another number of channels than the models', NaN or infinity in the scan, or beyond the limits.
     """
-    if volume.array.dtype.kind == "f" and not (finite := np.isfinite(volume.array)).all():
-        bad = finite.size - np.count_nonzero(finite)
-        raise ValueError(f"The scan holds {bad} NaN or infinite values: expected finite intensities; replace them.")
-    slices = cut_slices(volume, segmenter.processor)
-    (limits or InputLimits.local()).check_slices(volume.path or "The scan", slices.shape)
+    slices = cut_scan(volume, segmenter.processor, limits)
     labels, confidence, softmax = _segment_slices(
         segmenter, slices, batch_size, tta, volume.is_image, progress, probabilities, confidence_dtype
     )

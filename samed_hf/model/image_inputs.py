@@ -1,4 +1,4 @@
-"""Images in any form that transformers' image processors accept, as channels `(height, width)`."""
+"""Images and label maps in any form that transformers' image processors accept."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from transformers.image_utils import ChannelDimension, httpx
+from transformers.image_utils import httpx
 from transformers.utils import TensorType
 
 from ..volumes.image_tags import decode
-from ..volumes.images import LUMINANCE, check_depth, image_array, luminance
+from ..volumes.images import check_depth
 from ..volumes.limits import InputLimitError, InputLimits
 from ..volumes.masks import mask_pixels, read_mask_pixels
 
-__all__ = ["image_channels", "label_maps", "list_images", "open_image", "stack_images", "to_numpy"]
+__all__ = ["label_maps", "list_images", "open_image", "stack_images"]
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")  # for EPS, Pillow starts Ghostscript
 
@@ -120,69 +120,3 @@ def stack_images(images: Sequence[torch.Tensor], return_tensors: str | TensorTyp
         return [one.cpu().numpy() for one in images]
     stacked = torch.stack(list(images))
     return stacked if kind == TensorType.PYTORCH else stacked.cpu().numpy()
-
-
-def image_channels(image: Any, num_channels: int, data_format: str | ChannelDimension | None = None) -> list[Any]:
-    """The channels of one image for a model of `num_channels`: arrays or tensors `(height, width)` of its own type.
-
-    Colours become grey for one channel (ITU-R 601), grey is repeated for three, and alpha, the fourth, is dropped.
-
-    Raises:
-        ValueError: another shape or type, or NaN or infinite values.
-    """
-    if isinstance(image, Image.Image):
-        image, data_format = image_array(image, num_channels, "images"), ChannelDimension.LAST
-    array = image.detach() if isinstance(image, torch.Tensor) else np.asarray(image)
-    if array.ndim == 3 and _is_last(array.shape, num_channels, data_format):
-        channels = [array[..., index] for index in range(array.shape[-1])]
-    else:
-        channels = [array] if array.ndim == 2 else list(array) if array.ndim == 3 else []
-    channels = channels[:3] if len(channels) == 4 != num_channels else channels
-    if len(channels) not in (1, 3, num_channels) or min(channels[0].shape) < 2:
-        raise ValueError(
-            f"images holds an array of shape {tuple(array.shape)}: expected (height, width), or with 3 or 4 channels, "
-            "the first or the last dimension, at least 2 pixels each way; a batch has 4 dimensions, also if grey."
-        )
-    _check_values(array)
-    if num_channels == 1:
-        return channels if len(channels) == 1 else [_luminance(channels)]
-    return channels * 3 if len(channels) == 1 and num_channels == 3 else channels
-
-
-def _is_last(shape: tuple[int, ...], num_channels: int, data_format: str | ChannelDimension | None) -> bool:
-    """Whether the channels are the last of three dimensions; where both can be, they are the first."""
-    if data_format is not None:
-        return ChannelDimension(data_format) == ChannelDimension.LAST
-    channels = {1, 3, 4, num_channels}
-    return shape[0] not in (1, 3) and (shape[-1] in (1, 3) or (shape[0] not in channels and shape[-1] in channels))
-
-
-def _check_values(array: Any) -> None:
-    is_tensor = isinstance(array, torch.Tensor)
-    if array.is_complex() if is_tensor else array.dtype.kind not in "biuf":
-        raise ValueError(f"images holds an array of {array.dtype}: expected real numbers.")
-    finite = torch.isfinite(array) if is_tensor else np.isfinite(array)
-    if not finite.all():
-        raise ValueError(
-            f"images holds {int((~finite).sum())} NaN or infinite values: expected finite intensities; replace them, "
-            "e.g. by the background's, first."
-        )
-
-
-def _luminance(channels: list[Any]) -> Any:
-    """[`luminance`], also of tensors, on their device."""
-    first = channels[0]
-    if isinstance(first, np.ndarray):
-        return luminance(channels)
-    # MPS has no float64.
-    dtype = torch.float32 if first.device.type == "mps" else torch.float64
-    weighted = [one.to(dtype) * weight for one, weight in zip(channels, LUMINANCE, strict=True)]
-    grey = (weighted[0] + weighted[1] + weighted[2]) / 65536
-    return (grey if first.is_floating_point() else (grey + 0.5).floor()).to(first.dtype)
-
-
-def to_numpy(array: Any) -> np.ndarray:
-    """An array, or a tensor of any device; bfloat16, which numpy lacks, becomes float32."""
-    if not isinstance(array, torch.Tensor):
-        return np.asarray(array)
-    return (array.float() if array.dtype == torch.bfloat16 else array).detach().cpu().numpy()

@@ -16,11 +16,12 @@ from transformers.image_transforms import group_images_by_shape, reorder_images
 from transformers.image_utils import ChannelDimension, SizeDict
 from transformers.processing_utils import Unpack
 
-from ..transforms.intensity import check_percentiles, check_windows, intensity_range, is_nested
+from ..transforms.intensity import check_percentiles, check_windows
+from ..transforms.settings import SliceSettings
 from ..transforms.slicing import SliceStack, image_bounds, is_8_bit
 from ..transforms.zoom import Array, nearest_zoom, spline_zoom
 from ..volumes.geometry import check_orientation
-from .image_inputs import image_channels, label_maps, list_images, open_image, stack_images, to_numpy
+from .image_inputs import label_maps, list_images, open_image, stack_images
 from .image_processing_kwargs import (
     KEYWORDS,
     SETTINGS,
@@ -37,7 +38,7 @@ from .post_processing import image_scores
 __all__ = ["SamedImageProcessor", "SamedImageProcessorKwargs"]
 
 
-class SamedImageProcessor(BaseImageProcessor):
+class SamedImageProcessor(SliceSettings, BaseImageProcessor):
     r"""Makes `pixel_values`: intensities in [0, 1], zoomed to the model's input size, three channels.
 
     It computes in PyTorch without torchvision, tensors on their own device, and is transformers' backend "pil" as well
@@ -132,17 +133,6 @@ class SamedImageProcessor(BaseImageProcessor):
         self.image_size = square_side(None, size)
 
     @property
-    def channel_windows(self) -> list[list[float] | None]:
-        """The intensity window of each channel."""
-        windows = self.intensity_window
-        return windows if windows is not None and is_nested(windows) else [windows] * self.num_channels
-
-    @property
-    def num_channels(self) -> int:
-        """The number of channels of a scan."""
-        return len(self.channel_names or [""])
-
-    @property
     def num_projected(self) -> int | None:
         """The number of channels that the model's channel projection reduces to three; `None` if it needs none."""
         return self.num_channels if self.channels is None and self.num_channels > 3 else None
@@ -224,40 +214,6 @@ class SamedImageProcessor(BaseImageProcessor):
         if options["device"] is not None:
             raw = torch.as_tensor(raw).to(options["device"])
         return torch.as_tensor(stack.scale(raw)[0])
-
-    def image_slices(self, image: Any, input_data_format: str | ChannelDimension | None = None) -> Any:
-        """One of the images that [`preprocess`] accepts as a slice with the processor's channels, of the image's type.
-
-        Its shape is `(1, height, width)`, or `(1, channels, height, width)` for several channels; a tensor stays one.
-        """
-        channels = image_channels(image, self.num_channels, input_data_format)
-        if self.num_channels == 1:
-            return channels[0][None]
-        return (torch.stack(channels) if isinstance(channels[0], torch.Tensor) else np.stack(channels))[None]
-
-    def intensity_bounds(self, scan: Any) -> list[list[float]]:
-        """The intensities of a scan `(slices, [channels,] height, width)` that become 0 and 1, for each channel.
-
-        Values of scans are in the window's unit whatever their type, 8-bit ones too. A processor of one channel scales
-        each channel alike.
-        """
-        channels = [scan] if scan.ndim == 3 else [scan[:, index] for index in range(scan.shape[1])]
-        windows = self.channel_windows
-        windows = windows * len(channels) if len(windows) == 1 else windows
-        if len(windows) != len(channels):
-            raise ValueError(f"The scan has {len(channels)} channels: expected {len(windows)}, as the processor has.")
-        return [self._bounds_of(channel, window) for channel, window in zip(channels, windows, strict=True)]
-
-    def _bounds_of(self, image: Any, window: list[float] | None) -> list[float]:
-        if window is not None:
-            return window
-        image = to_numpy(image)
-        if self.percentiles is None:
-            if image.dtype.kind not in "iu" or image.dtype == np.uint8:
-                return [0.0, 255.0 if image.dtype == np.uint8 else 1.0]
-            return list(intensity_range(float(image.min()), float(image.max())) or (0.0, 255.0))
-        low, high = (float(bound) for bound in np.percentile(image, self.percentiles))
-        return [low, high if high > low else low + 1.0]
 
     def resize_slices(self, slices: Array, input_size: int | None = None) -> Array:
         """Zoom slices `(..., height, width)` to `(..., image_size, image_size)` float32 by cubic spline.

@@ -16,14 +16,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..hub.onnx_file import INPUT, METADATA, OUTPUT
 from ..utils.atomic import temporary_directory
 from .image_processing_samed import SamedImageProcessor
 from .modeling_samed import SamedForSemanticSegmentation
 
-__all__ = ["INPUT", "METADATA", "OPSET", "OUTPUT", "PRECISIONS", "export_onnx"]
+__all__ = ["OPSET", "PRECISIONS", "export_onnx"]
 
-INPUT, OUTPUT, METADATA = "pixel_values", "logits", "samed_hf"
-"""Names of the graph's input and output, and of the metadata's entry."""
 PRECISIONS = ("float32", "float16", "int8")
 OPSET = 20
 _LARGEST = 2**31 - 2**24  # bytes of weights in one file: protobuf's limit is 2 GiB

@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 from scipy import ndimage, special
 
-from .zoom import Array
+if TYPE_CHECKING:
+    from .zoom import Array
 
 __all__ = ["SAMED_AUGMENTATION", "Augmentation", "augment", "default_augmentation", "window_intensity"]
 
@@ -32,7 +32,7 @@ def window_intensity(image: Array, window: Sequence[float]) -> Array:
     low, high = (float(bound) for bound in window)
     if not low < high:
         raise ValueError(f"window is ({low}, {high}): expected a lower and a higher bound, e.g. (-125, 275).")
-    if isinstance(image, torch.Tensor):
+    if not isinstance(image, np.ndarray):
         return (image.float().clamp(low, high) - low) / (high - low)
     clipped = np.clip(image, np.float32(low), np.float32(high), dtype=np.float32)
     return (clipped - np.float32(low)) / np.float32(high - low)

@@ -6,19 +6,20 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from ..volumes.geometry import Volume, reorient, restore_orientation
+from ..volumes.limits import InputLimits
 from .augmentation import window_intensity
 from .intensity import warn_if_rescaled
-from .zoom import Array
+from .settings import SliceSettings, stack_arrays
 
 if TYPE_CHECKING:
-    from ..model.image_processing_samed import SamedImageProcessor
+    from .zoom import Array
 
 __all__ = [
     "SliceStack",
     "cut_image",
+    "cut_scan",
     "cut_slices",
     "image_bounds",
     "is_8_bit",
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 
-def cut_slices(volume: Volume, processor: SamedImageProcessor) -> np.ndarray:
+def cut_slices(volume: Volume, processor: SliceSettings) -> np.ndarray:
     """Cut a scan by the processor's `orientation` and `axis_order`, whatever the axes of its file; images as stored.
 
     The result is a view, `(slices, height, width)`, or `(slices, channels, height, width)` for several channels.
@@ -44,7 +45,17 @@ def cut_slices(volume: Volume, processor: SamedImageProcessor) -> np.ndarray:
     return np.transpose(array, (first, 3, *others))
 
 
-def slice_axes(volume: Volume, processor: SamedImageProcessor) -> Sequence[int]:
+def cut_scan(volume: Volume, processor: SliceSettings, limits: InputLimits | None = None) -> np.ndarray:
+    """[`cut_slices`] of a scan; a `ValueError` for NaN or infinity in it, or more slices or pixels than `limits`."""
+    if volume.array.dtype.kind == "f" and not (finite := np.isfinite(volume.array)).all():
+        bad = finite.size - np.count_nonzero(finite)
+        raise ValueError(f"The scan holds {bad} NaN or infinite values: expected finite intensities; replace them.")
+    slices = cut_slices(volume, processor)
+    (limits or InputLimits.local()).check_slices(volume.path or "The scan", slices.shape)
+    return slices
+
+
+def slice_axes(volume: Volume, processor: SliceSettings) -> Sequence[int]:
     """The axes of a reoriented scan that become slices, rows and columns: the processor's `axis_order`.
 
     A scan of one slice in another plane is cut in its own plane, as its slices in the processor's would be lines.
@@ -55,7 +66,7 @@ def slice_axes(volume: Volume, processor: SamedImageProcessor) -> Sequence[int]:
     return ((0, 2, 1), (1, 2, 0), (2, 1, 0))[grid.index(1)]
 
 
-def join_slices(slices: np.ndarray, volume: Volume, processor: SamedImageProcessor) -> np.ndarray:
+def join_slices(slices: np.ndarray, volume: Volume, processor: SliceSettings) -> np.ndarray:
     """The inverse of [`cut_slices`] for maps of the slices: a view `volume.grid` or `(*volume.grid, channels)`."""
     if volume.is_image:
         return join_image(slices)
@@ -75,7 +86,7 @@ def join_image(slices: np.ndarray) -> np.ndarray:
     return np.transpose(slices, (2, 1, 0) if slices.ndim == 3 else (3, 2, 0, 1))
 
 
-def image_bounds(slices: Any, processor: SamedImageProcessor) -> list[list[float]]:
+def image_bounds(slices: Any, processor: SliceSettings) -> list[list[float]]:
     """The intensities of an image cut by [`cut_image`] that become 0 and 1, for each channel: 0 and 255 for uint8.
 
     The image is an array or a tensor. A warning, once, if it seems to be in [0, 1] already.
@@ -92,14 +103,14 @@ def is_8_bit(array: Any) -> bool:
     return str(array.dtype) in ("uint8", "torch.uint8")
 
 
-def slice_spacing(volume: Volume, processor: SamedImageProcessor) -> tuple[float, float, float]:
+def slice_spacing(volume: Volume, processor: SliceSettings) -> tuple[float, float, float]:
     """Spacing of the cut scan in mm between slices, rows and columns."""
     spacing = reorient(volume, processor.orientation).spacing
     first, second, third = slice_axes(volume, processor)
     return spacing[first], spacing[second], spacing[third]
 
 
-def rows_point_up(processor: SamedImageProcessor) -> bool:
+def rows_point_up(processor: SliceSettings) -> bool:
     """Whether the first row of a slice is the most posterior or inferior one, as in BTCV, so that it is drawn below."""
     return processor.orientation is None or processor.orientation[processor.axis_order[1]] in "AS"
 
@@ -117,7 +128,7 @@ class SliceStack:
     def __init__(
         self,
         array: np.ndarray,
-        processor: SamedImageProcessor,
+        processor: SliceSettings,
         *,
         bounds: Sequence[Sequence[float]] | None = None,
         rescaled: bool = False,
@@ -174,7 +185,8 @@ class SliceStack:
             return channels[0][:, None]
         if len(channels) == 2:
             channels.append((channels[0] + channels[1]) / 2)
-        return torch.stack(channels, dim=1) if isinstance(raw, torch.Tensor) else np.stack(channels, axis=1)
+        stacked: Array = stack_arrays(channels, 1)
+        return stacked
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
         """Slices in [0, 1], float32: [`read_raw`], then [`scale`]."""

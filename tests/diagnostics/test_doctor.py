@@ -78,11 +78,13 @@ def test_a_broken_package_is_named_and_hides_nothing_else(package, tmp_path):
 
 
 @pytest.mark.slow
-def test_importing_the_package_shows_what_is_broken(tmp_path):
+def test_importing_the_model_shows_what_is_broken(tmp_path):
     (tmp_path / "peft").mkdir()
     (tmp_path / "peft" / "__init__.py").write_text("raise ImportError('no peft')")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-    done = subprocess.run([sys.executable, "-c", "import samed_hf"], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", "import samed_hf.model"], capture_output=True, text=True, env=environment
+    )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "ImportError: no peft"
 

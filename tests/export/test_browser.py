@@ -6,55 +6,23 @@ import subprocess
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 import yaml
 from PIL import Image
 
-from samed_hf import SamedForSemanticSegmentation, SamedImageProcessor, samed_lora_config
 from samed_hf.cli import main
-from samed_hf.data import phantom_patient
 from samed_hf.export import browser as browser_export
 from samed_hf.export import export_page
-from samed_hf.inference import load_model, predict_image, predict_volume
+from samed_hf.inference import predict_image, predict_volume
 from samed_hf.volumes import read_volume
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-from ..conftest import TINY_LABELS, TINY_SIZE, randomize_lora
-from ..dicom_files import write_series
-from .browser_page import Page, open_chromium, serve
+from ..conftest import TINY_LABELS
+from ..dicom_files import OBLIQUE, JPEG2000Lossless, stored_scan, write_series
+from .browser_page import SENDING
 
 pytestmark = pytest.mark.usefixtures("graphs")
-
-
-@pytest.fixture(scope="module")
-def adapter(tiny_sam, tmp_path_factory):
-    """A tiny adapter that sees its scans in another orientation than their files'."""
-    torch.manual_seed(1)
-    model = SamedForSemanticSegmentation.from_pretrained(tiny_sam, image_size=TINY_SIZE, id2label=TINY_LABELS)
-    model.add_adapter(samed_lora_config(rank=2))
-    randomize_lora(model)
-    folder = tmp_path_factory.mktemp("page") / "adapter"
-    processor = SamedImageProcessor(TINY_SIZE, (-125, 275), input_size=48, orientation="LPS", channel_names=["CT"])
-    model.save_pretrained(folder, image_processor=processor)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def site(adapter, tmp_path_factory):
-    """The page of the adapter, in float32 so that its labels are Python's."""
-    folder = tmp_path_factory.mktemp("site") / "site"
-    try:
-        export_page(str(adapter), folder, precision="float32")
-    except ConnectionError as error:
-        pytest.skip(f"the page's libraries can't be downloaded: {error}")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(adapter):
-    return load_model(str(adapter))
 
 
 @pytest.mark.slow
@@ -72,8 +40,9 @@ def test_the_files(site):
 
 
 @pytest.mark.slow
-def test_libraries_from_a_cdn(adapter, site, tmp_path):
-    assert main(["export", str(adapter), "--format", "browser", "--output", str(tmp_path / "out"), "--no-vendor"]) == 0
+def test_libraries_from_a_cdn(page_adapter, site, tmp_path):
+    command = ["export", str(page_adapter), "--format", "browser", "--output", str(tmp_path / "out"), "--no-vendor"]
+    assert main(command) == 0
     assert not (tmp_path / "out" / "vendor").exists()
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     for name, library in config["libraries"].items():
@@ -109,45 +78,15 @@ def test_offline_without_a_cache(tmp_path, monkeypatch):
         export_page("adapter", tmp_path / "out")
 
 
-@pytest.fixture(scope="module")
-def address(site):
-    with serve(site) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    browser = open_chromium(tmp_path_factory.mktemp("browser"))
-    yield browser
-    browser.quit()
-
-
-@pytest.fixture
-def page(chromium, address, tmp_path):
-    return Page(chromium, tmp_path).open(address)
-
-
-@pytest.fixture(scope="module")
-def scan(tmp_path_factory):
-    """An abdomen whose axes run to the right, the front and the head, oblique."""
-    image, _, spacing = phantom_patient(3, (8, 80, 96))
-    affine = np.array(
-        [[spacing[1], 0.2, 0, -40], [-0.1, spacing[2], 0.5, 12.5], [0, -0.1, spacing[0], 7], [0, 0, 0, 1]]
-    )
-    path = tmp_path_factory.mktemp("scan") / "patient 7.nii.gz"
-    nib.save(nib.Nifti1Image(np.transpose(image, (1, 2, 0)), affine), path)
-    return path
-
-
 @pytest.mark.slow
 @pytest.mark.browser
-def test_a_scan(page, model, scan, address):
-    volume = read_volume(scan)
-    expected = predict_volume(model, volume)
-    written = nib.load(page.segment(scan).save())
+def test_a_scan(page, page_model, page_scan, address):
+    volume = read_volume(page_scan)
+    expected = predict_volume(page_model, volume)
+    written = nib.load(page.segment(page_scan).save())
     assert len(np.unique(expected)) > 1
     assert np.mean(np.asarray(written.dataobj) == expected) >= 0.999
-    np.testing.assert_array_equal(written.affine, nib.load(scan).affine)
+    np.testing.assert_array_equal(written.affine, nib.load(page_scan).affine)
     rows = page.text("legend")
     label = int(np.argmax(np.bincount(expected.ravel())[1:])) + 1
     assert TINY_LABELS[label] in rows
@@ -157,19 +96,32 @@ def test_a_scan(page, model, scan, address):
     assert page.loaded
     assert all(url.startswith(address) for url in page.loaded)
     assert page.requests() == []
-    attempt = "const done = arguments[0]; fetch('config.json').then(() => done('sent'), () => done('blocked'));"
-    assert page.browser.execute_async_script(attempt) == "blocked"
+    assert page.asked
+    page.asked.clear()
+    from_page = SENDING + "const done = arguments[1]; send(arguments[0]).then(done);"
+    from_worker = """
+        const channel = new BroadcastChannel("probe"), done = arguments[1];
+        channel.onmessage = ({data}) => data.outcome && done(data.outcome);
+        channel.postMessage({to: arguments[0]});
+    """
+    ways = set()
+    for script in (from_page, from_worker):
+        outcome = page.browser.execute_async_script(script, address)
+        assert set(outcome.values()) == {"refused"}, outcome
+        ways |= set(outcome)
+    assert len(ways) >= 10
+    assert page.asked == []  # by the server's own record
 
 
 @pytest.mark.slow
 @pytest.mark.browser
-def test_a_dropped_file_and_cancel(page, scan):
+def test_a_dropped_file_and_cancel(page, page_scan):
     drop = """
         const data = new DataTransfer(), bytes = Uint8Array.from(arguments[0]);
         data.items.add(new File([bytes], "dropped.nii.gz"));
         document.body.dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true}));
     """
-    page.browser.execute_script(drop, list(scan.read_bytes()))
+    page.browser.execute_script(drop, list(page_scan.read_bytes()))
     page.until("dropped.nii.gz: 80 × 96 × 8 voxels, 8 slices")
     during = """
         document.getElementById("segment").click();
@@ -187,36 +139,44 @@ def test_a_dropped_file_and_cancel(page, scan):
 
 @pytest.mark.slow
 @pytest.mark.browser
-def test_a_dicom_folder(page, model, tmp_path):
+def test_dicom_folders(page, page_model, tmp_path):
     stored = np.random.default_rng(5).normal(1040, 120, (40, 48, 5)).astype(np.uint16)
-    write_series(tmp_path / "series", stored, spacing=(2, 2, 5))
-    volume = read_volume(tmp_path / "series")
-    expected = predict_volume(model, volume)
-    page.segment(tmp_path / "series", field="folder")
-    written = nib.load(page.save())
-    # The page's grid may run along other directions of the axes: compare at the same places.
-    places = np.linalg.inv(volume.affine) @ written.affine
-    indices = np.indices(written.shape).reshape(3, -1)
-    found = np.rint(places[:3, :3] @ indices + places[:3, 3:]).astype(int)
-    assert np.mean(np.asarray(written.dataobj)[tuple(indices)] == expected[tuple(found)]) >= 0.999
+    tilted = {"shift": (0, 1.5, 0)}  # as of a gantry
+    turned = {"orientation": OBLIQUE, "name": "IM{:04d}".format, "syntax": JPEG2000Lossless}
+    for number, options in enumerate((turned, tilted)):
+        folder = tmp_path / str(number)
+        write_series(folder, stored, spacing=(2, 2, 5), **options)
+        volume = read_volume(folder)
+        expected = predict_volume(page_model, volume)
+        written = nib.load(page.segment(folder, field="folder").save())
+        # The page's grid may run along other directions of the axes: compare at the same places.
+        places = np.linalg.inv(volume.affine) @ written.affine
+        indices = places[:3, :3] @ np.indices(written.shape).reshape(3, -1) + places[:3, 3:]
+        found = np.rint(indices).astype(int)
+        assert np.abs(indices - found).max() < 0.01
+        assert np.mean(np.asarray(written.dataobj).ravel() == expected[tuple(found)]) >= 0.999
 
 
 @pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_an_image(page, model, tmp_path, mode):
+def test_an_image(page, page_model, tmp_path, mode):
     shape = (40, 50) if mode == "L" else (40, 50, 3)
     image = Image.fromarray(np.random.default_rng(1).integers(0, 255, shape, dtype=np.uint8))
     (tmp_path / "in").mkdir()
     image.save(tmp_path / "in" / "image.png")
     written = Image.open(page.segment(tmp_path / "in" / "image.png").save())
-    assert np.mean(np.asarray(written) == predict_image(model, image)[0]) >= 0.999
+    assert np.mean(np.asarray(written) == predict_image(page_model, image)[0]) >= 0.999
+
+
+def _strip(dataset, _):
+    del dataset.ImageOrientationPatient, dataset.ImagePositionPatient
 
 
 @pytest.mark.slow
 @pytest.mark.browser
-def test_files_that_cannot_be_used(page, scan, tmp_path):
-    (tmp_path / "short.nii.gz").write_bytes(scan.read_bytes()[:-900])
+def test_files_that_cannot_be_used(page, page_scan, tmp_path):
+    (tmp_path / "short.nii.gz").write_bytes(page_scan.read_bytes()[:-900])
     page.give(tmp_path / "short.nii.gz")
     page.until("damaged", "error")
     (tmp_path / "notes.txt").write_text("no scan")
@@ -225,22 +185,33 @@ def test_files_that_cannot_be_used(page, scan, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(200))
     page.give(tmp_path / "broken.png")
     page.until("broken.png is damaged", "error")
+    write_series(tmp_path / "gap", leave_out=[2])
+    page.give(tmp_path / "gap", field="folder")
+    page.until("uneven distances", "error")
+    page.give(write_series(tmp_path / "projection", stored_scan()[:, :, :1], change=_strip)[0])
+    page.until("no place in the patient", "error")
+    colours = np.random.default_rng(2).integers(0, 255, (20, 2100, 3), dtype=np.uint8)
+    Image.fromarray(colours).save(tmp_path / "photo.png")
+    page.give(tmp_path / "photo.png")
+    told = page.until("2100 × 20 pixels")
+    assert "colour and was turned into grey" in told
+    assert "the picture is reduced" in told  # the software renderer's textures have sides of at most 2048
     with (tmp_path / "large.nii").open("wb") as file:
         file.truncate(2_100_000_000)
     page.give(tmp_path / "large.nii")
     page.until("large.nii is too large: 2.1 GB", "error")
     (tmp_path / "large.nii").unlink()
-    page.give(scan)  # the page goes on
+    page.give(page_scan)  # the page goes on
     page.until("to segment", seconds=30)
     assert page.text("error") == ""
 
 
 @pytest.mark.slow
 @pytest.mark.browser
-def test_keys_window_and_legend(page, scan):
+def test_keys_window_and_legend(page, page_scan):
     from selenium.webdriver.common.keys import Keys
 
-    page.segment(scan)
+    page.segment(page_scan)
     planes, places = page.browser.find_element("id", "planes"), []
     for key in (Keys.ARROW_UP, Keys.ARROW_UP, Keys.ARROW_LEFT, Keys.PAGE_UP):
         planes.send_keys(key)
@@ -259,11 +230,11 @@ def test_keys_window_and_legend(page, scan):
 @pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [360, 1440])
-def test_widths_and_names(page, scan, width):
+def test_widths_and_names(page, page_scan, width):
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
     page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     try:
-        page.segment(scan)
+        page.segment(page_scan)
         assert page.browser.execute_script("return document.documentElement.scrollWidth") <= width
         nameless = """
             return [...document.querySelectorAll('button, input:not([hidden]), select, canvas')].filter((one) =>

@@ -23,11 +23,13 @@ pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="Node isn't
 def node(tmp_path_factory):
     """A function that runs the body of a script, which knows the functions of core.js as `core`, on an argument."""
     folder = tmp_path_factory.mktemp("node")
-    shutil.copy(str(resources.files("samed_hf.export") / "browser" / "core.js"), folder / "core.mjs")
+    for name in ("core", "correct"):
+        shutil.copy(str(resources.files("samed_hf.export") / "browser" / f"{name}.js"), folder / f"{name}.mjs")
 
     def run(body, argument):
         (folder / "argument.json").write_text(json.dumps(argument))
         script = 'import * as core from "./core.mjs";\nimport {readFileSync} from "node:fs";\n'
+        script += 'import * as correct from "./correct.mjs";\n'
         script += 'const given = JSON.parse(readFileSync(new URL("argument.json", import.meta.url)));\n'
         script += "const list = (one) => ArrayBuffer.isView(one) ? [...one] : one;\n"
         script += f"const answer = await (async () => {{ {body} }})();\n"
@@ -189,3 +191,50 @@ def test_damaged_files_are_refused(node, damage, tmp_path):
     refused, text = node(body, list(content))
     assert refused is True
     assert {"short": "7 bytes", "nan": "NaN", "no header": "no NIfTI", "no axes": "affine"}[damage] in text
+
+
+def test_strokes_are_undone_and_redone(node):
+    generator = np.random.default_rng(6)
+    start = generator.integers(0, 4, 6 * 5 * 7)
+    ends, axes = generator.integers(0, 5, (12, 2, 3)).tolist(), generator.integers(0, 3, 12).tolist()
+    strokes = [{"ends": ends[i], "axis": axes[i], "label": 1 + i % 3, "erase": i % 4 == 3} for i in range(12)]
+    body = """
+        const labels = Uint8Array.from(given.labels), counts = [0, 0, 0, 0];
+        for (const label of labels) counts[label]++;
+        // the picture's axes: the third of the array, the first reversed, the second
+        const grid = {dims: [7, 6, 5], start: [0, 5, 0], step: [30, -1, 6], mm: [1, 1.5, 2]};
+        const edits = new correct.Corrections(labels, grid, counts), states = [], numbers = [];
+        const note = (n) => { states.push([...labels]); numbers.push([n, ...counts]); };
+        for (const {ends: [from, to], axis, label, erase} of given.strokes) {
+            to[axis] = from[axis];
+            edits.paint(from, to, axis, {label, erase, diameter: 3});
+            note(edits.end());
+        }
+        while (edits.done.length) note(edits.undo());
+        while (edits.undone.length) note(edits.undo(true));
+        return {states, numbers};
+    """
+    found = node(body, {"labels": start.tolist(), "strokes": strokes})
+    states = np.array([start, *found["states"]])
+    for (changed, *counts), before, after in zip(found["numbers"], states[:-1], states[1:], strict=True):
+        assert changed == np.count_nonzero(before != after)
+        assert counts == np.bincount(after, minlength=4).tolist()
+    effective = np.count_nonzero([number[0] for number in found["numbers"][: len(strokes)]])
+    np.testing.assert_array_equal(states[len(strokes) + effective], start)
+    np.testing.assert_array_equal(states[-1], states[len(strokes)])
+    # One press of a known place: voxel (2, 1, 3) of the picture is (4, 3, 2) of the array; 3 mm across the last axis.
+    body = """
+        const labels = new Uint8Array(210);
+        const grid = {dims: [7, 6, 5], start: [0, 5, 0], step: [30, -1, 6], mm: [1, 1.5, 2]};
+        const edits = new correct.Corrections(labels, grid, [210, 0]);
+        edits.paint([2, 1, 3], [2, 1, 3], 2, {label: 1, diameter: 3, erase: false});
+        return labels;
+    """
+    array = np.reshape(node(body, {}), (6, 5, 7), order="F")
+    assert {tuple(place) for place in np.argwhere(array).tolist()} == {
+        (4, 3, 2),
+        (4, 3, 1),
+        (4, 3, 3),
+        (3, 3, 2),
+        (5, 3, 2),
+    }

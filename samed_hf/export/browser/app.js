@@ -1,10 +1,12 @@
 // The page: loads everything, forbids itself the network, then passes files to worker.js and shows what comes back.
 
+import {Editor} from "./correct.js";
+
 const byId = (id) => document.getElementById(id);
 const LARGEST = 2e9; // bytes of the files together: beyond it a browser can't hold the scan and its labels
 const WINDOWS = {"abdomen": [-125, 275], "soft tissue": [-160, 240], "liver": [-45, 105], "lung": [-1350, 150], "bone": [-500, 1300], "brain": [0, 80]};
 
-let config, worker, planes, solid, niivue, scan = null, opened = "", busy = true, found = null, files = [], shownLabels = true, ready = false, dead = false;
+let config, worker, planes, solid, niivue, scan = null, opened = "", busy = true, found = null, files = [], shownLabels = true, ready = false, dead = false, editor = null, later = 0;
 
 const tell = (text) => { byId("status").textContent = text; };
 function fail(text) {
@@ -13,7 +15,7 @@ function fail(text) {
 }
 
 async function load() {
-  config = await (await fetch("config.json")).json();
+  config = JSON.parse(new TextDecoder().decode(await download("config.json")));
   const names = Object.keys(config.libraries), adapter = await navigator.gpu?.requestAdapter().catch(() => null);
   const gpu = !!adapter && (config.model.precision !== "float16" || adapter.features.has("shader-f16"));
   const wanted = names.filter((name) => !name.startsWith("ort") || name.startsWith("ortGpu") === gpu);
@@ -28,7 +30,7 @@ async function load() {
   niivue = await import(script(library.niivue));
   const lock = document.createElement("meta"); // policies add up: from here on nothing in this page can connect
   lock.httpEquiv = "Content-Security-Policy";
-  lock.content = "connect-src 'none'";
+  lock.content = "default-src 'none'; script-src blob: 'wasm-unsafe-eval'; img-src blob: data:; worker-src blob:";
   document.head.append(lock);
   await makeViewers();
   worker = new Worker(script(code), {type: "module"}); // from a blob, so that it is under the page's policies
@@ -61,8 +63,9 @@ async function download(url, options = {}, progress = () => {}) {
 }
 
 /** A model, which the Hub may store, is compared with its hash where the page is served securely. */
-async function downloadModel({file, sha256}, progress) {
+async function downloadModel({file, sha256, bytes: size}, progress) {
   const bytes = await download(config.models + file, {credentials: "omit"}, progress);
+  if (bytes.length !== size) throw new Error(`${file} is incomplete: ${bytes.length} of ${size} bytes.`);
   const found = globalThis.crypto.subtle && new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
   if (found && Array.from(found, (byte) => byte.toString(16).padStart(2, "0")).join("") !== sha256) throw new Error(`${file} isn't the model of this page: reload the page.`);
   return bytes;
@@ -74,7 +77,11 @@ async function makeViewers() {
   planes = new niivue.Niivue({...options, multiplanarShowRender: 0});
   await planes.attachToCanvas(byId("planes"));
   planes.setSliceType(niivue.SLICE_TYPE.MULTIPLANAR);
-  planes.onLocationChange = ({string}) => { byId("place").textContent = string; };
+  planes.onLocationChange = ({mm, values}) => {
+    const [value, label] = values.map((one) => Math.round(one.value * 100) / 100);
+    byId("place").textContent = `${[...mm].slice(0, 3).map((one) => one.toFixed(1)).join(", ")} mm: intensity ${value}${label ? `, ${config.labels[label].name}` : ""}`;
+  };
+  editor = new Editor(planes, {tell, isBusy: () => busy, axis: axisShown, redraw, corrected});
   solid = new niivue.Niivue({...options, isOrientCube: true});
   await solid.attachToCanvas(byId("solid"));
   solid.setSliceType(niivue.SLICE_TYPE.RENDER);
@@ -121,6 +128,7 @@ const received = {
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60000);
     setBusy(false);
+    if (editor?.corrections) editor.corrections.unsaved = false;
     tell(`${link.download} is in the downloads.`);
   },
   failed({during, text}) {
@@ -145,6 +153,7 @@ function setBusy(now, bar = false) {
   byId("segment").disabled = now || !scan;
   byId("save").disabled = now || !found;
   byId("series").disabled = now;
+  byId("correct").disabled = now;
   byId("cancel").hidden = !(now && bar);
   byId("progress").hidden = !now;
   if (now && bar) byId("progress").value = 0;
@@ -154,6 +163,7 @@ function setBusy(now, bar = false) {
 function open(list, pick = 0) {
   if (dead || !list.length) return;
   if (ready && busy) return fail("Something runs: wait until it is done, or cancel it.");
+  if (keepsCorrections()) return;
   fail("");
   const size = list.reduce((sum, file) => sum + file.size, 0), name = list.length === 1 ? list[0].name : list[0].webkitRelativePath?.split("/")[0] || `${list.length} files`;
   if (size > LARGEST) {
@@ -161,12 +171,22 @@ function open(list, pick = 0) {
   }
   files = list;
   if (busy) return tell(`${name} will be opened when the model is ready.`);
-  [scan, found, opened] = [null, null, name];
-  byId("viewer").hidden = byId("found").hidden = byId("solid-box").hidden = true;
+  [scan, opened] = [null, name];
+  dropLabels();
+  byId("viewer").hidden = true;
   setBusy(true);
   tell(`Reading ${name} …`);
-  worker.postMessage({type: "open", files: list, pick});
+  worker.postMessage({type: "open", files: list, pick, limit: planes?.uiData.max3D ?? 2048});
 }
+
+function dropLabels() {
+  found = null;
+  byId("found").hidden = byId("solid-box").hidden = true;
+  if (planes?.volumes.length > 1) planes.removeVolumeByIndex(1);
+  editor?.open(null);
+}
+
+const keepsCorrections = () => !!editor?.corrections?.unsaved && !confirm("The corrections of the labels aren't downloaded. Discard them?");
 
 function showSeries({series, pick}) {
   byId("series-row").hidden = series.length < 2;
@@ -183,12 +203,13 @@ async function showScan({nifti, isImage, window: own}) {
   const isCt = !isImage && (config.preprocessor.channel_names || ["CT"])[0].toUpperCase().includes("CT");
   const volume = planes.volumes[0], windows = {"as the model": own, "whole range": [volume.global_min, volume.global_max], ...(isCt ? WINDOWS : {})};
   byId("window").replaceChildren(...Object.entries(windows).map(([name, bounds]) => new Option(name, bounds.join(","))), new Option("own", ""));
-  byId("view").closest("label").hidden = byId("place").hidden = isImage; // an image has no directions and no mm
+  byId("across").hidden = byId("view").closest("label").hidden = byId("place").hidden = isImage; // an image has no directions and no mm
   planes.opts.isOrientationTextVisible = !isImage;
   planes.setCrosshairWidth(isImage ? 0 : 0.7);
   byId("view").value = isImage ? 0 : 3;
   setView();
   setWindow(own);
+  planes.createOnLocationChange();
 }
 
 function setWindow([low, high]) {
@@ -202,6 +223,10 @@ function setView() {
   planes?.setSliceType(Number(byId("view").value));
 }
 
+const axisShown = () => [2, 1, 0, 2][Number(byId("view").value)]; // that of the slices in view
+const moveAlong = (axis, step) => planes?.volumes.length && planes.moveCrosshairInVox(...[0, 1, 2].map((i) => (i === axis ? step : 0)));
+const moveAcross = (step) => moveAlong(axisShown(), step);
+
 const colormap = () => {
   const column = (value) => config.labels.map((one, i) => value(one, i));
   const on = (one, i) => (i && document.querySelector(`#legend input[data-label="${i}"]`)?.checked !== false ? 255 : 0);
@@ -211,17 +236,52 @@ const colormap = () => {
 async function showLabels({nifti, counts, ml, total}) {
   byId("found").hidden = false;
   byId("unit").textContent = scan.isImage ? "Area" : "Volume";
-  byId("legend").replaceChildren(...config.labels.slice(1).map((label, i) => row(label, i + 1, counts[i + 1], ml, total)));
+  byId("legend").replaceChildren(...config.labels.slice(1).map((label, i) => row(label, i + 1)));
+  writeVolumes();
   if (!planes) return;
   if (planes.volumes.length > 1) planes.removeVolumeByIndex(1);
-  planes.addVolume(await bytesOf(nifti.slice(0), "labels.nii", "gray"));
-  const hasSolid = !scan.isImage && scan.shape.every((side) => side > 1) && counts.slice(1).some(Boolean);
-  byId("solid-box").hidden = !hasSolid;
+  planes.addVolume(await bytesOf(nifti, "labels.nii", "gray"));
+  editor.open(scan.isReduced ? null : planes.volumes[1], counts, config.labels.map(({name}) => name), scan.isImage ? "pixels" : "voxels");
   while (solid.volumes.length) solid.removeVolumeByIndex(0);
-  if (hasSolid) solid.addVolume(await bytesOf(nifti, "labels.nii", "gray"));
+  showSolid();
   colour();
   planes.resizeListener?.();
   solid.resizeListener?.();
+}
+
+function showSolid() {
+  const isSolid = !scan.isImage && scan.shape.every((side) => side > 1) && found.counts.slice(1).some(Boolean);
+  byId("solid-box").hidden = !isSolid;
+  if (!isSolid) return;
+  if (!solid.volumes.length) solid.addVolume(planes.volumes[1].clone());
+  solid.volumes[0].img = planes.volumes[1].img; // the array that is corrected
+  solid.volumes[0].setColormapLabel(colormap());
+  solid.updateGLVolume();
+}
+
+function writeVolumes() {
+  const {counts, ml, total} = found;
+  for (const cell of document.querySelectorAll("#legend td[data-amount]")) {
+    const count = counts[cell.dataset.amount];
+    cell.textContent = !count ? "not found" : scan.isImage ? `${((100 * count) / total).toFixed(2)} %` : `${(count * ml).toFixed(count * ml < 10 ? 2 : 1)} ml`;
+  }
+}
+
+function redraw() {
+  planes.refreshLayers(planes.volumes[1], 1); // the labels alone
+  planes.drawScene();
+}
+
+/** After a stroke: what depends on the labels; the amount of a label in words. */
+function corrected(label) {
+  const box = document.querySelector(`#legend input[data-label="${label}"]`), isHidden = box && !(box.checked && shownLabels);
+  if (isHidden) box.checked = shownLabels = true;
+  if (isHidden) colour();
+  else redraw();
+  writeVolumes();
+  clearTimeout(later);
+  later = setTimeout(() => found && showSolid(), 400);
+  return box ? `; now ${box.closest("tr").lastChild.textContent}` : "";
 }
 
 function colour() {
@@ -233,7 +293,7 @@ function colour() {
   solid.updateGLVolume();
 }
 
-function row(label, index, count, ml, total) {
+function row(label, index) {
   const line = document.createElement("tr"), box = document.createElement("input"), swatch = document.createElement("span"), cells = [0, 1, 2].map(() => document.createElement("td"));
   Object.assign(box, {type: "checkbox", checked: true, ariaLabel: `Show ${label.name}`, onchange: () => planes && colour()});
   box.dataset.label = index;
@@ -241,7 +301,7 @@ function row(label, index, count, ml, total) {
   swatch.style.background = `rgb(${label.rgb.join(" ")})`;
   cells[0].append(box);
   cells[1].append(swatch, label.name);
-  cells[2].textContent = !count ? "not found" : scan.isImage ? `${((100 * count) / total).toFixed(2)} %` : `${(count * ml).toFixed(count * ml < 10 ? 2 : 1)} ml`;
+  cells[2].dataset.amount = index;
   line.append(...cells);
   return line;
 }
@@ -271,10 +331,11 @@ addEventListener("drop", async (event) => {
   const plain = [...event.dataTransfer.files], inside = await entriesOf(event.dataTransfer.items).catch(() => []);
   open((inside.length ? inside : plain).filter(isVisible));
 });
-byId("series").onchange = ({target}) => open(files, Number(target.value));
+byId("series").onchange = ({target}) => { open(files, Number(target.value)); target.value = scan?.pick ?? target.value; };
 byId("segment").onclick = () => {
+  if (keepsCorrections()) return;
   fail("");
-  found = null;
+  dropLabels();
   setBusy(true, true);
   tell("Slice 0: the first one tells how long it takes.");
   worker.postMessage({type: "segment"});
@@ -285,22 +346,26 @@ byId("cancel").onclick = () => {
   tell("Cancelling after this slice …");
   worker.postMessage({type: "cancel"});
 };
-byId("save").onclick = () => { setBusy(true); worker.postMessage({type: "save"}); };
+byId("save").onclick = () => { setBusy(true); worker.postMessage({type: "save", corrected: editor?.corrections?.labels ?? null}); };
+byId("back").onclick = () => moveAcross(-1);
+byId("next").onclick = () => moveAcross(1);
 byId("window").onchange = ({target}) => target.value && setWindow(target.value.split(",").map(Number));
 for (const id of ["low", "high"]) byId(id).onchange = () => { byId("window").value = ""; setWindow([Number(byId("low").value), Number(byId("high").value)]); };
 byId("view").onchange = setView;
 byId("opacity").oninput = () => { shownLabels = true; if (planes?.volumes.length > 1) colour(); };
 addEventListener("keydown", (event) => { if (event.key === "Escape") byId("cancel").click(); });
-addEventListener("beforeunload", (event) => { if (busy && scan) { event.preventDefault(); event.returnValue = true; } });
+addEventListener("beforeunload", (event) => { if ((busy && scan) || editor?.corrections?.unsaved) { event.preventDefault(); event.returnValue = true; } });
 byId("planes").parentElement.addEventListener("keydown", (event) => {
   if (["Tab", "Escape"].includes(event.key) || event.ctrlKey || event.metaKey || event.altKey) return;
   event.stopPropagation(); // NiiVue has keys of its own
-  const axis = [2, 1, 0, 2][Number(byId("view").value)], move = (of, step) => planes.moveCrosshairInVox(...[0, 1, 2].map((i) => (i === of ? step : 0)));
+  const axis = axisShown();
   const fade = (step) => { byId("opacity").value = Number(byId("opacity").value) + step; byId("opacity").oninput(); };
   const next = () => { const box = byId("window"); box.selectedIndex = (box.selectedIndex + 1) % (box.options.length - 1); box.onchange({target: box}); };
+  const choose = (tool) => byId("correct").hidden || byId(tool).click();
   const keys = {
-    ArrowUp: () => move(axis, 1), ArrowDown: () => move(axis, -1), ArrowRight: () => move(axis === 0 ? 1 : 0, -1), ArrowLeft: () => move(axis === 0 ? 1 : 0, 1),
-    PageUp: () => move(1, 1), PageDown: () => move(1, -1), "+": () => fade(0.1), "-": () => fade(-0.1), w: next,
+    n: () => choose("navigate"), b: () => choose("brush"), e: () => choose("eraser"), " ": () => editor.stamp(),
+    ArrowUp: () => moveAcross(1), ArrowDown: () => moveAcross(-1), ArrowRight: () => moveAlong(axis === 0 ? 1 : 0, -1), ArrowLeft: () => moveAlong(axis === 0 ? 1 : 0, 1),
+    PageUp: () => moveAlong(1, 1), PageDown: () => moveAlong(1, -1), "+": () => fade(0.1), "-": () => fade(-0.1), w: next,
     o: () => { shownLabels = !shownLabels; if (planes.volumes.length > 1) colour(); },
   };
   const act = keys[event.key] || keys[event.key.toLowerCase()];

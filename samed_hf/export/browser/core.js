@@ -88,6 +88,22 @@ export function determinant([[a, b, c], [d, e, f], [g, h, i]]) {
   return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g);
 }
 
+/** The affine of a DICOM stack from the places of its slices' first pixels (mm, LPS): sheared for a tilted gantry; null where they fit no grid. */
+export function stackAffine({shape, affine}, places) {
+  const whole = determinant(affine), last = shape[2] - 1, found = [], near = (a, b) => Math.abs(a - b) < 0.1;
+  for (const [x, y, z] of places) {
+    const v = [-x - affine[0][3], -y - affine[1][3], z - affine[2][3]];
+    const at = [0, 1, 2].map((i) => determinant(affine.map((row, r) => row.slice(0, 3).map((one, j) => (j === i ? v[r] : one)))) / whole), k = Math.round(at[2]);
+    const shift = at.map((one, i) => (i === 2 ? one - k : one > (shape[i] - 1) / 2 ? one - (shape[i] - 1) : one));
+    if (k >= 0 && k <= last && !(Math.hypot(...found[k] ?? [Infinity]) < Math.hypot(...shift))) found[k] = shift;
+  }
+  if (Array.from({length: last + 1}, (_, k) => found[k]).includes(undefined)) return null;
+  if (found.flat().every((one) => near(one, 0))) return affine;
+  const step = found[last].map((one, i) => (one - found[0][i]) / last);
+  if (places.length !== shape[2] || !found.every((shift, k) => shift.every((one, i) => near(one, k * step[i])))) return null;
+  return affine.map((row) => [row[0], row[1], row[2] + step.reduce((sum, one, i) => sum + one * row[i], 0), row[3]]);
+}
+
 function checked(volume) {
   if (!(Math.abs(determinant(volume.affine)) > 1e-12)) throw new Refused(`The file states no usable voxel size or direction (affine). ${HINT}`);
   return volume;

@@ -1,6 +1,6 @@
 // Reads files, runs the model slice by slice and keeps the labels, away from the page's own thread.
 
-let core, ort, session, config, assets, volume, labels, plan, stopped;
+let core, ort, session, config, assets, volume, labels, plan, stopped, every;
 const say = (type, content = {}, transfer = []) => postMessage({type, ...content}, transfer);
 
 onmessage = async ({data: {type, ...content}}) => {
@@ -43,13 +43,14 @@ async function check() {
   return worst <= tolerance;
 }
 
-async function open({files, pick = 0}) {
+async function open({files, pick = 0, limit}) {
   [volume, labels] = [null, null];
   const name = files[0].name.toLowerCase();
   const bytes = new Uint8Array(await files[0].slice(0, 132).arrayBuffer()), isDicom = String.fromCharCode(...bytes.slice(128)) === "DICM";
   let notes = [], series = [];
   if (files.length === 1 && !isDicom && /\.(png|jpe?g|bmp|webp)$/.test(name)) ({volume, notes} = await openImage(files[0], bytes));
   else if (files.length === 1 && /\.nii(\.gz)?$/.test(name)) volume = core.parseNifti(await unpacked(files[0]));
+  else if (files.some((file) => /\.nhdr$/i.test(file.name))) throw new core.Refused("The NRRD keeps its voxels in another file: save it as one .nrrd file.");
   else if (files.length === 1 && name.endsWith(".nrrd")) volume = await core.parseNrrd(await unpacked(files[0]));
   else ({volume, notes, series} = await openDicom(files, pick));
   const expected = config.channels_of_scan;
@@ -60,9 +61,19 @@ async function open({files, pick = 0}) {
   }
   plan = core.planSlices(volume, config.preprocessor);
   const length = volume.data.length / volume.channels, first = volume.isImage ? 0 : (config.preprocessor.channels?.[0] ?? 0);
-  const shown = core.writeNifti({...volume, header: null}, volume.data.slice(first * length, (first + 1) * length));
+  every = volume.shape.map((side) => Math.ceil(side / limit)); // of a graphics processor
+  const isReduced = every.some((one) => one > 1), shown = show(volume.data.subarray(first * length, (first + 1) * length));
+  if (isReduced) notes.push("It is larger than the graphics can hold: the picture is reduced, the labels aren't, and they can't be corrected here.");
   const bounds = core.intensityBounds(volume, config.preprocessor);
-  say("opened", {nifti: shown.buffer, shape: volume.shape, isImage: !!volume.isImage, slices: plan.count, window: bounds[first], notes, series, pick}, [shown.buffer]);
+  say("opened", {nifti: shown.buffer, shape: volume.shape, isImage: !!volume.isImage, isReduced, slices: plan.count, window: bounds[first], notes, series, pick}, [shown.buffer]);
+}
+
+/** A NIfTI of the volume's grid for the pictures; of too large ones every n-th voxel. */
+function show(data, isLabels = false) {
+  const [shape, steps] = [volume.shape.map((side, i) => Math.ceil(side / every[i])), [1, volume.shape[0], volume.shape[0] * volume.shape[1]]];
+  const step = steps.map((one, i) => one * every[i]), less = new data.constructor(shape[0] * shape[1] * shape[2]);
+  for (let i = 0, z = 0; z < shape[2]; z++) for (let y = 0; y < shape[1]; y++) for (let x = 0; x < shape[0]; x++) less[i++] = data[x * step[0] + y * step[1] + z * step[2]];
+  return core.writeNifti({shape, affine: volume.affine.map((row) => row.map((one, i) => one * (every[i] ?? 1)))}, less, isLabels);
 }
 
 async function unpacked(file) {
@@ -81,9 +92,11 @@ async function openImage(file, head) {
   const context = new OffscreenCanvas(bitmap.width, bitmap.height).getContext("2d", {willReadFrequently: true});
   context.drawImage(bitmap, 0, 0);
   const {data, width, height} = context.getImageData(0, 0, bitmap.width, bitmap.height);
-  const transparent = data.some((value, i) => i % 4 === 3 && value < 255);
-  const notes = transparent ? ["The image has transparent pixels, which are darker here than for samed-hf predict."] : [];
-  return {volume: core.imageVolume(data, width, height, config.channels_of_scan), notes};
+  const notes = [], channels = config.channels_of_scan;
+  if (data.some((value, i) => i % 4 === 3 && value < 255)) notes.push("The image has transparent pixels, which are darker here than for samed-hf predict.");
+  const isColour = channels === 1 && data.some((value, i) => i % 4 < 2 && value !== data[i + 1]), [name = "scans"] = config.preprocessor.channel_names ?? [];
+  if (isColour) notes.push(`The image is in colour and was turned into grey: the model was trained on ${name} of one channel.`);
+  return {volume: core.imageVolume(data, width, height, channels), notes};
 }
 
 /** The largest series of DICOM files, or the one picked, by dcm2niix. */
@@ -94,14 +107,20 @@ async function openDicom(files, pick) {
   tool.FS.mkdir("/in");
   tool.FS.mkdir("/out");
   for (const [index, file] of files.entries()) tool.FS.createDataFile("/in", `${index}.dcm`, new Uint8Array(await file.arrayBuffer()), true, true);
-  tool.callMain(["-o", "/out", "-f", "%s %d", "-b", "n", "-z", "n", "-w", "2", "/in"]);
-  const names = tool.FS.readdir("/out").filter((name) => name.endsWith(".nii"));
+  tool.callMain(["-o", "/out", "-f", "%s %d", "-b", "y", "-v", "y", "-z", "n", "-w", "2", "/in"]);
   // dcm2niix adds resampled copies of tilted or unevenly spaced series; the model gets the scan as it is.
-  const own = names.filter((name) => !/_(Tilt|Eq)(_\d+)?\.nii$/.test(name));
-  const found = own.map((name) => ({name, size: tool.FS.stat(`/out/${name}`).size})).sort((a, b) => b.size - a.size);
-  if (!found.length) throw new core.Refused(`No scan was found in ${files.length === 1 ? files[0].name : `these ${files.length} files`}: expected NIfTI, NRRD, an image or the DICOM files of a scan.${/compress|unsupported|transfer/i.test(lines.join()) ? " Their compression may be unknown here: use samed-hf predict." : ""}`);
-  const notes = names.length > own.length ? ["The slices are tilted or unevenly spaced: volumes in ml are approximate."] : [];
-  return {volume: core.parseNifti(tool.FS.readFile(`/out/${found[pick].name}`)), notes, series: found.map((one) => one.name.slice(0, -4).replaceAll("_", " "))};
+  const names = tool.FS.readdir("/out").filter((name) => name.endsWith(".nii") && !/_(Tilt|Eq)(_\d+)?\.nii$/.test(name));
+  const found = names.map((name) => ({name, size: tool.FS.stat(`/out/${name}`).size})).sort((a, b) => b.size - a.size), said = lines.join();
+  if (!found.length) throw new core.Refused(`No scan was found in ${files.length === 1 ? files[0].name : `these ${files.length} files`}: expected NIfTI, NRRD, an image or the DICOM files of a scan.${/compress|unsupported|transfer/i.test(said) ? " Their compression may be unknown here: use samed-hf predict." : ""}`);
+  const path = `/out/${found[pick].name}`, about = JSON.parse(tool.FS.readFile(path.replace(/nii$/, "json"), {encoding: "utf8"}));
+  if (!about.ImageOrientationPatientDICOM) throw new core.Refused(`The DICOM has no place in the patient (${about.Modality ?? "a photo"}): expected the slices of a scan, not a projection, film or photo. Use samed-hf predict, or save it as PNG.`);
+  const volume = core.parseNifti(tool.FS.readFile(path)), places = lines.filter((line) => line.includes("patient position (0020,0032)")).map((line) => line.trim().split(/\s+/).slice(-3).map(Number));
+  const isKnown = places.length >= volume.shape[2]; // else frames of one file, whose places dcm2niix alone knows
+  const affine = isKnown ? core.stackAffine(volume, places) : /distance varies/.test(said) ? null : volume.affine, isTilted = affine !== volume.affine;
+  if (!affine) throw new core.Refused("The slices lie at uneven distances, e.g. as one is missing, or aren't parallel: copy or export the whole series again.");
+  if (isTilted) Object.assign(volume, {affine, header: null});
+  const notes = isTilted ? ["The gantry was tilted: the pictures show its slices as a straight stack, the downloaded labels are at their true places."] : [];
+  return {volume, notes, series: found.map((one) => one.name.slice(0, -4).replaceAll("_", " "))};
 }
 
 async function segment() {
@@ -122,11 +141,12 @@ async function segment() {
   const counts = Array(config.labels.length).fill(0);
   for (const label of labels) counts[label]++;
   const ml = volume.isImage ? 0 : Math.abs(core.determinant(volume.affine)) / 1000;
-  const shown = core.writeNifti({...volume, header: null}, labels, true);
+  const shown = show(labels, true);
   say("done", {nifti: shown.buffer, counts, ml, total: labels.length, seconds: (performance.now() - started) / 1000}, [shown.buffer]);
 }
 
-async function save() {
+async function save({corrected}) {
+  labels = corrected ?? labels;
   const [width, height] = volume.shape;
   const bytes = volume.isImage ? await core.writePng(labels, width, height, config.labels.map((one) => one.rgb)) : await core.deflate(core.writeNifti(volume, labels, true));
   say("saved", {bytes, suffix: volume.isImage ? "png" : "nii.gz"}, [bytes.buffer]);
