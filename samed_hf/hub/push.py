@@ -70,7 +70,7 @@ def push_adapter(
         revision: branch to commit to, created if it does not exist; defaults to main.
         create_pr: open a pull request, whose address is returned, instead of committing to the branch.
         page: what [`export_page`] wrote, or a function that writes it into a directory. It becomes a static Space, to
-            which the card links; its model becomes `onnx/model.onnx` of the repository, which the page loads at this
+            which the card links; its model becomes `browser/model.onnx` of the repository, which the page loads at this
             commit. Of a private or gated repository, which browsers can't read, the Space is private and has the model.
         browser_space: name of the Space; by default that of the repository.
 

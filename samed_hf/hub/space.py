@@ -13,7 +13,7 @@ from .card import merge_cards, split_card
 
 __all__ = ["MODEL", "lay_out_page", "open_space"]
 
-MODEL = "onnx/model.onnx"
+MODEL = "browser/model.onnx"
 """The page's model in the adapter's repository."""
 
 _CONNECT, _MARK = "connect-src 'self'", "<!-- samed_hf: begin"

@@ -64,15 +64,15 @@ def test_the_files_of_both_repositories(hub, push, site):
     before = {path: path.stat().st_mtime_ns for path in site.rglob("*")}
     assert push(license="mit") == f"{hub.url}/{NAME}"
     files, page = hub.files(NAME), hub.files(SPACE)
-    assert files["onnx/model.onnx"] == (site / "model.onnx").read_bytes()
+    assert files["browser/model.onnx"] == (site / "model.onnx").read_bytes()
     assert set(page) - {".gitattributes"} == {
         path.relative_to(site).as_posix() for path in site.rglob("*") if path.is_file() and path.suffix != ".onnx"
     }
     config = json.loads(page["config.json"])
     assert config["models"].startswith(f"{hub.url}/{NAME}/resolve/")
     commit = config["models"].split("/")[-3]
-    assert hub.files(NAME, commit)["onnx/model.onnx"] == files["onnx/model.onnx"]
-    assert config["model"]["sha256"] == hashlib.sha256(files["onnx/model.onnx"]).hexdigest()
+    assert hub.files(NAME, commit)["browser/model.onnx"] == files["browser/model.onnx"]
+    assert config["model"]["sha256"] == hashlib.sha256(files["browser/model.onnx"]).hexdigest()
     assert f"connect-src 'self' {config['models']} https://*.hf.co;" in page["index.html"].decode()
     card = SpaceCard(page["README.md"].decode()).data
     assert (card.sdk, card.models, card.license) == ("static", [NAME], "mit")
@@ -99,7 +99,7 @@ def test_the_space_of_a_closed_repository_is_private_and_has_the_model(hub, push
     hub.repositories[NAME].commit({})
     push()
     assert hub.repositories[SPACE].private
-    assert "onnx/model.onnx" not in hub.files(NAME)
+    assert "browser/model.onnx" not in hub.files(NAME)
     assert hub.files(SPACE)["model.onnx"] == (site / "model.onnx").read_bytes()
     assert hub.files(SPACE)["index.html"] == (site / "index.html").read_bytes()
     hub.repositories[SPACE].private = False
@@ -149,7 +149,7 @@ def test_a_failure_leaves_a_working_adapter_and_says_what_is_done(hub, push, sit
     assert len(link(hub)) == 1
     push_adapter(adapter, NAME, base_model="lab/sam", token="hf_test")
     assert link(hub) == []
-    assert "onnx/model.onnx" not in hub.files(NAME)
+    assert "browser/model.onnx" not in hub.files(NAME)
     assert "index.html" in hub.files(SPACE)
 
 
@@ -197,7 +197,7 @@ def test_the_published_page_in_a_browser(hub, push, adapter, tmp_path, tmp_path_
             expected = predict_volume(load_model(str(adapter)), read_volume(tmp_path / "scan.nii.gz"))
             assert np.mean(np.asarray(written.dataobj) == expected) >= 0.999
             commit = hub.repositories[NAME].resolve(model.split("/")[-3])
-            hub.repositories[NAME].commits[commit]["onnx/model.onnx"] += b"more"
+            hub.repositories[NAME].commits[commit]["browser/model.onnx"] += b"more"
             browser.get(f"{address}?again")
             page.until("model.onnx isn't the model of this page", "error")
     finally:
