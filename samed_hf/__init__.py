@@ -5,6 +5,7 @@ With it, importing transformers registers SAMed with transformers' Auto classes 
 
 import importlib
 import sys
+import threading
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,13 +18,13 @@ __version__ = "0.1.0.dev0"
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
-class _Registration:
+class _Registration(threading.local):
     """Registers the classes after the first import of transformers or `samed_hf.model`.
 
     Registration imports PyTorch and PEFT, which takes seconds; an exported model ([`OnnxSegmenter`]) runs without them.
     """
 
-    active = False
+    active = False  # in this thread
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         # PEFT and Accelerate import transformers, and have to be complete before the model imports them.
@@ -63,5 +64,5 @@ def _is_command_line() -> bool:
 if not _is_command_line():
     if "transformers" in sys.modules:
         _register(required=False)
-    else:
+    elif not any(type(finder).__module__ == __name__ for finder in sys.meta_path):  # importlib.reload
         sys.meta_path.insert(0, _Registration())

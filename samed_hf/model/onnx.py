@@ -110,22 +110,25 @@ def _write_graph(model: SamedForSemanticSegmentation, processor: SamedImageProce
             verbose=False,
         )
     assert program is not None
+    if (written := program.model.opset_imports[""]) != opset:
+        raise ValueError(f"opset is {opset}, which torch.onnx can't write (it wrote {written}); {OPSET} is usual.")
     size = sum(weight.nbytes for weight in model.parameters())
     program.save(file, external_data=size > _LARGEST)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide the exporter's progress and what it says about torchvision, which nothing here needs."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Hide the exporter's progress and what it says about torchvision and versions of operators."""
+    levels = {name: logging.getLogger(name).level for name in ("torch.onnx", "onnxscript")}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def _halve(file: Path) -> None:
@@ -199,6 +202,9 @@ def _finish(source: Path, file: Path, metadata: Mapping[str, str]) -> None:
     weights, graph = _weights_beside(file), onnx.load(source)
     onnx.helper.set_model_props(graph, dict(metadata))
     content = graph.graph
+    used = {node.domain for node in content.node}
+    for entry in [entry for entry in graph.opset_import if entry.domain not in used]:
+        graph.opset_import.remove(entry)  # ONNX Runtime's tools declare all that it knows; others may know fewer
     # torch.onnx records where in its source each node comes from, with paths of this machine.
     for part in (content, *content.node, *content.input, *content.output, *content.value_info, *content.initializer):
         part.ClearField("metadata_props")
