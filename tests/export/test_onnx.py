@@ -136,13 +136,18 @@ def test_smaller_precisions(tiny_adapter, exported, tiny_data, tmp_path, monkeyp
 
 
 @pytest.mark.slow
-def test_a_model_that_differs_is_written_only_by_force(tiny_adapter, tmp_path):
+def test_a_model_that_differs_is_written_only_by_force(tiny_adapter, tmp_path, capsys):
     command = ["export", str(tiny_adapter), "--output", str(tmp_path / "out"), "--precision", "float16"]
     command += ["--min_agreement", "1"]
     assert main(command) == 2
     assert list(tmp_path.iterdir()) == []
     assert main([*command, "--force"]) == 0
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.onnx"]
+    printed = "".join(capsys.readouterr())
+    assert "on phantoms" in printed
+    assert "true labels" not in printed  # the phantoms' organs aren't the model's labels
+    assert main([*command[:4], "--opset", "99"]) == 2
+    assert "opset is 99" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -133,6 +133,15 @@ def test_nothing_of_pytorch_is_imported(state, tmp_path):
     np.testing.assert_array_equal(labels.affine, scan.affine)
 
 
+@pytest.mark.slow
+def test_registration_after_a_reload():
+    script = "import importlib, samed_hf; importlib.reload(samed_hf)\n"
+    script += "from transformers import CONFIG_MAPPING; print(*CONFIG_MAPPING)"
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
+    assert "samed" in done.stdout.split(), done.stderr
+
+
 def test_what_can_not_be_segmented(tmp_path):
     segmenter = OnnxSegmenter(write_model(tmp_path / "model.onnx"))
     volume = make_volume()
