@@ -116,8 +116,8 @@ def is_json(file):
 
 @pytest.mark.slow
 def test_train_with_trainer_killed_and_resumed(tiny_sam, tiny_data, tmp_path):
-    flags = ["--data_dir", tiny_data, "--model_name_or_path", tiny_sam, "--image_size", 64, "--max_steps", 60]
-    flags += ["--eval_strategy", "steps", "--save_strategy", "steps", "--eval_steps", 20, "--save_steps", 20]
+    flags = ["--data_dir", tiny_data, "--model_name_or_path", tiny_sam, "--image_size", 64, "--max_steps", 15]
+    flags += ["--eval_strategy", "steps", "--save_strategy", "steps", "--eval_steps", 5, "--save_steps", 5]
     start = [sys.executable, ROOT / "examples" / "train_with_trainer.py", *flags, "--use_cpu", "--output_dir"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
@@ -126,14 +126,14 @@ def test_train_with_trainer_killed_and_resumed(tiny_sam, tiny_data, tmp_path):
 
     subprocess.run(command("whole"), env=environment, check=True)
     process = subprocess.Popen(command("killed"), env=environment)
-    while not is_json(tmp_path / "killed" / "checkpoint-20" / "trainer_state.json") and process.poll() is None:
+    while not is_json(tmp_path / "killed" / "checkpoint-5" / "trainer_state.json") and process.poll() is None:
         time.sleep(0.005)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "killed" / "adapter_model.safetensors").exists()
-    half = tmp_path / "killed" / "checkpoint-40"  # as a kill leaves it in the middle of the save
+    half = tmp_path / "killed" / "checkpoint-10"  # as a kill leaves it in the middle of the save
     shutil.rmtree(half, ignore_errors=True)
-    shutil.copytree(tmp_path / "killed" / "checkpoint-20", half)
+    shutil.copytree(tmp_path / "killed" / "checkpoint-5", half)
     (half / "trainer_state.json").write_text('{"best_')
     subprocess.run(command("killed", "--resume_from_checkpoint", "latest"), env=environment, check=True)
     whole, resumed = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "killed"))

@@ -36,11 +36,10 @@ def make_model(state: str) -> SamedForSemanticSegmentation:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("state", ["base", "adapter", "merged"])
-def test_onnx_gives_the_logits_of_pytorch(state, tmp_path):
+def test_onnx_gives_the_logits_of_pytorch(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    model, pixel_values = make_model(state), torch.rand(1, 3, SIZE, SIZE)
+    model, pixel_values = make_model("adapter"), torch.rand(1, 3, SIZE, SIZE)
     with torch.inference_mode():
         expected = model(pixel_values).logits
     file = tmp_path / "model.onnx"
