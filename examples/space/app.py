@@ -31,6 +31,10 @@ _FORMATS = (".png", ".jpg", ".jpeg", ".nii", ".nii.gz")
 _LIMITS = InputLimits.served()
 # The editor's own eraser would take back brush strokes, but not labels; the black brush erases both.
 _CSS = "#overlay button[aria-label=Erase] {display: none}"
+_NO_WEBGL = (
+    "() => document.createElement('canvas').getContext('webgl2') ? '' : '<p role=alert><b>This browser shows no "
+    "picture: WebGL is missing or off.</b> Segmenting and downloading the masks work, correcting does not.</p>'"
+)
 _KEPT = 1800  # seconds for which uploads and results are kept
 _models: dict[str, SamedForSemanticSegmentation] = {}
 # Gradio keeps uploads and results in this directory; what is left is removed when the program ends.
@@ -180,8 +184,9 @@ def legend(names: dict[int, str]) -> str:
     """Return the colours of the labels, as HTML; black erases."""
     colors = (label_colors(len(names)) * 255).round().astype(int)
     squares = [
+        '<span style="display:inline-block;margin-right:1em">'
         f'<span style="background:rgb({",".join(map(str, colors[index]))});display:inline-block;width:1em;'
-        f'height:1em;margin:0 .4em 0 1em;vertical-align:-.1em"></span>{html.escape(name)}'
+        f'height:1em;margin-right:.4em;vertical-align:-.1em"></span>{html.escape(name)}</span>'
         for index, name in [*[*names.items()][1:], (0, "erase")]
     ]
     return f'<div id="legend">{" ".join(squares)}</div>'
@@ -215,7 +220,8 @@ def build(adapter: str | None = None) -> gr.Blocks:
                     buttons=["download", "fullscreen"],  # not "share", which publishes the image
                 )
                 slider = gr.Slider(0, 1, 0, step=1, label="Slice", visible=False, elem_id="slice")
-                colors = gr.HTML()
+                colors, missing = gr.HTML(), gr.HTML()
+        page.load(None, None, missing, js=_NO_WEBGL)
         button.click(segment, [file, name], [state, slider, shown, colors, table, download, corrected])
         slider.change(move, [state, shown, slider], shown, show_progress="hidden")
         button_save.click(save, [state, shown], [shown, table, corrected], show_progress="hidden")

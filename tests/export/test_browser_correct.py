@@ -102,6 +102,7 @@ def test_corrections_are_not_lost(page, page_scan):
     leaving = """const leave = new Event("beforeunload", {cancelable: true}); dispatchEvent(leave);
         return leave.defaultPrevented;"""
     page.segment(page_scan)
+    assert page.browser.switch_to.active_element.get_attribute("id") == "save"  # for the keyboard, as Cancel is hidden
     assert not page.browser.execute_script(leaving)
     page.choose("brush")
     page.set(size=20)

@@ -73,7 +73,7 @@ async function downloadModel({file, sha256, bytes: size}, progress) {
 
 async function makeViewers() {
   if (!document.createElement("canvas").getContext("webgl2")) return;
-  const options = {dragAndDropEnabled: false, isRadiologicalConvention: true, show3Dcrosshair: false, loadingText: "", backColor: [0, 0, 0, 1], logLevel: "error", crosshairWidth: 0.7, sagittalNoseLeft: true, crosshairColor: [0.3, 0.8, 1, 0.8]};
+  const options = {dragAndDropEnabled: false, isRadiologicalConvention: true, show3Dcrosshair: false, loadingText: "", backColor: [0, 0, 0, 1], logLevel: "error", crosshairWidth: 0.5, crosshairWidthUnit: "percent", sagittalNoseLeft: true, crosshairColor: [0.3, 0.8, 1, 0.8], fontColor: [1, 0.7, 0, 1], multiplanarPadPixels: 6, showAllOrientationMarkers: true};
   planes = new niivue.Niivue({...options, multiplanarShowRender: 0});
   await planes.attachToCanvas(byId("planes"));
   planes.setSliceType(niivue.SLICE_TYPE.MULTIPLANAR);
@@ -81,7 +81,7 @@ async function makeViewers() {
     const [value, label] = values.map((one) => Math.round(one.value * 100) / 100);
     byId("place").textContent = `${[...mm].slice(0, 3).map((one) => one.toFixed(1)).join(", ")} mm: intensity ${value}${label ? `, ${config.labels[label].name}` : ""}`;
   };
-  editor = new Editor(planes, {tell, isBusy: () => busy, axis: axisShown, redraw, corrected});
+  editor = new Editor(planes, {tell, isBusy: () => busy, axis: axisShown, corrected});
   solid = new niivue.Niivue({...options, isOrientCube: true});
   await solid.attachToCanvas(byId("solid"));
   solid.setSliceType(niivue.SLICE_TYPE.RENDER);
@@ -150,6 +150,7 @@ function stopped(text) {
 
 function setBusy(now, bar = false) {
   busy = now;
+  const isFocusLost = !now && [document.body, byId("cancel")].includes(document.activeElement); // a disabled or hidden button lets go of it
   byId("segment").disabled = now || !scan;
   byId("save").disabled = now || !found;
   byId("series").disabled = now;
@@ -158,6 +159,7 @@ function setBusy(now, bar = false) {
   byId("progress").hidden = !now;
   if (now && bar) byId("progress").value = 0;
   else byId("progress").removeAttribute("value"); // moves without an end
+  if (isFocusLost) byId(found ? "save" : "segment").focus({preventScroll: true});
 }
 
 function open(list, pick = 0) {
@@ -203,9 +205,8 @@ async function showScan({nifti, isImage, window: own}) {
   const isCt = !isImage && (config.preprocessor.channel_names || ["CT"])[0].toUpperCase().includes("CT");
   const volume = planes.volumes[0], windows = {"as the model": own, "whole range": [volume.global_min, volume.global_max], ...(isCt ? WINDOWS : {})};
   byId("window").replaceChildren(...Object.entries(windows).map(([name, bounds]) => new Option(name, bounds.join(","))), new Option("own", ""));
-  byId("across").hidden = byId("view").closest("label").hidden = byId("place").hidden = isImage; // an image has no directions and no mm
+  for (const one of document.querySelectorAll("[data-of]")) one.hidden = (one.dataset.of === "image") !== isImage; // an image has no directions and no mm
   planes.opts.isOrientationTextVisible = !isImage;
-  planes.setCrosshairWidth(isImage ? 0 : 0.7);
   byId("view").value = isImage ? 0 : 3;
   setView();
   setWindow(own);
@@ -267,17 +268,13 @@ function writeVolumes() {
   }
 }
 
-function redraw() {
-  planes.refreshLayers(planes.volumes[1], 1); // the labels alone
-  planes.drawScene();
-}
-
 /** After a stroke: what depends on the labels; the amount of a label in words. */
 function corrected(label) {
   const box = document.querySelector(`#legend input[data-label="${label}"]`), isHidden = box && !(box.checked && shownLabels);
   if (isHidden) box.checked = shownLabels = true;
   if (isHidden) colour();
-  else redraw();
+  else planes.refreshLayers(planes.volumes[1], 1); // the labels alone
+  planes.drawScene();
   writeVolumes();
   clearTimeout(later);
   later = setTimeout(() => found && showSolid(), 400);
@@ -364,7 +361,7 @@ byId("planes").parentElement.addEventListener("keydown", (event) => {
   const choose = (tool) => byId("correct").hidden || byId(tool).click();
   const keys = {
     n: () => choose("navigate"), b: () => choose("brush"), e: () => choose("eraser"), " ": () => editor.stamp(),
-    ArrowUp: () => moveAcross(1), ArrowDown: () => moveAcross(-1), ArrowRight: () => moveAlong(axis === 0 ? 1 : 0, -1), ArrowLeft: () => moveAlong(axis === 0 ? 1 : 0, 1),
+    ArrowUp: () => moveAlong(scan.isImage ? 1 : axis, 1), ArrowDown: () => moveAlong(scan.isImage ? 1 : axis, -1), ArrowRight: () => moveAlong(axis === 0 ? 1 : 0, -1), ArrowLeft: () => moveAlong(axis === 0 ? 1 : 0, 1),
     PageUp: () => moveAlong(1, 1), PageDown: () => moveAlong(1, -1), "+": () => fade(0.1), "-": () => fade(-0.1), w: next,
     o: () => { shownLabels = !shownLabels; if (planes.volumes.length > 1) colour(); },
   };

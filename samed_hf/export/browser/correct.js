@@ -134,9 +134,24 @@ export class Editor {
   /** Paint at a voxel, where the crosshair goes. */
   paint(brush, voxel, axis, last = voxel) {
     this.corrections.paint(last, voxel, axis, brush);
+    this.sendBox(last, voxel, axis, brush);
     this.planes.scene.crosshairPos = this.planes.vox2frac(voxel);
     this.planes.createOnLocationChange();
-    this.page.redraw();
+    this.planes.drawScene();
+  }
+
+  /** Send the colours around a move to the graphics processor; the whole labels, which take up to a second, follow after the stroke. */
+  sendBox(from, to, axis, {diameter}) {
+    const {gl, overlayTexture, volumes: [, {colormapLabel: {lut}, opacity}]} = this.planes, {labels, grid: {dims, mm, start, step}} = this.corrections;
+    const reach = mm.map((one, i) => (i === axis ? 0 : Math.floor(diameter / 2 / one))), low = reach.map((one, i) => Math.max(0, Math.min(from[i], to[i]) - one));
+    const size = reach.map((one, i) => Math.min(dims[i] - 1, Math.max(from[i], to[i]) + one) - low[i] + 1), colours = new Uint8Array(4 * size[0] * size[1] * size[2]);
+    for (let i = 0, z = 0; z < size[2]; z++) for (let y = 0; y < size[1]; y++) for (let x = 0; x < size[0]; x++, i += 4) {
+      const label = labels[[x, y, z].reduce((sum, one, j) => sum + start[j] + (low[j] + one) * step[j], 0)];
+      if (label && lut[4 * label + 3]) colours.set([...lut.subarray(4 * label, 4 * label + 3), 255 * opacity], i);
+    }
+    gl.activeTexture(gl.TEXTURE2); // NiiVue's for overlays
+    gl.bindTexture(gl.TEXTURE_3D, overlayTexture);
+    gl.texSubImage3D(gl.TEXTURE_3D, 0, ...low, ...size, gl.RGBA, gl.UNSIGNED_BYTE, colours);
   }
 
   /** Paint at the crosshair. */
