@@ -38,7 +38,7 @@ _exporting = ContextVar("exporting", default=False)
 
 def exporting() -> bool:
     """Whether the graph that [`graph_for_runtimes`] describes is being traced."""
-    return _exporting.get()
+    return torch.compiler.is_exporting() and _exporting.get()  # in this order for torch.compile, which can't trace get
 
 
 @contextmanager

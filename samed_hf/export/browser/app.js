@@ -65,9 +65,9 @@ async function download(url, options = {}, progress = () => {}) {
 /** A model, which the Hub may store, is compared with its hash where the page is served securely. */
 async function downloadModel({file, sha256, bytes: size}, progress) {
   const bytes = await download(config.models + file, {credentials: "omit"}, progress);
-  if (bytes.length !== size) throw new Error(`${file} is incomplete: ${bytes.length} of ${size} bytes.`);
+  if (bytes.length < size) throw new Error(`${file} is incomplete: ${bytes.length} of ${size} bytes.`);
   const found = globalThis.crypto.subtle && new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
-  if (found && Array.from(found, (byte) => byte.toString(16).padStart(2, "0")).join("") !== sha256) throw new Error(`${file} isn't the model of this page: reload the page.`);
+  if (bytes.length > size || (found && Array.from(found, (byte) => byte.toString(16).padStart(2, "0")).join("") !== sha256)) throw new Error(`${file} isn't the model of this page: reload the page.`);
   return bytes;
 }
 
