@@ -27,7 +27,8 @@ __all__ = ["OPSET", "PRECISIONS", "export_onnx"]
 PRECISIONS = ("float32", "float16", "int8")
 OPSET = 20
 _LARGEST = 2**31 - 2**24  # bytes of weights in one file: protobuf's limit is 2 GiB
-_HALVED = ("Add", "Conv", "ConvTranspose", "Gather", "Gemm", "MatMul", "Transpose")  # operations of weights that float16 halves
+# Operations whose weights float16 halves.
+_HALVED = ("Add", "Conv", "ConvTranspose", "Gather", "Gemm", "MatMul", "Transpose")
 
 
 class _Logits(nn.Module):
