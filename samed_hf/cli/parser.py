@@ -21,6 +21,7 @@ from . import (
     merge_predictions,
     predict,
     prepare,
+    pretrain,
     push,
     train,
     validate,
@@ -31,6 +32,7 @@ __all__ = ["main", "make_parser", "run_command"]
 _COMMANDS = (
     prepare,
     validate,
+    pretrain,
     train,
     cross_validate,
     evaluate,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from transformers.core_model_loading import Chunk, ConversionOps, WeightConverte
 
 from .mask_decoder import LABEL_HEADS
 
-__all__ = ["PLAIN_SAM_HEADS", "PLAIN_SAM_PREFIX", "register_sam_conversion"]
+__all__ = ["PLAIN_SAM_HEADS", "PLAIN_SAM_PREFIX", "interpolate_positions", "register_sam_conversion"]
 
 # Prefix under which the label-dependent parts of a plain SAM's decoder match no parameter of the model: they start
 # fresh in SAMed even if their shapes match. Those of a SAMed model have the prefix "sam.".
@@ -34,21 +35,25 @@ class InterpolatePositions(ConversionOps):
         value = next(iter(input_dict.values()))
         table: torch.Tensor = value[0] if isinstance(value, list) else value
         shape = kwargs["model"].get_parameter(kwargs["full_layer_name"]).shape
-        if table.shape == shape:
-            return {target_patterns[0]: table}
-        if table.ndim != len(shape) or table.shape[-1] != shape[-1]:
-            raise ValueError(f"A table of positions of shape {tuple(table.shape)} can't become one of {tuple(shape)}.")
-        absolute = table.ndim == 4
-        planes = table.float().permute(0, 3, 1, 2) if absolute else table.float()[None, None]
-        size = tuple(shape[1:3] if absolute else shape)
-        planes = F.interpolate(planes, size=size, mode="bilinear", align_corners=False)
-        resized = planes.permute(0, 2, 3, 1) if absolute else planes[0, 0]
-        return {target_patterns[0]: resized.to(table.dtype).contiguous()}
+        return {target_patterns[0]: interpolate_positions(table, shape)}
 
     @property
     def reverse_op(self) -> ConversionOps:
         """Itself: a saved table keeps the model's size."""
         return self
+
+
+def interpolate_positions(table: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """A table of positions, absolute or relative, at another size, bilinearly; one of that shape is unchanged."""
+    if tuple(table.shape) == tuple(shape):
+        return table
+    if table.ndim != len(shape) or table.shape[-1] != shape[-1]:
+        raise ValueError(f"A table of positions of shape {tuple(table.shape)} can't become one of {tuple(shape)}.")
+    absolute = table.ndim == 4
+    planes = table.float().permute(0, 3, 1, 2) if absolute else table.float()[None, None]
+    planes = F.interpolate(planes, size=tuple(shape[1:3] if absolute else shape), mode="bilinear", align_corners=False)
+    resized = planes.permute(0, 2, 3, 1) if absolute else planes[0, 0]
+    return resized.to(table.dtype).contiguous()
 
 
 def register_sam_conversion(class_name: str) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 from transformers import SamConfig, SamModel
+
+from .initialisation import reset_layers
 
 __all__ = ["make_random_sam"]
 
@@ -56,7 +56,7 @@ def make_random_sam(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = SamModel(SamConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder))
-        _initialise(model)
+        reset_layers(model)
     model.save_pretrained(output)
     return Path(output)
 
@@ -71,22 +71,3 @@ def _check_sizes(image_size: int, hidden_size: int, num_layers: int, num_heads: 
     }
     if any(problems.values()):
         raise ValueError("; ".join(text for text, applies in problems.items() if applies) + ".")
-
-
-@torch.no_grad()
-def _initialise(model: SamModel) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-            module.reset_parameters()
-    for name, parameter in model.vision_encoder.named_parameters():
-        if "pos" in name.rpartition(".")[2]:
-            nn.init.normal_(parameter, std=0.1)
-    # The layers around the encoder's blocks keep the pixels of a grey patch apart.
-    encoder: Any = model.vision_encoder
-    patches = encoder.patch_embed.projection.weight
-    grey = nn.init.orthogonal_(torch.empty(patches.shape[0], patches[0, 0].numel()))
-    patches.copy_(grey.reshape(patches.shape[0], 1, *patches.shape[2:]).expand_as(patches) / patches.shape[1])
-    nn.init.orthogonal_(encoder.neck.conv1.weight)
-    last = encoder.neck.conv2.weight
-    middle = nn.init.orthogonal_(torch.empty(last.shape[:2]))
-    last.mul_(0.3)[:, :, 1, 1] += middle

@@ -1,0 +1,5 @@
+"""Pretraining of a small base model on synthetic images."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
