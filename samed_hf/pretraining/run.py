@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, SequentialSampler
-from transformers import SamModel, Trainer, TrainingArguments
+from transformers import PrinterCallback, SamImageProcessorPil, SamModel, SamProcessor, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..training.checkpointing.run_directory import check_writable
@@ -26,6 +26,7 @@ __all__ = ["pretrain"]
 
 logger = logging.getLogger(__name__)
 
+_UNLOGGED = {"epoch", "total_flos", "train_samples_per_second", "train_steps_per_second"}
 _VALIDATION_SEED = 2**31  # no training has it
 
 
@@ -59,8 +60,23 @@ def pretrain(args: PretrainingArguments) -> SamModel:
     trainer.train(checkpoint)
     if trainer.is_world_process_zero():
         sam.save_pretrained(output)
+        _make_processor(args.image_size).save_pretrained(output)
         logger.info(f"wrote       {output / 'model.safetensors'}")
     return sam
+
+
+def _make_processor(image_size: int) -> SamProcessor:
+    """Prompts and images as the model knows them, without normalisation."""
+    sides = {"height": image_size, "width": image_size}
+    masks = {name: side // 4 for name, side in sides.items()}
+    images = SamImageProcessorPil(
+        do_normalize=False,
+        size={"longest_edge": image_size},
+        pad_size=sides,
+        mask_size={"longest_edge": image_size // 4},
+        mask_pad_size=masks,
+    )
+    return SamProcessor(images)
 
 
 class _Pretrainer(Trainer):
@@ -100,6 +116,7 @@ class _Pretrainer(Trainer):
         self._dense_steps, self._parts = args.dense_steps, defaultdict[str, list[float]](list)
         validation = images(args.num_validation_images, _VALIDATION_SEED, exact_boxes=True)
         super().__init__(model, settings, train_dataset=images(count, args.seed), eval_dataset=validation)
+        self.remove_callback(PrinterCallback)  # `log` has its own lines
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> SequentialSampler:
         return SequentialSampler(cast(SyntheticImages, self.train_dataset))
@@ -115,6 +132,9 @@ class _Pretrainer(Trainer):
             logs |= {name: round(sum(values) / len(values), 4) for name, values in self._parts.items()}
             self._parts.clear()
         super().log(logs, *args, **kwargs)
+        values = (f"{name.removeprefix('eval_')} {value:.4g}" for name, value in logs.items() if name not in _UNLOGGED)
+        if self.is_world_process_zero():
+            logger.info(f"step {self.state.global_step}/{self.args.max_steps}  " + "  ".join(values))
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         loader = DataLoader(cast(SyntheticImages, self.eval_dataset), batch_size=self.args.per_device_train_batch_size)
