@@ -64,7 +64,8 @@ def segment_volume(
         limits: the most slices, and pixels of a slice; by default `InputLimits.local()`.
 
     Raises:
-        ValueError: other channels than the models', NaN or infinity, beyond the limits, or one plane for several models.
+        ValueError: another number of channels than the models', NaN or infinity in the scan, or beyond the limits; or
+            an image or one slice for models of several planes.
     """
     if segmenter.in_planes:
         options: dict[str, Any] = {"batch_size": batch_size, "tta": tta, "progress": progress, "limits": limits}
