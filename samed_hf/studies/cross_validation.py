@@ -150,6 +150,7 @@ def _check(args: SamedTrainingArguments, num_parallel_folds: int, num_processes:
     ]
     if num_parallel_folds < 1 or (num_parallel_folds > 1 and num_processes > 1):
         problems.append(f"num_parallel_folds is {num_parallel_folds}: expected 1 or, in a single process, more")
+    problems += ["plane is 'all': expected one plane, as each fold is an adapter"] * (args.plane == "all")
     if any((Path(args.output_dir) / name).exists() for name in ("adapter_model.safetensors", "planes.json")):
         problems.append(f"output_dir {args.output_dir!r} holds a training run: expected another directory")
     if problems:

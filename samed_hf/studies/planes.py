@@ -51,7 +51,7 @@ def train_planes(args: SamedTrainingArguments, *, dry_run: bool = False) -> int:
     on_main_rank(state, lambda: store.prepare(store.data.evaluation_split[1]))
     filled, accelerator = study.fill_defaults(state.num_processes), Accelerator(cpu=state.device.type == "cpu")
     run = TrainingRun(filled, accelerator, store.data, store, segmenter, segmenter.processor, plan=cast(Any, None))
-    metrics = score_run(run, [], None, output / "images")
+    metrics = score_run(run, [], None, None)
     if metrics is not None and state.is_main_process:
         write_metrics(output, metrics)
         logger.info(f"\nEnsemble:\n{format_scores(metrics)}\n\nwrote       {output / 'metrics.json'}")

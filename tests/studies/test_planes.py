@@ -7,7 +7,7 @@ import pytest
 from samed_hf.cli import main
 from samed_hf.studies import cross_validation
 from samed_hf.studies.cross_validation import cross_validate
-from samed_hf.studies.planes import train_planes
+from samed_hf.studies.planes import _prepare, train_planes
 from samed_hf.training.run import run_training
 from samed_hf.volumes import read_volume
 
@@ -76,15 +76,19 @@ def test_what_has_no_three_planes_is_refused(settings, tmp_path, named, changes)
     assert not (tmp_path / "run").exists()
 
 
+def test_a_random_base_has_the_size_of_the_longest_side(settings, tmp_path):
+    """Axial slices of 20×24 pixels alone would have 128."""
+    data = write_nnunet(tmp_path / "data", make_scans(2, shape=(20, 24, 100)))
+    args = settings(plane="all", data_dir=str(data), model_name_or_path=None, image_size=None)
+    assert _prepare(args, 1, True).image_size == 256
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
-def test_the_dry_run_plans_three_trainings(tmp_path, capsys):
+def test_the_dry_run_plans_three_trainings(tiny_sam, tmp_path, capsys):
     data = write_nnunet(tmp_path / "data", make_scans(4))
-    assert (
-        main(["train", "--plane", "all", "--data_dir", str(data), "--output_dir", str(tmp_path / "run"), "--dry_run"])
-        == 0
-    )
+    flags = ["--data_dir", data, "--model_name_or_path", tiny_sam, "--output_dir", tmp_path / "run", "--dry_run"]
+    assert main(["train", "--plane", "all", *map(str, flags)]) == 0
     printed = capsys.readouterr().out
-    for plane in PLANES:
-        assert f" of {plane} slices" in printed
-    assert printed.count("at 128 pixels") == 3
+    assert [printed.count(f" of {plane} slices") for plane in PLANES] == [1, 1, 1]
     assert not (tmp_path / "run").exists()
