@@ -1,11 +1,11 @@
 """Accuracy beside a 2-D U-Net: trained on the same slices, cores and minutes, scored on the same cases.
 
-    python -m benchmarks accuracy --data_dir DIR --output_dir OUT [--minutes 4,13] [--cases 5,20,120] [--seeds 0,1,2]
+    python -m benchmarks accuracy --data_dir DIR --output_dir OUT [--minutes 4,13] [--cases 5,20,120] [--seeds 0]
         [--methods unet,unet_context,ours] [--row 'small=--model_name_or_path DIR'] [TRAINING FLAGS]
 
-A --row adds flags of `samed-hf train` to the defaults, which are `ours`; one whose name begins with unet is a U-Net.
-TRAINING FLAGS are for all rows; U-Nets use those of the data and --augmentation. Repeated, the command skips complete
-runs of the same flags and cases. OUT/accuracy.md and .json are written after each run.
+These lists are the defaults. A --row adds flags of `samed-hf train` to its defaults, which are `ours`; if its name
+begins with unet, it is a U-Net. TRAINING FLAGS are for all rows; U-Nets use those of the data and --augmentation. When
+repeated, the command skips complete runs. OUT/accuracy.md and .json are written after each run.
 """
 
 from __future__ import annotations
@@ -46,14 +46,12 @@ from .machine import describe
 _WARM_UP, _TIMED = 5, 15  # steps before each run, which tell how many fit into its minutes
 _BATCH, _RATE, _MAX_NORM, _MAX_SIDE = 16, 1e-3, 12.0, 256
 _METHODS = {"unet": "", "unet_context": "--context_slices", "ours": ""}
+_LISTS = {"minutes": "4,13", "cases": "5,20,120", "seeds": "0", "methods": ",".join(_METHODS)}
 # Settings that the benchmark makes itself, and those that decide which cases are scored and how.
 _OWN = ("output_dir", "seed", "num_train_cases", "train_fraction", "max_train_steps", "num_train_epochs")
 _OWN += ("stop_after_epochs", "early_stopping_patience", "resume_from_checkpoint", "push_to_hub")
 _SHARED = ("data_dir", "dataset_name", "num_folds", "fold", "splits", "num_validation_cases", "metrics", "protocol")
-_NOTE = """\
-Dice: mean over cases [95 % interval, BCa bootstrap over cases] of the mean over the seeds. Minus U-Net: the same cases,
-minutes and seeds, paired by case. Minutes taken: of the steps with their data, without decoding and scoring.
-"""
+_NOTE = "Mean Dice of the cases [95 % BCa interval]. Minus U-Net: the same cases, minutes and seeds, paired by case.\n"
 
 
 class UNet(BasicUNet):
@@ -63,7 +61,6 @@ class UNet(BasicUNet):
         super().__init__(spatial_dims=2, in_channels=channels, out_channels=len(data.id2label))
         self.channels, self.device = channels, default_device()
         self.config = SimpleNamespace(id2label=data.id2label, num_labels=len(data.id2label), regions=data.regions)
-        self.to(self.device)
 
     def forward(self, pixel_values: torch.Tensor) -> SimpleNamespace:
         """`logits` `(batch_size, num_labels, S, S)`; `pixel_values` repeat a grey slice three times, for SAM."""
@@ -73,7 +70,7 @@ class UNet(BasicUNet):
 def train_unet(args: SamedTrainingArguments, store: CaseStore, steps: int) -> tuple[UNet, list[float]]:
     """Train by AdamW with cosine decay on Dice and cross-entropy; return the model and the seconds of each step."""
     torch.manual_seed(args.seed)
-    model = UNet(store.slices(store.data.train[0]).read([0]).shape[1], store.data)
+    model = UNet(store.slices(store.data.train[0]).read([0]).shape[1], store.data).to(default_device())
     augmentation = choose_augmentation(args.augmentation or "default", store)
     dataset = SliceDataset(store, store.data.train, augmentation, args.seed)
     dataset.label_stride = 1
@@ -107,11 +104,7 @@ def run_unet(args: SamedTrainingArguments, minutes: float) -> dict[str, Any]:
     side = min(_MAX_SIDE, max(64, -(-slice_side(data, make_processor(args, data)) // 16) * 16))
     store = open_store(args, data, make_processor(args, data, side), decode=True)
     model, seconds = train_unet(args, store, count_steps(minutes, train_unet(args, store, _WARM_UP + _TIMED)[1]))
-    about = {
-        "steps": len(seconds),
-        "seconds": sum(seconds),
-        "parameters": sum(one.numel() for one in model.parameters()),
-    }
+    about = {"steps": len(seconds), "seconds": sum(seconds), "parameters": sum(map(torch.numel, model.parameters()))}
     scores, how = dict[str, Any](), {"protocol": args.scored_protocol, "measures": args.measures, "batch_size": _BATCH}
     for name in data.validation:
         scores |= evaluate_cases(model, [store.case(name)], store.processor, **how)["per_case"]
@@ -198,8 +191,8 @@ def write_results(output: Path, files: Mapping[tuple[Any, ...], Path]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what isn't in OUT yet, and print the table."""
     parser, cores = argparse.ArgumentParser(usage=__doc__, allow_abbrev=False), sorted(os.sched_getaffinity(0))
-    for flag, default in (("minutes", "4,13"), ("cases", "5,20,120"), ("seeds", "0"), ("methods", ",".join(_METHODS))):
-        parser.add_argument(f"--{flag}", default=default, type=lambda text: text.split(","), help=f"[{default}]")
+    for (flag, default), kind in zip(_LISTS.items(), (float, int, int, str), strict=True):
+        parser.add_argument(f"--{flag}", default=default, type=lambda text, kind=kind: [*map(kind, text.split(","))])
     parser.add_argument("--output_dir", type=Path, required=True, metavar="OUT")
     parser.add_argument("--row", default=[], action="append", metavar="NAME=FLAGS")
     parser.add_argument("--threads", type=int, choices=range(1, len(cores) + 1), default=len(cores), help="[all cores]")
@@ -211,14 +204,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.sched_setaffinity(0, cores[: args.threads])  # a training that finds one thread takes all cores
     output, shared = args.output_dir, check_flags(common, methods)
     data = read_training_data(replace(shared, output_dir=str(output)))
-    split, counts = [{"train": data.train, "val": data.validation}], [*map(int, args.cases)]
-    if not data.validation or max(counts) > len(data.train):
+    split = [{"train": data.train, "val": data.validation}]
+    if not data.validation or max(args.cases) > len(data.train):
         known = f"{len(data.train)} cases to train on and {len(data.validation)} to score"
-        raise ValueError(f"cases is {counts}, but {data.root} has {known}: expected enough of both.")
+        raise ValueError(f"cases is {args.cases}, but {data.root} has {known}: expected enough of both.")
     fixed: dict[str, Any] = {"splits": str(output / "splits.json"), "num_folds": None, "fold": None}
     fixed |= {"num_validation_cases": 0, "cache_dir": shared.cache_dir or str(output / "cache")}
     files: dict[tuple[Any, ...], Path] = {}
-    for run in product(map(int, args.seeds), counts, map(float, args.minutes), methods):
+    for run in product(args.seeds, args.cases, args.minutes, methods):
         key = hashlib.sha256(json.dumps([common, methods[run[3]], split]).encode()).hexdigest()[:8]
         files[run] = output / "{3}-{4}/cases-{1}-minutes-{2:g}-seed-{0}/run.json".format(*run, key)
     missing = [one for one in files.items() if not one[1].is_file()]

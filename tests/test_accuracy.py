@@ -48,7 +48,7 @@ def test_a_row_averages_seeds_and_pairs_cases():
         (["--max_train_steps", "9"], "max_train_steps 9"),
         (["--row", "small=--num_folds 3"], "small has num_folds 3"),
         (["--metrics", "hd95"], "hd95"),
-        (["--cases", "5"], "4 to train on and 2 to score"),
+        (["--cases", "5"], "4 cases to train on and 2 to score"),
     ],
 )
 def test_wrong_flags_are_refused_before_a_run(tmp_path, flags, named):
