@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -187,18 +187,22 @@ def fitting_batches(
 
 
 def suggest_base(
-    base: Mapping[str, Any], alternatives: Iterable[StepSettings], available: float
+    base: Mapping[str, Any], alternatives: Sequence[StepSettings], available: float
 ) -> tuple[str, StepSettings, int] | None:
     """The largest of `SMALLER_BASES` with fewer weights than `base` whose training fits into the `available` bytes.
 
     Returns its Hub id, the first of the alternative settings with which one fits, and its bytes; or `None`.
     """
-    for settings in alternatives:
-        weights = estimate_training(base, settings).weights
-        for name, model in SMALLER_BASES.items():
-            memory = estimate_training(base_config(model), settings)
-            if memory.weights < weights and memory.total <= available:
-                return name, settings, memory.total
+
+    def count(config: Mapping[str, Any]) -> int:
+        return sum(weight.numel() for weight in make_meta_model(config, alternatives[0]).parameters())
+
+    own = count(base)
+    smaller = {name: config for name, model in SMALLER_BASES.items() if count(config := base_config(model)) < own}
+    for settings, name in itertools.product(alternatives, smaller):
+        total = estimate_training(smaller[name], settings).total
+        if total <= available:
+            return name, settings, total
     return None
 
 
