@@ -1,15 +1,20 @@
-"""`python -m benchmarks`: run all benchmarks; write JSON and the table of docs/benchmarks.md."""
+"""`python -m benchmarks`: run all benchmarks; write JSON and the table of docs/benchmarks.md.
+
+`python -m benchmarks accuracy` trains beside a U-Net instead; see its --help.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from samed_hf.cli import run_command
 from samed_hf.utils.atomic import write_text
 from samed_hf.utils.threads import single_threaded_blas
 
@@ -31,6 +36,10 @@ _ALL = (*_PARTS, "bases")
 
 def main() -> None:
     """Run the requested benchmarks, print the table and write the requested files."""
+    if sys.argv[1:2] == ["accuracy"]:
+        from .accuracy import main as compare_accuracy
+
+        sys.exit(run_command(lambda: compare_accuracy(sys.argv[2:])))
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads [all cores]")
     parser.add_argument("--only", nargs="+", choices=_ALL, default=_PARTS, help="measure these parts [all but bases]")
