@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from samed_hf.diagnostics.memory import MODELS, StepSettings, base_config, estimate_training
+from samed_hf.diagnostics.memory import StepSettings, base_config, estimate_training
 from samed_hf.utils.atomic import write_text
 
-_BATCH_SIZES = (1, 12)
+_MODELS, _BATCH_SIZES = ("ViT-B", "ViT-L", "ViT-H"), (1, 12)
 _FLOAT32 = StepSettings()
 _BF16 = replace(_FLOAT32, mixed_precision=True)
 _FROZEN = replace(_BF16, frozen_bfloat16=True)
@@ -28,7 +28,7 @@ _ROWS = {
 
 def table() -> Iterator[str]:
     """Yield the lines of the Markdown table: memory in GB of ViT-B, L and H for batches of 1 and 12 slices."""
-    columns = [(model, size) for model in MODELS for size in _BATCH_SIZES]
+    columns = [(model, size) for model in _MODELS for size in _BATCH_SIZES]
     yield f"| settings | {' | '.join(f'{model}, {size}' for model, size in columns)} |"
     yield f"|---|{'---:|' * len(columns)}"
     for name, settings in _ROWS.items():

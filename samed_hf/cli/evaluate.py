@@ -90,10 +90,13 @@ def _evaluate(args: argparse.Namespace, state: PartialState) -> int:
         data, split, names = _choose_cases(args)
         base = args.base_model_name_or_path
         segmenter = Segmenter.load([args.adapter], dtype=args.dtype, base_model_name_or_path=base, backend=args.backend)
-        if any(one.to_dict() != segmenter.processor.to_dict() for one in segmenter.processors):
+        own = dict.fromkeys(("axis_order", "orientation", "image_size", "size") if segmenter.in_planes else ())
+        if any(one.to_dict() | own != segmenter.processor.to_dict() | own for one in segmenter.processors):
             raise ValueError(
                 f"The members of {args.adapter!r} scale images differently: they can't be scored together."
             )
+        if segmenter.in_planes and (data.is_2d or data.is_sliced):
+            raise ValueError(f"{data.root} holds slices: expected scans, as {args.adapter!r} sees several planes.")
         data.expect_channels(segmenter.processor.num_channels)
         regions = segmenter.models[0].config.regions
         data.expect_labels(segmenter.id2label, regions)
@@ -166,7 +169,7 @@ def _score(args: argparse.Namespace, data: CaseDataset, names: list[str], segmen
     options = {"protocol": args.protocol, "input_size": args.input_size, "batch_size": args.batch_size}
     options |= {"ignore_index": data.ignore_index, "measures": measures}
     read = partial(data.read_case, processor=processor)
-    score_cases(segmenter.models, names, read, processor, predicted=draw, done=done, **options)
+    score_cases(segmenter, names, read, processor, predicted=draw, done=done, **options)
     return records
 
 
@@ -232,8 +235,9 @@ def _choose_cases(args: argparse.Namespace) -> tuple[CaseDataset, str, list[str]
     files = [Path(member) / "training_settings.json" for member in ensemble_members(args.adapter)]
     contents = [content for file in files if file.is_file() and isinstance(content := read_json(file), dict)]
     known: list[dict[str, Any]] = [content.get("cases", {}) for content in contents]
-    if not names and not args.split and len(files) == 1 and known:  # the cases that training held out itself
-        split, names = "validation", [name for name in known[0].get("validation", ()) if name in data.sources]
+    held_out = [[name for name in one.get("validation", ()) if name in data.sources] for one in known]
+    if not names and not args.split and held_out and held_out == held_out[:1] * len(files):  # by training itself
+        split, names = "validation", held_out[0]
     if not names:
         declared = ", ".join(f"{len(getattr(data, one))} for {one}" for one in _SPLITS)
         raise ValueError(f"{data.root} has no case to score ({declared}): give --split, --num_folds or --splits.")

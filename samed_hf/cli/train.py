@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from .common import start_processes
+from .processes import run_in_processes
 
 __all__ = ["add_parser", "run"]
 
@@ -20,17 +21,18 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run, accepts_rest=True)
 
 
-def run(args: argparse.Namespace) -> None:
-    """Train, score and describe an adapter; with `--dry_run`, print what that would take."""
-    start_processes(args.argv)
+def run(args: argparse.Namespace) -> int:
+    """Train, score and describe an adapter, or one for each plane; with `--dry_run`, print what that would take."""
     from ..training.settings_file import parse_command
 
     settings, dry_run = parse_command(args.rest, prog="samed-hf train", description=_DESCRIPTION)
-    if dry_run:
-        from ..training.dry_run import log_plan
+    if settings.plane == "all":
+        from ..studies.planes import train_planes
 
-        log_plan(settings)
-    else:
-        from ..training.run import run_training
+        return run_in_processes(args, lambda _: train_planes(settings, dry_run=dry_run))
+    start_processes(args.argv)
+    from ..training.dry_run import log_plan
+    from ..training.run import run_training
 
-        run_training(settings)
+    (log_plan if dry_run else run_training)(settings)
+    return 0

@@ -47,8 +47,8 @@ class DataArguments:
     )
     plane: str | None = setting(
         None,
-        "Plane of the slices: axial, coronal or sagittal [axial].",
-        choices=("axial", "coronal", "sagittal"),
+        "Plane of the slices: axial, coronal or sagittal; all: an adapter for each, and their ensemble [axial].",
+        choices=("axial", "coronal", "sagittal", "all"),
         resume=True,
     )
     context_slices: bool = setting(False, "Add the two neighbouring slices as channels, for grey scans.", resume=True)

@@ -87,6 +87,7 @@ class CaseDataset:
         train, validation, test: names of the cases; no case is in two of them.
         channel_names: what the channels of a scan are.
         is_2d: whether the files are images without a unit of intensity, such as PNG.
+        is_sliced: whether the cases are stored as slices, so that none can be cut in another plane.
         intensity_range: what becomes 0 and 1 in 2-D images of more than 8 bits.
         orientation: of the slices: "LPS" if the files record theirs, otherwise what the data set declares.
         input_size: side in pixels to which the slices were zoomed beforehand, if they were.
@@ -110,6 +111,7 @@ class CaseDataset:
     test: list[str] = field(default_factory=list)
     channel_names: tuple[str, ...] = ("image",)
     is_2d: bool = False
+    is_sliced: bool = False
     intensity_range: tuple[float, float] | None = None
     orientation: str | None = "LPS"
     input_size: int | None = None

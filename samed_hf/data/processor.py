@@ -11,9 +11,9 @@ from ..volumes.file_checks import NotFiniteError
 from .arguments import DataArguments
 from .dataset import CaseDataset
 
-__all__ = ["make_processor", "slice_side"]
+__all__ = ["PLANES", "make_processor", "slice_side"]
 
-_PLANES = {"axial": ((2, 1, 0), "LPS"), "coronal": ((1, 2, 0), "LPI"), "sagittal": ((0, 2, 1), "LPI")}
+PLANES = {"axial": ((2, 1, 0), "LPS"), "coronal": ((1, 2, 0), "LPI"), "sagittal": ((0, 2, 1), "LPI")}
 """Axes that become slices, rows and columns, and the orientation in which the head or the front is above."""
 
 
@@ -29,9 +29,11 @@ def make_processor(args: DataArguments, data: CaseDataset, image_size: int | Non
         ValueError: a plane other than axial of data that consists of slices, an unknown channel, or more than three
             channels without a choice or a projection.
     """
-    if args.plane not in (None, "axial") and (data.is_2d or data.layout == "Synapse"):
+    if args.plane not in (None, "axial") and (data.is_2d or data.is_sliced):
         raise ValueError(f"plane is {args.plane}, but {data.root} holds slices ({data.layout}): expected whole scans.")
-    axis_order, orientation = _PLANES[args.plane or "axial"]
+    if args.plane == "all":
+        raise ValueError("plane is all: expected one plane here; samed-hf train alone trains an adapter of each.")
+    axis_order, orientation = PLANES[args.plane or "axial"]
     names = data.channel_names
     channels = None if args.channels is None else choose_channels(args.channels, names, data.root)
     if channels is None and (len(names) > 3) != args.channel_projection:

@@ -29,6 +29,8 @@ class SliceDataset(Dataset):
         seed: of the augmentation.
     """
 
+    label_stride = 4  # pixels of the input for each pixel of the labels, as of SAM's logits
+
     def __init__(
         self, store: CaseStore, cases: Sequence[str], augmentation: Augmentation | None = None, seed: int = 0
     ) -> None:
@@ -61,7 +63,7 @@ class SliceDataset(Dataset):
             image, label = augment(image, label, self.augmentation, generator)
         size = self.store.processor.image_size
         pixels = self.store.processor.resize_slices(torch.from_numpy(image))
-        labels = nearest_zoom(label, (size, size), (size // 4, size // 4))
+        labels = nearest_zoom(label, (size, size), (size // self.label_stride,) * 2)
         return {
             "pixel_values": pixels.expand(max(3, len(pixels)), -1, -1).contiguous(),
             "labels": torch.from_numpy(labels.astype(np.int64)),

@@ -139,7 +139,7 @@ def format_diagnosis(diagnosis: dict[str, Any]) -> str:
         content = ", ".join(f"{key} {value}" for key, value in config["content"].items())
         lines.append(f"accelerate  {config['path']}: {content}")
     for device, models in diagnosis["fits"].items():
-        lines += [f"fits        {device}: {_fit(model, fit)}" for model, fit in models.items()]
+        lines += [f"fits        {device}: {_fit(model, models)}" for model in models]
     if diagnosis["fits"]:
         lines.append("            at 512 pixels with 9 labels; computed, not measured")
     lines += [f"warning     {line}" for line in diagnosis["warnings"]]
@@ -162,9 +162,14 @@ def _device(device: dict[str, Any]) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _fit(model: str, fit: dict[str, Any] | None) -> str:
+def _fit(model: str, models: dict[str, dict[str, Any] | None]) -> str:
+    fit = models[model]
     if fit is None:
-        return f"{model} can't be trained, not even with one slice in a batch"
+        from .memory import SMALLER_BASES
+
+        smaller = next((name for name, one in SMALLER_BASES.items() if models.get(one)), None)
+        advice = f": use {smaller} or another smaller one" if smaller else ""
+        return f"{model} can't be trained, not even with one slice in a batch{advice}"
     slices = "1 slice" if fit["batch_size"] == 1 else f"{fit['batch_size']} slices"
     flags = f" with {fit['flags']}" if fit["flags"] else ""
     return f"{model}, {slices} in a batch{flags}, about {_gigabytes(fit['bytes'])}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -26,6 +26,7 @@ from .fake_step import LiveBytes, make_fake, use_fused_attention
 
 __all__ = [
     "MODELS",
+    "SMALLER_BASES",
     "MemoryEstimate",
     "StepSettings",
     "TrainingMemory",
@@ -34,6 +35,7 @@ __all__ = [
     "fitting_batches",
     "make_meta_model",
     "read_base_config",
+    "suggest_base",
 ]
 
 _FLOAT = 4
@@ -41,11 +43,22 @@ _SMALL, _BLOCK = 4096, 256  # bitsandbytes: smaller tensors keep moments of 32 b
 _BATCH_SIZES = (12, 4, 1)
 
 MODELS: dict[str, dict[str, Any]] = {
-    "ViT-B": {},  # transformers' default
-    "ViT-L": {"hidden_size": 1024, "num_hidden_layers": 24, "global_attn_indexes": [5, 11, 17, 23]},
-    "ViT-H": {"hidden_size": 1280, "num_hidden_layers": 32, "global_attn_indexes": [7, 15, 23, 31]},
+    "SlimSAM-77": {"hidden_size": 168, "mlp_dim": 696},
+    "SlimSAM-50": {"hidden_size": 384, "mlp_dim": 1536},
+    "ViT-B": {},  # transformers' default, and MedSAM's
+    "ViT-L": {"hidden_size": 1024, "mlp_dim": 4096, "num_attention_heads": 16}
+    | {"num_hidden_layers": 24, "global_attn_indexes": [5, 11, 17, 23]},
+    "ViT-H": {"hidden_size": 1280, "mlp_dim": 5120, "num_attention_heads": 16}
+    | {"num_hidden_layers": 32, "global_attn_indexes": [7, 15, 23, 31]},
 }
-"""What the image encoders of the published SAMs change in transformers' default."""
+"""What the image encoders of the published SAMs change in transformers' default, from the smallest to the largest."""
+
+SMALLER_BASES = {
+    "facebook/sam-vit-base": "ViT-B",
+    "nielsr/slimsam-50-uniform": "SlimSAM-50",
+    "nielsr/slimsam-77-uniform": "SlimSAM-77",
+}
+"""Hub ids to suggest where a base model doesn't fit, and what they are of `MODELS`, from the largest."""
 
 
 @dataclass(frozen=True)
@@ -149,11 +162,8 @@ def read_base_config(model_name_or_path: str | None, **options: Any) -> dict[str
 
 
 def base_config(model: str) -> dict[str, Any]:
-    """The config.json of a published SAM, "ViT-B", "ViT-L" or "ViT-H", as far as it differs from the default."""
-    vision = dict(MODELS[model])
-    if vision:
-        vision |= {"num_attention_heads": 16, "mlp_dim": 4 * vision["hidden_size"]}
-    return {"model_type": "sam", "vision_config": vision}
+    """The config.json of one of `MODELS`, as far as it differs from the default."""
+    return {"model_type": "sam", "vision_config": dict(MODELS[model])}
 
 
 def fitting_batches(
@@ -174,6 +184,26 @@ def fitting_batches(
                     largest[device][model] = {"batch_size": size, "flags": flags, "bytes": total}
                     break
     return largest
+
+
+def suggest_base(
+    base: Mapping[str, Any], alternatives: Sequence[StepSettings], available: float
+) -> tuple[str, StepSettings, int] | None:
+    """The largest of `SMALLER_BASES` with fewer weights than `base` whose training fits into the `available` bytes.
+
+    Returns its Hub id, the first of the alternative settings with which one fits, and its bytes; or `None`.
+    """
+
+    def count(config: Mapping[str, Any]) -> int:
+        return sum(weight.numel() for weight in make_meta_model(config, alternatives[0]).parameters())
+
+    own = count(base)
+    smaller = {name: config for name, model in SMALLER_BASES.items() if count(config := base_config(model)) < own}
+    for settings, name in itertools.product(alternatives, smaller):
+        total = estimate_training(smaller[name], settings).total
+        if total <= available:
+            return name, settings, total
+    return None
 
 
 def estimate_training(base: Mapping[str, Any], settings: StepSettings) -> TrainingMemory:

@@ -17,8 +17,8 @@ from huggingface_hub.utils import yaml_dump
 from ..utils.atomic import write_text
 from ..utils.source import package_source
 
-__all__ = ["AUTO_MAPPING", "LICENSES", "PRIVATE_SETTINGS", "is_hub_id", "is_local_base", "named_base", "read_json"]
-__all__ += ["escape_markdown", "merge_cards", "split_card", "write_card"]
+__all__ = ["AUTO_MAPPING", "BASE_LICENSES", "LICENSES", "PRIVATE_SETTINGS", "escape_markdown", "is_hub_id"]
+__all__ += ["is_local_base", "merge_cards", "named_base", "read_json", "split_card", "write_card"]
 
 PRIVATE_SETTINGS = frozenset(
     {"data_dir", "dataset_name", "cache_dir", "output_dir", "model_name_or_path", "resume_from_checkpoint", "hub_token"}
@@ -35,6 +35,13 @@ processor from there, at the adapter's own revision. The base model and its revi
 
 LICENSES = ("license", "base_license", "data_license")
 """Settings that name the licences of the adapter's weights, of the base model and of the data."""
+
+BASE_LICENSES = dict.fromkeys(
+    [*(f"facebook/sam-vit-{size}" for size in ("base", "large", "huge")), "wanglab/medsam-vit-base"]
+    + [f"nielsr/slimsam-{share}-uniform" for share in (50, 77)],
+    "apache-2.0",
+)
+"""Licences of well-known base models, as their pages on the Hub state them."""
 
 # Settings that don't affect the trained weights; neither do those that start with "hub_".
 _NOT_ON_CARD = frozenset(
@@ -73,8 +80,8 @@ def write_card(
         directory: of the adapter, as a training left it or in the layout of a repository.
         name: title, and name of the repository in the snippets; defaults to the directory's.
         licenses: the Hub's identifiers of the licences of the adapter's weights ("license"), of the base model
-            ("base_license") and of the data ("data_license"); defaults to those in `training_settings.json`. The card
-            says which are unknown.
+            ("base_license") and of the data ("data_license"); defaults to those in `training_settings.json`, of a base
+            model then to `BASE_LICENSES`. The card says which are unknown.
         source: git URL at a tag or commit to install this package from; see [`package_source`].
         page: address of a page that runs the adapter in its reader's browser.
 
@@ -99,6 +106,8 @@ def _context(directory: Path, licenses: Mapping[str, str | None]) -> dict[str, A
     """The template's variables, but for name and source."""
     metrics, settings = (read_json(directory / f"{name}.json") for name in ("metrics", "training_settings"))
     run, dataset = settings.pop("run", {}), settings.get("dataset_name")
+    adapter = _describe_adapter(directory)
+    known = {"base_license": BASE_LICENSES.get(adapter["base_model"])}
     trained_on = settings.get("cases", {}).get("train")
     shown = {
         key: value
@@ -116,8 +125,8 @@ def _context(directory: Path, licenses: Mapping[str, str | None]) -> dict[str, A
         "seen": len({*trained_on} & {*metrics["per_case"]}) if trained_on and metrics else None,
         "images": [path.name for path in directory.glob("*.png")],
         "examples": sorted(path.relative_to(directory).as_posix() for path in directory.glob("examples/*.png")),
-        **_check_licenses({key: licenses.get(key) or settings.get(key) for key in LICENSES}),
-        **_describe_adapter(directory),
+        **_check_licenses({key: licenses.get(key) or settings.get(key) or known.get(key) for key in LICENSES}),
+        **adapter,
     }
 
 

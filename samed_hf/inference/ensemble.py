@@ -60,7 +60,7 @@ def ensemble_members(adapter: str) -> list[str]:
     directory = Path(adapter)
     if not (directory / ENSEMBLE).is_file():
         return [adapter]
-    advice = "copy the whole directory again, or repeat samed-hf cross-validate, which writes it anew"
+    advice = "copy the whole directory again, or repeat the command that wrote it (cross-validate, train)"
     try:
         record = json.loads((directory / ENSEMBLE).read_text(encoding="utf-8"))
         members, files = [str(name) for name in record["members"]], dict(record["files"])

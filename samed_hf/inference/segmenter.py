@@ -59,8 +59,8 @@ class Segmenter:
             dtype, base_model_name_or_path, backend: see [`load_model`].
 
         Raises:
-            ValueError: one is no SAMed model, its labels or slices differ from the first one's, or a file of an
-                ensemble has changed.
+            ValueError: one is no SAMed model, its labels differ from the first one's, or a file of an ensemble has
+                changed.
         """
         options: dict[str, Any] = {"dtype": dtype, "backend": backend}
         options["base_model_name_or_path"] = base_model_name_or_path
@@ -83,11 +83,8 @@ class Segmenter:
                     f"{name!r} runs on {devices[0]}, {first[0]!r} on {devices[1]}: expected one device for all members "
                     "of an ensemble; give exported models only, or adapters only."
                 )
-            for what in ("id2label", "regions", "orientation", "axis_order"):
-                own, expected = (
-                    getattr(one if what in ("id2label", "regions") else one.processor, what)
-                    for one in (member, first[1])
-                )
+            for what in ("id2label", "regions"):
+                own, expected = getattr(member, what), getattr(first[1], what)
                 if own != expected:
                     raise ValueError(
                         f"{name!r} has the {what} {own}, {first[0]!r} {expected}: expected the same in all members "
@@ -115,8 +112,13 @@ class Segmenter:
 
     @property
     def processor(self) -> SamedImageProcessor:
-        """The first model's image processor; all of them cut the same slices."""
+        """The first model's image processor."""
         return self.processors[0]
+
+    @property
+    def in_planes(self) -> bool:
+        """Whether the models cut a scan into different slices."""
+        return len({(one.orientation, *one.axis_order) for one in self.processors}) > 1
 
     def fingerprints(self) -> list[str]:
         """Hash the weights, the labels and the image processor of each model."""

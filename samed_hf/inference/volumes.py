@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +15,7 @@ import torch
 from ..model.image_processing_samed import SamedImageProcessor
 from ..model.modeling_samed import SamedForSemanticSegmentation
 from ..transforms.settings import to_numpy
-from ..transforms.slicing import SliceStack, cut_scan, image_bounds, join_slices
+from ..transforms.slicing import SliceStack, cut_scan, cut_slices, image_bounds, join_slices
 from ..utils.console import ProgressCallback
 from ..utils.threads import single_threaded_blas
 from ..volumes.geometry import Volume
@@ -50,20 +52,24 @@ def segment_volume(
     This is how every command and server predicts: of the same file they get the same labels.
 
     Args:
-        segmenter: the model or models, whose softmax is averaged.
+        segmenter: the model or models, whose softmax is averaged on the scan's grid.
         volume: the scan, in the unit of the processor's intensity window (HU for CT). If it `is_image`, its frames are
             segmented as stored, and 8-bit values count from 0 to 255 whatever the window is.
         batch_size: slices through a model at once; `None` chooses it by the free memory.
         tta: test-time augmentation: average views of each slice as it is, rotated by ±8°, and mirrored if no label has
             a side.
-        progress: called with the number of slices done and the number of all slices.
+        progress: called with the number of slices done and the number of all slices; for each of several planes.
         probabilities: path of a file to create for the softmax of every label.
         confidence_dtype: floating point type of the confidence.
         limits: the most slices, and pixels of a slice; by default `InputLimits.local()`.
 
     Raises:
-        ValueError: another number of channels than the models', NaN or infinity in the scan, or beyond the limits.
+        ValueError: another number of channels than the models', NaN or infinity in the scan, or beyond the limits; or
+            an image or one slice for models of several planes.
     """
+    if segmenter.in_planes:
+        options: dict[str, Any] = {"batch_size": batch_size, "tta": tta, "progress": progress, "limits": limits}
+        return _segment_planes(segmenter, volume, probabilities, confidence_dtype=confidence_dtype, **options)
     slices = cut_scan(volume, segmenter.processor, limits)
     labels, confidence, softmax = _segment_slices(
         segmenter, slices, batch_size, tta, volume.is_image, progress, probabilities, confidence_dtype
@@ -72,6 +78,26 @@ def segment_volume(
     labels = np.ascontiguousarray(join(labels))  # one after the other, so that only one of them is there twice
     confidence = np.ascontiguousarray(join(confidence))
     return Segmentation(labels, confidence, None if softmax is None else join(softmax))
+
+
+def _segment_planes(segmenter: Segmenter, volume: Volume, path: Path | None, **options: Any) -> Segmentation:
+    """[`segment_volume`] for models of several planes; the softmax of each is in a temporary file."""
+    if volume.is_image or min(volume.grid) < 2:
+        raise ValueError(
+            f"{volume.path or 'The scan'} has slices of one plane ({'×'.join(map(str, volume.grid))}): expected a scan "
+            "for models of several; or give the adapter of that plane alone."
+        )
+    found: list[Segmentation] = []
+    with tempfile.TemporaryDirectory(prefix="samed-hf-") as directory:
+        for index, (model, processor) in enumerate(zip(segmenter.models, segmenter.processors, strict=True)):
+            file = path if path and not index else Path(directory) / str(index)
+            found.append(segment_volume(Segmenter.of(model, processor), volume, probabilities=file, **options))
+    maps = (found[0].labels, found[0].confidence, *(np.asarray(one.probabilities) for one in found))
+    cut = (cut_slices(replace(volume, array=one), segmenter.processor) for one in maps)
+    for label, confidence, *softmax in zip(*cut, strict=True):  # slice by slice: the files may exceed the memory
+        softmax[0][...] = sum(softmax) / len(softmax)
+        label[...], confidence[...] = softmax[0].argmax(axis=0), softmax[0].max(axis=0)
+    return found[0] if path else found[0]._replace(probabilities=None)
 
 
 @torch.inference_mode()

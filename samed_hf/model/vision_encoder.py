@@ -27,6 +27,7 @@ from .attention import (
 __all__ = ["SamedVisionAttention", "SamedVisionLayer", "fuse_projections", "is_fused"]
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+_ALIGNMENT = 8  # channels of a head
 
 
 class SamedVisionAttention(SamVisionAttention):
@@ -174,7 +175,12 @@ class SamedVisionAttention(SamVisionAttention):
             weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
             context = F.dropout(weights, p=dropout) @ value
         else:
-            context = F.scaled_dot_product_attention(query, key, value, bias, dropout_p=dropout)
+            # Fused kernels need whole multiples of channels in a head: SlimSAM-77 has 14.
+            if missing := -query.shape[-1] % _ALIGNMENT:
+                query, key, value = (F.pad(one, (0, missing)) for one in (query, key, value))
+            scale = self.scale if missing else None
+            context = F.scaled_dot_product_attention(query, key, value, bias, dropout_p=dropout, scale=scale)
+            context = context[..., : context.shape[-1] - missing]
             if torch.compiler.is_exporting():  # the kernels that an export chooses between differ in strides
                 context = context.clone(memory_format=torch.contiguous_format)
         context = join_windows(context, windows, batch_size)[:, :height, :width]

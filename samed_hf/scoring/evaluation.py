@@ -5,17 +5,20 @@ import io
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from ..data.dataset import Case
-from ..inference.slices import predict_slices
+from ..inference import Segmenter, predict_slices, segment_volume
 from ..model.image_processing_samed import SamedImageProcessor
 from ..model.modeling_samed import SamedForSemanticSegmentation
+from ..transforms.slicing import cut_slices, join_slices
 from ..utils.atomic import write_text
 from ..utils.pipelining import Outcome, read_process_write
+from ..volumes.geometry import Volume
 from .calibration import Calibration
 from .intervals import score_intervals
 from .measures import Measures, Score
@@ -25,6 +28,7 @@ __all__ = ["CaseResult", "describe_results", "evaluate_cases", "score_cases", "s
 
 
 Item = TypeVar("Item")
+_RAS = Volume(np.empty((2, 2, 2)), np.eye(4))
 
 
 class CaseResult(NamedTuple):
@@ -35,7 +39,7 @@ class CaseResult(NamedTuple):
 
 
 def score_cases(
-    model: SamedForSemanticSegmentation | Sequence[SamedForSemanticSegmentation],
+    model: SamedForSemanticSegmentation | Sequence[SamedForSemanticSegmentation] | Segmenter,
     items: Sequence[Item],
     read: Callable[[Item], Case],
     processor: SamedImageProcessor,
@@ -56,7 +60,7 @@ def score_cases(
     that can't be read, predicted or scored doesn't stop the others.
 
     Args:
-        model: in evaluation mode, or several, whose softmax is averaged.
+        model: in evaluation mode, or several, whose softmax is averaged; of several planes a segmenter.
         items: what `read` reads, e.g. names.
         read: returns a volume with its labels; called once for each item.
         processor: resizes and normalises the slices.
@@ -70,15 +74,21 @@ def score_cases(
             error. If it raises an error, the run ends.
     """
 
-    measures, config = measures or Measures(), (model[0] if isinstance(model, Sequence) else model).config
+    measures, models = measures or Measures(), model.models if isinstance(model, Segmenter) else model
+    config = (models[0] if isinstance(models, Sequence) else models).config
+    planes = model if isinstance(model, Segmenter) and model.in_planes else None
+    if planes and (protocol == "samed" or input_size or "calibration" in measures.metrics):
+        raise ValueError("protocol samed, input_size and metrics calibration are for models of one plane, not several.")
     members = class_members(config.id2label, config.regions)
 
     def predict(item: Item, case: Case, _: object) -> tuple[Case, np.ndarray, Calibration | None]:
+        if planes:
+            return case, _predict_planes(planes, case, batch_size), None
         options: dict[str, Any] = {"input_size": input_size, "reference_zoom": protocol == "samed"}
         is_asked = "calibration" in measures.metrics
         calibration = Calibration(case.label, members, case.spacing, ignore_index) if is_asked else None
         options |= {"batch_size": batch_size, "observer": calibration}
-        return case, predict_slices(model, case.image, processor, **options), calibration
+        return case, predict_slices(models, case.image, processor, **options), calibration
 
     def score(item: Item, found: tuple[Case, np.ndarray, Calibration | None]) -> CaseResult:
         case, prediction, calibration = found
@@ -90,6 +100,14 @@ def score_cases(
         return CaseResult(scores, "voxel" if protocol == "samed" or case.spacing is None else "mm")
 
     read_process_write(items, read=read, process=predict, write=score, done=done)
+
+
+def _predict_planes(segmenter: Segmenter, case: Case, batch_size: int | None) -> np.ndarray:
+    """The labels of a case, cut as the first model does, by models of several planes."""
+    scan = Volume(join_slices(case.image, _RAS, segmenter.processor), np.eye(4))
+    rescaled = [one.from_dict(one.to_dict() | {"intensity_window": (0.0, 1.0)}) for one in segmenter.processors]
+    found = segment_volume(Segmenter(segmenter.models, tuple(rescaled)), scan, batch_size=batch_size)
+    return cut_slices(replace(scan, array=found.labels), segmenter.processor)
 
 
 def summarize_results(

@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from ..data.dataset import CaseDataset
 from ..diagnostics.machine import find_accelerators, find_processor
-from ..hub.card import AUTO_MAPPING, escape_markdown, is_hub_id, is_local_base
+from ..hub.card import AUTO_MAPPING, BASE_LICENSES, escape_markdown, is_hub_id, is_local_base
 from ..hub.repository import public_settings
 from ..inference import Segmenter
 from ..model.adapter_files import AdapterFiles
@@ -88,7 +88,7 @@ def _model(adapter: str, segmenter: Segmenter) -> dict[str, Any]:
     """What the files and the weights of the adapter say; "trained" is `None` for a model without adapter."""
     model, download = segmenter.models[0], pin_revision(adapter, {})
     about: dict[str, Any] = {"hub_id": None if Path(adapter).exists() else adapter, "trained": None, "base": None}
-    about |= {"revision": download.get("revision"), "base_revision": None, "published": False}
+    about |= {"revision": download.get("revision"), "base_revision": None, "base_license": None, "published": False}
     if (files := AdapterFiles.find(adapter, download)) is not None:
         file = fetch_file(adapter, SAFETENSORS_WEIGHTS_NAME, download | {"subfolder": files.subfolder})
         with safe_open(file, "pt") as weights:
@@ -99,6 +99,7 @@ def _model(adapter: str, segmenter: Segmenter) -> dict[str, Any]:
         about["whole"] = sorted({name.split(".")[0] for name in names if ".lora_" not in name})
         base, about["base_revision"] = files.named_base(download)
         about["base"] = None if base is None or is_local_base(base) else base
+        about["base_license"] = BASE_LICENSES.get(about["base"])
         about["published"] = files.content.get("auto_mapping") == AUTO_MAPPING
     total = sum(one.numel() for name, one in model.named_parameters() if ".original_module." not in name)
     return about | {"total": total, "hash": segmenter.fingerprints()[0], "base_hash": base_fingerprint(model)}

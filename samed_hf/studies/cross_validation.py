@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -26,11 +27,11 @@ from .folds import SPLITS, Fold, find_folds, prepare_folds, read_cases
 from .learning_curve import write_learning_curve
 from .summary import write_cross_validation
 
-__all__ = ["cross_validate", "log_cross_validation", "train_fold"]
+__all__ = ["cross_validate", "is_complete", "log_cross_validation", "train_fold"]
 
 logger = get_logger(__name__)
 
-_WRITTEN = ("adapter_model.safetensors", "metrics.json", "training_report.html")  # a run writes the report last
+_WRITTEN = ("adapter_model.safetensors", "training_report.html")  # a run writes the report last
 
 
 def cross_validate(
@@ -82,10 +83,13 @@ def cross_validate(
     return 0
 
 
-def train_fold(study: SamedTrainingArguments, fold: int) -> str | None:
-    """Train and score a fold, unless it is complete or another process trains it; return the error, if it failed."""
-    state, directory = PartialState(), Path(study.output_dir)
-    output = directory / f"fold-{fold}"
+def train_fold(study: SamedTrainingArguments, fold: int | str) -> str | None:
+    """Train a fold, or a part by its name, unless it is complete or another process does; return the error, if any."""
+    state, directory, options = PartialState(), Path(study.output_dir), dict[str, Any]()
+    output = directory / str(fold)
+    if isinstance(fold, int):
+        output, study = directory / f"fold-{fold}", replace(study, fold=fold)
+        options = {"split": "validation", "images": directory / "images"}
     directory.mkdir(parents=True, exist_ok=True)
     with open(directory / f".{output.name}.lock", "ab") as file:
         try:
@@ -94,13 +98,12 @@ def train_fold(study: SamedTrainingArguments, fold: int) -> str | None:
         except (BlockingIOError, PermissionError):
             logger.info(f"skipped     {output}, which another process trains")
             return None
-        if on_main_rank(state, lambda: _is_complete(output)):
+        if on_main_rank(state, lambda: is_complete(output)):
             logger.info(f"complete    {output}")
             return None
-        logger.info(f"\nFold {fold}: {output}")
-        settings = replace(study, output_dir=str(output), fold=fold)
+        logger.info(f"\n{output.name.capitalize().replace('-', ' ')}: {output}")
         try:
-            run_training(settings, split="validation", images=directory / "images", keep_processes=True)
+            run_training(replace(study, output_dir=str(output)), keep_processes=True, **options)
         except Exception as error:
             if state.num_processes > 1:  # the others may be at any point of the training
                 raise
@@ -117,13 +120,14 @@ def train_fold(study: SamedTrainingArguments, fold: int) -> str | None:
     return None
 
 
-def _is_complete(output: Path) -> bool:
+def is_complete(output: Path) -> bool:
+    """Whether a training has written its last file."""
     return all((output / name).is_file() for name in _WRITTEN)
 
 
 def _collect(output: Path, outputs: dict[Path, list[Path]], curve: dict[int, Path]) -> None:
     """Write what needs all folds, if they are complete."""
-    if waiting := [str(one) for folds in outputs.values() for one in folds if not _is_complete(one)]:
+    if waiting := [str(one) for folds in outputs.values() for one in folds if not is_complete(one)]:
         logger.info(f"waiting     for {', '.join(waiting)}: the run that completes the last one collects the scores")
         return
     for directory, folds in outputs.items():
@@ -146,7 +150,8 @@ def _check(args: SamedTrainingArguments, num_parallel_folds: int, num_processes:
     ]
     if num_parallel_folds < 1 or (num_parallel_folds > 1 and num_processes > 1):
         problems.append(f"num_parallel_folds is {num_parallel_folds}: expected 1 or, in a single process, more")
-    if (Path(args.output_dir) / "adapter_model.safetensors").exists():
+    problems += ["plane is 'all': expected one plane, as each fold is an adapter"] * (args.plane == "all")
+    if any((Path(args.output_dir) / name).exists() for name in ("adapter_model.safetensors", "planes.json")):
         problems.append(f"output_dir {args.output_dir!r} holds a training run: expected another directory")
     if problems:
         raise ValueError("; ".join(problems) + ".")

@@ -22,13 +22,13 @@ from ..utils.atomic import write_text
 from ..utils.console import ProgressBar
 from ..utils.text import name_some
 
-__all__ = ["SPLITS", "Fold", "find_folds", "prepare_folds", "read_cases"]
+__all__ = ["RECORD", "SPLITS", "Fold", "find_folds", "keep_settings", "prepare_folds", "read_cases"]
 
 logger = get_logger(__name__)
 
 Fold = tuple[list[str], list[str]]
 """The cases to train on and those that are held out."""
-SPLITS, _RECORD = "splits_final.json", "cross_validation.json"
+SPLITS, RECORD = "splits_final.json", "cross_validation.json"
 _SCORES = ("metrics", "nsd_tolerance_mm", "lesion_min_iou", "eval_steps")  # settings that change results, not weights
 
 
@@ -44,19 +44,7 @@ def prepare_folds(args: SamedTrainingArguments, num_processes: int) -> tuple[Sam
     if args.uses_random_sam and args.image_size is None:  # once, as the slices of folds can differ in size
         side = slice_side(data, make_processor(args, data))
         args = replace(args, image_size=args.fill_defaults(num_processes, side).image_size)
-    names = [item.name for item in fields(args) if item.metadata["on_card"] or item.name in _SCORES]
-    settings = {name: getattr(args, name) for name in names if name != "fold"} | {"num_processes": num_processes}
-    for name in ("model_name_or_path", "splits"):  # whose directories differ between machines
-        settings[name] = getattr(args, name) and Path(getattr(args, name)).name
-    record = json.loads(json.dumps({"settings": settings, "cases": data.train}))
-    runs = (
-        path for pattern in ("fold-*", "cases-*/fold-*") for path in output.glob(f"{pattern}/training_settings.json")
-    )
-    if (output / _RECORD).is_file() and any(runs):
-        _compare(output, read_json(output / _RECORD), record)
-    else:
-        output.mkdir(parents=True, exist_ok=True)
-        write_text(output / _RECORD, json.dumps(record, indent=2) + "\n")
+    if not keep_settings(replace(args, fold=None), data.train, num_processes, RECORD):
         folds = find_folds(args, data) or _make_folds(args, data)
         write_text(output / SPLITS, json.dumps(splits_of_folds(folds), indent=2) + "\n")
     folds = _read_folds(output / SPLITS, data)
@@ -67,6 +55,23 @@ def prepare_folds(args: SamedTrainingArguments, num_processes: int) -> tuple[Sam
     if spare := sorted({*data.train} - {name for _, names in folds for name in names}):
         logger.warning(f"{len(spare)} cases are held out in no fold and are not scored: {name_some(spare)}")
     return args, folds
+
+
+def keep_settings(args: SamedTrainingArguments, cases: list[str], num_processes: int, file: str) -> bool:
+    """Write settings and cases to `file`, or compare them with it if a training has begun; return whether one has."""
+    output = Path(args.output_dir)
+    names = [item.name for item in fields(args) if item.metadata["on_card"] or item.name in _SCORES]
+    settings = {name: getattr(args, name) for name in names} | {"num_processes": num_processes}
+    for name in ("model_name_or_path", "splits"):  # whose directories differ between machines
+        settings[name] = getattr(args, name) and Path(getattr(args, name)).name
+    record = json.loads(json.dumps({"settings": settings, "cases": cases}))
+    runs = (path for pattern in ("*", "cases-*/fold-*") for path in output.glob(f"{pattern}/training_settings.json"))
+    if has_begun := (output / file).is_file() and any(runs):
+        _compare(output, read_json(output / file), record)
+    else:
+        output.mkdir(parents=True, exist_ok=True)
+        write_text(output / file, json.dumps(record, indent=2) + "\n")
+    return has_begun
 
 
 def read_cases(args: SamedTrainingArguments, phantom: Path) -> tuple[SamedTrainingArguments, CaseDataset]:
@@ -134,6 +139,6 @@ def _compare(output: Path, earlier: dict[str, Any], now: dict[str, Any]) -> None
         found.append(f"{len(earlier['cases'])} cases then, {len(now['cases'])} now, such as {name_some(others)}")
     if found:
         raise ValueError(
-            f"output_dir {str(output)!r} holds a cross-validation with other settings ({'; '.join(found)}): give the "
+            f"output_dir {str(output)!r} holds trainings with other settings ({'; '.join(found)}): give the "
             "same ones, or another directory."
         )

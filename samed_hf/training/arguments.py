@@ -123,7 +123,7 @@ class SamedTrainingArguments(ScoringArguments, DataArguments):
         None, "git+https://…@COMMIT to install samed_hf from [where it was installed from].", on_card=False
     )
     license: str | None = setting(None, "Licence of the adapter's weights, e.g. apache-2.0 [unknown].", on_card=False)
-    base_license: str | None = setting(None, "Licence of the base model [unknown].", on_card=False)
+    base_license: str | None = setting(None, "Licence of the base model [if known, else unknown].", on_card=False)
     data_license: str | None = setting(None, "Licence of the data [unknown].", on_card=False)
     with_handler: bool = setting(False, "Push handler.py and requirements.txt for Inference Endpoints.", on_card=False)
 

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from transformers.utils import logging as transformers_logging
 
 from ..data import CaseDataset, make_processor
-from ..diagnostics.memory import StepSettings, estimate_training, make_meta_model, read_base_config
+from ..diagnostics.memory import StepSettings, estimate_training, make_meta_model, read_base_config, suggest_base
 from ..inference.batching import free_memory
 from ..model import SamedImageProcessor, make_random_sam
 from ..model.precision import computes_bfloat16
@@ -104,7 +104,7 @@ def _log_memory(base: dict[str, Any], step: StepSettings, accelerator: Accelerat
 
 
 def _log_remedies(base: dict[str, Any], step: StepSettings, free: float, required: int, precision: str | None) -> None:
-    """Log flags that save memory, each estimated with those before it, until the run fits.
+    """Log flags that save memory, each estimated with those before it, until the run fits; then a smaller base model.
 
     `precision` is the mixed precision that the device supports best. A flag that is given already saves nothing.
     """
@@ -122,7 +122,7 @@ def _log_remedies(base: dict[str, Any], step: StepSettings, free: float, require
         f"{batch} {half} with twice the {accumulation}": {"batch_size": half},
         f"{batch} 1 with {step.batch_size} times the {accumulation}": {"batch_size": 1},
     }
-    also = ""
+    also, alternatives = "", [step]
     for flag, change in remedies.items():
         step = replace(step, **change)
         total = estimate_training(base, step).total
@@ -130,5 +130,12 @@ def _log_remedies(base: dict[str, Any], step: StepSettings, free: float, require
             logger.info(f"try         {also}{flag}: about {total / 1e9:.2f} GB")
             required, also = total, "also "
         if required <= free:
-            return
-    logger.info("try         a smaller --image_size or base model: all of these aren't enough")
+            break
+    else:
+        alternatives.append(step)
+    if suggested := suggest_base(base, alternatives, free):
+        name, chosen, total = suggested
+        how = "instead" if chosen is alternatives[0] else "also"
+        logger.info(f"try         {how} --model_name_or_path {name}, a smaller base model: about {total / 1e9:.2f} GB")
+    elif required > free:
+        logger.info("try         a smaller --image_size or base model: all of these aren't enough")

@@ -25,7 +25,7 @@ from .loop import train
 from .monitoring.report import write_training_report
 from .setup import TrainingRun
 
-__all__ = ["run_training"]
+__all__ = ["run_training", "score_run"]
 
 logger = get_logger(__name__)
 
@@ -57,7 +57,7 @@ def run_training(
     run = train(args, on_push=_push_during_training if args.push_every else None)
     logger.info(f"trained     {run.log[-1]['step'] if run.log else 0} steps in {run.seconds:.0f} s")
     first: list[tuple[Case, np.ndarray]] = []
-    metrics = _evaluate(run, first, split, images)
+    metrics = score_run(run, first, split, images)
     if run.accelerator.is_main_process:
         _write_report(run, metrics, first)
     end_distributed(run.accelerator, keep_processes)
@@ -93,7 +93,7 @@ def _push_during_training(run: TrainingRun, directory: Path) -> None:
         logger.warning(f"the adapter couldn't be pushed ({reason}). The training continues.")
 
 
-def _evaluate(
+def score_run(
     run: TrainingRun, first: list[tuple[Case, np.ndarray]], split: str | None, images: Path | None
 ) -> dict[str, Any] | None:
     """Score the cases of a split, divided over the processes; the first one is added to `first`."""

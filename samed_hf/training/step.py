@@ -12,15 +12,15 @@ import torch
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
 
-from ..data import EpochBatchSampler, SliceDataset
+from ..data import CaseStore, EpochBatchSampler, SliceDataset
 from ..model import segmentation_loss
-from ..transforms.augmentation import SAMED_AUGMENTATION, default_augmentation
+from ..transforms.augmentation import SAMED_AUGMENTATION, Augmentation, default_augmentation
 from .checkpointing.state import TrainingState
 from .distributed.interruption import outlive_signals
 from .monitoring.progress import used_memory
 from .setup import TrainingRun
 
-__all__ = ["Batch", "read_batches", "take_step"]
+__all__ = ["Batch", "choose_augmentation", "read_batches", "take_step"]
 
 
 Batch = tuple[torch.Tensor, torch.Tensor, list[str]]
@@ -28,12 +28,16 @@ Batch = tuple[torch.Tensor, torch.Tensor, list[str]]
 and the case of each slice. Samples that only fill a batch have the label `IGNORED` and no case."""
 
 
+def choose_augmentation(name: str, store: CaseStore) -> Augmentation | None:
+    """The augmentation of the setting `augmentation`, for the labels and the slices of a data set."""
+    default = default_augmentation(store.data.id2label.values(), left_right=store.processor.axis_order[2] == 0)
+    return {"default": default, "samed": SAMED_AUGMENTATION, "none": None}[name]
+
+
 def read_batches(run: TrainingRun, first: int) -> Generator[Batch]:
     """Yield the batches of this process from step `first` on."""
     args, accelerator, plan = run.args, run.accelerator, run.plan
-    default = default_augmentation(run.data.id2label.values(), left_right=run.processor.axis_order[2] == 0)
-    augmentation = {"default": default, "samed": SAMED_AUGMENTATION, "none": None}[args.augmentation]
-    dataset = SliceDataset(run.store, run.data.train, augmentation, args.seed)
+    dataset = SliceDataset(run.store, run.data.train, choose_augmentation(args.augmentation, run.store), args.seed)
     sampler = EpochBatchSampler(
         len(dataset),
         args.per_device_train_batch_size,

@@ -28,7 +28,7 @@ def test_a_complete_machine(capsys):
     assert "torch 2." in printed
     assert "verdict     all required packages work" in printed
     assert "fits        cpu: ViT-B, 4 slices in a batch with --gradient_checkpointing, about 3.2 GB" in printed
-    assert "ViT-H can't be trained" in printed
+    assert "ViT-H can't be trained, not even with one slice in a batch: use facebook/sam-vit-base" in printed
     assert "Hub         offline: HF_HUB_OFFLINE is set" in printed  # as all tests are
 
 

@@ -17,6 +17,7 @@ from samed_hf.diagnostics.memory import (
     fitting_batches,
     make_meta_model,
     read_base_config,
+    suggest_base,
 )
 from samed_hf.model import attention
 from samed_hf.model.configuration_samed import SamedConfig
@@ -151,7 +152,10 @@ def test_an_estimate_changes_no_global_state(base):
     assert torch.ones(3).sum().item() == 3  # no dispatch mode is active
 
 
-@pytest.mark.parametrize(("model", "count"), [("ViT-B", 86e6), ("ViT-L", 304e6), ("ViT-H", 632e6)])
+@pytest.mark.parametrize(
+    ("model", "count"),
+    [("SlimSAM-77", 5.7e6), ("SlimSAM-50", 24e6), ("ViT-B", 86e6), ("ViT-L", 304e6), ("ViT-H", 632e6)],
+)
 def test_the_published_sizes_are_those(model, count):
     # The image encoders' sizes of Segment Anything, here without prompt encoder and decoder's copy.
     meta = make_meta_model(base_config(model), StepSettings(image_size=1024))
@@ -161,7 +165,7 @@ def test_the_published_sizes_are_those(model, count):
 
 @pytest.mark.slow
 def test_what_fits_grows_with_what_is_free(monkeypatch):
-    small = {"hidden_size": 256, "num_hidden_layers": 2, "global_attn_indexes": [1]}
+    small = {"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "global_attn_indexes": [1]}
     monkeypatch.setattr("samed_hf.diagnostics.memory.MODELS", {"small": small})
     checkpointing = StepSettings(gradient_checkpointing=True, batch_size=4)
     half = replace(checkpointing, mixed_precision=True)
@@ -179,6 +183,18 @@ def test_what_fits_grows_with_what_is_free(monkeypatch):
         total = estimate_training(base_config("small"), settings).total
         fit = fitting_batches({device: total}, [])[device]["small"]
         assert fit == {"batch_size": 4, "flags": flags, "bytes": total}
+
+
+@pytest.mark.slow
+def test_the_largest_smaller_base_that_fits_is_suggested():
+    step, names = StepSettings(image_size=64, fused=False), ("ViT-B", "SlimSAM-50", "SlimSAM-77")
+    base, *small = (base_config(name) for name in names)
+    most, medium, least = (estimate_training(one, step).total for one in (base, *small))
+    assert most > medium > least
+    assert suggest_base(base, [step], most) == ("nielsr/slimsam-50-uniform", step, medium)  # never the base itself
+    assert suggest_base(base, [step], medium - 1) == ("nielsr/slimsam-77-uniform", step, least)
+    assert suggest_base(base, [step], least - 1) is None
+    assert suggest_base(small[1], [step], most) is None
 
 
 def test_the_base_is_sam_vit_base_unless_another_is_named(tiny_sam, tmp_path):

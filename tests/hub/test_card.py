@@ -160,7 +160,9 @@ def test_scores_of_cases_that_were_trained_on(card, trained_on, expected):
 
 def test_the_licences_are_those_that_were_given(card):
     lines = r"^- (?:Adapter weights|Base model|Data): ([a-z0-9.-]*\w)"
-    assert re.findall(lines, card().text, re.M) == ["unknown"] * 3
+    assert re.findall(lines, card().text, re.M) == ["unknown", "apache-2.0", "unknown"]  # as facebook/sam-vit-base's
+    page = card(adapter_config=ADAPTER | {"base_model_name_or_path": "lab/sam"})
+    assert re.findall(lines, page.text, re.M) == ["unknown"] * 3
     given = {"license": "cc-by-nc-4.0", "base_license": "apache-2.0", "data_license": "cc-by-4.0"}
     page = card(training_settings=SETTINGS | given)
     assert page.data.license == "cc-by-nc-4.0"

@@ -1,6 +1,8 @@
 """`samed-hf train --dry_run`: the plan of a run."""
 
 import re
+from dataclasses import replace
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -8,6 +10,8 @@ import pytest
 
 from samed_hf.cli import main
 from samed_hf.data.prepare import prepare_phantom
+from samed_hf.diagnostics.memory import StepSettings, base_config, estimate_training
+from samed_hf.training import dry_run
 
 from ..conftest import TINY_SIZE
 
@@ -71,6 +75,20 @@ def test_short_memory_is_a_warning_with_remedies(tiny_sam, tiny_data, tmp_path, 
     assert not any("adamw_8bit" in line or "bf16" in line for line in tried)  # no GPU, nor instructions for it, here
     needs = [float(number) for line in tried for number in re.findall(r"about ([\d.]+) GB", line)]
     assert needs == sorted(needs, reverse=True)
+
+
+@pytest.mark.slow
+def test_a_smaller_base_is_suggested_as_the_run_is_or_with_all_flags(monkeypatch):
+    lines = []
+    monkeypatch.setattr(dry_run, "logger", SimpleNamespace(info=lines.append))
+    base, step = base_config("ViT-B"), StepSettings(image_size=64, batch_size=2, fused=False)
+    slim = replace(step, batch_size=1, gradient_checkpointing=True)
+    required = estimate_training(base, step).total
+    for name, how, settings in (("SlimSAM-50", "instead", step), ("SlimSAM-77", "also", slim)):
+        free = estimate_training(base_config(name), settings).total
+        dry_run._log_remedies(base, step, free, required, None)
+        flag = f"{how} --model_name_or_path nielsr/{name.lower()}-uniform"
+        assert lines[-1] == f"try         {flag}, a smaller base model: about {free / 1e9:.2f} GB"
 
 
 def test_bad_settings_are_errors_as_in_the_run(tiny_sam, tiny_data, tmp_path, capsys):

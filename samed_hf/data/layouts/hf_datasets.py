@@ -200,6 +200,7 @@ def _describe(data: CaseDataset, splits: Sequence[_Rows]) -> None:
                 coloured |= image.mode not in _GREY
                 deep |= image.mode in ("I", "I;16", "I;16B", "F")
             elif not isinstance(image, Volume):
+                data.is_sliced = True
                 data.is_2d |= image.dtype.kind in "iu"
                 coloured |= image.ndim == 3 and image.shape[-1] == 3
                 deep |= image.dtype.kind in "iu" and image.dtype != np.uint8

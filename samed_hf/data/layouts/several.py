@@ -46,6 +46,7 @@ def concatenate(parts: Sequence[CaseDataset]) -> CaseDataset:
         whole.split_notes += [f"{name}: {note}" for note in part.split_notes]
         whole.declares_labels &= part.declares_labels
         whole.declares_folds |= part.declares_folds
+        whole.is_sliced |= part.is_sliced
     whole.explanation = "; ".join(f"{name}: {part.explanation}" for part, name in zip(parts, names, strict=True))
     return whole
 

@@ -192,7 +192,7 @@ def read_synapse(root: Path) -> CaseDataset:
         )
     dataset = CaseDataset("Synapse", data.root, data.id2label, sources, list(slices), test=data.test_cases, notes=notes)
     dataset.channel_names, dataset.orientation = ("CT",), data.source.get("orientation")
-    dataset.input_size, dataset.about = data.train_size(), data.source
+    dataset.input_size, dataset.about, dataset.is_sliced = data.train_size(), data.source, True
     dataset.declares_labels = data.declares_labels
     return dataset
 
