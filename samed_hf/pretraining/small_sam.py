@@ -18,7 +18,7 @@ _WIDTH, _CHANNELS = 256, 96  # of the encoder, and of image embedding and decode
 
 
 def make_small_sam(image_size: int = 128, *, seed: int = 0) -> SamModel:
-    """Make an untrained SAM of 3.7 million parameters whose adapters are smaller than a megabyte in float16.
+    """Make an untrained SAM of 3.8 million parameters whose adapters are smaller than a megabyte in float16.
 
     Args:
         image_size: input size in pixels, a multiple of 16.
