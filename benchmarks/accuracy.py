@@ -13,7 +13,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
+import re
 import shutil
 import statistics
 import time
@@ -199,7 +201,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, common = parser.parse_known_args(argv)
     if not {*args.methods} <= {*_METHODS}:
         parser.error(f"methods is {','.join(args.methods)}: expected some of {','.join(_METHODS)}")
-    methods = {name: _METHODS[name] for name in args.methods} | dict(row.partition("=")[::2] for row in args.row)
+    rows = dict(row.partition("=")[::2] for row in args.row)
+    if wrong := [row for row in args.row if not re.match(r"[\w.-]+=", row) or row.partition("=")[0] in _METHODS]:
+        parser.error(f"row is {wrong[0]!r}: expected NAME=FLAGS, with another name than {', '.join(_METHODS)}")
+    if len(rows) < len(args.row):
+        parser.error(f"row is {args.row}: expected different names")
+    for flag, smallest in {"minutes": 0.01, "cases": 1, "seeds": 0}.items():
+        if not all(smallest <= number < math.inf for number in getattr(args, flag)):
+            parser.error(f"{flag} is {getattr(args, flag)}: expected numbers of at least {smallest}")
+    methods = {name: _METHODS[name] for name in args.methods} | rows
     torch.set_num_threads(args.threads)
     os.sched_setaffinity(0, cores[: args.threads])  # a training that finds one thread takes all cores
     output, shared = args.output_dir, check_flags(common, methods)

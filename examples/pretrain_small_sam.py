@@ -17,15 +17,14 @@ from samed_hf.cli import main
 SIZES, LEARNING_RATES = (128, 256), (1e-3, 3e-4)
 
 
-def pretrain(output: Path, steps: list[int], flags: list[str]) -> int:
+def pretrain(output: Path, steps: list[str], flags: list[str]) -> int:
     earlier: list[str] = []
     for size, count, rate in zip(SIZES, steps, LEARNING_RATES, strict=True):
         directory = output / f"{size}px"
-        if not (directory / "model.safetensors").is_file():
-            stage = ["--output_dir", str(directory), "--image_size", str(size), "--max_train_steps", str(count)]
-            status = main(["pretrain", *stage, "--learning_rate", str(rate), "--resume", *earlier, *flags])
-            if status:
-                return status
+        stage = ["--output_dir", str(directory), "--image_size", str(size), "--max_train_steps", count]
+        status = main(["pretrain", *stage, "--learning_rate", str(rate), "--resume", *earlier, *flags])
+        if status:
+            return status
         earlier = ["--model_name_or_path", str(directory), "--dense_steps", "0"]
     SamModel.from_pretrained(directory, dtype=torch.float16).save_pretrained(output)
     SamProcessor.from_pretrained(directory).save_pretrained(output)
@@ -37,4 +36,7 @@ if __name__ == "__main__":
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/small_sam"), help="directory of the model")
     parser.add_argument("--steps", default="4500,1500", help="optimizer steps at 128 and at 256 pixels [4500,1500]")
     args, rest = parser.parse_known_args()
-    sys.exit(pretrain(args.output_dir, [int(count) for count in args.steps.split(",")], rest))
+    steps = args.steps.split(",")
+    if len(steps) != len(SIZES):
+        parser.error(f"--steps is {args.steps}: expected two numbers, e.g. 4500,1500")
+    sys.exit(pretrain(args.output_dir, steps, rest))

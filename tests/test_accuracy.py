@@ -58,6 +58,20 @@ def test_wrong_flags_are_refused_before_a_run(tmp_path, flags, named):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("flags", [["--row", "new"], ["--row", "ours=--rank 2"], ["--row=a=", "--row=a=--rank 2"]])
+def test_rows_without_a_name_of_their_own_are_refused(flags, capsys):
+    with pytest.raises(SystemExit):
+        accuracy.main(["--output_dir", "out", *flags])
+    assert "error: row is " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("flag", "value"), [("minutes", "4,-1.0"), ("cases", "0"), ("seeds", "-1")])
+def test_numbers_out_of_range_are_refused(flag, value, capsys):
+    with pytest.raises(SystemExit):
+        accuracy.main(["--output_dir", "out", f"--{flag}={value}"])
+    assert f"{flag} is [" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_both_are_trained_and_scored_on_the_same_cases_once(tiny_sam, tmp_path, monkeypatch, capsys):
     steps = {"unet": 20, "ours": 3}

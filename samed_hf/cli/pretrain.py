@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 
-from .common import start_processes
+from .common import hide_loading_bars, start_processes
 
 __all__ = ["add_parser", "run"]
 
@@ -29,6 +29,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     """Pretrain and save the model."""
     start_processes(args.argv)
+    hide_loading_bars()
     from ..pretraining import PretrainingArguments, pretrain
 
     pretrain(PretrainingArguments(**{item.name: getattr(args, item.name) for item in fields(PretrainingArguments)}))

@@ -192,8 +192,13 @@ def check_base(args: ResolvedTrainingArguments) -> None:
     if Path(base).is_dir():
         # The adapter stores it, and may be loaded from another working directory.
         base = args.model_name_or_path = str(Path(base).resolve())
+    check_plain_sam(base, args.image_size, {"revision": args.model_revision, "token": args.hub_token})
+
+
+def check_plain_sam(base: str, image_size: int, options: dict[str, Any]) -> None:
+    """Check by its config.json that a directory or Hub id is a plain SAM; `options` are of the download."""
     try:
-        content = fetch_json(base, CONFIG_NAME, {"revision": args.model_revision, "token": args.hub_token})
+        content = fetch_json(base, CONFIG_NAME, options)
         if not content:
             raise OSError("it has no config.json")
         if content.get("model_type") == SamedConfig.model_type:
@@ -201,7 +206,7 @@ def check_base(args: ResolvedTrainingArguments) -> None:
                 f"model_name_or_path {base!r} is a SAMed model: expected the plain SAM it was made from, e.g. "
                 "facebook/sam-vit-base."
             )
-        SamedConfig.from_dict(content, image_size=args.image_size)
+        SamedConfig.from_dict(content, image_size=image_size)
     except ConnectionError:
         raise
     except OSError as error:

@@ -1,16 +1,31 @@
 import json
+import os
 import shutil
+import signal
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from transformers import SamModel, SamProcessor
+from safetensors.torch import load_file, save_file
+from transformers import SamConfig, SamModel, SamProcessor
 
 from samed_hf.cli import main
 from samed_hf.pretraining import PretrainingArguments, pretrain
+from samed_hf.pretraining import run as run_module
 
 FLAGS = ["--max_train_steps", "4", "--image_size", "64", "--per_device_train_batch_size", "2", "--num_prompts", "2"]
 FLAGS += ["--dense_steps", "1", "--eval_steps", "2", "--num_validation_images", "2", "--checkpointing_steps", "2"]
+
+
+def settings_of(output, **changes):
+    """The settings that `FLAGS` stand for, with changes."""
+    numbers = {flag.removeprefix("--"): int(value) for flag, value in zip(FLAGS[::2], FLAGS[1::2], strict=True)}
+    return PretrainingArguments(output_dir=str(output), **numbers | changes)
+
+
+def assert_equal(*directories):
+    first, second = (load_file(one / "model.safetensors") for one in directories)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +57,50 @@ def test_it_logs_the_parts_of_the_loss_and_iou(directory):
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(directory, tmp_path):
-    shutil.copytree(directory / "checkpoint-2", tmp_path / "checkpoint-2")
+    for name in ("checkpoint-2", "checkpoint-4"):
+        shutil.copytree(directory / name, tmp_path / name)
+    os.truncate(tmp_path / "checkpoint-4" / "model.safetensors", 1000)
+    with pytest.raises(ValueError, match=r"checkpoint-2 .*\(learning_rate 0.001, not 0.1; seed 0, not 1\)"):
+        pretrain(settings_of(tmp_path, resume=True, learning_rate=0.1, seed=1))
     assert main(["pretrain", "--output_dir", str(tmp_path), *FLAGS, "--resume"]) == 0
-    first, resumed = (load_file(one / "model.safetensors") for one in (directory, tmp_path))
-    assert first.keys() == resumed.keys()
-    assert all(torch.equal(first[name], resumed[name]) for name in first)
+    assert (tmp_path / "earlier-1" / "checkpoint-4").is_dir()  # the damaged one
+    assert_equal(directory, tmp_path)
+
+
+def test_a_repeated_run_gives_equal_weights_and_keeps_the_earlier_ones(directory, tmp_path, monkeypatch):
+    (tmp_path / "model.safetensors").write_bytes(b"earlier")
+
+    def receive(self):
+        self.signal = signal.SIGTERM
+        return True
+
+    monkeypatch.setattr(run_module.Interruption, "requested", property(receive))
+    with pytest.raises(SystemExit) as stopped:
+        pretrain(settings_of(tmp_path))
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
+    assert not (tmp_path / "model.safetensors").exists()
+    assert (tmp_path / "earlier-1" / "model.safetensors").read_bytes() == b"earlier"
+    monkeypatch.undo()
+    pretrain(settings_of(tmp_path, resume=True))
+    assert_equal(directory, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["samed", "patch", "weights"])
+def test_other_bases_are_refused(directory, tmp_path, kind):
+    config = json.loads((directory / "config.json").read_text())
+    if kind == "samed":
+        config["model_type"] = "samed"
+    elif kind == "patch":
+        config["vision_config"]["patch_size"] = config["prompt_encoder_config"]["patch_size"] = 8
+        config["prompt_encoder_config"]["image_embedding_size"] = 8
+    weights = {} if kind == "weights" else SamModel(SamConfig.from_dict(config)).state_dict()
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    named = {"samed": "is a SAMed model", "patch": "patches of 8 pixels: expected 16", "weights": "lacks weights"}
+    with pytest.raises(ValueError, match=named[kind]):
+        pretrain(settings_of(tmp_path / "out", model_name_or_path=str(tmp_path)))
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_stage_goes_on_at_another_size(directory, tmp_path):

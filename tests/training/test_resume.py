@@ -526,7 +526,7 @@ def change_state(directory: Path, change) -> None:
 
 def renew_manifest(directory: Path) -> None:
     (directory / "manifest.json").unlink()
-    checkpoints._write_manifest(directory)
+    checkpoints.write_manifest(directory)
 
 
 @pytest.mark.slow
@@ -742,14 +742,14 @@ def test_a_disk_that_fills_up_between_two_checkpoints_is_an_error(settings, smal
 
 @pytest.mark.slow
 def test_a_failed_checkpoint_deletes_no_earlier_one(settings, tmp_path, monkeypatch):
-    seal = checkpoints._write_manifest
+    seal = checkpoints.write_manifest
 
     def fail(folder):
         if folder.name == ".checkpoint-4.tmp":
             raise OSError(28, "No space left on device")
         seal(folder)
 
-    monkeypatch.setattr(checkpoints, "_write_manifest", fail)
+    monkeypatch.setattr(checkpoints, "write_manifest", fail)
     with pytest.raises(OSError, match=r"step 4 can't be written .*No space left.*checkpoint-2 is complete"):
         run(**settings(checkpointing_steps=2, checkpoints_total_limit=1))
     assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["checkpoint-2"]
@@ -758,13 +758,13 @@ def test_a_failed_checkpoint_deletes_no_earlier_one(settings, tmp_path, monkeypa
 
 @pytest.mark.slow
 def test_a_checkpoint_that_is_read_back_differently_is_deleted(settings, tmp_path, monkeypatch):
-    seal = checkpoints._write_manifest
+    seal = checkpoints.write_manifest
 
     def spoil(folder):
         seal(folder)
         flip_a_bit(folder / "training_state.safetensors")
 
-    monkeypatch.setattr(checkpoints, "_write_manifest", spoil)
+    monkeypatch.setattr(checkpoints, "write_manifest", spoil)
     with pytest.raises(OSError, match=r"read back, training_state.safetensors doesn't match.*there is no earlier one"):
         run(**settings(checkpointing_steps=2))
     assert list_checkpoints(tmp_path / "run") == []

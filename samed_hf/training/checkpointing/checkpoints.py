@@ -15,7 +15,7 @@ from ...utils.atomic import fsync, replace_directory, write_text
 from ..distributed.logging import get_logger
 from .run_directory import on_all_ranks
 
-__all__ = ["check_checkpoint", "find_checkpoint", "list_checkpoints", "write_checkpoint"]
+__all__ = ["check_checkpoint", "find_checkpoint", "list_checkpoints", "write_checkpoint", "write_manifest"]
 
 logger = get_logger(__name__)
 
@@ -36,7 +36,7 @@ def write_checkpoint(
     main = accelerator.is_main_process
 
     def verify_and_rename() -> None:
-        _write_manifest(temporary)
+        write_manifest(temporary)
         problem = check_checkpoint(temporary)
         if problem:
             raise OSError(f"read back, {problem}")
@@ -68,7 +68,7 @@ def write_checkpoint(
     return directory
 
 
-def _write_manifest(directory: Path) -> None:
+def write_manifest(directory: Path) -> None:
     """Write the sizes and hashes of the files, and flush everything to the disk."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     entries = {
