@@ -90,7 +90,8 @@ def _load_base(args: PretrainingArguments) -> SamModel:
     """Load the SAM to go on from, for the image size of the settings."""
     base = str(args.model_name_or_path)
     check_plain_sam(base, args.image_size, {})
-    sam, info = SamModel.from_pretrained(base, output_loading_info=True)
+    loaded: Any = SamModel.from_pretrained(base, output_loading_info=True)
+    sam, info = loaded
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"model_name_or_path {base!r} lacks weights of a plain SAM, such as {missing[0]}.")
     if (patch := sam.config.vision_config.patch_size) != _PATCH:
