@@ -58,6 +58,8 @@ def pretrain(args: PretrainingArguments) -> SamModel:
     problems = find_problems(args)
     if args.image_size % _PATCH:
         problems.append(f"image_size is {args.image_size}: expected a multiple of 16, e.g. 128")
+    if args.mixed_precision == "fp16" and not torch.accelerator.is_available():
+        problems.append("mixed_precision is 'fp16', which needs a GPU: expected 'no' or 'bf16'")
     if problems:
         raise ValueError("; ".join(problems) + ".")
     output = Path(args.output_dir)
