@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import SamModel
 
-__all__ = ["look_at_prompts", "reset_layers", "spread_positions", "start_as_convolutions"]
+__all__ = ["expect_unit_range", "look_at_prompts", "reset_layers", "spread_positions", "start_as_convolutions"]
 
 # Displacements of the heads in tokens, as of the weights of a convolution with a 3 x 3 kernel.
 _NEIGHBOURS = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (1, 1), (-1, 1), (1, -1))
@@ -38,6 +38,15 @@ def reset_layers(model: SamModel) -> None:
     last = encoder.neck.conv2.weight
     middle = nn.init.orthogonal_(torch.empty(last.shape[:2]))
     last.mul_(0.3)[:, :, 1, 1] += middle
+
+
+@torch.no_grad()
+def expect_unit_range(model: SamModel) -> None:
+    """Let the patch embedding normalise images in [0, 1], which SAMed does not, by a mean of 0.45 and 0.25."""
+    encoder: Any = model.vision_encoder
+    embedding = encoder.patch_embed.projection
+    embedding.weight.div_(0.25)
+    embedding.bias.sub_(0.45 * embedding.weight.sum(dim=(1, 2, 3)))
 
 
 @torch.no_grad()

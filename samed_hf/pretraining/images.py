@@ -5,14 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from .prompts import choose_masks, draw_box, draw_point
 from .synthesis import draw_image
 
 __all__ = ["SyntheticImages"]
-
-_NORMALISED = 1 / 3
 
 
 class SyntheticImages(Dataset):
@@ -39,7 +36,7 @@ class SyntheticImages(Dataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """The item `index`, where S is the image's side, M the masks' and P the number of prompts.
 
-        - `pixel_values` (3, S, S): the image in [0, 1], as SAMed sees it, or, a third of them, normalised as by SAM.
+        - `pixel_values` (3, S, S): the image in [0, 1], as SAMed sees it.
         - `masks` (P, M, M): the share of each pixel that belongs to the mask, in [0, 1].
         - `points` (P, 2), `boxes` (P, 4): a point in each mask and its box, x before y, in pixels.
         - `clean` (3, M, M), `edges` (1, M, M): the image without degradation, and 1 at the borders of regions.
@@ -55,12 +52,9 @@ class SyntheticImages(Dataset):
             masks = choose_masks(regions, self.num_prompts, generator)
             attempt += 1
         boxes = [draw_box(mask, None if self.exact_boxes else generator) for mask in masks]
-        if generator.random() < _NORMALISED:
-            mean, deviation = (np.reshape(one, (3, 1, 1)) for one in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
-            image = (image - mean) / deviation
         half = self.image_size // self.mask_size // 2
         item = {
-            "pixel_values": image.astype(np.float32),
+            "pixel_values": np.array(image),
             "masks": self._cells(masks).mean(axis=(2, 4), dtype=np.float32),
             "points": np.stack([draw_point(mask, generator) for mask in masks]),
             "boxes": np.stack(boxes),

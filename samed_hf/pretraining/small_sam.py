@@ -9,7 +9,13 @@ from torch import nn
 from transformers import SamConfig, SamModel
 
 from ..model.checkpoint_conversion import interpolate_positions
-from ..model.initialisation import look_at_prompts, reset_layers, spread_positions, start_as_convolutions
+from ..model.initialisation import (
+    expect_unit_range,
+    look_at_prompts,
+    reset_layers,
+    spread_positions,
+    start_as_convolutions,
+)
 from ..model.vision_encoder import SamedVisionLayer, fuse_projections
 
 __all__ = ["make_small_sam", "resize_input", "use_tiled_attention"]
@@ -19,6 +25,8 @@ _WIDTH, _CHANNELS = 256, 96  # of the encoder, and of image embedding and decode
 
 def make_small_sam(image_size: int = 128, *, seed: int = 0) -> SamModel:
     """Make an untrained SAM of 3.8 million parameters whose adapters are smaller than a megabyte in float16.
+
+    Its images are in [0, 1], without normalisation.
 
     Args:
         image_size: input size in pixels, a multiple of 16.
@@ -42,6 +50,7 @@ def make_small_sam(image_size: int = 128, *, seed: int = 0) -> SamModel:
         torch.manual_seed(seed)
         model = SamModel(SamConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder))
         reset_layers(model)
+        expect_unit_range(model)
         spread_positions(model)
         start_as_convolutions(model)
         look_at_prompts(model)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import SamModel
 
-from samed_hf.model.initialisation import start_as_convolutions
+from samed_hf.model.initialisation import expect_unit_range, reset_layers, start_as_convolutions
 from samed_hf.pretraining import make_small_sam
 from samed_hf.pretraining.small_sam import resize_input, use_tiled_attention
 
@@ -53,6 +53,17 @@ def test_frequencies_have_several_scales(model):
     assert 0.05 < matrix[:, :12].std() < 0.4
     assert 0.5 < matrix[:, -12:].std() < 1.5
     assert torch.equal(matrix, model.prompt_encoder.shared_embedding.positional_embedding)
+
+
+def test_the_patch_embedding_normalises(model):
+    plain = resize_input(model, 128)
+    reset_layers(plain)
+    embed = plain.vision_encoder.patch_embed.projection
+    pixels = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = embed((pixels - 0.45) / 0.25)
+        expect_unit_range(plain)
+        assert torch.allclose(embed(pixels), expected, atol=1e-5)
 
 
 def test_narrow_heads_are_refused(model):
