@@ -131,3 +131,13 @@ def randomize_lora(model: torch.nn.Module, std: float = 0.1) -> None:
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=std)
+
+
+@pytest.fixture
+def narrow_models(monkeypatch):
+    """Three of the bases whose memory is estimated, in order of size, with two narrow blocks each."""
+    blocks = {"num_hidden_layers": 2, "num_attention_heads": 4, "global_attn_indexes": [1]}
+    widths = {"ViT-B": 256, "SlimSAM-50": 128, "SlimSAM-77": 64}
+    models = {name: blocks | {"hidden_size": width, "mlp_dim": 2 * width} for name, width in widths.items()}
+    monkeypatch.setattr("samed_hf.diagnostics.memory.MODELS", models)
+    return models

@@ -194,16 +194,18 @@ def suggest_base(
     Returns its Hub id, the first of the alternative settings with which one fits, and its bytes; or `None`.
     """
 
-    def count(config: Mapping[str, Any]) -> int:
-        return sum(weight.numel() for weight in make_meta_model(config, alternatives[0]).parameters())
-
-    own = count(base)
-    smaller = {name: config for name, model in SMALLER_BASES.items() if count(config := base_config(model)) < own}
+    models = {name: base_config(model) for name, model in SMALLER_BASES.items()}
+    smaller = {name: config for name, config in models.items() if _count_weights(config) < _count_weights(base)}
     for settings, name in itertools.product(alternatives, smaller):
         total = estimate_training(smaller[name], settings).total
         if total <= available:
             return name, settings, total
     return None
+
+
+def _count_weights(base: Mapping[str, Any]) -> int:
+    with torch.device("meta"):
+        return SamedForSemanticSegmentation(SamedConfig.from_dict(dict(base))).num_parameters()
 
 
 def estimate_training(base: Mapping[str, Any], settings: StepSettings) -> TrainingMemory:

@@ -186,9 +186,9 @@ def test_what_fits_grows_with_what_is_free(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_largest_smaller_base_that_fits_is_suggested():
-    step, names = StepSettings(image_size=64, fused=False), ("ViT-B", "SlimSAM-50", "SlimSAM-77")
-    base, *small = (base_config(name) for name in names)
+def test_the_largest_smaller_base_that_fits_is_suggested(narrow_models):
+    step = StepSettings(image_size=64, fused=False)
+    base, *small = (base_config(name) for name in narrow_models)
     most, medium, least = (estimate_training(one, step).total for one in (base, *small))
     assert most > medium > least
     assert suggest_base(base, [step], most) == ("nielsr/slimsam-50-uniform", step, medium)  # never the base itself

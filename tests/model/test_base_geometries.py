@@ -1,7 +1,7 @@
-"""Every published base in its true widths, heads, MLP and windows, with random weights and two blocks.
+"""Every published base in its true widths, heads, MLP and windows, with random weights and two blocks or one.
 
-One block has windows and one global attention. At 224 pixels a window is as large as the image, which halves the time
-of an export; windows over the border are those of the test of fused kernels, at 256 pixels.
+One block has windows and one global attention; ViT-B and ViT-L have only the latter. At 224 pixels a window is as large
+as the image, which halves the time of an export; windows over the border are those of the test of fused kernels.
 """
 
 import json
@@ -21,6 +21,7 @@ from samed_hf.model.onnx import export_onnx
 
 from ..conftest import randomize_lora
 
+FEW_BLOCKS = {name: {"num_hidden_layers": 1, "global_attn_indexes": [0]} for name in ("ViT-B", "ViT-L")}
 TWO_BLOCKS = {"num_hidden_layers": 2, "global_attn_indexes": [1]}
 ONE_BLOCK = {"num_hidden_layers": 1}
 LABELS = {0: "background", 1: "liver", 2: "spleen"}
@@ -33,7 +34,12 @@ def base(request, tmp_path_factory):
     """Directory of a plain SAM of 1,024 pixels."""
     directory = tmp_path_factory.mktemp("base") / request.param
     torch.manual_seed(0)
-    model = SamModel(SamConfig(vision_config=MODELS[request.param] | TWO_BLOCKS, mask_decoder_config=ONE_BLOCK))
+    model = SamModel(
+        SamConfig(
+            vision_config=MODELS[request.param] | FEW_BLOCKS.get(request.param, TWO_BLOCKS),
+            mask_decoder_config=ONE_BLOCK,
+        )
+    )
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "pos" in name.rpartition(".")[2] and "vision_encoder" in name:
@@ -54,7 +60,7 @@ def test_from_base_to_export(base, tmp_path):
     assert model.config.vision_config.mlp_dim == base.vision["mlp_dim"]
     model.add_adapter(samed_lora_config(rank=4))
     lora = sum(one.numel() for name, one in model.named_parameters() if "lora_" in name)
-    assert lora == 2 * 2 * 2 * 4 * base.vision["hidden_size"]  # A and B of q and v in two blocks
+    assert lora == base.vision["num_hidden_layers"] * 2 * 2 * 4 * base.vision["hidden_size"]  # A and B of q and v
 
     pixels, labels = torch.rand(1, 3, 224, 224), torch.randint(0, 3, (1, 56, 56))
     optimizer = torch.optim.AdamW((one for one in model.parameters() if one.requires_grad), lr=1e-3)

@@ -78,7 +78,7 @@ def test_short_memory_is_a_warning_with_remedies(tiny_sam, tiny_data, tmp_path, 
 
 
 @pytest.mark.slow
-def test_a_smaller_base_is_suggested_as_the_run_is_or_with_all_flags(monkeypatch):
+def test_a_smaller_base_is_suggested_as_the_run_is_or_with_all_flags(monkeypatch, narrow_models):
     lines = []
     monkeypatch.setattr(dry_run, "logger", SimpleNamespace(info=lines.append))
     base, step = base_config("ViT-B"), StepSettings(image_size=64, batch_size=2, fused=False)
