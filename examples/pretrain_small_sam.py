@@ -26,7 +26,10 @@ def pretrain(output: Path, steps: list[str], flags: list[str]) -> int:
         if status:
             return status
         earlier = ["--model_name_or_path", str(directory), "--dense_steps", "0"]
-    SamModel.from_pretrained(directory, dtype=torch.float16).save_pretrained(output)
+    sam = SamModel.from_pretrained(directory, dtype=torch.float16)
+    sam.save_pretrained(output)
+    sam.config.dtype = torch.float32  # of the computation, which transformers takes from here
+    sam.config.save_pretrained(output)
     SamProcessor.from_pretrained(directory).save_pretrained(output)
     return 0
 
