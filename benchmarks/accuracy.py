@@ -74,8 +74,7 @@ def train_unet(args: SamedTrainingArguments, store: CaseStore, steps: int) -> tu
     torch.manual_seed(args.seed)
     model = UNet(store.slices(store.data.train[0]).read([0]).shape[1], store.data).to(default_device())
     augmentation = choose_augmentation(args.augmentation or "default", store)
-    dataset = SliceDataset(store, store.data.train, augmentation, args.seed)
-    dataset.label_stride = 1
+    dataset = SliceDataset(store, store.data.train, augmentation, args.seed, label_stride=1)
     sampler = EpochBatchSampler(len(dataset), _BATCH, steps, seed=args.seed)
     optimizer = torch.optim.AdamW(model.parameters(), _RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

@@ -115,7 +115,7 @@ def read_run(directory: Path) -> dict[str, Any]:
     scores = {case: [score["dice"] for score in labels.values()] for case, labels in metrics["per_case"].items()}
     return {
         "dice": {case: float(np.mean([x for x in found if x is not None] or np.nan)) for case, found in scores.items()},
-        "about": f"Base model: {settings['model_name_or_path'] or 'a small SAM of random weights'}; "
+        "about": f"Base model: {settings['model_name_or_path']}; "
         f"{settings['image_size']} pixels; {settings['run']['train_cases']} training cases; {len(scores)} cases scored "
         f"({metrics['split']}, protocol {metrics['protocol']}).",
         "trainable_parameters": settings["run"]["trainable_parameters"],

@@ -2,8 +2,8 @@
 
     python examples/train_mr.py Task04_Hippocampus OUTPUT_DIR [flags of samed-hf train]
 
-Add --model_name_or_path facebook/sam-vit-base for a pretrained SAM. The default is a small SAM with random weights,
-which learns these crops in minutes on a CPU.
+Add --model_name_or_path facebook/sam-vit-base for a pretrained SAM, or samed_hf/small for the one in this package,
+which learns these crops in minutes on a CPU. The default is a small SAM with random weights.
 """
 
 import sys

@@ -27,15 +27,19 @@ class SliceDataset(Dataset):
         cases: names of the cases, in order; every slice of each is an item.
         augmentation: random changes of the slices; `None` for none.
         seed: of the augmentation.
+        label_stride: pixels of the input for each pixel of the labels: 4 as of SAM's logits, or 1.
     """
 
-    label_stride = 4  # pixels of the input for each pixel of the labels, as of SAM's logits
-
     def __init__(
-        self, store: CaseStore, cases: Sequence[str], augmentation: Augmentation | None = None, seed: int = 0
+        self,
+        store: CaseStore,
+        cases: Sequence[str],
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        label_stride: int = 4,
     ) -> None:
         self.store, self.cases = store, list(cases)
-        self.augmentation, self.seed = augmentation, seed
+        self.augmentation, self.seed, self.label_stride = augmentation, seed, label_stride
         self.ends = np.cumsum([store.num_slices(name) for name in self.cases])
 
     def __len__(self) -> int:
@@ -47,9 +51,9 @@ class SliceDataset(Dataset):
         return self.cases[case], index - (int(self.ends[case - 1]) if case else 0)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
-        """`pixel_values` (C ≥ 3, S, S) float32, `labels` (S / 4, S / 4) int64 and `index` () int64 of a slice.
+        """`pixel_values` (C ≥ 3, S, S) float32, `labels` (S / stride, S / stride) int64 and `index` () int64.
 
-        The labels are zoomed to S and on to S / 4, each by order 0, as SAMed does.
+        The labels are zoomed to S and on to S / stride, each by order 0, as SAMed does with 4.
         """
         epoch, index = key
         if index < 0:

@@ -79,6 +79,7 @@ class StepSettings:
     ema: bool = False
     fused: bool = True  # attention by one fused kernel, as on accelerators; otherwise in tiles, as on a processor
     num_processes: int = 1
+    full_loss: bool = False  # the loss at the resolution of the input
     projected: int | None = None  # channels of a model with a channel projection
 
 
@@ -263,7 +264,8 @@ def _step_bytes(model: SamedForSemanticSegmentation, settings: StepSettings) -> 
             use_fused_attention(model)
         with LiveBytes() as live:
             pixels = torch.empty(batch_size, settings.projected or 3, side, side)
-            labels = torch.empty(batch_size, side // 4, side // 4, dtype=torch.long)
+            label_side = side if settings.full_loss else side // 4
+            labels = torch.empty(batch_size, label_side, label_side, dtype=torch.long)
             # The CPU's autocast replaces an accelerator's: the casts differ little, and fp16 is as large as bf16.
             with torch.autocast("cpu", torch.bfloat16, enabled=settings.mixed_precision):
                 logits = model(pixels).logits

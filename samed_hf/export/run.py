@@ -24,6 +24,7 @@ from ..model.onnx import OPSET, export_onnx
 from ..transforms import window_intensity
 from ..transforms.slicing import SliceStack
 from ..utils.atomic import atomic_directory
+from ..utils.packaged import is_directory
 from .agreement import Agreement, compare_models, logit_difference
 
 __all__ = ["export_adapter", "refuse_other_files"]
@@ -96,7 +97,7 @@ def _describe(adapter: str, model: SamedForSemanticSegmentation, processor: Same
     base = next((config.base_model_name_or_path for config in adapters.values()), None)
     facts = {
         "adapter": None if Path(adapter).exists() else adapter,
-        "base_model": base if base and not Path(base).exists() else None,
+        "base_model": base if base and not is_directory(base) else None,
         "base_fingerprint": model.config.base_fingerprint,
         "fingerprint": model_fingerprint(model, {"id2label": model.config.id2label, "processor": processor.to_dict()}),
         **{key: settings.get(key) for key in LICENSES},

@@ -15,6 +15,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import yaml_dump
 
 from ..utils.atomic import write_text
+from ..utils.packaged import SMALL_SAM, is_directory
 from ..utils.source import package_source
 
 __all__ = ["AUTO_MAPPING", "BASE_LICENSES", "LICENSES", "PRIVATE_SETTINGS", "escape_markdown", "is_hub_id"]
@@ -37,11 +38,11 @@ LICENSES = ("license", "base_license", "data_license")
 """Settings that name the licences of the adapter's weights, of the base model and of the data."""
 
 BASE_LICENSES = dict.fromkeys(
-    [*(f"facebook/sam-vit-{size}" for size in ("base", "large", "huge")), "wanglab/medsam-vit-base"]
+    [*(f"facebook/sam-vit-{size}" for size in ("base", "large", "huge")), "wanglab/medsam-vit-base", SMALL_SAM]
     + [f"nielsr/slimsam-{share}-uniform" for share in (50, 77)],
     "apache-2.0",
 )
-"""Licences of well-known base models, as their pages on the Hub state them."""
+"""Licences of well-known base models, as their pages on the Hub state them, and of the packaged one."""
 
 # Settings that don't affect the trained weights; neither do those that start with "hub_".
 _NOT_ON_CARD = frozenset(
@@ -211,6 +212,7 @@ def _describe_adapter(directory: Path) -> dict[str, Any]:
         "adapter_directory": directory.name,
         "base_model": None if base is None or is_local_base(base) else base,
         "base_revision": revision,
+        "base_is_packaged": base == SMALL_SAM,
         "megabytes": weights.stat().st_size / 1e6 if weights.is_file() else None,
     }
 
@@ -239,7 +241,7 @@ def named_base(adapter: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[s
 
 def is_local_base(base: str) -> bool:
     """Whether a base model's name is a path of a file system rather than a name on the Hub."""
-    return base.startswith((".", "/", "~")) or "\\" in base or base.count("/") > 1 or Path(base).is_dir()
+    return base.startswith((".", "/", "~")) or "\\" in base or base.count("/") > 1 or is_directory(base)
 
 
 def is_hub_id(name: str) -> bool:
@@ -248,7 +250,8 @@ def is_hub_id(name: str) -> bool:
 
 
 def _metadata(context: Mapping[str, Any]) -> ModelCardData:
-    metrics, base, dataset = context["metrics"], context["base_model"], context["dataset"]
+    metrics, dataset = context["metrics"], context["dataset"]
+    base = None if context["base_is_packaged"] else context["base_model"]  # the Hub has no such repository
     optional: dict[str, Any] = {}
     if dataset:
         optional["datasets"] = [dataset]

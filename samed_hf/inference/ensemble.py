@@ -11,6 +11,7 @@ from pathlib import Path
 from ..hub.repository import ADAPTER_FILES
 from ..model.adapter_files import BASE_DIRECTORY, AdapterFiles
 from ..utils.atomic import atomic_directory
+from ..utils.packaged import is_directory
 
 __all__ = ["ENSEMBLE", "ensemble_members", "write_ensemble"]
 
@@ -38,8 +39,8 @@ def write_ensemble(directory: Path, adapters: Mapping[str, Path]) -> None:
             for file in _COPIED:
                 if (source / file).is_file():
                     shutil.copyfile(source / file, temporary / name / file)
-            base = Path(files.named_base({})[0] or "")
-            if base.is_dir() and parent in base.resolve().parents:
+            base = Path(named := files.named_base({})[0] or "")
+            if is_directory(named) and parent in base.resolve().parents:
                 key = json.dumps(_hash_files(base))
                 if key not in bases:
                     bases[key] = f"{BASE_DIRECTORY}_{len(bases)}" if bases else BASE_DIRECTORY

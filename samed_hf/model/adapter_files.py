@@ -23,6 +23,7 @@ from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, logging
 
 from ..hub.card import AUTO_MAPPING, named_base
 from ..hub.repository import ADAPTER_DIRECTORY
+from ..utils.packaged import SMALL_SAM, SMALL_SAM_VERSION, is_directory
 from .configuration_samed import SamedConfig, report_wrong_types
 from .download import fetch_file, fetch_json
 from .image_processing_samed import SamedImageProcessor
@@ -197,20 +198,23 @@ def label_count(weights: Mapping[str, torch.Tensor]) -> int | None:
 def write_base_path(adapter_config: Path, directory: Path) -> None:
     """Write the path of a local base into `adapter_config`: relative if the base is in `directory` or its parent.
 
-    `directory` is where `adapter_config` will be.
+    Of the packaged base its version is written. `directory` is where `adapter_config` will be.
     """
     content = json.loads(adapter_config.read_text(encoding="utf-8"))
     name = content.get("base_model_name_or_path")
     if (adapter_config.parent / BASE_DIRECTORY).is_dir():  # saved with the adapter
         name = str(directory / BASE_DIRECTORY)
-    elif not name or not Path(name).is_dir():
+    if name == SMALL_SAM:
+        content["revision"] = SMALL_SAM_VERSION
+    elif not name or not is_directory(name):
         return
-    base, directory = Path(name).resolve(), directory.resolve()
-    path = str(base)
-    if base.is_relative_to(directory) or base.parent == directory.parent:
-        path = os.path.relpath(base, directory)
-        path = path if path.startswith(".") else f"./{path}"
-    content["base_model_name_or_path"] = path
+    else:
+        base, directory = Path(name).resolve(), directory.resolve()
+        path = str(base)
+        if base.is_relative_to(directory) or base.parent == directory.parent:
+            path = os.path.relpath(base, directory)
+            path = path if path.startswith(".") else f"./{path}"
+        content["base_model_name_or_path"] = path
     adapter_config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from transformers.integrations.peft import PeftAdapterMixin
 from transformers.utils import logging
 
+from ..utils.packaged import is_directory
 from .adapter_checks import check_device_map, check_fits, check_not_offloaded
 from .adapter_files import AdapterFiles, LoadedAdapter, load_weights, report_damage
 from .configuration_samed import SamedConfig, report_wrong_types
@@ -181,7 +182,7 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
         """Add the adapter's layers to the model; modules trained whole get the shapes that its labels need."""
         peft_config, base = adapter.peft_config, self.config.name_or_path or ""
         peft_config.inference_mode = not is_trainable
-        if base and Path(base).is_dir():
+        if base and is_directory(base):
             # The base in use, by a path that is valid wherever the adapter is saved.
             base = str(Path(base).resolve())
         if base != peft_config.base_model_name_or_path:
@@ -245,6 +246,7 @@ class SamedAdapterMixin(nn.Module, PeftAdapterMixin):
         if len(names) == 1 and names[0] in self._adapters:
             config, self.image_processor = self._adapters[names[0]]
             self.config.id2label, self.config.dice_weight = dict(config.id2label), config.dice_weight
+            self.config.loss_resolution = config.loss_resolution
             self.config.regions = copy.copy(config.regions)
             self.config.sync_subconfigs()
 

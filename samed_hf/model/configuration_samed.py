@@ -12,6 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import SamConfig
 from transformers.utils import CONFIG_NAME
 
+from ..utils.packaged import locate
 from .download import DOWNLOAD_OPTIONS, fetch_file
 
 if TYPE_CHECKING:
@@ -24,7 +25,10 @@ _WRONG_TYPES = (TypeError, AttributeError, LookupError, ArithmeticError, NotImpl
 BASE_KEYS = ("base_model_name_or_path", "base_model_revision")
 MAX_CHANNELS = 64
 # Arguments of `from_pretrained` that replace values of a checkpoint's config.json.
-OVERRIDES = ("image_size", "id2label", "label2id", "num_labels", "dice_weight", "regions", "channel_projection")
+OVERRIDES = (
+    *("image_size", "id2label", "label2id", "num_labels", "dice_weight", "loss_resolution", "regions"),
+    "channel_projection",
+)
 
 
 @strict
@@ -40,6 +44,10 @@ class SamedConfig(SamConfig):
             (16). Defaults to the vision config's; SAMed uses 512.
         dice_weight (`float`, *optional*, defaults to 0.8): share of the Dice loss, in [0, 1]; cross-entropy has the
             rest (SAMed, section 3.4).
+        loss_resolution (`str`, *optional*, defaults to `"low"`): `"low"` compares the logits with labels reduced to
+            their size by an order-0 zoom, as SAMed does; `"full"` interpolates the logits to the input's size, as
+            predictions do. The zoom keeps the corners, so with "low" outlines end up to 1.5 input pixels too near the
+            image's centre at its edges.
         id2label (`dict[int, str]`, *optional*): name of each class, keys 0, 1, …; class 0 is the background.
         num_labels (`int`, *optional*, defaults to 2): number of classes, background included, if they have no names.
         base_fingerprint (`str`, *optional*): of an adapter, hash of the weights of the base model that it was trained
@@ -55,6 +63,7 @@ class SamedConfig(SamConfig):
     keys_to_ignore_at_inference: ClassVar = ["iou_scores", "cross_entropy", "dice", "hidden_states", "attentions"]
 
     dice_weight: float = 0.8
+    loss_resolution: str = "low"
     base_fingerprint: str | None = None
     regions: dict[str, list[int]] | None = None
     channel_projection: int | None = None
@@ -111,6 +120,8 @@ class SamedConfig(SamConfig):
             )
         if not 0.0 <= self.dice_weight <= 1.0:
             raise ValueError(f"dice_weight is {self.dice_weight}: expected a number in [0, 1].")
+        if self.loss_resolution not in ("low", "full"):
+            raise ValueError(f"loss_resolution is {self.loss_resolution!r}: expected 'low' or 'full'.")
         labels = [index for members in (self.regions or {}).values() for index in members]
         if self.regions is not None and (
             not labels or not all(self.regions.values()) or {*labels} - {*self.id2label} or 0 in labels
@@ -136,11 +147,13 @@ class SamedConfig(SamConfig):
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """The content of a `config.json`, of SAM or of SAMed, and the unused arguments; as in transformers."""
-        name = args[0] if args else kwargs.get("pretrained_model_name_or_path")
-        if name is not None and not Path(name).exists():  # tells a failed connection, where transformers does not
+        name = args[0] if args else kwargs.pop("pretrained_model_name_or_path", None)
+        if (
+            name is not None and not Path(locate(name)).exists()
+        ):  # tells a failed connection, where transformers does not
             fetch_file(str(name), CONFIG_NAME, {key: kwargs[key] for key in DOWNLOAD_OPTIONS if key in kwargs})
         with report_wrong_types(f"The config.json of {str(name)!r}"):
-            config_dict, unused = super().get_config_dict(*args, **kwargs)
+            config_dict, unused = super().get_config_dict(name and locate(name), *args[1:], **kwargs)
             if not config_dict:
                 raise OSError(f"{name!r} has no config.json: expected a directory or Hub id of SAM or SAMed.")
             return cls._as_samed(config_dict) | {"_name_or_path": str(name)}, unused

@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import httpx
 from transformers.utils import cached_file
 
+from ..utils.packaged import SMALL_SAM, check_version, is_directory, locate
 from ..utils.text import one_line
 
 __all__ = ["DOWNLOAD_OPTIONS", "describe_access", "fetch_file", "fetch_json", "fetch_weights", "pin_revision"]
@@ -30,8 +31,11 @@ def pin_revision(source: str, download: dict[str, Any]) -> dict[str, Any]:
 
     Raises:
         ConnectionError: the Hub can't be reached, and the cache doesn't have the revision.
+        ValueError: the packaged base model has another version.
     """
-    if Path(source).is_dir():
+    if source == SMALL_SAM:
+        return download | {"revision": check_version(download.get("revision"))}
+    if is_directory(source):
         return download
     options = {key: download[key] for key in ("revision", "cache_dir", "token") if key in download}
     try:
@@ -53,7 +57,7 @@ def fetch_file(source: str, name: str, download: dict[str, Any]) -> Path | None:
         OSError: no such repository or revision, or no access to it.
     """
     try:
-        file = cached_file(source, name, **download)
+        file = cached_file(locate(source), name, **download)
     except (OSError, httpx.HTTPError) as error:
         causes = (error, error.__cause__)
         if _is_offline(download) and any(isinstance(cause, LocalEntryNotFoundError) for cause in causes):
@@ -83,7 +87,7 @@ def fetch_weights(source: str, download: dict[str, Any], variant: str | None = N
 
     transformers takes a connection that fails here for a repository without safetensors.
     """
-    if Path(source).is_dir() or download.get("force_download"):
+    if Path(locate(source)).is_dir() or download.get("force_download"):
         return
     infix = f".{variant}" if variant else ""
     if fetch_file(source, f"model{infix}.safetensors", download) is None:

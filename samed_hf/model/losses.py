@@ -1,4 +1,4 @@
-"""The loss of SAMed: 0.2 · cross-entropy + 0.8 · Dice on low-resolution logits (arXiv 2304.13785, section 3.4)."""
+"""The loss of SAMed: 0.2 · cross-entropy + 0.8 · Dice (arXiv 2304.13785, section 3.4)."""
 
 from __future__ import annotations
 
@@ -106,7 +106,8 @@ def segmentation_loss(
     Args:
         logits: of shape `(batch_size, num_labels, height, width)`; converted to float32.
         labels: of shape `(batch_size, height, width)`, integers of any dtype in [0, num_labels), or ignored: -100, and
-            255 if it is no class. If all are ignored, the loss is 0.
+            255 if it is no class. If all are ignored, the loss is 0. Logits are interpolated (bilinear) to labels of
+            shape `(batch_size, 4 · height, 4 · width)`, the model's input size.
         dice_weight: share of the Dice loss, in [0, 1].
         across_processes: compute the loss of the batches of all processes as one; see [`dice_loss`]. The Dice loss is
             the same on every process; the mean of the cross-entropies over the processes is that of the whole batch.
@@ -114,6 +115,8 @@ def segmentation_loss(
     Raises:
         ValueError: the labels have another shape than the logits, or are no integers.
     """
+    if tuple(labels.shape[1:]) == (4 * logits.shape[2], 4 * logits.shape[3]):
+        logits = F.interpolate(logits.float(), scale_factor=4, mode="bilinear", align_corners=False)
     labels = _prepare_labels(labels, logits)
     cross_entropy = _cross_entropy(logits, labels, across_processes)
     coefficients = _dice(logits, labels, across_processes)

@@ -143,7 +143,8 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
                 config's `channel_projection`, of as many channels.
             labels: of shape `(batch_size, image_size / 4, image_size / 4)` or `(batch_size, image_size, image_size)`,
                 integers in [0, num_labels), or ignored: -100, and 255 if it is no class. The latter are reduced by an
-                order-0 zoom (SAMed's low-resolution labels).
+                order-0 zoom (SAMed's low-resolution labels), or the logits are interpolated to them if the config's
+                `loss_resolution` is "full".
             image_embeddings: of shape `(batch_size, output_channels, image_size / 16, image_size / 16)`: the encoder's
                 output, instead of `pixel_values`.
             output_hidden_states, output_attentions: whether to return those of the encoder; default to the config's.
@@ -168,7 +169,8 @@ class SamedForSemanticSegmentation(SamedPreTrainedModel):
         logits, iou_scores = self.sam.mask_decoder(image_embeddings.to(dtype), positions.to(dtype), dense.to(dtype))
         losses = {}
         if labels is not None:
-            labels = self.to_low_resolution(labels, logits.shape[-1])
+            low = self.to_low_resolution(labels, logits.shape[-1])  # which checks the shape
+            labels = labels if self.config.loss_resolution == "full" else low
             losses = segmentation_loss(logits, labels, self.config.dice_weight)._asdict()
         output = SamedSegmenterOutput(  # at once: a ModelOutput has the order of its assignments
             loss=losses.get("loss"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedConfig
 
+from ..utils.packaged import SMALL_SAM, locate
 from .adapter_checks import check_same_base
 from .adapter_files import (
     AdapterFiles,
@@ -84,10 +85,11 @@ class SamedPreTrainedModel(SavedPreTrainedModel):
             adapter_name: the adapter's name in the model.
             adapter_kwargs: as in transformers; the Auto classes pass the adapter's directory or Hub id in it.
             output_loading_info: also return a dictionary with `missing_keys` and the like, of an adapter's base model.
-            **kwargs: values over the config's (`image_size`, `id2label`, `num_labels`, `dice_weight`, `vision_config`,
-                `output_hidden_states`, …) and the arguments of [`~transformers.PreTrainedModel.from_pretrained`]:
-                `revision`, `token`, `dtype`, `device_map`, … Revision and subfolder are the adapter's; the base model's
-                revision is in `adapter_config.json`. `dtype` is the image encoder's, the mask decoder stays in float32.
+            **kwargs: values over the config's (`image_size`, `id2label`, `num_labels`, `dice_weight`,
+                `loss_resolution`, `vision_config`, `output_hidden_states`, …) and the arguments of
+                [`~transformers.PreTrainedModel.from_pretrained`]: `revision`, `token`, `dtype`, `device_map`, …
+                Revision and subfolder are the adapter's; the base model's revision is in `adapter_config.json`.
+                `dtype` is the image encoder's, the mask decoder stays in float32.
 
         Returns:
             The model in evaluation mode. With an adapter or a merged model, `image_processor` is its own.
@@ -139,8 +141,10 @@ class SamedPreTrainedModel(SavedPreTrainedModel):
         ignored = kwargs.pop("ignore_mismatched_sizes", False)
         kwargs |= {"ignore_mismatched_sizes": True, "output_loading_info": True}
         with report_damage(what):
-            loaded: Any = super().from_pretrained(path, *model_args, **kwargs)
+            loaded: Any = super().from_pretrained(path and locate(path), *model_args, **kwargs)
         model, info = loaded
+        if path == SMALL_SAM:
+            model.config.name_or_path = model.name_or_path = SMALL_SAM  # not where the package is
         if not ignored:
             _check_shapes(what, {key: shapes for key, *shapes in info["mismatched_keys"]}, any_labels)
         return model, info

@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 from huggingface_hub import HfApi
+from peft import get_peft_model_state_dict
 from transformers.models.sam.modeling_sam import SamPreTrainedModel
 from transformers.utils.hub import PushToHubMixin
 
 from ..hub.obsolete import obsolete_files
 from ..hub.push import create_repository, push_adapter
 from ..utils.atomic import atomic_update
+from ..utils.packaged import is_directory
 from .adapter_files import BASE_DIRECTORY, write_base_path
 from .adapters import SamedAdapterMixin
 from .image_processing_samed import SamedImageProcessor
@@ -71,7 +73,7 @@ class SavedPreTrainedModel(SamedAdapterMixin, SamPreTrainedModel):  # type: igno
     def _save(self, directory: Path, processor: SamedImageProcessor, kwargs: dict[str, Any]) -> None:
         active = self.active_adapters()[0] if self._hf_peft_config_loaded else None
         base = self.peft_config[active].base_model_name_or_path if active else None
-        if base and Path(base).is_dir() and Path(base).resolve() == directory.resolve():
+        if base and is_directory(base) and Path(base).resolve() == directory.resolve():
             raise ValueError(
                 f"save_directory is {str(directory)!r}, where the adapter's base model is: give another directory, or "
                 "save the whole model after merge_and_unload."
@@ -97,6 +99,16 @@ class SavedPreTrainedModel(SamedAdapterMixin, SamPreTrainedModel):  # type: igno
                 write_base_path(temporary / "adapter_config.json", directory)
             config.save_pretrained(temporary)
             processor.save_pretrained(temporary)
+
+    def get_adapter_state_dict(
+        self, adapter_name: str | None = None, state_dict: dict[str, Any] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """The weights of the active adapter or of another one, as in transformers."""
+        if not self._hf_peft_config_loaded:
+            raise ValueError("The model has no adapter: expected one, by add_adapter or load_adapter.")
+        # PEFT would ask the Hub for the base's config, to look for new words in its vocabulary.
+        name = adapter_name or self.active_adapters()[0]
+        return get_peft_model_state_dict(self, state_dict, adapter_name=name, save_embedding_layers=False)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:  # type: ignore[override]  # options go to push_adapter
         """Upload the active adapter for every way of loading, or a model without one whole, and return the address.

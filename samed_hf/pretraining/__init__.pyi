@@ -2,7 +2,7 @@ from .arguments import PretrainingArguments
 from .images import SyntheticImages
 from .run import pretrain
 from .scores import measure_iou
-from .small_sam import make_small_sam
+from .small_sam import make_small_sam, resize_input
 from .synthesis import SyntheticImage, draw_image
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "make_small_sam",
     "measure_iou",
     "pretrain",
+    "resize_input",
 ]

@@ -36,13 +36,14 @@ from .objective import PromptedSam
 from .scores import measure_iou
 from .small_sam import make_small_sam, resize_input, use_tiled_attention
 
-__all__ = ["pretrain"]
+__all__ = ["VALIDATION_SEED", "pretrain"]
 
 logger = get_logger(__name__)
 
 _PATCH = 16  # pixels; masks have 4 x 4 for each
 _PRODUCTS, _SETTINGS = ("config.json", "model.safetensors", "processor_config.json"), "pretraining_settings.json"
-_VALIDATION_SEED = 2**31  # no training has it
+VALIDATION_SEED = 2**31
+"""Seed of the images that the IoU is measured on; no training has it."""
 
 
 def pretrain(args: PretrainingArguments) -> SamModel:
@@ -191,7 +192,7 @@ class _Pretrainer(Trainer):
         self.settings = {name: getattr(args, name) for name in field_names(args, "resume")}
         self.settings["num_processes"] = settings.world_size
         self._dense_steps, self._parts = args.dense_steps, defaultdict[str, list[float]](list)
-        validation = images(args.num_validation_images, _VALIDATION_SEED, exact_boxes=True)
+        validation = images(args.num_validation_images, VALIDATION_SEED, exact_boxes=True)
         super().__init__(model, settings, train_dataset=images(count, args.seed), eval_dataset=validation)
         self.remove_callback(PrinterCallback)  # `log` has its own lines
 

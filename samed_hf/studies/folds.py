@@ -41,7 +41,7 @@ def prepare_folds(args: SamedTrainingArguments, num_processes: int) -> tuple[Sam
     args = replace(args, cache_dir=args.cache_dir or str(output / "cache"))
     check_base(args.fill_defaults(num_processes))  # before anything long
     args, data = read_cases(args, output / "phantom")
-    if args.uses_random_sam and args.image_size is None:  # once, as the slices of folds can differ in size
+    if args.uses_small_sam and args.image_size is None:  # once, as the slices of folds can differ in size
         side = slice_side(data, make_processor(args, data))
         args = replace(args, image_size=args.fill_defaults(num_processes, side).image_size)
     if not keep_settings(replace(args, fold=None), data.train, num_processes, RECORD):

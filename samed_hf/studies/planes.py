@@ -74,7 +74,7 @@ def _prepare(args: SamedTrainingArguments, num_processes: int, dry_run: bool) ->
         raise ValueError(f"plane is all with {'; with '.join(found)}: change these, or give one plane.")
     data = read_training_data(args)
     processors = [make_processor(replace(args, plane=plane), data) for plane in PLANES]
-    if args.uses_random_sam and args.image_size is None:
+    if args.uses_small_sam and args.image_size is None:
         side = max(slice_side(data, processor) for processor in processors)
         args = replace(args, image_size=args.fill_defaults(num_processes, side).image_size)
     if not dry_run:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..data.arguments import DataArguments
 from ..scoring.arguments import ScoringArguments
+from ..utils.packaged import SMALL_SAM, is_directory
 from ..utils.settings import setting
 from ..utils.source import package_source
 from ..utils.text import split_names
@@ -33,13 +34,15 @@ class SamedTrainingArguments(ScoringArguments, DataArguments):
     """
 
     model_name_or_path: str | None = setting(
-        None, "Directory or Hub id of a plain SAM, e.g. facebook/sam-vit-base [a small random SAM].", private=True
+        None,
+        "Directory or Hub id of a plain SAM, e.g. facebook/sam-vit-base, or samed_hf/small [random: a small SAM].",
+        private=True,
     )
     model_revision: str | None = setting(None, "Branch, tag or commit of model_name_or_path on the Hub.")
     preset: str | None = setting(None, "A run of the paper; other flags win.", choices=tuple(PRESETS))
     output_dir: str = setting("outputs/samed", "Directory of adapter, scores, images and checkpoints.", private=True)
     image_size: int | None = setting(
-        None, "Model input in pixels, a multiple of 16 [512; random SAM: 256, or 128 for slices up to 96].", resume=True
+        None, "Model input in pixels, a multiple of 16 [512; small SAM: 256, or 128 for slices up to 96].", resume=True
     )
     rank: int = setting(4, "Rank of the LoRA matrices.", minimum=1, resume=True)
     variant: str | None = setting(
@@ -59,10 +62,10 @@ class SamedTrainingArguments(ScoringArguments, DataArguments):
         resume=True,
     )
     per_device_train_batch_size: int | None = setting(
-        None, "Slices per process [12; random SAM: 4, small slices 16; preset: 24 in total].", minimum=1, resume=True
+        None, "Slices per process [12; small SAM: 4, small slices 16; preset: 24 in total].", minimum=1, resume=True
     )
     gradient_accumulation_steps: int = setting(1, "Batches per optimizer step.", minimum=1, resume=True)
-    learning_rate: float | None = setting(None, "Learning rate [0.005; random SAM: 0.003].", minimum=0, resume=True)
+    learning_rate: float | None = setting(None, "Learning rate [0.005; small SAM: 0.003].", minimum=0, resume=True)
     optimizer: str = setting(
         "adamw", "adamw_8bit: by bitsandbytes, on a GPU.", choices=("adamw", "adam", "sgd", "adamw_8bit"), resume=True
     )
@@ -70,16 +73,22 @@ class SamedTrainingArguments(ScoringArguments, DataArguments):
         None, "Weight decay; for adam and sgd an L2 penalty of 0.0001.", minimum=0, filled=0.1, resume=True
     )
     dice_weight: float = setting(0.8, "Weight of the Dice loss; cross-entropy has the rest of 1.", resume=True)
+    loss_resolution: str | None = setting(
+        None,
+        "low: loss of the logits, SAMed's; full: interpolated to the input's size [low; samed_hf/small: full].",
+        choices=("low", "full"),
+        resume=True,
+    )
     lr_warmup_steps: int | None = setting(None, "Optimizer steps of warmup [250, at most 1/40 of the run].", minimum=0)
     lr_power: float | None = setting(None, "Exponent of the learning rate's decay.", minimum=0, filled=0.9, resume=True)
     num_train_epochs: float | None = setting(
-        None, "Epochs of the learning rate's decay [200; random SAM: 14, on the phantom 10].", minimum=0.01
+        None, "Epochs of the learning rate's decay [200; small SAM: 14, on the phantom 10].", minimum=0.01
     )
     stop_after_epochs: float | None = setting(None, "Epochs trained [160 of 200, else num_train_epochs].", minimum=0.01)
     max_train_steps: int | None = setting(
         None, "Optimizer steps, instead of epochs; the rate decays over them without num_train_epochs.", minimum=1
     )
-    max_grad_norm: float | None = setting(None, "Largest gradient norm; 0: no limit [0; random SAM: 0.5].", minimum=0)
+    max_grad_norm: float | None = setting(None, "Largest gradient norm; 0: no limit [0; small SAM: 0.5].", minimum=0)
     max_skipped_steps: int = setting(10, "Non-finite losses or gradients in a row to skip.", minimum=0, on_card=False)
     ema_decay: float | None = setting(None, "Save and score weights averaged with this decay [none].", resume=True)
     mixed_precision: str | None = setting(
@@ -185,8 +194,13 @@ class SamedTrainingArguments(ScoringArguments, DataArguments):
 
     @property
     def uses_random_sam(self) -> bool:
-        """Whether a small SAM of random weights is trained, as no pretrained model is given."""
-        return self.model_name_or_path is None
+        """Whether a small SAM of random weights is trained."""
+        return self.model_name_or_path in (None, "random")
+
+    @property
+    def uses_small_sam(self) -> bool:
+        """Whether the packaged SAM or a random one is trained, which have defaults of their own."""
+        return self.uses_random_sam or self.model_name_or_path == SMALL_SAM
 
     def fill_defaults(self, num_processes: int = 1, slice_side: int | None = None) -> ResolvedTrainingArguments:
         """Return a copy in which unset settings have values from the preset, other settings or the data.
@@ -204,13 +218,15 @@ class SamedTrainingArguments(ScoringArguments, DataArguments):
             args._fill(weight_decay=0.0001)
         if args.preset is not None:
             args._apply_preset(PRESETS[args.preset], num_processes)
-        if args.uses_random_sam:
+        args._fill(model_name_or_path="random")
+        if args.uses_small_sam:
             args._fill(image_size=128 if slice_side is not None and slice_side <= 96 else 256)
             args._fill(per_device_train_batch_size=16 if args.image_size <= 128 else 4, learning_rate=0.003)
             args._fill(num_train_epochs=10.0 if args.uses_phantom else 14.0, max_grad_norm=0.5)
         elif args.stop_after_epochs is None and args.num_train_epochs is None and args.preset is None:
             args.stop_after_epochs = 160.0
         args._fill(image_size=512, per_device_train_batch_size=12, learning_rate=0.005, num_train_epochs=200.0)
+        args._fill(loss_resolution="full" if args.model_name_or_path == SMALL_SAM else "low")
         targets = split_names("lora_targets", args.lora_targets or "q,v", LORA_TARGETS)  # in one order, for resuming
         args.lora_targets = ",".join(targets) if args.encoder == "lora" else None
         args._fill(stop_after_epochs=args.num_train_epochs)
@@ -242,7 +258,7 @@ class SamedTrainingArguments(ScoringArguments, DataArguments):
             return []
         batch = (self.per_device_train_batch_size or 0) * num_processes * self.gradient_accumulation_steps
         run = self.to_dict() | {"effective_batch_size": batch} | settings
-        if Path(str(self.model_name_or_path)).exists():
+        if is_directory(str(self.model_name_or_path)):
             run["model_name_or_path"] = "a local directory"  # paths are private, and the model card lists deviations
         if self.num_validation_cases is None:
             run["num_validation_cases"] = PRESETS[self.preset]["num_validation_cases"]
@@ -260,12 +276,14 @@ class SamedTrainingArguments(ScoringArguments, DataArguments):
 class ResolvedTrainingArguments(SamedTrainingArguments):
     """Settings returned by [`SamedTrainingArguments.fill_defaults`]: those with a derived default are not `None`."""
 
+    model_name_or_path: str
     image_size: int
     variant: str
     augmentation: str
     per_device_train_batch_size: int
     learning_rate: float
     weight_decay: float
+    loss_resolution: str
     lr_power: float
     num_train_epochs: float
     stop_after_epochs: float

@@ -41,8 +41,10 @@ def log_plan(settings: SamedTrainingArguments) -> None:
         args, accelerator = start_run(settings, data)
         if args.resume_from_checkpoint is not None:
             find_checkpoint(Path(args.output_dir), args.resume_from_checkpoint)
-        source = args.model_name_or_path or make_random_sam(Path(directory) / "base", image_size=args.image_size)
-        base = read_base_config(str(source), revision=args.model_revision, token=args.hub_token)
+        source = args.model_name_or_path
+        if args.uses_random_sam:
+            source = str(make_random_sam(Path(directory) / "base", image_size=args.image_size))
+        base = read_base_config(source, revision=args.model_revision, token=args.hub_token)
         processor = make_processor(args, data, args.image_size)
         num_slices, counted = _count_slices(data, processor)
         plan = TrainingPlan.of(args, num_slices, accelerator.num_processes)
@@ -73,6 +75,7 @@ def _step_settings(args: ResolvedTrainingArguments, data: CaseDataset, accelerat
         ema=args.ema_decay is not None,
         fused=not on_cpu,
         num_processes=accelerator.num_processes,
+        full_loss=args.loss_resolution == "full",
     )
 
 

@@ -11,12 +11,13 @@ from ..data import CaseDataset
 from ..model import SamedForSemanticSegmentation, SamedImageProcessor
 from ..model.precision import computes_bfloat16
 from ..reporting.formatting import plural
+from ..utils.packaged import SMALL_SAM
 from .arguments import ResolvedTrainingArguments
 from .presets import PRESETS
 
 __all__ = ["TrainingPlan", "describe_run"]
 
-_RECIPE = ("rank", "lora_targets", "encoder", "optimizer", "weight_decay", "dice_weight")
+_RECIPE = ("rank", "lora_targets", "encoder", "optimizer", "weight_decay", "dice_weight", "loss_resolution")
 
 
 @dataclass
@@ -57,7 +58,10 @@ def describe_run(
 ) -> str:
     """Describe a run of `num_slices` training slices in lines of text; the model may be on the meta device."""
     source = "synthetic phantom patients" if args.uses_phantom else f"{data.root}, {data.layout}"
-    random = "a small SAM of RANDOM weights (no pretrained model given: a demonstration, not a medical result)"
+    named = {
+        "random": "a small SAM of RANDOM weights (a demonstration, not a medical result)",
+        SMALL_SAM: f"{SMALL_SAM}, which has learnt from synthetic images",
+    }
     batch = args.per_device_train_batch_size * accelerator.num_processes * plan.accumulation
     lines = [
         f"data        {source}: {len(data.train)} cases to train on, {len(data.validation)} held out for validation"
@@ -65,7 +69,7 @@ def describe_run(
         *([f"files       {data.explanation}"] if data.explanation else []),
         f"slices      {num_slices} of {_describe_slices(processor)}",
         f"labels      {', '.join(list(model.config.id2label.values())[1:])}",
-        f"base model  {random if args.uses_random_sam else args.model_name_or_path}",
+        f"base model  {named.get(args.model_name_or_path, args.model_name_or_path)}",
         f"trains      {_describe_parameters(model)}",
         f"run         {plan.steps} steps of {batch} slices at {args.image_size} pixels on "
         f"{accelerator.device}, learning rate {args.learning_rate} after {plural(plan.warmup, 'step')} of warmup",

@@ -20,6 +20,7 @@ _SAMED: dict[str, Any] = {
     "optimizer": "adamw",
     "weight_decay": 0.1,
     "dice_weight": 0.8,
+    "loss_resolution": "low",
     "lr_warmup_steps": 250,
     "lr_power": 0.9,
     "num_train_epochs": 200.0,

@@ -113,6 +113,8 @@ def read_settings(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[st
         raise ValueError(f"config {str(path)!r} has {'; '.join(problems)}.")
     if saved:
         settings.pop("resume_from_checkpoint", None)
+    if "run" in saved:
+        settings.setdefault("loss_resolution", "low")  # the only one of earlier versions
     parser, kinds = make_parser(exit_on_error=False), get_type_hints(SamedTrainingArguments)
     for name, value in settings.items():
         try:

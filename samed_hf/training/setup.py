@@ -12,14 +12,14 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
 from transformers.utils import CONFIG_NAME
-from transformers.utils.hub import resolve_revision
 
 from ..data import CaseDataset, CaseStore, make_processor
 from ..data.processor import slice_side
 from ..model import SamedConfig, SamedForSemanticSegmentation, SamedImageProcessor, make_random_sam, samed_lora_config
-from ..model.download import describe_access, fetch_json
+from ..model.download import describe_access, fetch_json, pin_revision
 from ..model.lora import prepare_encoder
 from ..utils.atomic import atomic_directory, write_text
+from ..utils.packaged import is_directory
 from .arguments import ResolvedTrainingArguments, SamedTrainingArguments
 from .checkpointing.checkpoints import find_checkpoint, list_checkpoints
 from .checkpointing.provenance import compare_provenance, find_provenance
@@ -127,7 +127,7 @@ def set_up_run(settings: SamedTrainingArguments) -> TrainingRun:
         store = open_store(args, data, make_processor(args, data, args.image_size), decode=first)
         if first:
             _archive_earlier_run(args)
-        base = args.model_name_or_path or str(output_dir / "base_model")
+        base = str(output_dir / "base_model") if args.uses_random_sam else args.model_name_or_path
         if first and args.uses_random_sam and (args.resume_from_checkpoint is None or not Path(base).is_dir()):
             with atomic_directory(base) as temporary:  # a resumed run keeps its own
                 make_random_sam(temporary, image_size=args.image_size, seed=args.seed)
@@ -150,7 +150,7 @@ def start_run(
     """Fill in the defaults, `image_size` by the slices of the data, make the accelerator, and check the base model."""
     # Explicit, so that processes without an accelerator form a group whatever launched them.
     cpu, side = not torch.accelerator.is_available(), None
-    if data is not None and settings.image_size is None and settings.uses_random_sam:
+    if data is not None and settings.image_size is None and settings.uses_small_sam:
         side = slice_side(data, make_processor(settings, data, None))
     args = settings.fill_defaults(PartialState(cpu=cpu).num_processes, side)
     tracker = None if args.report_to == "none" else args.report_to
@@ -186,10 +186,10 @@ def refuse_deepspeed(accelerator: Accelerator) -> None:
 
 def check_base(args: ResolvedTrainingArguments) -> None:
     """Check that the base model, if one is given, is a plain SAM, and make the path of a directory absolute."""
-    base = args.model_name_or_path
-    if base is None:
+    if args.uses_random_sam:
         return
-    if Path(base).is_dir():
+    base = args.model_name_or_path
+    if is_directory(base):
         # The adapter stores it, and may be loaded from another working directory.
         base = args.model_name_or_path = str(Path(base).resolve())
     check_plain_sam(base, args.image_size, {"revision": args.model_revision, "token": args.hub_token})
@@ -235,6 +235,7 @@ def _make_model(args: ResolvedTrainingArguments, base: str, store: CaseStore) ->
         id2label=store.data.id2label,
         channel_projection=store.processor.num_projected,
         dice_weight=args.dice_weight,
+        loss_resolution=args.loss_resolution,
         regions={name: list(labels) for name, labels in store.data.regions.items()} or None,
         revision=args.model_revision,
         token=args.hub_token,
@@ -243,7 +244,7 @@ def _make_model(args: ResolvedTrainingArguments, base: str, store: CaseStore) ->
         raise ValueError(f"model_name_or_path {base!r} is an adapter: give the plain SAM it was trained on.")
     lora = samed_lora_config(args.rank, args.variant, args.lora_targets, args.encoder)
     # The exact commit, so that the adapter is never loaded onto other weights.
-    revision = resolve_revision(base, args.model_revision, token=args.hub_token)
+    revision = pin_revision(base, {"revision": args.model_revision, "token": args.hub_token})["revision"]
     lora.revision = args.model_revision = getattr(revision, "resolved", revision)
     model.add_adapter(lora)
     prepare_encoder(model, bfloat16=args.frozen_dtype == "bfloat16", checkpointing=args.gradient_checkpointing)

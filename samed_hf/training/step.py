@@ -24,8 +24,9 @@ __all__ = ["Batch", "choose_augmentation", "read_batches", "take_step"]
 
 
 Batch = tuple[torch.Tensor, torch.Tensor, list[str]]
-"""Pixels of shape `(batch_size, 3, S, S)`, float32, labels of shape `(batch_size, S / 4, S / 4)`, int64, on the device,
-and the case of each slice. Samples that only fill a batch have the label `IGNORED` and no case."""
+"""Pixels of shape `(batch_size, 3, S, S)`, float32, labels of shape `(batch_size, S / 4, S / 4)`, or for a
+loss at full resolution `(batch_size, S, S)`, int64, on the device, and the case of each slice. Samples that only fill a
+batch have the label `IGNORED` and no case."""
 
 
 def choose_augmentation(name: str, store: CaseStore) -> Augmentation | None:
@@ -37,7 +38,8 @@ def choose_augmentation(name: str, store: CaseStore) -> Augmentation | None:
 def read_batches(run: TrainingRun, first: int) -> Generator[Batch]:
     """Yield the batches of this process from step `first` on."""
     args, accelerator, plan = run.args, run.accelerator, run.plan
-    dataset = SliceDataset(run.store, run.data.train, choose_augmentation(args.augmentation, run.store), args.seed)
+    augmentation, stride = choose_augmentation(args.augmentation, run.store), 1 if args.loss_resolution == "full" else 4
+    dataset = SliceDataset(run.store, run.data.train, augmentation, args.seed, stride)
     sampler = EpochBatchSampler(
         len(dataset),
         args.per_device_train_batch_size,

@@ -62,7 +62,7 @@ def test_an_item_by_hand(tmp_path):
     assert torch.equal(item["pixel_values"], torch.from_numpy(image).expand(3, 16, 16))
     # An order-0 zoom from 16 to 4 keeps the corners: it samples at 0, 5, 10 and 15.
     assert torch.equal(item["labels"], torch.from_numpy(label[::5, ::5]))
-    dataset.label_stride = 1
+    dataset = SliceDataset(dataset.store, dataset.cases, label_stride=1)
     assert torch.equal(dataset[7, 0]["labels"], torch.from_numpy(label))
 
 

@@ -12,7 +12,7 @@ import pytest
 from .test_card import ADAPTER, CONFIG, METRICS, SETTINGS
 
 ROOT = Path(__file__).parents[2]
-DATA = {".pyi", ".md", ".csv", ".css", ".j2"}
+DATA = {".pyi", ".md", ".csv", ".css", ".j2", ".json", ".safetensors"}
 SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[1])

@@ -73,7 +73,14 @@ def test_dice_weight_out_of_range():
         SamedConfig(dice_weight=1.5, id2label={0: "background", 1: "a"})
 
 
-@pytest.mark.parametrize("values", [{}, {"num_labels": 4}, {"image_size": 64, "dice_weight": 0.5}])
+def test_a_loss_resolution_that_there_is_not():
+    with pytest.raises(ValueError, match=r"loss_resolution is 'high': expected 'low' or 'full'"):
+        SamedConfig(loss_resolution="high")
+
+
+@pytest.mark.parametrize(
+    "values", [{}, {"num_labels": 4}, {"image_size": 64, "dice_weight": 0.5, "loss_resolution": "full"}]
+)
 def test_a_saved_config_equals_itself(values, tmp_path):
     config = SamedConfig(**values)
     config.save_pretrained(tmp_path)

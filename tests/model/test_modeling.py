@@ -5,7 +5,9 @@ from safetensors.torch import load_file
 from transformers import SamConfig, SamModel
 
 from samed_hf import SamedConfig, SamedForSemanticSegmentation, samed_lora_config
+from samed_hf.model.losses import dice_loss, segmentation_loss
 from samed_hf.model.modeling_samed import SamedSegmenterOutput
+from samed_hf.model.post_processing import upsample_logits
 from samed_hf.model.random_sam import make_random_sam
 
 from ..conftest import TINY_LABELS, TINY_SIZE
@@ -75,6 +77,22 @@ def test_labels_at_the_inputs_size_are_sampled_as_an_order_0_zoom(tiny_model):
         high = tiny_model(PIXELS, labels=labels).loss
         low = tiny_model(PIXELS, labels=torch.stack(expected)).loss
     assert torch.equal(high, low)
+
+
+def test_the_loss_at_the_inputs_resolution(tiny_model):
+    labels = torch.randint(0, 3, (2, TINY_SIZE, TINY_SIZE))
+    labels[0, :, :8] = 255
+    tiny_model.config.loss_resolution = "full"
+    with torch.no_grad():
+        output = tiny_model(PIXELS, labels=labels)
+        logits = upsample_logits(output.logits, TINY_SIZE)
+        low = tiny_model(PIXELS, labels=labels[:, ::4, ::4]).loss
+    expected = F.cross_entropy(logits, labels.where(labels != 255, -100))
+    assert output.cross_entropy.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert output.dice.item() == pytest.approx(dice_loss(logits, labels).item(), rel=1e-6)
+    assert low == segmentation_loss(output.logits, labels[:, ::4, ::4]).loss  # labels of the logits' size stay
+    with pytest.raises(ValueError, match=r"labels have the shape \(2, 32, 32\)"):
+        tiny_model(PIXELS, labels=labels[:, ::2, ::2])
 
 
 def test_image_embeddings_instead_of_pixels(tiny_model):

@@ -42,6 +42,18 @@ def test_bad_recipes_are_all_named():
             SamedTrainingArguments(encoder=bad)
 
 
+@pytest.mark.parametrize(
+    ("base", "resolution", "rate"),
+    [(None, "low", 0.003), ("random", "low", 0.003), ("samed_hf/small", "full", 0.003), ("user/sam", "low", 0.005)],
+)
+def test_defaults_of_the_base_models(base, resolution, rate):
+    args = SamedTrainingArguments(model_name_or_path=base).fill_defaults()
+    assert (args.loss_resolution, args.learning_rate) == (resolution, rate)
+    assert args.model_name_or_path == (base or "random")
+    given = SamedTrainingArguments(model_name_or_path=base, loss_resolution="low").fill_defaults()
+    assert given.loss_resolution == "low"
+
+
 def test_paths_names_of_data_and_the_token_are_private():
     assert set(field_names(SamedTrainingArguments, "private")) == {
         *("data_dir", "dataset_name", "cache_dir", "output_dir", "model_name_or_path", "resume_from_checkpoint"),
@@ -54,7 +66,7 @@ def test_settings_that_determine_the_weights_are_compared_on_resume():
     names = set(field_names(SamedTrainingArguments, "resume"))
     assert {"learning_rate", "weight_decay", "seed", "rank", "ema_decay", "optimizer", "plane", "fold"} <= names
     assert {"num_folds", "num_train_cases", "train_fraction"} <= names
-    assert {"lora_targets", "encoder", "dice_weight"} <= names
+    assert {"lora_targets", "encoder", "dice_weight", "loss_resolution"} <= names
     assert not names & {"max_train_steps", "eval_steps", "save_best", "report_to", "output_dir"}
 
 

@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 from samed_hf import SamedForSemanticSegmentation
 from samed_hf.diagnostics.memory import StepSettings, estimate_training, read_base_config
 from samed_hf.training.loop import train
+from samed_hf.training.setup import set_up_run
+from samed_hf.training.step import read_batches
 
 from .conftest import reset_accelerate
 
@@ -18,7 +20,7 @@ RECIPES = {
     "frozen": {"encoder": "frozen"},
     "frozen_s": {"encoder": "frozen", "variant": "samed_s", "optimizer": "adam"},
     "full": {"encoder": "full", "optimizer": "sgd", "learning_rate": 0.01, "ema_decay": 0.9},
-    "sgd": {"optimizer": "sgd", "dice_weight": 0.5},
+    "sgd": {"optimizer": "sgd", "dice_weight": 0.5, "loss_resolution": "full"},
 }
 
 
@@ -48,6 +50,7 @@ def test_a_resumed_run_equals_a_whole_one(settings, name):
     }
     assert written["lora_targets"] == {"targets": "k,o,mlp", "sgd": "q,v"}.get(name)
     assert before.config.dice_weight == args.dice_weight
+    assert before.config.loss_resolution == (args.loss_resolution or "low") == written["loss_resolution"]
     other = {"encoder": "lora"} if args.encoder != "lora" else {"dice_weight": 0.7, "lora_targets": "k"}
     with pytest.raises(ValueError, match="written with other settings"):
         finish(replace(args, resume_from_checkpoint="latest", **other))
@@ -59,6 +62,20 @@ def test_the_logged_parts_are_unweighted(settings):
         row = run.log[0]
         assert row["loss"] == pytest.approx((1 - weight) * row["cross_entropy"] + weight * row["dice"], rel=1e-6)
         assert (row["cross_entropy"] > 0.1, row["dice"] > 0.1) == (True, True)
+
+
+def test_the_loss_at_the_inputs_resolution(settings):
+    """The first loss of a run is that of the model on the same batch, whose labels aren't reduced."""
+    args = settings(max_train_steps=1, loss_resolution="full", watched_slices=0)
+    reset_accelerate()
+    run = set_up_run(args)
+    pixels, labels, _ = next(read_batches(run, 0))
+    assert labels.shape[1:] == pixels.shape[2:] == (64, 64)
+    with torch.no_grad():
+        expected = run.model.train()(pixels, labels=labels)
+    row = train(args).log[0]
+    assert row["loss"] == pytest.approx(expected.loss.item(), rel=1e-5)
+    assert "recipe      not the paper's: loss_resolution full instead of low\n" in run.describe()
 
 
 @pytest.mark.parametrize("encoder", ["frozen", "full"])

@@ -61,7 +61,7 @@ def test_other_keys_of_a_runs_file_are_accepted(tmp_path):
     besides = {name: {"anything": [1]} for name in NO_FLAGS}
     path = write(tmp_path, {"rank": 3, "resume_from_checkpoint": "latest"} | besides)
     settings, saved = read_settings(path)
-    assert settings == {"rank": 3}
+    assert settings == {"rank": 3, "loss_resolution": "low"}
     assert saved == besides
     assert parse_command(["--config", path])[0].saved_run == besides
 
@@ -92,6 +92,13 @@ def test_values_that_no_flag_accepts_are_errors(tmp_path, content, expected):
 def test_an_unquoted_no_in_yaml_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="mixed_precision: false is not allowed; YAML"):
         read_settings(write(tmp_path, "mixed_precision: no\n", "run.yml"))
+
+
+def test_a_run_of_an_earlier_version_had_the_loss_of_the_logits(tmp_path):
+    path = tmp_path / "training_settings.json"
+    for content, expected in (({"rank": 4, "run": {}}, "low"), ({"rank": 4}, None)):
+        path.write_text(json.dumps(content))
+        assert read_settings(path)[0].get("loss_resolution") == expected
 
 
 def test_values_out_of_range_are_refused_as_flags_are(tmp_path):

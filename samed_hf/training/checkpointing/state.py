@@ -228,7 +228,7 @@ def _check_fits(run: TrainingRun, directory: Path, content: dict[str, Any]) -> N
             f"{directory} was written by an earlier version of samed_hf, with pickled files, which are never loaded: "
             f"finish that run with that version, or {anew}"
         )
-    earlier = dict(content["settings"])
+    earlier = {"loss_resolution": "low"} | content["settings"]  # the only one of earlier versions
     differences = [
         f"{name} {earlier[name]} then, {value} now"
         for name, value in _shared_settings(run).items()

@@ -22,7 +22,7 @@ __all__ = ["skipped_rows", "write_training_report"]
 
 _SPLITS = ("train", "validation", "test")
 _MAX_NAMES = 20  # of a split's cases
-_DEMONSTRATION = "No pretrained model was given: a demonstration with random weights, not a medical result."
+_DEMONSTRATION = "The base model has random weights: a demonstration, not a medical result."
 
 
 def write_training_report(path: Path, run: TrainingRun, metrics: Mapping[str, Any] | None) -> None:
