@@ -201,12 +201,12 @@ def write_base_path(adapter_config: Path, directory: Path) -> None:
     Of the packaged base its version is written. `directory` is where `adapter_config` will be.
     """
     content = json.loads(adapter_config.read_text(encoding="utf-8"))
-    name = content.get("base_model_name_or_path")
-    if (adapter_config.parent / BASE_DIRECTORY).is_dir():  # saved with the adapter
+    name, has_own = content.get("base_model_name_or_path"), (adapter_config.parent / BASE_DIRECTORY).is_dir()
+    if has_own:  # saved with the adapter
         name = str(directory / BASE_DIRECTORY)
     if name == SMALL_SAM:
         content["revision"] = SMALL_SAM_VERSION
-    elif not name or not is_directory(name):
+    elif not name or not (has_own or is_directory(name)):
         return
     else:
         base, directory = Path(name).resolve(), directory.resolve()
