@@ -165,11 +165,11 @@ def _device(device: dict[str, Any]) -> str:
 def _fit(model: str, models: dict[str, dict[str, Any] | None]) -> str:
     fit = models[model]
     if fit is None:
+        from ..utils.packaged import SMALL_SAM
         from .memory import SMALLER_BASES
 
-        smaller = next((name for name, one in SMALLER_BASES.items() if models.get(one)), None)
-        advice = f": use {smaller} or another smaller one" if smaller else ""
-        return f"{model} can't be trained, not even with one slice in a batch{advice}"
+        smaller = next((name for name, one in SMALLER_BASES.items() if models.get(one)), SMALL_SAM)
+        return f"{model} can't be trained, not even with one slice in a batch: use {smaller} or another smaller one"
     slices = "1 slice" if fit["batch_size"] == 1 else f"{fit['batch_size']} slices"
     flags = f" with {fit['flags']}" if fit["flags"] else ""
     return f"{model}, {slices} in a batch{flags}, about {_gigabytes(fit['bytes'])}"

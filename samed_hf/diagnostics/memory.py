@@ -22,6 +22,7 @@ from ..model.configuration_samed import SamedConfig
 from ..model.lora import prepare_encoder, samed_lora_config
 from ..model.losses import segmentation_loss
 from ..model.modeling_samed import SamedForSemanticSegmentation
+from ..utils.packaged import SMALL_SAM
 from .fake_step import LiveBytes, make_fake, use_fused_attention
 
 __all__ = [
@@ -190,12 +191,12 @@ def fitting_batches(
 def suggest_base(
     base: Mapping[str, Any], alternatives: Sequence[StepSettings], available: float
 ) -> tuple[str, StepSettings, int] | None:
-    """The largest of `SMALLER_BASES` with fewer weights than `base` whose training fits into the `available` bytes.
+    """The first of `SMALLER_BASES` and samed_hf/small that is smaller than `base` and fits into the `available` bytes.
 
-    Returns its Hub id, the first of the alternative settings with which one fits, and its bytes; or `None`.
+    Returns its name, the first of the alternative settings with which one fits, and its bytes; or `None`.
     """
-
     models = {name: base_config(model) for name, model in SMALLER_BASES.items()}
+    models[SMALL_SAM] = read_base_config(SMALL_SAM)
     smaller = {name: config for name, config in models.items() if _count_weights(config) < _count_weights(base)}
     for settings, name in itertools.product(alternatives, smaller):
         total = estimate_training(smaller[name], settings).total

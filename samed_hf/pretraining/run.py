@@ -28,7 +28,7 @@ from ..training.checkpointing.run_directory import archive_directories, check_wr
 from ..training.distributed.interruption import Interruption
 from ..training.distributed.logging import get_logger
 from ..training.setup import check_plain_sam
-from ..utils.atomic import write_text
+from ..utils.atomic import atomic_update, write_text
 from ..utils.settings import field_names, find_problems
 from .arguments import PretrainingArguments
 from .images import SyntheticImages
@@ -83,8 +83,9 @@ def pretrain(args: PretrainingArguments) -> SamModel:
         raise interruption.end()
     logger.info(f"trained     {step - (_steps(checkpoint) if checkpoint else 0)} steps in {seconds:.0f} s")
     if trainer.is_world_process_zero():
-        sam.save_pretrained(output)
-        _make_processor(args.image_size).save_pretrained(output)
+        with atomic_update(output) as temporary:
+            sam.save_pretrained(temporary)
+            _make_processor(args.image_size).save_pretrained(temporary)
         logger.info(f"wrote       {output / 'model.safetensors'}")
     return sam
 

@@ -19,7 +19,9 @@ ROOT = Path(__file__).parents[2]
 def quick(monkeypatch):
     """Estimates of memory take seconds; test_memory.py tests them."""
     fit = {"batch_size": 4, "flags": "--gradient_checkpointing", "bytes": 3.2e9}
-    monkeypatch.setattr(doctor_module, "_fits", lambda devices: {"cpu": {"ViT-B": fit, "ViT-H": None}})
+    monkeypatch.setattr(
+        doctor_module, "_fits", lambda devices: {"cpu": {"ViT-B": fit, "ViT-H": None}, "cuda:0": {"ViT-B": None}}
+    )
 
 
 def test_a_complete_machine(capsys):
@@ -29,6 +31,7 @@ def test_a_complete_machine(capsys):
     assert "verdict     all required packages work" in printed
     assert "fits        cpu: ViT-B, 4 slices in a batch with --gradient_checkpointing, about 3.2 GB" in printed
     assert "ViT-H can't be trained, not even with one slice in a batch: use facebook/sam-vit-base" in printed
+    assert "cuda:0: ViT-B can't be trained, not even with one slice in a batch: use samed_hf/small" in printed
     assert "Hub         offline: HF_HUB_OFFLINE is set" in printed  # as all tests are
 
 

@@ -193,8 +193,12 @@ def test_the_largest_smaller_base_that_fits_is_suggested(narrow_models):
     assert most > medium > least
     assert suggest_base(base, [step], most) == ("nielsr/slimsam-50-uniform", step, medium)  # never the base itself
     assert suggest_base(base, [step], medium - 1) == ("nielsr/slimsam-77-uniform", step, least)
-    assert suggest_base(base, [step], least - 1) is None
-    assert suggest_base(small[1], [step], most) is None
+    packaged = estimate_training(read_base_config("samed_hf/small"), step).total
+    assert packaged < least
+    assert suggest_base(base, [step], least - 1) == ("samed_hf/small", step, packaged)
+    assert suggest_base(small[1], [step], most) == ("samed_hf/small", step, packaged)
+    assert suggest_base(base, [step], packaged - 1) is None
+    assert suggest_base(read_base_config("samed_hf/small"), [step], most) is None
 
 
 def test_the_base_is_sam_vit_base_unless_another_is_named(tiny_sam, tmp_path):
