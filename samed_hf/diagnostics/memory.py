@@ -191,17 +191,18 @@ def fitting_batches(
 def suggest_base(
     base: Mapping[str, Any], alternatives: Sequence[StepSettings], available: float
 ) -> tuple[str, StepSettings, int] | None:
-    """The first of `SMALLER_BASES` and samed_hf/small that is smaller than `base` and fits into the `available` bytes.
+    """The largest of `SMALLER_BASES` with fewer weights than `base` whose training fits into the `available` bytes.
 
-    Returns its name, the first of the alternative settings with which one fits, and its bytes; or `None`.
+    If none fits, it is samed_hf/small. Returns the base's name, the first of the alternative settings with which one
+    fits, and its bytes; or `None`.
     """
-    models = {name: base_config(model) for name, model in SMALLER_BASES.items()}
-    models[SMALL_SAM] = read_base_config(SMALL_SAM)
-    smaller = {name: config for name, config in models.items() if _count_weights(config) < _count_weights(base)}
-    for settings, name in itertools.product(alternatives, smaller):
-        total = estimate_training(smaller[name], settings).total
-        if total <= available:
-            return name, settings, total
+    published = {name: base_config(model) for name, model in SMALLER_BASES.items()}
+    for models in (published, {SMALL_SAM: read_base_config(SMALL_SAM)}):
+        smaller = {name: config for name, config in models.items() if _count_weights(config) < _count_weights(base)}
+        for settings, name in itertools.product(alternatives, smaller):
+            total = estimate_training(smaller[name], settings).total
+            if total <= available:
+                return name, settings, total
     return None
 
 
