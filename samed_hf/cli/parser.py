@@ -23,8 +23,10 @@ from . import (
     prepare,
     pretrain,
     push,
+    serve,
     train,
     validate,
+    watch_dicomweb,
 )
 
 __all__ = ["main", "make_parser", "run_command"]
@@ -42,6 +44,8 @@ _COMMANDS = (
     export,
     compare,
     push,
+    serve,
+    watch_dicomweb,
     doctor,
 )
 

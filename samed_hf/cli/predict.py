@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from ..inference import Segmenter
     from ..prediction import PredictionSettings
+    from ..prediction.archives import Download
     from ..prediction.files import Job
 
 __all__ = ["add_parser", "run"]
@@ -40,7 +41,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         metavar="ADAPTER",
         help="directory of an adapter or an ensemble, or Hub id; not with --ensemble alone",
     )
-    text = "NIfTI, NRRD, MHA, DICOM or image files, or directories of them"
+    text = "NIfTI, NRRD, MHA, DICOM or image files, or directories of them; or dicomweb+URL/studies/UID[/series/UID]"
     # Not required, as the first one is read as ADAPTER where --ensemble alone names the adapters.
     add("inputs", metavar="INPUT", nargs="+", help=text).required = False
     add("--output", required=True, metavar="DIR", help="directory for the segmentations")
@@ -59,6 +60,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     text = "frames to segment of scans over time and of stacks of images, counted from 0 [all]"
     add("--frames", type=_indices, metavar="0,4-8", help=text)
     add_computing(parser)
+    text = "store the DICOM segmentations of the inputs dicomweb+URL in their studies of the archive"
+    add("--store", action="store_true", help=text)
     add("--overwrite", action="store_true", help="replace existing segmentations")
     text = "go on after an interruption: leave out the cases that are finished, made by the same adapter and settings"
     add("--skip_existing", action="store_true", help=text)
@@ -80,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
         args.adapter, args.inputs = None, [args.adapter, *(args.inputs or [])]
     if not args.inputs:
         raise ValueError(f"INPUT is missing after ADAPTER {args.adapter!r}: expected scans or directories of them.")
+    if args.store and args.format not in (None, "dcm"):
+        raise ValueError(f"--store is given with --format {args.format}: only DICOM segmentations can be stored.")
     given = {field.name: getattr(args, field.name) for field in dataclasses.fields(PredictionSettings)}
     settings = PredictionSettings(**given | {"min_island_ml": parse_sizes(args.min_island_ml, "--min_island_ml", "ml")})
     return run_in_processes(args, lambda state: _predict(args, settings, state))
@@ -127,6 +132,12 @@ def _predict(args: argparse.Namespace, settings: PredictionSettings, state: Part
     notes = [f"{twice} of {len(plan.adapters)} adapters are there twice: each counts once."] if twice else []
     run |= {"notes": [*plan.notes, *notes], "method": method}
     run |= {"cases": _all_records(args, output, plan, records, finished, method)}
+    if plan.downloads:
+        from ..prediction.archives import remove_downloads, store_results
+
+        if args.store:
+            store_results(run["cases"], plan.downloads, output)
+        remove_downloads(run["cases"], plan.downloads, output)
     return _finish(args, output, run, plan, created)
 
 
@@ -197,6 +208,7 @@ class _Plan:
     jobs: list[Job]
     unreadable: list[dict[str, Any]]  # records of the inputs without a scan, which don't stop the run
     notes: list[str]  # on skipped files
+    downloads: list[Download] = dataclasses.field(default_factory=list)  # of inputs in an archive
     shard: dict[str, Any] | None = None  # the entry of `predictions-I-of-N.json`
 
 
@@ -205,6 +217,7 @@ def _plan(args: argparse.Namespace, output: Path, settings: PredictionSettings) 
     from ..hub.onnx_file import is_onnx, open_onnx
     from ..inference.ensemble import ensemble_members
     from ..model.image_processing_samed import SamedImageProcessor
+    from ..prediction.archives import fetch_inputs
     from ..prediction.files import check_target, plan_jobs
     from ..volumes.discovery import search_scans
 
@@ -220,10 +233,11 @@ def _plan(args: argparse.Namespace, output: Path, settings: PredictionSettings) 
         content = {}
     num_channels = len(content.get("channel_names") or [""])  # images that make a scan
     failed: dict[Path, str] = {}
-    scans, notes = search_scans(args.inputs, num_channels=num_channels, failed=failed)
+    inputs, downloads = fetch_inputs(args.inputs, output)
+    scans, notes = search_scans(inputs, num_channels=num_channels, failed=failed)
     for note in notes:
         logger.info(note)
-    if failed and not scans and len(args.inputs) == 1:
+    if failed and not scans and len(inputs) == 1:
         raise ValueError(next(iter(failed.values())))
     taken = Counter([*(scan.name for scan in scans), *(path.name for path in failed)])
     taken[""] = 2
@@ -235,7 +249,7 @@ def _plan(args: argparse.Namespace, output: Path, settings: PredictionSettings) 
     replace = args.overwrite or args.skip_existing
     jobs = plan_jobs(scans, output, settings, overwrite=replace or args.shard is not None)
     if args.shard is None:
-        return _Plan(adapters, jobs, unreadable, notes)
+        return _Plan(adapters, jobs, unreadable, notes, downloads)
     sizes = [(job.scan.name, job.bytes) for job in jobs]
     share = select_share(args.shard, [size for _, size in sizes])
     mine = [jobs[index] for index in share]
@@ -244,7 +258,7 @@ def _plan(args: argparse.Namespace, output: Path, settings: PredictionSettings) 
     unreadable = unreadable if args.shard.index == 1 else []
     numbers = [*(job.number for job in mine), *range(len(jobs) + 1, len(jobs) + len(unreadable) + 1)]
     logger.info("shard       %d of %d: %d of %d cases", args.shard.index, args.shard.count, len(mine), len(jobs))
-    return _Plan(adapters, mine, unreadable, notes, args.shard.describe(sizes, numbers))
+    return _Plan(adapters, mine, unreadable, notes, downloads, args.shard.describe(sizes, numbers))
 
 
 def _finish(args: argparse.Namespace, output: Path, run: dict[str, Any], plan: _Plan, created: bool) -> int:

@@ -1,0 +1,199 @@
+"""The datastore: images, and corrected labels that become a data set."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import tempfile
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, File, Form, HTTPException, Request, UploadFile
+from fastapi.responses import FileResponse, Response
+
+from ...utils.text import printable
+from ...volumes.registry import suffix_of
+from ..jobs import Correction
+from ..service import Service
+from ..studies import Studies, check_name
+from ..uploads import find_scan, store
+from .common import as_bad_request, find_stored, get_service, get_studies, parse_options, wait_for
+
+__all__ = ["STRATEGIES", "router"]
+
+router = APIRouter(tags=["Datastore"])
+
+STRATEGIES = {"first": "The first image without a label", "random": "A random image without a label"}
+_BYTES = "application/octet-stream"
+
+
+class Listing(str, Enum):
+    """What `datastore` answers with."""
+
+    train = "train"
+    stats = "stats"
+    all = "all"
+
+
+@router.get("/datastore/", summary="Images and labels")
+async def datastore(request: Request, output: Listing = Listing.stats) -> Any:
+    """Numbers, all objects, or the data set of the tag "final"."""
+    studies = get_studies(request)
+    calls = {Listing.all: studies.describe, Listing.stats: studies.count, Listing.train: lambda: _final(studies)}
+    return await asyncio.to_thread(calls[output])
+
+
+@router.put("/datastore/", include_in_schema=False)
+@router.put("/datastore/image", summary="Upload an image")
+async def add_image(
+    request: Request, file: Annotated[UploadFile, File()], image: str = "", params: Annotated[str, Form()] = "{}"
+) -> dict[str, Any]:
+    """An image of one file, which is kept under the id `image`, by default its file's name."""
+    service, studies = get_service(request), get_studies(request)
+    parse_options(params)
+    suffix = suffix_of(file.filename or "")
+    name = image or Path(file.filename or "").name.removesuffix(suffix)
+    async with service.writing:
+        with tempfile.TemporaryDirectory(prefix="samed-serve-") as directory, as_bad_request():
+            check_name("image", name)
+            path = await asyncio.to_thread(store, file, Path(directory))
+            await wait_for(request, service.engine.check_scan(find_scan([path]), studies.num_channels))
+            try:
+                await asyncio.to_thread(studies.add_scan, name, path, suffix_of(path))
+            except FileExistsError as error:
+                raise HTTPException(409, str(error)) from error
+    return {"image": name}
+
+
+@router.head("/datastore/image", include_in_schema=False)
+@router.get("/datastore/image", summary="Download an image of one file")
+async def get_image(request: Request, image: str) -> Response:
+    """The image's own file; a series of several files has no single one."""
+    scan = await find_stored(get_service(request), image)
+    files = scan.files or (scan.path,)
+    if len(files) > 1:
+        raise HTTPException(406, "The image has several files: read it from the archive, or ask for its label.")
+    return FileResponse(files[0], media_type=_BYTES, filename=f"{scan.name}{suffix_of(files[0])}")
+
+
+@router.get("/datastore/image/info", summary="What is known of an image")
+async def image_info(request: Request, image: str) -> dict[str, Any]:
+    """Its kind and its labels."""
+    scan, studies = await find_stored(get_service(request), image), get_studies(request)
+    return {"name": scan.name, "kind": scan.kind, "tags": await asyncio.to_thread(studies.tags, image)}
+
+
+@router.delete("/datastore/", include_in_schema=False)
+@router.delete("/datastore/image", summary="Remove an image and its labels")
+async def remove_image(request: Request, id: str) -> dict[str, Any]:
+    """Only where the server was started to allow it."""
+    service, studies = get_service(request), get_studies(request)
+    if not service.allow_delete:
+        raise HTTPException(403, "Images are not removed by this server: start it with --allow_delete.")
+    await find_stored(service, id)
+    async with service.writing:
+        await asyncio.to_thread(studies.remove_scan, id)
+    return {}
+
+
+@router.put("/datastore/label", summary="Save a corrected label")
+async def save_label(
+    request: Request,
+    image: str,
+    label: Annotated[UploadFile, File()],
+    tag: str = "final",
+    params: Annotated[str, Form()] = "{}",
+) -> dict[str, Any]:
+    """A label map on the image's grid; `params` may name its values: `label_info` of Slicer, or `model`."""
+    service, studies, options = get_service(request), get_studies(request), parse_options(params)
+    scan, tag = await find_stored(service, image), tag or "final"
+    async with service.writing:
+        with tempfile.TemporaryDirectory(prefix="samed-serve-") as directory, as_bad_request():
+            target = studies.label_file(image, tag)
+            file = await asyncio.to_thread(store, label, Path(directory))
+            names = studies.label_names(tag) or _model_labels(service, options)
+            names, values = _match_names(names, options.get("label_info"))
+            # The suffix of the data set's file names the format.
+            written = Path(directory) / f"label{suffix_of(target)}"
+            correction = Correction(scan, file, written, values, studies.num_channels)
+            reply = await wait_for(request, service.engine.save_label(correction))
+            await asyncio.to_thread(studies.add_label, image, tag, written, names)
+    return {"image": image, "label": image, "tag": tag, "voxels": reply.voxels}
+
+
+@router.head("/datastore/label", include_in_schema=False)
+@router.get("/datastore/label", summary="Download a label")
+async def get_label(request: Request, label: str, tag: str = "final") -> Response:
+    """The label map of the image whose id is `label`."""
+    file = await _label_file(request, label, tag)
+    return FileResponse(file, media_type=_BYTES, filename=file.name)
+
+
+@router.delete("/datastore/label", summary="Remove a label")
+async def remove_label(request: Request, id: str, tag: str) -> dict[str, Any]:
+    """From the data set of its tag."""
+    await _label_file(request, id, tag)
+    async with get_service(request).writing:
+        await asyncio.to_thread(get_studies(request).remove_label, id, tag)
+    return {}
+
+
+@router.post("/activelearning/{strategy}", summary="Choose the next image")
+async def next_sample(request: Request, strategy: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
+    """An image without a label of the tag "final", or of `label_tag`; empty if there is none."""
+    studies = get_studies(request)
+    if strategy not in STRATEGIES:
+        raise HTTPException(404, f"There is no strategy {strategy!r:.100}: expected one of {', '.join(STRATEGIES)}.")
+    with as_bad_request():
+        tag = check_name("label_tag", str((params or {}).get("label_tag") or "final"))
+        left = await asyncio.to_thread(studies.unlabelled, tag)
+    if not left:
+        return {}
+    image = left[0] if strategy == "first" else random.choice(left)
+    return {"id": image, "name": (await find_stored(get_service(request), image)).name}
+
+
+def _final(studies: Studies) -> list[dict[str, Any]]:
+    studies.list_scans()
+    pairs: list[dict[str, Any]] = studies.datalist("final")
+    return pairs
+
+
+async def _label_file(request: Request, image: str, tag: str) -> Path:
+    await find_stored(get_service(request), image)
+    with as_bad_request():
+        file: Path = await asyncio.to_thread(get_studies(request).label_file, image, tag)
+    if not file.exists():
+        raise HTTPException(404, f"The image has no label of the tag {tag!r:.100}.")
+    return file
+
+
+def _model_labels(service: Service, options: Mapping[str, Any]) -> dict[int, str]:
+    """The names of the labels of the model that `params` names, or of the first one."""
+    model = options.get("model")
+    about = service.models[model if isinstance(model, str) and model in service.models else next(iter(service.models))]
+    return {0: "background"} | {value: name for name, value in about["labels"].items()}
+
+
+def _match_names(names: dict[int, str], label_info: Any) -> tuple[dict[int, str], dict[int, int]]:
+    """Names of the data set's labels, and the label of each value of a file that `label_info` describes.
+
+    A name that is new gets the next number.
+    """
+    if label_info is None:
+        return names, {value: value for value in names}
+    numbers = {name: value for value, name in names.items()}
+    values = {0: 0}
+    try:
+        for number, entry in enumerate(label_info, 1):
+            value, name = int(entry.get("idx", number)), str(entry["name"])
+            if not name or not 0 < value <= 65535 or value in values:
+                raise ValueError(entry)
+            values[value] = numbers.setdefault(name, max(numbers.values()) + 1)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"label_info is {printable(repr(label_info))!s:.200}: expected a list of name and idx, each value once."
+        ) from error
+    return {value: name for name, value in numbers.items()}, values

@@ -1,0 +1,121 @@
+"""Files that clients send: checked names, temporary directories, and sessions of uploaded scans."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..volumes import ScanFile
+from ..volumes.discovery import search_scans
+from ..volumes.itk_voxel_data import find_voxels
+from ..volumes.registry import case_name, file_kind, label_suffix, suffix_of
+
+if TYPE_CHECKING:
+    from starlette.datastructures import UploadFile
+
+__all__ = ["Session", "Sessions", "find_scan", "store"]
+
+_DETACHED = (".nhdr", ".mhd")  # their voxels are in another file, which they name
+
+
+def store(upload: UploadFile, directory: Path, name: str = "upload") -> Path:
+    """Write an uploaded file into a directory, under a name of the server's with the suffix of the client's.
+
+    Raises:
+        ValueError: the suffix is of no known format, or the file refers to others.
+    """
+    suffix = suffix_of(upload.filename or "")
+    if not suffix and "." not in (upload.filename or ""):
+        suffix = ".dcm"  # the files of many series have no suffix
+    if not suffix or suffix in _DETACHED:
+        raise ValueError(
+            f"The file's name ends with {Path(upload.filename or '').suffix!r:.20}: expected .nii.gz, .nii, .nrrd, "
+            ".mha, .dcm, .png, .jpg or .tif."
+        )
+    path = directory / f"{name}{suffix}"
+    with path.open("wb") as file:
+        shutil.copyfileobj(upload.file, file, 1 << 20)
+    if file_kind(path) == "itk":
+        try:
+            files = find_voxels(path).files
+        except (ValueError, OSError) as error:
+            raise ValueError(str(error).replace(str(path), "The file")) from error
+        if any(one != path for one in files):
+            raise ValueError("The file's header refers to other files: expected one file with header and voxels.")
+    return path
+
+
+def find_scan(files: Iterable[Path]) -> ScanFile:
+    """The one scan of uploaded files; a `ValueError` if they hold none or several."""
+    files = list(files)
+    if len(files) == 1 and (kind := file_kind(files[0])):
+        return ScanFile(case_name(files[0]), files[0], kind, (), label_suffix(files[0]))
+    scans, _ = search_scans(files, failed={})
+    if len(scans) != 1:
+        raise ValueError(f"The {len(files)} files hold {len(scans)} scans: expected one scan.")
+    return scans[0]
+
+
+@dataclass(frozen=True)
+class Session:
+    """An uploaded scan that several requests refer to."""
+
+    scan: ScanFile
+    directory: ExitStack  # removes the files
+    expires: float  # monotonic, in s
+
+
+class Sessions:
+    """Scans kept for the requests that follow: the oldest ones leave when there are too many or their time is over.
+
+    Args:
+        most: of sessions at a time.
+        seconds: until a session ends.
+    """
+
+    def __init__(self, *, most: int = 16, seconds: float = 3600.0) -> None:
+        self.most, self.seconds = most, seconds
+        self._sessions: dict[str, Session] = {}
+
+    def add(self, uploads: Iterable[UploadFile]) -> tuple[str, dict[str, Any]]:
+        """Store the files of a scan; returns the session's id and its description."""
+        self._remove_expired()
+        with ExitStack() as stack:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="samed-session-")))
+            scan = find_scan([store(upload, directory, f"{number:05d}") for number, upload in enumerate(uploads)])
+            while len(self._sessions) >= self.most:
+                self.remove(next(iter(self._sessions)))
+            name = secrets.token_urlsafe(16)
+            self._sessions[name] = Session(scan, stack.pop_all(), time.monotonic() + self.seconds)
+        return name, self.describe(name)
+
+    def scan(self, name: str) -> ScanFile:
+        """The scan of a session; a `KeyError` if there is none."""
+        self._remove_expired()
+        return self._sessions[name].scan
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """The description of a session for its client; a `KeyError` if there is none."""
+        left = self._sessions[name].expires - time.monotonic()
+        return {"name": name, "expiry": max(0, round(left)), "kind": self._sessions[name].scan.kind}
+
+    def remove(self, name: str) -> None:
+        """Remove a session and its files; a `KeyError` if there is none."""
+        self._sessions.pop(name).directory.close()
+
+    def close(self) -> None:
+        """Remove all sessions."""
+        for name in list(self._sessions):
+            self.remove(name)
+
+    def _remove_expired(self) -> None:
+        now = time.monotonic()
+        for name in [name for name, session in self._sessions.items() if session.expires < now]:
+            self.remove(name)
