@@ -15,7 +15,9 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -57,6 +59,8 @@ def serve(*arguments: object) -> Iterator[Server]:
     try:
         assert started.stdout is not None
         address = next(found[1] for line in started.stdout if (found := re.search(r"serving +(\S+),", line)))
+        # A server whose output nobody reads stops when the pipe is full.
+        threading.Thread(target=deque, args=(started.stdout, 0), daemon=True).start()
         yield Server(address, psutil.Process(started.pid))
     finally:
         started.terminate()

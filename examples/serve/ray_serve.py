@@ -30,14 +30,25 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from samed_hf.cli.serve import add_arguments, open_socket, server_settings
-from samed_hf.serving import jobs, transfer
-from samed_hf.serving.app import ServerSettings, create_app
-from samed_hf.serving.engine import BusyError, WorkerDiedError
-from samed_hf.serving.jobs import Correction, Reply, Request, Statistics, WorkerSettings
-from samed_hf.serving.transfer import Answer, PackedScan, pack
+from samed_hf.serving import (
+    Answer,
+    BusyError,
+    Correction,
+    PackedScan,
+    Reply,
+    Request,
+    ServerSettings,
+    WorkerDiedError,
+    WorkerSettings,
+    add_arguments,
+    create_app,
+    jobs,
+    open_socket,
+    pack,
+    server_settings,
+    transfer,
+)
 from samed_hf.volumes import ScanFile
-from samed_hf.volumes.registry import suffix_of
 
 QUIET = {"enable_access_log": False}  # its lines hold the ids of images, which may be names of patients
 
@@ -57,24 +68,24 @@ def make_models(settings: ServerSettings) -> type:
 
         # The adapters are in the worker's pool; Serve learns which replica has which, and sends requests there.
         @serve.multiplexed(max_num_models_per_replica=settings.worker.max_loaded)
-        async def load(self, adapter: str) -> tuple[dict[str, Any], Statistics]:
+        async def load(self, adapter: str) -> tuple[dict[str, Any], dict[str, float]]:
             return await self.run(jobs.describe, adapter)
 
         # Serve splits a batch by model.
         @serve.batch(max_batch_size=settings.max_batch, batch_wait_timeout_s=0.002 if settings.max_batch > 1 else 0.0)
-        async def batch(self, scans: list[tuple[PackedScan, str]]) -> list[Answer]:
+        async def batch(self, scans: list[tuple[PackedScan, str, str | None, bool]]) -> list[Answer]:
             self.idle.clear()
             return await self.run(transfer.segment, serve.get_multiplexed_model_id(), scans)
 
-        async def describe(self) -> tuple[dict[str, Any], Statistics]:
+        async def describe(self) -> tuple[dict[str, Any], dict[str, float]]:
             return await self.load(serve.get_multiplexed_model_id())
 
-        async def segment(self, packed: PackedScan, suffix: str) -> Answer:
+        async def segment(self, *scan: Any) -> Answer:
             await self.load(serve.get_multiplexed_model_id())
             await self.idle.wait()  # Serve would close batches of one while an earlier one is computed
             self.computing += 1
             try:
-                return await self.batch((packed, suffix))
+                return await self.batch(scan)
             finally:
                 self.computing -= 1
                 if not self.computing:
@@ -95,7 +106,7 @@ class RayEngine(AbstractAsyncContextManager):
     def __init__(self, models: DeploymentHandle, settings: WorkerSettings, max_waiting: int) -> None:
         self.models, self.settings, self.max_waiting = models, settings, max_waiting
         self.waiting = self.restarts = 0
-        self.statistics: Statistics = {}  # of the replica that replied last
+        self.statistics: dict[str, float] = {}  # of the replica that replied last
         self.dead: set[str] = set()  # each replica fails several requests
 
     async def __aexit__(self, *_: object) -> None:
@@ -105,7 +116,8 @@ class RayEngine(AbstractAsyncContextManager):
         method = self.models.options(multiplexed_model_id=request.adapter).segment
         self.waiting += 1
         try:
-            return await self.ask(method, request.scan, suffix_of(request.output), output=request.output)
+            options = (request.suffix, request.dtype, request.compress)
+            return await self.ask(method, request.scan, *options, output=request.output)
         finally:
             self.waiting -= 1
 
@@ -116,21 +128,27 @@ class RayEngine(AbstractAsyncContextManager):
 
     async def save_label(self, correction: Correction) -> Reply:
         label = await asyncio.to_thread(pack, ScanFile("label", correction.label, ""))
-        arguments = (label, suffix_of(correction.output), correction.values, correction.num_channels)
-        return await self.ask(self.models.save_label, correction.scan, *arguments, output=correction.output)
+        image, values = correction.image, (correction.values, correction.num_channels)
+        arguments = (label, correction.suffix, *values, image is not None)
+        method = self.models.save_label
+        return await self.ask(method, correction.scan, *arguments, output=correction.output, image=image)
 
-    async def check_scan(self, scan: ScanFile, num_channels: int) -> Reply:
-        return await self.ask(self.models.check_scan, scan, num_channels)
+    async def check_scan(self, scan: ScanFile, num_channels: int, output: Path | None = None) -> Reply:
+        suffix = "" if output is None else ".nii.gz"
+        return await self.ask(self.models.check_scan, scan, num_channels, suffix, output=output)
 
-    async def ask(self, method: Any, scan: ScanFile, *arguments: Any, output: Path | None = None) -> Reply:
+    async def ask(
+        self, method: Any, scan: ScanFile, *arguments: Any, output: Path | None = None, image: Path | None = None
+    ) -> Reply:
         try:
             packed = await asyncio.to_thread(pack, scan)
         except ValueError as error:
             return Reply(error=str(error))
         answer = await self.call(method.remote(packed, *arguments))
         self.statistics = answer.statistics or self.statistics
-        if answer.content and output is not None:
-            await asyncio.to_thread(output.write_bytes, answer.content)
+        for file, content in ((output, answer.content), (image, answer.image)):
+            if file is not None and content:
+                await asyncio.to_thread(file.write_bytes, content)
         return answer.reply
 
     async def call(self, answer: Awaitable[Any]) -> Any:

@@ -78,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
         0, or 1 where some cases failed, 2 where all did; of several processes the main one's status counts.
     """
     from ..prediction import PredictionSettings
+    from ..volumes.dicom.web import is_address
 
     if args.ensemble and not _names_model(args.adapter, alone=not args.inputs):
         args.adapter, args.inputs = None, [args.adapter, *(args.inputs or [])]
@@ -85,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"INPUT is missing after ADAPTER {args.adapter!r}: expected scans or directories of them.")
     if args.store and args.format not in (None, "dcm"):
         raise ValueError(f"--store is given with --format {args.format}: only DICOM segmentations can be stored.")
+    if args.store and not any(map(is_address, args.inputs)):
+        raise ValueError("--store is given, but no INPUT is in an archive: expected dicomweb+URL/studies/UID.")
     given = {field.name: getattr(args, field.name) for field in dataclasses.fields(PredictionSettings)}
     settings = PredictionSettings(**given | {"min_island_ml": parse_sizes(args.min_island_ml, "--min_island_ml", "ml")})
     return run_in_processes(args, lambda state: _predict(args, settings, state))
@@ -137,7 +140,8 @@ def _predict(args: argparse.Namespace, settings: PredictionSettings, state: Part
 
         if args.store:
             store_results(run["cases"], plan.downloads, output)
-        remove_downloads(run["cases"], plan.downloads, output)
+        if args.shard is None:  # the other shards may need them
+            remove_downloads(run["cases"], plan.downloads, output)
     return _finish(args, output, run, plan, created)
 
 
@@ -233,7 +237,7 @@ def _plan(args: argparse.Namespace, output: Path, settings: PredictionSettings) 
         content = {}
     num_channels = len(content.get("channel_names") or [""])  # images that make a scan
     failed: dict[Path, str] = {}
-    inputs, downloads = fetch_inputs(args.inputs, output)
+    inputs, downloads = fetch_inputs(args.inputs, output, failed)
     scans, notes = search_scans(inputs, num_channels=num_channels, failed=failed)
     for note in notes:
         logger.info(note)

@@ -85,8 +85,8 @@ def _watch(
     seen: dict[str, int] = {}
     while True:
         try:
-            series = [one for one in archive.find_series() if matches(one)]
-        except ConnectionError as error:
+            series = [one for one in map(archive.counted, archive.find_series()) if matches(one)]
+        except (ConnectionError, FileNotFoundError) as error:  # it may not be ready yet
             if args.once:
                 raise
             logger.warning("%s; trying again in %g s", one_line(error), args.interval)
@@ -103,6 +103,7 @@ def _watch(
 
 def _segment(segmenter: Any, archive: Archive, series: ArchivedSeries, args: argparse.Namespace, state: _State) -> None:
     """Fetch, segment and store one series, and note the outcome."""
+    from ..inference.batching import describe_failure
     from ..prediction import PredictionSettings, predict_cases
     from ..prediction.archives import fetch_series, remove_downloads, store_results
     from ..prediction.files import plan_jobs
@@ -119,8 +120,8 @@ def _segment(segmenter: Any, archive: Archive, series: ArchivedSeries, args: arg
             store_results(records, [download], args.output)
         remove_downloads(records, [download], args.output)
         errors = [record["error"] for record in records if record["status"] == "failed"]
-    except (ValueError, OSError) as error:
-        errors = [one_line(error)]
+    except Exception as error:  # of one series, which must not end the others
+        errors = [describe_failure(error)]
     for text in errors:
         logger.warning("%s: %s", series.uid, text)
     state.note(series, errors)
@@ -148,7 +149,7 @@ class _State:
     def is_open(self, series: ArchivedSeries, attempts: int) -> bool:
         """Whether a series is still to be segmented: it is new, has grown, or failed fewer times than `attempts`."""
         entry = self.entry(series)
-        if entry["instances"] != series.instances:
+        if entry["status"] == "new" or entry["instances"] != series.instances:
             return True
         return bool(entry["status"] == "failed" and entry["attempts"] < attempts)
 

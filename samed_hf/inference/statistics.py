@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from ..volumes.geometry import Volume
 
-__all__ = ["measure_labels", "measure_regions"]
+__all__ = ["measure_labels", "measure_regions", "part_names"]
 
 # Voxels searched at a time: some 50 MB of indices and values.
 _VOXELS_AT_ONCE = 1 << 20
@@ -135,3 +135,9 @@ def _row(index: int, moments: _Moments, box: tuple[slice, ...] | None, scan: Vol
         center = nib.affines.apply_affine(scan.affine, mean[channels : channels + 3])
         row["center_ras_mm"] = center.tolist() if count else None
     return row
+
+
+def part_names(regions: Mapping[int, tuple[str, list[int]]], names: Mapping[int, str]) -> dict[int, str]:
+    """Names of the labels in a label map, of which those of regions are parts."""
+    whole = {name for name, members in regions.values() if len(members) == 1}
+    return {index: name if not regions or name in whole else f"{name} (rest)" for index, name in names.items()}

@@ -28,10 +28,10 @@ class Download:
     directory: Path
 
 
-def fetch_inputs(inputs: Iterable[str], output: Path) -> tuple[list[str], list[Download]]:
+def fetch_inputs(inputs: Iterable[str], output: Path, failed: dict[Path, str]) -> tuple[list[str], list[Download]]:
     """Download the series that addresses `dicomweb+http://…` name into a hidden directory of `output`.
 
-    What an interrupted run has downloaded is kept.
+    What an interrupted run has downloaded is kept. `failed` gets the error of each series that can't be fetched.
 
     Returns:
         The inputs with a directory in place of each series, and the downloads.
@@ -51,8 +51,12 @@ def fetch_inputs(inputs: Iterable[str], output: Path) -> tuple[list[str], list[D
         found = [one for one in archive.find_series(study) if uid in (None, one.uid)]
         if not found:
             raise ValueError(f"{printable(given)} names no series of images: the archive has none there.")
-        downloads += [fetch_series(archive, series, output) for series in found]
-        local += [str(one.directory) for one in downloads if one.series in found]
+        for series in found:
+            try:
+                downloads.append(fetch_series(archive, series, output))
+                local.append(str(downloads[-1].directory))
+            except (ValueError, FileNotFoundError) as error:
+                failed[Path(series.uid)] = one_line(error)
     return local, downloads
 
 
@@ -87,8 +91,8 @@ def store_results(records: Sequence[dict[str, Any]], downloads: Sequence[Downloa
 
 
 def _download_of(record: Mapping[str, Any], downloads: Iterable[Download]) -> Download | None:
-    path = Path(record["file"])
-    return next((one for one in downloads if one.directory in (path, *path.parents)), None)
+    path = Path(record["file"]).resolve()
+    return next((one for one in downloads if one.directory.resolve() in (path, *path.parents)), None)
 
 
 def remove_downloads(records: Iterable[Mapping[str, Any]], downloads: Sequence[Download], output: Path) -> None:

@@ -23,6 +23,7 @@ from ..inference import (
     segment_volume,
 )
 from ..inference.postprocessing import keep_labels
+from ..inference.statistics import part_names
 from ..reporting.charts import label_colors, save_png
 from ..reporting.formatting import format_indices
 from ..reporting.preview import PreviewSlices, draw_slices, select_slices, slice_plane
@@ -250,12 +251,6 @@ def _of_frame(progress: ProgressCallback | None, number: int, total: int) -> Pro
     if progress is None or total == 1:
         return progress
     return lambda done, slices: progress(number * slices + done, total * slices)
-
-
-def part_names(regions: Mapping[int, tuple[str, list[int]]], names: Mapping[int, str]) -> dict[int, str]:
-    """Names of the labels in a label map, of which those of regions are parts."""
-    whole = {name for name, members in regions.values() if len(members) == 1}
-    return {index: name if not regions or name in whole else f"{name} (rest)" for index, name in names.items()}
 
 
 def _region_notes(regions: Mapping[int, tuple[str, list[int]]], names: Mapping[int, str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Serving an adapter: the handler of Inference Endpoints."""
+"""Serving adapters: the handler of Inference Endpoints, and the server of `samed-hf serve`."""
 
 import lazy_loader
 

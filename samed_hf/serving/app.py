@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,6 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from ..utils.text import one_line
 from ..volumes.dicom.web import is_address
 from .access import BoundedBodies, Gate, has_token, parse_rate, same_token
 from .engine import Engine
@@ -96,7 +96,11 @@ def create_app(settings: ServerSettings, engine: Engine | None = None) -> FastAP
         try:
             async with engine:
                 await _describe_models(service)
-                yield
+                sweep = asyncio.create_task(_remove_expired(service))
+                try:
+                    yield
+                finally:
+                    sweep.cancel()
         except Exception as error:
             service.failure = error
             raise
@@ -109,6 +113,7 @@ def create_app(settings: ServerSettings, engine: Engine | None = None) -> FastAP
     app.include_router(models_router)
     app.include_router(datastore_router)
     _add_operation(app, settings)
+    app.add_exception_handler(ConnectionError, _no_archive)
     app.add_exception_handler(Exception, _unexpected)
     bodies = {"max_bytes": settings.max_upload, "max_total": 4 * settings.max_upload}
     app.add_middleware(BoundedBodies, **bodies, seconds=settings.body_seconds)
@@ -119,6 +124,12 @@ def create_app(settings: ServerSettings, engine: Engine | None = None) -> FastAP
     app.add_middleware(CORSMiddleware, allow_origins=settings.origins, allow_methods=["*"], allow_headers=["*"])
     app.add_middleware(Observed, metrics=app.state.metrics)
     return app
+
+
+async def _remove_expired(service: Service) -> None:
+    while True:
+        await asyncio.sleep(60)
+        service.sessions.remove_expired()
 
 
 def _open_studies(source: str, downloads: Path | None) -> Studies:
@@ -185,6 +196,12 @@ def _add_operation(app: FastAPI, settings: ServerSettings) -> None:
         return {"valid": settings.token is None or has_token(request, settings.token)}
 
 
+async def _no_archive(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": str(error)}, 502, {"Retry-After": "30"})
+
+
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    logger.error("%s: %s", type(error).__name__, one_line(error), exc_info=error)
+    # The message may hold the name of a file, and so of a patient.
+    frames = [f"{Path(one.filename).name}:{one.lineno}" for one in traceback.extract_tb(error.__traceback__)]
+    logger.error("%s at %s", type(error).__name__, " ".join(frames[-5:]))
     return JSONResponse({"detail": "The server failed unexpectedly; its log says more."}, 500)

@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import logging
 import multiprocessing
+import signal
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ..volumes import ScanFile
@@ -100,9 +102,9 @@ class Engine:
         """See [`~samed_hf.serving.worker.save_label`]."""
         return await self._call(jobs.save_label, correction)
 
-    async def check_scan(self, scan: ScanFile, num_channels: int) -> Reply:
+    async def check_scan(self, scan: ScanFile, num_channels: int, output: Path | None = None) -> Reply:
         """See [`~samed_hf.serving.worker.check_scan`]."""
-        return await self._call(jobs.check_scan, scan, num_channels)
+        return await self._call(jobs.check_scan, scan, num_channels, output)
 
     async def _run(self) -> None:
         while True:
@@ -112,15 +114,25 @@ class Engine:
                 self._arrived.clear()
                 continue
             try:
-                replies, self.statistics = await self._call(jobs.segment, [request for request, _ in batch])
-            except Exception as error:
-                for _, failed in batch:
-                    if not failed.done():
-                        failed.set_exception(error)
-                continue
-            for (_, done), reply in zip(batch, replies, strict=True):
-                if not done.done():
-                    done.set_result(reply)
+                await self._segment(batch)
+            except WorkerDiedError:  # by the scan of one of these requests: the others are not to blame
+                for pair in batch:
+                    await self._segment([pair])
+
+    async def _segment(self, batch: list[tuple[Request, asyncio.Future[Reply]]]) -> None:
+        """Compute one batch and answer its requests; the only error is that the worker died with several."""
+        try:
+            replies, self.statistics = await self._call(jobs.segment, [request for request, _ in batch])
+        except Exception as error:
+            if isinstance(error, WorkerDiedError) and len(batch) > 1:
+                raise
+            for _, failed in batch:
+                if not failed.done():
+                    failed.set_exception(error)
+            return
+        for (_, done), reply in zip(batch, replies, strict=True):
+            if not done.done():
+                done.set_result(reply)
 
     def _next_batch(self) -> list[tuple[Request, asyncio.Future[Reply]]]:
         """Take the oldest request and others for its adapter; those whose client has gone are dropped."""
@@ -143,5 +155,11 @@ class Engine:
 
     def _new_process(self) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(
-            1, mp_context=multiprocessing.get_context("spawn"), initializer=jobs.start, initargs=(self.settings,)
+            1, mp_context=multiprocessing.get_context("spawn"), initializer=_start, initargs=(self.settings,)
         )
+
+
+def _start(settings: WorkerSettings) -> None:
+    """Start the worker; Ctrl-C ends it by the server, which finishes its requests first."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    jobs.start(settings)

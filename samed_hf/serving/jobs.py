@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..volumes import InputLimits, ScanFile
+from ..volumes.registry import suffix_of
 
 __all__ = [
     "Correction",
@@ -31,7 +32,7 @@ class WorkerSettings:
     """The arguments of [`AdapterPool`], and how scans are segmented.
 
     Attributes:
-        batch_size: slices through a model at once; `None` chooses the number by the free memory when an adapter is
+        batch_size: slices through a model at once; `None` chooses at most 8, by the free memory when an adapter is
             first used.
         limits: of a scan; by default `InputLimits.served()`.
         num_threads: of PyTorch; by default its own number.
@@ -48,22 +49,43 @@ class WorkerSettings:
 
 @dataclass(frozen=True)
 class Request:
-    """A scan to segment with an adapter, and the file for its label map."""
+    """A scan to segment with an adapter, and the file for its label map.
+
+    Attributes:
+        dtype: data type of an NRRD or MetaImage label map, e.g. "uint16"; by default the smallest.
+        compress: whether these are compressed.
+    """
 
     adapter: str
     scan: ScanFile
     output: Path
+    dtype: str | None = None
+    compress: bool = True
+
+    @property
+    def suffix(self) -> str:
+        """Of the label map's file."""
+        return suffix_of(self.output)
 
 
 @dataclass(frozen=True)
 class Correction:
-    """A label map of a scan to check and to write: `values` is the label of each of the file's values."""
+    """A label map of a scan to check and to write: `values` is the label of each of the file's values.
+
+    `image` is a file to write the scan to.
+    """
 
     scan: ScanFile
     label: Path
     output: Path
     values: dict[int, int]
     num_channels: int = 1
+    image: Path | None = None
+
+    @property
+    def suffix(self) -> str:
+        """Of the label map's file."""
+        return suffix_of(self.output)
 
 
 @dataclass(frozen=True)
@@ -107,11 +129,11 @@ def save_label(correction: Correction) -> Reply:
     return worker.save_label(correction)
 
 
-def check_scan(scan: ScanFile, num_channels: int) -> Reply:
+def check_scan(scan: ScanFile, num_channels: int, output: Path | None = None) -> Reply:
     """See [`~samed_hf.serving.worker.check_scan`]."""
     from . import worker
 
-    return worker.check_scan(scan, num_channels)
+    return worker.check_scan(scan, num_channels, output)
 
 
 def name_adapters(given: list[str]) -> dict[str, str]:

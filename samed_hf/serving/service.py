@@ -23,6 +23,8 @@ __all__ = ["LogLines", "Metrics", "Observed", "Service"]
 
 logger = logging.getLogger(__name__)
 
+_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")
+
 
 class LogLines(logging.Handler):
     """Keeps the last lines of the server's log."""
@@ -100,7 +102,8 @@ class Observed:
             await self.app(scope, receive, noted_send)
         finally:
             route = getattr(scope.get("route"), "path", "other")
-            self.metrics.observe(scope["method"], route, status, time.monotonic() - started)
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            self.metrics.observe(method, route, status, time.monotonic() - started)
 
 
 @dataclass

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 from pydicom import dcmread
 
-from ..utils.atomic import write_text
+from ..utils.atomic import atomic_file, write_text
 from ..volumes import InputLimits, ScanFile
 from ..volumes.dicom.headers import is_usable_uid
 from ..volumes.dicom.web import Archive, parse_address
@@ -22,14 +22,17 @@ from ..volumes.registry import suffix_of
 
 __all__ = ["DATALIST", "LABELS", "ArchiveStudies", "Studies", "check_name"]
 
-DATALIST, LABELS = "datalist.json", "labels.json"
-_NAME = re.compile(r"[\w.][\w. +-]{0,127}")
+DATALIST, LABELS, IMAGES = "datalist.json", "labels.json", "images"
 
 
 def check_name(what: str, name: str) -> str:
-    """Return a name that is safe as that of a file: letters, digits, spaces and "_.+-"; else a `ValueError`."""
-    if not _NAME.fullmatch(name) or set(name) == {"."} or name != name.strip():
-        raise ValueError(f"{what} is {name!r:.100}: expected letters, digits, spaces, and '_', '.', '+', '-' only.")
+    """Return a name that is safe as that of a file of any case; else a `ValueError`."""
+    bad = any(letter in name for letter in "/\\") or not name.isprintable() or name != name.strip()
+    if bad or not 0 < len(name.encode()) <= 200 or name[0] in ".-":
+        raise ValueError(
+            f"{what} is {name!r:.100}: expected a name of at most 200 bytes without '/', '\\' and unprintable "
+            "characters, which begins with neither '.' nor '-'."
+        )
     return name
 
 
@@ -70,12 +73,24 @@ class Studies:
         return self._scans[image] if image in self._scans else self.list_scans()[image]
 
     def add_scan(self, image: str, file: Path, suffix: str) -> None:
-        """Move a file into the directory as a scan; a `FileExistsError` if there is one of this id."""
+        """Copy a file into the directory as a scan.
+
+        Raises:
+            FileExistsError: there is one of this id, or others would get other ids.
+        """
         name = check_name("image", image)
-        if name in self.list_scans() or (self.root / f"{name}{suffix}").exists():
+        before = set(self.list_scans())
+        target = self.root / f"{name}{suffix}"
+        if name.casefold() in {one.casefold() for one in before} or target.exists():
             raise FileExistsError(f"image {name!r} is there already: choose another name, or remove it first.")
-        shutil.move(file, self.root / f"{name}{suffix}")
-        self.list_scans()
+        _copy(file, target)
+        if set(self.list_scans()) != before | {name}:
+            target.unlink()
+            self.list_scans()
+            raise FileExistsError(
+                f"image {name!r} can't be added: beside it, scans in subdirectories or of other formats would get "
+                "other names. Add it to the directory by hand, or give it another name."
+            )
 
     def remove_scan(self, image: str) -> None:
         """Remove a scan's files, and its label maps from the data sets."""
@@ -96,7 +111,7 @@ class Studies:
 
     def _label_name(self, image: str) -> str:
         scan = self.scan(image)
-        return f"{scan.name}{scan.suffix if scan.kind == 'image' else '.nii.gz'}"
+        return f"{image}{scan.suffix if scan.kind == 'image' else '.nii.gz'}"
 
     def tags(self, image: str) -> list[str]:
         """The tags of which a scan has a label map."""
@@ -108,17 +123,27 @@ class Studies:
         file = self.labels_root / check_name("tag", tag) / LABELS
         return {int(value): name for value, name in json.loads(file.read_text()).items()} if file.exists() else {}
 
-    def add_label(self, image: str, tag: str, label: Path, names: Mapping[int, str]) -> None:
-        """Move a label map on the scan's grid into the data set of a tag; `names` are those of all its values."""
+    def add_label(
+        self, image: str, tag: str, label: Path, names: Mapping[int, str], volume: Path | None = None
+    ) -> None:
+        """Copy a label map on the scan's grid into the data set of a tag.
+
+        `names` are those of all its values; `volume` is the scan of a DICOM series as one file.
+        """
         target = self.label_file(image, tag)
         target.parent.mkdir(parents=True, exist_ok=True)
         write_text(target.parent / LABELS, json.dumps({str(value): name for value, name in names.items()}, indent=2))
-        shutil.move(label, target)
+        if volume is not None:
+            (target.parent / IMAGES).mkdir(exist_ok=True)
+            _copy(volume, target.parent / IMAGES / target.name)
+        _copy(label, target)
         self._write_datalist(tag)
 
     def remove_label(self, image: str, tag: str) -> None:
         """Remove a label map; a `FileNotFoundError` if there is none."""
-        self.label_file(image, tag).unlink()
+        file = self.label_file(image, tag)
+        file.unlink()
+        (file.parent / IMAGES / file.name).unlink(missing_ok=True)
         self._write_datalist(tag)
 
     def datalist(self, tag: str) -> list[dict[str, Any]]:
@@ -126,7 +151,8 @@ class Studies:
         pairs = []
         for image, scan in self._scans.items():
             if (label := self.label_file(image, tag)).exists():
-                files = [scan.path] if scan.kind == "dicom" else [*(scan.files or [scan.path])]
+                copy = label.parent / IMAGES / label.name
+                files = [copy] if copy.exists() else [*(scan.files or [scan.path])]
                 images = [str(file.resolve()) for file in files]
                 pairs.append({"image": images if len(images) > 1 else images[0], "label": str(label.resolve())})
         return pairs
@@ -174,33 +200,45 @@ class ArchiveStudies(Studies):
     Args:
         address: see [`~samed_hf.volumes.dicom.web.parse_address`], without study and series.
         directory: for the downloads and for label maps; created if it doesn't exist.
-        most: of the series without a label map that are kept; the oldest ones are removed.
+        most: of the series without a label map that are kept; those unused for longest are removed.
     """
 
-    def __init__(self, address: str, directory: Path, *, most: int = 32) -> None:
+    def __init__(self, address: str, directory: Path, *, most: int = 128) -> None:
         url, study, series = parse_address(address)
         if study is not None or series is not None:
             raise ValueError(f"--studies is {address!r}: expected the archive's address, without /studies/….")
         directory.mkdir(parents=True, exist_ok=True)
         super().__init__(directory)
-        self.archive, self.most = Archive(url, limits=InputLimits.served()), most
+        self.archive, self.most = Archive(url, retries=1, limits=InputLimits.served()), most
+        self._lock = threading.RLock()
 
     def ids(self) -> list[str]:
         """The SeriesInstanceUIDs of all series of images."""
         return [series.uid for series in self.archive.find_series()]
 
     def scan(self, image: str) -> ScanFile:
-        """The series of a SeriesInstanceUID, downloaded if it isn't there; a `KeyError` if there is none."""
-        if image not in self._scans and image not in self.list_scans():
-            found = self.archive.find_series(SeriesInstanceUID=image) if is_usable_uid(image) else []
-            if len(found) != 1:
-                raise KeyError(image)
-            # The name is hidden until the series is complete.
-            part = self.archive.fetch(found[0], self.root / f".{image}")
-            part.rename(self.root / image)
-            self.list_scans()
-            self._remove_oldest(image)
-        return self._scans[image]
+        """The series of a SeriesInstanceUID, downloaded if it isn't there.
+
+        Raises:
+            KeyError: the archive has no such series of images.
+            ValueError: it holds several scans, or none that can be read.
+            ConnectionError: the archive can't be reached, or fails.
+        """
+        with self._lock:
+            if image not in self._scans and image not in self.list_scans():
+                found = self.archive.find_series(SeriesInstanceUID=image) if is_usable_uid(image) else []
+                if len(found) != 1:
+                    raise KeyError(image)
+                if not (self.root / image).exists():  # its name is hidden until the series is complete
+                    self.archive.fetch(found[0], self.root / f".{image}").rename(self.root / image)
+                if image not in self.list_scans():
+                    raise ValueError(
+                        f"The series {image} is not one scan: it holds several, e.g. echoes or phases, or none that "
+                        "can be read."
+                    )
+                self._remove_oldest(image)
+            os.utime(self.root / image)
+            return self._scans[image]
 
     def add_scan(self, image: str, file: Path, suffix: str) -> None:
         """Refused: scans are stored in the archive."""
@@ -221,9 +259,15 @@ class ArchiveStudies(Studies):
     def _remove_oldest(self, kept: str) -> None:
         unlabelled = [image for image in self._scans if image != kept and not self.tags(image)]
         unlabelled.sort(key=lambda image: (self.root / image).stat().st_mtime)
-        for image in unlabelled[: max(0, len(self._scans) - self.most)]:
+        for image in unlabelled[: max(0, len(unlabelled) - self.most)]:
             shutil.rmtree(self.root / image, ignore_errors=True)
             del self._scans[image]
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file, perhaps from another file system; the target exists whole or not at all."""
+    with atomic_file(target) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def _series_uid(scan: ScanFile) -> str:

@@ -37,6 +37,7 @@ class Answer:
 
     reply: Reply
     content: bytes = b""
+    image: bytes = b""  # of a scan that was written too
     statistics: Statistics = field(default_factory=dict)
 
 
@@ -60,34 +61,44 @@ def pack(scan: ScanFile) -> PackedScan:
 # Each runs in a worker, which writes the files to a temporary directory of its own.
 
 
-def segment(adapter: str, scans: Sequence[tuple[PackedScan, str]]) -> list[Answer]:
-    """Segment scans with an adapter; each comes with the suffix of its label map."""
+def segment(adapter: str, scans: Sequence[tuple[PackedScan, str, str | None, bool]]) -> list[Answer]:
+    """Segment scans with an adapter; each comes with suffix, data type and compression, see [`Request`]."""
     with tempfile.TemporaryDirectory(prefix="samed-worker-") as name:
         requests = []
-        for number, (packed, suffix) in enumerate(scans):
+        for number, (packed, suffix, dtype, compress) in enumerate(scans):
             (directory := Path(name) / str(number)).mkdir()
             (output := directory / "output").mkdir()
-            requests.append(Request(adapter, packed.unpack(directory), output / f"labels{suffix}"))
+            scan, target = packed.unpack(directory), output / f"labels{suffix}"
+            requests.append(Request(adapter, scan, target, dtype, compress))
         replies, statistics = jobs.segment(requests)
         contents = [_read(request.output) for request in requests]
-        return [Answer(reply, content, statistics) for reply, content in zip(replies, contents, strict=True)]
+        pairs = zip(replies, contents, strict=True)
+        return [Answer(reply, content, statistics=statistics) for reply, content in pairs]
 
 
-def save_label(packed: PackedScan, label: PackedScan, suffix: str, values: dict[int, int], num_channels: int) -> Answer:
-    """Write a corrected label map, see [`Correction`], to a file of this suffix."""
+def save_label(
+    packed: PackedScan, label: PackedScan, suffix: str, values: dict[int, int], num_channels: int, with_image: bool
+) -> Answer:
+    """Write a corrected label map, see [`Correction`], to a file of this suffix, and the scan as NIfTI if asked for."""
     with tempfile.TemporaryDirectory(prefix="samed-worker-") as name:
         directories = [Path(name) / part for part in ("scan", "label", "output")]
         for directory in directories:
             directory.mkdir()
         scan, file, output = packed.unpack(directories[0]), label.unpack(directories[1]).path, directories[2]
-        correction = Correction(scan, file, output / f"labels{suffix}", values, num_channels)
-        return Answer(jobs.save_label(correction), _read(correction.output))
+        image = output / "image.nii.gz"
+        correction = Correction(
+            scan, file, output / f"labels{suffix}", values, num_channels, image if with_image else None
+        )
+        return Answer(jobs.save_label(correction), _read(correction.output), _read(image))
 
 
-def check_scan(packed: PackedScan, num_channels: int) -> Answer:
-    """See [`~samed_hf.serving.worker.check_scan`]."""
+def check_scan(packed: PackedScan, num_channels: int, suffix: str) -> Answer:
+    """See [`~samed_hf.serving.worker.check_scan`]; `suffix` is that of the file to write, "" for none."""
     with tempfile.TemporaryDirectory(prefix="samed-worker-") as name:
-        return Answer(jobs.check_scan(packed.unpack(Path(name)), num_channels))
+        (directory := Path(name) / "scan").mkdir()
+        output = Path(name) / f"image{suffix}" if suffix else None
+        reply = jobs.check_scan(packed.unpack(directory), num_channels, output)
+        return Answer(reply, b"" if output is None else _read(output))
 
 
 def _read(file: Path) -> bytes:

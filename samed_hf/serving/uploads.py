@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,11 +73,11 @@ class Session:
 
 
 class Sessions:
-    """Scans kept for the requests that follow: the oldest ones leave when there are too many or their time is over.
+    """Scans kept for the requests that follow, until they are unused for some time or too many.
 
     Args:
-        most: of sessions at a time.
-        seconds: until a session ends.
+        most: of sessions at a time; the one unused for longest is removed.
+        seconds: without a request until a session ends.
     """
 
     def __init__(self, *, most: int = 16, seconds: float = 3600.0) -> None:
@@ -86,7 +86,7 @@ class Sessions:
 
     def add(self, uploads: Iterable[UploadFile]) -> tuple[str, dict[str, Any]]:
         """Store the files of a scan; returns the session's id and its description."""
-        self._remove_expired()
+        self.remove_expired()
         with ExitStack() as stack:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="samed-session-")))
             scan = find_scan([store(upload, directory, f"{number:05d}") for number, upload in enumerate(uploads)])
@@ -94,15 +94,18 @@ class Sessions:
                 self.remove(next(iter(self._sessions)))
             name = secrets.token_urlsafe(16)
             self._sessions[name] = Session(scan, stack.pop_all(), time.monotonic() + self.seconds)
-        return name, self.describe(name)
+        return name, {"name": name, "expiry": round(self.seconds), "kind": scan.kind}
 
     def scan(self, name: str) -> ScanFile:
-        """The scan of a session; a `KeyError` if there is none."""
-        self._remove_expired()
-        return self._sessions[name].scan
+        """The scan of a session, which counts as used; a `KeyError` if there is none."""
+        self.remove_expired()
+        session = replace(self._sessions.pop(name), expires=time.monotonic() + self.seconds)
+        self._sessions[name] = session
+        return session.scan
 
     def describe(self, name: str) -> dict[str, Any]:
         """The description of a session for its client; a `KeyError` if there is none."""
+        self.remove_expired()
         left = self._sessions[name].expires - time.monotonic()
         return {"name": name, "expiry": max(0, round(left)), "kind": self._sessions[name].scan.kind}
 
@@ -115,7 +118,8 @@ class Sessions:
         for name in list(self._sessions):
             self.remove(name)
 
-    def _remove_expired(self) -> None:
+    def remove_expired(self) -> None:
+        """Remove the sessions whose time is over."""
         now = time.monotonic()
         for name in [name for name, session in self._sessions.items() if session.expires < now]:
             self.remove(name)

@@ -22,7 +22,7 @@ from .geometry import Volume
 from .itk_voxel_data import VoxelData, check_voxels, find_voxels, is_nrrd
 from .limits import InputLimits
 
-__all__ = ["ItkHeader", "check_name", "itk_reason", "read_itk", "read_itk_frames", "write_itk"]
+__all__ = ["ItkHeader", "check_name", "itk_reason", "read_itk", "read_itk_frames", "recode_itk", "write_itk"]
 
 _LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 
@@ -214,6 +214,22 @@ def write_itk(path: Path, volume: Volume) -> None:
         except (ValueError, FileNotFoundError) as error:
             raise OSError(f"{printable(path)} could not be written completely; is the disk full?") from error
         temporary.replace(directory / path.name)
+
+
+def recode_itk(path: Path, *, dtype: str | None, compress: bool) -> None:
+    """Write an image again in another data type, e.g. "uint16", or without compression.
+
+    Raises:
+        ValueError: A value doesn't fit the type.
+    """
+    image = sitk.ReadImage(str(path))
+    if dtype is not None:
+        array = sitk.GetArrayViewFromImage(image)
+        limits = np.iinfo(dtype)
+        if array.min() < limits.min or array.max() > limits.max:
+            raise ValueError(f"The image has values from {array.min()} to {array.max()}, which don't fit {dtype}.")
+        image = sitk.Cast(image, getattr(sitk, f"sitk{dtype.capitalize().replace('Ui', 'UI')}"))
+    sitk.WriteImage(image, str(path), compress)
 
 
 def _make_image(array: np.ndarray, header: ItkHeader) -> sitk.Image:

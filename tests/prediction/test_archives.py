@@ -16,8 +16,9 @@ import pytest
 
 from samed_hf import SamedImageProcessor
 from samed_hf.cli import main
+from samed_hf.cli.watch_dicomweb import _State
 from samed_hf.data import read_data
-from samed_hf.volumes.dicom.web import Archive, parse_address
+from samed_hf.volumes.dicom.web import Archive, ArchivedSeries, parse_address
 
 from ..dicom_files import write_series
 from ..orthanc import Orthanc
@@ -148,6 +149,25 @@ def test_downloads_resume(orthanc, series, tmp_path):
     orthanc.kill()
     with pytest.raises(ConnectionError, match="can't be reached"):
         archive.fetch(first, directory)
+
+
+def test_an_archive_that_counts_no_objects(tmp_path, monkeypatch):
+    series, asked = ArchivedSeries("1.2", "1.2.3", "CT"), []
+    monkeypatch.setattr(Archive, "_instances", lambda self, one: asked.append(one.uid) or ["1", "2"])
+    counted = Archive("http://localhost:1/x").counted(series)
+    assert (counted.instances, asked) == (2, ["1.2.3"])
+    state = _State(tmp_path)
+    assert state.is_open(series, 3)
+    state.note(counted, [])
+    assert not _State(tmp_path).is_open(counted, 3)
+    for attempt in range(3):
+        state.note(counted, ["an error"])
+        assert _State(tmp_path).is_open(counted, 3) == (attempt < 1)
+
+
+def test_only_what_is_in_an_archive_is_stored(tiny_adapter, tmp_path, capsys):
+    assert main(["predict", str(tiny_adapter), str(tmp_path), "--output", str(tmp_path / "out"), "--store"]) == 2
+    assert "--store" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("address", ["dicomweb+ftp://a/b", "dicomweb+http://a/studies/x", "dicomweb+http://u:p@a/b"])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from samed_hf.cli.parser import main
-from samed_hf.prediction.case import part_names
+from samed_hf.inference.statistics import part_names
 
 from ..data_folders import save_nifti, write_nnunet
 

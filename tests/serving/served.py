@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +32,8 @@ def serve(*arguments: object, command: tuple[str, ...] = ("samed_hf", "serve"), 
         for line in process.stdout:
             lines.append(line)
             if found := re.search(r"serving +(\S+),", line):
+                # A server whose output nobody reads stops when the pipe is full.
+                threading.Thread(target=deque, args=(process.stdout, 0), daemon=True).start()
                 yield found[1]
                 return
         raise AssertionError(f"the server ended: {''.join(lines)}")

@@ -95,7 +95,12 @@ def test_corrected_labels_become_a_data_set(client, studies, tmp_path):
     assert data.id2label == {0: "background", 1: "label-0-1", 2: "label-0-2", 3: "tumour"}
     case = data.read_case(data.train[0], SamedImageProcessor(64, (-125, 275)))
     assert np.bincount(case.label.ravel()).tolist() == np.bincount(np.array([0, 2, 3])[label].ravel()).tolist()
-    assert client.next_sample("first", {})["id"] != "case-2"
+    sample = client.next_sample("first", {})
+    assert sample["id"] != "case-2"
+    for params in ({}, {"model": "none"}, {"label_info": [{"name": "a", "idx": 1}, {"name": "a", "idx": 2}]}):
+        with pytest.raises(client_module.MONAILabelClientException) as raised:  # the adapters have different labels
+            client.save_label("case-0", str(tmp_path / "corrected.nii.gz"), params=params)
+        assert "400" in str(raised.value.msg)
     with pytest.raises(client_module.MONAILabelClientException) as raised:
         client.save_label(
             "case-0", str(tmp_path / "corrected.nii.gz"), params={"label_info": [{"name": "x", "idx": 9}]}
@@ -103,10 +108,51 @@ def test_corrected_labels_become_a_data_set(client, studies, tmp_path):
     assert "400" in str(raised.value.args) or raised.value.error
 
 
+def test_values_are_those_of_the_model_that_is_named(client, studies, tmp_path):
+    scan = nib.load(studies / "case-0.nii.gz")
+    nib.save(nib.Nifti1Image(np.ones(scan.shape, np.uint8), scan.affine), tmp_path / "label.nii.gz")
+    for image, model in (("case-0", "adapter-0"), ("case-1", "adapter-1")):
+        client.save_label(image, str(tmp_path / "label.nii.gz"), "models", {"model": model})
+    names = json.loads((studies / "labels" / "models" / "labels.json").read_text())
+    for image, name in (("case-0", "label-0-1"), ("case-1", "label-1-1")):
+        (value,) = np.unique(labels_of(studies / "labels" / "models" / f"{image}.nii.gz"))
+        assert names[str(value)] == name
+
+
+def test_what_ohif_reads(server, adapters, studies, tmp_path):
+    """As its extension sends and reads: an uncompressed NRRD file of uint16, decoded without a library."""
+    params = {"result_extension": ".nrrd", "result_dtype": "uint16", "result_compress": False}
+    form = {"data": {"params": json.dumps(params)}}
+    content = httpx.post(f"{server}/infer/adapter-0?image=case-0&output=image", **form).content
+    header, _, voxels = content.partition(b"\n\n")
+    assert b"encoding: raw" in header
+    expected = labels_of(predicted(adapters["adapter-0"], studies / "case-0.nii.gz", tmp_path))
+    values = np.frombuffer(voxels, "<u2").reshape(expected.shape, order="F")
+    np.testing.assert_array_equal(values, expected)
+    assert httpx.post(f"{server}/infer/adapter-0?image=case-0&output=json").json()["centroids"] == {}
+    for wrong in ({"result_dtype": "float64"}, {"result_compress": "no"}, {"result_dtype": "uint16"}):
+        form = {"data": {"params": json.dumps(wrong)}}
+        assert httpx.post(f"{server}/infer/adapter-0?image=case-0", **form).status_code == 400
+
+
+def test_what_slicer_downloads(client, server, studies):
+    """As SampleData does: a file by its name, whose sum is compared."""
+    sample = client.next_sample("first", {"label_tag": "unused"})
+    images = {name: name for name in client.datastore()["objects"]}
+    series = next(name for name in images if name.startswith("2.25."))
+    assert sample["id"] == min(images)
+    for image, shape in (("case-0", (40, 44, 5)), (series, (20, 24, 9))):
+        answer = httpx.get(f"{server}/datastore/image", params={"image": image})
+        (studies.parent / f"{image}.nii.gz").write_bytes(answer.content)
+        assert f"{image}.nii.gz" in answer.headers["content-disposition"]
+        assert nib.load(studies.parent / f"{image}.nii.gz").shape == shape
+
+
 def test_labels_of_another_grid_are_refused(server, studies, tmp_path):
     nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.eye(4)), tmp_path / "other.nii.gz")
     files = {"label": (tmp_path / "other.nii.gz").open("rb")}
-    answer = httpx.put(f"{server}/datastore/label?image=case-0", files=files)
+    form = {"data": {"params": json.dumps({"model": "adapter-0"})}, "files": files}
+    answer = httpx.put(f"{server}/datastore/label?image=case-0", **form)
     assert answer.status_code == 400
     assert "grid" in answer.json()["detail"]
     assert not (studies / "labels" / "final" / "case-0.nii.gz").exists()

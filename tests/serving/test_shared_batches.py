@@ -7,9 +7,10 @@ import pytest
 
 from samed_hf.inference import Segmenter, segment_volume
 from samed_hf.inference.shared_batches import segment_volumes
+from samed_hf.serving import worker
 from samed_hf.serving.adapters import AdapterPool
-from samed_hf.serving.jobs import name_adapters
-from samed_hf.volumes import read_volume
+from samed_hf.serving.jobs import Request, WorkerSettings, name_adapters
+from samed_hf.volumes import ScanFile, read_volume, write_volume
 
 from .served import make_adapters, write_scan
 
@@ -85,3 +86,25 @@ def test_names_of_adapters(tmp_path):
     for wrong in (["lab/spleen", "other/spleen"], ["a b"], ["=lab/spleen"], ["x="]):
         with pytest.raises(ValueError):
             name_adapters(wrong)
+
+
+def test_a_scan_that_fails_unexpectedly_fails_alone(tiny_adapter, scans, monkeypatch, tmp_path):
+    for number, scan in enumerate(scans):
+        write_volume(tmp_path / f"{number}.nii.gz", scan)
+    original = worker.segment_volumes
+
+    def fail(segmenter, volumes, **options):
+        if any(volume.grid == scans[1].grid for volume in volumes):
+            raise RuntimeError("can't allocate memory")
+        return original(segmenter, volumes, **options)
+
+    monkeypatch.setattr(worker, "segment_volumes", fail)
+    monkeypatch.setattr(worker, "_worker", worker._Worker(WorkerSettings({"adapter": str(tiny_adapter)})))
+    requests = [
+        Request("adapter", ScanFile(str(number), tmp_path / f"{number}.nii.gz", "nifti"), tmp_path / f"{number}.nrrd")
+        for number in range(len(scans))
+    ]
+    replies, statistics = worker.segment(requests)
+    assert [reply.is_fault for reply in replies] == [False, True, False, False]
+    assert [(tmp_path / f"{number}.nrrd").exists() for number in range(4)] == [True, False, True, True]
+    assert statistics["misses"] == 1

@@ -49,11 +49,23 @@ def test_an_image_is_never_replaced(tmp_path):
     assert (tmp_path / "a.nii.gz").read_bytes() == old
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\0", " a", "a\n", "x" * 200, "-rf", "a:b"])
+@pytest.mark.parametrize("names", [["p1/ct", "p2/ct"], ["a_0000", "b_0000"], ["new"]])
+def test_an_upload_renames_no_scan(tmp_path, names):
+    for number, name in enumerate(names):
+        (tmp_path / "scans" / name).parent.mkdir(parents=True, exist_ok=True)
+        write_scan(tmp_path / "scans" / f"{name}.nii.gz", seed=number)
+    studies = Studies(tmp_path / "scans")
+    before = studies.ids()
+    with pytest.raises(FileExistsError, match=r"NEW|new"):
+        studies.add_scan("NEW" if names == ["new"] else "new", write_scan(tmp_path / "x.nii.gz"), ".nii.gz")
+    assert studies.ids() == before
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\0", " a", "a\n", "x" * 201, "-rf", "a\\b", ".hidden"])
 def test_names_that_are_no_file_names(name):
     with pytest.raises(ValueError, match="tag"):
         check_name("tag", name)
-    assert check_name("tag", "Müller_1.a+b-c") == "Müller_1.a+b-c"
+    assert check_name("tag", "2: Müller (5.0)") == "2: Müller (5.0)"
 
 
 class _Upload:

@@ -88,8 +88,8 @@ def as_bad_request() -> Iterator[None]:
         yield
     except ValueError as error:
         raise HTTPException(400, str(error)) from error
-    except ConnectionError as error:  # of an archive
-        raise HTTPException(502, str(error)) from error
+    except FileNotFoundError as error:
+        raise HTTPException(404, str(error)) from error
 
 
 @contextmanager

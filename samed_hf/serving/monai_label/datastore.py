@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 import tempfile
 from collections.abc import Mapping
@@ -10,10 +11,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, File, Form, HTTPException, Request, UploadFile
+from fastapi import APIRouter, BackgroundTasks, File, Form, HTTPException, Request, UploadFile
 from fastapi.responses import FileResponse, Response
 
 from ...utils.text import printable
+from ...volumes import ScanFile
 from ...volumes.registry import suffix_of
 from ..jobs import Correction
 from ..service import Service
@@ -68,14 +70,22 @@ async def add_image(
 
 
 @router.head("/datastore/image", include_in_schema=False)
-@router.get("/datastore/image", summary="Download an image of one file")
-async def get_image(request: Request, image: str) -> Response:
-    """The image's own file; a series of several files has no single one."""
-    scan = await find_stored(get_service(request), image)
-    files = scan.files or (scan.path,)
-    if len(files) > 1:
-        raise HTTPException(406, "The image has several files: read it from the archive, or ask for its label.")
-    return FileResponse(files[0], media_type=_BYTES, filename=f"{scan.name}{suffix_of(files[0])}")
+@router.get("/datastore/image", summary="Download an image")
+async def get_image(request: Request, background: BackgroundTasks, image: str) -> Response:
+    """The image's own file, or a DICOM series as NIfTI."""
+    service, scan = get_service(request), await find_stored(get_service(request), image)
+    files, name = scan.files or (scan.path,), _file_name(image, scan)
+    if scan.kind != "dicom" and len(files) == 1:
+        return FileResponse(files[0], media_type=_BYTES, filename=name)
+    directory = tempfile.TemporaryDirectory(prefix="samed-serve-", ignore_cleanup_errors=True)
+    background.add_task(directory.cleanup)
+    try:
+        target = Path(directory.name) / "image.nii.gz"
+        await wait_for(request, service.engine.check_scan(scan, get_studies(request).num_channels, target))
+        return FileResponse(target, media_type=_BYTES, filename=name)
+    except BaseException:
+        directory.cleanup()
+        raise
 
 
 @router.get("/datastore/image/info", summary="What is known of an image")
@@ -106,20 +116,24 @@ async def save_label(
     tag: str = "final",
     params: Annotated[str, Form()] = "{}",
 ) -> dict[str, Any]:
-    """A label map on the image's grid; `params` may name its values: `label_info` of Slicer, or `model`."""
+    """A label map on the image's grid; `params` names its values: by Slicer's `label_info`, or as those of `model`."""
     service, studies, options = get_service(request), get_studies(request), parse_options(params)
     scan, tag = await find_stored(service, image), tag or "final"
     async with service.writing:
         with tempfile.TemporaryDirectory(prefix="samed-serve-") as directory, as_bad_request():
             target = studies.label_file(image, tag)
             file = await asyncio.to_thread(store, label, Path(directory))
-            names = studies.label_names(tag) or _model_labels(service, options)
-            names, values = _match_names(names, options.get("label_info"))
+            given = _value_names(service, options)
+            # The data set of a model has the model's numbers.
+            names = studies.label_names(tag) or _dataset_names(service, options)
+            names, values = _renumber(names, given)
             # The suffix of the data set's file names the format.
             written = Path(directory) / f"label{suffix_of(target)}"
-            correction = Correction(scan, file, written, values, studies.num_channels)
+            # A series is stored as one file beside its label: readers of data sets take files.
+            volume = Path(directory) / "image.nii.gz" if scan.kind == "dicom" else None
+            correction = Correction(scan, file, written, values, studies.num_channels, volume)
             reply = await wait_for(request, service.engine.save_label(correction))
-            await asyncio.to_thread(studies.add_label, image, tag, written, names)
+            await asyncio.to_thread(studies.add_label, image, tag, written, names, volume)
     return {"image": image, "label": image, "tag": tag, "voxels": reply.voxels}
 
 
@@ -152,7 +166,19 @@ async def next_sample(request: Request, strategy: str, params: dict[str, Any] | 
     if not left:
         return {}
     image = left[0] if strategy == "first" else random.choice(left)
-    return {"id": image, "name": (await find_stored(get_service(request), image)).name}
+    scan = await find_stored(get_service(request), image)
+    found = {"id": image, "name": _file_name(image, scan)}
+    if scan.kind != "dicom" and not scan.files:
+        # Slicer keeps downloaded files by their names, and reads one again whose sum is the same.
+        digest = await asyncio.to_thread(lambda: hashlib.sha256(scan.path.read_bytes()).hexdigest())
+        found["checksum"] = f"SHA256:{digest}"
+    return found
+
+
+def _file_name(image: str, scan: ScanFile) -> str:
+    """The name under which clients store an image; viewers choose the reader by its suffix."""
+    single = scan.kind != "dicom" and not scan.files
+    return f"{image}{suffix_of(scan.path) if single else '.nii.gz'}"
 
 
 def _final(studies: Studies) -> list[dict[str, Any]]:
@@ -170,30 +196,52 @@ async def _label_file(request: Request, image: str, tag: str) -> Path:
     return file
 
 
-def _model_labels(service: Service, options: Mapping[str, Any]) -> dict[int, str]:
-    """The names of the labels of the model that `params` names, or of the first one."""
-    model = options.get("model")
-    about = service.models[model if isinstance(model, str) and model in service.models else next(iter(service.models))]
-    return {0: "background"} | {value: name for name, value in about["labels"].items()}
+def _value_names(service: Service, options: Mapping[str, Any]) -> dict[int, str]:
+    """The name of each value of a label map: by `label_info`, or of the model's labels.
 
-
-def _match_names(names: dict[int, str], label_info: Any) -> tuple[dict[int, str], dict[int, int]]:
-    """Names of the data set's labels, and the label of each value of a file that `label_info` describes.
-
-    A name that is new gets the next number.
+    Raises:
+        ValueError: neither tells it.
     """
-    if label_info is None:
-        return names, {value: value for value in names}
-    numbers = {name: value for value, name in names.items()}
-    values = {0: 0}
-    try:
-        for number, entry in enumerate(label_info, 1):
-            value, name = int(entry.get("idx", number)), str(entry["name"])
-            if not name or not 0 < value <= 65535 or value in values:
-                raise ValueError(entry)
-            values[value] = numbers.setdefault(name, max(numbers.values()) + 1)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise ValueError(
-            f"label_info is {printable(repr(label_info))!s:.200}: expected a list of name and idx, each value once."
-        ) from error
-    return {value: name for name, value in numbers.items()}, values
+    info, model = options.get("label_info"), options.get("model")
+    if info is not None:
+        try:
+            pairs = [(int(entry.get("idx", number)), str(entry["name"])) for number, entry in enumerate(info, 1)]
+            if not all(name and 0 < value <= 65535 for value, name in pairs) or len(dict(pairs)) < len(pairs):
+                raise ValueError(info)
+            if len({name for _, name in pairs}) < len(pairs):
+                raise ValueError(info)
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+            raise ValueError(
+                f"label_info is {printable(repr(info))!s:.200}: expected a list of name and idx, each of them once."
+            ) from error
+        return dict(pairs)
+    labels = {name: about["labels"] for name, about in service.models.items()}
+    if model is not None and not (isinstance(model, str) and model in labels):
+        raise ValueError(f"model is {model!r:.100}: expected one of {', '.join(labels)}.")
+    if model is None and any(one != next(iter(labels.values())) for one in labels.values()):
+        raise ValueError("params has neither label_info nor model: expected one, as the models have different labels.")
+    return {value: name for name, value in labels[model or next(iter(labels))].items()}
+
+
+def _dataset_names(service: Service, options: Mapping[str, Any]) -> dict[int, str]:
+    """The labels with which a data set begins: of the model that is named, or of all if they have the same."""
+    labels = {name: about["labels"] for name, about in service.models.items()}
+    model, first = options.get("model"), next(iter(labels.values()))
+    if isinstance(model, str) and model in labels:
+        first = labels[model]
+    elif any(one != first for one in labels.values()):
+        first = {}
+    return {0: "background"} | {value: name for name, value in first.items()}
+
+
+def _renumber(names: Mapping[int, str], values: Mapping[int, str]) -> tuple[dict[int, str], dict[int, int]]:
+    """Match the values of a file to the labels of a data set by their names; a new name gets the next number.
+
+    Returns:
+        The names of the data set's labels, and the label of each value.
+    """
+    numbers = {name: value for value, name in (names or {0: "background"}).items()}
+    matched = {0: 0}
+    for value, name in sorted(values.items()):
+        matched[value] = numbers.setdefault(name, max(numbers.values()) + 1)
+    return {value: name for name, value in numbers.items()}, matched

@@ -28,6 +28,7 @@ router = APIRouter(tags=["Models"])
 
 _NO_TRAINING = "This server doesn't train. Run samed-hf train on the data set labels/TAG of its studies."
 _BYTES = "application/octet-stream"
+_DTYPES = ("uint8", "uint16", "int16", "int32")
 _EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha")  # each is one file
 
 
@@ -89,7 +90,9 @@ async def infer(
     suffix = ".dcm" if output == Output.dicom_seg else options.get("result_extension") or ".nii.gz"
     if suffix != ".dcm" and suffix not in _EXTENSIONS:
         raise HTTPException(400, f"result_extension is {suffix!r:.100}: expected one of {', '.join(_EXTENSIONS)}.")
-    directory = tempfile.TemporaryDirectory(prefix="samed-serve-")
+    encoding = _encoding(options, suffix)
+    # A client that leaves while the worker writes is no error.
+    directory = tempfile.TemporaryDirectory(prefix="samed-serve-", ignore_cleanup_errors=True)
     background.add_task(directory.cleanup)
     try:
         scan = await _find(service, image, session_id, file, Path(directory.name))
@@ -97,12 +100,13 @@ async def infer(
             raise HTTPException(400, "output is dicom_seg, but the image is no DICOM series: ask for another output.")
         target = Path(directory.name) / f"{model}{suffix}"
         started = time.monotonic()
-        reply = await wait_for(request, service.engine.segment(Work(model, scan, target)))
+        reply = await wait_for(request, service.engine.segment(Work(model, scan, target, **encoding)))
         if output == Output.dicom_seg:
             return FileResponse(target, media_type="application/dicom", filename=target.name)
         about = {
             "label_names": {name: value for value, name in reply.labels.items()},
             "voxels": reply.voxels,
+            "centroids": {},  # OHIF's extension reads it
             "latencies": {"total": round(time.monotonic() - started, 3)},
         }
         if output == Output.json:
@@ -162,6 +166,20 @@ async def stop_training() -> dict[str, Any]:
 async def logs(request: Request, lines: Annotated[int, Query(ge=1, le=10_000)] = 300) -> Response:
     """Routes, statuses and seconds; no names of images."""
     return PlainTextResponse("\n".join(get_service(request).log.lines(lines)) + "\n")
+
+
+def _encoding(options: Mapping[str, Any], suffix: str) -> dict[str, Any]:
+    """How the voxels of an NRRD or MetaImage file are written: OHIF's extension reads uncompressed uint16."""
+    dtype, compress = options.get("result_dtype"), options.get("result_compress", True)
+    if (dtype is None or dtype == "uint8") and compress is True:
+        return {}
+    if suffix not in (".nrrd", ".mha") or dtype not in (None, *_DTYPES) or not isinstance(compress, bool):
+        raise HTTPException(
+            400,
+            f"result_dtype is {dtype!r:.50} and result_compress {compress!r:.50} for {suffix}: expected one of "
+            f"{', '.join(_DTYPES)}, and true or false, for .nrrd and .mha only.",
+        )
+    return {"dtype": dtype, "compress": compress}
 
 
 async def _find(service: Service, image: str, session_id: str, file: UploadFile | None, directory: Path) -> ScanFile:

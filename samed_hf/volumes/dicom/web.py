@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +111,10 @@ class Archive:
                 found.append(series)
         return sorted(found, key=lambda one: (one.study, one.uid))
 
+    def counted(self, series: ArchivedSeries) -> ArchivedSeries:
+        """A series with its number of objects, asked for where the archive's list leaves it out."""
+        return series if series.instances else replace(series, instances=len(self._instances(series)))
+
     def fetch(self, series: ArchivedSeries, directory: Path) -> Path:
         """Download a series into `directory`, a file for each object; complete files of an earlier try are kept.
 
@@ -124,10 +128,7 @@ class Archive:
             ConnectionError: It can't be reached, or fails.
             InputLimitError: The series has more objects or bytes than the limits.
         """
-        uids = [
-            str(Dataset.from_json(entry).SOPInstanceUID)
-            for entry in self._pages(self._client.search_for_instances, series.study, series.uid)
-        ]
+        uids = self._instances(series)
         if not uids:
             raise FileNotFoundError(f"{self.url} has no series {series.uid} in the study {series.study}.")
         self.limits.check(f"The series {series.uid}", slices=len(uids))
@@ -138,11 +139,8 @@ class Archive:
                 raise ValueError(f"The series {series.uid} holds an object with the UID {uid!r:.80}, which is no UID.")
             file = directory / f"{uid}.dcm"
             if not file.exists():
-                with quiet(), _reported(self.url), atomic_file(file) as temporary:
-                    instance = self._client.retrieve_instance(
-                        series.study, series.uid, uid, media_types=(("application/dicom", "*"),)
-                    )
-                    instance.save_as(temporary, enforce_file_format=True)
+                with quiet(), atomic_file(file) as temporary:
+                    self._retrieve(series, uid).save_as(temporary, enforce_file_format=True)
             total += file.stat().st_size
             self.limits.check(f"The series {series.uid}", bytes=total)
         return directory
@@ -161,6 +159,29 @@ class Archive:
             if refused:
                 reason = refused[0].get("FailureReason", "unknown")
                 raise ConnectionError(f"{self.url} refused {file.name} (failure reason {reason}).")
+
+    def _instances(self, series: ArchivedSeries) -> list[str]:
+        """The SOPInstanceUIDs of a series."""
+        entries = self._pages(self._client.search_for_instances, series.study, series.uid)
+        return [str(Dataset.from_json(entry).get("SOPInstanceUID", "")) for entry in entries]
+
+    def _retrieve(self, series: ArchivedSeries, uid: str) -> Dataset:
+        """One object; a connection that breaks within its bytes is opened again."""
+        from requests.exceptions import ChunkedEncodingError
+
+        for attempt in range(3):
+            try:
+                with _reported(self.url, ChunkedEncodingError if attempt < 2 else None):
+                    return self._client.retrieve_instance(
+                        series.study, series.uid, uid, media_types=(("application/dicom", "*"),)
+                    )
+            except ChunkedEncodingError:
+                logger.info("waiting for %s, which broke off", self.url)
+            except OSError:
+                raise
+            except Exception as error:  # pydicom raises many kinds
+                raise ValueError(f"{self.url} sent an object that is no DICOM file ({one_line(error)}).") from error
+        raise AssertionError("the last attempt returns or raises")
 
     def _pages(self, search: Any, *arguments: Any, **options: Any) -> Iterator[dict[str, Any]]:
         """The entries of a list, page by page."""
@@ -205,13 +226,15 @@ def _connect(url: str, retries: int) -> DICOMwebClient:
 
 
 @contextmanager
-def _reported(url: str) -> Iterator[None]:
+def _reported(url: str, passed: type[Exception] | None = None) -> Iterator[None]:
     """Turn the errors of requests into a `ConnectionError`, or a `FileNotFoundError` for status 404."""
     from requests import RequestException
 
     try:
         yield
     except RequestException as error:
+        if passed is not None and isinstance(error, passed):
+            raise
         if getattr(error.response, "status_code", None) == 404:
             raise FileNotFoundError(f"{url} has no such study, series or object ({one_line(error)}).") from error
         raise ConnectionError(f"{url} can't be reached, or fails: {one_line(error)}") from error
