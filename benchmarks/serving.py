@@ -144,12 +144,14 @@ def main() -> None:
             with ExitStack() as stack:
                 servers = [stack.enter_context(serve(*command)) for command in commands]
                 load(servers, adapters, slices, 1, 2 * len(adapters))  # every adapter is loaded and warm
-                results[way] = [load(servers, adapters, slices, count, arguments.requests) for count in _CLIENTS]
-            for row in results[way]:
-                times = " | ".join(f"{1000 * row[name]:.0f} ms" for name in ("p50", "p95", "p99"))
-                memory = f"{row['mb_before']:.0f} → {row['mb_after']:.0f} MB"
-                shown = f"{row['clients']} | {row['requests']} | {row['per_second']:.1f} | {times} | {row['errors']}"
-                print(f"| {way} | {shown} | {memory} |", flush=True)
+                results[way] = []
+                for clients in _CLIENTS:
+                    row = load(servers, adapters, slices, clients, arguments.requests)
+                    results[way].append(row)
+                    times = " | ".join(f"{1000 * row[name]:.0f} ms" for name in ("p50", "p95", "p99"))
+                    counts = f"{clients} | {row['requests']} | {row['per_second']:.1f}"
+                    memory = f"{row['mb_before']:.0f} → {row['mb_after']:.0f} MB"
+                    print(f"| {way} | {counts} | {times} | {row['errors']} | {memory} |", flush=True)
     if arguments.output:
         arguments.output.write_text(json.dumps(results, indent=2) + os.linesep)
 
