@@ -14,7 +14,7 @@ from samed_hf.training import parse_arguments
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
-DEVELOPMENT = ("pip", "python", "make")
+DEVELOPMENT = ("pip", "python", "make", "nginx")
 
 
 def blocks(page: str, language: str) -> list[str]:

@@ -169,7 +169,7 @@ async def logs(request: Request, lines: Annotated[int, Query(ge=1, le=10_000)] =
 
 
 def _encoding(options: Mapping[str, Any], suffix: str) -> dict[str, Any]:
-    """How the voxels of an NRRD or MetaImage file are written: OHIF's extension reads uncompressed uint16."""
+    """How the voxels of an NRRD or MetaImage file are written: OHIF's extension reads uncompressed files."""
     dtype, compress = options.get("result_dtype"), options.get("result_compress", True)
     if (dtype is None or dtype == "uint8") and compress is True:
         return {}
