@@ -67,7 +67,8 @@ def run(args: argparse.Namespace) -> int:
 
     def matches(series: ArchivedSeries) -> bool:
         wanted = args.modality is None or series.modality in args.modality
-        return wanted and description.search(series.description) is not None and state.is_open(series, args.attempts)
+        described = description.search(series.description) is not None
+        return wanted and described and state.is_open(series, args.attempts, store=args.store)
 
     def segment(series: ArchivedSeries) -> None:
         _segment(segmenter, archive, series, args, state)
@@ -105,7 +106,7 @@ def _segment(segmenter: Any, archive: Archive, series: ArchivedSeries, args: arg
     """Fetch, segment and store one series, and note the outcome."""
     from ..inference.batching import describe_failure
     from ..prediction import PredictionSettings, predict_cases
-    from ..prediction.archives import fetch_series, remove_downloads, store_results
+    from ..prediction.archives import discard_download, fetch_series, remove_downloads, store_results
     from ..prediction.files import plan_jobs
     from ..volumes import find_scans
 
@@ -124,7 +125,9 @@ def _segment(segmenter: Any, archive: Archive, series: ArchivedSeries, args: arg
         errors = [describe_failure(error)]
     for text in errors:
         logger.warning("%s: %s", series.uid, text)
-    state.note(series, errors)
+    state.note(series, errors, stored=args.store)
+    if errors and state.entry(series)["attempts"] >= args.attempts:  # it isn't tried again
+        discard_download(series, args.output)
 
 
 class _State:
@@ -146,14 +149,19 @@ class _State:
         """What is known of a series."""
         return self.series.get(series.uid, {"status": "new", "attempts": 0, "instances": 0})
 
-    def is_open(self, series: ArchivedSeries, attempts: int) -> bool:
-        """Whether a series is still to be segmented: it is new, has grown, or failed fewer times than `attempts`."""
+    def is_open(self, series: ArchivedSeries, attempts: int, *, store: bool = False) -> bool:
+        """Whether a series is still to be segmented: it is new, has grown, or failed fewer times than `attempts`.
+
+        With `store` also if its segmentation was not stored.
+        """
         entry = self.entry(series)
         if entry["status"] == "new" or entry["instances"] != series.instances:
             return True
+        if entry["status"] == "done" and store and not entry.get("stored"):
+            return True
         return bool(entry["status"] == "failed" and entry["attempts"] < attempts)
 
-    def note(self, series: ArchivedSeries, errors: list[str]) -> None:
+    def note(self, series: ArchivedSeries, errors: list[str], *, stored: bool = False) -> None:
         """Write the outcome of a series."""
         from ..utils.atomic import write_text
 
@@ -164,5 +172,6 @@ class _State:
             "errors": errors,
             "attempts": 1 if grown else entry["attempts"] + 1,
             "instances": series.instances,
+            "stored": stored and not errors,
         }
         write_text(self.path, json.dumps({"series": self.series}, indent=2) + "\n")

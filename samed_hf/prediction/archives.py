@@ -12,7 +12,7 @@ from typing import Any
 from ..utils.text import one_line, printable
 from ..volumes.dicom.web import Archive, ArchivedSeries, is_address, parse_address
 
-__all__ = ["Download", "fetch_inputs", "fetch_series", "remove_downloads", "store_results"]
+__all__ = ["Download", "discard_download", "fetch_inputs", "fetch_series", "remove_downloads", "store_results"]
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,12 @@ def remove_downloads(records: Iterable[Mapping[str, Any]], downloads: Sequence[D
     failed = [_download_of(record, downloads) for record in records if record["status"] != "done"]
     for download in downloads:
         if download not in failed:
-            shutil.rmtree(download.directory, ignore_errors=True)
+            discard_download(download.series, output)
+
+
+def discard_download(series: ArchivedSeries, output: Path) -> None:
+    """Remove the downloaded files of a series."""
     directory = output / _DOWNLOADS
+    shutil.rmtree(directory / series.uid, ignore_errors=True)
     if directory.is_dir() and not any(directory.iterdir()):
         directory.rmdir()

@@ -142,16 +142,24 @@ class Engine:
         return batch
 
     async def _call(self, function: Callable[..., T], *arguments: Any) -> T:
-        async with self._turn:
-            assert self._process is not None, "the engine is used as a context manager"
-            try:
-                return await asyncio.get_running_loop().run_in_executor(self._process, function, *arguments)
-            except BrokenProcessPool:
-                self.restarts += 1
-                logger.warning("the worker process died; another one is started")
-                self._process.shutdown(wait=False)
-                self._process = self._new_process()
-                raise WorkerDiedError("The worker process died with this request: send it again.") from None
+        """Run a function in the worker. It has its turn until it ends, also when the caller has left."""
+        await self._turn.acquire()
+        task = asyncio.ensure_future(self._run_in_worker(function, *arguments))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be left to see it
+        return await asyncio.shield(task)
+
+    async def _run_in_worker(self, function: Callable[..., T], *arguments: Any) -> T:
+        assert self._process is not None, "the engine is used as a context manager"
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._process, function, *arguments)
+        except BrokenProcessPool:
+            self.restarts += 1
+            logger.warning("the worker process died; another one is started")
+            self._process.shutdown(wait=False)
+            self._process = self._new_process()
+            raise WorkerDiedError("The worker process died with this request: send it again.") from None
+        finally:
+            self._turn.release()
 
     def _new_process(self) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 import os
 import shutil
 import threading
+import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +20,32 @@ from pydicom import dcmread
 from ..utils.atomic import atomic_file, write_text
 from ..volumes import InputLimits, ScanFile
 from ..volumes.dicom.headers import is_usable_uid
-from ..volumes.dicom.web import Archive, parse_address
+from ..volumes.dicom.web import Archive, ArchivedSeries, parse_address
 from ..volumes.discovery import search_scans
+from ..volumes.itk_voxel_data import find_voxels
 from ..volumes.registry import suffix_of
 
 __all__ = ["DATALIST", "LABELS", "ArchiveStudies", "Studies", "check_name"]
 
+logger = logging.getLogger(__name__)
+
 DATALIST, LABELS, IMAGES = "datalist.json", "labels.json", "images"
+_REFUSED = 600.0  # seconds for which a series that can't be read is not downloaded again
 
 
 def check_name(what: str, name: str) -> str:
     """Return a name that is safe as that of a file of any case; else a `ValueError`."""
-    bad = any(letter in name for letter in "/\\") or not name.isprintable() or name != name.strip()
-    if bad or not 0 < len(name.encode()) <= 200 or name[0] in ".-":
+    if not _is_name(name):
         raise ValueError(
             f"{what} is {name!r:.100}: expected a name of at most 200 bytes without '/', '\\' and unprintable "
             "characters, which begins with neither '.' nor '-'."
         )
     return name
+
+
+def _is_name(name: str) -> bool:
+    bad = any(letter in name for letter in "/\\") or not name.isprintable() or name != name.strip()
+    return not bad and 0 < len(name.encode()) <= 200 and name[0] not in ".-"
 
 
 class Studies:
@@ -54,9 +66,30 @@ class Studies:
         self.num_channels = num_channels
         self.labels_root = self.root / "labels"
         self._scans: dict[str, ScanFile] = {}
+        self._searched: set[tuple[Path, int, int]] | None = None
 
     def list_scans(self) -> dict[str, ScanFile]:
-        """Search the directory, and return the scans by their ids; what can't be read is left out."""
+        """Search the directory, if it has changed, and return the scans by their ids; unreadable ones are left out."""
+        if (found := self._list_files()) != self._searched:
+            self._scans = self._search()
+            self._searched = found
+        return self._scans
+
+    def _list_files(self) -> set[tuple[Path, int, int]]:
+        """Every file below the directory but labels, with the time of its change and its size."""
+        found, visited = set(), {self.labels_root.resolve()}
+        for directory, inner, files in os.walk(self.root, followlinks=True):
+            if (real := Path(directory).resolve()) in visited:
+                inner.clear()  # a link to a directory above it
+                continue
+            visited.add(real)
+            for file in files:
+                path = Path(directory, file)
+                with suppress(FileNotFoundError):  # removed meanwhile
+                    found.add((path, (stat := path.stat()).st_mtime_ns, stat.st_size))
+        return found
+
+    def _search(self) -> dict[str, ScanFile]:
         scans: list[ScanFile] = []
         if any(self.root.iterdir()):
             failed: dict[Path, str] = {}
@@ -64,9 +97,13 @@ class Studies:
         scans = [scan for scan in scans if self.labels_root not in scan.path.parents]
         uids = {scan.name: _series_uid(scan) for scan in scans}
         counts = Counter(uids.values())
-        ids = [uid if (uid := uids[scan.name]) and counts[uid] == 1 else scan.name for scan in scans]
-        self._scans = dict(zip(ids, scans, strict=True))
-        return self._scans
+
+        def id_of(scan: ScanFile) -> str:
+            uid = uids[scan.name]
+            alone = counts[uid] == 1 and (uid == scan.name or uid not in uids)
+            return uid if uid and alone else scan.name
+
+        return {id_of(scan): scan for scan in scans}
 
     def scan(self, image: str) -> ScanFile:
         """The scan of an id; a `KeyError` if there is none."""
@@ -97,7 +134,10 @@ class Studies:
         scan = self.scan(image)
         for tag in self.tags(image):
             self.remove_label(image, tag)
-        for file in scan.files or (scan.path,):
+        files = set(scan.files or (scan.path,))
+        if scan.kind == "itk":  # a header may have its voxels in another file
+            files.update(*[find_voxels(file).files for file in files])
+        for file in files:
             file.unlink()
         self.list_scans()
 
@@ -115,13 +155,25 @@ class Studies:
 
     def tags(self, image: str) -> list[str]:
         """The tags of which a scan has a label map."""
+        name = self._label_name(image)
         directories = sorted(self.labels_root.iterdir()) if self.labels_root.is_dir() else []
-        return [one.name for one in directories if one.is_dir() and self.label_file(image, one.name).exists()]
+        return [one.name for one in directories if _is_name(one.name) and (one / name).exists()]
 
     def label_names(self, tag: str) -> dict[int, str]:
-        """Names of the values of a tag's label maps, background included; empty before the first is saved."""
+        """Names of the values of a tag's label maps, background included; empty before the first is saved.
+
+        Raises:
+            ValueError: there are label maps, but not the names of their values.
+        """
         file = self.labels_root / check_name("tag", tag) / LABELS
-        return {int(value): name for value, name in json.loads(file.read_text()).items()} if file.exists() else {}
+        if file.exists():
+            return {int(value): name for value, name in json.loads(file.read_text()).items()}
+        if any(one.is_file() and suffix_of(one) for one in file.parent.glob("*")):
+            raise ValueError(
+                f"labels/{tag} holds label maps without {LABELS}, so that the names of their values are unknown: add "
+                'this file, e.g. {"0": "background", "1": "spleen"}, or choose another tag.'
+            )
+        return {}
 
     def add_label(
         self, image: str, tag: str, label: Path, names: Mapping[int, str], volume: Path | None = None
@@ -149,7 +201,7 @@ class Studies:
     def datalist(self, tag: str) -> list[dict[str, Any]]:
         """Image and label map of each scan that has one of this tag, absolute paths; several images as a list."""
         pairs = []
-        for image, scan in self._scans.items():
+        for image, scan in list(self._scans.items()):  # others may be added meanwhile
             if (label := self.label_file(image, tag)).exists():
                 copy = label.parent / IMAGES / label.name
                 files = [copy] if copy.exists() else [*(scan.files or [scan.path])]
@@ -195,50 +247,99 @@ class Studies:
 
 
 class ArchiveStudies(Studies):
-    """The series of a DICOMweb archive, which are downloaded when they are first used.
+    """The series of a DICOMweb archive, which are downloaded when they are first used, and when they have grown.
 
     Args:
         address: see [`~samed_hf.volumes.dicom.web.parse_address`], without study and series.
         directory: for the downloads and for label maps; created if it doesn't exist.
         most: of the series without a label map that are kept; those unused for longest are removed.
+        fresh: seconds after which the archive is asked again whether a series has grown.
     """
 
-    def __init__(self, address: str, directory: Path, *, most: int = 128) -> None:
+    def __init__(self, address: str, directory: Path, *, most: int = 128, fresh: float = 10.0) -> None:
         url, study, series = parse_address(address)
         if study is not None or series is not None:
             raise ValueError(f"--studies is {address!r}: expected the archive's address, without /studies/….")
         directory.mkdir(parents=True, exist_ok=True)
         super().__init__(directory)
-        self.archive, self.most = Archive(url, retries=1, limits=InputLimits.served()), most
-        self._lock = threading.RLock()
+        self.archive, self.most, self.fresh = Archive(url, retries=1, limits=InputLimits.served()), most, fresh
+        self._lock = threading.Lock()  # of downloads
+        self._asked: dict[str, float] = {}  # when the archive was asked for each series, monotonic
+        self._refused: dict[str, tuple[int, float, str]] = {}  # number of objects, when, and why
 
     def ids(self) -> list[str]:
         """The SeriesInstanceUIDs of all series of images."""
         return [series.uid for series in self.archive.find_series()]
 
+    def list_scans(self) -> dict[str, ScanFile]:
+        """The series that are downloaded, by their UIDs."""
+        for directory in sorted(self.root.iterdir()):
+            if is_usable_uid(directory.name) and directory.name not in self._scans:
+                with suppress(ValueError):
+                    self._scans[directory.name] = self._read(directory)
+        return self._scans
+
     def scan(self, image: str) -> ScanFile:
-        """The series of a SeriesInstanceUID, downloaded if it isn't there.
+        """The series of a SeriesInstanceUID, downloaded if it isn't there or has grown.
 
         Raises:
             KeyError: the archive has no such series of images.
-            ValueError: it holds several scans, or none that can be read.
+            ValueError: it holds several scans, or none that can be read, or is too large.
             ConnectionError: the archive can't be reached, or fails.
         """
-        with self._lock:
-            if image not in self._scans and image not in self.list_scans():
-                found = self.archive.find_series(SeriesInstanceUID=image) if is_usable_uid(image) else []
-                if len(found) != 1:
-                    raise KeyError(image)
-                if not (self.root / image).exists():  # its name is hidden until the series is complete
-                    self.archive.fetch(found[0], self.root / f".{image}").rename(self.root / image)
-                if image not in self.list_scans():
-                    raise ValueError(
-                        f"The series {image} is not one scan: it holds several, e.g. echoes or phases, or none that "
-                        "can be read."
-                    )
-                self._remove_oldest(image)
+        now = time.monotonic()
+        if image not in self._scans or now - self._asked.get(image, -math.inf) >= self.fresh:
+            try:
+                self._update(image)
+            except ConnectionError:
+                if image not in self._scans:
+                    raise
+                logger.warning("the archive can't be reached, or fails: a series is used as it was downloaded")
+            self._asked[image] = now
+        scan = self._scans[image]
+        with suppress(FileNotFoundError):  # another download has just removed it; reading it says so
             os.utime(self.root / image)
-            return self._scans[image]
+        return scan
+
+    def _update(self, image: str) -> None:
+        """Download a series that isn't there or has grown."""
+        found = self.archive.find_series(SeriesInstanceUID=image) if is_usable_uid(image) else []
+        if len(found) != 1:
+            raise KeyError(image)
+        series = self.archive.counted(found[0])
+        with self._lock:
+            if image not in self._scans or series.instances > len(list((self.root / image).iterdir())):
+                self._download(series)
+
+    def _download(self, series: ArchivedSeries) -> None:
+        """Fetch what is missing of a series; what is no scan is removed, and refused for a while or until it grows."""
+        count, since, reason = self._refused.get(series.uid, (-1, 0.0, ""))
+        if count == series.instances and time.monotonic() - since < _REFUSED:
+            raise ValueError(reason)
+        directory = self.root / series.uid
+        # Its name is hidden until the series is complete.
+        target = directory if directory.exists() else self.root / f".{series.uid}"
+        try:
+            self.archive.fetch(series, target).rename(directory)
+            scan = self._read(directory)
+        except ValueError as error:
+            self._refused[series.uid] = (series.instances, time.monotonic(), str(error))
+            self._scans.pop(series.uid, None)
+            if not self.tags(series.uid):
+                shutil.rmtree(target, ignore_errors=True)
+                shutil.rmtree(directory, ignore_errors=True)
+            raise
+        self._scans[series.uid] = scan
+        self._remove_oldest(series.uid)
+
+    def _read(self, directory: Path) -> ScanFile:
+        scans, _ = search_scans([directory], num_channels=self.num_channels, failed={})
+        if len(scans) != 1:
+            raise ValueError(
+                f"The series {directory.name} is not one scan: it holds several, e.g. echoes or phases, or none that "
+                "can be read."
+            )
+        return scans[0]
 
     def add_scan(self, image: str, file: Path, suffix: str) -> None:
         """Refused: scans are stored in the archive."""
@@ -257,11 +358,11 @@ class ArchiveStudies(Studies):
         return ""
 
     def _remove_oldest(self, kept: str) -> None:
-        unlabelled = [image for image in self._scans if image != kept and not self.tags(image)]
+        unlabelled = [image for image in list(self._scans) if image != kept and not self.tags(image)]
         unlabelled.sort(key=lambda image: (self.root / image).stat().st_mtime)
         for image in unlabelled[: max(0, len(unlabelled) - self.most)]:
-            shutil.rmtree(self.root / image, ignore_errors=True)
             del self._scans[image]
+            shutil.rmtree(self.root / image, ignore_errors=True)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -277,4 +378,5 @@ def _series_uid(scan: ScanFile) -> str:
         header = dcmread(scan.files[0], stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
     except Exception:  # pydicom raises many kinds; reading the scan names the file
         return ""
-    return str(header.get("SeriesInstanceUID", ""))
+    uid = str(header.get("SeriesInstanceUID", ""))
+    return uid if is_usable_uid(uid) else ""

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -18,6 +19,7 @@ from samed_hf import SamedImageProcessor
 from samed_hf.cli import main
 from samed_hf.cli.watch_dicomweb import _State
 from samed_hf.data import read_data
+from samed_hf.serving.studies import ArchiveStudies
 from samed_hf.volumes.dicom.web import Archive, ArchivedSeries, parse_address
 
 from ..dicom_files import write_series
@@ -160,9 +162,30 @@ def test_an_archive_that_counts_no_objects(tmp_path, monkeypatch):
     assert state.is_open(series, 3)
     state.note(counted, [])
     assert not _State(tmp_path).is_open(counted, 3)
-    for attempt in range(3):
-        state.note(counted, ["an error"])
-        assert _State(tmp_path).is_open(counted, 3) == (attempt < 1)
+    assert _State(tmp_path).is_open(counted, 3, store=True)
+    state.note(counted, [], stored=True)
+    assert not _State(tmp_path).is_open(counted, 3, store=True)
+    state.note(replace(counted, instances=3), ["an error"])
+    for attempt in range(2, 4):
+        state.note(replace(counted, instances=3), ["an error"])
+        assert _State(tmp_path).is_open(replace(counted, instances=3), 3) == (attempt < 3)
+
+
+@pytest.mark.parametrize("pages", ["short", "whole", "none"])
+def test_lists_of_archives(pages, monkeypatch):
+    """Of an archive that sends fewer entries than were asked for, as many, or all of them whatever was asked for."""
+    entries = [{"00080018": {"vr": "UI", "Value": [f"1.2.{number}"]}} for number in range(1200)]
+
+    def search(study: str, series: str, *, limit: int, offset: int) -> list[dict]:
+        if pages == "none":
+            return entries
+        return entries[offset : offset + (100 if pages == "short" else limit)]
+
+    archive = Archive("http://localhost:1/x")
+    monkeypatch.setattr(archive._client, "search_for_instances", search)
+    assert archive._instances(ArchivedSeries("1", "1.2")) == [f"1.2.{number}" for number in range(1200)]
+    with pytest.raises(ValueError, match="1200 of the 1201 objects"):
+        archive.fetch(ArchivedSeries("1", "1.2", instances=1201), Path("unused"))
 
 
 def test_only_what_is_in_an_archive_is_stored(tiny_adapter, tmp_path, capsys):
@@ -194,3 +217,58 @@ def test_a_server_offers_the_series_of_an_archive(orthanc, series, tiny_adapter,
     data = read_data(tmp_path / "downloads" / "labels" / "final")
     case = data.read_case(data.train[0], SamedImageProcessor(64, (-125, 275)))
     assert case.label.shape == (8, 30, 25)
+
+
+def test_series_that_grow_or_are_no_scan(orthanc, series, tmp_path):
+    """Two echoes are refused, and neither they nor what is still being sent disturb the others."""
+    write_series(tmp_path / "echoes", series="echoes", number=9, change=lambda one, number: _as_echo(one, number))
+    orthanc.upload(sorted((tmp_path / "echoes").iterdir()))
+    last = sorted((series / "ct-3").iterdir())[4:]
+    orthanc.remove({str(pydicom.dcmread(file).SOPInstanceUID) for file in last})
+    image, other = (str(header(series, name).SeriesInstanceUID) for name in ("ct-3", "ct-1"))
+    echoes = str(header(tmp_path, "echoes").SeriesInstanceUID)
+    directory = tmp_path / "downloads"
+    studies = ArchiveStudies(f"dicomweb+{orthanc.url}", directory, fresh=0.0)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="not one scan"):
+            studies.scan(echoes)
+    assert not [path for path in directory.iterdir() if echoes in path.name]
+    assert len(studies.scan(image).files) == 4
+    (tmp_path / "label.nii.gz").write_bytes(b"label")
+    studies.scan(other)
+    studies.add_label(
+        other, "final", tmp_path / "label.nii.gz", {0: "background", 1: "liver"}, tmp_path / "label.nii.gz"
+    )
+    assert len(studies.datalist("final")) == 1
+    assert set(studies.ids()) > {image, other, echoes}
+    orthanc.upload(last)
+    assert len(studies.scan(image).files) == 4 + len(last)
+    again = ArchiveStudies(f"dicomweb+{orthanc.url}", directory)
+    again.list_scans()
+    assert len(again.datalist("final")) == 1
+    orthanc.kill()
+    assert len(studies.scan(image).files) == 4 + len(last)
+    with pytest.raises(ConnectionError):
+        studies.scan(str(header(series, "ct-2").SeriesInstanceUID))
+
+
+def _as_echo(header: pydicom.Dataset, number: int) -> None:
+    header.EchoNumbers, header.EchoTime = 1 + number % 2, 5.0 * (1 + number % 2)
+    header.ImagePositionPatient = [0, 0, 2.5 * (number // 2)]
+
+
+def test_a_series_that_is_no_scan_is_passed_over(orthanc, series, tiny_adapter, tmp_path):
+    write_series(tmp_path / "echoes", series="echoes", number=9, change=lambda one, number: _as_echo(one, number))
+    orthanc.upload(sorted((tmp_path / "echoes").iterdir()))
+    options = ["--studies", f"dicomweb+{orthanc.url}", "--downloads", tmp_path / "downloads", "--allow_delete"]
+    echoes = str(header(tmp_path, "echoes").SeriesInstanceUID)
+    with serve(tiny_adapter, *options) as address:
+        assert httpx.get(f"{address}/info/").json()["datastore"]["total"] == 5
+        assert httpx.post(f"{address}/infer/{tiny_adapter.name}?image={echoes}").status_code == 400
+        sample = httpx.post(f"{address}/activelearning/first", json={}, timeout=60).json()
+        uids = sorted([echoes, *(str(header(series, one).SeriesInstanceUID) for one in ("ct-1", "ct-2", "ct-3", "mr"))])
+        assert sample["id"] == next(uid for uid in uids if uid != echoes)
+        assert httpx.get(f"{address}/datastore/?output=train").json() == []
+        assert httpx.delete(f"{address}/datastore/image?id={sample['id']}").status_code == 400
+        label = {"image": sample["id"], "tag": "final"}
+        assert httpx.head(f"{address}/datastore/label", params=label).status_code == 404

@@ -61,6 +61,7 @@ def test_labels_are_those_of_predict(client, adapters, studies, tmp_path):
         expected = predicted(adapters[name], scan, tmp_path / name)
         stored, about = client.infer(name, "case-0", {})
         sent, _ = client.infer(name, "", {}, file=str(scan))
+        assert stored != sent  # the client stores the file under the name that the server gives it
         assert about["label_names"] == models[name]["labels"]
         for found in (stored, sent):
             np.testing.assert_array_equal(labels_of(found), labels_of(expected))

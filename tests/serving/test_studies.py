@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
+import pydicom
 import pytest
+import SimpleITK
 
+from samed_hf.serving import studies as studies_module
+from samed_hf.serving.engine import BusyError
 from samed_hf.serving.studies import Studies, check_name
 from samed_hf.serving.uploads import Sessions
 
+from ..dicom_files import write_series
 from .served import write_scan
 
 
@@ -68,6 +74,59 @@ def test_names_that_are_no_file_names(name):
     assert check_name("tag", "2: Müller (5.0)") == "2: Müller (5.0)"
 
 
+def test_other_directories_are_no_tags(tmp_path):
+    write_scan(tmp_path / "a.nii.gz")
+    for name in (".ipynb_checkpoints", "final"):
+        (tmp_path / "labels" / name).mkdir(parents=True)
+        (tmp_path / "labels" / name / "a.nii.gz").write_bytes(b"label")
+    studies = Studies(tmp_path)
+    assert studies.tags("a") == ["final"]
+    assert studies.count() == {"total": 1, "completed": 1, "label_tags": {"final": 1}}
+    with pytest.raises(ValueError, match=r"labels/final holds label maps without labels\.json"):
+        studies.label_names("final")
+    assert studies.label_names("other") == {}
+
+
+def test_a_changed_directory_is_searched_again(tmp_path, monkeypatch):
+    searched = []
+    search = studies_module.search_scans
+    monkeypatch.setattr(studies_module, "search_scans", lambda *a, **k: searched.append(1) or search(*a, **k))
+    write_scan(tmp_path / "a.nii.gz")
+    studies = Studies(tmp_path)
+    for _ in range(3):
+        assert studies.ids() == ["a"]
+    assert len(searched) == 1
+    write_scan(tmp_path / "b.nii.gz")
+    assert studies.ids() == ["a", "b"]
+    (tmp_path / "loop").symlink_to(tmp_path)
+    studies.ids()
+
+
+@pytest.mark.parametrize("uid", ["../../a", "a", "1.2.x"])
+def test_a_uid_that_is_none_is_no_id(tmp_path, uid):
+    write_scan(tmp_path / "a.nii.gz")
+    write_series(tmp_path / "ct", change=lambda header, number: setattr(header, "SeriesInstanceUID", uid))
+    assert sorted(Studies(tmp_path).ids()) == ["a", "ct"]
+
+
+def test_a_uid_that_is_anothers_name_is_no_id(tmp_path):
+    files = write_series(tmp_path / "ct")
+    uid = str(pydicom.dcmread(next((tmp_path / "ct").iterdir())).SeriesInstanceUID)
+    assert Studies(tmp_path).ids() == [uid], files
+    write_scan(tmp_path / f"{uid}.nii.gz")
+    found = Studies(tmp_path)
+    assert sorted(found.ids()) == sorted([uid, "ct"])
+    assert found.scan(uid).kind == "nifti"
+
+
+def test_a_scan_is_removed_with_its_voxels(tmp_path):
+    image = SimpleITK.GetImageFromArray(np.zeros((4, 6, 5), np.int16))
+    SimpleITK.WriteImage(image, str(tmp_path / "a.mhd"))
+    assert {path.suffix for path in tmp_path.iterdir()} == {".mhd", ".raw"}
+    Studies(tmp_path).remove_scan("a")
+    assert not list(tmp_path.iterdir())
+
+
 class _Upload:
     """What the forms hold."""
 
@@ -77,7 +136,7 @@ class _Upload:
 
 def test_sessions_end(tmp_path):
     scan = write_scan(tmp_path / "scan.nii.gz")
-    sessions = Sessions(most=2)
+    sessions = Sessions(most=2, least=0.0)
     names = [sessions.add([_Upload(scan)])[0] for _ in range(3)]
     with pytest.raises(KeyError):
         sessions.scan(names[0])
@@ -86,6 +145,12 @@ def test_sessions_end(tmp_path):
     sessions.remove(names[1])
     assert not path.exists()
     sessions.close()
+    busy = Sessions(most=1)
+    used, _ = busy.add([_Upload(scan)])
+    with pytest.raises(BusyError, match="1 sessions"):
+        busy.add([_Upload(scan)])
+    assert busy.scan(used).path.exists()
+    busy.close()
     expired = Sessions(seconds=-1.0)
     name, _ = expired.add([_Upload(scan)])
     with pytest.raises(KeyError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import random
 import tempfile
 from collections.abc import Mapping
@@ -21,10 +22,11 @@ from ..jobs import Correction
 from ..service import Service
 from ..studies import Studies, check_name
 from ..uploads import find_scan, store
-from .common import as_bad_request, find_stored, get_service, get_studies, parse_options, wait_for
+from .common import as_bad_request, as_not_found, find_stored, get_service, get_studies, parse_options, wait_for
 
 __all__ = ["STRATEGIES", "router"]
 
+logger = logging.getLogger(__name__)
 router = APIRouter(tags=["Datastore"])
 
 STRATEGIES = {"first": "The first image without a label", "random": "A random image without a label"}
@@ -58,7 +60,7 @@ async def add_image(
     suffix = suffix_of(file.filename or "")
     name = image or Path(file.filename or "").name.removesuffix(suffix)
     async with service.writing:
-        with tempfile.TemporaryDirectory(prefix="samed-serve-") as directory, as_bad_request():
+        with _temporary() as directory, as_bad_request():
             check_name("image", name)
             path = await asyncio.to_thread(store, file, Path(directory))
             await wait_for(request, service.engine.check_scan(find_scan([path]), studies.num_channels))
@@ -77,7 +79,7 @@ async def get_image(request: Request, background: BackgroundTasks, image: str) -
     files, name = scan.files or (scan.path,), _file_name(image, scan)
     if scan.kind != "dicom" and len(files) == 1:
         return FileResponse(files[0], media_type=_BYTES, filename=name)
-    directory = tempfile.TemporaryDirectory(prefix="samed-serve-", ignore_cleanup_errors=True)
+    directory = _temporary()
     background.add_task(directory.cleanup)
     try:
         target = Path(directory.name) / "image.nii.gz"
@@ -102,9 +104,9 @@ async def remove_image(request: Request, id: str) -> dict[str, Any]:
     service, studies = get_service(request), get_studies(request)
     if not service.allow_delete:
         raise HTTPException(403, "Images are not removed by this server: start it with --allow_delete.")
-    await find_stored(service, id)
     async with service.writing:
-        await asyncio.to_thread(studies.remove_scan, id)
+        with as_not_found("image", id), as_bad_request():
+            await asyncio.to_thread(studies.remove_scan, id)
     return {}
 
 
@@ -120,7 +122,7 @@ async def save_label(
     service, studies, options = get_service(request), get_studies(request), parse_options(params)
     scan, tag = await find_stored(service, image), tag or "final"
     async with service.writing:
-        with tempfile.TemporaryDirectory(prefix="samed-serve-") as directory, as_bad_request():
+        with _temporary() as directory, as_bad_request():
             target = studies.label_file(image, tag)
             file = await asyncio.to_thread(store, label, Path(directory))
             given = _value_names(service, options)
@@ -138,6 +140,12 @@ async def save_label(
 
 
 @router.head("/datastore/label", include_in_schema=False)
+async def has_label(request: Request, image: str, tag: str = "final") -> Response:
+    """200 if the image has a label map of the tag, else 404."""
+    await _label_file(request, image, tag)
+    return Response()
+
+
 @router.get("/datastore/label", summary="Download a label")
 async def get_label(request: Request, label: str, tag: str = "final") -> Response:
     """The label map of the image whose id is `label`."""
@@ -148,8 +156,8 @@ async def get_label(request: Request, label: str, tag: str = "final") -> Respons
 @router.delete("/datastore/label", summary="Remove a label")
 async def remove_label(request: Request, id: str, tag: str) -> dict[str, Any]:
     """From the data set of its tag."""
-    await _label_file(request, id, tag)
     async with get_service(request).writing:
+        await _label_file(request, id, tag)
         await asyncio.to_thread(get_studies(request).remove_label, id, tag)
     return {}
 
@@ -163,16 +171,27 @@ async def next_sample(request: Request, strategy: str, params: dict[str, Any] | 
     with as_bad_request():
         tag = check_name("label_tag", str((params or {}).get("label_tag") or "final"))
         left = await asyncio.to_thread(studies.unlabelled, tag)
-    if not left:
+    if strategy == "random":
+        random.shuffle(left)
+    for image in left:
+        try:
+            scan = await find_stored(get_service(request), image)
+            break
+        except HTTPException as error:
+            logger.warning("an image without a label is passed over: status %d", error.status_code)
+    else:
         return {}
-    image = left[0] if strategy == "first" else random.choice(left)
-    scan = await find_stored(get_service(request), image)
     found = {"id": image, "name": _file_name(image, scan)}
     if scan.kind != "dicom" and not scan.files:
         # Slicer keeps downloaded files by their names, and reads one again whose sum is the same.
         digest = await asyncio.to_thread(lambda: hashlib.sha256(scan.path.read_bytes()).hexdigest())
         found["checksum"] = f"SHA256:{digest}"
     return found
+
+
+def _temporary() -> tempfile.TemporaryDirectory[str]:
+    """A directory of one request; the worker may still write into it when the client has left."""
+    return tempfile.TemporaryDirectory(prefix="samed-serve-", ignore_cleanup_errors=True)
 
 
 def _file_name(image: str, scan: ScanFile) -> str:

@@ -16,6 +16,7 @@ from fastapi import APIRouter, BackgroundTasks, File, Form, HTTPException, Query
 from fastapi.responses import FileResponse, PlainTextResponse, Response
 
 from ...volumes import ScanFile
+from ..engine import BusyError
 from ..jobs import Request as Work
 from ..service import Service
 from ..uploads import find_scan, store
@@ -98,7 +99,8 @@ async def infer(
         scan = await _find(service, image, session_id, file, Path(directory.name))
         if suffix == ".dcm" and scan.kind != "dicom":
             raise HTTPException(400, "output is dicom_seg, but the image is no DICOM series: ask for another output.")
-        target = Path(directory.name) / f"{model}{suffix}"
+        # MONAI Label's client stores the file under this name, beside those of earlier requests.
+        target = Path(directory.name) / f"{model}-{secrets.token_hex(8)}{suffix}"
         started = time.monotonic()
         reply = await wait_for(request, service.engine.segment(Work(model, scan, target, **encoding)))
         if output == Output.dicom_seg:
@@ -122,8 +124,11 @@ async def infer(
 @router.put("/session/", summary="Upload an image for several requests")
 async def create_session(request: Request, files: Annotated[list[UploadFile], File()]) -> dict[str, Any]:
     """The files of one image, which is not added to the datastore."""
-    with as_bad_request():
-        name, about = await asyncio.to_thread(get_service(request).sessions.add, files)
+    try:
+        with as_bad_request():
+            name, about = await asyncio.to_thread(get_service(request).sessions.add, files)
+    except BusyError as error:
+        raise HTTPException(503, str(error), {"Retry-After": "60"}) from error
     return {"session_id": name, "session_info": about}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -126,11 +127,17 @@ class Archive:
         Raises:
             FileNotFoundError: The archive has no such series.
             ConnectionError: It can't be reached, or fails.
+            ValueError: It lists fewer objects than the series has, or one that is no DICOM file.
             InputLimitError: The series has more objects or bytes than the limits.
         """
         uids = self._instances(series)
         if not uids:
             raise FileNotFoundError(f"{self.url} has no series {series.uid} in the study {series.study}.")
+        if len(uids) < series.instances:
+            raise ValueError(
+                f"{self.url} lists {len(uids)} of the {series.instances} objects of the series {series.uid}: they are "
+                "being removed, or it doesn't send its lists page by page."
+            )
         self.limits.check(f"The series {series.uid}", slices=len(uids))
         directory.mkdir(parents=True, exist_ok=True)
         total = 0
@@ -184,17 +191,21 @@ class Archive:
         raise AssertionError("the last attempt returns or raises")
 
     def _pages(self, search: Any, *arguments: Any, **options: Any) -> Iterator[dict[str, Any]]:
-        """The entries of a list, page by page."""
-        offset, last = 0, None
+        """The entries of a list, page by page, until a page has none that is new.
+
+        An archive may send fewer entries than were asked for, or the same list for every page.
+        """
+        seen: set[str] = set()
+        offset = 0
         while True:
             with _reported(self.url):
                 page = search(*arguments, limit=_PAGE, offset=offset, **options)
-            if page == last:  # of an archive without pages, which sends the same list again
+            new = {text: entry for entry in page if (text := json.dumps(entry, sort_keys=True)) not in seen}
+            if not new:
                 return
-            yield from page
-            if len(page) < _PAGE:
-                return
-            offset, last = offset + len(page), page
+            yield from new.values()
+            seen.update(new)
+            offset += len(page)
 
 
 def _connect(url: str, retries: int) -> DICOMwebClient:
